@@ -1,0 +1,15 @@
+"""What every part of Kaiten shares: settings, errors, the request's context, and the command.
+
+Importing it turns usage reports and hub access off, in this process and in those it starts: a
+process of Kaiten opens no outside connection by itself. Libraries read these variables once, when
+they are imported, so this can not wait for the settings.
+"""
+
+import os
+
+os.environ.update(
+    BENTOML_DO_NOT_TRACK="True",
+    WHYLOGS_NO_ANALYTICS="True",
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+)

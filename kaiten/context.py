@@ -1,0 +1,68 @@
+"""The request at hand: set once by the outermost middleware, read by logs, metrics and profiles."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from kaiten.errors import Forbidden
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls, by a verified token, and what the token allows."""
+
+    subject: str
+    scopes: frozenset[str]
+
+    def require(self, scope: str) -> None:
+        """Raise Forbidden unless the token holds the scope, be it for one model only."""
+        if not any(own == scope or own.startswith(f"{scope}:") for own in self.scopes):
+            raise Forbidden(scope)
+
+    def require_prediction(self, model: str) -> None:
+        """Raise Forbidden unless the token may ask this model (its name, without version)."""
+        if not self.scopes & {"predict", f"predict:{model}"}:
+            raise Forbidden(f"predict:{model}")
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRecord:
+    """What monitoring keeps of one answered input: measures of the text, never the text."""
+
+    model: str
+    text_length: int
+    token_count: int
+    label: str
+    confidence: float
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """What is known of a request; filled in as it walks inwards."""
+
+    request_id: str
+    endpoint: str | None
+    principal: Principal | None = None
+    model: str | None = None
+    enveloped: bool = False
+    records: list[PredictionRecord] = field(default_factory=list)
+
+
+_current: ContextVar[RequestContext | None] = ContextVar("kaiten_request", default=None)
+
+
+def bind(context: RequestContext) -> None:
+    """Make this the request at hand, for the task that handles it and those it starts."""
+    _current.set(context)
+
+
+def current() -> RequestContext:
+    """Return the request at hand; LookupError outside a request."""
+    context = _current.get()
+    if context is None:
+        raise LookupError("no request is being handled")
+    return context
+
+
+def current_or_none() -> RequestContext | None:
+    """Return the request at hand, or None outside a request."""
+    return _current.get()

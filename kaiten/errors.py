@@ -1,0 +1,204 @@
+"""Every error that Kaiten raises on purpose, in one tree.
+
+KaitenError
+    SetupError                 the operator can mend it; a command or a start stops with it
+        InvalidSettings
+        ModelNotFound
+        ModelRejected
+    RequestError               the caller can mend it
+        MalformedBody
+        InvalidInput
+        UnsupportedContentType
+        BodyTooLarge
+        UnknownRoute
+        MethodNotAllowed
+        UnknownModel
+        Unauthenticated
+        Forbidden
+        LoopbackOnly
+        CallerGone
+    ServiceError               the service's own state; waiting or another replica may help
+        QueueFull
+        DeadlineExceeded
+        NotReady
+        InferenceFailed
+
+Classes take facts and build the sentence. What a type means in HTTP stands in gateway/errors.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One thing that is wrong: the field's path, such as ``inputs.3``, and why. No input text."""
+
+    field: str
+    reason: str
+
+
+class KaitenError(Exception):
+    """The base: a sentence that may be shown to whoever caused it, and details."""
+
+    def __init__(self, message: str, details: Sequence[Detail] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = tuple(details)
+
+
+class SetupError(KaitenError):
+    """The operator can mend it."""
+
+
+class InvalidSettings(SetupError):
+    """Settings that contradict each other or reality."""
+
+    def __init__(self, problems: Sequence[Detail], source: str) -> None:
+        lines = "".join(f"\n  {problem.field}: {problem.reason}" for problem in problems)
+        super().__init__(f"The settings are not usable ({source}):{lines}", problems)
+
+
+class ModelNotFound(SetupError):
+    """No such model in the store."""
+
+    def __init__(self, tag: str, known: Sequence[str]) -> None:
+        have = ", ".join(known) if known else "none"
+        super().__init__(
+            f"Model {tag} is not in the model store (there: {have}). Run `make quickstart` for the "
+            "quickstart model, or `kaiten register FOLDER --name NAME --version X.Y.Z --task TASK` "
+            "for yours, and name it in serving.models."
+        )
+
+
+class ModelRejected(SetupError):
+    """A model that may not be registered or loaded."""
+
+    def __init__(self, field: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{field}: {reason}. {remedy}", [Detail(field, reason)])
+
+
+class RequestError(KaitenError):
+    """The caller can mend it."""
+
+
+class MalformedBody(RequestError):
+    """The body is not JSON."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The body is not valid JSON.", [Detail("body", reason)])
+
+
+class InvalidInput(RequestError):
+    """The body is JSON, but not what the route takes."""
+
+    def __init__(self, details: Sequence[Detail]) -> None:
+        super().__init__("The request is not valid; see details.", details)
+
+
+class UnsupportedContentType(RequestError):
+    """The body's content type is not taken here."""
+
+    def __init__(self) -> None:
+        reason = "send application/json"
+        super().__init__("The content type is not supported.", [Detail("Content-Type", reason)])
+
+
+class BodyTooLarge(RequestError):
+    """The body is over the limit, in bytes."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        reason = f"is over the limit of {limit_bytes} bytes"
+        super().__init__("The body is too large.", [Detail("body", reason)])
+
+
+class UnknownRoute(RequestError):
+    """There is no such path."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no such route; /docs lists them.")
+
+
+class MethodNotAllowed(RequestError):
+    """The path is there, but not for this method."""
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self.allowed = tuple(allowed)
+        super().__init__(f"The route takes {', '.join(allowed)} only.")
+
+
+class UnknownModel(RequestError):
+    """The model asked for is not served here."""
+
+    def __init__(self, served: Sequence[str]) -> None:
+        reason = f"is not served here; served: {', '.join(served)}"
+        super().__init__("The model is not served here.", [Detail("model", reason)])
+
+
+class Unauthenticated(RequestError):
+    """No token, or one that does not hold. Says no more, so that it helps no guessing."""
+
+    def __init__(self, *, token_sent: bool) -> None:
+        self.token_sent = token_sent
+        super().__init__(
+            "The bearer token is not valid."
+            if token_sent
+            else "A bearer token is needed: send Authorization: Bearer TOKEN."
+        )
+
+
+class Forbidden(RequestError):
+    """The token holds, but not for this."""
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+        super().__init__(f"The token lacks the scope {scope}.")
+
+
+class LoopbackOnly(RequestError):
+    """The development secret is in force, and the caller is not on this machine."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The development secret serves callers on this machine only; set KAITEN_AUTH__SECRET."
+        )
+
+
+class CallerGone(RequestError):
+    """The caller left before the answer began; only metrics and logs tell of it."""
+
+    def __init__(self) -> None:
+        super().__init__("The caller left before the answer.")
+
+
+class ServiceError(KaitenError):
+    """The service's own state."""
+
+
+class QueueFull(ServiceError):
+    """The queue has no room for the request; nothing of it was queued."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__("The queue is full; try again later.")
+
+
+class DeadlineExceeded(ServiceError):
+    """No answer within the time that a request may take, in seconds."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"No answer within {limit_s:g} seconds.")
+
+
+class NotReady(ServiceError):
+    """The model is not warm yet, or its loop has died."""
+
+    def __init__(self) -> None:
+        super().__init__("The service is not ready.")
+
+
+class InferenceFailed(ServiceError):
+    """The batch that held the input failed. The cause is in the log, never in the answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The model failed on this input's batch.")

@@ -1,0 +1,67 @@
+"""The secret that tokens are signed with: configured, or in development one made on first use."""
+
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kaiten.errors import Detail, InvalidSettings
+from kaiten.settings import Settings, check_secret, secret_of
+
+ALGORITHM = "HS256"
+DEVELOPMENT_SECRET_FILE = "development.secret"  # noqa: S105  the file's name
+
+
+@dataclass(frozen=True, slots=True)
+class SigningSecret:
+    """The secret, and whether it is the development one, which serves this machine only."""
+
+    value: str = field(repr=False)
+    development: bool
+
+
+def signing_secret(settings: Settings) -> SigningSecret:
+    """Return the secret in force; InvalidSettings in production without a configured one."""
+    configured = secret_of(settings.auth)
+    if configured is not None:
+        return SigningSecret(configured, development=False)
+    if settings.in_production:
+        raise InvalidSettings(
+            [
+                Detail(
+                    "auth.secret",
+                    "is not set, and production does not start without one; set KAITEN_AUTH__SECRET"
+                    " or KAITEN_AUTH__SECRET_FILE, for example to what `openssl rand -hex 32` says",
+                )
+            ],
+            "production",
+        )
+    try:
+        return SigningSecret(_development_secret(settings.home), development=True)
+    except OSError as error:
+        problem = Detail("home", f"{settings.home} can not be written: {error.strerror}")
+    except ValueError:
+        file = settings.home / DEVELOPMENT_SECRET_FILE
+        problem = Detail("home", f"{file} is broken; delete it, and a new one is made")
+    raise InvalidSettings([problem], "KAITEN_HOME")
+
+
+def _development_secret(home: Path) -> str:
+    """Return the machine's development secret; processes that make it at once agree on one."""
+    path = home / DEVELOPMENT_SECRET_FILE
+    if not path.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        # mkstemp gives mode 0600. A link to a complete file appears whole or fails as it exists.
+        descriptor, name = tempfile.mkstemp(dir=home, prefix=f".{DEVELOPMENT_SECRET_FILE}-")
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(secrets.token_hex(32))
+            Path(path).hardlink_to(name)
+        except FileExistsError:
+            pass
+        finally:
+            Path(name).unlink()
+    secret = path.read_text(encoding="ascii")
+    check_secret(secret)
+    return secret

@@ -1,0 +1,433 @@
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from kaiten.errors import InvalidSettings
+from kaiten.settings import (
+    PLACEHOLDERS,
+    ROOT,
+    Auth,
+    bentoml_configuration,
+    environment_for,
+    hand_down,
+    load_settings,
+    metrics_directory,
+    secret_of,
+    settings_file,
+)
+
+SECRET = "8f14e45fceea167a5a36dedd4bea2543"
+
+
+@pytest.fixture(autouse=True)
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Name an empty kaiten.yaml, so that the checkout's plays no part."""
+    path = tmp_path / "kaiten.yaml"
+    path.touch()
+    monkeypatch.setenv("KAITEN_CONFIG", str(path))
+    return path
+
+
+def refused() -> InvalidSettings:
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings()
+    return caught.value
+
+
+def fields(error: InvalidSettings) -> list[str]:
+    return [detail.field for detail in error.details]
+
+
+def everything_told(error: InvalidSettings) -> str:
+    return f"{error!r} {error.details} " + "".join(traceback.format_exception(error))
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAITEN_HOME")
+    settings = load_settings()
+    assert settings.environment == "development"
+    assert not settings.in_production
+    assert settings.home == Path(".kaiten")
+    assert settings.serving.models == ("support-intent:1.0.0",)
+    assert settings.gateway.max_inputs <= settings.batching.max_queue_items
+    assert settings.runners.device == "auto"
+    assert settings.auth == Auth(issuer="kaiten", audience="kaiten", leeway_s=10)
+    assert secret_of(settings.auth) is None
+
+
+def test_file_outranks_defaults(file: Path) -> None:
+    file.write_text("batching:\n  max_batch_size: 7\n")
+    batching = load_settings().batching
+    assert (batching.max_batch_size, batching.max_batch_tokens) == (7, 4096)
+
+
+def test_environment_outranks_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("batching:\n  max_batch_size: 7\n  max_batch_tokens: 77\n")
+    monkeypatch.setenv("KAITEN_BATCHING__MAX_BATCH_SIZE", "8")
+    batching = load_settings().batching
+    assert (batching.max_batch_size, batching.max_batch_tokens) == (8, 77)
+
+
+@pytest.mark.parametrize("name", ["environment", "home", "serving"])
+def test_settings_are_frozen(name: str) -> None:
+    settings = load_settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(settings, name, getattr(settings, name))
+
+
+@pytest.mark.parametrize(
+    ("value", "models"),
+    [
+        ("a:1.0.0", ("a:1.0.0",)),
+        ("a:1.0.0,b:2.0.0-rc.1", ("a:1.0.0", "b:2.0.0-rc.1")),
+        ("a:1.0.0, b:2.0.0", ("a:1.0.0", "b:2.0.0")),
+        ('["a:1.0.0"]', ("a:1.0.0",)),
+        ('["a:1.0.0", "b:2.0.0"]', ("a:1.0.0", "b:2.0.0")),
+    ],
+)
+def test_models_from_commas_and_from_json(
+    value: str, models: tuple[str, ...], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(f"serving:\n  models: {value if value.startswith('[') else repr(value)}\n")
+    assert load_settings().serving.models == models
+    file.write_text("")
+    monkeypatch.setenv("KAITEN_SERVING__MODELS", value)
+    assert load_settings().serving.models == models
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("a", "'a' pins no version; write name:version"),
+        ("a:", "'a:' pins no version"),
+        (":1.0.0", "':1.0.0' pins no version"),
+        ("a:latest", "'a:latest' pins no version"),
+        ("a:1.0.0,b", "'b' pins no version"),
+        ("a:1.0.0,a:2.0.0", "each name once"),
+        ("[]", "at least one model"),
+        ('["a:1.0.0"', "delimiter"),
+    ],
+)
+def test_unpinned_and_ambiguous_models_are_refused(
+    value: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_SERVING__MODELS", value)
+    error = refused()
+    assert fields(error) == ["serving.models"]
+    assert reason in error.details[0].reason
+
+
+@pytest.mark.parametrize(
+    ("variable", "remedy"),
+    [
+        ("KAITEN_SERVNG__MODELS", "; did you mean KAITEN_SERVING?"),
+        ("KAITEN_BATCHNG__MAX_BATCH_SIZE", "; did you mean KAITEN_BATCHING?"),
+        ("KAITEN_LOGGING_LEVEL", "; did you mean KAITEN_LOGGING?"),
+        ("KAITEN_CONFG", "; did you mean KAITEN_CONFIG?"),
+        ("KAITEN_ZZZZ", ""),
+    ],
+)
+def test_unknown_variable_is_refused_with_a_suggestion(
+    variable: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    error = refused()
+    assert fields(error) == [variable]
+    assert error.details[0].reason == f"names no setting{remedy}"
+
+
+def test_unknown_key_in_a_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_SERVING__MODEL", "a:1.0.0")
+    assert fields(refused()) == ["serving.model"]
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("servng:\n  models: [a:1.0.0]\n", "servng"),
+        ("serving:\n  modelz: [a:1.0.0]\n", "serving.modelz"),
+        ("max_batch_size: 8\n", "max_batch_size"),
+    ],
+)
+def test_unknown_key_in_the_file_is_refused(text: str, field: str, file: Path) -> None:
+    file.write_text(text)
+    error = refused()
+    assert fields(error) == [field]
+    assert str(file) in error.message
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field"),
+    [
+        ("KAITEN_ENVIRONMENT", "prod", "environment"),
+        ("KAITEN_SERVING__REQUEST_TIMEOUT_S", "0", "serving.request_timeout_s"),
+        ("KAITEN_SERVING__REQUEST_TIMEOUT_S", "601", "serving.request_timeout_s"),
+        ("KAITEN_SERVING__REQUEST_TIMEOUT_S", "nan", "serving.request_timeout_s"),
+        ("KAITEN_GATEWAY__MAX_BODY_BYTES", "1023", "gateway.max_body_bytes"),
+        ("KAITEN_GATEWAY__MAX_INPUTS", "0", "gateway.max_inputs"),
+        ("KAITEN_GATEWAY__MAX_TEXT_CHARS", "many", "gateway.max_text_chars"),
+        ("KAITEN_BATCHING__MAX_BATCH_TOKENS", "0", "batching.max_batch_tokens"),
+        ("KAITEN_BATCHING__MAX_BATCH_SIZE", "-1", "batching.max_batch_size"),
+        ("KAITEN_RUNNERS__DEVICE", "tpu", "runners.device"),
+        ("KAITEN_RUNNERS__DEVICE", "cuda:", "runners.device"),
+        ("KAITEN_RUNNERS__THREADS", "-1", "runners.threads"),
+        ("KAITEN_AUTH__LEEWAY_S", "301", "auth.leeway_s"),
+        ("KAITEN_MONITORS__PROFILE_WINDOW_S", "0", "monitors.profile_window_s"),
+        ("KAITEN_MONITORS__MAX_PENDING_RECORDS", "0", "monitors.max_pending_records"),
+        ("KAITEN_LOGGING__LEVEL", "trace", "logging.level"),
+    ],
+)
+def test_value_out_of_range_is_refused(
+    variable: str, value: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert fields(refused()) == [field]
+
+
+def test_every_problem_is_named_at_once(file: Path) -> None:
+    file.write_text("runners:\n  device: tpu\nlogging:\n  level: trace\n")
+    error = refused()
+    assert fields(error) == ["runners.device", "logging.level"]
+    assert all(f"\n  {field}: " in error.message for field in fields(error))
+
+
+@pytest.mark.parametrize("max_inputs", [8, 9])
+def test_largest_request_must_fit_the_queue(
+    max_inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_BATCHING__MAX_QUEUE_ITEMS", "8")
+    monkeypatch.setenv("KAITEN_GATEWAY__MAX_INPUTS", str(max_inputs))
+    if max_inputs == 8:
+        assert load_settings().gateway.max_inputs == 8
+        return
+    reason = refused().details[0].reason
+    assert "gateway.max_inputs is over batching.max_queue_items" in reason
+    assert "lower the first or raise the second" in reason
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        SECRET[:31],
+        "ab" * 32,
+        "0" * 64,
+        *(f"{word}-{SECRET}" for word in PLACEHOLDERS),
+        f"CHANGE-ME-{SECRET}",
+    ],
+)
+@pytest.mark.parametrize("place", ["variable", "yaml"])
+def test_weak_secret_is_refused_and_never_told(
+    secret: str, place: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place == "variable":
+        monkeypatch.setenv("KAITEN_AUTH__SECRET", secret)
+    else:
+        file.write_text(f"auth:\n  secret: '{secret}'\n")
+    error = refused()
+    assert fields(error) == ["auth.secret"]
+    remedies = {
+        "variable": "make one with `openssl rand -hex 32`",
+        "yaml": "KAITEN_AUTH__SECRET",
+    }
+    assert remedies[place] in error.message
+    assert secret not in everything_told(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"auth: '{SECRET}'\n",
+        f"auth:\n  secret: ['{SECRET}']\n",
+        f"auth:\n  secert: '{SECRET}'\n",
+        f"secret: '{SECRET}'\n",
+        f"auth:\n  secret: {SECRET}: {SECRET}\n",
+        f"auth: [{SECRET}\n",
+    ],
+)
+def test_misplaced_secret_is_never_told(text: str, file: Path) -> None:
+    file.write_text(text)
+    assert SECRET not in everything_told(refused())
+
+
+@pytest.mark.parametrize("form", [repr, str, lambda settings: settings.model_dump_json()])
+def test_settings_do_not_show_the_secret(form: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    settings = load_settings()
+    assert secret_of(settings.auth) == SECRET
+    assert callable(form)
+    assert SECRET not in form(settings)
+
+
+def test_secret_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    monkeypatch.setenv("KAITEN_AUTH__SECRET_FILE", str(tmp_path / "secret"))
+    settings = load_settings()
+    assert secret_of(settings.auth) == SECRET
+    assert SECRET not in repr(settings)
+
+
+def test_two_secrets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    monkeypatch.setenv("KAITEN_AUTH__SECRET_FILE", str(tmp_path / "secret"))
+    error = refused()
+    assert "auth.secret and auth.secret_file are both set; keep one" in error.message
+    assert SECRET not in everything_told(error)
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", SECRET[:31].encode(), f"your-{SECRET}".encode(), b"\xff" * 40]
+)
+def test_unusable_secret_file_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InvalidSettings) as caught:
+        secret_of(Auth(secret_file=path))
+    assert fields(caught.value) == ["auth.secret_file"]
+    assert str(path) in caught.value.message
+    assert SECRET[:31] not in everything_told(caught.value)
+
+
+def test_secret_file_may_not_be_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match=r"auth\.secret_file"):
+        secret_of(Auth(secret_file=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", ".", ""])
+def test_config_that_names_no_file_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_CONFIG", str(tmp_path / name) if name else "")
+    error = refused()
+    assert fields(error) == ["KAITEN_CONFIG"]
+    assert "give an absolute path" in error.message
+
+
+def test_config_is_the_checkouts_own_by_default(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settings_file() == file
+    monkeypatch.delenv("KAITEN_CONFIG")
+    assert settings_file() == ROOT / "kaiten.yaml"
+
+
+def test_file_that_is_no_yaml_is_refused(file: Path) -> None:
+    file.write_text("serving: [")
+    assert fields(refused()) == ["file"]
+
+
+@pytest.mark.parametrize("content", [b"- a\n- b\n", b"hello\n", b"auth:\n  issuer: \xff\n"])
+def test_file_that_is_no_mapping_is_refused(content: bytes, file: Path) -> None:
+    file.write_bytes(content)
+    assert fields(refused()) == ["file"]
+
+
+@pytest.mark.parametrize("variable", ["KAITEN_SERVING", "KAITEN_AUTH"])
+def test_section_that_is_no_json_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, SECRET)
+    assert SECRET not in everything_told(refused())
+
+
+@pytest.mark.parametrize(
+    ("in_a_bento", "text", "variable", "environment"),
+    [
+        (False, "", None, "development"),
+        (True, "", None, "production"),
+        (True, "environment: development", None, "development"),
+        (True, "environment: production", "development", "development"),
+    ],
+)
+def test_environment_is_production_inside_a_bento_unless_told(
+    in_a_bento: bool,  # noqa: FBT001  a case's own
+    text: str,
+    variable: str | None,
+    environment: str,
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "bento" / "src"
+    shutil.copytree(ROOT / "kaiten", source / "kaiten")
+    (source / "kaiten.yaml").write_text(text)
+    if in_a_bento:
+        (tmp_path / "bento" / "bento.yaml").touch()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("KAITEN_")}
+    if variable is not None:
+        env["KAITEN_ENVIRONMENT"] = variable
+    code = "from kaiten.settings import load_settings; print(load_settings().environment)"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(
+        command, cwd=source, env=env, check=True, capture_output=True, text=True
+    ).stdout
+    assert found.strip() == environment
+
+
+def test_workers_are_handed_the_home_and_their_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAITEN_HOME", "state")
+    monkeypatch.setenv("KAITEN_RUNNERS__THREADS", "3")
+    hand_down(load_settings(), workers=2)
+    handed_down = load_settings()
+    assert handed_down.home == tmp_path / "state"
+    assert handed_down.runners.threads == 3
+
+
+@pytest.mark.parametrize("workers", [1, 1_000_000])
+def test_cores_are_shared_by_the_workers(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_RUNNERS__THREADS", "0")
+    hand_down(load_settings(), workers)
+    threads = load_settings().runners.threads
+    cores = os.cpu_count() or 1
+    assert 1 <= threads <= max(1, cores // workers)
+
+
+def test_environment_for_replaces_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_HOME", "before")
+    environment = environment_for({"KAITEN_HOME": "after"})
+    assert environment == {**os.environ, "KAITEN_HOME": "after"}
+    assert os.environ["KAITEN_HOME"] == "before"
+
+
+@pytest.mark.parametrize("value", ["/somewhere", None])
+def test_bentomls_own_variables_are_read(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BENTOML_CONFIG", "PROMETHEUS_MULTIPROC_DIR"):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert bentoml_configuration() == value
+    assert metrics_directory() == value
+
+
+def test_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__SECRET_FILE", "")
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", "")
+    auth = load_settings().auth
+    assert (auth.secret, auth.secret_file) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["SERVICE_HOST", "SERVICE_PORT_HTTP", "PORT", "PORT_3000_TCP_ADDR", "REDIS_SERVICE_HOST"],
+)
+def test_what_kubernetes_sets_for_a_service_is_passed_over(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"KAITEN_{name}", "tcp://10.0.0.1:3000")
+    assert load_settings().serving.models
+
+
+def test_hand_down_makes_relative_paths_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAITEN_AUTH__SECRET_FILE", "secret")
+    hand_down(load_settings(), None)
+    assert load_settings().auth.secret_file == tmp_path / "secret"
