@@ -1,0 +1,1 @@
+"""What exists: model cards, versions and the store that holds them."""

@@ -1,0 +1,70 @@
+"""The model card: what a version is, with the checksum of every file that makes it."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kaiten.errors import ModelRejected
+
+CARD_FILE = "model_card.json"
+_CHUNK_BYTES = 1 << 20
+
+
+class ModelCard(BaseModel):
+    """What is known of one version. ``files`` maps a relative path to its SHA-256."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    task: str
+    labels: tuple[str, ...]
+    max_length: int = Field(description="The longest input, in tokens.", ge=1)
+    architecture: str
+    framework_versions: dict[str, str]
+    registered_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    files: dict[str, str]
+
+    @property
+    def tag(self) -> str:
+        """The name and version as they are written everywhere: ``name:version``."""
+        return f"{self.name}:{self.version}"
+
+    def write(self, folder: Path) -> None:
+        """Write the card beside the files that it describes."""
+        text = self.model_dump_json(indent=2) + "\n"
+        (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "ModelCard":
+        """Read the card of a stored version; ModelRejected where it has none or a broken one."""
+        try:
+            return cls.model_validate_json((folder / CARD_FILE).read_bytes())
+        except (OSError, ValueError):
+            raise ModelRejected(
+                CARD_FILE,
+                f"is missing or broken in {folder}",
+                "Delete the version (bentoml models delete) and register it again.",
+            ) from None
+
+    def verify(self, folder: Path) -> None:
+        """Raise ModelRejected, with the file's name, unless every file is as it was registered."""
+        for name, digest in self.files.items():
+            path = folder / name
+            if not path.is_file() or sha256(path) != digest:
+                raise ModelRejected(
+                    name,
+                    f"is missing or changed since {self.tag} was registered",
+                    f"Delete it (bentoml models delete {self.tag}) and register it again.",
+                )
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

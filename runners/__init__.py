@@ -1,0 +1,1 @@
+"""Adaptive batching and models: what runs a request's inputs on a device."""

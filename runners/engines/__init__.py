@@ -1,0 +1,1 @@
+"""How a loaded network computes one batch."""

@@ -1,0 +1,87 @@
+"""The torch engine: a transformers sequence classifier, computed eagerly."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_logging
+
+from kaiten.errors import Detail, InvalidSettings, ModelRejected
+from kaiten.settings import Runners
+
+
+class TorchEngine:
+    """Computes padded batches of token ids.
+
+    Use it from one lasting thread: torch keeps a pool of workers for each thread that calls it.
+    """
+
+    def __init__(self, folder: Path, settings: Runners) -> None:
+        self.device = choose_device(settings.device)
+        self._threads = settings.threads
+        transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+        # Safetensors only, and never code or files from elsewhere.
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        # transformers fills what is missing at random, and would serve that.
+        if missing := sorted(loaded["missing_keys"]):
+            raise ModelRejected(
+                "weights", f"lack {', '.join(missing[:5])}", "Save the whole model."
+            )
+        self._model = model.to(self.device).eval()
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of token ids that there are embeddings for."""
+        return int(self._model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def positions(self) -> int | None:
+        """The longest input that the model has positions for; None if it has no such limit.
+
+        Families after RoBERTa count positions from padding_idx + 1, so some are never used.
+        """
+        for name, module in self._model.named_modules():
+            if name.endswith("position_embeddings") and hasattr(module, "weight"):
+                padding_index = getattr(module, "padding_idx", None)
+                unused = 0 if padding_index is None else padding_index + 1
+                return int(module.weight.shape[0]) - unused
+        limit: int | None = getattr(self._model.config, "max_position_embeddings", None)
+        return limit
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Sequence[Sequence[int]], pad_id: int) -> NDArray[np.float32]:
+        """Return the logits of a batch, shape (texts, labels); texts are padded to the longest."""
+        if self._threads and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        longest = max(map(len, token_ids))
+        ids = np.full((len(token_ids), longest), pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, text in enumerate(token_ids):
+            ids[row, : len(text)] = text
+            mask[row, : len(text)] = 1
+        output = self._model(
+            input_ids=torch.from_numpy(ids).to(self.device),
+            attention_mask=torch.from_numpy(mask).to(self.device),
+        )
+        logits: NDArray[np.float32] = output.logits.float().cpu().numpy()
+        return logits
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device of the setting; InvalidSettings if it asks for CUDA and there is none."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        problem = Detail("runners.device", f"is {wanted}, but torch sees no CUDA device; use cpu")
+        raise InvalidSettings([problem], "runners")
+    return torch.device(wanted)

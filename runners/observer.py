@@ -1,0 +1,37 @@
+"""What runners tell whoever watches them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One batch that was computed. Durations in seconds; waits are one an item."""
+
+    size: int
+    tokens: int
+    padded_tokens: int
+    queue_seconds: Sequence[float]
+    inference_seconds: float
+
+    @property
+    def padding_ratio(self) -> float:
+        """The share of the computed tokens that was padding, from 0 to below 1."""
+        return 1 - self.tokens / self.padded_tokens
+
+
+class Observer(Protocol):
+    """Told of every event, on the event loop: it must return at once, and not raise.
+
+    If it does raise, the batcher's loop ends, and with it the runner's readiness.
+    """
+
+    def queue_changed(self, items: int) -> None:
+        """Tell how many items wait now, to be prepared or for their batch."""
+
+    def batch_computed(self, report: BatchReport) -> None:
+        """Tell of a batch that was computed."""
+
+    def batch_failed(self) -> None:
+        """Tell of a batch that raised; its callers have been answered."""

@@ -1,0 +1,292 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kaiten.errors import ModelRejected
+from lifecycle.card import CARD_FILE, sha256
+from lifecycle.registration import check_name, check_version, register, select_files
+from lifecycle.store import ModelStore
+from runners.tasks.base import ModelFacts
+
+TASK = "text-classification"
+MODEL = {
+    "config.json": '{"model_type": "bert"}',
+    "model.safetensors": "weights",
+    "tokenizer.json": "{}",
+}
+Change = Callable[[Path], object]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make the smallest folder that is taken."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name, text in MODEL.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def inspect(folder: Path) -> ModelFacts:
+    """Tell of any folder that it is a classifier."""
+    return ModelFacts(("no", "yes"), 128, "BertForSequenceClassification", {"torch": "2.11.0"})
+
+
+def diverged(folder: Path) -> ModelFacts:
+    raise ModelRejected("weights", "are not finite", "Train again.")
+
+
+def contents(home: Path) -> list[str]:
+    return sorted(path.relative_to(home).as_posix() for path in home.rglob("*"))
+
+
+def write(name: str, text: str = "") -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+    return change
+
+
+def remove(name: str) -> Change:
+    return lambda folder: (folder / name).unlink()
+
+
+def rename(name: str, to: str) -> Change:
+    return lambda folder: (folder / name).rename(folder / to)
+
+
+def replace_by_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.touch()
+
+
+REFUSED: list[tuple[str, Change, str]] = [
+    ("no folder", shutil.rmtree, "folder"),
+    ("a file", replace_by_file, "folder"),
+    *(
+        (f"{suffix} beside safetensors", write(f"weights{suffix}"), f"weights{suffix}")
+        for suffix in (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
+    ),
+    ("joblib", write("scaler.joblib"), "scaler.joblib"),
+    ("pickle in a subfolder", write("onnx/model.pkl"), "onnx/model.pkl"),
+    (
+        "pickle instead of safetensors",
+        rename("model.safetensors", "pytorch_model.bin"),
+        "pytorch_model.bin",
+    ),
+    ("code", write("modeling_ours.py"), "modeling_ours.py"),
+    ("code in a subfolder", write("code/ours.py"), "code/ours.py"),
+    ("auto_map", write("config.json", '{"auto_map": {"AutoModel": "ours.Model"}}'), "config.json"),
+    ("no config", remove("config.json"), "config.json"),
+    ("broken config", write("config.json", '{"model_type": '), "config.json"),
+    ("empty config", write("config.json", ""), "config.json"),
+    ("config that is a list", write("config.json", "[]"), "config.json"),
+    ("no tokenizer", remove("tokenizer.json"), "tokenizer"),
+    ("no weights", remove("model.safetensors"), "weights"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+)
+def test_unsafe_or_incomplete_folder_is_refused(
+    change: Change, field: str, folder: Path, model_store: Path
+) -> None:
+    change(folder)
+    before = contents(model_store)
+    with pytest.raises(ModelRejected) as caught:
+        register(folder, "ours:1.0.0", TASK, store=ModelStore(), inspect=inspect)
+    assert [detail.field for detail in caught.value.details] == [field]
+    assert contents(model_store) == before
+    assert list(ModelStore()) == []
+
+
+BAD_NAMES = ["", "Ours", "a/b", "a b", "-a", "a-", ".a", "ä", "a" * 64, "..", "a\n"]
+BAD_VERSIONS = [
+    "",
+    "1",
+    "1.0",
+    "v1.0",
+    "v1.0.0",
+    "01.0.0",
+    "1.0.0.0",
+    "1.0.0+build",
+    "1.0.0-RC.1",
+    "1.0.0-rc_1",
+    "1.0.0-",
+    "1.0.0\n",
+    "latest",
+    f"1.0.0-{'a' * 58}",
+    "1.0.0-rc-",
+]
+
+
+@pytest.mark.parametrize(
+    ("tag", "field"),
+    [
+        *((f"{name}:1.0.0", "name") for name in BAD_NAMES),
+        ("ours", "version"),
+        ("ours:1.0.0:2.0.0", "version"),
+        ("ours:1.0.0+build", "version"),
+        ("ours:v1.0", "version"),
+    ],
+)
+def test_bad_tag_is_refused(tag: str, field: str, folder: Path, model_store: Path) -> None:
+    before = contents(model_store)
+    with pytest.raises(ModelRejected) as caught:
+        register(folder, tag, TASK, store=ModelStore(), inspect=inspect)
+    assert [detail.field for detail in caught.value.details] == [field]
+    assert contents(model_store) == before
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_bad_name_is_refused(name: str) -> None:
+    with pytest.raises(ModelRejected, match="letter or digit at both ends") as caught:
+        check_name(name)
+    assert caught.value.details[0].field == "name"
+
+
+@pytest.mark.parametrize("name", ["a", "7", "all-minilm_l6.v2", "a" * 63])
+def test_name_that_bentoml_allows_is_taken(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize("version", BAD_VERSIONS)
+def test_bad_version_is_refused(version: str) -> None:
+    with pytest.raises(ModelRejected, match=r"1\.2\.3 or 1\.2\.3-rc\.1") as caught:
+        check_version(version)
+    assert caught.value.details[0].field == "version"
+
+
+@pytest.mark.parametrize("version", ["0.0.0", "1.2.3", "10.20.30-rc.1", f"1.0.0-{'a' * 57}"])
+def test_semver_is_taken(version: str) -> None:
+    check_version(version)
+
+
+def test_existing_version_never_changes(folder: Path, model_store: Path) -> None:
+    store = ModelStore()
+    first = register(folder, "ours:1.0.0", TASK, store=store, inspect=inspect)
+    before = contents(model_store)
+    write("model.safetensors", "other weights")(folder)
+    with pytest.raises(ModelRejected, match="A version never changes: raise it") as caught:
+        register(folder, "ours:1.0.0", TASK, store=store, inspect=inspect)
+    assert [detail.field for detail in caught.value.details] == ["version"]
+    assert contents(model_store) == before
+    assert store.get("ours:1.0.0") == first
+
+
+def test_model_that_inspection_refuses_leaves_nothing(folder: Path, model_store: Path) -> None:
+    before = contents(model_store)
+    with pytest.raises(ModelRejected, match="are not finite"):
+        register(folder, "ours:1.0.0", TASK, store=ModelStore(), inspect=diverged)
+    assert contents(model_store) == before
+
+
+@pytest.mark.usefixtures("model_store")
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ("1.0.0", "1.0.1"),
+        ("1.0.0", "1.0.0-rc.1"),
+        ("1.0.0-rc.1", "1.0.0"),
+        ("1.0.10", "1.0.1"),
+    ],
+)
+def test_versions_live_side_by_side(older: str, newer: str, folder: Path) -> None:
+    store = ModelStore()
+    for version in (older, newer):
+        register(folder, f"ours:{version}", TASK, store=store, inspect=inspect)
+    assert {model.card.version for model in store} == {older, newer}
+
+
+LEFTOVERS = [
+    "training_args.bin",
+    "optimizer.pt",
+    "optimizer.bin",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state.pth",
+    "rng_state_1.pth",
+    "checkpoint-500/pytorch_model.bin",
+    "checkpoint-500/config.json",
+    "runs/Nov22/events.out.tfevents",
+    "runs/notes.py",
+    ".git/hooks/run.py",
+    ".cache/weights.bin",
+    ".gitattributes",
+    "plot.png",
+]
+
+
+@pytest.mark.usefixtures("model_store")
+@pytest.mark.parametrize("name", LEFTOVERS)
+def test_leftover_is_left_out(name: str, folder: Path) -> None:
+    write(name, "leftover")(folder)
+    assert select_files(folder).keys() == MODEL.keys()
+    stored = register(folder, "ours:1.0.0", TASK, store=ModelStore(), inspect=inspect)
+    assert stored.card.files.keys() == MODEL.keys()
+    assert not (stored.folder / name).exists()
+
+
+def test_leftovers_name_elsewhere_is_no_excuse(folder: Path) -> None:
+    write("my_training_args.bin")(folder)
+    with pytest.raises(ModelRejected, match=r"my_training_args\.bin"):
+        select_files(folder)
+
+
+@pytest.mark.parametrize(
+    "tokenizer", ["tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model"]
+)
+def test_any_tokenizer_will_do(tokenizer: str, folder: Path) -> None:
+    remove("tokenizer.json")(folder)
+    write(tokenizer)(folder)
+    assert tokenizer in select_files(folder)
+
+
+def test_sharded_weights_will_do(folder: Path) -> None:
+    rename("model.safetensors", "model-00001-of-00002.safetensors")(folder)
+    write("model-00002-of-00002.safetensors")(folder)
+    write("model.safetensors.index.json", "{}")(folder)
+    assert len(select_files(folder)) == 5
+
+
+@pytest.mark.usefixtures("model_store")
+def test_card_tells_what_the_version_is(folder: Path) -> None:
+    for name in ("README.md", "LICENSE", "merges.txt", "1_Pooling/config.json"):
+        write(name, name)(folder)
+    stored = register(folder, "ours:1.0.0-rc.1", TASK, store=ModelStore(), inspect=inspect)
+    card = stored.card
+    facts = inspect(folder)
+    assert (card.name, card.version, card.tag) == ("ours", "1.0.0-rc.1", "ours:1.0.0-rc.1")
+    assert (card.task, card.architecture) == (TASK, facts.architecture)
+    assert (card.labels, card.max_length) == (facts.labels, facts.max_length)
+    assert card.framework_versions == facts.framework_versions
+    assert card.registered_at.utcoffset() is not None
+    sources = {
+        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
+    }
+    assert card.files == {name: sha256(path) for name, path in sources.items()}
+    for name, source in sources.items():
+        assert (stored.folder / name).read_bytes() == source.read_bytes()
+    assert json.loads((stored.folder / CARD_FILE).read_text()) == card.model_dump(mode="json")
+    assert [model.card for model in ModelStore()] == [card]
+
+
+@pytest.mark.usefixtures("model_store")
+def test_source_may_go_once_it_is_registered(folder: Path) -> None:
+    stored = register(folder, "ours:1.0.0", TASK, store=ModelStore(), inspect=inspect)
+    shutil.rmtree(folder)
+    assert ModelStore().get("ours:1.0.0") == stored
+
+
+@pytest.mark.usefixtures("model_store")
+def test_links_are_followed(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").rename(tmp_path / "blob")
+    (folder / "model.safetensors").symlink_to(tmp_path / "blob")
+    stored = register(folder, "ours:1.0.0", TASK, store=ModelStore(), inspect=inspect)
+    assert not (stored.folder / "model.safetensors").is_symlink()
+    assert (stored.folder / "model.safetensors").read_text() == "weights"

@@ -1,0 +1,199 @@
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import bentoml
+import pytest
+
+from kaiten.errors import ModelNotFound, ModelRejected
+from lifecycle.card import CARD_FILE, ModelCard, sha256
+from lifecycle.store import ModelStore, StoredModel
+
+FILES = {"config.json": b"{}", "model.safetensors": b"weights", "extra/notes.txt": b"notes"}
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> dict[str, Path]:
+    for name, content in FILES.items():
+        path = tmp_path / "sources" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return {name: tmp_path / "sources" / name for name in FILES}
+
+
+@pytest.fixture
+def store(model_store: Path) -> ModelStore:
+    return ModelStore()
+
+
+def card_of(tag: str, sources: dict[str, Path]) -> ModelCard:
+    name, _, version = tag.partition(":")
+    return ModelCard(
+        name=name,
+        version=version,
+        task="text-classification",
+        labels=("no", "yes"),
+        max_length=128,
+        architecture="BertForSequenceClassification",
+        framework_versions={"torch": "2.11.0"},
+        files={path: sha256(source) for path, source in sources.items()},
+    )
+
+
+def add(store: ModelStore, tag: str, sources: dict[str, Path]) -> StoredModel:
+    return store.add(card_of(tag, sources), sources)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_added_version_can_be_got(store: ModelStore, sources: dict[str, Path]) -> None:
+    card = card_of("ours:1.0.0", sources)
+    stored = store.add(card, sources)
+    assert stored.card == card
+    assert store.get("ours:1.0.0") == stored
+    assert list(store) == [stored]
+    assert {name: (stored.folder / name).read_bytes() for name in FILES} == FILES
+
+
+def test_bentoml_sees_the_version_too(store: ModelStore, sources: dict[str, Path]) -> None:
+    stored = add(store, "ours:1.0.0", sources)
+    model = bentoml.models.get("ours:1.0.0")
+    assert Path(model.path) == stored.folder
+    assert model.info.labels == {"task": "text-classification", "made-by": "kaiten"}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("change", [flip_a_byte, cut_off, Path.unlink])
+def test_changed_file_is_named(
+    change: Callable[[Path], None], name: str, store: ModelStore, sources: dict[str, Path]
+) -> None:
+    stored = add(store, "ours:1.0.0", sources)
+    change(stored.folder / name)
+    with pytest.raises(ModelRejected, match="is missing or changed since ours:") as caught:
+        store.get("ours:1.0.0")
+    assert [detail.field for detail in caught.value.details] == [name]
+
+
+@pytest.mark.parametrize("change", [cut_off, Path.unlink, lambda path: path.write_text("{}")])
+def test_missing_or_broken_card_is_refused(
+    change: Callable[[Path], object], store: ModelStore, sources: dict[str, Path]
+) -> None:
+    stored = add(store, "ours:1.0.0", sources)
+    # Without its last byte the card is whole still: that is the end of its line.
+    change(stored.folder / CARD_FILE)
+    if change is cut_off:
+        cut_off(stored.folder / CARD_FILE)
+    with pytest.raises(ModelRejected, match="is missing or broken") as caught:
+        store.get("ours:1.0.0")
+    assert [detail.field for detail in caught.value.details] == [CARD_FILE]
+
+
+def test_card_of_another_version_is_refused(store: ModelStore, sources: dict[str, Path]) -> None:
+    stored = add(store, "ours:1.0.0", sources)
+    card_of("ours:2.0.0", sources).write(stored.folder)
+    with pytest.raises(ModelRejected, match=r"is that of ours:2\.0\.0, not of ours:1") as caught:
+        store.get("ours:1.0.0")
+    assert [detail.field for detail in caught.value.details] == [CARD_FILE]
+
+
+def test_not_found_lists_what_there_is(store: ModelStore, sources: dict[str, Path]) -> None:
+    for tag in ("ours:1.0.0", "another:2.0.0"):
+        add(store, tag, sources)
+    with pytest.raises(ModelNotFound) as caught:
+        store.get("theirs:1.0.0")
+    assert "theirs:1.0.0 is not in the model store" in caught.value.message
+    assert "(there: another:2.0.0, ours:1.0.0)" in caught.value.message
+    assert "kaiten register" in caught.value.message
+
+
+def test_not_found_in_an_empty_store_says_none(store: ModelStore) -> None:
+    with pytest.raises(ModelNotFound, match=r"\(there: none\)"):
+        store.get("ours:1.0.0")
+
+
+def test_contains_tells_what_exists(store: ModelStore, sources: dict[str, Path]) -> None:
+    add(store, "ours:1.0.0", sources)
+    assert "ours:1.0.0" in store
+    assert "ours:1.1.0" not in store
+    assert "theirs:1.0.0" not in store
+
+
+@pytest.mark.parametrize("others", [["1.0.0-rc.1"], ["1.0.0-rc.1", "1.0.0-rc.2"]])
+def test_beginning_of_a_version_is_not_the_version(
+    others: list[str], store: ModelStore, sources: dict[str, Path]
+) -> None:
+    for version in others:
+        add(store, f"ours:{version}", sources)
+    assert "ours:1.0.0" not in store
+    with pytest.raises(ModelNotFound):
+        store.get("ours:1.0.0")
+
+
+def test_models_without_a_card_are_passed_over(store: ModelStore, sources: dict[str, Path]) -> None:
+    with bentoml.models.create("theirs:1.0.0"):
+        pass
+    assert list(store) == []
+    ours = add(store, "ours:1.0.0", sources)
+    assert list(store) == [ours]
+    with pytest.raises(ModelRejected, match="is missing or broken"):
+        store.get("theirs:1.0.0")
+
+
+def test_versions_come_by_name_then_newest_first(
+    store: ModelStore, sources: dict[str, Path]
+) -> None:
+    for tag in ("b:1.0.0-rc.1", "b:1.0.0", "b:1.9.0", "b:1.10.0", "a:1.0.0"):
+        add(store, tag, sources)
+    assert [model.card.tag for model in store] == [
+        "a:1.0.0",
+        "b:1.10.0",
+        "b:1.9.0",
+        "b:1.0.0",
+        "b:1.0.0-rc.1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("failure", "change"),
+    [(ModelRejected, flip_a_byte), (ModelRejected, cut_off), (FileNotFoundError, Path.unlink)],
+)
+def test_failed_add_leaves_nothing(
+    failure: type[Exception],
+    change: Callable[[Path], None],
+    model_store: Path,
+    sources: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(copies))
+    card = card_of("ours:1.0.0", sources)
+    before = sorted(model_store.rglob("*"))
+    # Read when the card was made, changed when it is copied.
+    change(sources["model.safetensors"])
+    with pytest.raises(failure):
+        ModelStore().add(card, sources)
+    assert sorted(model_store.rglob("*")) == before
+    assert list(copies.iterdir()) == []
+    assert "ours:1.0.0" not in ModelStore()
+
+
+def test_add_of_less_than_the_card_says_leaves_nothing(
+    model_store: Path, sources: dict[str, Path]
+) -> None:
+    card = card_of("ours:1.0.0", sources)
+    before = sorted(model_store.rglob("*"))
+    del sources["config.json"]
+    with pytest.raises(ModelRejected) as caught:
+        ModelStore().add(card, sources)
+    assert [detail.field for detail in caught.value.details] == ["config.json"]
+    assert sorted(model_store.rglob("*")) == before

@@ -1,0 +1,246 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import BertTokenizerFast
+
+from kaiten.errors import ModelRejected
+from kaiten.settings import Runners
+from runners.tasks.text_classification import Classification, TextClassification, inspect, load
+
+# One thread: torch's wait for each other's, which costs seconds where other tests run beside.
+CPU = Runners(device="cpu", threads=1)
+LABELS = ["billing", "delivery", "other"]
+# Every length from one word to over the maximum, no two texts alike.
+TEXTS = [" ".join(f"w{(start * word) % 55}" for word in range(start + 1)) for start in range(1, 65)]
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_classifier: Path) -> TextClassification:
+    return load(tiny_classifier, 64, CPU)
+
+
+@pytest.fixture
+def folder(tiny_classifier: Path, tmp_path: Path) -> Path:
+    """Return a copy of the tiny classifier, to be spoilt."""
+    return Path(shutil.copytree(tiny_classifier, tmp_path / "model"))
+
+
+def predict(classifier: TextClassification, texts: list[str]) -> list[Classification]:
+    batch = classifier.prepare(texts)
+    return classifier.finish(batch, classifier.infer(batch))
+
+
+def edit(file: Path, **changes: object) -> None:
+    """Set keys of a JSON file."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def refused(folder: Path) -> tuple[str, str]:
+    with pytest.raises(ModelRejected) as caught:
+        inspect(folder)
+    (detail,) = caught.value.details
+    return detail.field, detail.reason
+
+
+def test_inspect_tells_what_the_model_is(tiny_classifier: Path) -> None:
+    facts = inspect(tiny_classifier)
+    assert list(facts.labels) == LABELS
+    assert facts.max_length == 64
+    assert facts.architecture == "BertForSequenceClassification"
+    assert facts.framework_versions["torch"] == torch.__version__
+    assert facts.framework_versions.keys() == {"torch", "transformers", "safetensors", "numpy"}
+
+
+def test_scores_do_not_depend_on_the_batch(classifier: TextClassification) -> None:
+    together = predict(classifier, TEXTS)
+    assert len(together) == len(TEXTS) == 64
+    for text, found in zip(TEXTS, together, strict=True):
+        (alone,) = predict(classifier, [text])
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-4)
+        assert found.tokens == alone.tokens
+
+
+def test_scores_differ_between_texts(classifier: TextClassification) -> None:
+    scores = np.array([found.scores for found in predict(classifier, TEXTS)])
+    assert (scores.std(axis=0) > 0.01).all()
+
+
+def test_order_is_kept(classifier: TextClassification) -> None:
+    forwards = predict(classifier, TEXTS)
+    backwards = predict(classifier, TEXTS[::-1])
+    for found, expected in zip(reversed(backwards), forwards, strict=True):
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+        assert found.tokens == expected.tokens
+
+
+def test_scores_are_probabilities(classifier: TextClassification) -> None:
+    for found in predict(classifier, TEXTS):
+        assert found.scores.shape == (3,)
+        assert found.scores.sum() == pytest.approx(1, abs=1e-5)
+        assert (found.scores >= 0).all()
+
+
+def test_scores_of_large_logits_are_finite(classifier: TextClassification) -> None:
+    batch = classifier.prepare(["w1"])
+    logits = np.array([[1000, 0, -1000]], dtype=np.float32)
+    (found,) = classifier.finish(batch, logits)
+    np.testing.assert_array_equal(found.scores, [1, 0, 0])
+
+
+@pytest.mark.parametrize(("words", "tokens"), [(0, 2), (1, 3), (62, 64), (63, 64), (500, 64)])
+def test_text_is_cut_at_the_maximum_length(
+    words: int, tokens: int, classifier: TextClassification
+) -> None:
+    (item,) = classifier.prepare(["w1 " * words])
+    assert item.cost == len(item.ids) == tokens
+    (found,) = predict(classifier, ["w1 " * words])
+    assert found.tokens == tokens
+
+
+def test_what_is_cut_off_has_no_say(classifier: TextClassification) -> None:
+    start = "w1 w2 " * 31
+    first, second = predict(classifier, [start, f"{start} w3 w4 w5"])
+    np.testing.assert_allclose(first.scores, second.scores, atol=1e-4)
+
+
+def test_warm_up_computes_the_longest_text(classifier: TextClassification) -> None:
+    classifier.warm_up()
+
+
+def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
+    edit_weights(folder, lambda weights: weights["classifier.weight"].fill_(float("nan")))
+    field, reason = refused(folder)
+    assert field == "weights"
+    assert "finite: False" in reason
+
+
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_truncated_weights_are_refused(kept: float, folder: Path) -> None:
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * kept)])
+    field, reason = refused(folder)
+    assert field == "model"
+    assert "can not be loaded" in reason
+
+
+@pytest.mark.parametrize("name", ["classifier.weight", "bert.encoder.layer.1.output.dense.weight"])
+def test_missing_weights_are_refused(name: str, folder: Path) -> None:
+    edit_weights(folder, lambda weights: weights.pop(name))
+    refused(folder)
+
+
+def test_tokens_without_an_embedding_are_refused(folder: Path) -> None:
+    def cut(weights: dict[str, torch.Tensor]) -> None:
+        name = "bert.embeddings.word_embeddings.weight"
+        weights[name] = weights[name][:10].clone()
+
+    edit_weights(folder, cut)
+    edit(folder / "config.json", vocab_size=10)
+    refused(folder)
+
+
+@pytest.mark.parametrize("architectures", [["BertForMaskedLM"], ["BertModel"], [], None])
+def test_other_architecture_is_refused(architectures: list[str] | None, folder: Path) -> None:
+    edit(folder / "config.json", architectures=architectures)
+    field, reason = refused(folder)
+    assert field == "config.json"
+    assert (architectures or ["none"])[0] in reason
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"problem_type": "multi_label_classification"},
+        {"id2label": {"0": "only"}, "label2id": {"only": 0}},
+    ],
+)
+def test_other_than_one_of_several_labels_is_refused(
+    changes: dict[str, object], folder: Path
+) -> None:
+    edit(folder / "config.json", **changes)
+    field, reason = refused(folder)
+    assert field == "config.json"
+    assert "multi-label or has fewer than two labels" in reason
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "of-our-own"},
+        {"id2label": {"0": "a", "2": "b"}},
+    ],
+)
+def test_config_that_makes_no_sense_is_refused(changes: dict[str, object], folder: Path) -> None:
+    edit(folder / "config.json", **changes)
+    assert refused(folder)[0] == "config.json"
+
+
+def test_labels_that_the_weights_do_not_have_are_refused(folder: Path) -> None:
+    labels = {str(index): str(index) for index in range(5)}
+    edit(folder / "config.json", id2label=labels, label2id=labels)
+    assert refused(folder)[0] == "model"
+
+
+def test_tokenizer_without_padding_is_refused(folder: Path) -> None:
+    edit(folder / "tokenizer_config.json", pad_token=None)
+    assert refused(folder)[0] == "tokenizer"
+
+
+def test_tokenizers_own_maximum_is_kept(folder: Path) -> None:
+    edit(folder / "tokenizer_config.json", model_max_length=16)
+    assert inspect(folder).max_length == 16
+
+
+@pytest.mark.parametrize("stated", [10**30, 512])
+def test_maximum_is_what_the_positions_allow(stated: int, folder: Path) -> None:
+    edit(folder / "tokenizer_config.json", model_max_length=stated)
+    assert inspect(folder).max_length == 64
+
+
+@pytest.mark.parametrize(
+    ("family", "offset"),
+    [
+        ("Roberta", 2),
+        ("Camembert", 2),
+        ("XLMRoberta", 2),
+        ("Bert", 0),
+        *((family, 2) for family in ("MPNet", "RobertaPreLayerNorm", "Data2VecText", "IBert")),
+    ],
+)
+def test_maximum_leaves_out_positions_that_no_token_takes(
+    family: str, offset: int, tmp_path: Path
+) -> None:
+    # With padding_idx 1, RoBERTa's positions start at 2, and its table is two rows longer.
+    words = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]", *(f"w{number}" for number in range(55))]
+    config: Any = getattr(transformers, f"{family}Config")(
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=34,
+        pad_token_id=1,
+        num_labels=3,
+    )
+    getattr(transformers, f"{family}ForSequenceClassification")(config).save_pretrained(tmp_path)
+    vocabulary = {word: index for index, word in enumerate(words)}
+    BertTokenizerFast(vocab=vocabulary, model_max_length=512).save_pretrained(tmp_path)
+    facts = inspect(tmp_path)
+    assert facts.max_length == 34 - offset
+    (found,) = predict(load(tmp_path, facts.max_length, CPU), ["w1 " * 100])
+    assert found.tokens == 34 - offset
