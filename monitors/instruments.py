@@ -1,0 +1,260 @@
+"""Every metric, and the exposition of all workers' metrics.
+
+Build it when the service is constructed, not while its module is imported: prometheus_client looks
+for PROMETHEUS_MULTIPROC_DIR as it is imported, and BentoML sets it only for its workers.
+"""
+
+import glob
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from kaiten import tags
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_TOKENS = (16, 64, 256, 1024, 4096, 16384, 65536)
+_SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+_MODEL = ("model", "version")
+
+
+class Report(Protocol):
+    """What a runner tells of one computed batch; durations in seconds."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def padded_tokens(self) -> int: ...
+    @property
+    def padding_ratio(self) -> float: ...
+    @property
+    def queue_seconds(self) -> Sequence[float]: ...
+    @property
+    def inference_seconds(self) -> float: ...
+
+
+class Instruments:
+    """The instruments of one worker.
+
+    With a ``directory`` (PROMETHEUS_MULTIPROC_DIR) the exposition sums over all workers that share
+    it; without one it is this process's own.
+    """
+
+    def __init__(
+        self,
+        directory: str | None = None,
+        service: str = "kaiten_service",
+        bento_version: str = "not available",
+    ) -> None:
+        self._directory = directory
+        self._service = {"service_name": service, "service_version": bento_version}
+        self._registry = registry = CollectorRegistry()
+        if directory is not None:
+            _forget_dead_workers(Path(directory))
+        self._requests = Counter(
+            "model_requests_total",
+            "Requests to a model's route, by the status that the caller saw.",
+            ("endpoint", "status", *_MODEL),
+            registry=registry,
+        )
+        self._durations = Histogram(
+            "model_request_duration_seconds",
+            "From the end of the request's headers to the end of the answer.",
+            ("endpoint", "status"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._in_progress = Gauge(
+            "model_requests_in_progress",
+            "Requests to a model's route that are being handled now.",
+            ("endpoint",),
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "model_batch_size", "Items in a batch.", _MODEL, buckets=_SIZES, registry=registry
+        )
+        self.batch_tokens = Histogram(
+            "model_batch_tokens",
+            "Tokens that a batch computed, padding included.",
+            _MODEL,
+            buckets=_TOKENS,
+            registry=registry,
+        )
+        self.padding = Histogram(
+            "model_batch_padding_ratio",
+            "The share of a batch's tokens that was padding.",
+            _MODEL,
+            buckets=_SHARES,
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "model_queue_seconds",
+            "How long an item waited for its batch.",
+            _MODEL,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.inference_seconds = Histogram(
+            "model_inference_seconds",
+            "How long a batch took, from the queue to its predictions.",
+            _MODEL,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.queue_items = Gauge(
+            "model_queue_items",
+            "Items that wait now.",
+            _MODEL,
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.batch_failures = Counter(
+            "model_batch_failures_total", "Batches that raised.", _MODEL, registry=registry
+        )
+        self._records_dropped = Counter(
+            "model_profile_records_dropped_total",
+            "Answers that were not profiled, because the profiler was behind.",
+            registry=registry,
+        )
+
+    def observer(self, tag: str) -> "ModelObserver":
+        """Return what a runner tells of the model ``name:version``."""
+        return ModelObserver(self, *tags.split(tag))
+
+    def request_started(self, endpoint: str) -> None:
+        """Note that a request to a model's route is being handled."""
+        self._in_progress.labels(endpoint).inc()
+
+    def request_answered(self, endpoint: str, model: str, status: int, seconds: float) -> None:
+        """Count and time a request that has been answered."""
+        self._in_progress.labels(endpoint).dec()
+        self._requests.labels(endpoint, str(status), *tags.split(model)).inc()
+        self._durations.labels(endpoint, str(status)).observe(seconds)
+
+    def records_dropped(self, count: int) -> None:
+        """Count answers that were not profiled."""
+        self._records_dropped.inc(count)
+
+    def exposition(self) -> tuple[bytes, str]:
+        """Return all metrics in Prometheus' text format, and its content type."""
+        source = self._registry
+        if self._directory is not None:
+            source = CollectorRegistry()
+            MultiProcessCollector(source, path=self._directory)  # type: ignore[no-untyped-call]
+        registry = CollectorRegistry()
+        registry.register(_WithBentoNames(source, self._service))
+        return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+class ModelObserver:
+    """Turns what one model's runner tells into metrics."""
+
+    def __init__(self, instruments: Instruments, name: str, version: str) -> None:
+        model = (name, version)
+        self._queue_items = instruments.queue_items.labels(*model)
+        self._size = instruments.batch_size.labels(*model)
+        self._tokens = instruments.batch_tokens.labels(*model)
+        self._padding = instruments.padding.labels(*model)
+        self._queue_seconds = instruments.queue_seconds.labels(*model)
+        self._inference_seconds = instruments.inference_seconds.labels(*model)
+        self._failures = instruments.batch_failures.labels(*model)
+
+    def queue_changed(self, items: int) -> None:
+        """Note how many items wait now."""
+        self._queue_items.set(items)
+
+    def batch_computed(self, report: Report) -> None:
+        """Note a batch that was computed."""
+        self._size.observe(report.size)
+        self._tokens.observe(report.padded_tokens)
+        self._padding.observe(report.padding_ratio)
+        self._inference_seconds.observe(report.inference_seconds)
+        for seconds in report.queue_seconds:
+            self._queue_seconds.observe(seconds)
+
+    def batch_failed(self) -> None:
+        """Note a batch that raised."""
+        self._failures.inc()
+
+
+class _WithBentoNames(Collector):
+    """Adds the series that dashboards made for BentoML look for.
+
+    BentoML's own middleware labels by raw path, so that every path a caller invents is a new
+    series; these are derived from ours as they are read, and cost a request nothing.
+    """
+
+    _NAMES = {  # noqa: RUF012  never changed
+        "model_requests": "bentoml_service_request",
+        "model_request_duration_seconds": "bentoml_service_request_duration_seconds",
+        "model_requests_in_progress": "bentoml_service_request_in_progress",
+    }
+
+    def __init__(self, source: CollectorRegistry, service: dict[str, str]) -> None:
+        self._source = source
+        self._service = service
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield every metric of the source, and the derived ones."""
+        for metric in self._source.collect():
+            yield metric
+            if metric.name in self._NAMES:
+                yield self._derive(metric, self._NAMES[metric.name])
+
+    def _derive(self, metric: Metric, name: str) -> Metric:
+        """Return the metric under BentoML's name and labels, summed over models."""
+        sums: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        for sample in metric.samples:
+            if sample.name.endswith("_created"):
+                continue
+            labels: dict[str, str] = dict(sample.labels)
+            kept: dict[str, str] = {key: labels[key] for key in ("endpoint", "le") if key in labels}
+            if "status" in labels:
+                kept["http_response_code"] = labels["status"]
+            key = (sample.name.replace(metric.name, name, 1), tuple(kept.items()))
+            sums[key] = sums.get(key, 0) + sample.value
+        derived = Metric(name, metric.documentation, metric.type)
+        for (sample_name, items), value in sums.items():
+            derived.add_sample(sample_name, dict(items) | self._service, value)
+        return derived
+
+
+def own_directory(parent: Path) -> Path:
+    """Return where the workers of the server that this process starts share their metrics.
+
+    Each server has its own, named by host and process; those of this host's servers that are gone
+    are removed.
+    """
+    host = socket.gethostname()
+    for other in parent.glob(f"{glob.escape(host)}.*"):
+        if not psutil.pid_exists(int(other.suffix[1:])):
+            shutil.rmtree(other, ignore_errors=True)
+    return parent / f"{host}.{os.getpid()}"
+
+
+def _forget_dead_workers(directory: Path) -> None:
+    """Remove the gauges of workers that were killed: what they held is gone with them.
+
+    Counters and histograms stay, as what was counted has happened.
+    """
+    for file in directory.glob("gauge_live*_*.db"):
+        process = int(file.stem.rpartition("_")[2])
+        if not psutil.pid_exists(process):
+            mark_process_dead(process, str(directory))  # type: ignore[no-untyped-call]

@@ -1,0 +1,258 @@
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from kaiten.settings import ROOT, environment_for
+from monitors.instruments import Instruments
+from runners.observer import BatchReport
+
+V1 = "/api/v1/predict"
+V2 = "/api/v2/predict"
+TAG = "intent:1.0.0"
+MODEL = {"model": "intent", "version": "1.0.0"}
+SERVICE = {"service_name": "kaiten_service", "service_version": "7"}
+
+# Takes a directory and a number of requests, and leaves one more in progress.
+WORKER = """
+import sys
+from monitors.instruments import Instruments
+instruments = Instruments(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    instruments.request_started("/api/v2/predict")
+    instruments.request_answered("/api/v2/predict", "intent:1.0.0", 200, 0.01)
+instruments.request_started("/api/v2/predict")
+print("done", flush=True)
+sys.stdin.read()
+"""
+SCRAPE = """
+import sys
+from monitors.instruments import Instruments
+sys.stdout.buffer.write(Instruments(sys.argv[1]).exposition()[0])
+"""
+
+
+class Samples:
+    """The samples of an exposition, by name and labels."""
+
+    def __init__(self, exposition: bytes) -> None:
+        self._families = list(text_string_to_metric_families(exposition.decode()))
+
+    @property
+    def families(self) -> list[str]:
+        return [family.name for family in self._families]
+
+    def labels(self, name: str) -> list[Mapping[str, str]]:
+        return [labels for labels, _ in self._named(name)]
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return the one sample that has these labels, among others."""
+        found = [value for has, value in self._named(name) if labels.items() <= has.items()]
+        assert len(found) == 1, f"{len(found)} samples of {name} with {labels}"
+        return found[0]
+
+    def _named(self, name: str) -> Iterator[tuple[Mapping[str, str], float]]:
+        for family in self._families:
+            for sample in family.samples:
+                if sample.name == name:
+                    yield sample.labels, sample.value
+
+
+def samples(instruments: Instruments) -> Samples:
+    return Samples(instruments.exposition()[0])
+
+
+def answer(instruments: Instruments, endpoint: str, model: str, status: int) -> None:
+    instruments.request_started(endpoint)
+    instruments.request_answered(endpoint, model, status, 0.25)
+
+
+def test_requests_are_counted_by_route_status_and_model() -> None:
+    instruments = Instruments()
+    for status in (200, 200, 429):
+        answer(instruments, V2, TAG, status)
+    answer(instruments, V1, "", 401)
+    found = samples(instruments)
+    name = "model_requests_total"
+    assert found.value(name, endpoint=V2, status="200", **MODEL) == 2
+    assert found.value(name, endpoint=V2, status="429", **MODEL) == 1
+    assert found.value(name, endpoint=V1, status="401", model="", version="") == 1
+
+
+def test_requests_are_timed() -> None:
+    instruments = Instruments()
+    for seconds in (0.002, 0.25, 20):
+        instruments.request_started(V2)
+        instruments.request_answered(V2, TAG, 200, seconds)
+    found = samples(instruments)
+    name = "model_request_duration_seconds"
+    assert found.value(f"{name}_count", endpoint=V2, status="200") == 3
+    assert found.value(f"{name}_sum", endpoint=V2, status="200") == pytest.approx(20.252)
+    buckets = [found.value(f"{name}_bucket", le=le) for le in ("0.001", "0.0025", "0.25", "+Inf")]
+    assert buckets == [0, 1, 2, 3]
+
+
+def test_requests_in_progress_are_those_started_and_not_answered() -> None:
+    instruments = Instruments()
+    instruments.request_started(V2)
+    answer(instruments, V2, TAG, 200)
+    assert samples(instruments).value("model_requests_in_progress", endpoint=V2) == 1
+
+
+def test_instruments_are_apart_from_each_other() -> None:
+    one, other = Instruments(), Instruments()
+    answer(one, V2, TAG, 200)
+    assert samples(other).labels("model_requests_total") == []
+
+
+def test_a_batch_is_measured() -> None:
+    instruments = Instruments()
+    report = BatchReport(
+        size=3, tokens=60, padded_tokens=80, queue_seconds=[0.1, 0.2, 0.3], inference_seconds=0.05
+    )
+    instruments.observer(TAG).batch_computed(report)
+    found = samples(instruments)
+    sums = {
+        "model_batch_size": (1, 3),
+        "model_batch_tokens": (1, 80),
+        "model_batch_padding_ratio": (1, 0.25),
+        "model_queue_seconds": (3, 0.6),
+        "model_inference_seconds": (1, 0.05),
+    }
+    for name, (count, total) in sums.items():
+        assert found.value(f"{name}_count", **MODEL) == count
+        assert found.value(f"{name}_sum", **MODEL) == pytest.approx(total)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "le", "below"), [(80, "0.01", 1), (64, "0.1", 0), (64, "0.2", 1)]
+)
+def test_padding_is_a_share_of_the_computed_tokens(tokens: int, le: str, below: int) -> None:
+    instruments = Instruments()
+    report = BatchReport(1, tokens, padded_tokens=80, queue_seconds=[0], inference_seconds=0)
+    instruments.observer(TAG).batch_computed(report)
+    found = samples(instruments)
+    assert found.value("model_batch_padding_ratio_bucket", le=le, **MODEL) == below
+
+
+def test_the_queue_and_failures_are_told_by_model() -> None:
+    instruments = Instruments()
+    one, other = instruments.observer(TAG), instruments.observer("topic:2.1.0")
+    one.queue_changed(7)
+    one.queue_changed(4)
+    one.batch_failed()
+    one.batch_failed()
+    other.queue_changed(1)
+    found = samples(instruments)
+    assert found.value("model_queue_items", **MODEL) == 4
+    assert found.value("model_queue_items", model="topic", version="2.1.0") == 1
+    assert found.value("model_batch_failures_total", **MODEL) == 2
+    assert found.value("model_batch_failures_total", model="topic", version="2.1.0") == 0
+
+
+def test_dropped_records_are_counted() -> None:
+    instruments = Instruments()
+    assert samples(instruments).value("model_profile_records_dropped_total") == 0
+    instruments.records_dropped(3)
+    instruments.records_dropped(2)
+    assert samples(instruments).value("model_profile_records_dropped_total") == 5
+
+
+def test_requests_have_the_names_that_bentoml_gives_them() -> None:
+    instruments = Instruments(bento_version="7")
+    for model in (TAG, TAG, "topic:2.1.0"):
+        answer(instruments, V2, model, 200)
+    answer(instruments, V1, "", 401)
+    instruments.request_started(V1)
+    found = samples(instruments)
+    labels = [
+        SERVICE | {"endpoint": V2, "http_response_code": "200"},
+        SERVICE | {"endpoint": V1, "http_response_code": "401"},
+    ]
+    total, duration = "bentoml_service_request_total", "bentoml_service_request_duration_seconds"
+    for name in (total, f"{duration}_count", f"{duration}_sum"):
+        assert found.labels(name) == labels
+    assert [found.value(total, **each) for each in labels] == [3, 1]
+    assert [found.value(f"{duration}_sum", **each) for each in labels] == [0.75, 0.25]
+    assert [found.value(f"{duration}_bucket", **each, le="0.5") for each in labels] == [3, 1]
+    assert found.value("bentoml_service_request_in_progress", **SERVICE, endpoint=V1) == 1
+    assert found.value("bentoml_service_request_in_progress", **SERVICE, endpoint=V2) == 0
+    assert found.labels("bentoml_service_request_in_progress") == [
+        SERVICE | {"endpoint": V2},
+        SERVICE | {"endpoint": V1},
+    ]
+
+
+def test_no_metric_is_told_twice() -> None:
+    instruments = Instruments()
+    answer(instruments, V2, TAG, 200)
+    families = samples(instruments).families
+    assert len(set(families)) == len(families)
+    assert {name for name in families if name.startswith("bentoml_")} == {
+        "bentoml_service_request",
+        "bentoml_service_request_duration_seconds",
+        "bentoml_service_request_in_progress",
+    }
+
+
+def test_the_exposition_says_what_it_is() -> None:
+    content, content_type = Instruments().exposition()
+    assert content.endswith(b"\n")
+    assert content_type.startswith("text/plain; version=")
+
+
+def start(directory: Path, requests: int) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(directory), str(requests)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment_for({"PROMETHEUS_MULTIPROC_DIR": str(directory)}),
+    )
+
+
+@contextmanager
+def workers(directory: Path, *requests: int) -> Iterator[None]:
+    """Start workers, and end them once what they counted has been looked at."""
+    processes = [start(directory, count) for count in requests]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "done\n"
+        yield
+    finally:
+        for process in processes:
+            process.communicate("")
+
+
+def scrape(directory: Path) -> Samples:
+    finished = subprocess.run(
+        [sys.executable, "-c", SCRAPE, str(directory)],
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=ROOT,
+        env=environment_for({"PROMETHEUS_MULTIPROC_DIR": str(directory)}),
+    )
+    return Samples(finished.stdout)
+
+
+def test_workers_are_summed_and_the_gauges_of_dead_ones_forgotten(tmp_path: Path) -> None:
+    with workers(tmp_path, 200, 300):
+        alive = scrape(tmp_path)
+    dead = scrape(tmp_path)
+    for found in (alive, dead):
+        assert found.value("model_requests_total", endpoint=V2, status="200", **MODEL) == 500
+        assert found.value("model_request_duration_seconds_count") == 500
+        assert found.value("model_request_duration_seconds_sum") == pytest.approx(5)
+        assert found.value("bentoml_service_request_total", http_response_code="200") == 500
+        assert found.value("bentoml_service_request_duration_seconds_count") == 500
+        assert len(set(found.families)) == len(found.families)
+    assert alive.value("model_requests_in_progress", endpoint=V2) == 2
+    assert alive.value("bentoml_service_request_in_progress", endpoint=V2) == 2
+    assert dead.labels("model_requests_in_progress") == []
+    assert dead.labels("bentoml_service_request_in_progress") == []
