@@ -1,0 +1,66 @@
+"""The middleware around every route of the process, in order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.middleware.authentication import AuthenticationMiddleware
+from gateway.middleware.body import BodyMiddleware
+from gateway.middleware.deadline import DeadlineMiddleware
+from gateway.middleware.errors import ErrorsMiddleware
+from gateway.middleware.known_routes import KnownRoutesMiddleware
+from gateway.middleware.request_context import RequestContextMiddleware
+from gateway.middleware.traffic import TrafficMiddleware
+from gateway.ports import RecordSink, Traffic
+from kaiten.settings import Settings
+from kaiten.signing import SigningSecret
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeParts:
+    """What the middleware needs."""
+
+    settings: Settings
+    secret: SigningSecret
+    traffic: Traffic
+    sink: RecordSink
+
+
+def wrap(app: ASGIApp, parts: EdgeParts) -> ASGIApp:
+    """Return the app with the middleware around it; the first line here is the innermost."""
+    settings = parts.settings
+    # After authentication: an unknown caller makes us read no body.
+    app = BodyMiddleware(app, settings.gateway.max_body_bytes)
+    app = AuthenticationMiddleware(app, settings.auth, parts.secret)
+    # Before authentication, which looks the path up.
+    app = KnownRoutesMiddleware(app)
+    # Around the body: one that trickles in counts as well.
+    app = DeadlineMiddleware(app, settings.serving.request_timeout_s)
+    # Around all that may refuse.
+    app = ErrorsMiddleware(app)
+    # Sees the status that the caller sees.
+    app = TrafficMiddleware(app, parts.traffic, parts.sink)
+    # Outermost: everything else reads the context.
+    return RequestContextMiddleware(app)
+
+
+class Edge:
+    """The middleware as BentoML takes it.
+
+    BentoML builds its middleware before it constructs the service, so the parts are asked for at
+    the first request.
+    """
+
+    def __init__(self, app: ASGIApp, parts: Callable[[], EdgeParts]) -> None:
+        self._app = app
+        self._parts = parts
+        self._wrapped: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._wrapped is None:
+            self._wrapped = wrap(self._app, self._parts())
+        await self._wrapped(scope, receive, send)

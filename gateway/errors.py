@@ -1,0 +1,88 @@
+"""Errors on the wire: one table from type to status and code, and the one envelope."""
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.responses import Response
+
+from kaiten import errors
+from kaiten.context import current
+
+# The status and code of each error that can reach a caller. A type that is missing here is a 500.
+STATUS_AND_CODE: Mapping[type[errors.KaitenError], tuple[int, str]] = {
+    errors.MalformedBody: (400, "malformed_body"),
+    errors.Unauthenticated: (401, "unauthenticated"),
+    errors.Forbidden: (403, "forbidden"),
+    errors.LoopbackOnly: (403, "loopback_only"),
+    errors.UnknownRoute: (404, "not_found"),
+    errors.UnknownModel: (404, "unknown_model"),
+    errors.MethodNotAllowed: (405, "method_not_allowed"),
+    errors.BodyTooLarge: (413, "body_too_large"),
+    errors.UnsupportedContentType: (415, "unsupported_content_type"),
+    errors.InvalidInput: (422, "invalid_input"),
+    errors.QueueFull: (429, "queue_full"),
+    errors.CallerGone: (499, "caller_gone"),
+    errors.InferenceFailed: (500, "inference_failed"),
+    errors.NotReady: (503, "not_ready"),
+    errors.DeadlineExceeded: (504, "deadline_exceeded"),
+}
+INTERNAL = (500, "internal_error")
+FIRST_ERROR_STATUS = 400
+
+
+def error_response(error: Exception) -> Response:
+    """Return the envelope of an error. Only what KaitenError holds is told to the caller."""
+    if not isinstance(error, errors.KaitenError) or type(error) not in STATUS_AND_CODE:
+        return envelope(*INTERNAL, "Something went wrong in the service; see its log.", (), {})
+    status, code = STATUS_AND_CODE[type(error)]
+    return envelope(status, code, error.message, error.details, _headers(error))
+
+
+def foreign_response(status: int, headers: Mapping[str, str]) -> Response:
+    """Return the envelope for a failure that BentoML or Starlette answered in a form of its own."""
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        down = status == HTTPStatus.SERVICE_UNAVAILABLE
+        return error_response(errors.NotReady() if down else RuntimeError())
+    phrase = _PHRASES.get(status, "Request failed")
+    kept = {name: value for name, value in headers.items() if name == "allow"}
+    return envelope(status, phrase.lower().replace(" ", "_"), f"{phrase}.", (), kept)
+
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+def envelope(
+    status: int,
+    code: str,
+    message: str,
+    details: tuple[errors.Detail, ...],
+    headers: Mapping[str, str],
+) -> Response:
+    """Return the one form of every failure, and note in the context that it is ours."""
+    context = current()
+    context.enveloped = True
+    body = {
+        "code": code,
+        "message": message,
+        "details": [{"field": each.field, "reason": each.reason} for each in details],
+        "request_id": context.request_id,
+    }
+    content = json.dumps({"error": body}, ensure_ascii=True)
+    return Response(content, status, headers=headers, media_type="application/json")
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    match error:
+        case errors.QueueFull():
+            return {"Retry-After": str(error.retry_after_s)}
+        case errors.MethodNotAllowed():
+            return {"Allow": ", ".join(error.allowed)}
+        case errors.Unauthenticated(token_sent=True):
+            return {"WWW-Authenticate": 'Bearer realm="kaiten", error="invalid_token"'}
+        case errors.Unauthenticated():
+            return {"WWW-Authenticate": 'Bearer realm="kaiten"'}
+        case errors.Forbidden():
+            challenge = f'Bearer realm="kaiten", error="insufficient_scope", scope="{error.scope}"'
+            return {"WWW-Authenticate": challenge}
+    return {}

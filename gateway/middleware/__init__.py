@@ -1,0 +1,1 @@
+"""One plain ASGI class a file; their order, with reasons, is in gateway/edge.py."""

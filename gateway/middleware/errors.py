@@ -1,0 +1,56 @@
+"""Answers every failure in the one envelope: ours, and those that BentoML words in its own way."""
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import FIRST_ERROR_STATUS, error_response, foreign_response
+from kaiten.context import current
+from kaiten.errors import KaitenError
+
+logger = structlog.get_logger(__name__)
+
+
+class ErrorsMiddleware:
+    """The one place where a failure gets its form."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = _Answer(send)
+        try:
+            await self._app(scope, receive, answer.send)
+        except Exception as error:
+            if not isinstance(error, KaitenError):
+                logger.exception("request_failed")
+            if answer.started:
+                # The status is out; cutting the connection is the only honest end.
+                raise
+            await error_response(error)(scope, receive, send)
+        else:
+            if answer.foreign is not None:
+                headers = Headers(raw=answer.foreign["headers"])
+                await foreign_response(answer.foreign["status"], headers)(scope, receive, send)
+
+
+class _Answer:
+    """Passes an answer on, but holds back a failure that is not in the envelope.
+
+    It waits until the app is done: Starlette answers an exception in its own words, and then raises
+    it on to us.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+        self.foreign: Message | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            if message["status"] >= FIRST_ERROR_STATUS and not current().enveloped:
+                self.foreign = message
+            else:
+                self.started = True
+        if self.started:
+            await self._send(message)

@@ -1,0 +1,34 @@
+"""Gives each request its id and its route template, for everything further in."""
+
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.access import ROUTES
+from kaiten.context import RequestContext, bind
+
+HEADER = "X-Request-ID"
+# What a caller may choose goes into logs and answers, so it is held to a plain form.
+_ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestContextMiddleware:
+    """Takes the caller's X-Request-ID if it is plain, else makes one, and answers with it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sent = Headers(scope=scope).get(HEADER, "")
+        request_id = sent if _ACCEPTED.fullmatch(sent) else uuid.uuid4().hex
+        path = scope["path"]
+        bind(RequestContext(request_id, endpoint=path if path in ROUTES else None))
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)

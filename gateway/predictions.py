@@ -1,0 +1,108 @@
+"""The one handler behind every prediction route."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+
+from gateway.parsing import check_count, check_lengths
+from gateway.ports import Classified, Runner
+from gateway.schemas import (
+    Prediction,
+    PredictV1Response,
+    PredictV2Response,
+    ScoredLabel,
+)
+from kaiten import tags
+from kaiten.context import PredictionRecord, RequestContext, current
+from kaiten.errors import NotReady, Unauthenticated, UnknownModel
+from kaiten.settings import Gateway
+
+
+class Predictor:
+    """Answers for the models that this process serves; the first is the default."""
+
+    def __init__(self, runners: Sequence[Runner], limits: Gateway) -> None:
+        self._runners = {name: runner for runner in runners for name in _names(runner.tag)}
+        self._default = runners[0]
+        self._limits = limits
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model can answer."""
+        return all(runner.ready for runner in self._runners.values())
+
+    async def one(self, text: str) -> PredictV1Response:
+        """Answer for one text, by the default model."""
+        check_lengths({"text": text}, self._limits)
+        runner, context = self._admit(None)
+        answer = (await self._predict(runner, [text], context))[0]
+        index = int(answer.scores.argmax())
+        return PredictV1Response(
+            result=index,
+            label=runner.labels[index],
+            confidence=float(answer.scores[index]),
+            model=runner.tag,
+            request_id=context.request_id,
+            timestamp=datetime.now(UTC),
+        )
+
+    async def many(
+        self, texts: Sequence[str], top_k: int = 1, model: str | None = None
+    ) -> PredictV2Response:
+        """Answer for each text, in order."""
+        check_count(texts, self._limits)
+        check_lengths({f"inputs.{index}": text for index, text in enumerate(texts)}, self._limits)
+        runner, context = self._admit(model)
+        answers = await self._predict(runner, texts, context)
+        return PredictV2Response(
+            model=runner.tag,
+            request_id=context.request_id,
+            predictions=[_prediction(answer, runner.labels, top_k) for answer in answers],
+        )
+
+    def _admit(self, model: str | None) -> tuple[Runner, RequestContext]:
+        """Return the model's runner, once the caller is known to be allowed to ask it."""
+        context = current()
+        if context.principal is None:
+            raise Unauthenticated(token_sent=False)
+        runner = self._default if model is None else self._runners.get(model)
+        if runner is None:
+            raise UnknownModel(sorted({each.tag for each in self._runners.values()}))
+        context.principal.require_prediction(tags.split(runner.tag)[0])
+        if not runner.ready:
+            raise NotReady
+        context.model = runner.tag
+        return runner, context
+
+    async def _predict(
+        self, runner: Runner, texts: Sequence[str], context: RequestContext
+    ) -> Sequence[Classified]:
+        answers = await runner.predict(texts)
+        for text, answer in zip(texts, answers, strict=True):
+            index = int(answer.scores.argmax())
+            context.records.append(
+                PredictionRecord(
+                    model=runner.tag,
+                    text_length=len(text),
+                    token_count=answer.tokens,
+                    label=runner.labels[index],
+                    confidence=float(answer.scores[index]),
+                )
+            )
+        return answers
+
+
+def _names(tag: str) -> tuple[str, str]:
+    """Return what a caller may write for a model: with its version, or without."""
+    return tag, tags.split(tag)[0]
+
+
+def _prediction(answer: Classified, labels: Sequence[str], top_k: int) -> Prediction:
+    # A stable sort, so that equal scores come in the order of the labels.
+    order = np.argsort(-answer.scores, kind="stable")[:top_k]
+    ranked = [
+        ScoredLabel(label=labels[index], index=int(index), score=float(answer.scores[index]))
+        for index in order
+    ]
+    return Prediction(**ranked[0].model_dump(), top_k=ranked)

@@ -1,0 +1,95 @@
+"""The routes that the gateway mounts into BentoML's app."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar, cast
+
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.errors import error_response
+from gateway.openapi import DOCS_PAGE, document
+from gateway.parsing import parse
+from gateway.ports import MetricsSource
+from gateway.predictions import Predictor
+from gateway.schemas import HealthResponse, PredictV1Request, PredictV2Request
+from kaiten.errors import KaitenError, NotReady
+from kaiten.settings import Gateway
+
+AnswerT = TypeVar("AnswerT")
+
+
+class Routes:
+    """The handlers. They ask for what the service builds later than its routes."""
+
+    def __init__(
+        self,
+        predictor: Callable[[], Predictor],
+        metrics: Callable[[], MetricsSource],
+        limits: Gateway,
+    ) -> None:
+        self._predictor = predictor
+        self._metrics = metrics
+        self._limits = limits
+
+    def app(self) -> Starlette:
+        """Return the app to mount at the root."""
+        return Starlette(
+            routes=[
+                Route("/api/v1/predict", self.predict_v1, methods=["POST"]),
+                Route("/api/v2/predict", self.predict_v2, methods=["POST"]),
+                Route("/health", self.health),
+                Route("/metrics", self.metrics),
+                Route("/docs.json", self.openapi),
+                Route("/docs", self.docs),
+                Route("/", self.docs),
+            ]
+        )
+
+    async def predict_v1(self, request: Request) -> Response:
+        """Answer for one text."""
+        body = parse(await request.body(), PredictV1Request)
+        return _json(await self._predictor().one(body.text))
+
+    async def predict_v2(self, request: Request) -> Response:
+        """Answer for several texts."""
+        body = parse(await request.body(), PredictV2Request)
+        return _json(await self._predictor().many(body.inputs, body.top_k, body.model))
+
+    async def health(self, _: Request) -> Response:
+        """Tell whether the service can answer."""
+        if not self._predictor().ready:
+            raise NotReady
+        return _json(HealthResponse(status="healthy", timestamp=datetime.now(UTC)))
+
+    async def metrics(self, _: Request) -> Response:
+        """Give the metrics of all workers."""
+        content, content_type = await run_in_threadpool(self._metrics().exposition)
+        return Response(content, headers={"Content-Type": content_type})
+
+    async def openapi(self, _: Request) -> Response:
+        """Give the OpenAPI document of every route."""
+        return JSONResponse(document(self._limits))
+
+    async def docs(self, _: Request) -> Response:
+        """Show the document; the page's own parts come from this server."""
+        return HTMLResponse(DOCS_PAGE)
+
+
+async def for_bentoml(answer: Awaitable[AnswerT]) -> AnswerT:
+    """Return the answer, or the envelope of an error of ours.
+
+    BentoML words an exception in its own way, but hands a Response on as it is.
+    """
+    try:
+        return await answer
+    except KaitenError as error:
+        return cast("AnswerT", error_response(error))
+
+
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")

@@ -1,0 +1,113 @@
+"""The wire contract: what each route takes and gives."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+
+
+def _is_text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty")
+    if "\x00" in value:
+        raise ValueError("holds a NUL byte")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        # The error's own text would quote the value.
+        raise ValueError("holds a lone surrogate, which is no Unicode text") from None
+    return value
+
+
+Text = Annotated[str, AfterValidator(_is_text)]
+
+
+class Body(BaseModel):
+    """A request body: exact types, no unknown fields."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class PredictV1Request(Body):
+    """One text."""
+
+    text: Text = Field(description="The text to classify.", examples=["Where is my parcel?"])
+
+
+class PredictV2Request(Body):
+    """Several texts, and how much to tell of each."""
+
+    # The first bad item is enough: a body of a million would take seconds to list.
+    inputs: Annotated[list[Text], FailFast()] = Field(
+        min_length=1,
+        description="The texts to classify.",
+        examples=[["Where is my parcel?", "I forgot my password"]],
+    )
+    top_k: int = Field(1, ge=1, description="How many labels to give for each text.")
+    model: Text | None = Field(
+        None,
+        description="name or name:version of a served model; the first served if left out.",
+        examples=["support-intent"],
+    )
+
+
+class PredictV1Response(BaseModel):
+    """The most probable label of the text."""
+
+    result: int = Field(description="The label's index.")
+    label: str
+    confidence: float = Field(ge=0, le=1, description="The label's probability.")
+    model: str = Field(description="name:version of the model that answered.")
+    request_id: str
+    timestamp: datetime
+
+
+class ScoredLabel(BaseModel):
+    """A label with its probability."""
+
+    label: str
+    index: int
+    score: float = Field(ge=0, le=1)
+
+
+class Prediction(ScoredLabel):
+    """The most probable label of a text, and the top_k of them, most probable first."""
+
+    top_k: list[ScoredLabel]
+
+
+class PredictV2Response(BaseModel):
+    """A prediction for each input, in order."""
+
+    model: str = Field(description="name:version of the model that answered.")
+    request_id: str
+    predictions: list[Prediction]
+
+
+class HealthResponse(BaseModel):
+    """The service can answer; where it can not, the answer is a 503 in the error envelope."""
+
+    status: Literal["healthy"]
+    timestamp: datetime
+
+
+class ErrorDetail(BaseModel):
+    """One thing that is wrong."""
+
+    field: str
+    reason: str
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    code: str
+    message: str
+    details: list[ErrorDetail]
+    request_id: str
+
+
+class ErrorEnvelope(BaseModel):
+    """The one form of every failure."""
+
+    error: ErrorBody

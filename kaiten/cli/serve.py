@@ -1,0 +1,110 @@
+"""`kaiten serve`: start the server on this machine, and say how to call it."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+from rich.console import Console
+
+from kaiten.cli.token import mint
+from kaiten.errors import Detail, InvalidSettings, SetupError
+from kaiten.settings import (
+    ROOT,
+    bentoml_configuration,
+    environment_for,
+    load_settings,
+)
+from kaiten.signing import signing_secret
+
+_HOST = "127.0.0.1"
+_POLL_S = 0.2
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def serve(
+    port: Annotated[int, typer.Option(help=f"The port on {_HOST}.", min=1, max=65535)] = 3000,
+    model: Annotated[
+        str | None, typer.Option(help="name:version, in place of serving.models.")
+    ] = None,
+) -> None:
+    """Serve on 127.0.0.1 until Ctrl-C, and print a curl line that works.
+
+    Example: kaiten serve --port 3001 --model support-intent:1.0.0
+    """
+    settings = load_settings()
+    overrides = {"BENTOML_CONFIG": _configuration()}
+    if model is not None:
+        overrides["KAITEN_SERVING__MODELS"] = model
+    secret = signing_secret(settings).value
+    token = mint("local", ["predict"], timedelta(hours=1), settings.auth, secret)
+    _check_free(port)
+    command = [sys.executable, "-m", "bentoml", "serve", str(ROOT), "--host", _HOST]
+    server = subprocess.Popen(  # noqa: S603  our own command
+        [*command, "--port", str(port)], env=environment_for(overrides)
+    )
+    try:
+        # Ctrl-C reaches the server as well; it answers what it holds, and we wait for it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+        url = f"http://{_HOST}:{port}"
+        if _wait_until_ready(server, url):
+            _greet(url, token)
+        code = server.wait()
+    finally:
+        server.terminate()
+    if code < 0:
+        raise SetupError(f"The server was ended by signal {-code}; a worker may still hold {port}.")
+    raise typer.Exit(code)
+
+
+def _configuration() -> str:
+    """Return BentoML's configuration file: the one named, else ours."""
+    named = bentoml_configuration()
+    if named is not None and not Path(named).is_file():
+        raise InvalidSettings([Detail("BENTOML_CONFIG", f"names no file: {named}")], "environment")
+    return named or str(ROOT / "configuration.yaml")
+
+
+def _check_free(port: int) -> None:
+    """Raise SetupError if another server has the port: its readiness would pass for ours."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise SetupError(
+                f"Port {port} can not be had: {error.strerror}. Stop what has it, or choose "
+                "another: make serve PORT=3001, or kaiten serve --port 3001."
+            ) from None
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> bool:
+    """Return True once the server is ready, False if it has ended; a large model may take long."""
+    with httpx.Client(base_url=url, timeout=1) as client, console.status("Starting ..."):
+        while server.poll() is None:
+            try:
+                if client.get("/readyz").is_success:
+                    return True
+            except httpx.TransportError:
+                pass
+            time.sleep(_POLL_S)
+    return False
+
+
+def _greet(url: str, token: str) -> None:
+    body = '{"text": "My parcel has not arrived yet, where is it?"}'
+    console.print(
+        f"\n[bold]Ready.[/bold] Try it (the token holds for an hour):\n\n"
+        f"curl -s {url}/api/v1/predict -H 'Content-Type: application/json' "
+        f"-H 'Authorization: Bearer {token}' -d '{body}'\n\n"
+        f"docs     {url}/docs\nmetrics  {url}/metrics\nhealth   {url}/health\n\n"
+        "Stop with Ctrl-C.\n",
+        markup=True,
+    )

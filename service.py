@@ -1,0 +1,161 @@
+"""The BentoML service: builds the parts from the settings and joins them."""
+
+import asyncio
+from functools import cached_property
+from pathlib import Path
+
+import bentoml
+import structlog
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.utils.analytics import usage_stats
+from bentoml.exceptions import BentoMLException
+
+from gateway.edge import Edge, EdgeParts
+from gateway.predictions import Predictor
+from gateway.routes import Routes, for_bentoml
+from gateway.schemas import PredictV2Response
+from kaiten.errors import SetupError
+from kaiten.settings import (
+    Settings,
+    bentoml_configuration,
+    check_back_stop,
+    hand_down,
+    load_settings,
+    metrics_directory,
+    settings_file,
+)
+from kaiten.signing import signing_secret
+from lifecycle.store import ModelStore
+from monitors import logs
+from monitors.instruments import Instruments, own_directory
+from monitors.profiles import Profiler
+from runners.runner import Runner
+from runners.tasks import find_task
+
+# `bentoml serve` has asked whether it may report usage, and keeps the answer, before it imports
+# this module; importing kaiten has said no since.
+usage_stats.do_not_track.cache_clear()
+
+# BentoML has one directory for the metrics of all servers, and clears it when one starts.
+shared = Path(BentoMLContainer.prometheus_multiproc_dir.get())
+BentoMLContainer.prometheus_multiproc_dir.set(str(own_directory(shared)))
+
+# Not plain "kaiten": `bentoml serve kaiten:1.2.3` would first import the package of that name, from
+# wherever it is installed, and then serve the bento with that code.
+NAME = "kaiten_service"
+logger = structlog.get_logger("kaiten.service")
+
+
+class Parts:
+    """What one worker holds, each part built when it is first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def build(self) -> None:
+        """Build all parts now, so that a model or a secret that fails, fails the start."""
+        _ = self.predictor, self.edge
+
+    @cached_property
+    def instruments(self) -> Instruments:
+        return Instruments(metrics_directory(), NAME, bentoml.server_context.bento_version)
+
+    @cached_property
+    def profiler(self) -> Profiler:
+        folder = self.settings.home / "profiles"
+        return Profiler(folder, self.settings.monitors, self.instruments.records_dropped)
+
+    @cached_property
+    def runners(self) -> list[Runner]:
+        return [self._runner(tag) for tag in self.settings.serving.models]
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        return Predictor(self.runners, self.settings.gateway)
+
+    @cached_property
+    def edge(self) -> EdgeParts:
+        secret = signing_secret(self.settings)
+        return EdgeParts(self.settings, secret, self.instruments, self.profiler)
+
+    def _runner(self, tag: str) -> Runner:
+        model = ModelStore().get(tag)
+        card, settings = model.card, self.settings
+        task = find_task(card.task).load(model.folder, card.max_length, settings.runners)
+        observer = self.instruments.observer(tag)
+        return Runner(tag, card.labels, task, settings.batching, observer)
+
+
+try:
+    parts = Parts(load_settings())
+except SetupError as error:
+    raise BentoMLException(error.message) from None
+logs.configure(parts.settings.logging)
+routes = Routes(lambda: parts.predictor, lambda: parts.instruments, parts.settings.gateway)
+
+
+# The values of configuration.yaml, for a `bentoml serve` that names no configuration file.
+@bentoml.service(
+    name=NAME,
+    workers=1,
+    traffic={"timeout": 60},
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    http={"host": "0.0.0.0" if parts.settings.in_production else "127.0.0.1"},  # noqa: S104  a container's own address
+)
+class Kaiten:
+    """Predictions by fine-tuned models: batched, authenticated, measured and profiled."""
+
+    def __init__(self) -> None:
+        # Once more: BentoML has configured its own since this module was imported.
+        logs.configure(parts.settings.logging)
+        parts.build()
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check_once() -> None:
+        """Stop before any worker starts if a model or the secret is missing."""
+        settings = parts.settings
+        in_force = BentoMLContainer.config.services[NAME].get()
+        hand_down(settings, in_force["workers"])
+        logger.info(
+            "configuration_in_force",
+            settings=str(settings_file() or "none: the values in kaiten/settings.py"),
+            bentoml=bentoml_configuration() or "none named: the values in service.py",
+            environment=settings.environment,
+            workers=in_force["workers"],
+        )
+        try:
+            check_back_stop(settings, in_force["traffic"]["timeout"])
+            signing_secret(settings)
+            for tag in settings.serving.models:
+                ModelStore().get(tag)
+        except SetupError as error:
+            raise BentoMLException(error.message) from None
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Warm the models up beside the server, so that liveness and readiness tell them apart."""
+        parts.profiler.start()
+        self.warming = [asyncio.create_task(runner.start()) for runner in parts.runners]
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Refuse what waits and write what was profiled."""
+        await asyncio.gather(*(runner.close() for runner in parts.runners), *self.warming)
+        await asyncio.to_thread(parts.profiler.close)
+
+    async def __is_ready__(self) -> bool:
+        return parts.predictor.ready
+
+    @bentoml.api(route="/predict")
+    async def predict(
+        self, inputs: list[str], top_k: int = 1, model: str | None = None
+    ) -> PredictV2Response:
+        """Classify several texts: POST /api/v2/predict for BentoML's own clients."""
+        return await for_bentoml(parts.predictor.many(inputs, top_k, model))
+
+
+# mypy passes over what a decorator makes of a class.
+Kaiten.add_asgi_middleware(Edge, parts=lambda: parts.edge)  # type: ignore[attr-defined]
+Kaiten.mount_asgi_app(routes.app())  # type: ignore[attr-defined]

@@ -1,0 +1,141 @@
+"""Starts real servers of this checkout, and waits for what they say."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+READY_LIMIT_S = 120
+# Under the 60 seconds for which BentoML holds a request that no one answers.
+STOP_LIMIT_S = 30
+
+
+@dataclass
+class Process:
+    """A started command; its standard error is kept, line by line, as it comes."""
+
+    popen: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _ended: bool = False
+
+    def follow(self, stream: IO[str]) -> None:
+        for line in stream:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def wait_for(self, pattern: str, count: int = 1) -> list[str]:
+        """Return the lines that hold the pattern, once there are so many; fail if it ends first."""
+
+        def found() -> list[str]:
+            return [line for line in self.lines if re.search(pattern, line)]
+
+        with self._changed:
+            self._changed.wait_for(lambda: len(found()) >= count or self._ended, READY_LIMIT_S)
+            assert len(found()) >= count, "\n".join(["no " + pattern, *self.lines[-40:]])
+            return found()
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM) -> int:
+        """Signal the whole process group, as a terminal does, and return the exit code."""
+        if self.popen.poll() is None:
+            os.killpg(self.popen.pid, sign)
+        return self.popen.wait(STOP_LIMIT_S)
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A ready server."""
+
+    url: str
+    process: Process
+    env: Mapping[str, str]
+
+    def client(self, token: str | None = None) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60)
+
+    def token(self, *options: str) -> str:
+        """Make a token by the command, with the server's own environment."""
+        given = options or ("--subject", "tester", "--scope", "predict")
+        command = [str(BIN / "kaiten"), "token", *given]
+        made = subprocess.run(command, env=self.env, check=True, capture_output=True, text=True)
+        return made.stdout.strip()
+
+
+def environment(bentoml_home: Path, home: Path, **extra: str) -> dict[str, str]:
+    """Return an environment that shares nothing with the checkout's own state."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("KAITEN_", "BENTOML_"))}
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    return kept | {
+        "BENTOML_HOME": str(bentoml_home),
+        "KAITEN_HOME": str(home),
+        "PATH": path,
+        **extra,
+    }
+
+
+@contextmanager
+def running(command: Sequence[str], env: Mapping[str, str], cwd: Path = ROOT) -> Iterator[Process]:
+    """Run a command in a process group of its own, and end it whatever happens."""
+    popen = subprocess.Popen(
+        command,
+        env=env,
+        cwd=cwd,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    process = Process(popen)
+    assert popen.stderr is not None
+    reader = threading.Thread(target=process.follow, args=(popen.stderr,), daemon=True)
+    reader.start()
+    try:
+        yield process
+    finally:
+        process.stop()
+        reader.join()
+        popen.stderr.close()
+
+
+@contextmanager
+def serving(env: Mapping[str, str], *options: str) -> Iterator[Server]:
+    """Run `kaiten serve` until it says that it is ready."""
+    port = free_port()
+    with running([str(BIN / "kaiten"), "serve", "--port", str(port), *options], env) as process:
+        process.wait_for(r"^Ready\.")
+        yield Server(f"http://127.0.0.1:{port}", process, env)
+
+
+def until_ready(url: str, limit: int = 10_000) -> None:
+    """Ask readiness over and over until it is green; connections wait while the server starts."""
+    transport = httpx.HTTPTransport(retries=8)
+    with httpx.Client(base_url=url, timeout=READY_LIMIT_S, transport=transport) as client:
+        assert any(client.get("/readyz").is_success for _ in range(limit))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,207 @@
+"""Starting, stopping and refusing to start, each with a process of its own."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import whylogs
+
+from tests.e2e.house import (
+    BIN,
+    ROOT,
+    Server,
+    environment,
+    free_port,
+    running,
+    serving,
+    until_ready,
+)
+
+pytestmark = pytest.mark.e2e
+SECRET = "4f1c0de5a9b87632d0e1f2a3b4c5d6e74f1c0de5a9b87632d0e1f2a3b4c5d6e7"
+
+
+def test_ctrl_c_stops_cleanly_and_profiles_are_written(bentoml_home: Path, tmp_path: Path) -> None:
+    with serving(environment(bentoml_home, tmp_path)) as server:
+        with server.client(server.token()) as client:
+            for text in ("a parcel", "my password", "where is it"):
+                client.post("/api/v1/predict", json={"text": text}).raise_for_status()
+        code = server.process.stop(signal.SIGINT)
+        log = server.process.log
+    files = list((tmp_path / "profiles" / "support-intent" / "1.0.0").iterdir())
+    columns = whylogs.DatasetProfileView.read(str(files[0])).to_pandas()
+
+    assert code == 0
+    assert "Traceback" not in log
+    assert len(files) == 1
+    assert set(columns.index) == {"text_length", "token_count", "label", "confidence"}
+    assert columns.loc["text_length", "counts/n"] == 3
+    assert columns.loc["text_length", "distribution/mean"] == pytest.approx((8 + 11 + 11) / 3)
+
+
+def test_plain_bentoml_serve_works_in_the_checkout(bentoml_home: Path, tmp_path: Path) -> None:
+    env, port = environment(bentoml_home, tmp_path), free_port()
+    with running([str(BIN / "bentoml"), "serve", "--port", str(port)], env) as process:
+        in_force = process.wait_for("configuration_in_force")[0]
+        url = f"http://127.0.0.1:{port}"
+        until_ready(url)
+        server = Server(url, process, env)
+        with server.client(server.token()) as client:
+            answer = client.post("/api/v1/predict", json={"text": "I forgot my password"})
+            metrics = client.get("/metrics").text
+
+    assert answer.json()["label"] == "login_problem"
+    assert 'model_requests_total{endpoint="/api/v1/predict"' in metrics
+    assert "kaiten.yaml" in in_force
+    assert "the values in service.py" in in_force
+
+
+def test_built_bento_serves_from_another_folder(bentoml_home: Path, tmp_path: Path) -> None:
+    store = tmp_path / "bentoml"
+    store.mkdir()
+    (store / "models").symlink_to(bentoml_home / "models")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    env = environment(store, Path(".kaiten"), KAITEN_AUTH__SECRET=SECRET)
+    # The bento's copy of the code is gone when coverage is reported.
+    env = {name: value for name, value in env.items() if not name.startswith("COVERAGE_")}
+    subprocess.run(
+        [str(BIN / "bentoml"), "build", "--version", "0.1.0"],
+        env=env,
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    port = free_port()
+    command = [str(BIN / "bentoml"), "serve", "kaiten_service:0.1.0", "--port", str(port)]
+    with running(command, env, cwd=elsewhere) as process:
+        url = f"http://127.0.0.1:{port}"
+        until_ready(url)
+        server = Server(url, process, env)
+        with server.client(server.token()) as client:
+            answer = client.post("/api/v1/predict", json={"text": "I forgot my password"})
+        in_force = process.wait_for("configuration_in_force")[0]
+        process.stop()
+
+    assert answer.json()["label"] == "login_problem"
+    assert '"environment": "production"' in in_force
+    # State lies where the server was started, never in the bento.
+    assert list((elsewhere / ".kaiten" / "profiles").rglob("*.bin"))
+    assert not list((store / "bentos").rglob(".kaiten"))
+
+
+def refusal(env: dict[str, str], cwd: Path = ROOT) -> str:
+    command = [str(BIN / "bentoml"), "serve", str(ROOT), "--port", str(free_port())]
+    done = subprocess.run(
+        command, env=env, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def test_without_a_model_it_stops_with_the_remedy(tmp_path: Path) -> None:
+    said = refusal(environment(tmp_path / "empty", tmp_path))
+
+    assert "support-intent:1.0.0" in said
+    assert "make quickstart" in said
+
+
+def test_production_without_a_secret_does_not_start(bentoml_home: Path, tmp_path: Path) -> None:
+    said = refusal(environment(bentoml_home, tmp_path, KAITEN_ENVIRONMENT="production"))
+
+    assert "auth.secret" in said
+    assert "KAITEN_AUTH__SECRET" in said
+
+
+def test_placeholder_secret_does_not_start_and_is_not_shown(
+    bentoml_home: Path, tmp_path: Path
+) -> None:
+    placeholder = "change-me-change-me-change-me-change-me"
+    said = refusal(environment(bentoml_home, tmp_path, KAITEN_AUTH__SECRET=placeholder))
+
+    assert "auth.secret" in said
+    assert placeholder not in said
+
+
+def test_port_in_use_is_told_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [str(BIN / "kaiten"), "serve", "--port", port]
+        env = environment(tmp_path, tmp_path)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert f"Port {port} can not be had" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_misspelled_setting_does_not_start(bentoml_home: Path, tmp_path: Path) -> None:
+    said = refusal(environment(bentoml_home, tmp_path, KAITEN_SERVNG__MODELS="a:1.0.0"))
+
+    assert "KAITEN_SERVNG__MODELS" in said
+    assert "KAITEN_SERVING" in said
+
+
+@pytest.fixture
+def routeless() -> list[str]:
+    """A prefix that runs a command in a network namespace that has loopback and no route."""
+    prefix = ["unshare", "--net", "--map-root-user"]
+    script = 'ip link set lo up && exec "$@"'
+    command = [*prefix, "sh", "-c", script, "sh"]
+    able = shutil.which("unshare") and shutil.which("ip")
+    if not able or subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs unshare and ip, and the right to make a network namespace")
+    return command
+
+
+ASK = """
+import http.client, json, pathlib, sys, urllib.request
+
+def refused():
+    rows = [l.split() for l in pathlib.Path("/proc/net/snmp").read_text().splitlines()]
+    names, values = [row for row in rows if row[0] == "Ip:"]
+    return int(dict(zip(names, values))["OutNoRoutes"])
+
+url, token = sys.argv[1:]
+before = refused()
+body = json.dumps({"text": "I forgot my password"}).encode()
+headers = {"Authorization": "Bearer " + token, "Content-Type": "application/json"}
+answer = urllib.request.urlopen(urllib.request.Request(url, body, headers)).read().decode()
+try:
+    http.client.HTTPConnection("192.0.2.1", 80, timeout=5).connect()
+except OSError:
+    pass
+print(json.dumps({"answer": json.loads(answer), "refused": before, "control": refused()}))
+"""
+
+
+def test_server_opens_no_outside_connection(
+    bentoml_home: Path, tmp_path: Path, routeless: list[str]
+) -> None:
+    """It answers without a route, and the kernel counts no packet that wanted one."""
+    env, port = environment(bentoml_home, tmp_path), free_port()
+    # The namespace is the server's, so the asking is done from inside it too.
+    inside = [*routeless, str(BIN / "kaiten"), "serve", "--port", str(port)]
+    with running(inside, env) as process:
+        process.wait_for(r"^Ready\.")
+        token = Server("", process, env).token()
+        url = f"http://127.0.0.1:{port}/api/v1/predict"
+        enter = ["nsenter", f"--net=/proc/{process.popen.pid}/ns/net"]
+        done = subprocess.run(
+            [*enter, sys.executable, "-c", ASK, url, token],
+            env=env,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    told = json.loads(done.stdout)
+    assert told["answer"]["label"] == "login_problem"
+    assert told["refused"] == 0
+    # The count does see an attempt: the one that was made on purpose.
+    assert told["control"] > 0

@@ -1,0 +1,12 @@
+from collections.abc import Iterator
+
+import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+
+@pytest.fixture(autouse=True)
+def logged() -> Iterator[list[EventDict]]:
+    """Keep what is logged; left to itself, structlog paints each traceback for about a second."""
+    with capture_logs() as events:
+        yield events

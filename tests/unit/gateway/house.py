@@ -1,0 +1,233 @@
+"""The gateway around trivial runners, and what the tests send it and find in it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
+
+from gateway.edge import EdgeParts, wrap
+from gateway.ports import RecordSink, Runner
+from gateway.predictions import Predictor
+from gateway.routes import Routes, for_bentoml
+from gateway.schemas import PredictV2Response
+from kaiten.cli.token import mint
+from kaiten.context import PredictionRecord
+from kaiten.settings import Auth, Gateway, Serving, Settings
+from kaiten.signing import SigningSecret
+from monitors.instruments import Instruments
+
+V1 = "/api/v1/predict"
+V2 = "/api/v2/predict"
+BENTO = "/predict"
+PREDICTIONS = (V1, V2, BENTO)
+GOOD: Mapping[str, Mapping[str, object]] = {
+    V1: {"text": "my delivery"},
+    V2: {"inputs": ["my delivery"]},
+    BENTO: {"inputs": ["my delivery"]},
+}
+LABELS = ("billing", "delivery", "account", "other")
+TAG = "intent:1.0.0"
+CANARY = "canary-4711"
+SECRET = "0123456789abcdef" * 4
+AUTH = Auth()
+LIMITS = Gateway(max_body_bytes=256 * 1024, max_inputs=8, max_text_chars=100)
+
+# Whatever JSON holds.
+Json = Any
+Content = bytes | AsyncIterator[bytes]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a runner answers for one text."""
+
+    scores: NDArray[np.float32]
+    tokens: int
+
+
+class Classifier:
+    """Scores a label by how often the text names it; a text that names none scores all evenly."""
+
+    def __init__(self, tag: str = TAG, *, ready: bool = True) -> None:
+        self.tag = tag
+        self.labels = LABELS
+        self.ready = ready
+
+    async def predict(self, inputs: Sequence[str]) -> list[Answer]:
+        return [self._answer(text.split()) for text in inputs]
+
+    def _answer(self, words: list[str]) -> Answer:
+        counts = np.array([1 + words.count(label) for label in self.labels], dtype=np.float32)
+        return Answer(counts / counts.sum(), tokens=len(words))
+
+
+class Raising(Classifier):
+    """Raises instead of answering."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    async def predict(self, inputs: Sequence[str]) -> list[Answer]:
+        raise self._error
+
+
+class Broken(Classifier):
+    """Answers with scores that are no numbers."""
+
+    async def predict(self, inputs: Sequence[str]) -> list[Answer]:
+        nothing = np.full(len(self.labels), np.nan, dtype=np.float32)
+        return [Answer(nothing, tokens=1) for _ in inputs]
+
+
+class Stuck(Classifier):
+    """Never answers, and tells that it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.dropped = False
+
+    async def predict(self, inputs: Sequence[str]) -> list[Answer]:
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.dropped = True
+        raise AssertionError
+
+
+@dataclass
+class Book:
+    """The traffic that was noted."""
+
+    started: list[str] = field(default_factory=list)
+    answered: list[tuple[str, str, int]] = field(default_factory=list)
+
+    def request_started(self, endpoint: str) -> None:
+        self.started.append(endpoint)
+
+    def request_answered(self, endpoint: str, model: str, status: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.answered.append((endpoint, model, status))
+
+
+@dataclass
+class Records:
+    """The records that were handed on."""
+
+    kept: list[PredictionRecord] = field(default_factory=list)
+
+    def put(self, records: Sequence[PredictionRecord]) -> None:
+        self.kept.extend(records)
+
+
+class House:
+    """The whole edge around the routes, or around another app in their place."""
+
+    def __init__(
+        self,
+        *runners: Runner,
+        inner: ASGIApp | None = None,
+        secret: SigningSecret | None = None,
+        request_timeout_s: float = 30,
+        sink: RecordSink | None = None,
+    ) -> None:
+        settings = Settings.model_construct(
+            serving=Serving(request_timeout_s=request_timeout_s), gateway=LIMITS, auth=AUTH
+        )
+        self.traffic = Book()
+        self.records = Records()
+        self.app = wrap(
+            inner or _routes(Predictor(runners or (Classifier(),), LIMITS)),
+            EdgeParts(
+                settings,
+                secret or SigningSecret(SECRET, development=False),
+                self.traffic,
+                sink or self.records,
+            ),
+        )
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        content: Content | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
+        client: str = "127.0.0.1",
+    ) -> httpx.Response:
+        """Send a request as it stands."""
+        # As bytes, so that a header may hold what no client of good manners sends.
+        raw = {name.encode(): _raw(value) for name, value in (headers or {}).items()}
+        transport = httpx.ASGITransport(self.app, client=(client, 4711))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://kaiten", trust_env=False
+        ) as http:
+            return await http.request(method, path, content=content, headers=raw)
+
+    async def post(
+        self,
+        path: str,
+        body: Json,
+        headers: Mapping[str, str | bytes] | None = None,
+        client: str = "127.0.0.1",
+    ) -> httpx.Response:
+        """Send a body, or a value as JSON, with a token that may ask every model."""
+        content: Content = (
+            body if isinstance(body, bytes | AsyncIterator) else json.dumps(body).encode()
+        )
+        usual: dict[str, str | bytes] = {
+            "Content-Type": "application/json",
+            "Authorization": bearer("predict"),
+        }
+        return await self.ask("POST", path, content, {**usual, **(headers or {})}, client)
+
+
+def bearer(*scopes: str, secret: str = SECRET) -> str:
+    """Return the Authorization header of a good token."""
+    return f"Bearer {mint('alice', [*scopes], timedelta(hours=1), AUTH, secret)}"
+
+
+def error_of(answer: httpx.Response) -> Json:
+    """Return what the envelope holds, once its form is checked."""
+    assert answer.headers["Content-Type"] == "application/json"
+    body = answer.json()
+    assert list(body) == ["error"]
+    error = body["error"]
+    assert list(error) == ["code", "message", "details", "request_id"]
+    assert all(list(detail) == ["field", "reason"] for detail in error["details"])
+    assert error["request_id"] == answer.headers["X-Request-ID"]
+    return error
+
+
+def fields_of(answer: httpx.Response) -> list[str]:
+    """Return the fields that the envelope names."""
+    return [detail["field"] for detail in error_of(answer)["details"]]
+
+
+def _raw(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()
+
+
+def _routes(predictor: Predictor) -> Starlette:
+    """Return our routes beside one that stands for BentoML's own."""
+
+    async def predict(request: Request) -> Response:
+        asked = await request.json()
+        many = predictor.many(asked["inputs"], asked.get("top_k", 1), asked.get("model"))
+        answer: PredictV2Response | Response = await for_bentoml(many)
+        return answer if isinstance(answer, Response) else JSONResponse(answer.model_dump())
+
+    ours = Routes(lambda: predictor, Instruments, LIMITS).app()
+    return Starlette(routes=[Route(BENTO, predict, methods=["POST"]), Mount("/", ours)])

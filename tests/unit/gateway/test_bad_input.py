@@ -1,0 +1,258 @@
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from tests.unit.gateway.house import (
+    BENTO,
+    CANARY,
+    GOOD,
+    LIMITS,
+    PREDICTIONS,
+    V1,
+    V2,
+    House,
+    Json,
+    bearer,
+    error_of,
+    fields_of,
+)
+
+LONG = CANARY + "x" * LIMITS.max_text_chars
+
+MALFORMED = {
+    "no JSON": f"text={CANARY}".encode(),
+    "cut short": f'{{"text": "{CANARY}'.encode(),
+    "more behind it": f'{{"text": "a"}} {CANARY}'.encode(),
+    "single quotes": f"{{'text': '{CANARY}'}}".encode(),
+    "empty": b"",
+    "not UTF-8": f'{{"text": "{CANARY}'.encode() + b'\xff"}',
+    "UTF-8 of a surrogate": f'{{"text": "{CANARY}'.encode() + b'\xed\xa0\x80"}',
+    "UTF-16": f'{{"text": "{CANARY}"}}'.encode("utf-16"),
+    "deeply nested": b"[" * 100_000,
+    "very long integer": b'{"text": "%s", "top_k": %s}' % (CANARY.encode(), b"1" * 5000),
+}
+
+# Each with the fields that the answer names.
+INVALID_ON_ANY_ROUTE: dict[str, tuple[Json, list[str]]] = {
+    "array": ([CANARY], ["body"]),
+    "string": (CANARY, ["body"]),
+    "number": (4711, ["body"]),
+    "null": (None, ["body"]),
+}
+INVALID_V1: dict[str, tuple[Json, list[str]]] = {
+    "no text": ({}, ["text"]),
+    "unknown field": ({"text": CANARY, "texts": CANARY}, ["texts"]),
+    "field of v2": ({"text": CANARY, "top_k": 1}, ["top_k"]),
+    "null": ({"text": None}, ["text"]),
+    "number": ({"text": 4711}, ["text"]),
+    "boolean": ({"text": True}, ["text"]),
+    "array": ({"text": [CANARY]}, ["text"]),
+    "object": ({"text": {"text": CANARY}}, ["text"]),
+    "empty": ({"text": ""}, ["text"]),
+    "blank": ({"text": " \n\t\u2003"}, ["text"]),
+    "NUL": ({"text": f"{CANARY}\x00"}, ["text"]),
+    "lone surrogate": ({"text": f"{CANARY}\ud800"}, ["text"]),
+    "too long": ({"text": LONG}, ["text"]),
+}
+INVALID_V2: dict[str, tuple[Json, list[str]]] = {
+    "no inputs": ({"top_k": 1}, ["inputs"]),
+    "field of v1": ({"text": CANARY}, ["inputs", "text"]),
+    "unknown field": ({"inputs": [CANARY], "topk": 1}, ["topk"]),
+    "inputs null": ({"inputs": None}, ["inputs"]),
+    "inputs a string": ({"inputs": CANARY}, ["inputs"]),
+    "inputs an object": ({"inputs": {"0": CANARY}}, ["inputs"]),
+    "inputs empty": ({"inputs": []}, ["inputs"]),
+    "10,000 inputs": ({"inputs": [CANARY] * 10_000}, ["inputs"]),
+    "the first of wrong types": ({"inputs": [CANARY, 1, None, [CANARY]]}, ["inputs.1"]),
+    "5,000 wrong types": ({"inputs": [1] * 5_000}, ["inputs.0"]),
+    "empty within": ({"inputs": ["", CANARY]}, ["inputs.0"]),
+    "blank within": ({"inputs": [CANARY, " \n\u2003"]}, ["inputs.1"]),
+    "NUL within": ({"inputs": [CANARY, f"{CANARY}\x00"]}, ["inputs.1"]),
+    "lone surrogate within": ({"inputs": [CANARY, f"\udfff{CANARY}"]}, ["inputs.1"]),
+    "too long within": ({"inputs": [LONG, CANARY, LONG]}, ["inputs.0", "inputs.2"]),
+    "top_k zero": ({"inputs": [CANARY], "top_k": 0}, ["top_k"]),
+    "top_k negative": ({"inputs": [CANARY], "top_k": -1}, ["top_k"]),
+    "top_k a string": ({"inputs": [CANARY], "top_k": "1"}, ["top_k"]),
+    "top_k a boolean": ({"inputs": [CANARY], "top_k": True}, ["top_k"]),
+    "top_k a float": ({"inputs": [CANARY], "top_k": 1.0}, ["top_k"]),
+    "top_k not a number": ({"inputs": [CANARY], "top_k": float("nan")}, ["top_k"]),
+    "top_k null": ({"inputs": [CANARY], "top_k": None}, ["top_k"]),
+    "model a number": ({"inputs": [CANARY], "model": 1}, ["model"]),
+    "model an array": ({"inputs": [CANARY], "model": [CANARY]}, ["model"]),
+}
+INVALID = [
+    pytest.param(path, body, fields, id=f"{path}-{name}")
+    for path, cases in [
+        (V1, INVALID_ON_ANY_ROUTE | INVALID_V1),
+        (V2, INVALID_ON_ANY_ROUTE | INVALID_V2),
+        (BENTO, INVALID_ON_ANY_ROUTE | INVALID_V2),
+    ]
+    for name, (body, fields) in cases.items()
+]
+
+
+async def assert_answers(house: House, path: str) -> None:
+    answer = await house.post(path, GOOD[path])
+    assert answer.status_code == 200
+
+
+async def in_chunks(body: bytes, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
+def told(answer: httpx.Response) -> tuple[int, str, list[str]]:
+    return answer.status_code, error_of(answer)["code"], fields_of(answer)
+
+
+@pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize("path", PREDICTIONS)
+async def test_what_is_no_json_is_malformed(path: str, content: bytes) -> None:
+    house = House()
+    answer = await house.post(path, content)
+    assert told(answer) == (400, "malformed_body", ["body"])
+    assert CANARY not in answer.text
+    await assert_answers(house, path)
+
+
+@pytest.mark.parametrize(("path", "body", "fields"), INVALID)
+async def test_what_is_invalid_is_named_and_not_quoted(
+    path: str, body: Json, fields: list[str]
+) -> None:
+    house = House()
+    answer = await house.post(path, body)
+    status, code, named = told(answer)
+    assert (status, code) == (422, "invalid_input")
+    assert sorted(named) == sorted(fields)
+    assert CANARY not in answer.text
+    assert house.records.kept == []
+    await assert_answers(house, path)
+
+
+@pytest.mark.parametrize("field", ["feld-ü", "\x00\n", "\ud800", "f" * 1000, ""])
+async def test_an_unknown_field_is_named_in_short_ascii(field: str) -> None:
+    answer = await House().post(V1, {"text": CANARY, field: CANARY})
+    assert answer.status_code == 422
+    assert answer.content.isascii()
+    assert all(len(name) <= 80 for name in fields_of(answer))
+    assert CANARY not in answer.text
+
+
+@pytest.mark.parametrize("bad", ["", "x" * (LIMITS.max_text_chars + 1)])
+async def test_the_answer_names_a_few_fields_of_very_many(bad: str) -> None:
+    answer = await House().post(V2, {"inputs": [bad] * LIMITS.max_inputs * 200})
+    assert answer.status_code == 422
+    assert 1 <= len(fields_of(answer)) <= 20
+
+
+@pytest.mark.parametrize("path", [V2, BENTO])
+async def test_the_largest_request_is_answered(path: str) -> None:
+    body = {"inputs": ["x" * LIMITS.max_text_chars] * LIMITS.max_inputs}
+    answer = await House().post(path, body)
+    assert len(answer.json()["predictions"]) == LIMITS.max_inputs
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "",
+        "text/plain",
+        "application/jsonlines",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=application/json",
+        "application/vnd.bentoml+pickle",
+        "application/vnd.bentoml+pickle; application/json",
+    ],
+)
+@pytest.mark.parametrize("path", PREDICTIONS)
+async def test_other_content_types_are_not_taken(path: str, content_type: str) -> None:
+    house = House()
+    answer = await house.post(path, GOOD[path], {"Content-Type": content_type})
+    assert told(answer) == (415, "unsupported_content_type", ["Content-Type"])
+    await assert_answers(house, path)
+
+
+@pytest.mark.parametrize("path", PREDICTIONS)
+async def test_a_body_needs_a_content_type(path: str) -> None:
+    allowed = {"Authorization": bearer("predict")}
+    answer = await House().ask("POST", path, json.dumps(GOOD[path]).encode(), allowed)
+    assert told(answer) == (415, "unsupported_content_type", ["Content-Type"])
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
+@pytest.mark.parametrize("path", PREDICTIONS)
+async def test_json_is_taken_however_it_is_written(path: str, content_type: str) -> None:
+    answer = await House().post(path, GOOD[path], {"Content-Type": content_type})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("path", PREDICTIONS)
+async def test_a_body_that_declares_too_much_is_not_read(path: str) -> None:
+    read: list[bytes] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        read.append(b"{}")
+        yield b"{}"
+
+    house = House()
+    declared = {"Content-Length": str(LIMITS.max_body_bytes + 1)}
+    answer = await house.post(path, body(), declared)
+    assert told(answer) == (413, "body_too_large", ["body"])
+    assert read == []
+    await assert_answers(house, path)
+
+
+@pytest.mark.parametrize("path", PREDICTIONS)
+async def test_a_body_that_comes_in_chunks_is_read_to_the_limit(path: str) -> None:
+    read: list[int] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            read.append(LIMITS.max_body_bytes // 4)
+            yield b" " * read[-1]
+
+    house = House()
+    answer = await house.post(path, body())
+    assert told(answer) == (413, "body_too_large", ["body"])
+    assert sum(read) <= LIMITS.max_body_bytes * 5 / 4
+    await assert_answers(house, path)
+
+
+@pytest.mark.parametrize("path", PREDICTIONS)
+async def test_a_body_in_chunks_up_to_the_limit_is_answered(path: str) -> None:
+    body = json.dumps(GOOD[path]).encode().ljust(LIMITS.max_body_bytes)
+    answer = await House().post(path, in_chunks(body, 60_000))
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("length", ["abc", "-1", "1e3", "0x10", "1 2", b"\xb2", "9" * 5000])
+@pytest.mark.parametrize("path", PREDICTIONS)
+async def test_a_content_length_that_is_no_length_is_refused(
+    path: str, length: str | bytes
+) -> None:
+    house = House()
+    answer = await house.post(path, GOOD[path], {"Content-Length": length})
+    assert 400 <= answer.status_code < 500
+    assert fields_of(answer)
+    await assert_answers(house, path)
+
+
+async def test_the_app_gets_the_whole_body_at_once() -> None:
+    messages: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        messages.append(await receive())
+        await PlainTextResponse("")(scope, receive, send)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"text'
+        yield b'": "billing"}'
+
+    await House(inner=app).post(V1, body())
+    assert messages == [
+        {"type": "http.request", "body": b'{"text": "billing"}', "more_body": False}
+    ]

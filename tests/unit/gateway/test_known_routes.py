@@ -1,0 +1,22 @@
+"""Nothing passes that is not listed to the letter."""
+
+import pytest
+
+from gateway.access import ROUTES
+from tests.unit.gateway.house import House, error_of
+
+
+@pytest.mark.parametrize("path", sorted(ROUTES))
+@pytest.mark.parametrize("tail", ["%0A", "%0D", "%20", "x/", "%00", "%0A%0A", ";x"])
+async def test_a_path_with_something_behind_it_is_unknown(path: str, tail: str) -> None:
+    house = House()
+    answer = await house.ask("POST", f"{path}{tail}")
+    assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
+    assert house.traffic.answered == []
+
+
+@pytest.mark.parametrize("path", sorted(ROUTES))
+async def test_other_methods_are_told_which_are_allowed(path: str) -> None:
+    answer = await House().ask("PATCH", path)
+    assert (answer.status_code, error_of(answer)["code"]) == (405, "method_not_allowed")
+    assert answer.headers["Allow"] == ", ".join(ROUTES[path].methods)

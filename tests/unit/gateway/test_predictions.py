@@ -1,0 +1,162 @@
+from datetime import datetime
+
+import pytest
+
+from tests.unit.gateway.house import (
+    BENTO,
+    CANARY,
+    LABELS,
+    TAG,
+    V1,
+    V2,
+    Classifier,
+    House,
+    Json,
+    error_of,
+)
+
+MANY = (V2, BENTO)
+
+
+def labels_of(prediction: Json) -> list[str]:
+    return [each["label"] for each in prediction["top_k"]]
+
+
+async def test_v1_tells_the_most_probable_label() -> None:
+    answer = await House().post(V1, {"text": "delivery delivery delivery account"})
+    body = answer.json()
+    assert answer.status_code == 200
+    assert datetime.fromisoformat(body.pop("timestamp")).utcoffset() is not None
+    assert body.pop("confidence") == pytest.approx(4 / 8)
+    assert body == {
+        "result": 1,
+        "label": "delivery",
+        "model": TAG,
+        "request_id": answer.headers["X-Request-ID"],
+    }
+
+
+@pytest.mark.parametrize("path", MANY)
+async def test_v2_tells_a_prediction_for_each_text(path: str) -> None:
+    answer = await House().post(path, {"inputs": ["account account"], "top_k": 2})
+    body = answer.json()
+    assert answer.status_code == 200
+    assert body == {
+        "model": TAG,
+        "request_id": answer.headers["X-Request-ID"],
+        "predictions": [
+            {
+                "label": "account",
+                "index": 2,
+                "score": pytest.approx(3 / 6),
+                "top_k": [
+                    {"label": "account", "index": 2, "score": pytest.approx(3 / 6)},
+                    {"label": "billing", "index": 0, "score": pytest.approx(1 / 6)},
+                ],
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize("path", MANY)
+async def test_answers_come_in_the_order_of_the_inputs(path: str) -> None:
+    inputs = [*LABELS, *reversed(LABELS)]
+    answer = await House().post(path, {"inputs": inputs})
+    assert [each["label"] for each in answer.json()["predictions"]] == inputs
+
+
+@pytest.mark.parametrize("path", MANY)
+async def test_top_k_is_one_unless_asked(path: str) -> None:
+    answer = await House().post(path, {"inputs": ["billing"]})
+    assert labels_of(answer.json()["predictions"][0]) == ["billing"]
+
+
+@pytest.mark.parametrize("path", MANY)
+async def test_top_k_comes_most_probable_first(path: str) -> None:
+    text = "other other other account account billing"
+    answer = await House().post(path, {"inputs": [text], "top_k": 4})
+    prediction = answer.json()["predictions"][0]
+    assert labels_of(prediction) == ["other", "account", "billing", "delivery"]
+    assert prediction["label"] == "other"
+
+
+@pytest.mark.parametrize("top_k", [4, 5, 1000, 10**30])
+async def test_top_k_ends_at_the_number_of_labels(top_k: int) -> None:
+    answer = await House().post(V2, {"inputs": ["delivery"], "top_k": top_k})
+    assert sorted(labels_of(answer.json()["predictions"][0])) == sorted(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("text", "order"),
+    [
+        ("none of them", ["billing", "delivery", "account", "other"]),
+        ("other account", ["account", "other", "billing", "delivery"]),
+    ],
+)
+async def test_equal_scores_come_in_the_order_of_the_labels(text: str, order: list[str]) -> None:
+    answer = await House().post(V2, {"inputs": [text], "top_k": 4})
+    assert labels_of(answer.json()["predictions"][0]) == order
+
+
+@pytest.mark.parametrize(
+    ("model", "answers"),
+    [
+        (None, "intent:1.0.0"),
+        ("intent", "intent:1.0.0"),
+        ("intent:1.0.0", "intent:1.0.0"),
+        ("topic", "topic:2.1.0"),
+        ("topic:2.1.0", "topic:2.1.0"),
+    ],
+)
+@pytest.mark.parametrize("path", MANY)
+async def test_a_model_is_asked_by_name_or_version(
+    path: str, model: str | None, answers: str
+) -> None:
+    house = House(Classifier("intent:1.0.0"), Classifier("topic:2.1.0"))
+    answer = await house.post(path, {"inputs": ["billing"], "model": model})
+    assert answer.json()["model"] == answers
+
+
+async def test_v1_asks_the_first_model() -> None:
+    house = House(Classifier("topic:2.1.0"), Classifier("intent:1.0.0"))
+    assert (await house.post(V1, {"text": "billing"})).json()["model"] == "topic:2.1.0"
+
+
+@pytest.mark.parametrize("model", ["intent:9.9.9", "Intent", "intent:", CANARY])
+@pytest.mark.parametrize("path", MANY)
+async def test_an_unknown_model_is_answered_with_those_served(path: str, model: str) -> None:
+    house = House(Classifier("topic:2.1.0"), Classifier("intent:1.0.0"))
+    answer = await house.post(path, {"inputs": ["billing"], "model": model})
+    error = error_of(answer)
+    assert (answer.status_code, error["code"]) == (404, "unknown_model")
+    assert error["details"] == [
+        {"field": "model", "reason": "is not served here; served: intent:1.0.0, topic:2.1.0"}
+    ]
+    assert CANARY not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [(V1, {"text": "my über delivery"}), (V2, {"inputs": ["my über delivery"]})]
+)
+async def test_a_record_measures_the_text(path: str, body: Json) -> None:
+    house = House()
+    await house.post(path, body)
+    (record,) = house.records.kept
+    assert (record.model, record.label) == (TAG, "delivery")
+    assert (record.text_length, record.token_count) == (16, 3)
+    assert record.confidence == pytest.approx(2 / 5)
+
+
+async def test_records_hold_no_text() -> None:
+    house = House()
+    await house.post(V2, {"inputs": [CANARY, f"billing {CANARY}"]})
+    assert len(house.records.kept) == 2
+    assert CANARY not in repr(house.records.kept)
+
+
+async def test_health_tells_whether_every_model_can_answer() -> None:
+    assert (await House().ask("GET", "/health")).json()["status"] == "healthy"
+    half = House(Classifier(), Classifier("topic:2.1.0", ready=False))
+    answer = await half.ask("GET", "/health")
+    assert (answer.status_code, error_of(answer)["code"]) == (503, "not_ready")
+    assert (await half.post(V2, {"inputs": ["billing"]})).status_code == 200

@@ -1,0 +1,95 @@
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pathspec
+import pytest
+import yaml
+
+from kaiten.settings import ROOT, Section, Settings, load_settings
+
+# Secrets never stand in the file, and these two depend on where it lies.
+LEFT_OUT = {"auth.secret", "auth.secret_file", "environment", "home"}
+
+
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def decorator(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what service.py's decorator is given, by a process of its own, as it configures it."""
+    environment = {name: value for name, value in os.environ.items() if "KAITEN_" not in name}
+    environment["BENTOML_HOME"] = str(tmp_path_factory.mktemp("bentoml"))
+    code = "import json, service; print(json.dumps([service.Kaiten.name, service.Kaiten.config]))"
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    name, config = json.loads(output)
+    return {"name": name, **config}
+
+
+def test_configuration_says_what_the_decorator_says(decorator: dict[str, Any]) -> None:
+    # The address depends on the environment, which a file can not say.
+    values = {key: decorator[key] for key in decorator.keys() - {"name", "http"}}
+    assert read("configuration.yaml") == {"services": {decorator["name"]: values}}
+
+
+def test_development_listens_on_this_machine_only(decorator: dict[str, Any]) -> None:
+    assert decorator["http"] == {"host": "127.0.0.1"}
+
+
+def test_bentomls_timeout_is_above_ours(decorator: dict[str, Any]) -> None:
+    assert decorator["traffic"]["timeout"] > load_settings().serving.request_timeout_s
+
+
+def test_bento_installs_what_the_project_depends_on() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert read("bentofile.yaml")["python"]["packages"] == project["dependencies"]
+
+
+def test_bento_holds_every_module_and_no_other() -> None:
+    # The syntax of .gitignore, by the library that BentoML matches them with.
+    included = pathspec.PathSpec.from_lines("gitignore", read("bentofile.yaml")["include"])
+    tops = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    modules = {path for top in tops for path in top.rglob("*.py")} | {*ROOT.glob("*.py")}
+    found = {path for path in modules if included.match_file(path.relative_to(ROOT))}
+    packages = [path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"]
+    ours = {path for package in packages for path in package.rglob("*.py")}
+    assert found == ours | {ROOT / "service.py"}
+
+
+@pytest.mark.parametrize("name", ["kaiten.yaml", "configuration.yaml"])
+def test_bento_holds_its_settings(name: str) -> None:
+    included = pathspec.PathSpec.from_lines("gitignore", read("bentofile.yaml")["include"])
+    assert (ROOT / name).is_file()
+    assert included.match_file(name)
+
+
+def test_bento_names_the_service() -> None:
+    assert read("bentofile.yaml")["service"] == "service:Kaiten"
+
+
+def test_settings_file_states_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stated = load_settings()
+    (tmp_path / "empty.yaml").touch()
+    monkeypatch.setenv("KAITEN_CONFIG", str(tmp_path / "empty.yaml"))
+    assert load_settings() == stated
+
+
+def test_settings_file_names_every_setting_and_no_other() -> None:
+    stated = {f"{section}.{key}" for section, part in read("kaiten.yaml").items() for key in part}
+    known = set()
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.default, Section):
+            known |= {f"{name}.{key}" for key in type(field.default).model_fields}
+        else:
+            known.add(name)
+    assert known >= LEFT_OUT
+    assert stated == known - LEFT_OUT

@@ -1,0 +1,79 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kaiten.settings import ROOT
+
+OPT_OUTS = {
+    "BENTOML_DO_NOT_TRACK": "True",
+    "WHYLOGS_NO_ANALYTICS": "True",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+HEAVY = {"torch", "transformers", "onnxruntime"}
+
+
+def fresh(code: str, home: Path) -> object:
+    """Run code in a process that has nothing of this one's settings; ``found`` is what it says."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in OPT_OUTS and not name.startswith("KAITEN_")
+    }
+    environment |= {"BENTOML_HOME": str(home), "KAITEN_HOME": str(home)}
+    script = f"import json, os, sys\n{code}\nprint(json.dumps(found))"
+    output = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    found: object = json.loads(output)
+    return found
+
+
+def loaded_by(module: str, home: Path) -> set[str]:
+    """Return the packages that importing the module loads."""
+    code = (
+        "before = set(sys.modules)\n"
+        f"import {module}\n"
+        "found = sorted({name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    found = fresh(code, home)
+    assert isinstance(found, list)
+    return set(found)
+
+
+@pytest.mark.parametrize("module", ["kaiten.cli", "runners.tasks"])
+def test_frameworks_are_loaded_with_a_model_only(module: str, tmp_path: Path) -> None:
+    assert not loaded_by(module, tmp_path) & HEAVY
+
+
+def test_service_loads_no_framework_and_writes_no_file_when_imported(
+    tmp_path: Path,
+) -> None:
+    loaded = loaded_by("service", tmp_path)
+    assert {"service", "kaiten", "gateway", "runners", "monitors", "lifecycle"} <= loaded
+    assert not loaded & HEAVY
+    # BentoML makes its home's folders, empty, when it is asked where the home is.
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("preset", [{}, dict.fromkeys(OPT_OUTS, "0")])
+def test_importing_kaiten_opts_out_whatever_was_set(preset: dict[str, str], tmp_path: Path) -> None:
+    code = (
+        f"os.environ.update({preset})\n"
+        "import kaiten\n"
+        f"found = {{name: os.environ.get(name) for name in {[*OPT_OUTS]}}}"
+    )
+    assert fresh(code, tmp_path) == OPT_OUTS
+
+
+def test_errors_need_only_the_standard_library(tmp_path: Path) -> None:
+    assert loaded_by("kaiten.errors", tmp_path) - sys.stdlib_module_names == {"kaiten"}
