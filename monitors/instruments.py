@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -67,6 +68,7 @@ class Instruments:
         self._registry = registry = CollectorRegistry()
         if directory is not None:
             _forget_dead_workers(Path(directory))
+        self._models = _ModelInstruments(registry)
         self._requests = Counter(
             "model_requests_total",
             "Requests to a model's route, by the status that the caller saw.",
@@ -87,47 +89,6 @@ class Instruments:
             multiprocess_mode="livesum",
             registry=registry,
         )
-        self.batch_size = Histogram(
-            "model_batch_size", "Items in a batch.", _MODEL, buckets=_SIZES, registry=registry
-        )
-        self.batch_tokens = Histogram(
-            "model_batch_tokens",
-            "Tokens that a batch computed, padding included.",
-            _MODEL,
-            buckets=_TOKENS,
-            registry=registry,
-        )
-        self.padding = Histogram(
-            "model_batch_padding_ratio",
-            "The share of a batch's tokens that was padding.",
-            _MODEL,
-            buckets=_SHARES,
-            registry=registry,
-        )
-        self.queue_seconds = Histogram(
-            "model_queue_seconds",
-            "How long an item waited for its batch.",
-            _MODEL,
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.inference_seconds = Histogram(
-            "model_inference_seconds",
-            "How long a batch took, from the queue to its predictions.",
-            _MODEL,
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.queue_items = Gauge(
-            "model_queue_items",
-            "Items that wait now.",
-            _MODEL,
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.batch_failures = Counter(
-            "model_batch_failures_total", "Batches that raised.", _MODEL, registry=registry
-        )
         self._records_dropped = Counter(
             "model_profile_records_dropped_total",
             "Answers that were not profiled, because the profiler was behind.",
@@ -136,7 +97,7 @@ class Instruments:
 
     def observer(self, tag: str) -> "ModelObserver":
         """Return what a runner tells of the model ``name:version``."""
-        return ModelObserver(self, *tags.split(tag))
+        return ModelObserver(self._models, *tags.split(tag))
 
     def request_started(self, endpoint: str) -> None:
         """Note that a request to a model's route is being handled."""
@@ -163,10 +124,42 @@ class Instruments:
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
+class _ModelInstruments:
+    """The instruments that are labelled by model and version."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        histogram = partial(Histogram, labelnames=_MODEL, registry=registry)
+        self.batch_size = histogram("model_batch_size", "Items in a batch.", buckets=_SIZES)
+        self.batch_tokens = histogram(
+            "model_batch_tokens", "Tokens that a batch computed, with padding.", buckets=_TOKENS
+        )
+        self.padding = histogram(
+            "model_batch_padding_ratio", "The share of them that was padding.", buckets=_SHARES
+        )
+        self.queue_seconds = histogram(
+            "model_queue_seconds", "How long an item waited for its batch.", buckets=_SECONDS
+        )
+        self.inference_seconds = histogram(
+            "model_inference_seconds",
+            "From the queue to its predictions.",
+            buckets=_SECONDS,
+        )
+        self.queue_items = Gauge(
+            "model_queue_items",
+            "Items that wait now, to be prepared or for their batch.",
+            _MODEL,
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.batch_failures = Counter(
+            "model_batch_failures_total", "Batches that raised.", _MODEL, registry=registry
+        )
+
+
 class ModelObserver:
     """Turns what one model's runner tells into metrics."""
 
-    def __init__(self, instruments: Instruments, name: str, version: str) -> None:
+    def __init__(self, instruments: _ModelInstruments, name: str, version: str) -> None:
         model = (name, version)
         self._queue_items = instruments.queue_items.labels(*model)
         self._size = instruments.batch_size.labels(*model)
