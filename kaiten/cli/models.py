@@ -52,9 +52,9 @@ def list_models(
     if as_json:
         typer.echo(json.dumps([card.model_dump(mode="json") for card in cards]))
         return
-    whole = Column("model", no_wrap=True)
-    table = Table(whole, "task", "labels", "max length", "registered", box=SIMPLE)
+    whole = [Column(name, no_wrap=True) for name in ("model", "task")]
+    table = Table(*whole, "labels", "tokens", "registered", box=SIMPLE, pad_edge=False)
     for card in cards:
-        registered = f"{card.registered_at:%Y-%m-%d %H:%M}"
+        registered = f"{card.registered_at:%Y-%m-%d}"
         table.add_row(card.tag, card.task, str(len(card.labels)), str(card.max_length), registered)
     Console().print(table if cards else "No models yet. Make one: make quickstart")
