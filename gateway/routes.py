@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TypeVar, cast
 
 from pydantic import BaseModel
@@ -12,7 +13,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.errors import error_response
-from gateway.openapi import DOCS_PAGE, document
+from gateway.openapi import DOCS_PAGE, Json, document
 from gateway.parsing import parse
 from gateway.ports import MetricsSource
 from gateway.predictions import Predictor
@@ -73,7 +74,12 @@ class Routes:
 
     async def openapi(self, _: Request) -> Response:
         """Give the OpenAPI document of every route."""
-        return JSONResponse(document(self._limits))
+        return JSONResponse(self._document)
+
+    @cached_property
+    def _document(self) -> Json:
+        """The document, made when it is first asked for: this route is open to all."""
+        return document(self._limits)
 
     async def docs(self, _: Request) -> Response:
         """Show the document; the page's own parts come from this server."""

@@ -1,4 +1,4 @@
-"""The request at hand: set once by the outermost middleware, read by logs, metrics and profiles."""
+"""The request at hand: made by the outermost middleware, filled in further in, read by logs."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -40,7 +40,6 @@ class RequestContext:
     """What is known of a request; filled in as it walks inwards."""
 
     request_id: str
-    endpoint: str | None
     principal: Principal | None = None
     model: str | None = None
     enveloped: bool = False

@@ -254,24 +254,6 @@ def check_back_stop(settings: Settings, timeout_s: float | None) -> None:
         raise InvalidSettings([Detail("serving.request_timeout_s", reason)], "BentoML's settings")
 
 
-def secret_of(auth: Auth) -> str | None:
-    """Return the configured signing secret, from the setting or its file; None where there is none.
-
-    InvalidSettings for a file that can not be read or that holds a placeholder.
-    """
-    if auth.secret is not None:
-        return auth.secret.get_secret_value()
-    if auth.secret_file is None:
-        return None
-    try:
-        secret = auth.secret_file.read_text(encoding="utf-8").strip()
-        check_secret(secret)
-    except (OSError, ValueError) as error:
-        problem = Detail("auth.secret_file", f"{auth.secret_file}: {error}")
-        raise InvalidSettings([problem], "secret file") from None
-    return secret
-
-
 def check_secret(secret: str) -> None:
     """Raise ValueError for a secret that is short, repetitive or a placeholder."""
     remedy = "make one with `openssl rand -hex 32`"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.settings import Settings, check_secret, secret_of
+from kaiten.settings import Auth, Settings, check_secret
 
 ALGORITHM = "HS256"
 DEVELOPMENT_SECRET_FILE = "development.secret"  # noqa: S105  the file's name
@@ -45,6 +45,24 @@ def signing_secret(settings: Settings) -> SigningSecret:
         file = settings.home / DEVELOPMENT_SECRET_FILE
         problem = Detail("home", f"{file} is broken; delete it, and a new one is made")
     raise InvalidSettings([problem], "KAITEN_HOME")
+
+
+def secret_of(auth: Auth) -> str | None:
+    """Return the configured signing secret, from the setting or its file; None where there is none.
+
+    InvalidSettings for a file that can not be read or that holds a placeholder.
+    """
+    if auth.secret is not None:
+        return auth.secret.get_secret_value()
+    if auth.secret_file is None:
+        return None
+    try:
+        secret = auth.secret_file.read_text(encoding="utf-8").strip()
+        check_secret(secret)
+    except (OSError, ValueError) as error:
+        problem = Detail("auth.secret_file", f"{auth.secret_file}: {error}")
+        raise InvalidSettings([problem], "secret file") from None
+    return secret
 
 
 def _development_secret(home: Path) -> str:

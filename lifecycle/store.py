@@ -72,7 +72,8 @@ class ModelStore:
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-        return self.get(card.tag)
+        # Verified above; a load verifies the files again.
+        return StoredModel(card, self._folders()[card.tag])
 
     def _folders(self) -> dict[str, Path]:
         """Return the folder of each tag. bentoml.models.get would take a prefix of a version."""

@@ -1,4 +1,4 @@
-"""Gives each request its id and its route template, for everything further in."""
+"""Gives each request its id, for everything further in."""
 
 import re
 import uuid
@@ -6,7 +6,6 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.access import ROUTES
 from kaiten.context import RequestContext, bind
 
 HEADER = "X-Request-ID"
@@ -23,8 +22,7 @@ class RequestContextMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sent = Headers(scope=scope).get(HEADER, "")
         request_id = sent if _ACCEPTED.fullmatch(sent) else uuid.uuid4().hex
-        path = scope["path"]
-        bind(RequestContext(request_id, endpoint=path if path in ROUTES else None))
+        bind(RequestContext(request_id))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

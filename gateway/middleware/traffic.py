@@ -26,10 +26,11 @@ class TrafficMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = current()
-        access = ROUTES.get(scope["path"])
-        endpoint = scope["path"] if access is not None and access.model_route else None
-        if endpoint is not None:
-            self._traffic.request_started(endpoint)
+        path = scope["path"]
+        access = ROUTES.get(path)
+        counted = access is not None and access.model_route
+        if counted:
+            self._traffic.request_started(path)
         started = time.perf_counter()
         # Stays so where the server itself ends the request before the answer begins.
         status = _NO_ANSWER
@@ -44,8 +45,8 @@ class TrafficMiddleware:
             await self._app(scope, receive, send_and_note)
         finally:
             seconds = time.perf_counter() - started
-            if endpoint is not None:
-                self._traffic.request_answered(endpoint, context.model or "", status, seconds)
+            if counted:
+                self._traffic.request_answered(path, context.model or "", status, seconds)
             if status < FIRST_ERROR_STATUS:
                 self._sink.put(context.records)
             # Probes come by the second; what a model is asked and what is unknown matters.
@@ -54,7 +55,8 @@ class TrafficMiddleware:
                 level,
                 "request",
                 method=scope["method"],
-                endpoint=context.endpoint,
+                # Never a path that the caller invented: it may hold anything.
+                endpoint=None if access is None else path,
                 status=status,
                 duration_ms=round(seconds * 1000, 3),
                 model=context.model,

@@ -18,9 +18,9 @@ from kaiten.settings import (
     hand_down,
     load_settings,
     metrics_directory,
-    secret_of,
     settings_file,
 )
+from kaiten.signing import secret_of
 
 SECRET = "8f14e45fceea167a5a36dedd4bea2543"
 

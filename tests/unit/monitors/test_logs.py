@@ -35,7 +35,7 @@ def fail_again() -> None:
 
 
 logger.info("outside_a_request", number=1, thing=object(), text="ü\\nsecond line")
-bind(RequestContext("request-1", endpoint=None))
+bind(RequestContext("request-1"))
 logger.debug("details")
 logger.info("inside_a_request")
 logger.warning("warned")
