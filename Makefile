@@ -8,6 +8,8 @@ PYTHON ?= $(shell for name in python3 python3.12 python3.11; do \
 	&& { echo $$name; break; }; done)
 PORT ?= 3000
 MODEL ?=
+BENCH ?=
+SUITE ?= all
 QUICKSTART := support-intent:1.0.0
 BIN := .venv/bin
 ENV := .venv/.installed
@@ -28,6 +30,14 @@ quickstart: $(ENV)  ## make and register the quickstart model, support-intent:1.
 .PHONY: test
 test: $(ENV)  ## run all tests, with branch coverage
 	$(BIN)/pytest --cov --cov-report=term
+
+.PHONY: bench
+bench: $(ENV)  ## measure against peers and the hardware; 90 minutes, needs wrk; BENCH=--quick for a try
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+.PHONY: acceptance
+acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes) or all, against a real server
+	@$(BIN)/python -m tests.acceptance $(SUITE)
 
 .PHONY: check
 check: $(ENV)  ## ruff, mypy strict, import contracts

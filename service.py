@@ -1,6 +1,8 @@
 """The BentoML service: builds the parts from the settings and joins them."""
 
 import asyncio
+import gc
+import signal
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import structlog
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.utils.analytics import usage_stats
 from bentoml.exceptions import BentoMLException
+from opentelemetry.util.http import ExcludeList
 
 from gateway.edge import Edge, EdgeParts
 from gateway.predictions import Predictor
@@ -39,6 +42,10 @@ usage_stats.do_not_track.cache_clear()
 # BentoML has one directory for the metrics of all servers, and clears it when one starts.
 shared = Path(BentoMLContainer.prometheus_multiproc_dir.get())
 BentoMLContainer.prometheus_multiproc_dir.set(str(own_directory(shared)))
+
+# Without an exporter, a trace costs each request more than the rest of the edge, for nobody.
+if BentoMLContainer.tracing.exporter_type.get() is None:
+    BentoMLContainer.tracing_excluded_urls.set(ExcludeList([".*"]))
 
 # Not plain "kaiten": `bentoml serve kaiten:1.2.3` would first import the package of that name, from
 # wherever it is installed, and then serve the bento with that code.
@@ -76,14 +83,20 @@ class Parts:
     @cached_property
     def edge(self) -> EdgeParts:
         secret = signing_secret(self.settings)
-        return EdgeParts(self.settings, secret, self.instruments, self.profiler)
+        handlers = routes.direct()
+        return EdgeParts(self.settings, secret, handlers, self.instruments, self.profiler)
 
     def _runner(self, tag: str) -> Runner:
         model = ModelStore().get(tag)
         card, settings = model.card, self.settings
         task = find_task(card.task).load(model.folder, card.max_length, settings.runners)
         observer = self.instruments.observer(tag)
-        return Runner(tag, card.labels, task, settings.batching, observer)
+        return Runner(tag, card.labels, task, settings.batching, observer, _end_worker)
+
+
+def _end_worker() -> None:
+    """End this process in good order: its supervisor starts another."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 try:
@@ -138,6 +151,9 @@ class Kaiten:
         """Warm the models up beside the server, so that liveness and readiness tell them apart."""
         parts.profiler.start()
         self.warming = [asyncio.create_task(runner.start()) for runner in parts.runners]
+        # What is here by now stays: the collector need not walk through it again and again.
+        gc.collect()
+        gc.freeze()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

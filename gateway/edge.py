@@ -1,6 +1,6 @@
 """The middleware around every route of the process, in order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.middleware.authentication import AuthenticationMiddleware
 from gateway.middleware.body import BodyMiddleware
 from gateway.middleware.deadline import DeadlineMiddleware
+from gateway.middleware.direct import DirectMiddleware
 from gateway.middleware.errors import ErrorsMiddleware
 from gateway.middleware.known_routes import KnownRoutesMiddleware
 from gateway.middleware.request_context import RequestContextMiddleware
@@ -23,6 +24,7 @@ class EdgeParts:
 
     settings: Settings
     secret: SigningSecret
+    handlers: Mapping[str, ASGIApp]
     traffic: Traffic
     sink: RecordSink
 
@@ -30,6 +32,7 @@ class EdgeParts:
 def wrap(app: ASGIApp, parts: EdgeParts) -> ASGIApp:
     """Return the app with the middleware around it; the first line here is the innermost."""
     settings = parts.settings
+    app = DirectMiddleware(app, parts.handlers)
     # After authentication: an unknown caller makes us read no body.
     app = BodyMiddleware(app, settings.gateway.max_body_bytes)
     app = AuthenticationMiddleware(app, settings.auth, parts.secret)
@@ -40,7 +43,7 @@ def wrap(app: ASGIApp, parts: EdgeParts) -> ASGIApp:
     # Around all that may refuse.
     app = ErrorsMiddleware(app)
     # Sees the status that the caller sees.
-    app = TrafficMiddleware(app, parts.traffic, parts.sink)
+    app = TrafficMiddleware(app, parts.traffic, parts.sink, settings.logging.requests_per_s)
     # Outermost: everything else reads the context.
     return RequestContextMiddleware(app)
 

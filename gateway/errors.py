@@ -74,7 +74,7 @@ def envelope(
 
 def _headers(error: Exception) -> dict[str, str]:
     match error:
-        case errors.QueueFull():
+        case errors.QueueFull() | errors.DeadlineExceeded():
             return {"Retry-After": str(error.retry_after_s)}
         case errors.MethodNotAllowed():
             return {"Allow": ", ".join(error.allowed)}

@@ -17,6 +17,14 @@ class Classified(Protocol):
         """Probabilities, shape (labels,)."""
 
     @property
+    def index(self) -> int:
+        """The most probable label's; the first of equals."""
+
+    @property
+    def confidence(self) -> float:
+        """Its probability."""
+
+    @property
     def tokens(self) -> int:
         """The length that was computed, in tokens."""
 
@@ -36,8 +44,15 @@ class Runner(Protocol):
     def ready(self) -> bool:
         """Whether it can answer now."""
 
-    async def predict(self, inputs: Sequence[str]) -> Sequence[Classified]:
-        """Return an answer for each text, in order; QueueFull, NotReady or InferenceFailed."""
+    @property
+    def drain_seconds(self) -> int:
+        """What all that waits for it takes, in whole seconds, at least 1."""
+
+    async def predict(self, inputs: Sequence[str], deadline: float) -> Sequence[Classified]:
+        """Return an answer for each text, in order; ``deadline`` by time.monotonic().
+
+        QueueFull, DeadlineExceeded, NotReady or InferenceFailed.
+        """
 
 
 class Traffic(Protocol):

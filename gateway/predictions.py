@@ -1,5 +1,6 @@
 """The one handler behind every prediction route."""
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -15,7 +16,7 @@ from gateway.schemas import (
 )
 from kaiten import tags
 from kaiten.context import PredictionRecord, RequestContext, current
-from kaiten.errors import NotReady, Unauthenticated, UnknownModel
+from kaiten.errors import InferenceFailed, NotReady, Unauthenticated, UnknownModel
 from kaiten.settings import Gateway
 
 
@@ -37,11 +38,10 @@ class Predictor:
         check_lengths({"text": text}, self._limits)
         runner, context = self._admit(None)
         answer = (await self._predict(runner, [text], context))[0]
-        index = int(answer.scores.argmax())
         return PredictV1Response(
-            result=index,
-            label=runner.labels[index],
-            confidence=float(answer.scores[index]),
+            result=answer.index,
+            label=runner.labels[answer.index],
+            confidence=answer.confidence,
             model=runner.tag,
             request_id=context.request_id,
             timestamp=datetime.now(UTC),
@@ -55,7 +55,7 @@ class Predictor:
         check_lengths({f"inputs.{index}": text for index, text in enumerate(texts)}, self._limits)
         runner, context = self._admit(model)
         answers = await self._predict(runner, texts, context)
-        return PredictV2Response(
+        return PredictV2Response.model_construct(
             model=runner.tag,
             request_id=context.request_id,
             predictions=[_prediction(answer, runner.labels, top_k) for answer in answers],
@@ -73,23 +73,25 @@ class Predictor:
         if not runner.ready:
             raise NotReady
         context.model = runner.tag
+        context.retry_after_s = runner.drain_seconds
         return runner, context
 
     async def _predict(
         self, runner: Runner, texts: Sequence[str], context: RequestContext
     ) -> Sequence[Classified]:
-        answers = await runner.predict(texts)
-        for text, answer in zip(texts, answers, strict=True):
-            index = int(answer.scores.argmax())
-            context.records.append(
-                PredictionRecord(
-                    model=runner.tag,
-                    text_length=len(text),
-                    token_count=answer.tokens,
-                    label=runner.labels[index],
-                    confidence=float(answer.scores[index]),
-                )
+        answers = await runner.predict(texts, context.deadline)
+        if not all(math.isfinite(answer.confidence) for answer in answers):
+            raise InferenceFailed
+        context.records += [
+            PredictionRecord(
+                model=runner.tag,
+                text_length=len(text),
+                token_count=answer.tokens,
+                label=runner.labels[answer.index],
+                confidence=answer.confidence,
             )
+            for text, answer in zip(texts, answers, strict=True)
+        ]
         return answers
 
 
@@ -99,10 +101,18 @@ def _names(tag: str) -> tuple[str, str]:
 
 
 def _prediction(answer: Classified, labels: Sequence[str], top_k: int) -> Prediction:
-    # A stable sort, so that equal scores come in the order of the labels.
-    order = np.argsort(-answer.scores, kind="stable")[:top_k]
+    order = [answer.index]
+    if top_k > 1:
+        # A stable sort, so that equal scores come in the order of the labels.
+        order = np.argsort(-answer.scores, kind="stable")[:top_k].tolist()
+    # Constructed unchecked: checking each label once more would cost more than making it.
     ranked = [
-        ScoredLabel(label=labels[index], index=int(index), score=float(answer.scores[index]))
+        ScoredLabel.model_construct(
+            label=labels[index], index=index, score=float(answer.scores[index])
+        )
         for index in order
     ]
-    return Prediction(**ranked[0].model_dump(), top_k=ranked)
+    first = ranked[0]
+    return Prediction.model_construct(
+        label=first.label, index=first.index, score=first.score, top_k=ranked
+    )

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import error_response
 from gateway.openapi import DOCS_PAGE, Json, document
@@ -37,12 +38,14 @@ class Routes:
         self._metrics = metrics
         self._limits = limits
 
+    def direct(self) -> dict[str, ASGIApp]:
+        """Return the handlers that the edge calls itself, by path."""
+        return {"/api/v1/predict": self.predict_v1, "/api/v2/predict": self.predict_v2}
+
     def app(self) -> Starlette:
-        """Return the app to mount at the root."""
+        """Return the app to mount at the root, for all other routes of ours."""
         return Starlette(
             routes=[
-                Route("/api/v1/predict", self.predict_v1, methods=["POST"]),
-                Route("/api/v2/predict", self.predict_v2, methods=["POST"]),
                 Route("/health", self.health),
                 Route("/metrics", self.metrics),
                 Route("/docs.json", self.openapi),
@@ -51,15 +54,17 @@ class Routes:
             ]
         )
 
-    async def predict_v1(self, request: Request) -> Response:
-        """Answer for one text."""
-        body = parse(await request.body(), PredictV1Request)
-        return _json(await self._predictor().one(body.text))
+    async def predict_v1(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer for one text; the body comes whole, from the middleware that has read it."""
+        body = parse((await receive())["body"], PredictV1Request)
+        answer = await self._predictor().one(body.text)
+        await _json(answer)(scope, receive, send)
 
-    async def predict_v2(self, request: Request) -> Response:
+    async def predict_v2(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer for several texts."""
-        body = parse(await request.body(), PredictV2Request)
-        return _json(await self._predictor().many(body.inputs, body.top_k, body.model))
+        body = parse((await receive())["body"], PredictV2Request)
+        answer = await self._predictor().many(body.inputs, body.top_k, body.model)
+        await _json(answer)(scope, receive, send)
 
     async def health(self, _: Request) -> Response:
         """Tell whether the service can answer."""

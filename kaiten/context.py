@@ -1,5 +1,6 @@
 """The request at hand: made by the outermost middleware, filled in further in, read by logs."""
 
+import math
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -43,6 +44,9 @@ class RequestContext:
     principal: Principal | None = None
     model: str | None = None
     enveloped: bool = False
+    # When the answer is due, by time.monotonic(), and what a caller who is refused is told to wait.
+    deadline: float = math.inf
+    retry_after_s: int = 1
     records: list[PredictionRecord] = field(default_factory=list)
 
 

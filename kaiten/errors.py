@@ -184,10 +184,11 @@ class QueueFull(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """No answer within the time that a request may take, in seconds."""
+    """No answer within the time that the request may take; what had not begun was not computed."""
 
-    def __init__(self, limit_s: float) -> None:
-        super().__init__(f"No answer within {limit_s:g} seconds.")
+    def __init__(self, retry_after_s: int = 1) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__("No answer within the request's time limit; try again later.")
 
 
 class NotReady(ServiceError):

@@ -32,6 +32,7 @@ from pydantic_settings import (
 )
 
 from kaiten import tags
+from kaiten.cores import cores
 from kaiten.errors import Detail, InvalidSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,8 +90,10 @@ class Gateway(Section):
 class Batching(Section):
     """How requests share the device."""
 
-    max_batch_tokens: int = Field(4096, ge=1)
-    max_batch_size: int = Field(32, ge=1)
+    max_batch_tokens: int | None = Field(None, ge=1)
+    max_batch_size: int = Field(64, ge=1)
+    max_padding: float = Field(0.1, ge=0, lt=1)
+    max_overtaken: int = Field(8, ge=0)
     max_queue_items: int = Field(1024, ge=1)
 
 
@@ -98,6 +101,7 @@ class Runners(Section):
     """Where the models run."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    engine: Literal["auto", "onnx", "torch"] = "auto"
     threads: int = Field(0, ge=0)
 
 
@@ -129,6 +133,7 @@ class Logging(Section):
     """What is logged."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    requests_per_s: int = Field(10, ge=0)
 
 
 class _SettingsFile(YamlConfigSettingsSource):
@@ -276,17 +281,10 @@ def hand_down(settings: Settings, workers: object) -> None:
     os.environ["KAITEN_HOME"] = str(settings.home.resolve())
     if settings.auth.secret_file is not None:
         os.environ["KAITEN_AUTH__SECRET_FILE"] = str(settings.auth.secret_file.resolve())
-    cores = _cores()
-    count = workers if isinstance(workers, int) else cores if workers == "cpu_count" else 1
-    threads = settings.runners.threads or max(1, cores // count)
+    available = cores()
+    count = workers if isinstance(workers, int) else available if workers == "cpu_count" else 1
+    threads = settings.runners.threads or max(1, available // count)
     os.environ["KAITEN_RUNNERS__THREADS"] = str(threads)
-
-
-def _cores() -> int:
-    """Return the cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def environment_for(overrides: dict[str, str]) -> dict[str, str]:

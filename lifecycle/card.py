@@ -12,6 +12,21 @@ CARD_FILE = "model_card.json"
 _CHUNK_BYTES = 1 << 20
 
 
+class EngineCard(BaseModel):
+    """Which engine a version was registered for, and why; the differences are between logits.
+
+    ``max_difference`` is the largest absolute one from torch's over ``texts`` texts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    reason: str
+    texts: int = 0
+    max_difference: float | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
 class ModelCard(BaseModel):
     """What is known of one version. ``files`` maps a relative path to its SHA-256."""
 
@@ -24,6 +39,8 @@ class ModelCard(BaseModel):
     max_length: int = Field(description="The longest input, in tokens.", ge=1)
     architecture: str
     framework_versions: dict[str, str]
+    # None in cards of before there were engines; the store lists such a version, and refuses it.
+    engine: EngineCard | None = None
     registered_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     files: dict[str, str]
 

@@ -3,14 +3,15 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import semver
 
 from kaiten import tags
 from kaiten.errors import ModelRejected
-from lifecycle.card import ModelCard, sha256
+from lifecycle.card import EngineCard, ModelCard, sha256
 from lifecycle.store import ModelStore, StoredModel
 
 _KEPT_SUFFIXES = {".json", ".safetensors", ".txt", ".model", ".md", ".jinja"}
@@ -21,6 +22,21 @@ _TRAINER_LEFTOVERS = re.compile(
 )
 _UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".joblib"}
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+
+
+class EngineFacts(Protocol):
+    """The engine that the model is to be served by; EngineCard says what each field is."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def texts(self) -> int: ...
+    @property
+    def max_difference(self) -> float | None: ...
+    @property
+    def versions(self) -> Mapping[str, str]: ...
 
 
 class ModelFacts(Protocol):
@@ -34,15 +50,18 @@ class ModelFacts(Protocol):
     def architecture(self) -> str: ...
     @property
     def framework_versions(self) -> Mapping[str, str]: ...
+    @property
+    def engine(self) -> EngineFacts: ...
 
 
 class Inspector(Protocol):
     """Loads a folder as one task's model, tries it, and tells what it is.
 
+    What serving needs besides the folder's own files is written into ``made``, an empty folder.
     It raises ModelRejected for a folder that holds no model of the task.
     """
 
-    def __call__(self, folder: Path) -> ModelFacts: ...
+    def __call__(self, folder: Path, made: Path) -> ModelFacts: ...
 
 
 def register(
@@ -58,8 +77,16 @@ def register(
     if tag in store:
         raise ModelRejected("version", f"{tag} exists already", "A version never changes: raise it")
     files = select_files(folder)
-    facts = inspect(folder)
-    card = ModelCard(
+    with TemporaryDirectory(prefix="kaiten-") as made:
+        facts = inspect(folder, Path(made))
+        files |= _files_in(Path(made))
+        return store.add(_card(name, version, task, facts, files), files)
+
+
+def _card(
+    name: str, version: str, task: str, facts: ModelFacts, files: Mapping[str, Path]
+) -> ModelCard:
+    return ModelCard(
         name=name,
         version=version,
         task=task,
@@ -67,9 +94,15 @@ def register(
         max_length=facts.max_length,
         architecture=facts.architecture,
         framework_versions=dict(facts.framework_versions),
+        engine=EngineCard.model_validate(facts.engine, from_attributes=True),
         files={path: sha256(source) for path, source in files.items()},
     )
-    return store.add(card, files)
+
+
+def _files_in(folder: Path) -> dict[str, Path]:
+    """Return every file by its relative path."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in found}
 
 
 def check_name(name: str) -> None:
@@ -102,9 +135,7 @@ def select_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise ModelRejected("folder", f"{folder} is not a folder", "Give the model's local folder.")
     found = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not _passed_over(path.relative_to(folder))
+        name: path for name, path in _files_in(folder).items() if not _passed_over(PurePath(name))
     }
     _check_safe(found)
     _check_complete(found)
@@ -115,7 +146,7 @@ def select_files(folder: Path) -> dict[str, Path]:
     }
 
 
-def _passed_over(path: Path) -> bool:
+def _passed_over(path: PurePath) -> bool:
     """Return whether it is hidden, a checkpoint, a run's log or a trainer's state."""
     return (
         any(part.startswith((".", "checkpoint-")) or part == "runs" for part in path.parts)

@@ -51,6 +51,12 @@ class ModelStore:
                 f"is that of {card.tag}, not of {tag}",
                 f"Delete it (bentoml models delete {tag}) and register it again.",
             )
+        if card.engine is None:
+            raise ModelRejected(
+                CARD_FILE,
+                f"of {tag} names no engine: an older Kaiten registered it",
+                f"Delete it (bentoml models delete {tag}) and register it again.",
+            )
         card.verify(folder)
         return StoredModel(card, folder)
 

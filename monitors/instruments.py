@@ -152,7 +152,16 @@ class _ModelInstruments:
             registry=registry,
         )
         self.batch_failures = Counter(
-            "model_batch_failures_total", "Batches that raised.", _MODEL, registry=registry
+            "model_batch_failures_total",
+            "Batches, and parts of them, that raised.",
+            _MODEL,
+            registry=registry,
+        )
+        self.skipped_items = Counter(
+            "model_skipped_items_total",
+            "Items that were not computed: the caller was gone, or past the deadline.",
+            (*_MODEL, "reason"),
+            registry=registry,
         )
 
 
@@ -168,6 +177,8 @@ class ModelObserver:
         self._queue_seconds = instruments.queue_seconds.labels(*model)
         self._inference_seconds = instruments.inference_seconds.labels(*model)
         self._failures = instruments.batch_failures.labels(*model)
+        self._gone = instruments.skipped_items.labels(*model, "gone")
+        self._expired = instruments.skipped_items.labels(*model, "expired")
 
     def queue_changed(self, items: int) -> None:
         """Note how many items wait now."""
@@ -185,6 +196,11 @@ class ModelObserver:
     def batch_failed(self) -> None:
         """Note a batch that raised."""
         self._failures.inc()
+
+    def items_skipped(self, *, gone: int, expired: int) -> None:
+        """Count items that were not computed."""
+        self._gone.inc(gone)
+        self._expired.inc(expired)
 
 
 class _WithBentoNames(Collector):

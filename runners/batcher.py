@@ -1,24 +1,29 @@
 """The batcher: one queue before one device.
 
-There is no timer. The loop takes what is queued as soon as the device is free, so an idle device
-starts at once, and batches grow by themselves while it is busy.
+There is no timer. Each lane of the device takes from the queue as soon as it is free, so an idle
+device starts at once, and batches grow by themselves while it is busy.
 """
 
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from kaiten.errors import InferenceFailed, NotReady, QueueFull
+from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
 from kaiten.settings import Batching
+from runners.choice import Bounds, choose
 from runners.observer import BatchReport, Observer
 
 logger = structlog.get_logger(__name__)
+# Only so many of the oldest are looked at, so that choosing costs little however many wait.
+_WINDOW = 256
+# What the newest batch weighs in the pace that Retry-After is worked out from.
+_PACE_WEIGHT = 0.1
 
 
 class Costed(Protocol):
@@ -31,93 +36,143 @@ class Costed(Protocol):
 InputT = TypeVar("InputT")
 ItemT = TypeVar("ItemT", bound=Costed)
 ResultT = TypeVar("ResultT")
+ItemT_contra = TypeVar("ItemT_contra", contravariant=True)
+ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 
-@dataclass(slots=True)
-class _Entry(Generic[ItemT, ResultT]):
-    item: ItemT
-    answer: asyncio.Future[ResultT]
+class Compute(Protocol[ItemT_contra, ResultT_co]):
+    """Computes one batch; awaited, so that it says by itself which thread it runs on."""
+
+    async def __call__(self, batch: Sequence[ItemT_contra], *, alone: bool) -> Sequence[ResultT_co]:
+        """Return a result for each item, in order; ``alone``: nothing else computes or waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device(Generic[ItemT, ResultT]):
+    """What computes.
+
+    ``lanes`` is how many batches it computes at once, ``batch_tokens`` the padded tokens of a batch
+    that suit it.
+    """
+
+    compute: Compute[ItemT, ResultT]
+    lanes: int
+    batch_tokens: int
+
+
+@dataclass(slots=True, eq=False)
+class _Call(Generic[ResultT]):
+    """One caller, who waits for all of its results."""
+
+    answer: asyncio.Future[Sequence[ResultT]]
+    results: dict[int, ResultT]
+    size: int
     queued_at: float
+    deadline: float
+
+
+@dataclass(slots=True, eq=False)
+class _Entry(Generic[ItemT, ResultT]):
+    """One item of a call, and how many batches have taken a younger one before it."""
+
+    item: ItemT
+    call: _Call[ResultT]
+    index: int
+    overtaken: int = 0
 
 
 class Batcher(Generic[InputT, ItemT, ResultT]):
-    """Joins the items of many callers into batches, first in first out.
+    """Joins the items of many callers into batches of similar lengths.
 
-    ``prepare`` turns a caller's inputs into items, one for each. ``compute`` takes a batch of items
-    and returns a result for each, in order; one batch at a time. Both are awaited, so that they say
-    by themselves which thread the work runs on.
+    ``prepare`` turns a caller's inputs into items, one for each. ``on_death`` is told once if a
+    lane ends by an error of ours: from then on nobody is served.
     """
 
     def __init__(
         self,
         prepare: Callable[[Sequence[InputT]], Awaitable[Sequence[ItemT]]],
-        compute: Callable[[Sequence[ItemT]], Awaitable[Sequence[ResultT]]],
+        device: Device[ItemT, ResultT],
         limits: Batching,
         observer: Observer,
-        clock: Callable[[], float] = time.perf_counter,
+        *,
+        on_death: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prepare = prepare
-        self._compute = compute
+        self._device = device
         self._limits = limits
         self._observer = observer
+        self._on_death = on_death
         self._clock = clock
-        self._queue: deque[_Entry[ItemT, ResultT]] = deque()
+        self._queue: list[_Entry[ItemT, ResultT]] = []
         self._preparing = 0
-        self._in_flight: list[_Entry[ItemT, ResultT]] = []
+        self._in_flight: list[list[_Entry[ItemT, ResultT]]] = []
         self._arrived = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
+        self._lanes: list[asyncio.Task[None]] = []
         self._seconds_per_item = 0.0
+        self._ended = False
 
     @property
     def alive(self) -> bool:
-        """Whether the loop runs; once false, it stays false."""
-        return self._loop is not None and not self._loop.done()
+        """Whether every lane runs; once false, it stays false."""
+        return bool(self._lanes) and not any(lane.done() for lane in self._lanes)
+
+    @property
+    def drain_seconds(self) -> int:
+        """What all that waits takes at the measured pace, in whole seconds, at least 1."""
+        return max(1, math.ceil(self._waiting * self._seconds_per_item))
 
     def start(self) -> None:
-        """Start the loop on the running event loop."""
-        self._loop = asyncio.create_task(self._run(), name="batcher")
-        self._loop.add_done_callback(self._stopped)
+        """Start the lanes on the running event loop."""
+        for number in range(self._device.lanes):
+            lane = asyncio.create_task(self._lane(), name=f"batcher-{number}")
+            lane.add_done_callback(self._stopped)
+            self._lanes.append(lane)
 
     async def close(self) -> None:
-        """Stop the loop; callers still waiting get NotReady."""
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.wait([self._loop])
+        """Stop the lanes; callers still waiting get NotReady."""
+        self._ended = True
+        for lane in self._lanes:
+            lane.cancel()
+        if self._lanes:
+            await asyncio.wait(self._lanes)
 
-    async def submit(self, inputs: Sequence[InputT]) -> list[ResultT]:
-        """Return a result for each input, in order.
+    async def submit(
+        self, inputs: Sequence[InputT], deadline: float = math.inf
+    ) -> Sequence[ResultT]:
+        """Return a result for each input, in order; ``deadline`` by the batcher's clock.
 
-        QueueFull if they do not all fit, and then none is taken; InferenceFailed if a batch with
-        one of them failed; NotReady if the loop is not running.
+        QueueFull if they do not all fit, and then none is taken; DeadlineExceeded if one of them
+        had not begun by the deadline; InferenceFailed if one of them failed; NotReady if the lanes
+        do not run.
         """
-        items = await self._admit(inputs)
-        if not self.alive:
-            raise NotReady
-        loop, now = asyncio.get_running_loop(), self._clock()
-        entries = [_Entry(item, loop.create_future(), now) for item in items]
-        self._queue.extend(entries)
-        self._tell_waiting()
-        self._arrived.set()
-        answers = [entry.answer for entry in entries]
-        try:
-            return list(await asyncio.gather(*answers))
-        finally:
-            # One failed or the caller is gone: nobody waits for the others, so none is computed.
-            for answer in answers:
-                answer.cancel()
-
-    async def _admit(self, inputs: Sequence[InputT]) -> Sequence[ItemT]:
-        """Prepare the inputs, if there is room: what waits to be prepared waits in the queue."""
         if not self.alive:
             raise NotReady
         if self._waiting + len(inputs) > self._limits.max_queue_items:
-            raise QueueFull(self._drain_seconds())
+            raise QueueFull(self.drain_seconds)
+        # What waits to be prepared waits in the queue.
         self._preparing += len(inputs)
-        self._tell_waiting()
         try:
-            return await self._prepare(inputs)
+            answer = self._enqueue(await self._prepare(inputs), deadline)
         finally:
             self._preparing -= len(inputs)
+            self._tell_waiting()
+        # If the caller goes, this cancels the answer: the lanes skip what it had queued.
+        return await answer
+
+    def _enqueue(
+        self, items: Sequence[ItemT], deadline: float
+    ) -> asyncio.Future[Sequence[ResultT]]:
+        """Queue a caller's items and wake the lanes; a caller of none is answered with none."""
+        if not self.alive:
+            raise NotReady
+        answer: asyncio.Future[Sequence[ResultT]] = asyncio.get_running_loop().create_future()
+        if not items:
+            answer.set_result([])
+        call = _Call(answer, {}, len(items), self._clock(), deadline)
+        self._queue += [_Entry(item, call, index) for index, item in enumerate(items)]
+        self._arrived.set()
+        return answer
 
     @property
     def _waiting(self) -> int:
@@ -126,75 +181,125 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
     def _tell_waiting(self) -> None:
         self._observer.queue_changed(self._waiting)
 
-    async def _run(self) -> None:
+    async def _lane(self) -> None:
         while True:
-            await self._arrived.wait()
-            self._in_flight = self._take_batch()
-            self._tell_waiting()
-            if not self._queue:
+            while not self._queue:
                 self._arrived.clear()
-            if self._in_flight:
-                await self._answer(self._in_flight)
+                await self._arrived.wait()
+            batch = self._take()
+            if batch:
+                await self._occupy(batch)
 
-    def _take_batch(self) -> list[_Entry[ItemT, ResultT]]:
-        """Take from the queue's head what fits the budget; an item over the budget goes alone."""
-        batch: list[_Entry[ItemT, ResultT]] = []
-        longest = 0
-        while self._queue and len(batch) < self._limits.max_batch_size:
-            entry = self._queue[0]
-            if not entry.answer.done():
-                longest = max(longest, entry.item.cost)
-                if batch and longest * (len(batch) + 1) > self._limits.max_batch_tokens:
-                    break
-                batch.append(entry)
-            self._queue.popleft()
-        return batch
+    async def _occupy(self, batch: list[_Entry[ItemT, ResultT]]) -> None:
+        alone = not self._in_flight and not self._queue
+        self._in_flight.append(batch)
+        self._tell_waiting()
+        await self._answer(batch, alone=alone)
+        # Not in a `finally`: what a dying lane holds must still be answered.
+        self._in_flight.remove(batch)
 
-    async def _answer(self, batch: list[_Entry[ItemT, ResultT]]) -> None:
+    def _take(self) -> list[_Entry[ItemT, ResultT]]:
+        """Take the next batch from the queue, and drop whom nobody waits for any more."""
+        self._drop_forgotten()
+        if not self._queue:
+            return []
+        window = self._queue[:_WINDOW]
+        overtaken = self._limits.max_overtaken
+        # What waits is shared by the lanes that are free, so that all are done early.
+        share = math.ceil(len(self._queue) / (self._device.lanes - len(self._in_flight)))
+        bounds = Bounds(
+            items=min(self._limits.max_batch_size, share),
+            tokens=self._limits.max_batch_tokens or self._device.batch_tokens,
+            padding=self._limits.max_padding,
+        )
+        costs = [entry.item.cost for entry in window]
+        chosen = choose(costs, [entry.overtaken >= overtaken for entry in window], bounds)
+        taken = {*chosen}
+        for index in range(max(chosen)):
+            if index not in taken:
+                window[index].overtaken += 1
+        self._queue = [entry for index, entry in enumerate(self._queue) if index not in taken]
+        return [window[index] for index in chosen]
+
+    def _drop_forgotten(self) -> None:
+        """Drop the items of callers who are gone, have failed or are past their deadline."""
+        now, kept = self._clock(), []
+        expired = gone = 0
+        for entry in self._queue:
+            call = entry.call
+            if call.deadline <= now:
+                expired += 1
+                _fail(call, DeadlineExceeded(self.drain_seconds))
+            elif call.answer.done():
+                gone += 1
+            else:
+                kept.append(entry)
+        if expired or gone:
+            self._queue = kept
+            self._observer.items_skipped(gone=gone, expired=expired)
+            self._tell_waiting()
+
+    async def _answer(self, batch: Sequence[_Entry[ItemT, ResultT]], *, alone: bool) -> None:
+        """Compute a batch and answer its callers; a part that fails is halved until one is left."""
         started = self._clock()
         try:
-            results = await self._compute([entry.item for entry in batch])
+            results = await self._device.compute([entry.item for entry in batch], alone=alone)
             # Made here, so that a wrong number of results fails the batch and no more.
             pairs = [*zip(batch, results, strict=True)]
         except Exception:
             logger.exception("batch_failed", size=len(batch))
-            self._settle(batch, InferenceFailed)
             self._observer.batch_failed()
+            await self._narrow_down(batch)
             return
         for entry, result in pairs:
-            if not entry.answer.done():
-                entry.answer.set_result(result)
+            call = entry.call
+            call.results[entry.index] = result
+            if len(call.results) == call.size and not call.answer.done():
+                call.answer.set_result([call.results[index] for index in range(call.size)])
         self._report(batch, started, self._clock() - started)
 
+    async def _narrow_down(self, batch: Sequence[_Entry[ItemT, ResultT]]) -> None:
+        if len(batch) == 1:
+            _fail(batch[0].call, InferenceFailed())
+            return
+        middle = len(batch) // 2
+        for half in (batch[:middle], batch[middle:]):
+            waiting = [entry for entry in half if not entry.call.answer.done()]
+            if waiting:
+                await self._answer(waiting, alone=False)
+
     def _report(
-        self, batch: list[_Entry[ItemT, ResultT]], started: float, inference_seconds: float
+        self, batch: Sequence[_Entry[ItemT, ResultT]], started: float, inference_seconds: float
     ) -> None:
         costs = [entry.item.cost for entry in batch]
-        self._seconds_per_item = inference_seconds / len(batch)
+        pace = inference_seconds / len(batch) / self._device.lanes
+        weight = _PACE_WEIGHT if self._seconds_per_item else 1
+        self._seconds_per_item += weight * (pace - self._seconds_per_item)
         self._observer.batch_computed(
             BatchReport(
                 size=len(batch),
                 tokens=sum(costs),
                 padded_tokens=max(costs) * len(batch),
-                queue_seconds=[started - entry.queued_at for entry in batch],
+                queue_seconds=[started - entry.call.queued_at for entry in batch],
                 inference_seconds=inference_seconds,
             )
         )
 
-    def _drain_seconds(self) -> int:
-        """Return what all that waits takes at the last batch's pace, in seconds, at least 1."""
-        return max(1, math.ceil(self._waiting * self._seconds_per_item))
-
-    def _settle(
-        self, entries: Sequence[_Entry[ItemT, ResultT]], error: Callable[[], Exception]
-    ) -> None:
-        for entry in entries:
-            if not entry.answer.done():
-                entry.answer.set_exception(error())
-
-    def _stopped(self, loop: asyncio.Task[None]) -> None:
-        """Answer whoever waits, as no one else will."""
-        if not loop.cancelled():
-            logger.critical("batcher_died", exc_info=loop.exception())
-        self._settle([*self._in_flight, *self._queue], NotReady)
+    def _stopped(self, lane: asyncio.Task[None]) -> None:
+        """Answer whoever waits, as no one else will; the other lanes end with the first."""
+        for other in self._lanes:
+            other.cancel()
+        for entry in chain(*self._in_flight, self._queue):
+            _fail(entry.call, NotReady())
         self._queue.clear()
+        # Only `close` may cancel a lane: one that its own computation cancelled has died as well.
+        error = asyncio.CancelledError() if lane.cancelled() else lane.exception()
+        if not self._ended:
+            self._ended = True
+            logger.critical("batcher_died", exc_info=error)
+            self._on_death()
+
+
+def _fail(call: _Call[ResultT], error: Exception) -> None:
+    if not call.answer.done():
+        call.answer.set_exception(error)

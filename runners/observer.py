@@ -18,13 +18,14 @@ class BatchReport:
     @property
     def padding_ratio(self) -> float:
         """The share of the computed tokens that was padding, from 0 to below 1."""
-        return 1 - self.tokens / self.padded_tokens
+        # Items may cost nothing: a tokenizer without special tokens finds none in some texts.
+        return 1 - self.tokens / self.padded_tokens if self.padded_tokens else 0.0
 
 
 class Observer(Protocol):
     """Told of every event, on the event loop: it must return at once, and not raise.
 
-    If it does raise, the batcher's loop ends, and with it the runner's readiness.
+    If it does raise, the batcher dies, and with it the runner's readiness.
     """
 
     def queue_changed(self, items: int) -> None:
@@ -34,4 +35,7 @@ class Observer(Protocol):
         """Tell of a batch that was computed."""
 
     def batch_failed(self) -> None:
-        """Tell of a batch that raised; its callers have been answered."""
+        """Tell of a batch, or a part of one, that raised; it will be tried again in halves."""
+
+    def items_skipped(self, *, gone: int, expired: int) -> None:
+        """Tell of items that are not computed: the caller is gone, or past the deadline."""

@@ -33,7 +33,7 @@ from kaiten.errors import SetupError
 from lifecycle.card import sha256
 from lifecycle.registration import register
 from lifecycle.store import ModelStore
-from runners.tasks import find_task
+from runners.tasks import find_inspection
 
 TAG = "support-intent:1.0.0"
 TASK = "text-classification"
@@ -81,14 +81,15 @@ def train(
     examples: Sequence[Example],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    epochs: int = EPOCHS,
 ) -> None:
     """Fine-tune all weights: AdamW, a linear warm-up and decay, and smoothed labels."""
-    steps = EPOCHS * -(-len(examples) // BATCH_SIZE)
+    steps = epochs * -(-len(examples) // BATCH_SIZE)
     optimizer, schedule = optimization(model, steps)
     model.train()
     with Progress(console=console) as progress:
         bar = progress.add_task(f"Fine-tuning on {len(examples)} utterances", total=steps)
-        for _ in range(EPOCHS):
+        for _ in range(epochs):
             for batch in batches(examples):
                 labels = torch.tensor([model.config.label2id[row.label] for row in batch])
                 logits = model(**encode(tokenizer, batch)).logits
@@ -165,27 +166,34 @@ def report(examples: Sequence[Example], found: Sequence[str]) -> None:
         console.print(f"  {count} x {expected} taken for {got}")
 
 
-def make() -> None:
-    """Fine-tune, measure and register."""
-    random.seed(SEED)
-    torch.manual_seed(SEED)
-    examples, held_out = read("train"), read("test")
-    labels = sorted({example.label for example in examples})
+def untrained(
+    labels: Sequence[str], max_length: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the base model with a new head for the labels, and its tokenizer."""
     base = base_model()
     tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.model_max_length = max_length
     model = AutoModelForSequenceClassification.from_pretrained(
         base,
         num_labels=len(labels),
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},
     )
-    tokenizer.model_max_length = MAX_LENGTH
+    return model, tokenizer
+
+
+def make() -> None:
+    """Fine-tune, measure and register."""
+    random.seed(SEED)
+    torch.manual_seed(SEED)
+    examples, held_out = read("train"), read("test")
+    model, tokenizer = untrained(sorted({example.label for example in examples}), MAX_LENGTH)
     train(examples, model, tokenizer)
     report(held_out, predict(held_out, model, tokenizer))
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        inspect = find_task(TASK).inspect
+        inspect = find_inspection(TASK).inspect
         stored = register(Path(folder), TAG, TASK, store=ModelStore(), inspect=inspect)
     console.print(f"Registered {stored.card.tag} in {stored.folder}")
 

@@ -74,20 +74,24 @@ def _replay(body: bytes) -> Receive:
 
 async def _unless_gone(receive: Receive, answering: Awaitable[None]) -> None:
     """Wait for the answer; cancel it, and raise CallerGone, if the caller leaves first."""
-    answer = asyncio.ensure_future(answering)
-    gone = asyncio.create_task(_until_gone(receive))
+    answering_task = asyncio.current_task()
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        if answering_task is not None:
+            answering_task.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise CallerGone
-        await answer
+        await answering
+    except asyncio.CancelledError:
+        # Ours, unless the deadline or the server's end came as well.
+        if left and answering_task is not None and not answering_task.uncancel():
+            raise CallerGone from None
+        raise
     finally:
-        gone.cancel()
-        if not answer.done():
-            answer.cancel()
-            await asyncio.wait([answer])
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()

@@ -3,12 +3,13 @@
 import re
 import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kaiten.context import RequestContext, bind
 
 HEADER = "X-Request-ID"
+_RAW_HEADER = HEADER.lower().encode()
 # What a caller may choose goes into logs and answers, so it is held to a plain form.
 _ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -26,7 +27,7 @@ class RequestContextMiddleware:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = request_id
+                message["headers"] = [*message["headers"], (_RAW_HEADER, request_id.encode())]
             await send(message)
 
         await self._app(scope, receive, send_with_id)

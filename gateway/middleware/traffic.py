@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Callable
+from http import HTTPStatus
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,12 +19,26 @@ _NO_ANSWER = 499
 
 
 class TrafficMiddleware:
-    """Sees every answer as the caller does: it stands outside the error envelope."""
+    """Sees every answer as the caller does: it stands outside the error envelope.
 
-    def __init__(self, app: ASGIApp, traffic: Traffic, sink: RecordSink) -> None:
+    It logs at most ``lines_per_s`` requests a second, as a line costs more than most other things
+    that a request meets; the next line tells how many were left out. Failures of the service are
+    logged always.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        traffic: Traffic,
+        sink: RecordSink,
+        lines_per_s: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._app = app
         self._traffic = traffic
         self._sink = sink
+        self._clock = clock
+        self._sample = _Sample(lines_per_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = current()
@@ -31,7 +47,7 @@ class TrafficMiddleware:
         counted = access is not None and access.model_route
         if counted:
             self._traffic.request_started(path)
-        started = time.perf_counter()
+        started = self._clock()
         # Stays so where the server itself ends the request before the answer begins.
         status = _NO_ANSWER
 
@@ -44,20 +60,47 @@ class TrafficMiddleware:
         try:
             await self._app(scope, receive, send_and_note)
         finally:
-            seconds = time.perf_counter() - started
+            seconds = self._clock() - started
             if counted:
                 self._traffic.request_answered(path, context.model or "", status, seconds)
             if status < FIRST_ERROR_STATUS:
                 self._sink.put(context.records)
+            if status >= HTTPStatus.INTERNAL_SERVER_ERROR or self._sample.takes(started):
+                self._log(scope, status, seconds)
+
+    def _log(self, scope: Scope, status: int, seconds: float) -> None:
+        access = ROUTES.get(scope["path"])
+        logger.log(
             # Probes come by the second; what a model is asked and what is unknown matters.
-            level = logging.DEBUG if access == OPEN else logging.INFO
-            logger.log(
-                level,
-                "request",
-                method=scope["method"],
-                # Never a path that the caller invented: it may hold anything.
-                endpoint=None if access is None else path,
-                status=status,
-                duration_ms=round(seconds * 1000, 3),
-                model=context.model,
-            )
+            logging.DEBUG if access == OPEN else logging.INFO,
+            "request",
+            method=scope["method"],
+            # Never a path that the caller invented: it may hold anything.
+            endpoint=None if access is None else scope["path"],
+            status=status,
+            duration_ms=round(seconds * 1000, 3),
+            model=current().model,
+            left_out=self._sample.tell_left_out(),
+        )
+
+
+class _Sample:
+    """Takes the first few of each second."""
+
+    def __init__(self, per_second: int) -> None:
+        self._per_second = per_second
+        self._second = self._taken = self._left_out = 0
+
+    def takes(self, now: float) -> bool:
+        if int(now) != self._second:
+            self._second, self._taken = int(now), 0
+        if self._taken >= self._per_second:
+            self._left_out += 1
+            return False
+        self._taken += 1
+        return True
+
+    def tell_left_out(self) -> int:
+        """Return how many were left out since this was last asked."""
+        left_out, self._left_out = self._left_out, 0
+        return left_out

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from lifecycle.registration import register as register_model
 from lifecycle.store import ModelStore
-from runners.tasks import find_task
+from runners.tasks import find_inspection
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
@@ -28,7 +28,7 @@ def register(
 
     Example: kaiten register ./my-model --name my-model --version 1.0.0 --task text-classification
     """
-    inspect = find_task(task).inspect
+    inspect = find_inspection(task).inspect
     stored = register_model(folder, f"{name}:{version}", task, store=ModelStore(), inspect=inspect)
     if as_json:
         typer.echo(stored.card.model_dump_json())

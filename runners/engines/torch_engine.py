@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from kaiten.errors import Detail, InvalidSettings, ModelRejected
 from kaiten.settings import Runners
+from runners.engines.base import pad
 
 
 class TorchEngine:
@@ -18,6 +20,9 @@ class TorchEngine:
 
     Use it from one lasting thread: torch keeps a pool of workers for each thread that calls it.
     """
+
+    lanes = 1
+    batch_tokens = 4096
 
     def __init__(self, folder: Path, settings: Runners) -> None:
         self.device = choose_device(settings.device)
@@ -40,6 +45,11 @@ class TorchEngine:
         self._model = model.to(self.device).eval()
 
     @property
+    def network(self) -> Any:  # noqa: ANN401  transformers has no types
+        """The transformers model itself, for its export."""
+        return self._model
+
+    @property
     def vocabulary_size(self) -> int:
         """The number of token ids that there are embeddings for."""
         return int(self._model.get_input_embeddings().weight.shape[0])
@@ -59,16 +69,17 @@ class TorchEngine:
         return limit
 
     @torch.inference_mode()
-    def logits(self, token_ids: Sequence[Sequence[int]], pad_id: int) -> NDArray[np.float32]:
+    def logits(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        pad_id: int,
+        *,
+        alone: bool = False,  # noqa: ARG002  with one lane, every batch has all threads
+    ) -> NDArray[np.float32]:
         """Return the logits of a batch, shape (texts, labels); texts are padded to the longest."""
         if self._threads and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        longest = max(map(len, token_ids))
-        ids = np.full((len(token_ids), longest), pad_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, text in enumerate(token_ids):
-            ids[row, : len(text)] = text
-            mask[row, : len(text)] = 1
+        ids, mask = pad(token_ids, pad_id)
         output = self._model(
             input_ids=torch.from_numpy(ids).to(self.device),
             attention_mask=torch.from_numpy(mask).to(self.device),

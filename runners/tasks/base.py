@@ -1,7 +1,7 @@
 """What a model family is: three verbs and a price."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,19 +13,43 @@ PredictionT = TypeVar("PredictionT")
 
 
 class Task(Protocol[ItemT, RawT, PredictionT]):
-    """A loaded model of one family. Each item has a ``cost``, in tokens."""
+    """A loaded model of one family. Each item has a ``cost``, in tokens.
+
+    ``lanes`` and ``batch_tokens`` are its engine's: how many batches it computes at once, each on a
+    lasting thread, and how many padded tokens it wants in one.
+    """
+
+    @property
+    def lanes(self) -> int: ...
+    @property
+    def batch_tokens(self) -> int: ...
 
     def prepare(self, inputs: Sequence[str]) -> list[ItemT]:
-        """Turn inputs into items, on a CPU thread."""
+        """Turn inputs into items; cheap enough for the event loop where they are few and short."""
 
-    def infer(self, batch: Sequence[ItemT]) -> RawT:
-        """Compute a batch, on the device's thread."""
+    def infer(self, batch: Sequence[ItemT], *, alone: bool = False) -> RawT:
+        """Compute a batch, on a lane's thread; ``alone``: nothing else computes or waits."""
 
     def finish(self, batch: Sequence[ItemT], raw: RawT) -> list[PredictionT]:
         """Turn what was computed into a prediction for each item, in order; on the event loop."""
 
     def warm_up(self) -> None:
         """Compute the smallest and the largest item once, so that no caller pays for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """The engine that a version was registered for, and why.
+
+    ``max_difference`` is the largest absolute difference between its logits and torch's over so
+    many ``texts``; None where nothing could be compared.
+    """
+
+    name: str
+    reason: str
+    texts: int = 0
+    max_difference: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +60,21 @@ class ModelFacts:
     max_length: int
     architecture: str
     framework_versions: Mapping[str, str]
+    engine: EngineFacts
 
 
 class TaskModule(Protocol):
-    """What a module of this package offers."""
+    """What serving a task needs of its package."""
 
     def load(self, folder: Path, max_length: int, settings: Runners) -> Task[Any, Any, Any]:
         """Load a registered model onto its device; ``max_length`` as its card says."""
 
-    def inspect(self, folder: Path) -> ModelFacts:
-        """Load the model once and tell what it is; ModelRejected if it is none of this task."""
+
+class InspectionModule(Protocol):
+    """What registering a model of a task needs of its package."""
+
+    def inspect(self, folder: Path, made: Path) -> ModelFacts:
+        """Load the model once and tell what it is; ModelRejected if it is none of this task.
+
+        What serving needs besides the folder's own files is written into ``made``.
+        """

@@ -1,7 +1,10 @@
 """Starts real servers of this checkout, and waits for what they say."""
 
+import hashlib
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +19,7 @@ from typing import IO
 import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = ROOT / "examples" / "quickstart"
 BIN = Path(sys.executable).parent
 READY_LIMIT_S = 120
 # Under the 60 seconds for which BentoML holds a request that no one answers.
@@ -94,6 +98,32 @@ def environment(bentoml_home: Path, home: Path, **extra: str) -> dict[str, str]:
     }
 
 
+def quickstart_store() -> Path:
+    """Return a model store with the quickstart model, made by its script where it is not there."""
+    sources = sorted([QUICKSTART / "train.py", *(QUICKSTART / "data").glob("*.jsonl")])
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+    home = ROOT / ".kaiten" / "tests" / f"bentoml-{digest}"
+    if not (home / "models" / "support-intent" / "1.0.0").exists():
+        for outdated in home.parent.glob("bentoml-*"):
+            shutil.rmtree(outdated)
+        home.mkdir(parents=True)
+        command = [sys.executable, str(QUICKSTART / "train.py")]
+        subprocess.run(command, env=environment(home, home), check=True, cwd=ROOT)
+    return home
+
+
+def quickstart_texts() -> list[str]:
+    """Return two thousand different texts: the quickstart's, and its shortest in pairs."""
+    rows = [
+        json.loads(line)["text"]
+        for name in ("test", "train")
+        for line in (QUICKSTART / "data" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    shortest = sorted(rows, key=len)[:50]
+    pairs = (f"{first} {second}" for first in shortest for second in shortest)
+    return list(dict.fromkeys([*rows, *pairs]))[:2000]
+
+
 @contextmanager
 def running(command: Sequence[str], env: Mapping[str, str], cwd: Path = ROOT) -> Iterator[Process]:
     """Run a command in a process group of its own, and end it whatever happens."""
@@ -119,10 +149,10 @@ def running(command: Sequence[str], env: Mapping[str, str], cwd: Path = ROOT) ->
 
 
 @contextmanager
-def serving(env: Mapping[str, str], *options: str) -> Iterator[Server]:
+def serving(env: Mapping[str, str], *options: str, cwd: Path = ROOT) -> Iterator[Server]:
     """Run `kaiten serve` until it says that it is ready."""
-    port = free_port()
-    with running([str(BIN / "kaiten"), "serve", "--port", str(port), *options], env) as process:
+    command = [str(BIN / "kaiten"), "serve", "--port", str(port := free_port()), *options]
+    with running(command, env, cwd) as process:
         process.wait_for(r"^Ready\.")
         yield Server(f"http://127.0.0.1:{port}", process, env)
 

@@ -13,8 +13,7 @@ import jwt
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.conftest import QUICKSTART
-from tests.e2e.house import Server, environment, serving
+from tests.e2e.house import QUICKSTART, Server, environment, serving
 
 pytestmark = pytest.mark.e2e
 SAME = 1e-4

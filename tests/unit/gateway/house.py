@@ -55,16 +55,26 @@ class Answer:
     scores: NDArray[np.float32]
     tokens: int
 
+    @property
+    def index(self) -> int:
+        return int(self.scores.argmax())
+
+    @property
+    def confidence(self) -> float:
+        return float(self.scores.max())
+
 
 class Classifier:
     """Scores a label by how often the text names it; a text that names none scores all evenly."""
+
+    drain_seconds = 7
 
     def __init__(self, tag: str = TAG, *, ready: bool = True) -> None:
         self.tag = tag
         self.labels = LABELS
         self.ready = ready
 
-    async def predict(self, inputs: Sequence[str]) -> list[Answer]:
+    async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
         return [self._answer(text.split()) for text in inputs]
 
     def _answer(self, words: list[str]) -> Answer:
@@ -79,14 +89,14 @@ class Raising(Classifier):
         super().__init__()
         self._error = error
 
-    async def predict(self, inputs: Sequence[str]) -> list[Answer]:
+    async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
         raise self._error
 
 
 class Broken(Classifier):
     """Answers with scores that are no numbers."""
 
-    async def predict(self, inputs: Sequence[str]) -> list[Answer]:
+    async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
         nothing = np.full(len(self.labels), np.nan, dtype=np.float32)
         return [Answer(nothing, tokens=1) for _ in inputs]
 
@@ -99,7 +109,7 @@ class Stuck(Classifier):
         self.asked = asyncio.Event()
         self.dropped = False
 
-    async def predict(self, inputs: Sequence[str]) -> list[Answer]:
+    async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
         self.asked.set()
         try:
             await asyncio.Event().wait()
@@ -144,16 +154,19 @@ class House:
         request_timeout_s: float = 30,
         sink: RecordSink | None = None,
     ) -> None:
+        predictor = Predictor(runners or (Classifier(),), LIMITS)
+        routes = Routes(lambda: predictor, Instruments, LIMITS)
         settings = Settings.model_construct(
             serving=Serving(request_timeout_s=request_timeout_s), gateway=LIMITS, auth=AUTH
         )
         self.traffic = Book()
         self.records = Records()
         self.app = wrap(
-            inner or _routes(Predictor(runners or (Classifier(),), LIMITS)),
+            inner or _routes(predictor, routes),
             EdgeParts(
                 settings,
                 secret or SigningSecret(SECRET, development=False),
+                routes.direct() if inner is None else {},
                 self.traffic,
                 sink or self.records,
             ),
@@ -220,7 +233,7 @@ def _raw(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode()
 
 
-def _routes(predictor: Predictor) -> Starlette:
+def _routes(predictor: Predictor, routes: Routes) -> Starlette:
     """Return our routes beside one that stands for BentoML's own."""
 
     async def predict(request: Request) -> Response:
@@ -229,5 +242,5 @@ def _routes(predictor: Predictor) -> Starlette:
         answer: PredictV2Response | Response = await for_bentoml(many)
         return answer if isinstance(answer, Response) else JSONResponse(answer.model_dump())
 
-    ours = Routes(lambda: predictor, Instruments, LIMITS).app()
-    return Starlette(routes=[Route(BENTO, predict, methods=["POST"]), Mount("/", ours)])
+    bento = Route(BENTO, predict, methods=["POST"])
+    return Starlette(routes=[bento, Mount("/", routes.app())])

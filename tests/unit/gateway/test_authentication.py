@@ -5,7 +5,11 @@ from collections.abc import AsyncIterator
 
 import jwt
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
+from gateway.middleware.authentication import AuthenticationMiddleware
+from kaiten.context import RequestContext, bind
+from kaiten.errors import Unauthenticated
 from kaiten.signing import SigningSecret
 from tests.unit.gateway.house import (
     AUTH,
@@ -241,3 +245,44 @@ async def test_the_body_of_an_unknown_caller_is_not_read(path: str, authorizatio
     answer = await House().post(path, body(), {"Authorization": authorization})
     assert answer.status_code == 401
     assert read == []
+
+
+async def test_a_token_that_was_good_a_moment_ago_is_refused_once_it_has_expired() -> None:
+    now = time.time()
+    passed: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        passed.append(scope["path"])
+
+    middleware = AuthenticationMiddleware(
+        app, AUTH, SigningSecret(SECRET, development=False), clock=lambda: now
+    )
+
+    async def ask(authorization: str) -> None:
+        bind(RequestContext("1"))
+        headers = [(b"authorization", authorization.encode())]
+        scope = {"type": "http", "path": V1, "headers": headers, "client": ("127.0.0.1", 1)}
+        await middleware(scope, no_message, no_send)
+
+    good, same = f"Bearer {token()}", f"Bearer {token()}"
+    await ask(good)
+    await ask(same)
+    now += HOUR + AUTH.leeway_s
+    with pytest.raises(Unauthenticated):
+        await ask(good)
+    assert passed == [V1, V1]
+
+
+async def test_one_callers_token_is_never_taken_for_anothers() -> None:
+    house = House()
+    for scope, status in (("predict", 200), ("ops", 403), ("predict", 200), ("ops", 403)):
+        answer = await house.post(V1, GOOD[V1], {"Authorization": bearer(scope)})
+        assert answer.status_code == status
+
+
+async def no_message() -> Message:
+    raise AssertionError
+
+
+async def no_send(_: Message) -> None:
+    raise AssertionError

@@ -1,5 +1,6 @@
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -22,12 +23,14 @@ from tests.unit.gateway.house import (
     PREDICTIONS,
     V1,
     V2,
+    Answer,
     Broken,
     Classifier,
     House,
     Raising,
     Stuck,
     error_of,
+    fields_of,
 )
 
 
@@ -129,7 +132,7 @@ async def test_what_nobody_expected_is_a_500_that_tells_nothing(
 
 async def test_scores_that_are_no_numbers_are_a_500() -> None:
     answer = await House(Broken()).post(V2, GOOD[V2])
-    assert (answer.status_code, error_of(answer)["code"]) == (500, "internal_error")
+    assert (answer.status_code, error_of(answer)["code"]) == (500, "inference_failed")
 
 
 @pytest.mark.parametrize(
@@ -236,3 +239,37 @@ async def test_each_request_gets_an_id_of_its_own() -> None:
     house = House()
     made = {(await house.post(V1, GOOD[V1])).json()["request_id"] for _ in range(10)}
     assert len(made) == 10
+
+
+@pytest.mark.parametrize("path", PREDICTIONS)
+async def test_a_caller_may_ask_for_less_time(path: str) -> None:
+    runner = Stuck()
+    answer = await House(runner).post(path, GOOD[path], {"X-Request-Timeout-Ms": "10"})
+    assert (answer.status_code, error_of(answer)["code"]) == (504, "deadline_exceeded")
+    assert answer.headers["Retry-After"] == str(runner.drain_seconds)
+    assert runner.dropped
+
+
+async def test_a_caller_may_not_ask_for_more_time_than_the_settings_give() -> None:
+    house = House(Stuck(), request_timeout_s=0.01)
+    answer = await house.post(V1, GOOD[V1], {"X-Request-Timeout-Ms": "999999999"})
+    assert answer.status_code == 504
+
+
+@pytest.mark.parametrize(
+    "asked", ["", "0", "-1", "1.5", "1e3", "soon", "1" * 10, "\u0661".encode()]
+)
+async def test_a_time_limit_that_is_no_number_is_refused(asked: str | bytes) -> None:
+    answer = await House().post(V1, GOOD[V1], {"X-Request-Timeout-Ms": asked})
+    assert (answer.status_code, fields_of(answer)) == (422, ["X-Request-Timeout-Ms"])
+
+
+async def test_the_runner_is_told_the_requests_deadline() -> None:
+    class Asked(Classifier):
+        async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
+            self.left = deadline - time.monotonic()
+            return await super().predict(inputs, deadline)
+
+    runner = Asked()
+    await House(runner).post(V1, GOOD[V1], {"X-Request-Timeout-Ms": "5000"})
+    assert 0 < runner.left <= 5

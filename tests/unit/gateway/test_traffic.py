@@ -7,6 +7,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 from structlog.typing import EventDict
 
+from gateway.middleware.traffic import TrafficMiddleware
+from kaiten.context import RequestContext, bind
 from kaiten.errors import InferenceFailed, QueueFull
 from tests.unit.gateway.house import (
     BENTO,
@@ -16,10 +18,12 @@ from tests.unit.gateway.house import (
     TAG,
     V1,
     V2,
+    Book,
     Broken,
     Classifier,
     House,
     Raising,
+    Records,
     Stuck,
     bearer,
 )
@@ -257,3 +261,45 @@ async def test_no_text_and_no_token_is_logged(
     assert logged
     assert CANARY not in str(logged)
     assert token not in str(logged)
+
+
+async def test_a_flood_is_logged_in_part_and_the_next_line_tells_how_many_were_left_out(
+    logged: list[EventDict],
+) -> None:
+    clock = Clock()
+    middleware = TrafficMiddleware(
+        PlainTextResponse("fine"), Book(), Records(), lines_per_s=2, clock=clock
+    )
+    for now in (1.0, 1.1, 1.2, 1.9, 2.0):
+        clock.now = now
+        await call(middleware)
+    assert [line["left_out"] for line in logged] == [0, 0, 2]
+
+
+async def test_failures_of_the_service_are_always_logged(logged: list[EventDict]) -> None:
+    middleware = TrafficMiddleware(
+        PlainTextResponse("bad", 503), Book(), Records(), lines_per_s=0, clock=Clock()
+    )
+    for _ in range(3):
+        await call(middleware)
+    assert [line["status"] for line in logged] == [503] * 3
+
+
+class Clock:
+    """Moves only when told."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def call(middleware: TrafficMiddleware) -> None:
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(_: Message) -> None:
+        pass
+
+    bind(RequestContext("1"))
+    await middleware(request_to(V1), receive, send)

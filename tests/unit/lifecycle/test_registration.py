@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from kaiten.errors import ModelRejected
 from lifecycle.card import CARD_FILE, sha256
 from lifecycle.registration import check_name, check_version, register, select_files
 from lifecycle.store import ModelStore
-from runners.tasks.base import ModelFacts
+from runners.tasks.base import EngineFacts, ModelFacts
 
 TASK = "text-classification"
 MODEL = {
@@ -30,12 +31,24 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def inspect(folder: Path) -> ModelFacts:
-    """Tell of any folder that it is a classifier."""
-    return ModelFacts(("no", "yes"), 128, "BertForSequenceClassification", {"torch": "2.11.0"})
+FACTS = ModelFacts(
+    ("no", "yes"),
+    128,
+    "BertForSequenceClassification",
+    {"torch": "2.11.0"},
+    EngineFacts("onnx", "they agree", 9, 1e-6, {"onnxruntime": "1.22.0"}),
+)
 
 
-def diverged(folder: Path) -> ModelFacts:
+def inspect(folder: Path, made: Path) -> ModelFacts:
+    """Tell of any folder that it is a classifier, and make a file for it."""
+    (made / "onnx").mkdir()
+    (made / "onnx" / "model.onnx").write_text("network")
+    return FACTS
+
+
+def diverged(folder: Path, made: Path) -> ModelFacts:
+    (made / "half").write_text("written")
     raise ModelRejected("weights", "are not finite", "Train again.")
 
 
@@ -228,7 +241,7 @@ def test_leftover_is_left_out(name: str, folder: Path) -> None:
     write(name, "leftover")(folder)
     assert select_files(folder).keys() == MODEL.keys()
     stored = register(folder, "ours:1.0.0", TASK, store=ModelStore(), inspect=inspect)
-    assert stored.card.files.keys() == MODEL.keys()
+    assert stored.card.files.keys() == {*MODEL, "onnx/model.onnx"}
     assert not (stored.folder / name).exists()
 
 
@@ -260,7 +273,10 @@ def test_card_tells_what_the_version_is(folder: Path) -> None:
         write(name, name)(folder)
     stored = register(folder, "ours:1.0.0-rc.1", TASK, store=ModelStore(), inspect=inspect)
     card = stored.card
-    facts = inspect(folder)
+    facts = FACTS
+    assert card.engine is not None
+    assert card.engine.model_dump() == dataclasses.asdict(FACTS.engine)
+    assert (stored.folder / "onnx/model.onnx").read_text() == "network"
     assert (card.name, card.version, card.tag) == ("ours", "1.0.0-rc.1", "ours:1.0.0-rc.1")
     assert (card.task, card.architecture) == (TASK, facts.architecture)
     assert (card.labels, card.max_length) == (facts.labels, facts.max_length)
@@ -269,6 +285,7 @@ def test_card_tells_what_the_version_is(folder: Path) -> None:
     sources = {
         path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
     }
+    sources["onnx/model.onnx"] = stored.folder / "onnx/model.onnx"
     assert card.files == {name: sha256(path) for name, path in sources.items()}
     for name, source in sources.items():
         assert (stored.folder / name).read_bytes() == source.read_bytes()

@@ -6,7 +6,7 @@ import bentoml
 import pytest
 
 from kaiten.errors import ModelNotFound, ModelRejected
-from lifecycle.card import CARD_FILE, ModelCard, sha256
+from lifecycle.card import CARD_FILE, EngineCard, ModelCard, sha256
 from lifecycle.store import ModelStore, StoredModel
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "extra/notes.txt": b"notes"}
@@ -36,6 +36,7 @@ def card_of(tag: str, sources: dict[str, Path]) -> ModelCard:
         max_length=128,
         architecture="BertForSequenceClassification",
         framework_versions={"torch": "2.11.0"},
+        engine=EngineCard(name="torch", reason="for a test"),
         files={path: sha256(source) for path, source in sources.items()},
     )
 

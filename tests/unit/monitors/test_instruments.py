@@ -139,6 +139,11 @@ def test_padding_is_a_share_of_the_computed_tokens(tokens: int, le: str, below: 
     assert found.value("model_batch_padding_ratio_bucket", le=le, **MODEL) == below
 
 
+def test_batch_of_items_that_cost_nothing_has_no_padding() -> None:
+    report = BatchReport(2, 0, padded_tokens=0, queue_seconds=[0, 0], inference_seconds=0)
+    assert report.padding_ratio == 0
+
+
 def test_the_queue_and_failures_are_told_by_model() -> None:
     instruments = Instruments()
     one, other = instruments.observer(TAG), instruments.observer("topic:2.1.0")
@@ -152,6 +157,16 @@ def test_the_queue_and_failures_are_told_by_model() -> None:
     assert found.value("model_queue_items", model="topic", version="2.1.0") == 1
     assert found.value("model_batch_failures_total", **MODEL) == 2
     assert found.value("model_batch_failures_total", model="topic", version="2.1.0") == 0
+
+
+def test_items_that_were_not_computed_are_counted_by_reason() -> None:
+    instruments = Instruments()
+    observer = instruments.observer(TAG)
+    observer.items_skipped(gone=2, expired=0)
+    observer.items_skipped(gone=1, expired=4)
+    found = samples(instruments)
+    assert found.value("model_skipped_items_total", **MODEL, reason="gone") == 3
+    assert found.value("model_skipped_items_total", **MODEL, reason="expired") == 4
 
 
 def test_dropped_records_are_counted() -> None:

@@ -1,28 +1,44 @@
-"""The runner with a trivial task, on real threads."""
+"""The runner with trivial tasks, on real threads."""
 
 import asyncio
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
+import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady
 from kaiten.settings import Batching
 from runners.observer import BatchReport
 from runners.runner import Runner
-from tests.unit.runners.test_batcher import Item, Silent
+from tests.unit.runners.test_batcher import Item, Silent, settle
+
+# Ends a test that would hang; nothing waits so long.
+PATIENCE_S = 10
+LONG = "long " * 1000
 
 
 class Upper:
     """Answers each input in upper case, and notes the threads that it is called on."""
 
+    lanes = 1
+    batch_tokens = 10_000
+
     def __init__(self) -> None:
         self.warmed_up = False
-        self.threads: dict[str, set[str]] = {"prepare": set(), "infer": set()}
+        self.preparing: list[threading.Thread] = []
+        self.inferring: list[threading.Thread] = []
+        self.alone: list[bool] = []
 
     def prepare(self, inputs: Sequence[str]) -> list[Item]:
-        self.threads["prepare"].add(threading.current_thread().name)
+        self.preparing.append(threading.current_thread())
         return [Item(text, len(text)) for text in inputs]
 
-    def infer(self, batch: Sequence[Item]) -> list[str]:
-        self.threads["infer"].add(threading.current_thread().name)
+    def infer(self, batch: Sequence[Item], *, alone: bool = False) -> list[str]:
+        self.inferring.append(threading.current_thread())
+        self.alone.append(alone)
         return [item.name.upper() for item in batch]
 
     def finish(self, batch: Sequence[Item], raw: list[str]) -> list[str]:
@@ -32,9 +48,66 @@ class Upper:
         self.warmed_up = True
 
 
+class TwoLanes(Upper):
+    """Ends a batch only beside another one."""
+
+    lanes = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.together = threading.Barrier(2)
+
+    def infer(self, batch: Sequence[Item], *, alone: bool = False) -> list[str]:
+        self.together.wait(PATIENCE_S)
+        return super().infer(batch, alone=alone)
+
+
+class Held(Upper):
+    """Computes, or warms up, until the test lets it go."""
+
+    def __init__(self, *, warms_up_at_once: bool = True) -> None:
+        super().__init__()
+        self.began = threading.Event()
+        self.let_go = threading.Event()
+        self._warms_up_at_once = warms_up_at_once
+
+    def infer(self, batch: Sequence[Item], *, alone: bool = False) -> list[str]:
+        self._hold()
+        return super().infer(batch, alone=alone)
+
+    def warm_up(self) -> None:
+        if not self._warms_up_at_once:
+            self._hold()
+
+    def _hold(self) -> None:
+        self.began.set()
+        self.let_go.wait(PATIENCE_S)
+
+
 class Cold(Upper):
     def warm_up(self) -> None:
         raise MemoryError
+
+
+class Unfinished(Upper):
+    def finish(self, batch: Sequence[Item], raw: list[str]) -> list[str]:
+        if "BAD" in raw:
+            raise KeyError("BAD")
+        return super().finish(batch, raw)
+
+
+class Exhausted(Upper):
+    """Lets an iterator's end escape, which a future can not carry."""
+
+    def prepare(self, inputs: Sequence[str]) -> list[Item]:
+        if inputs[0] == LONG:
+            next(iter(()))
+        return super().prepare(inputs)
+
+    def infer(self, batch: Sequence[Item], *, alone: bool = False) -> list[str]:
+        if any(item.name == "bad" for item in batch):
+            next(iter(()))
+        return super().infer(batch, alone=alone)
 
 
 class Broken(Silent):
@@ -42,9 +115,50 @@ class Broken(Silent):
         raise RuntimeError("observer")
 
 
-async def test_ready_once_warm_and_not_after_close() -> None:
+class House:
+    """Makes runners, and keeps what they tell of their death."""
+
+    def __init__(self) -> None:
+        self.runners: list[Runner] = []
+        self.deaths: list[str] = []
+
+    def make(
+        self, task: Upper, observer: Silent | None = None, limits: Batching | None = None
+    ) -> Runner:
+        runner = Runner(
+            "upper:1.0.0",
+            ["a"],
+            task,
+            limits or Batching(),
+            observer or Silent(),
+            on_death=lambda: self.deaths.append(runner.tag),
+        )
+        self.runners.append(runner)
+        return runner
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    house = House()
+    yield house
+    for runner in house.runners:
+        await runner.close()
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[EventDict]]:
+    """Keep the log from the terminal."""
+    with capture_logs() as captured:
+        yield captured
+
+
+async def until(told: threading.Event) -> None:
+    assert await asyncio.to_thread(told.wait, PATIENCE_S)
+
+
+async def test_ready_once_warm_and_not_after_close(house: House) -> None:
     task = Upper()
-    runner = Runner("upper:1.0.0", ["a"], task, Batching(), Silent())
+    runner = house.make(task)
     before = runner.ready
     await runner.start()
     warm = runner.ready
@@ -52,52 +166,169 @@ async def test_ready_once_warm_and_not_after_close() -> None:
 
     assert (before, warm, runner.ready) == (False, True, False)
     assert task.warmed_up
+    assert house.deaths == []
+    with pytest.raises(NotReady):
+        await runner.predict(["a"])
 
 
-async def test_three_verbs_in_order_and_the_device_on_one_lasting_thread() -> None:
+async def test_not_ready_while_warming_up(house: House) -> None:
+    task = Held(warms_up_at_once=False)
+    runner = house.make(task)
+    starting = asyncio.create_task(runner.start())
+    await until(task.began)
+
+    assert not runner.ready
+    with pytest.raises(NotReady):
+        await runner.predict(["a"])
+    task.let_go.set()
+    await starting
+    assert runner.ready
+
+
+async def test_failed_warm_up_never_becomes_ready(house: House, logs: list[EventDict]) -> None:
+    runner = house.make(Cold())
+    await runner.start()
+
+    assert not runner.ready
+    with pytest.raises(NotReady):
+        await runner.predict(["a"])
+    assert [log["event"] for log in logs] == ["warm_up_failed"]
+
+
+async def test_three_verbs_in_order(house: House) -> None:
+    runner = house.make(Upper())
+    await runner.start()
+
+    assert await runner.predict(["one", LONG, "two"]) == ["ONE!", f"{LONG.upper()}!", "TWO!"]
+    assert runner.labels == ("a",)
+    assert runner.drain_seconds == 1
+
+
+async def test_short_inputs_are_prepared_inline_and_long_ones_on_a_thread(house: House) -> None:
     task = Upper()
-    runner = Runner("upper:1.0.0", ["a"], task, Batching(), Silent())
+    runner = house.make(task)
     await runner.start()
-    answers = [await runner.predict(["one", "two"]) for _ in range(3)]
-    await runner.close()
+    here = threading.current_thread()
+    await runner.predict(["short", "as well"])
+    await runner.predict([LONG])
+    # Each is short, and all together are long.
+    await runner.predict(["short"] * 200)
 
-    assert answers == [["ONE!", "TWO!"]] * 3
-    assert task.threads["infer"] == {"device-upper:1.0.0_0"}
-    assert task.threads["prepare"] == {"prepare-upper:1.0.0_0"}
+    first, second, third = task.preparing
+    assert first is here
+    assert second is third is not here
+    assert not {second} & {*task.inferring}
 
 
-async def test_failed_warm_up_never_becomes_ready() -> None:
-    runner = Runner("cold:1.0.0", ["a"], Cold(), Batching(), Silent())
+async def test_device_is_called_on_one_lasting_thread_a_lane(house: House) -> None:
+    task = Upper()
+    task.lanes = 2
+    runner = house.make(task, limits=Batching(max_batch_size=1))
     await runner.start()
-    ready = runner.ready
-    await runner.close()
+    for _ in range(10):
+        await asyncio.gather(*(runner.predict(["one", "two"]) for _ in range(5)))
 
-    assert not ready
+    assert len(task.inferring) == 100
+    assert 1 <= len({*task.inferring}) <= 2
+    assert threading.current_thread() not in task.inferring
 
 
-async def test_dead_loop_is_not_ready() -> None:
-    runner = Runner("upper:1.0.0", ["a"], Upper(), Batching(), Broken())
+async def test_lanes_compute_at_the_same_time(house: House) -> None:
+    task = TwoLanes()
+    runner = house.make(task)
+    await runner.start()
+
+    assert await runner.predict(["one", "two"]) == ["ONE!", "TWO!"]
+    assert len({*task.inferring}) == 2
+    answers = await asyncio.gather(*(runner.predict([text]) for text in ("three", "fours")))
+    assert answers == [["THREE!"], ["FOURS!"]]
+    assert len({*task.inferring}) == 2
+
+
+async def test_task_is_told_whether_it_is_alone(house: House) -> None:
+    task = Upper()
+    runner = house.make(task, limits=Batching(max_batch_size=1))
+    await runner.start()
+    await runner.predict(["one", "two"])
+
+    assert task.alone == [False, True]
+
+
+async def test_what_finish_raises_fails_its_own_caller_alone(house: House) -> None:
+    runner = house.make(Unfinished())
+    await runner.start()
+    first, bad, last = await asyncio.gather(
+        *(runner.predict([text]) for text in ("one", "bad", "two")), return_exceptions=True
+    )
+
+    assert (first, last) == (["ONE!"], ["TWO!"])
+    assert isinstance(bad, InferenceFailed)
+    assert runner.ready
+
+
+@pytest.mark.parametrize(("text", "error"), [("bad", InferenceFailed), (LONG, RuntimeError)])
+async def test_end_of_an_iterator_is_a_failure_like_others(
+    house: House, text: str, error: type[Exception]
+) -> None:
+    runner = house.make(Exhausted())
+    await runner.start()
+
+    with pytest.raises(error):
+        await asyncio.wait_for(runner.predict([text]), PATIENCE_S)
+    assert await runner.predict(["one"]) == ["ONE!"]
+
+
+@pytest.mark.parametrize("text", ["short", LONG])
+async def test_past_the_deadline_nothing_is_computed(house: House, text: str) -> None:
+    task = Upper()
+    runner = house.make(task)
+    await runner.start()
+
+    with pytest.raises(DeadlineExceeded):
+        await runner.predict([text], deadline=-math.inf)
+    assert task.inferring == []
+
+
+async def test_dead_batcher_is_not_ready_and_tells(house: House) -> None:
+    runner = house.make(Upper(), Broken())
     await runner.start()
     await runner.predict(["one"])
-    ready = runner.ready
-    await runner.close()
+    await settle()
 
-    assert not ready
+    assert not runner.ready
+    with pytest.raises(NotReady):
+        await runner.predict(["two"])
+    assert house.deaths == ["upper:1.0.0"]
 
 
-async def test_close_while_warming_up_stays_closed() -> None:
-    let_go = threading.Event()
-
-    class Slow(Upper):
-        def warm_up(self) -> None:
-            let_go.wait()
-
-    runner = Runner("slow:1.0.0", ["a"], Slow(), Batching(), Silent())
-    starting = asyncio.create_task(runner.start())
-    await asyncio.sleep(0)
+async def test_close_answers_what_is_computed_and_what_waits(house: House) -> None:
+    task = Held()
+    runner = house.make(task)
+    await runner.start()
+    asked = [asyncio.create_task(runner.predict([text])) for text in ("one", "two")]
+    await until(task.began)
     closing = asyncio.create_task(runner.close())
-    await asyncio.sleep(0)
-    let_go.set()
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    # The thread itself is waited for.
+    assert not closing.done()
+    task.let_go.set()
+    await closing
+
+    assert [type(answer) for answer in answers] == [NotReady, NotReady]
+    assert house.deaths == []
+
+
+@pytest.mark.parametrize("closed_first", [False, True])
+async def test_close_before_it_is_warm_stays_closed(house: House, *, closed_first: bool) -> None:
+    task = Held(warms_up_at_once=False)
+    runner = house.make(task)
+    starting = asyncio.create_task(runner.start())
+    await until(task.began)
+    closing = asyncio.create_task(runner.close())
+    if closed_first:
+        # Let it reach the thread that it waits for.
+        await asyncio.sleep(0)
+    task.let_go.set()
     await asyncio.gather(starting, closing)
 
     assert not runner.ready

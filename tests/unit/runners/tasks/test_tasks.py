@@ -1,15 +1,17 @@
 import pytest
 
 from kaiten.errors import ModelRejected
-from runners.tasks import find_task, task_names, text_classification
+from runners.tasks import find_inspection, find_task, task_names
 
 
-def test_tasks_are_the_modules_of_the_package() -> None:
+def test_tasks_are_the_packages_of_the_package() -> None:
     assert task_names() == ["text-classification"]
 
 
 def test_task_is_found_by_its_name() -> None:
-    assert find_task("text-classification") is text_classification
+    package = "runners.tasks.text_classification"
+    assert getattr(find_task("text-classification"), "__name__") == f"{package}.serving"  # noqa: B009
+    assert getattr(find_inspection("text-classification"), "__name__") == f"{package}.inspection"  # noqa: B009
 
 
 @pytest.mark.parametrize("name", ["", "base", "poetry", "text_classification", "os", "../os"])

@@ -2,6 +2,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,11 @@ from transformers import BertTokenizerFast
 
 from kaiten.errors import ModelRejected
 from kaiten.settings import Runners
-from runners.tasks.text_classification import Classification, TextClassification, inspect, load
+from runners.engines.export import export
+from runners.engines.torch_engine import TorchEngine
+from runners.tasks.base import ModelFacts
+from runners.tasks.text_classification import inspection
+from runners.tasks.text_classification.serving import Classification, TextClassification, load
 
 # One thread: torch's wait for each other's, which costs seconds where other tests run beside.
 CPU = Runners(device="cpu", threads=1)
@@ -22,15 +27,28 @@ LABELS = ["billing", "delivery", "other"]
 TEXTS = [" ".join(f"w{(start * word) % 55}" for word in range(start + 1)) for start in range(1, 65)]
 
 
-@pytest.fixture(scope="module")
-def classifier(tiny_classifier: Path) -> TextClassification:
-    return load(tiny_classifier, 64, CPU)
+@pytest.fixture(scope="module", params=["onnx", "torch"])
+def classifier(
+    request: pytest.FixtureRequest, tiny_classifier: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TextClassification:
+    made = tmp_path_factory.mktemp("made")
+    facts = inspection.inspect(tiny_classifier, made)
+    assert facts.engine.name == "onnx"
+    registered = shutil.copytree(tiny_classifier, made, dirs_exist_ok=True)
+    if request.param == "torch":
+        (made / "onnx/model.onnx").unlink()
+    return load(registered, 64, CPU)
 
 
 @pytest.fixture
 def folder(tiny_classifier: Path, tmp_path: Path) -> Path:
     """Return a copy of the tiny classifier, to be spoilt."""
     return Path(shutil.copytree(tiny_classifier, tmp_path / "model"))
+
+
+def inspect(folder: Path) -> ModelFacts:
+    with TemporaryDirectory() as made:
+        return inspection.inspect(folder, Path(made))
 
 
 def predict(classifier: TextClassification, texts: list[str]) -> list[Classification]:
@@ -62,7 +80,53 @@ def test_inspect_tells_what_the_model_is(tiny_classifier: Path) -> None:
     assert facts.max_length == 64
     assert facts.architecture == "BertForSequenceClassification"
     assert facts.framework_versions["torch"] == torch.__version__
-    assert facts.framework_versions.keys() == {"torch", "transformers", "safetensors", "numpy"}
+    packages = {"torch", "transformers", "tokenizers", "safetensors", "numpy"}
+    assert facts.framework_versions.keys() == packages
+    assert facts.engine.name == "onnx"
+    assert facts.engine.texts > 5
+    assert facts.engine.max_difference is not None
+    assert facts.engine.max_difference <= 1e-4
+
+
+def test_network_that_onnx_computes_otherwise_is_served_by_torch(
+    tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No difference is below this.
+    monkeypatch.setattr("runners.engines.export.TOLERANCE", -1.0)
+    facts = inspection.inspect(tiny_classifier, tmp_path)
+    assert facts.engine.name == "torch"
+    assert "differ" in facts.engine.reason
+    assert not (tmp_path / "onnx/model.onnx").exists()
+    shutil.copytree(tiny_classifier, tmp_path, dirs_exist_ok=True)
+    served = load(tmp_path, 64, CPU)
+    assert len(predict(served, TEXTS)) == len(TEXTS)
+
+
+def test_network_that_can_not_be_exported_is_served_by_torch(
+    tiny_classifier: Path, tmp_path: Path
+) -> None:
+    engine = TorchEngine(tiny_classifier, CPU)
+    # A token that no embedding is there for, which stands for whatever trips an exporter.
+    facts = export(engine, 0, [[2, 10**6, 3], [2, 3]], tmp_path)
+    assert facts.name == "torch"
+    assert "can not be exported" in facts.reason
+    assert not (tmp_path / "onnx/model.onnx").exists()
+
+
+def test_both_engines_compute_the_same(tiny_classifier: Path, tmp_path: Path) -> None:
+    inspection.inspect(tiny_classifier, tmp_path)
+    shutil.copytree(tiny_classifier, tmp_path, dirs_exist_ok=True)
+    by_onnx = load(tmp_path, 64, CPU)
+    by_torch = load(tmp_path, 64, Runners(device="cpu", threads=1, engine="torch"))
+    for found, expected in zip(predict(by_onnx, TEXTS), predict(by_torch, TEXTS), strict=True):
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+        assert (found.index, found.tokens) == (expected.index, expected.tokens)
+
+
+def test_best_label_comes_with_its_probability(classifier: TextClassification) -> None:
+    for found in predict(classifier, TEXTS):
+        assert found.index == int(found.scores.argmax())
+        assert found.confidence == pytest.approx(float(found.scores.max()))
 
 
 def test_scores_do_not_depend_on_the_batch(classifier: TextClassification) -> None:
@@ -242,5 +306,7 @@ def test_maximum_leaves_out_positions_that_no_token_takes(
     BertTokenizerFast(vocab=vocabulary, model_max_length=512).save_pretrained(tmp_path)
     facts = inspect(tmp_path)
     assert facts.max_length == 34 - offset
-    (found,) = predict(load(tmp_path, facts.max_length, CPU), ["w1 " * 100])
+    inspection.inspect(tmp_path, made := tmp_path / "made")
+    shutil.copytree(tmp_path, made, dirs_exist_ok=True, ignore=shutil.ignore_patterns("made"))
+    (found,) = predict(load(made, facts.max_length, CPU), ["w1 " * 100])
     assert found.tokens == 34 - offset

@@ -1,0 +1,46 @@
+"""The ONNX Runtime engine: the network as it was exported at registration, on the CPU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from kaiten.cores import cores
+from kaiten.settings import Runners
+from runners.engines import MODEL_FILE
+from runners.engines.base import pad
+
+
+class OnnxEngine:
+    """Computes a batch on one thread in each lane, or a lone batch on all threads at once.
+
+    Several runs of one thread beat one run of several: they need no worker threads, which would
+    spin on the cores that the server needs.
+    """
+
+    batch_tokens = 256
+
+    def __init__(self, folder: Path, settings: Runners) -> None:
+        self.lanes = settings.threads or cores()
+        self._narrow = self._wide = _session(folder / MODEL_FILE, 1)
+        if self.lanes > 1:
+            self._wide = _session(folder / MODEL_FILE, self.lanes)
+
+    def logits(
+        self, token_ids: Sequence[Sequence[int]], pad_id: int, *, alone: bool = False
+    ) -> NDArray[np.float32]:
+        """Return the logits of a batch, shape (texts, labels); may be called from every lane."""
+        ids, mask = pad(token_ids, pad_id)
+        session = self._wide if alone else self._narrow
+        logits: NDArray[np.float32]
+        (logits,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
+        return logits
+
+
+def _session(model: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,1 @@
+"""Text classification: one of several labels for each text."""
