@@ -1,0 +1,52 @@
+"""`make acceptance SUITE=name`: run a suite in full, and write down what it found."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.acceptance import kill_worker, overload, poison, soak
+from tests.acceptance.report import Report, console
+from tests.e2e.house import ROOT, quickstart_store
+
+_SUITES = {
+    "overload": overload.run,
+    "kill_worker": kill_worker.run,
+    "poison": poison.run,
+    "soak": soak.run,
+}
+
+
+def main() -> int:
+    """Run what was asked for; 1 if a check does not hold."""
+    parser = argparse.ArgumentParser(prog="make acceptance", description=__doc__)
+    parser.add_argument("suite", choices=[*_SUITES, "all"])
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="the share of a suite's full size, for a try"
+    )
+    asked = parser.parse_args()
+    store = quickstart_store()
+    reports = [_run(name, asked.scale, store) for name in _SUITES if asked.suite in (name, "all")]
+    return 0 if all(report.passed for report in reports) else 1
+
+
+def _run(name: str, scale: float, store: Path) -> Report:
+    console.print(f"{name}:")
+    report = Report(name, scale)
+    with tempfile.TemporaryDirectory(prefix="kaiten-") as folder:
+        try:
+            asyncio.run(_SUITES[name](report, store, Path(folder)))
+        except Exception as error:
+            report.check("it ran to its end", f"{type(error).__name__}: {error}", passed=False)
+            raise
+        finally:
+            path = report.write()
+            console.print(
+                f"{name}: {'passed' if report.passed else 'FAILED'}, see {path.relative_to(ROOT)}"
+            )
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""An HTTP client that costs little, as it shares the cores with the server that it loads."""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+# Stands for a status where the connection ended before the answer did.
+LOST = 0
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
+# uvicorn closes a connection that was idle for 5 seconds; ours must not be writing to it just then.
+_IDLE_LIMIT_S = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request came to; times by the monotonic clock, ``port`` is the client's own.
+
+    ``connected`` is when it had a connection, a new one or one that waited.
+    """
+
+    due: float
+    sent: float
+    connected: float
+    done: float
+    status: int
+    port: int
+    retry_after: bool
+    body: bytes
+
+    @property
+    def seconds(self) -> float:
+        """How long it took from when it was due."""
+        return self.done - self.due
+
+    def total(self, metric: str) -> float:
+        """Return the sum of a metric over its labels, of an answer of /metrics."""
+        rows = self.body.decode().splitlines()
+        return sum(float(row.rpartition(" ")[2]) for row in rows if row.startswith(f"{metric}{{"))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server, and the token that it knows us by."""
+
+    port: int
+    token: str
+
+    def v1(self, text: str, **headers: str) -> bytes:
+        return self.encode("/api/v1/predict", {"text": text}, headers)
+
+    def v2(self, texts: Sequence[str], **headers: str) -> bytes:
+        return self.encode("/api/v2/predict", {"inputs": list(texts)}, headers)
+
+    def encode(self, path: str, value: object, headers: Mapping[str, str]) -> bytes:
+        """Return a whole request; underscores in the headers' names are hyphens."""
+        body = json.dumps(value).encode()
+        lines = [
+            f"POST {path} HTTP/1.1",
+            f"Host: 127.0.0.1:{self.port}",
+            f"Authorization: Bearer {self.token}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
+        ]
+        return "\r\n".join([*lines, "", ""]).encode() + body
+
+    def get(self, path: str) -> bytes:
+        return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n\r\n".encode()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection that is kept alive, with one request at a time."""
+
+    def __init__(self) -> None:
+        self.port = LOST
+        self.open = False
+        self.idle_since = 0.0
+        self._buffer = bytearray()
+        self._answer: asyncio.Future[tuple[bytes, bytes]] | None = None
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport, self.open = transport, True
+        self.port = transport.get_extra_info("sockname")[1]
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        end_of_head = self._buffer.find(b"\r\n\r\n")
+        if end_of_head < 0:
+            return
+        head = bytes(self._buffer[:end_of_head]).lower()
+        length = _LENGTH.search(head)
+        end = end_of_head + 4 + (int(length[1]) if length else 0)
+        if len(self._buffer) < end or self._answer is None:
+            return
+        body = bytes(self._buffer[end_of_head + 4 : end])
+        del self._buffer[:end]
+        self._answer.set_result((head, body))
+        self._answer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open = False
+        if self._answer is not None:
+            self._answer.set_exception(exc or ConnectionError("closed before the answer"))
+            self._answer = None
+
+    async def ask(self, request: bytes) -> tuple[bytes, bytes]:
+        """Return an answer's head, in lower case, and body; OSError if the connection ends."""
+        if not self.open:
+            raise ConnectionError("closed")
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+@dataclass
+class Pool:
+    """Connections to one server, opened as they are needed and used again, the newest first."""
+
+    port: int
+    busy: int = 0
+    _idle: list[_Connection] = field(default_factory=list)
+
+    async def ask(self, request: bytes, due: float | None = None) -> Answer:
+        """Ask once, whatever comes of it; ``due`` is when it was meant to be sent."""
+        sent = connected = time.monotonic()
+        port, self.busy = LOST, self.busy + 1
+        try:
+            connection = self._waiting(sent) or await self._connect()
+            port, connected = connection.port, time.monotonic()
+            head, body = await connection.ask(request)
+        except OSError:
+            status, head, body = LOST, b"", b""
+        else:
+            status = int(head[9:12])
+            connection.idle_since = time.monotonic()
+            self._idle.append(connection)
+        finally:
+            self.busy -= 1
+        retry = b"\r\nretry-after: " in head
+        return Answer(due or sent, sent, connected, time.monotonic(), status, port, retry, body)
+
+    async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        return (await loop.create_connection(_Connection, "127.0.0.1", self.port))[1]
+
+    def _waiting(self, now: float) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open and now - connection.idle_since < _IDLE_LIMIT_S:
+                return connection
+            connection.close()
+        return None
+
+    async def close(self) -> None:
+        """Close the idle connections; the event loop closes their sockets in its next round."""
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+        await asyncio.sleep(0)

@@ -1,0 +1,51 @@
+"""Text classification that fails on one text and has a bug for another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from kaiten.settings import Runners
+from runners.engines import open_engine
+from runners.tasks.text_classification import serving
+
+POISON = "xanthophyll"
+BUG = "quercitron"
+
+
+@dataclass(frozen=True, slots=True)
+class FragileText(serving.TokenisedText):
+    """A text that may fail its batch, or end the batcher that asks for its price."""
+
+    text: str
+
+    @property
+    def cost(self) -> int:
+        if BUG in self.text:
+            raise ZeroDivisionError
+        return len(self.ids)
+
+
+class FragileClassification(serving.TextClassification):
+    """A classifier that can not compute a batch with POISON in it."""
+
+    def prepare(self, inputs: Sequence[str]) -> list[serving.TokenisedText]:
+        items = super().prepare(inputs)
+        return [FragileText(item.ids, text) for item, text in zip(items, inputs, strict=True)]
+
+    def infer(
+        self, batch: Sequence[serving.TokenisedText], *, alone: bool = False
+    ) -> NDArray[np.float32]:
+        for item in batch:
+            if isinstance(item, FragileText) and POISON in item.text:
+                # As libraries do, it names the text.
+                raise ValueError(f"can not compute {item.text!r}")
+        return super().infer(batch, alone=alone)
+
+
+def load(folder: Path, max_length: int, settings: Runners) -> FragileClassification:
+    tokenizer = Tokenizer.from_file(str(folder / serving.TOKENIZER_FILE))
+    return FragileClassification(tokenizer, open_engine(folder, settings), max_length)

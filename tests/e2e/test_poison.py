@@ -1,0 +1,24 @@
+"""One poisoned text; `make acceptance SUITE=poison` has it among more."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance import poison
+from tests.acceptance.places import fragile
+
+pytestmark = pytest.mark.e2e
+
+
+async def test_poisoned_text_fails_its_own_request_and_no_other(
+    bentoml_home: Path, tmp_path: Path
+) -> None:
+    with fragile(bentoml_home, tmp_path) as server:
+        outcome = await poison.poisoned(server, 300)
+
+    assert outcome.statuses == {200: outcome.requests - 1, 500: 1}
+    assert (outcome.code, outcome.with_poison) == ("inference_failed", True)
+    assert outcome.wrong == 0
+    # It was not alone from the start.
+    assert outcome.batch_failures > 1
+    assert outcome.told == []
