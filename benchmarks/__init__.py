@@ -1,0 +1,1 @@
+"""Kaiten against its peers and against what the hardware does without HTTP: `make bench`."""

@@ -1,0 +1,40 @@
+"""Where the benchmarks keep what they make: everything is under .kaiten/benchmarks."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HERE = ROOT / ".kaiten" / "benchmarks"
+MODEL = HERE / "model"
+STORE = HERE / "bentoml"
+# What makes a process of Kaiten's touch nothing of the user's.
+KAITEN = {"BENTOML_HOME": str(STORE), "KAITEN_HOME": str(HERE / "home")}
+BODIES = HERE / "bodies"
+LOGS = HERE / "logs"
+ENVIRONMENTS = HERE / "peers"
+PEERS = Path(__file__).parent / "peers"
+RESULTS = Path(__file__).parent / "results"
+PYTHON = ROOT / ".venv" / "bin" / "python"
+_OWN = ("KAITEN_", "BENTOML_", "PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VIRTUAL_ENV")
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return this process's environment without what could steer a server, and with the changes."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
+    return {**kept, **changes}
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a file whole, so that a reader never meets half of it."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file whole, so that a reader never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        file.write(text)
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(path)

@@ -1,0 +1,74 @@
+"""What wrk prints is read right, and arrivals do not depend on answers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.load import LoadFailed, Target, arrivals, open_loop, parse_wrk, percentile
+
+
+def printed(**changes: float) -> str:
+    told = {
+        "completed": 132,
+        "refused": 0,
+        "socket_errors": 0,
+        "seconds": 6.0,
+        "span_s": 5.0,
+        "p50_ms": 20.0,
+        "p99_ms": 40.0,
+        "mean_ms": 21.0,
+    }
+    return f"Running 6s test\n  a line\n{json.dumps(told | changes)}\n"
+
+
+def test_the_rate_is_that_of_the_completions_after_the_first_wave() -> None:
+    load = parse_wrk(printed(), connections=32)
+    assert load.requests_s == 100 / 5.0
+    assert (load.requests, load.p50_ms, load.p99_ms, load.errors) == (132, 20.0, 40.0, 0)
+
+
+def test_fewer_completions_than_connections_are_counted_over_the_whole_time() -> None:
+    load = parse_wrk(printed(completed=3, span_s=0), connections=4)
+    assert load.requests_s == 3 / 6.0
+
+
+def test_refused_requests_are_no_throughput_and_socket_errors_are_errors() -> None:
+    load = parse_wrk(printed(refused=66, socket_errors=2), connections=32)
+    assert load.requests_s == pytest.approx(10.0)
+    assert load.errors == 68
+
+
+def test_nothing_completed_is_no_rate_and_no_latency() -> None:
+    nothing = printed(completed=0, span_s=0).replace("20.0", "-nan").replace("40.0", "nan")
+    load = parse_wrk(nothing, connections=4)
+    assert (load.requests_s, load.p50_ms, load.p99_ms) == (0, 0, 0)
+
+
+def test_a_load_generator_that_fails_says_what_it_said() -> None:
+    with pytest.raises(LoadFailed, match="unable to connect"):
+        parse_wrk("unable to connect to 127.0.0.1:1", connections=1)
+
+
+def test_arrivals_have_the_rate_and_are_the_same_each_time() -> None:
+    times = arrivals(rate=100, seconds=20)
+    assert times == arrivals(rate=100, seconds=20)
+    assert times == sorted(times)
+    assert 1800 < len(times) < 2200
+    assert times[-1] < 20
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "expected"),
+    [([], 50, 0), ([7], 99, 7), ([3, 1, 2], 50, 2), (list(range(1, 101)), 99, 99)],
+)
+def test_percentile(values: list[float], share: float, expected: float) -> None:
+    assert percentile(values, share) == expected
+
+
+def test_an_open_loop_at_nobody_has_only_errors(tmp_path: Path) -> None:
+    bodies = tmp_path / "bodies"
+    bodies.write_text("{}\n")
+    load = open_loop(Target("http://127.0.0.1:1/", bodies, {}), rate=500, seconds=0.02)
+    assert load.errors == load.requests > 0
+    assert load.p99_ms == 0
