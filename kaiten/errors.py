@@ -176,7 +176,7 @@ class ServiceError(KaitenError):
 
 
 class QueueFull(ServiceError):
-    """The queue has no room for the request; nothing of it was queued."""
+    """The queue is full, or too long for the request's deadline; nothing of it was queued."""
 
     def __init__(self, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s

@@ -94,7 +94,7 @@ class Batching(Section):
     max_batch_size: int = Field(64, ge=1)
     max_padding: float = Field(0.1, ge=0, lt=1)
     max_overtaken: int = Field(8, ge=0)
-    max_queue_items: int = Field(1024, ge=1)
+    max_queue_items: int = Field(512, ge=1)
 
 
 class Runners(Section):

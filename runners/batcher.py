@@ -24,6 +24,9 @@ logger = structlog.get_logger(__name__)
 _WINDOW = 256
 # What the newest batch weighs in the pace that Retry-After is worked out from.
 _PACE_WEIGHT = 0.1
+# A call is queued if what waits before it takes no more than this share of its time: the pace is a
+# mean, and an answer that comes too late has cost as much as one in time.
+_SHARE_OF_WAITING = 0.7
 
 
 class Costed(Protocol):
@@ -142,13 +145,13 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
     ) -> Sequence[ResultT]:
         """Return a result for each input, in order; ``deadline`` by the batcher's clock.
 
-        QueueFull if they do not all fit, and then none is taken; DeadlineExceeded if one of them
-        had not begun by the deadline; InferenceFailed if one of them failed; NotReady if the lanes
-        do not run.
+        QueueFull if they do not all fit, or would wait too long for the deadline, and then none is
+        taken; DeadlineExceeded if one of them had not begun by the deadline; InferenceFailed if one
+        of them failed; NotReady if the lanes do not run.
         """
         if not self.alive:
             raise NotReady
-        if self._waiting + len(inputs) > self._limits.max_queue_items:
+        if not self._has_room(len(inputs), deadline):
             raise QueueFull(self.drain_seconds)
         # What waits to be prepared waits in the queue.
         self._preparing += len(inputs)
@@ -159,6 +162,17 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             self._tell_waiting()
         # If the caller goes, this cancels the answer: the lanes skip what it had queued.
         return await answer
+
+    def _has_room(self, items: int, deadline: float) -> bool:
+        """Whether so many items fit, and need not wait for most of the time that they have.
+
+        Where nothing waits, they are tried whatever the pace says: it may be wrong.
+        """
+        waiting = self._waiting
+        if waiting + items > self._limits.max_queue_items:
+            return False
+        patience = _SHARE_OF_WAITING * (deadline - self._clock())
+        return not waiting or waiting * self._seconds_per_item <= patience
 
     def _enqueue(
         self, items: Sequence[ItemT], deadline: float

@@ -64,7 +64,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_file_outranks_defaults(file: Path) -> None:
     file.write_text("batching:\n  max_batch_size: 7\n")
     batching = load_settings().batching
-    assert (batching.max_batch_size, batching.max_queue_items) == (7, 1024)
+    assert (batching.max_batch_size, batching.max_queue_items) == (7, 512)
 
 
 def test_environment_outranks_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

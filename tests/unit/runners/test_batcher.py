@@ -561,6 +561,30 @@ async def test_retry_after_follows_the_measured_pace(
     assert bench.batcher.drain_seconds == 1
 
 
+@pytest.mark.parametrize(
+    ("waiting", "patience", "admitted"),
+    [(2, 5.8, True), (2, 5.6, False), (2, math.inf, True), (1, 2.9, True), (0, 0.1, True)],
+)
+async def test_call_that_would_wait_for_most_of_its_time_is_refused(
+    make_bench: Make, waiting: int, patience: float, *, admitted: bool
+) -> None:
+    bench = make_bench()
+    slow = bench.ask(Item("slow"))
+    await settle()
+    bench.clock.now += 2.0  # the pace: two seconds an item
+    bench.device.finish()
+    await slow
+    tasks = await bench.ask_while_busy(*([Item(f"w{number}")] for number in range(waiting)))
+    asked = bench.ask(Item("a"), deadline=bench.clock.now + patience)
+    await settle()
+
+    assert asked.done() is not admitted
+    bench.device.set_free()
+    (answer,) = await outcomes([asked])
+    assert answer == (["done a"] if admitted else "QueueFull")
+    await outcomes(tasks)
+
+
 async def test_newest_batch_weighs_a_tenth_in_the_pace(make_bench: Make) -> None:
     bench = make_bench()
     for seconds in (10.0, 20.0):
@@ -958,7 +982,9 @@ class Caller:
         errors = {
             asyncio.CancelledError: self.left,
             DeadlineExceeded: self.deadline <= now,
-            QueueFull: self.crowd + len(self.items) > room,
+            # By its deadline only where something waits.
+            QueueFull: self.crowd + len(self.items) > room
+            or (self.crowd > 0 and self.deadline < math.inf),
             # A flaky one that was computed by itself is not tried again.
             InferenceFailed: fails or "flaky" in kinds,
         }
