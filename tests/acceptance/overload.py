@@ -1,5 +1,6 @@
 """Three times capacity, offered without waiting for answers."""
 
+import asyncio
 import random
 import time
 from collections.abc import Iterator
@@ -79,15 +80,19 @@ class Trial:
         self._tell_normal(normal, spent)
         offer = Offer(TIMES * capacity, self.case.seconds * scale, self.case.most)
         ends: list[Usage] = []
+        after: list[asyncio.Task[Load]] = []
 
         def sent_all() -> None:
             ends.append(self.served.watch.usage())
+            # At once, while the queue is still full.
+            calm = closed_loop(self.pool, requests, self.case.lanes, _RECOVERY_S)
+            after.append(asyncio.create_task(calm))
 
         before = self.served.watch.usage()
         async with self.served.watch.memory_kept() as memory:
             load = await open_loop(self.pool, requests, offer, sent_all)
-        drained_s = time.monotonic() - load.start - load.seconds
-        recovery = await closed_loop(self.pool, requests, self.case.lanes, _RECOVERY_S)
+            drained_s = time.monotonic() - load.start - load.seconds
+            recovery = await after[0]
         used = ends[0] - before
         self._tell_load(load, used)
         self._check_answers(load)
@@ -204,7 +209,7 @@ class Trial:
             self.case.name, drained_after_s=drained_s, statuses_after=recovery.statuses
         )
         self.report.check(
-            f"{self.case.name}: normal 2 s after the last answer (throughput, p50 against before)",
+            f"{self.case.name}: normal 2 s after the end (throughput, p50 against before)",
             [rate, latency],
             passed=rate >= _NORMAL_RATE and latency <= _NORMAL_LATENCY and not recovery.failed,
         )

@@ -54,6 +54,8 @@ async def test_callers_who_do_not_wait_are_told_so_and_leave_nothing_behind(
     load = await closed_loop(pool, iter([request] * 50), 2)
     after = await closed_loop(pool, iter([small.target.v2(texts[:32])]), 1)
 
-    assert load.statuses == {504: 50}
+    # Two at once: the second is refused at the door where the first one waits.
+    assert load.statuses[504] > 0
+    assert set(load.statuses) <= {429, 504}
     assert load.failed == []
     assert after.statuses == {200: 1}
