@@ -1,13 +1,18 @@
 """Exporting a network to ONNX at registration, where that computes what torch computes."""
 
+import io
 import logging
+import shutil
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -21,6 +26,11 @@ from runners.tasks.base import EngineFacts
 # The largest difference between two logits that still counts as the same.
 TOLERANCE = 1e-4
 _OPSET = 17
+# An export by plain matrix products holds all of a text's attention at once: 3 GB for 8,192 tokens
+# in a small model. torch's own attention does not.
+MAX_TOKENS = 1024
+# Beside the graph, so that all sessions map the same weights; as Hugging Face names it.
+_WEIGHTS = "model.onnx_data"
 _AXES = {0: "texts", 1: "tokens"}
 
 # What people write to a support desk, a bank or a shop, from one word to a paragraph.
@@ -43,23 +53,27 @@ SENTENCES = (
 def export(
     engine: TorchEngine, pad_id: int, texts: Sequence[Sequence[int]], made: Path
 ) -> EngineFacts:
-    """Write the network to ``made``/onnx/model.onnx, unless it does not agree with torch.
+    """Write the network to ``made``/onnx/, unless it does not agree with torch.
 
     ``texts`` are token ids, from short to the longest; their logits are compared alone and in one
     padded batch.
     """
     versions = {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
+    longest = max(map(len, texts))
+    if longest > MAX_TOKENS:
+        reason = f"texts of up to {longest} tokens take less memory by torch's attention"
+        return EngineFacts("torch", reason, versions=versions)
     target = made / MODEL_FILE
     target.parent.mkdir(parents=True)
     try:
         _write(engine.network, pad([texts[0], texts[-1][: 2 * len(texts[0])]], pad_id), target)
         difference = _difference(engine, OnnxEngine(made, Runners(threads=2)), pad_id, texts)
     except Exception as error:  # noqa: BLE001  whatever an exporter trips over: torch serves it
-        target.unlink(missing_ok=True)
+        shutil.rmtree(target.parent)
         reason = f"it can not be exported to ONNX: {type(error).__name__}"
         return EngineFacts("torch", reason, versions=versions)
     if difference > TOLERANCE:
-        target.unlink()
+        shutil.rmtree(target.parent)
         reason = f"exported to ONNX, its logits differ by more than {TOLERANCE:g}"
         return EngineFacts("torch", reason, len(texts), difference, versions)
     reason = f"exported to ONNX, its logits agree with torch's within {TOLERANCE:g}"
@@ -95,13 +109,20 @@ def _write(
     network.set_attn_implementation("eager")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with (
+            TemporaryDirectory(prefix="kaiten-") as folder,
+            warnings.catch_warnings(),
+            torch.inference_mode(),
+            # The exporter prints the whole graph where it fails.
+            redirect_stdout(io.StringIO()),
+        ):
+            traced = Path(folder) / "traced.onnx"
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 # In evaluation as the network is: the exporter puts it back into what this is in.
                 _Logits(network).eval(),
                 tuple(map(torch.from_numpy, example)),
-                str(target),
+                str(traced),
                 input_names=["input_ids", "attention_mask"],
                 output_names=["logits"],
                 dynamic_axes={
@@ -113,8 +134,10 @@ def _write(
                 # The newer exporter takes several times as long, and needs one package more.
                 dynamo=False,
             )
+            exported = onnx.load(traced)
     finally:
         network.set_attn_implementation(implementation)
+    onnx.save_model(exported, target, save_as_external_data=True, location=_WEIGHTS)
 
 
 class _Logits(torch.nn.Module):

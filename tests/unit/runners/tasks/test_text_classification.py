@@ -14,7 +14,7 @@ from transformers import BertTokenizerFast
 
 from kaiten.errors import ModelRejected
 from kaiten.settings import Runners
-from runners.engines.export import export
+from runners.engines.export import MAX_TOKENS, export
 from runners.engines.torch_engine import TorchEngine
 from runners.tasks.base import ModelFacts
 from runners.tasks.text_classification import inspection
@@ -96,21 +96,41 @@ def test_network_that_onnx_computes_otherwise_is_served_by_torch(
     facts = inspection.inspect(tiny_classifier, tmp_path)
     assert facts.engine.name == "torch"
     assert "differ" in facts.engine.reason
-    assert not (tmp_path / "onnx/model.onnx").exists()
+    assert not (tmp_path / "onnx").exists()
     shutil.copytree(tiny_classifier, tmp_path, dirs_exist_ok=True)
     served = load(tmp_path, 64, CPU)
     assert len(predict(served, TEXTS)) == len(TEXTS)
 
 
 def test_network_that_can_not_be_exported_is_served_by_torch(
-    tiny_classifier: Path, tmp_path: Path
+    tiny_classifier: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     engine = TorchEngine(tiny_classifier, CPU)
     # A token that no embedding is there for, which stands for whatever trips an exporter.
     facts = export(engine, 0, [[2, 10**6, 3], [2, 3]], tmp_path)
     assert facts.name == "torch"
     assert "can not be exported" in facts.reason
-    assert not (tmp_path / "onnx/model.onnx").exists()
+    assert not (tmp_path / "onnx").exists()
+    # The exporter would print the graph.
+    assert capfd.readouterr().out == ""
+
+
+def test_network_of_long_texts_is_served_by_torch(tiny_classifier: Path, tmp_path: Path) -> None:
+    engine = TorchEngine(tiny_classifier, CPU)
+    facts = export(engine, 0, [[2, 3], [2] * (MAX_TOKENS + 1)], tmp_path)
+    assert facts.name == "torch"
+    assert f"texts of up to {MAX_TOKENS + 1} tokens" in facts.reason
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exported_weights_lie_beside_the_graph(tiny_classifier: Path, tmp_path: Path) -> None:
+    inspection.inspect(tiny_classifier, tmp_path)
+    graph, weights = tmp_path / "onnx/model.onnx", tmp_path / "onnx/model.onnx_data"
+    embeddings = load_file(tiny_classifier / "model.safetensors")[
+        "bert.embeddings.word_embeddings.weight"
+    ]
+    assert embeddings.numpy().tobytes() in weights.read_bytes()
+    assert embeddings.numpy().tobytes() not in graph.read_bytes()
 
 
 def test_both_engines_compute_the_same(tiny_classifier: Path, tmp_path: Path) -> None:
