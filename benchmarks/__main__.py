@@ -83,6 +83,7 @@ def _measure(
     sweep: bool,
 ) -> None:
     # What imports torch is imported only here: `report` and --help need none of it.
+    from benchmarks import ledger
     from benchmarks.limit import Limit
     from benchmarks.preparation import prepare
     from benchmarks.rounds import Bench
@@ -97,6 +98,9 @@ def _measure(
         ]
         bench = Bench(prepared.material, shapes, timing, results, limits, console.print)
         bench.run(peers, results.conditions["rounds"], sweep=sweep)
+    if workers:
+        console.print("CPU of a request, part by part")
+        results.add("ledger", **ledger.run(prepared.onnx.parents[1], prepared.texts))
 
 
 @app.command()

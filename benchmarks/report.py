@@ -12,6 +12,7 @@ from benchmarks.summary import (
     Mark,
     Spread,
     disturbed,
+    ledger,
     losses,
     marks,
     offline,
@@ -52,6 +53,8 @@ def markdown(results: Results) -> str:
         _marks(marks(results)),
         "## Memory, start and labels",
         _servers(results),
+        "## Where the CPU of a request goes",
+        _ledger(results),
         "## What we lose at",
         _losses(results),
         "## Configurations",
@@ -164,6 +167,24 @@ def _servers(results: Results) -> str:
     heads = ["MB settled", "MB peak", "s to an answer", "CPU ms a request (1x32)", "labels right"]
     note = "MB are the proportional set size (PSS) of all its processes; peak is after any shape."
     return _table(["server", *heads], rows) + "\n\n" + note
+
+
+_PARTS = {
+    "edge": "middleware, parsing, answer",
+    "token": "a token that was seen before",
+    "tokenise": "tokenising its text",
+    "queue": "queue, and a lane's thread",
+    "infer": "inference, in batches of 8 by length",
+    "finish": "softmax and label",
+    "observe": "metrics and the profile's record",
+    "left over": "sockets, HTTP, event loop, padding, caches and threads in each other's way",
+    "measured": "the server's own CPU a request at 1x32",
+}
+
+
+def _ledger(results: Results) -> str:
+    rows = [[name, f"{value:.0f}", _PARTS.get(name, "")] for name, value in ledger(results)]
+    return _table(["part", "us of CPU", "what"], rows) if rows else "Not measured."
 
 
 def _losses(results: Results) -> str:

@@ -214,6 +214,17 @@ def disturbed(results: Results) -> list[Record]:
     return [row for row in results.of("load") if row.get("other_cores", 0) > _DISTURBED_CORES]
 
 
+def ledger(results: Results) -> list[tuple[str, float]]:
+    """Return the CPU microseconds of a request at 1x32 by part, what is left over, and the sum."""
+    measured, parts = spread(results, KAITEN, "1x32", "cpu_ms_per_request"), results.of("ledger")
+    if measured is None or not parts:
+        return []
+    known = [(name, value) for name, value in parts[-1].items() if name != "kind"]
+    total = measured.median * 1000
+    left_over = total - sum(value for _, value in known)
+    return [*known, ("left over", left_over), ("measured", total)]
+
+
 def losses(results: Results) -> list[str]:
     """Return a sentence for everything that a peer does better, by the medians."""
     found = []

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.report import markdown, write_report
 from benchmarks.results import Results
-from benchmarks.summary import Mark, Spread, losses, marks
+from benchmarks.summary import Mark, Spread, ledger, losses, marks
 
 
 def some_results(path: Path = Path("unused.json")) -> Results:
@@ -116,3 +116,16 @@ def test_records_are_on_disk_as_they_come(tmp_path: Path) -> None:
     assert Results.load(results.path).records == [
         {"kind": "load", "server": "kaiten", "texts_s": pytest.approx(1.2346)}
     ]
+
+
+def test_the_ledger_ends_in_what_its_parts_do_not_explain() -> None:
+    results = some_results()
+    assert ledger(results) == []
+    results.records.append({"kind": "ledger", "edge": 100.0, "infer": 2500.0})
+    assert ledger(results) == [
+        ("edge", 100.0),
+        ("infer", 2500.0),
+        ("left over", 2400.0),
+        ("measured", 5000.0),
+    ]
+    assert "| left over | 2400 | sockets" in markdown(results)

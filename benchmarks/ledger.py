@@ -1,0 +1,278 @@
+"""`python -m benchmarks.ledger`: CPU microseconds that a request of one text costs, part by part.
+
+Each part runs by itself, in this process, on the classes that are served; the rest is a stub. What
+a server's own CPU a request has beyond their sum is left over: sockets, the HTTP server, the event
+loop, threads that wait for each other. Prints one JSON object.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import places
+from kaiten.settings import Auth, Batching, Gateway, Logging, Monitors, Runners, Settings
+
+_ROUNDS = 7
+_REQUESTS = 2000
+_TEXTS = 256
+_BATCH = 8
+_TAG = "benchmark-intent:1.0.0"
+_PATH = "/api/v1/predict"
+_SECRET = os.urandom(32).hex()
+Ledger = dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Stub:
+    """A runner that has its answer ready."""
+
+    answer: Any
+    labels: Sequence[str]
+    tag: str = _TAG
+    ready: bool = True
+    drain_seconds: int = 1
+
+    async def predict(self, inputs: Sequence[str], deadline: float) -> list[Any]:
+        return [self.answer for _ in inputs]
+
+
+@dataclass(frozen=True)
+class _Instant:
+    """A task whose batches are computed at once, so that what is left is the queue and threads."""
+
+    task: Any
+    items: Mapping[str, Any]
+    lanes: int
+    batch_tokens: int
+
+    def prepare(self, inputs: Sequence[str]) -> list[Any]:
+        return [self.items[text] for text in inputs]
+
+    def infer(self, batch: Sequence[Any], *, alone: bool = False) -> Sequence[Any]:
+        return batch
+
+    def finish(self, batch: Sequence[Any], raw: Sequence[Any]) -> list[Any]:
+        return list(raw)
+
+    def warm_up(self) -> None:
+        pass
+
+
+class _Unwatched:
+    """Notes nothing, wherever something may be noted."""
+
+    def request_started(self, endpoint: str) -> None: ...
+    def request_answered(self, endpoint: str, model: str, status: int, seconds: float) -> None: ...
+    def put(self, records: Sequence[Any]) -> None: ...
+    def queue_changed(self, items: int) -> None: ...
+    def batch_computed(self, report: Any) -> None: ...
+    def batch_failed(self) -> None: ...
+    def items_skipped(self, *, gone: int, expired: int) -> None: ...
+
+
+def parts(folder: Path, texts: Sequence[str], metrics: str) -> Ledger:
+    """Return microseconds of CPU a request, by part."""
+    # prometheus_client looks for its directory when it is imported.
+    from runners.tasks.text_classification.serving import load
+
+    task = load(folder, 512, Runners(device="cpu"))
+    items = dict(zip(texts, task.prepare(texts), strict=True))
+    batches = _batches(sorted(items.values(), key=lambda item: item.cost))
+    logits = [task.infer(batch) for batch in batches]
+    answers = task.finish(batches[0], logits[0])
+    labels = [str(number) for number in range(logits[0].shape[1])]
+    stub = _Stub(answers[0], labels)
+    watched, unwatched = _edge(stub, texts, metrics), _edge(stub, texts, None)
+    edge = asyncio.run(_requests(unwatched))
+    token = asyncio.run(_requests(_token()))
+    queue = asyncio.run(_queued(_Instant(task, items, task.lanes, task.batch_tokens), texts))
+    return {
+        "edge": edge - token,
+        "token": token,
+        "tokenise": _each(len(texts), lambda: [task.prepare([text]) for text in texts]),
+        "queue": queue,
+        "infer": _each(len(texts), lambda: [task.infer(batch) for batch in batches]),
+        "finish": _each(
+            len(texts), lambda: [task.finish(*pair) for pair in zip(batches, logits, strict=True)]
+        ),
+        "observe": asyncio.run(_requests(watched)) - edge + _batch_notes(metrics, batches),
+    }
+
+
+def _batches(items: Sequence[Any]) -> list[list[Any]]:
+    return [list(items[at : at + _BATCH]) for at in range(0, len(items), _BATCH)]
+
+
+def _each(count: int, work: Callable[[], object]) -> float:
+    """Return the CPU microseconds of one of ``count``, the median of some rounds."""
+    found = []
+    for _ in range(_ROUNDS):
+        started = time.process_time()
+        work()
+        found.append((time.process_time() - started) / count * 1e6)
+    return median(found)
+
+
+async def _requests(ask: Callable[[int], Awaitable[None]]) -> float:
+    """Return the CPU microseconds of a request, the median of some rounds after one to warm up."""
+    found = []
+    for number in range(_ROUNDS + 1):
+        started = time.process_time()
+        for index in range(_REQUESTS):
+            await ask(index)
+        if number:
+            found.append((time.process_time() - started) / _REQUESTS * 1e6)
+    return median(found)
+
+
+def _edge(
+    stub: _Stub, texts: Sequence[str], metrics: str | None
+) -> Callable[[int], Awaitable[None]]:
+    """Return a request through all middleware to a handler; with ``metrics`` it is watched too."""
+    from gateway.edge import EdgeParts, wrap
+    from gateway.predictions import Predictor
+    from gateway.routes import Routes
+    from kaiten.signing import SigningSecret
+    from monitors.instruments import Instruments
+    from monitors.profiles import Profiler
+
+    limits, nothing = Gateway(), _Unwatched()
+    instruments = Instruments(metrics) if metrics else None
+    # Never started: what it would do in its own thread is no part of a request.
+    sink = Profiler(Path(), Monitors(max_pending_records=10**7), lambda _: None)
+    predictor = Predictor([stub], limits)
+    routes = Routes(lambda: predictor, Instruments, limits)
+    parts = EdgeParts(
+        Settings.model_construct(logging=Logging(requests_per_s=0)),
+        SigningSecret(_SECRET, development=False),
+        routes.direct(),
+        instruments or nothing,
+        sink if metrics else nothing,
+    )
+    app, bodies = wrap(routes.app(), parts), [json.dumps({"text": text}).encode() for text in texts]
+    headers = _headers()
+
+    async def ask(index: int) -> None:
+        body, statuses = bodies[index % len(bodies)], []
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            # Then the caller stays, silent.
+            return messages.pop() if messages else await asyncio.Event().wait()  # type: ignore[return-value]
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        await app(_scope(headers), receive, send)
+        assert statuses == [200], statuses
+
+    return ask
+
+
+def _token() -> Callable[[int], Awaitable[None]]:
+    """Return the check of a token that was seen before."""
+    from gateway.middleware.authentication import AuthenticationMiddleware
+    from kaiten.context import RequestContext, bind
+    from kaiten.signing import SigningSecret
+
+    async def inner(*_: object) -> None: ...
+
+    app = AuthenticationMiddleware(inner, Auth(), SigningSecret(_SECRET, development=False))
+    headers = _headers()
+
+    async def ask(_: int) -> None:
+        bind(RequestContext("0"))
+        await app(_scope(headers), inner, inner)  # type: ignore[arg-type]
+
+    return ask
+
+
+def _headers() -> list[tuple[bytes, bytes]]:
+    from kaiten.cli.token import mint
+
+    token = mint("benchmark", ["predict"], timedelta(hours=1), Auth(), _SECRET)
+    return [
+        (b"host", b"127.0.0.1:3000"),
+        (b"authorization", b"Bearer " + token.encode()),
+        (b"content-type", b"application/json"),
+    ]
+
+
+def _scope(headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+    called = {"method": "POST", "path": _PATH, "raw_path": _PATH.encode(), "query_string": b""}
+    ends = {"client": ("127.0.0.1", 4711), "server": ("127.0.0.1", 3000), "scheme": "http"}
+    return {"type": "http", "http_version": "1.1", "headers": headers, **called, **ends}
+
+
+async def _queued(task: _Instant, texts: Sequence[str]) -> float:
+    """Return the CPU microseconds of a text's way through the queue and a lane's thread.
+
+    As many callers as the shape 1x32 has ask at once, over and over.
+    """
+    from runners.runner import Runner
+
+    nothing = _Unwatched()
+    runner = Runner(_TAG, ["a"], task, Batching(), nothing, lambda: None)
+    await runner.start()
+    found = []
+    for _ in range(_ROUNDS):
+        started = time.process_time()
+        for at in range(0, len(texts), 32):
+            await asyncio.gather(*(runner.predict([text]) for text in texts[at : at + 32]))
+        found.append((time.process_time() - started) / len(texts) * 1e6)
+    await runner.close()
+    return median(found)
+
+
+def _batch_notes(metrics: str, batches: Sequence[Sequence[Any]]) -> float:
+    """Return what noting batches costs, for each text."""
+    from monitors.instruments import Instruments
+    from runners.observer import BatchReport
+
+    observer = Instruments(metrics).observer(_TAG)
+
+    def note() -> None:
+        for batch in batches:
+            costs = [item.cost for item in batch]
+            report = BatchReport(
+                len(batch), sum(costs), max(costs) * len(batch), [0.01] * len(batch), 0.02
+            )
+            observer.batch_computed(report)
+            for _ in batch:
+                observer.queue_changed(1)
+
+    return _each(sum(map(len, batches)), note)
+
+
+def run(folder: Path, texts: Path) -> Ledger:
+    """Measure in a process of its own: metrics are set up as they are imported."""
+    command = [str(places.PYTHON), "-m", "benchmarks.ledger", str(folder), str(texts)]
+    done = subprocess.run(
+        command, cwd=places.ROOT, env=places.environment(), stdout=subprocess.PIPE, check=True
+    )
+    found: Ledger = json.loads(done.stdout)
+    return found
+
+
+def main() -> None:
+    """Measure the model in a folder, with the texts of a JSON file."""
+    folder, file = map(Path, sys.argv[1:3])
+    texts = json.loads(file.read_text(encoding="utf-8"))["short"][:_TEXTS]
+    with tempfile.TemporaryDirectory() as metrics:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        print(json.dumps(parts(folder, texts, metrics)))
+
+
+if __name__ == "__main__":
+    main()
