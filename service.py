@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from lifecycle.store import ModelStore
 from monitors import logs
 from monitors.instruments import Instruments, own_directory
 from monitors.profiles import Profiler
+from runners.engines import choose_engine
 from runners.runner import Runner
 from runners.tasks import find_task
 
@@ -127,7 +129,7 @@ class Kaiten:
     @bentoml.on_deployment
     @staticmethod
     def check_once() -> None:
-        """Stop before any worker starts if a model or the secret is missing."""
+        """Stop before any worker starts if a model, its engine or the secret is missing."""
         settings = parts.settings
         in_force = BentoMLContainer.config.services[NAME].get()
         hand_down(settings, in_force["workers"])
@@ -142,7 +144,8 @@ class Kaiten:
             check_back_stop(settings, in_force["traffic"]["timeout"])
             signing_secret(settings)
             for tag in settings.serving.models:
-                ModelStore().get(tag)
+                choice = choose_engine(ModelStore().get(tag).folder, settings.runners)
+                logger.info("engine_chosen", model=tag, **asdict(choice))
         except SetupError as error:
             raise BentoMLException(error.message) from None
 

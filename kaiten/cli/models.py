@@ -34,6 +34,8 @@ def register(
         typer.echo(stored.card.model_dump_json())
     else:
         typer.echo(f"Registered {stored.card.tag} in {stored.folder}")
+        if engine := stored.card.engine:
+            typer.echo(f"On a CPU it is served by {engine.name}: {engine.reason}.")
 
 
 def list_models(

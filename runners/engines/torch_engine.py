@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from kaiten.errors import Detail, InvalidSettings, ModelRejected
+from kaiten.errors import ModelRejected
 from kaiten.settings import Runners
 from runners.engines.base import pad
 
@@ -19,13 +19,14 @@ class TorchEngine:
     """Computes padded batches of token ids.
 
     Use it from one lasting thread: torch keeps a pool of workers for each thread that calls it.
+    Its settings name a device: choose_engine has decided what auto is.
     """
 
     lanes = 1
     batch_tokens = 4096
 
     def __init__(self, folder: Path, settings: Runners) -> None:
-        self.device = choose_device(settings.device)
+        self.device = torch.device(settings.device)
         self._threads = settings.threads
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
@@ -86,13 +87,3 @@ class TorchEngine:
         )
         logits: NDArray[np.float32] = output.logits.float().cpu().numpy()
         return logits
-
-
-def choose_device(wanted: str) -> torch.device:
-    """Return the device of the setting; InvalidSettings if it asks for CUDA and there is none."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        problem = Detail("runners.device", f"is {wanted}, but torch sees no CUDA device; use cpu")
-        raise InvalidSettings([problem], "runners")
-    return torch.device(wanted)

@@ -112,6 +112,16 @@ def test_without_a_model_it_stops_with_the_remedy(tmp_path: Path) -> None:
     assert "make quickstart" in said
 
 
+def test_absent_device_stops_the_start_with_the_remedy(bentoml_home: Path, tmp_path: Path) -> None:
+    # None is visible on any machine.
+    absent = {"KAITEN_RUNNERS__DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+    said = refusal(environment(bentoml_home, tmp_path, **absent))
+
+    assert "runners.device: is cuda, but torch sees no CUDA device; use cpu" in said
+    # The parent says it once, before any worker tries.
+    assert said.count("runners.device") == 1
+
+
 def test_production_without_a_secret_does_not_start(bentoml_home: Path, tmp_path: Path) -> None:
     said = refusal(environment(bentoml_home, tmp_path, KAITEN_ENVIRONMENT="production"))
 

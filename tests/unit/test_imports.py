@@ -65,6 +65,24 @@ def test_service_loads_no_framework_and_writes_no_file_when_imported(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_choosing_onnx_loads_no_framework(tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx/model.onnx").touch()
+    code = (
+        # Where there is a driver, torch is asked whether it can use it.
+        "os.environ['CUDA_VISIBLE_DEVICES'] = ''\n"
+        "from pathlib import Path\n"
+        "from kaiten.settings import Runners\n"
+        "from runners.engines import choose_engine\n"
+        f"engine = choose_engine(Path({str(tmp_path)!r}), Runners()).engine\n"
+        "found = [engine, *sys.modules]"
+    )
+    found = fresh(code, tmp_path)
+    assert isinstance(found, list)
+    assert found[0] == "onnx"
+    assert not {*found[1:]} & HEAVY
+
+
 @pytest.mark.parametrize("preset", [{}, dict.fromkeys(OPT_OUTS, "0")])
 def test_importing_kaiten_opts_out_whatever_was_set(preset: dict[str, str], tmp_path: Path) -> None:
     code = (

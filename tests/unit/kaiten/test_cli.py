@@ -170,7 +170,11 @@ def test_register_says_what_and_where(tiny_classifier: Path) -> None:
     result = run("register", str(tiny_classifier), *options)
     stored = ModelStore().get("tiny:1.0.0")
     assert result.exit_code == 0
-    assert result.stdout == f"Registered tiny:1.0.0 in {stored.folder}\n"
+    assert stored.card.engine is not None
+    assert result.stdout.splitlines() == [
+        f"Registered tiny:1.0.0 in {stored.folder}",
+        f"On a CPU it is served by onnx: {stored.card.engine.reason}.",
+    ]
     assert stored.card.labels == ("billing", "delivery", "other")
 
 

@@ -5,11 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from kaiten.errors import InvalidSettings
 from kaiten.settings import Runners
-from runners.engines.torch_engine import TorchEngine, choose_device
-
-without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a CUDA device")
+from runners.engines.torch_engine import TorchEngine
 
 
 @pytest.fixture
@@ -18,29 +15,6 @@ def threads() -> Iterator[int]:
     before = torch.get_num_threads()
     yield before
     torch.set_num_threads(before)
-
-
-def test_cpu_is_the_cpu() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-
-
-def test_auto_takes_what_there_is() -> None:
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    assert choose_device("auto") == torch.device(found)
-
-
-@without_cuda
-@pytest.mark.parametrize("wanted", ["cuda", "cuda:1"])
-def test_cuda_is_refused_where_there_is_none(wanted: str) -> None:
-    with pytest.raises(InvalidSettings, match=f"is {wanted}, but .* use cpu") as caught:
-        choose_device(wanted)
-    assert [detail.field for detail in caught.value.details] == ["runners.device"]
-
-
-@without_cuda
-def test_engine_does_not_fall_back_in_silence(tiny_classifier: Path) -> None:
-    with pytest.raises(InvalidSettings):
-        TorchEngine(tiny_classifier, Runners(device="cuda"))
 
 
 def test_threads_are_as_set(tiny_classifier: Path, threads: int) -> None:

@@ -1,0 +1,118 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from kaiten.errors import InvalidSettings
+from kaiten.settings import Runners
+from runners import engines
+from runners.engines import MODEL_FILE, EngineChoice, choose_engine, cuda, open_engine
+from runners.engines.torch_engine import TorchEngine
+
+See = Callable[[int], None]
+
+
+@pytest.fixture
+def see(monkeypatch: pytest.MonkeyPatch) -> See:
+    """Return what makes torch see so many CUDA devices."""
+    return lambda number: monkeypatch.setattr(cuda, "count", lambda: number)
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    (tmp_path / MODEL_FILE).parent.mkdir()
+    (tmp_path / MODEL_FILE).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "devices", "expected"),
+    [
+        ("auto", "auto", 0, ("onnx", "cpu", "torch sees no CUDA device")),
+        ("auto", "auto", 1, ("torch", "cuda", "torch sees a CUDA device")),
+        ("auto", "torch", 0, ("torch", "cpu", "runners.engine asks for it")),
+        ("auto", "torch", 1, ("torch", "cuda", "torch sees a CUDA device")),
+        ("auto", "onnx", 1, ("onnx", "cpu", "runners.engine asks for it")),
+        ("cpu", "auto", 1, ("onnx", "cpu", "runners.device is cpu")),
+        ("cpu", "torch", 1, ("torch", "cpu", "runners.engine asks for it")),
+        ("cpu", "onnx", 0, ("onnx", "cpu", "runners.engine asks for it")),
+        ("cuda", "auto", 1, ("torch", "cuda", "runners.device asks for it")),
+        ("cuda:1", "torch", 2, ("torch", "cuda:1", "runners.device asks for it")),
+    ],
+)
+def test_exported_model(
+    device: str, engine: str, devices: int, expected: tuple[str, str, str], exported: Path, see: See
+) -> None:
+    see(devices)
+    found = choose_engine(exported, Runners.model_validate({"device": device, "engine": engine}))
+    assert (found.engine, found.device) == expected[:2]
+    assert found.reason.startswith(expected[2])
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "expected"),
+    [("auto", 0, "cpu"), ("cpu", 1, "cpu"), ("auto", 1, "cuda"), ("cuda", 1, "cuda")],
+)
+def test_model_that_was_not_exported_goes_to_torch(
+    device: str, devices: int, expected: str, tmp_path: Path, see: See
+) -> None:
+    see(devices)
+    found = choose_engine(tmp_path, Runners(device=device))
+    assert (found.engine, found.device) == ("torch", expected)
+    assert ("its card says why" in found.reason) == (expected == "cpu")
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+def test_onnx_is_refused_where_the_model_was_not_exported(
+    device: str, tmp_path: Path, see: See
+) -> None:
+    see(1)
+    with pytest.raises(InvalidSettings, match=r"registered for torch .* use auto") as caught:
+        choose_engine(tmp_path, Runners(device=device, engine="onnx"))
+    assert [detail.field for detail in caught.value.details] == ["runners.engine"]
+
+
+def test_onnx_is_refused_on_cuda(exported: Path, see: See) -> None:
+    see(1)
+    with pytest.raises(InvalidSettings, match=r"CPU only; set runners\.device to cpu") as caught:
+        choose_engine(exported, Runners(device="cuda", engine="onnx"))
+    assert [detail.field for detail in caught.value.details] == ["runners.engine"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "devices", "seen"),
+    [
+        ("cuda", 0, "no CUDA device"),
+        ("cuda:1", 1, "1 CUDA device"),
+        ("cuda:2", 2, "2 CUDA devices"),
+    ],
+)
+def test_cuda_is_refused_where_torch_sees_no_such_device(
+    wanted: str, devices: int, seen: str, exported: Path, see: See
+) -> None:
+    see(devices)
+    with pytest.raises(InvalidSettings, match=f"is {wanted}, but .* {seen}; use cpu") as caught:
+        choose_engine(exported, Runners(device=wanted))
+    assert [detail.field for detail in caught.value.details] == ["runners.device"]
+
+
+@pytest.mark.parametrize(("device", "engine"), [("cpu", "onnx"), ("cuda", "torch")])
+def test_engine_that_is_not_installed_is_told(
+    device: str, engine: str, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(engines.PACKAGES, engine, "no_such_package")
+    with pytest.raises(InvalidSettings, match="pip install no_such_package"):
+        choose_engine(exported, Runners(device=device))
+
+
+def test_only_onnx_computes_in_lanes() -> None:
+    assert EngineChoice("onnx", "cpu", "").lanes(3) == 3
+    assert EngineChoice("torch", "cpu", "").lanes(3) == 1
+
+
+def test_engine_is_opened_on_the_device_that_is_chosen(tiny_classifier: Path, see: See) -> None:
+    see(0)
+    engine = open_engine(tiny_classifier, Runners())
+    assert isinstance(engine, TorchEngine)
+    assert engine.device == torch.device("cpu")
