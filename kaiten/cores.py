@@ -4,19 +4,39 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+HIERARCHY = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 
-def cores(
-    hierarchy: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
-) -> int:
+
+def cores(hierarchy: Path = HIERARCHY, membership: Path = MEMBERSHIP) -> int:
     """Return how many cores this process may keep busy, at least one.
 
     Part of a core is left out: threads over the quota are all stopped until its next period.
     """
+    allowed, limit = affinity(), quota(hierarchy, membership)
+    return max(1, allowed if limit is None else min(allowed, int(limit)))
+
+
+def share(workers: object) -> int:
+    """Return the cores of each worker, at least one.
+
+    ``workers`` is BentoML's setting: a number, ``cpu_count``, or None for one.
+    """
+    available = cores()
+    count = workers if isinstance(workers, int) else available if workers == "cpu_count" else 1
+    return max(1, available // max(1, count))
+
+
+def affinity() -> int:
+    """Return how many cores this process may be put on."""
     if hasattr(os, "sched_getaffinity"):
-        allowed = len(os.sched_getaffinity(0))
-    else:
-        allowed = os.cpu_count() or 1
-    return max(1, min(allowed, int(min(_quotas(hierarchy, membership), default=allowed))))
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def quota(hierarchy: Path = HIERARCHY, membership: Path = MEMBERSHIP) -> float | None:
+    """Return the smallest quota of the groups around this process, in cores; None without one."""
+    return min(_quotas(hierarchy, membership), default=None)
 
 
 def _quotas(hierarchy: Path, membership: Path) -> Iterator[float]:

@@ -32,7 +32,7 @@ from pydantic_settings import (
 )
 
 from kaiten import tags
-from kaiten.cores import cores
+from kaiten.cores import share
 from kaiten.errors import Detail, InvalidSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -275,16 +275,12 @@ def hand_down(settings: Settings, workers: object) -> None:
 
     That is KAITEN_HOME, since a worker that serves a bento stands in the bento's own folder, where
     no state belongs, the secret's file likewise, and each one's share of the cores, where the
-    setting leaves it open.
-    ``workers`` is BentoML's setting: a number, ``cpu_count``, or None for one.
+    setting leaves it open. ``workers`` is BentoML's setting, as share takes it.
     """
     os.environ["KAITEN_HOME"] = str(settings.home.resolve())
     if settings.auth.secret_file is not None:
         os.environ["KAITEN_AUTH__SECRET_FILE"] = str(settings.auth.secret_file.resolve())
-    available = cores()
-    count = workers if isinstance(workers, int) else available if workers == "cpu_count" else 1
-    threads = settings.runners.threads or max(1, available // count)
-    os.environ["KAITEN_RUNNERS__THREADS"] = str(threads)
+    os.environ["KAITEN_RUNNERS__THREADS"] = str(settings.runners.threads or share(workers))
 
 
 def environment_for(overrides: dict[str, str]) -> dict[str, str]:

@@ -23,20 +23,9 @@ class SigningSecret:
 
 def signing_secret(settings: Settings) -> SigningSecret:
     """Return the secret in force; InvalidSettings in production without a configured one."""
-    configured = secret_of(settings.auth)
+    configured = configured_secret(settings)
     if configured is not None:
         return SigningSecret(configured, development=False)
-    if settings.in_production:
-        raise InvalidSettings(
-            [
-                Detail(
-                    "auth.secret",
-                    "is not set, and production does not start without one; set KAITEN_AUTH__SECRET"
-                    " or KAITEN_AUTH__SECRET_FILE, for example to what `openssl rand -hex 32` says",
-                )
-            ],
-            "production",
-        )
     try:
         return SigningSecret(_development_secret(settings.home), development=True)
     except OSError as error:
@@ -45,6 +34,21 @@ def signing_secret(settings: Settings) -> SigningSecret:
         file = settings.home / DEVELOPMENT_SECRET_FILE
         problem = Detail("home", f"{file} is broken; delete it, and a new one is made")
     raise InvalidSettings([problem], "KAITEN_HOME")
+
+
+def configured_secret(settings: Settings) -> str | None:
+    """Return the configured secret; None where development is to make one, which this does not do.
+
+    InvalidSettings in production without one, and as secret_of.
+    """
+    configured = secret_of(settings.auth)
+    if configured is None and settings.in_production:
+        reason = (
+            "is not set, and production does not start without one; set KAITEN_AUTH__SECRET"
+            " or KAITEN_AUTH__SECRET_FILE, for example to what `openssl rand -hex 32` says"
+        )
+        raise InvalidSettings([Detail("auth.secret", reason)], "production")
+    return configured
 
 
 def secret_of(auth: Auth) -> str | None:

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from kaiten.cli import models, serve, token
+from kaiten.cli import doctor, models, serve, token
 from kaiten.errors import SetupError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app.command()(serve.serve)
 app.command()(models.register)
 app.command(name="models")(models.list_models)
 app.command()(token.token)
+app.command()(doctor.doctor)
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def serve(
     Example: kaiten serve --port 3001 --model support-intent:1.0.0
     """
     settings = load_settings()
-    overrides = {"BENTOML_CONFIG": _configuration()}
+    overrides = {"BENTOML_CONFIG": configuration_file()}
     if model is not None:
         overrides["KAITEN_SERVING__MODELS"] = model
     secret = signing_secret(settings).value
@@ -64,7 +64,7 @@ def serve(
     raise typer.Exit(code)
 
 
-def _configuration() -> str:
+def configuration_file() -> str:
     """Return BentoML's configuration file: the one named, else ours."""
     named = bentoml_configuration()
     if named is not None and not Path(named).is_file():

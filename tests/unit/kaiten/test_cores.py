@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kaiten.cores import cores
+from kaiten.cores import affinity, cores, quota, share
 
 ALL = len(os.sched_getaffinity(0))
 
@@ -50,3 +50,18 @@ def test_first_version_of_cgroups(quota: str, expected: int, tmp_path: Path) -> 
     file.write_text("4:cpu,cpuacct:/box\n1:name=systemd:/elsewhere\n")
     write(tmp_path / "cpu/box", cpu__cfs_quota_us=quota, cpu__cfs_period_us="100000")
     assert cores(tmp_path, file) == expected
+
+
+def test_affinity_and_quota_are_told_apart(tmp_path: Path, membership: Path) -> None:
+    assert affinity() == ALL
+    assert quota(tmp_path, membership) is None
+    write(tmp_path / "pod", cpu__max="50000 100000\n")
+    assert quota(tmp_path, membership) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"),
+    [(None, cores()), (1, cores()), ("cpu_count", 1), (10 * cores(), 1)],
+)
+def test_workers_share_the_cores(workers: object, expected: int) -> None:
+    assert share(workers) == expected

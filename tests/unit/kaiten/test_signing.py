@@ -8,7 +8,12 @@ from pydantic import SecretStr
 
 from kaiten.errors import InvalidSettings
 from kaiten.settings import Auth, Settings, check_secret
-from kaiten.signing import DEVELOPMENT_SECRET_FILE, SigningSecret, signing_secret
+from kaiten.signing import (
+    DEVELOPMENT_SECRET_FILE,
+    SigningSecret,
+    configured_secret,
+    signing_secret,
+)
 
 SECRET = "8f14e45fceea167a5a36dedd4bea2543"
 
@@ -70,6 +75,14 @@ def test_production_does_not_start_without_a_secret(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="KAITEN_AUTH__SECRET") as caught:
         signing_secret(settings)
     assert [detail.field for detail in caught.value.details] == ["auth.secret"]
+
+
+def test_asking_for_the_configured_secret_makes_none(tmp_path: Path) -> None:
+    settings = with_home(tmp_path / "home")
+    assert configured_secret(settings) is None
+    with pytest.raises(InvalidSettings, match="KAITEN_AUTH__SECRET"):
+        configured_secret(settings.model_copy(update={"environment": "production"}))
+    assert not (tmp_path / "home").exists()
 
 
 def test_production_makes_no_secret(tmp_path: Path) -> None:

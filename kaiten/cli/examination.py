@@ -1,0 +1,201 @@
+"""What a start on this machine would find, choose, and stop at."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+from bentoml._internal.configuration.containers import BentoMLConfiguration
+
+from kaiten.cli.serve import configuration_file
+from kaiten.cores import affinity, cores, quota, share
+from kaiten.errors import Detail, InvalidSettings, SetupError
+from kaiten.settings import Settings, check_back_stop, load_settings, settings_file
+from kaiten.signing import DEVELOPMENT_SECRET_FILE, configured_secret, signing_secret
+from lifecycle.store import ModelStore
+from runners.engines import PACKAGES, EngineChoice, choose_engine
+from runners.engines.cuda import CudaDevice, devices
+
+_PACKAGES = ("kaiten", "bentoml", "transformers", "tokenizers", "numpy")
+FoundT = TypeVar("FoundT")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What there is to compute on; ``quota`` is the cgroup's, in cores, None without one."""
+
+    cpu: str | None
+    cores: int
+    affinity: int
+    quota: float | None
+    memory_bytes: int
+    available_bytes: int
+    cuda: list[CudaDevice]
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What a start would go by; ``threads`` are those of each worker."""
+
+    settings: Path | None
+    bentoml: str
+    environment: str
+    home: Path
+    secret: str | None
+    workers: object
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a model would be computed by, in so many lanes; None where it would not start."""
+
+    tag: str
+    choice: EngineChoice | None = None
+    lanes: int | None = None
+    problems: list[Detail] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that was found; a version is None for what is not installed."""
+
+    problems: list[Detail]
+    machine: Machine
+    engines: dict[str, str | None]
+    versions: dict[str, str | None]
+    in_force: InForce | None
+    models: list[Served]
+
+
+def examine() -> Report:
+    """Look at everything that a start depends on, past the first problem; nothing is written."""
+    problems: list[Detail] = []
+    settings = _attempt(problems, "settings", load_settings)
+    in_force, models = None, list[Served]()
+    if settings is not None:
+        in_force = _in_force(settings, problems)
+    # BentoML opens no model store while its own settings are not usable.
+    if settings is not None and in_force is not None:
+        models = [_served(tag, settings, in_force.threads) for tag in settings.serving.models]
+    for model in models:
+        problems += model.problems
+    return Report(
+        # Several models may lack the same device.
+        problems=[*dict.fromkeys(problems)],
+        machine=_machine(),
+        engines={package: _version(package) for package in PACKAGES.values()},
+        versions=_versions(),
+        in_force=in_force,
+        models=models,
+    )
+
+
+def _attempt(problems: list[Detail], where: str, check: Callable[[], FoundT]) -> FoundT | None:
+    """Return what a check gives; what it raises is kept, so that the checks after it still run."""
+    try:
+        return check()
+    except InvalidSettings as error:
+        problems.extend(error.details)
+    except SetupError as error:
+        problems.append(Detail(where, error.message))
+    return None
+
+
+def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
+    """Return what a start would go by; None where BentoML's own settings are not usable."""
+    secret = _attempt(problems, "auth.secret", partial(_secret, settings))
+    service = _attempt(problems, "BENTOML_CONFIG", _bentoml_service)
+    if service is None:
+        return None
+    workers, timeout_s = service
+    _attempt(problems, "serving", partial(check_back_stop, settings, timeout_s))
+    return InForce(
+        settings=settings_file(),
+        bentoml=configuration_file(),
+        environment=settings.environment,
+        home=settings.home.resolve(),
+        secret=secret,
+        workers=workers,
+        threads=settings.runners.threads or share(workers),
+    )
+
+
+def _secret(settings: Settings) -> str:
+    """Return where the secret comes from; InvalidSettings where it does not hold. Makes none."""
+    if configured_secret(settings) is not None:
+        return f"from {'auth.secret_file' if settings.auth.secret_file else 'auth.secret'}"
+    file = settings.home.resolve() / DEVELOPMENT_SECRET_FILE
+    if not file.exists():
+        return f"{file}, made on first use"
+    signing_secret(settings)
+    return str(file)
+
+
+def _bentoml_service() -> tuple[object, float | None]:
+    """Return the workers and the timeout, in seconds, that BentoML's file gives our service.
+
+    InvalidSettings where the file is not usable.
+    """
+    file = configuration_file()
+    try:
+        services = BentoMLConfiguration(override_config_file=file).to_dict()["services"]
+        # Where the file is silent, what service.py says.
+        service = {"workers": 1, "traffic": {"timeout": 60}, **services.get("kaiten_service", {})}
+        timeout_s = service["traffic"].get("timeout", 60)
+        return service["workers"], None if timeout_s is None else float(timeout_s)
+    except Exception as error:  # noqa: BLE001  whatever BentoML, and we, trip over in a file
+        # BentoML quotes whole sections after a brace, and they may hold a key's password.
+        told = " ".join(str(error).partition("{")[0].split())
+        reason = f"{file} is not usable: {told} ({type(error).__name__}); see configuration.yaml"
+        raise InvalidSettings([Detail("BENTOML_CONFIG", reason)], "environment") from None
+
+
+def _served(tag: str, settings: Settings, threads: int) -> Served:
+    problems: list[Detail] = []
+
+    def choose() -> EngineChoice:
+        return choose_engine(ModelStore().get(tag).folder, settings.runners)
+
+    choice = _attempt(problems, "serving.models", choose)
+    lanes = choice.lanes(threads) if choice else None
+    return Served(tag, choice, lanes, problems)
+
+
+def _machine() -> Machine:
+    memory = psutil.virtual_memory()
+    return Machine(
+        cpu=_cpu(),
+        cores=cores(),
+        affinity=affinity(),
+        quota=quota(),
+        memory_bytes=memory.total,
+        available_bytes=memory.available,
+        cuda=devices(),
+    )
+
+
+def _cpu(information: Path = Path("/proc/cpuinfo")) -> str | None:
+    """Return the processor's model, where the system tells it."""
+    try:
+        lines = information.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor()) or None
+
+
+def _versions() -> dict[str, str | None]:
+    found = {package: _version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,205 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from kaiten.cli import app
+from kaiten.cores import cores
+from kaiten.settings import load_settings
+from kaiten.signing import DEVELOPMENT_SECRET_FILE, signing_secret
+from lifecycle.card import EngineCard, ModelCard, sha256
+from lifecycle.store import ModelStore
+from runners import engines
+from runners.engines import cuda
+from runners.engines.cuda import CudaDevice
+
+SECRET = "8f14e45fceea167a5a36dedd4bea2543"
+DEFAULT = "support-intent:1.0.0"
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch, model_store: Path) -> None:
+    """Be a machine without CUDA, and with an empty model store, before a narrow terminal."""
+    see_cuda(monkeypatch, [])
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def see_cuda(monkeypatch: pytest.MonkeyPatch, found: list[CudaDevice]) -> None:
+    monkeypatch.setattr(cuda, "count", lambda: len(found))
+    monkeypatch.setattr("kaiten.cli.examination.devices", lambda: found)
+
+
+def add(tag: str, folder: Path, *, engine: str = "onnx") -> None:
+    """Put a version into the store, exported or not, whose files are of no matter."""
+    source = folder / "file"
+    source.write_text(tag)
+    path = "onnx/model.onnx" if engine == "onnx" else "model.safetensors"
+    name, _, version = tag.partition(":")
+    card = ModelCard(
+        name=name,
+        version=version,
+        task="text-classification",
+        labels=("yes", "no"),
+        max_length=128,
+        architecture="BertForSequenceClassification",
+        framework_versions={},
+        engine=EngineCard(name=engine, reason="a test says so"),
+        files={path: sha256(source)},
+    )
+    ModelStore().add(card, {path: source})
+
+
+def report(expected: int) -> dict[str, Any]:
+    """Return what `kaiten doctor --json` says, once it ends by the expected code."""
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    assert result.exit_code == expected, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    assert found["ok"] == (expected == 0)
+    return found
+
+
+def fields(found: dict[str, Any]) -> list[str]:
+    return [problem["field"] for problem in found["problems"]]
+
+
+def said(expected: int) -> str:
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == expected, result.output
+    return result.stdout
+
+
+def test_all_well(tmp_path: Path) -> None:
+    add(DEFAULT, tmp_path)
+    found = report(0)
+    assert found["problems"] == []
+    (model,) = found["models"]
+    assert (model["tag"], model["lanes"]) == (DEFAULT, cores())
+    assert (model["choice"]["engine"], model["choice"]["device"]) == ("onnx", "cpu")
+    assert found["machine"]["cores"] == found["in_force"]["threads"] == cores()
+    assert found["engines"].keys() == {"onnxruntime", "torch"}
+    assert found["versions"].keys() >= {"python", "kaiten", "bentoml", "transformers", "numpy"}
+    assert found["in_force"]["settings"].endswith("kaiten.yaml")
+
+
+def test_it_reads_well_in_80_columns(tmp_path: Path) -> None:
+    add(DEFAULT, tmp_path)
+    output = said(0)
+    assert max(map(len, output.splitlines())) <= 80
+    assert f"{DEFAULT}  onnx on cpu, lanes: {cores()}" in output
+    assert output.endswith("\nAll of it would start.\n")
+
+
+def test_cuda_devices_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    see_cuda(monkeypatch, [CudaDevice("NVIDIA L4", 24 << 30)])
+    add(DEFAULT, tmp_path)
+    assert "NVIDIA L4, 24.0 GiB" in said(0)
+    (model,) = report(0)["models"]
+    assert (model["choice"]["engine"], model["choice"]["device"]) == ("torch", "cuda")
+    assert model["lanes"] == 1
+
+
+def test_missing_model_is_told_with_its_remedy() -> None:
+    found = report(1)
+    assert fields(found) == ["serving.models"]
+    assert found["models"][0]["choice"] is None
+    # The last line of all, and one line however narrow the terminal.
+    last = said(1).splitlines()[-1]
+    assert last.startswith(f"  serving.models: Model {DEFAULT} is not in the model store")
+    assert "make quickstart" in last
+
+
+def test_changed_model_is_told_with_its_remedy(tmp_path: Path) -> None:
+    add(DEFAULT, tmp_path)
+    (ModelStore().get(DEFAULT).folder / "onnx/model.onnx").write_text("changed")
+    (problem,) = report(1)["problems"]
+    assert problem["field"] == "serving.models"
+    assert "register it again" in problem["reason"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field"),
+    [
+        ("KAITEN_RUNNERS__ENGINE", "onnx", "runners.engine"),
+        ("KAITEN_RUNNERS__DEVICE", "cuda", "runners.device"),
+        ("KAITEN_SERVING__REQUEST_TIMEOUT_S", "60", "serving.request_timeout_s"),
+        ("KAITEN_ENVIRONMENT", "production", "auth.secret"),
+        ("KAITEN_AUTH__SECRET", "change-me-change-me-change-me-change-me", "auth.secret"),
+        ("KAITEN_AUTH__SECRET_FILE", "/no/such/file", "auth.secret_file"),
+        ("KAITEN_SERVNG__MODELS", "a:1.0.0", "KAITEN_SERVNG__MODELS"),
+        ("KAITEN_CONFIG", "/no/such/file.yaml", "KAITEN_CONFIG"),
+        ("BENTOML_CONFIG", "/no/such/file.yaml", "BENTOML_CONFIG"),
+    ],
+)
+def test_what_would_stop_a_start_is_told_by_its_field(
+    name: str, value: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(DEFAULT, tmp_path, engine="torch")
+    monkeypatch.setenv(name, value)
+    assert fields(report(1)) == [field]
+    output = said(1)
+    assert f"\n  {field}: " in output
+    assert "change-me" not in output
+
+
+def test_every_problem_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tag in ("a:1.0.0", "b:1.0.0"):
+        add(tag, tmp_path)
+    monkeypatch.setenv("KAITEN_SERVING__MODELS", "a:1.0.0,b:1.0.0,c:1.0.0")
+    monkeypatch.setenv("KAITEN_RUNNERS__DEVICE", "cuda")
+    monkeypatch.setenv("KAITEN_ENVIRONMENT", "production")
+    assert fields(report(1)) == ["auth.secret", "runners.device", "serving.models"]
+
+
+def test_missing_engine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(DEFAULT, tmp_path)
+    monkeypatch.setitem(engines.PACKAGES, "onnx", "no-such-package")
+    found = report(1)
+    assert found["engines"]["no-such-package"] is None
+    assert fields(found) == ["runners.engine"]
+    assert "not installed" in said(1)
+
+
+@pytest.mark.parametrize(
+    "text", ["services: [", "services: 1", "no mapping", "services: {kaiten_service: 1}"]
+)
+def test_broken_settings_of_bentoml_are_told_in_a_line(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "bentoml.yaml"
+    file.write_text(text)
+    monkeypatch.setenv("BENTOML_CONFIG", str(file))
+    assert fields(report(1)) == ["BENTOML_CONFIG"]
+    assert said(1).splitlines()[-1].startswith("  BENTOML_CONFIG: ")
+
+
+def test_threads_are_each_workers_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(DEFAULT, tmp_path)
+    file = tmp_path / "bentoml.yaml"
+    file.write_text(f"services: {{kaiten_service: {{workers: {cores()}}}}}")
+    monkeypatch.setenv("BENTOML_CONFIG", str(file))
+    found = report(0)
+    assert (found["in_force"]["workers"], found["in_force"]["threads"]) == (cores(), 1)
+    assert found["models"][0]["lanes"] == 1
+
+
+def test_development_secret_is_not_made(tmp_path: Path) -> None:
+    add(DEFAULT, tmp_path)
+    assert report(0)["in_force"]["secret"].endswith("made on first use")
+    assert not (tmp_path / DEVELOPMENT_SECRET_FILE).exists()
+
+
+def test_secret_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(DEFAULT, tmp_path)
+    made = signing_secret(load_settings()).value
+    assert made not in said(0) + json.dumps(report(0))
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    assert SECRET not in said(0) + json.dumps(report(0))
+    assert report(0)["in_force"]["secret"] == "from auth.secret"
+
+
+def test_broken_development_secret_is_told(tmp_path: Path) -> None:
+    add(DEFAULT, tmp_path)
+    (tmp_path / DEVELOPMENT_SECRET_FILE).write_text("short")
+    assert fields(report(1)) == ["home"]
