@@ -82,7 +82,7 @@ def _setting_rows(in_force: InForce | None) -> Iterator[tuple[str, str]]:
     yield "environment", in_force.environment
     yield "home", str(in_force.home)
     yield "secret", in_force.secret or "not usable, see below"
-    yield "workers", f"{in_force.workers}, each with so many threads: {in_force.threads}"
+    yield "workers", f"{in_force.workers} (threads of each: {in_force.threads})"
 
 
 def _model_rows(models: list[Served]) -> Iterator[tuple[str, str]]:

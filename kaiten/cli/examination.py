@@ -4,12 +4,12 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
-from bentoml._internal.configuration.containers import BentoMLConfiguration
 
 from kaiten.cli.serve import configuration_file
 from kaiten.cores import affinity, cores, quota, share
@@ -143,7 +143,10 @@ def _bentoml_service() -> tuple[object, float | None]:
     """
     file = configuration_file()
     try:
-        services = BentoMLConfiguration(override_config_file=file).to_dict()["services"]
+        # Importing it reads BENTOML_CONFIG: no other command should fail with that file.
+        containers = import_module("bentoml._internal.configuration.containers")
+        read = containers.BentoMLConfiguration(override_config_file=file).to_dict()
+        services = read["services"]
         # Where the file is silent, what service.py says.
         service = {"workers": 1, "traffic": {"timeout": 60}, **services.get("kaiten_service", {})}
         timeout_s = service["traffic"].get("timeout", 60)

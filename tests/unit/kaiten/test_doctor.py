@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,7 @@ from typer.testing import CliRunner
 
 from kaiten.cli import app
 from kaiten.cores import cores
-from kaiten.settings import load_settings
+from kaiten.settings import ROOT, load_settings
 from kaiten.signing import DEVELOPMENT_SECRET_FILE, signing_secret
 from lifecycle.card import EngineCard, ModelCard, sha256
 from lifecycle.store import ModelStore
@@ -172,6 +175,23 @@ def test_broken_settings_of_bentoml_are_told_in_a_line(
     monkeypatch.setenv("BENTOML_CONFIG", str(file))
     assert fields(report(1)) == ["BENTOML_CONFIG"]
     assert said(1).splitlines()[-1].startswith("  BENTOML_CONFIG: ")
+
+
+def test_bentoml_that_fails_to_import_is_told_too(tmp_path: Path) -> None:
+    file = tmp_path / "bentoml.yaml"
+    file.write_text(f"api_server: {{sssl: {{keyfile_password: {SECRET}}}}}")
+    # BentoML reads the file once, when it is imported.
+    result = subprocess.run(
+        [sys.executable, "-c", "from kaiten.cli import main; main()", "doctor"],
+        cwd=ROOT,
+        env={**os.environ, "BENTOML_CONFIG": str(file)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stderr) == (1, "")
+    assert result.stdout.splitlines()[-1].startswith(f"  BENTOML_CONFIG: {file} is not usable: ")
+    assert SECRET not in result.stdout
 
 
 def test_threads_are_each_workers_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
