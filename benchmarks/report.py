@@ -82,7 +82,6 @@ def _conditions(results: Results) -> str:
     lines = [
         f"{machine}; {system}; commit {get('commit')}{dirty}.",
         f"{trained}, test accuracy {get('test_accuracy')}; texts of {lengths}.",
-        f"ONNX file: {get('onnx')}.",
         f"{timing} (twice that for 32x4, mixed and open70), one server alive at a time.",
         "The load comes from the same machine: wrk, one thread, and aiohttp for the open loop.",
         f"Kaiten: {_versions(facts.get('versions', {}))}.",

@@ -138,6 +138,8 @@ def _write(
     finally:
         network.set_attn_implementation(implementation)
     onnx.save_model(exported, target, save_as_external_data=True, location=_WEIGHTS)
+    # Written for its owner alone, where the graph follows the umask.
+    (target.parent / _WEIGHTS).chmod(target.stat().st_mode)
 
 
 class _Logits(torch.nn.Module):

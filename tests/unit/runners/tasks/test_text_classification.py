@@ -131,6 +131,7 @@ def test_exported_weights_lie_beside_the_graph(tiny_classifier: Path, tmp_path: 
     ]
     assert embeddings.numpy().tobytes() in weights.read_bytes()
     assert embeddings.numpy().tobytes() not in graph.read_bytes()
+    assert weights.stat().st_mode == graph.stat().st_mode
 
 
 def test_both_engines_compute_the_same(tiny_classifier: Path, tmp_path: Path) -> None:
