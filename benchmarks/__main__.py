@@ -33,10 +33,10 @@ def run(
     rounds: Annotated[int, typer.Option(help="Interleaved rounds.", min=1)] = 5,
     peers: Annotated[str | None, typer.Option(help="Only these, as a,b; 'none' for none.")] = None,
     shapes: Annotated[str | None, typer.Option(help="Only these, as 1x1,1x32.")] = None,
-    seconds: Annotated[float, typer.Option(help="Measured seconds a shape.", min=1)] = 6.0,
+    seconds: Annotated[float, typer.Option(help="Measured seconds a shape.", min=1)] = 4.0,
     sweep: Annotated[bool, typer.Option(help="Try each peer's configurations first.")] = True,
     with_kaiten: Annotated[bool, typer.Option("--kaiten/--no-kaiten", help="Kaiten too.")] = True,
-    workers: Annotated[bool, typer.Option("--workers", help="Kaiten's 2 workers too.")] = False,
+    workers: Annotated[bool, typer.Option(help="Kaiten with two workers too.")] = True,
     quick: Annotated[bool, typer.Option("--quick", help="A smoke test, not a result.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
     banking77: Annotated[
@@ -59,7 +59,7 @@ def run(
     path = out or _default_path(whole=whole)
     timing = _QUICK if quick else Timing(seconds=seconds)
     results = Results(path, {**machine(), "rounds": 1 if quick else rounds})
-    counts = [count for count in (1, 2) if with_kaiten and (count == 1 or workers)]
+    counts = [count for count in (1, 2) if with_kaiten and (count == 1 or (workers and not quick))]
     _measure(
         results, chosen_peers, chosen_shapes, timing, counts, banking77, sweep=sweep and not quick
     )

@@ -29,7 +29,7 @@ class Timing:
     """Seconds of warm-up and of measuring."""
 
     warm_s: float = 2.0
-    seconds: float = 6.0
+    seconds: float = 4.0
 
     def of(self, shape: Shape) -> float:
         longer = shape.open_loop or shape.mixed or shape.per_request > 1
