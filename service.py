@@ -144,7 +144,9 @@ class Kaiten:
             check_back_stop(settings, in_force["traffic"]["timeout"])
             signing_secret(settings)
             for tag in settings.serving.models:
-                choice = choose_engine(ModelStore().get(tag).folder, settings.runners)
+                model = ModelStore().get(tag)
+                find_task(model.card.task)
+                choice = choose_engine(model.folder, settings.runners)
                 logger.info("engine_chosen", model=tag, **asdict(choice))
         except SetupError as error:
             raise BentoMLException(error.message) from None

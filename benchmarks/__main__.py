@@ -21,6 +21,7 @@ from benchmarks.texts import SHAPES, Shape
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True, highlight=False)
+_ROUNDS, _SECONDS = 5, 4.0
 _QUICK = Timing(warm_s=1.0, seconds=2.0)
 _QUICK_PEERS = "litserve"
 _DATA = places.ROOT.parent / "shared" / "data" / "banking77"
@@ -30,10 +31,10 @@ _DATA = places.ROOT.parent / "shared" / "data" / "banking77"
 def run(
     context: typer.Context,
     *,
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds.", min=1)] = _ROUNDS,
     peers: Annotated[str | None, typer.Option(help="Only these, as a,b; 'none' for none.")] = None,
     shapes: Annotated[str | None, typer.Option(help="Only these, as 1x1,1x32.")] = None,
-    seconds: Annotated[float, typer.Option(help="Measured seconds a shape.", min=1)] = 4.0,
+    seconds: Annotated[float, typer.Option(help="Measured seconds a shape.", min=1)] = _SECONDS,
     sweep: Annotated[bool, typer.Option(help="Try each peer's configurations first.")] = True,
     with_kaiten: Annotated[bool, typer.Option("--kaiten/--no-kaiten", help="Kaiten too.")] = True,
     workers: Annotated[bool, typer.Option(help="Kaiten with two workers too.")] = True,
@@ -55,7 +56,9 @@ def run(
     signal.signal(signal.SIGTERM, _end)
     chosen_peers = _peers(_QUICK_PEERS if quick and peers is None else peers)
     chosen_shapes = _shapes(shapes)
-    whole = not (quick or peers or shapes) and with_kaiten
+    # Only such a run is a dated result.
+    enough = rounds >= _ROUNDS and seconds >= _SECONDS and sweep and workers and with_kaiten
+    whole = enough and not (quick or peers or shapes)
     path = out or _default_path(whole=whole)
     timing = _QUICK if quick else Timing(seconds=seconds)
     results = Results(path, {**machine(), "rounds": 1 if quick else rounds})
@@ -145,7 +148,6 @@ def _chosen(names: str | None, known: list[str], what: str) -> list[str]:
 
 
 def _default_path(*, whole: bool) -> Path:
-    """Only a whole run is a dated result."""
     if whole:
         return places.RESULTS / f"{datetime.now(UTC):%Y-%m-%d}.json"
     return places.HERE / "last.json"

@@ -22,8 +22,7 @@ from typing import Any
 from benchmarks import places
 from kaiten.settings import Auth, Batching, Gateway, Logging, Monitors, Runners, Settings
 
-_ROUNDS = 7
-_REQUESTS = 2000
+_ROUNDS, _REQUESTS = 7, 2000
 _TEXTS = 256
 _BATCH = 8
 _TAG = "benchmark-intent:1.0.0"
@@ -82,7 +81,6 @@ class _Unwatched:
 
 def parts(folder: Path, texts: Sequence[str], metrics: str) -> Ledger:
     """Return microseconds of CPU a request, by part."""
-    # prometheus_client looks for its directory when it is imported.
     from runners.tasks.text_classification.serving import load
 
     task = load(folder, 512, Runners(device="cpu"))
@@ -139,6 +137,7 @@ def _edge(
     stub: _Stub, texts: Sequence[str], metrics: str | None
 ) -> Callable[[int], Awaitable[None]]:
     """Return a request through all middleware to a handler; with ``metrics`` it is watched too."""
+    # Not at the top: prometheus_client looks for its directory when it is imported.
     from gateway.edge import EdgeParts, wrap
     from gateway.predictions import Predictor
     from gateway.routes import Routes
@@ -188,7 +187,7 @@ def _token() -> Callable[[int], Awaitable[None]]:
 
     async def inner(*_: object) -> None: ...
 
-    app = AuthenticationMiddleware(inner, Auth(), SigningSecret(_SECRET, development=False))
+    app = AuthenticationMiddleware(inner, Auth(), SigningSecret(_SECRET, development=False), 0)
     headers = _headers()
 
     async def ask(_: int) -> None:

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import aiohttp
+import uvloop
+
+from benchmarks.client import Answer, Pool, encode
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 _ANSWER_LIMIT_S = 30
@@ -87,40 +90,38 @@ def open_loop(target: Target, rate: float, seconds: float, first: int = 0) -> Lo
     lines = target.bodies.read_bytes().splitlines()
     bodies = islice(cycle(lines), first % len(lines), None)
     due = arrivals(rate, seconds)
-    latencies, errors = asyncio.run(_send(target, list(zip(due, bodies, strict=False))))
+    answers = uvloop.run(_send(target, list(zip(due, bodies, strict=False))))
+    latencies = [answer.seconds * 1000 for answer in answers if answer.status // 100 == 2]
     return Load(
         requests=len(due),
         requests_s=len(latencies) / seconds,
         p50_ms=percentile(latencies, 50),
         p99_ms=percentile(latencies, 99),
-        errors=errors,
+        errors=len(due) - len(latencies),
     )
 
 
-async def _send(target: Target, plan: Sequence[tuple[float, bytes]]) -> tuple[list[float], int]:
-    """Return the latencies in ms of what was answered well, and how many were not."""
-    headers = {"Content-Type": "application/json", **target.headers}
-    limit = aiohttp.ClientTimeout(total=_ANSWER_LIMIT_S)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=limit) as client:
-        start = time.perf_counter()
+async def _send(target: Target, plan: Sequence[tuple[float, bytes]]) -> list[Answer]:
+    """Return the answers to requests that are due so many seconds from now; some may be missing."""
+    url = urlsplit(target.url)
+    port = url.port or 80
+    requests = [(due, encode(port, url.path, body, target.headers)) for due, body in plan]
+    pool, answers = Pool(port), list[Answer]()
+    start = time.monotonic()
 
-        async def ask(due: float, body: bytes) -> float | None:
-            try:
-                async with client.post(target.url, data=body) as answer:
-                    await answer.read()
-                    good = answer.status // 100 == 2
-            except (aiohttp.ClientError, TimeoutError):
-                return None
-            return (time.perf_counter() - start - due) * 1000 if good else None
+    async def ask(due: float, request: bytes) -> None:
+        answers.append(await pool.ask(request, start + due))
 
-        asked = []
-        for due, body in plan:
-            await asyncio.sleep(max(0.0, start + due - time.perf_counter()))
-            asked.append(asyncio.create_task(ask(due, body)))
-        found = await asyncio.gather(*asked)
-    good = [latency for latency in found if latency is not None]
-    return good, len(found) - len(good)
+    asked = []
+    for due, request in requests:
+        await asyncio.sleep(max(0.0, start + due - time.monotonic()))
+        asked.append(asyncio.create_task(ask(due, request)))
+    if asked:
+        _, late = await asyncio.wait(asked, timeout=_ANSWER_LIMIT_S)
+        for each in late:
+            each.cancel()
+    await pool.close()
+    return answers
 
 
 def percentile(values: Sequence[float], share: float) -> float:

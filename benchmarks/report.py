@@ -83,7 +83,7 @@ def _conditions(results: Results) -> str:
         f"{machine}; {system}; commit {get('commit')}{dirty}.",
         f"{trained}, test accuracy {get('test_accuracy')}; texts of {lengths}.",
         f"{timing} (twice that for 32x4, mixed and open70), one server alive at a time.",
-        "The load comes from the same machine: wrk, one thread, and aiohttp for the open loop.",
+        "The load comes from the same machine: wrk on one thread; the open loop from Python.",
         f"Kaiten: {_versions(facts.get('versions', {}))}.",
     ]
     peers = facts.get("peers", {})
@@ -163,8 +163,8 @@ def _servers(results: Results) -> str:
                 f"{labels:.1%}" if labels is not None else "-",
             ]
         )
-    heads = ["MB settled", "MB peak", "s to an answer", "CPU ms a request (1x32)", "labels right"]
-    note = "MB are the proportional set size (PSS) of all its processes; peak is after any shape."
+    heads = ["MiB settled", "MiB most", "s to an answer", "CPU ms a request (1x32)", "labels right"]
+    note = "Memory is the proportional set size of all processes; the most is after any shape."
     return _table(["server", *heads], rows) + "\n\n" + note
 
 

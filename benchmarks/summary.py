@@ -183,7 +183,7 @@ def _server_marks(results: Results) -> list[Mark]:
     rows = results.of("server", server=KAITEN)
     labels = results.of("labels", server=KAITEN)
     return [
-        Mark("all", "MB at the most", 600, Spread.of(r["memory_peak_mb"] for r in rows)),
+        Mark("all", "MiB at the most", 600, Spread.of(r["memory_peak_mb"] for r in rows)),
         Mark("all", "s from start to an answer", 10, Spread.of(r["ready_s"] for r in rows)),
         Mark(
             "all",
@@ -233,7 +233,7 @@ def losses(results: Results) -> list[str]:
             continue
         for shape in shapes(results):
             found += _lost(results, server, shape)
-        for field, what in (("memory_peak_mb", "MB"), ("ready_s", "s to its first answer")):
+        for field, what in (("memory_peak_mb", "MiB"), ("ready_s", "s to its first answer")):
             ours, theirs = (_of_server(results, name, field) for name in (KAITEN, server))
             if ours and theirs and theirs.median < ours.median:
                 found.append(f"{server}: {theirs.median:.1f} {what}, ours {ours.median:.1f}")

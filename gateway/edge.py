@@ -35,7 +35,9 @@ def wrap(app: ASGIApp, parts: EdgeParts) -> ASGIApp:
     app = DirectMiddleware(app, parts.handlers)
     # After authentication: an unknown caller makes us read no body.
     app = BodyMiddleware(app, settings.gateway.max_body_bytes)
-    app = AuthenticationMiddleware(app, settings.auth, parts.secret)
+    app = AuthenticationMiddleware(
+        app, settings.auth, parts.secret, settings.logging.requests_per_s
+    )
     # Before authentication, which looks the path up.
     app = KnownRoutesMiddleware(app)
     # Around the body: one that trickles in counts as well.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
+import structlog
 
 from gateway.parsing import check_count, check_lengths
 from gateway.ports import Classified, Runner
@@ -18,6 +19,8 @@ from kaiten import tags
 from kaiten.context import PredictionRecord, RequestContext, current
 from kaiten.errors import InferenceFailed, NotReady, Unauthenticated, UnknownModel
 from kaiten.settings import Gateway
+
+logger = structlog.get_logger(__name__)
 
 
 class Predictor:
@@ -81,6 +84,7 @@ class Predictor:
     ) -> Sequence[Classified]:
         answers = await runner.predict(texts, context.deadline)
         if not all(math.isfinite(answer.confidence) for answer in answers):
+            logger.error("scores_not_finite", model=runner.tag)
             raise InferenceFailed
         context.records += [
             PredictionRecord(

@@ -280,7 +280,12 @@ def hand_down(settings: Settings, workers: object) -> None:
     os.environ["KAITEN_HOME"] = str(settings.home.resolve())
     if settings.auth.secret_file is not None:
         os.environ["KAITEN_AUTH__SECRET_FILE"] = str(settings.auth.secret_file.resolve())
-    os.environ["KAITEN_RUNNERS__THREADS"] = str(settings.runners.threads or share(workers))
+    os.environ["KAITEN_RUNNERS__THREADS"] = str(threads_of_each(settings, workers))
+
+
+def threads_of_each(settings: Settings, workers: object) -> int:
+    """Return the CPU threads of one worker; ``workers`` as share takes it."""
+    return settings.runners.threads or share(workers)
 
 
 def environment_for(overrides: dict[str, str]) -> dict[str, str]:

@@ -159,7 +159,7 @@ class _ModelInstruments:
         )
         self.skipped_items = Counter(
             "model_skipped_items_total",
-            "Items that were not computed: the caller was gone, or past the deadline.",
+            "Items that were not computed: gone or failed callers', or past the deadline.",
             (*_MODEL, "reason"),
             registry=registry,
         )

@@ -14,16 +14,16 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
+from kaiten.context import current_or_none
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
 from kaiten.settings import Batching
 from runners.choice import Bounds, choose
 from runners.observer import BatchReport, Observer
+from runners.pace import Pace
 
 logger = structlog.get_logger(__name__)
 # Only so many of the oldest are looked at, so that choosing costs little however many wait.
 _WINDOW = 256
-# What the newest batch weighs in the pace that Retry-After is worked out from.
-_PACE_WEIGHT = 0.1
 # A call is queued if what waits before it takes no more than this share of its time: the pace is a
 # mean, and an answer that comes too late has cost as much as one in time.
 _SHARE_OF_WAITING = 0.7
@@ -72,6 +72,7 @@ class _Call(Generic[ResultT]):
     size: int
     queued_at: float
     deadline: float
+    request_id: str | None
 
 
 @dataclass(slots=True, eq=False)
@@ -108,11 +109,11 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._on_death = on_death
         self._clock = clock
         self._queue: list[_Entry[ItemT, ResultT]] = []
-        self._preparing = 0
+        self._queued_cost = self._preparing = 0
         self._in_flight: list[list[_Entry[ItemT, ResultT]]] = []
         self._arrived = asyncio.Event()
         self._lanes: list[asyncio.Task[None]] = []
-        self._seconds_per_item = 0.0
+        self._pace = Pace()
         self._ended = False
 
     @property
@@ -123,7 +124,11 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
     @property
     def drain_seconds(self) -> int:
         """What all that waits takes at the measured pace, in whole seconds, at least 1."""
-        return max(1, math.ceil(self._waiting * self._seconds_per_item))
+        return max(1, math.ceil(self._drain_s))
+
+    @property
+    def _drain_s(self) -> float:
+        return self._pace.seconds(self._queued_cost, self._preparing)
 
     def start(self) -> None:
         """Start the lanes on the running event loop."""
@@ -172,7 +177,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         if waiting + items > self._limits.max_queue_items:
             return False
         patience = _SHARE_OF_WAITING * (deadline - self._clock())
-        return not waiting or waiting * self._seconds_per_item <= patience
+        return not waiting or self._drain_s <= patience
 
     def _enqueue(
         self, items: Sequence[ItemT], deadline: float
@@ -183,8 +188,11 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         answer: asyncio.Future[Sequence[ResultT]] = asyncio.get_running_loop().create_future()
         if not items:
             answer.set_result([])
-        call = _Call(answer, {}, len(items), self._clock(), deadline)
+        context = current_or_none()
+        request_id = context.request_id if context else None
+        call = _Call(answer, {}, len(items), self._clock(), deadline, request_id)
         self._queue += [_Entry(item, call, index) for index, item in enumerate(items)]
+        self._queued_cost += sum(item.cost for item in items)
         self._arrived.set()
         return answer
 
@@ -232,26 +240,30 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         for index in range(max(chosen)):
             if index not in taken:
                 window[index].overtaken += 1
-        self._queue = [entry for index, entry in enumerate(self._queue) if index not in taken]
+        self._keep([entry for index, entry in enumerate(self._queue) if index not in taken])
         return [window[index] for index in chosen]
 
     def _drop_forgotten(self) -> None:
         """Drop the items of callers who are gone, have failed or are past their deadline."""
-        now, kept = self._clock(), []
-        expired = gone = 0
+        now = self._clock()
+        kept, expired = [], []
         for entry in self._queue:
-            call = entry.call
-            if call.deadline <= now:
-                expired += 1
-                _fail(call, DeadlineExceeded(self.drain_seconds))
-            elif call.answer.done():
-                gone += 1
-            else:
+            if entry.call.deadline <= now:
+                expired.append(entry)
+            elif not entry.call.answer.done():
                 kept.append(entry)
-        if expired or gone:
-            self._queue = kept
-            self._observer.items_skipped(gone=gone, expired=expired)
-            self._tell_waiting()
+        skipped = len(self._queue) - len(kept)
+        if not skipped:
+            return
+        self._keep(kept)
+        for entry in expired:
+            _fail(entry.call, DeadlineExceeded(self.drain_seconds))
+        self._observer.items_skipped(gone=skipped - len(expired), expired=len(expired))
+        self._tell_waiting()
+
+    def _keep(self, entries: list[_Entry[ItemT, ResultT]]) -> None:
+        self._queue = entries
+        self._queued_cost = sum(entry.item.cost for entry in entries)
 
     async def _answer(self, batch: Sequence[_Entry[ItemT, ResultT]], *, alone: bool) -> None:
         """Compute a batch and answer its callers; a part that fails is halved until one is left."""
@@ -261,7 +273,11 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             # Made here, so that a wrong number of results fails the batch and no more.
             pairs = [*zip(batch, results, strict=True)]
         except Exception:
-            logger.exception("batch_failed", size=len(batch))
+            if len(batch) > 1:
+                logger.warning("batch_failed", size=len(batch))
+            else:
+                # The one that fails by itself. A lane serves no request, so its id is given.
+                logger.exception("item_failed", request_id=batch[0].call.request_id)
             self._observer.batch_failed()
             await self._narrow_down(batch)
             return
@@ -286,9 +302,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self, batch: Sequence[_Entry[ItemT, ResultT]], started: float, inference_seconds: float
     ) -> None:
         costs = [entry.item.cost for entry in batch]
-        pace = inference_seconds / len(batch) / self._device.lanes
-        weight = _PACE_WEIGHT if self._seconds_per_item else 1
-        self._seconds_per_item += weight * (pace - self._seconds_per_item)
+        self._pace.note(inference_seconds / self._device.lanes, len(batch), sum(costs))
         self._observer.batch_computed(
             BatchReport(
                 size=len(batch),
@@ -305,7 +319,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             other.cancel()
         for entry in chain(*self._in_flight, self._queue):
             _fail(entry.call, NotReady())
-        self._queue.clear()
+        self._keep([])
         # Only `close` may cancel a lane: one that its own computation cancelled has died as well.
         error = asyncio.CancelledError() if lane.cancelled() else lane.exception()
         if not self._ended:

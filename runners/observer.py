@@ -38,4 +38,4 @@ class Observer(Protocol):
         """Tell of a batch, or a part of one, that raised; it will be tried again in halves."""
 
     def items_skipped(self, *, gone: int, expired: int) -> None:
-        """Tell of items that are not computed: the caller is gone, or past the deadline."""
+        """Tell of items that are not computed: gone or failed callers', or past their deadline."""

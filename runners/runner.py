@@ -34,6 +34,7 @@ class Runner:
         self.tag = tag
         self.labels = tuple(labels)
         self._task = task
+        self._on_death = on_death
         self._warm = self._closed = False
         # One lasting thread a lane, since torch keeps a pool for each thread that calls it.
         self._lane_threads = ThreadPoolExecutor(task.lanes, thread_name_prefix=f"lane-{tag}")
@@ -57,11 +58,13 @@ class Runner:
         return self._batcher.drain_seconds
 
     async def start(self) -> None:
-        """Warm the model up and start its batcher; if it fails, the runner never becomes ready."""
+        """Warm the model up and start its batcher; a runner that fails at it is dead."""
         try:
             await _run_on(self._lane_threads, self._task.warm_up)
         except Exception:
             logger.critical("warm_up_failed", model=self.tag, exc_info=True)
+            if not self._closed:
+                self._on_death()
             return
         if not self._closed:
             self._batcher.start()

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.access import ROUTES
+from gateway.sampling import Sample
 from kaiten.context import Principal, current
 from kaiten.errors import LoopbackOnly, Unauthenticated
 from kaiten.settings import Auth
@@ -44,12 +45,14 @@ class AuthenticationMiddleware:
         app: ASGIApp,
         settings: Auth,
         secret: SigningSecret,
+        lines_per_s: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._app = app
         self._settings = settings
         self._secret = secret
         self._clock = clock
+        self._sample = Sample(lines_per_s)
         # Refused tokens raise, and what raises is not remembered.
         self._verified = lru_cache(maxsize=_MAX_VERIFIED)(self._decode)
 
@@ -81,7 +84,8 @@ class AuthenticationMiddleware:
 
     def _reject(self, fault: str) -> NoReturn:
         # The kind of fault is for the operator; the caller is told nothing that helps guessing.
-        logger.warning("token_rejected", fault=fault)
+        if self._sample.takes(self._clock()):
+            logger.warning("token_rejected", fault=fault, left_out=self._sample.tell_left_out())
         raise Unauthenticated(token_sent=True)
 
     def _decode(self, token: str) -> _Verified:
@@ -95,7 +99,8 @@ class AuthenticationMiddleware:
                 leeway=self._settings.leeway_s,
                 options={"require": _REQUIRED_CLAIMS},
             )
-        except jwt.PyJWTError as error:
+        # Some versions let through what deep nesting in a token's header does to json.
+        except (jwt.PyJWTError, RecursionError) as error:
             self._reject(type(error).__name__)
         principal = Principal(str(claims["sub"]), _scopes(claims))
         return _Verified(principal, int(claims["exp"]) + self._settings.leeway_s)

@@ -11,19 +11,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.access import OPEN, ROUTES
 from gateway.errors import FIRST_ERROR_STATUS
 from gateway.ports import RecordSink, Traffic
+from gateway.sampling import Sample
 from kaiten.context import current
 
 logger = structlog.get_logger("kaiten.request")
+# What structlog hands its lines to, and what knows which levels are written.
+_written = logging.getLogger("kaiten.request")
 
 _NO_ANSWER = 499
+# Not ready yet, and too late, which a caller can bring about: no failures of ours.
+_PASSING = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 
 
 class TrafficMiddleware:
     """Sees every answer as the caller does: it stands outside the error envelope.
 
     It logs at most ``lines_per_s`` requests a second, as a line costs more than most other things
-    that a request meets; the next line tells how many were left out. Failures of the service are
-    logged always.
+    that a request meets; the next line tells how many were left out. Failures of the service
+    are not limited.
     """
 
     def __init__(
@@ -38,7 +43,7 @@ class TrafficMiddleware:
         self._traffic = traffic
         self._sink = sink
         self._clock = clock
-        self._sample = _Sample(lines_per_s)
+        self._sample = Sample(lines_per_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = current()
@@ -65,18 +70,20 @@ class TrafficMiddleware:
                 self._traffic.request_answered(path, context.model or "", status, seconds)
             if status < FIRST_ERROR_STATUS:
                 self._sink.put(context.records)
-            if status >= HTTPStatus.INTERNAL_SERVER_ERROR or self._sample.takes(started):
-                self._log(scope, status, seconds)
+            level = _level(scope["path"], status)
+            # First the level: what would not be written takes nobody's place.
+            if _written.isEnabledFor(level) and (
+                level >= logging.ERROR or self._sample.takes(started + seconds)
+            ):
+                self._log(level, scope, status, seconds)
 
-    def _log(self, scope: Scope, status: int, seconds: float) -> None:
-        access = ROUTES.get(scope["path"])
+    def _log(self, level: int, scope: Scope, status: int, seconds: float) -> None:
         logger.log(
-            # Probes come by the second; what a model is asked and what is unknown matters.
-            logging.DEBUG if access == OPEN else logging.INFO,
+            level,
             "request",
             method=scope["method"],
             # Never a path that the caller invented: it may hold anything.
-            endpoint=None if access is None else scope["path"],
+            endpoint=scope["path"] if scope["path"] in ROUTES else None,
             status=status,
             duration_ms=round(seconds * 1000, 3),
             model=current().model,
@@ -84,23 +91,11 @@ class TrafficMiddleware:
         )
 
 
-class _Sample:
-    """Takes the first few of each second."""
-
-    def __init__(self, per_second: int) -> None:
-        self._per_second = per_second
-        self._second = self._taken = self._left_out = 0
-
-    def takes(self, now: float) -> bool:
-        if int(now) != self._second:
-            self._second, self._taken = int(now), 0
-        if self._taken >= self._per_second:
-            self._left_out += 1
-            return False
-        self._taken += 1
-        return True
-
-    def tell_left_out(self) -> int:
-        """Return how many were left out since this was last asked."""
-        left_out, self._left_out = self._left_out, 0
-        return left_out
+def _level(path: str, status: int) -> int:
+    """Return how much it matters."""
+    if status in _PASSING:
+        return logging.WARNING
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return logging.ERROR
+    # Probes come by the second.
+    return logging.DEBUG if ROUTES.get(path) == OPEN else logging.INFO

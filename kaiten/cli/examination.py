@@ -12,13 +12,20 @@ from typing import TypeVar
 import psutil
 
 from kaiten.cli.serve import configuration_file
-from kaiten.cores import affinity, cores, quota, share
+from kaiten.cores import affinity, cores, quota
 from kaiten.errors import Detail, InvalidSettings, SetupError
-from kaiten.settings import Settings, check_back_stop, load_settings, settings_file
+from kaiten.settings import (
+    Settings,
+    check_back_stop,
+    load_settings,
+    settings_file,
+    threads_of_each,
+)
 from kaiten.signing import DEVELOPMENT_SECRET_FILE, configured_secret, signing_secret
 from lifecycle.store import ModelStore
 from runners.engines import PACKAGES, EngineChoice, choose_engine
 from runners.engines.cuda import CudaDevice, devices
+from runners.tasks import find_task
 
 _PACKAGES = ("kaiten", "bentoml", "transformers", "tokenizers", "numpy")
 FoundT = TypeVar("FoundT")
@@ -121,7 +128,7 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
         home=settings.home.resolve(),
         secret=secret,
         workers=workers,
-        threads=settings.runners.threads or share(workers),
+        threads=threads_of_each(settings, workers),
     )
 
 
@@ -137,15 +144,21 @@ def _secret(settings: Settings) -> str:
 
 
 def _bentoml_service() -> tuple[object, float | None]:
-    """Return the workers and the timeout, in seconds, that BentoML's file gives our service.
+    """Return the workers and the timeout, in seconds, that BentoML's settings give our service.
 
-    InvalidSettings where the file is not usable.
+    InvalidSettings where they are not usable.
     """
     file = configuration_file()
     try:
         # Importing it reads BENTOML_CONFIG: no other command should fail with that file.
+        configuration = import_module("bentoml._internal.configuration")
         containers = import_module("bentoml._internal.configuration.containers")
-        read = containers.BentoMLConfiguration(override_config_file=file).to_dict()
+        # As BentoML does it: the file, and over it what the environment says.
+        read = containers.BentoMLConfiguration(
+            override_config_file=file,
+            override_config_values=configuration.get_bentoml_override_config_from_env(),
+            override_config_json=configuration.get_bentoml_override_config_json_from_env(),
+        ).to_dict()
         services = read["services"]
         # Where the file is silent, what service.py says.
         service = {"workers": 1, "traffic": {"timeout": 60}, **services.get("kaiten_service", {})}
@@ -162,7 +175,9 @@ def _served(tag: str, settings: Settings, threads: int) -> Served:
     problems: list[Detail] = []
 
     def choose() -> EngineChoice:
-        return choose_engine(ModelStore().get(tag).folder, settings.runners)
+        model = ModelStore().get(tag)
+        find_task(model.card.task)
+        return choose_engine(model.folder, settings.runners)
 
     choice = _attempt(problems, "serving.models", choose)
     lanes = choice.lanes(threads) if choice else None

@@ -68,6 +68,9 @@ def export(
     try:
         _write(engine.network, pad([texts[0], texts[-1][: 2 * len(texts[0])]], pad_id), target)
         difference = _difference(engine, OnnxEngine(made, Runners(threads=2)), pad_id, texts)
+    except (OSError, MemoryError):
+        # A full disk says nothing about the network, and an engine is chosen for good.
+        raise
     except Exception as error:  # noqa: BLE001  whatever an exporter trips over: torch serves it
         shutil.rmtree(target.parent)
         reason = f"it can not be exported to ONNX: {type(error).__name__}"
@@ -138,8 +141,10 @@ def _write(
     finally:
         network.set_attn_implementation(implementation)
     onnx.save_model(exported, target, save_as_external_data=True, location=_WEIGHTS)
-    # Written for its owner alone, where the graph follows the umask.
-    (target.parent / _WEIGHTS).chmod(target.stat().st_mode)
+    weights = target.parent / _WEIGHTS
+    if weights.exists():
+        # Written for its owner alone, where the graph follows the umask.
+        weights.chmod(target.stat().st_mode)
 
 
 class _Logits(torch.nn.Module):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.acceptance.client import Answer, Pool
+from benchmarks.client import Answer, Pool
 from tests.acceptance.fragile_classification.serving import BUG
 from tests.acceptance.load import Load, closed_loop
 from tests.acceptance.places import TWO_WORKERS, Served, fragile, served

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
+from benchmarks.client import Answer, Pool
 from benchmarks.load import percentile
-from tests.acceptance.client import LOST, Answer, Pool
 
 # Past the server's own deadline: an answer that takes this long never comes.
 _ANSWER_LIMIT_S = 90
@@ -46,10 +46,6 @@ class Load:
             if answer.status != HTTPStatus.OK
             and not (answer.status in _REFUSALS and answer.retry_after)
         ]
-
-    @property
-    def lost(self) -> list[Answer]:
-        return [answer for answer in self.answers if answer.status == LOST]
 
     def rate(self, first: float = 0, last: float = math.inf) -> float:
         """Return what was accepted a second, between two moments in seconds from the start."""

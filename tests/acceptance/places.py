@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.client import Pool
 from lifecycle.card import ModelCard
-from tests.acceptance.client import Pool, Target
+from tests.acceptance.target import Target
 from tests.acceptance.watch import Watch
 from tests.e2e.house import ROOT, Server, environment, serving
 

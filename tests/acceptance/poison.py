@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.client import Answer
+from benchmarks.client import Answer
 from tests.acceptance.fragile_classification.serving import POISON
 from tests.acceptance.load import closed_loop
 from tests.acceptance.places import Served, fragile

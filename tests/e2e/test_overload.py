@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.client import Pool
+from benchmarks.client import Pool
 from tests.acceptance.load import Offer, closed_loop, open_loop
 from tests.acceptance.places import Served, served
 
@@ -37,7 +37,7 @@ async def test_what_is_too_much_is_refused_and_the_rest_is_answered(
     else:
         bodies = cycle([target.v2(texts[at : at + 32]) for at in range(0, 1600, 32)])
     # All at once, as nearly as a client can.
-    load = await open_loop(pool, bodies, Offer(requests, 1, requests), lambda: None)
+    load = await open_loop(pool, bodies, Offer(requests * 100, 0.01, requests), lambda: None)
     after = await closed_loop(pool, iter([next(bodies)]), 1)
 
     assert len(load.answers) == requests

@@ -59,7 +59,7 @@ def test_the_share_of_the_limit_is_of_pairs_too() -> None:
 
 
 def test_a_bound_from_above_is_missed_by_more() -> None:
-    assert found(some_results(), "MB at the most").met is False
+    assert found(some_results(), "MiB at the most").met is False
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
@@ -68,7 +68,7 @@ def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
 
 def test_losses_name_what_a_peer_does_better_by_the_medians() -> None:
     lost = losses(some_results())
-    assert "triton: 500.0 MB, ours 700.0" in lost
+    assert "triton: 500.0 MiB, ours 700.0" in lost
     assert not [line for line in lost if "texts/s" in line]
 
 

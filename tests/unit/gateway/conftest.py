@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -8,5 +9,9 @@ from structlog.typing import EventDict
 @pytest.fixture(autouse=True)
 def logged() -> Iterator[list[EventDict]]:
     """Keep what is logged; left to itself, structlog paints each traceback for about a second."""
+    kaiten = logging.getLogger("kaiten")
+    level = kaiten.level
+    kaiten.setLevel(logging.DEBUG)
     with capture_logs() as events:
         yield events
+    kaiten.setLevel(level)

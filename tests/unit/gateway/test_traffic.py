@@ -1,5 +1,6 @@
 import asyncio
 import json
+import logging
 from contextlib import suppress
 
 import pytest
@@ -276,13 +277,56 @@ async def test_a_flood_is_logged_in_part_and_the_next_line_tells_how_many_were_l
     assert [line["left_out"] for line in logged] == [0, 0, 2]
 
 
-async def test_failures_of_the_service_are_always_logged(logged: list[EventDict]) -> None:
+async def test_failures_of_the_service_are_not_limited(logged: list[EventDict]) -> None:
+    logging.getLogger("kaiten").setLevel("ERROR")
     middleware = TrafficMiddleware(
-        PlainTextResponse("bad", 503), Book(), Records(), lines_per_s=0, clock=Clock()
+        PlainTextResponse("bad", 500), Book(), Records(), lines_per_s=0, clock=Clock()
     )
     for _ in range(3):
         await call(middleware)
-    assert [line["status"] for line in logged] == [503] * 3
+    assert [(line["status"], line["log_level"]) for line in logged] == [(500, "error")] * 3
+
+
+@pytest.mark.parametrize(("path", "status"), [(V1, 504), ("/readyz", 503)])
+async def test_what_a_caller_can_bring_about_is_limited_like_any_request(
+    logged: list[EventDict], path: str, status: int
+) -> None:
+    middleware = TrafficMiddleware(
+        PlainTextResponse("late", status), Book(), Records(), lines_per_s=1, clock=Clock()
+    )
+    for _ in range(3):
+        await call(middleware, path)
+    assert [(line["status"], line["log_level"]) for line in logged] == [(status, "warning")]
+
+
+async def test_a_second_is_that_of_the_answer_and_never_goes_back(
+    logged: list[EventDict],
+) -> None:
+    clock, ends = Clock(), iter((2.1, 2.2, 2.3, 2.4))
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        clock.now = next(ends)
+        await PlainTextResponse("fine")(scope, receive, send)
+
+    middleware = TrafficMiddleware(slow, Book(), Records(), lines_per_s=1, clock=clock)
+    # As under overload: long ones of the second before end among short ones.
+    for begins in (2.0, 1.5, 2.2, 1.6):
+        clock.now = begins
+        await call(middleware)
+    assert len(logged) == 1
+
+
+async def test_what_is_not_written_takes_nobody_s_place(logged: list[EventDict]) -> None:
+    logging.getLogger("kaiten").setLevel("INFO")
+    clock = Clock()
+    middleware = TrafficMiddleware(
+        PlainTextResponse("fine"), Book(), Records(), lines_per_s=1, clock=clock
+    )
+    requests = ((1.0, "/livez"), (1.1, V1), (1.2, V1), (2.0, "/metrics"), (2.1, V1))
+    for now, path in requests:
+        clock.now = now
+        await call(middleware, path)
+    assert [(line["endpoint"], line["left_out"]) for line in logged] == [(V1, 0), (V1, 1)]
 
 
 class Clock:
@@ -294,7 +338,7 @@ class Clock:
         return self.now
 
 
-async def call(middleware: TrafficMiddleware) -> None:
+async def call(middleware: TrafficMiddleware, path: str = V1) -> None:
     async def receive() -> Message:
         raise AssertionError
 
@@ -302,4 +346,4 @@ async def call(middleware: TrafficMiddleware) -> None:
         pass
 
     bind(RequestContext("1"))
-    await middleware(request_to(V1), receive, send)
+    await middleware(request_to(path), receive, send)

@@ -34,7 +34,7 @@ def see_cuda(monkeypatch: pytest.MonkeyPatch, found: list[CudaDevice]) -> None:
     monkeypatch.setattr("kaiten.cli.examination.devices", lambda: found)
 
 
-def add(tag: str, folder: Path, *, engine: str = "onnx") -> None:
+def add(tag: str, folder: Path, *, engine: str = "onnx", task: str = "text-classification") -> None:
     """Put a version into the store, exported or not, whose files are of no matter."""
     source = folder / "file"
     source.write_text(tag)
@@ -43,7 +43,7 @@ def add(tag: str, folder: Path, *, engine: str = "onnx") -> None:
     card = ModelCard(
         name=name,
         version=version,
-        task="text-classification",
+        task=task,
         labels=("yes", "no"),
         max_length=128,
         architecture="BertForSequenceClassification",
@@ -202,6 +202,24 @@ def test_threads_are_each_workers_share(tmp_path: Path, monkeypatch: pytest.Monk
     found = report(0)
     assert (found["in_force"]["workers"], found["in_force"]["threads"]) == (cores(), 1)
     assert found["models"][0]["lanes"] == 1
+
+
+def test_options_from_the_environment_are_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(DEFAULT, tmp_path)
+    service = {"workers": 3, "traffic": {"timeout": 20}}
+    overrides = json.dumps({"services": {"kaiten_service": service}})
+    monkeypatch.setenv("BENTOML_CONFIG_OVERRIDES", overrides)
+    found = report(1)
+    assert found["in_force"]["workers"] == 3
+    assert fields(found) == ["serving.request_timeout_s"]
+
+
+def test_unknown_task_is_told(tmp_path: Path) -> None:
+    add(DEFAULT, tmp_path, task="mind-reading")
+    (problem,) = report(1)["problems"]
+    assert "'mind-reading' is not known" in problem["reason"]
 
 
 def test_development_secret_is_not_made(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from kaiten.context import RequestContext, bind
 from kaiten.errors import DeadlineExceeded, InferenceFailed, QueueFull
 from kaiten.settings import Batching
 from runners.batcher import Batcher, Compute, Device
@@ -653,8 +654,8 @@ async def test_past_the_deadline_is_refused_told_and_not_computed(make_bench: Ma
     assert (bench.observer.gone, bench.observer.expired) == (0, 2)
     with pytest.raises(DeadlineExceeded) as refusal:
         await late
-    # At three seconds an item, and three of them waiting.
-    assert refusal.value.retry_after_s == 9
+    # At three seconds an item, and one of them still waiting.
+    assert refusal.value.retry_after_s == 3
     assert bench.observer.depths[-1] == 0
 
 
@@ -761,10 +762,19 @@ async def test_who_leaves_a_failed_batch_is_not_computed_again(make_bench: Make)
 async def test_log_of_a_failure_holds_no_text(make_bench: Make, logs: list[EventDict]) -> None:
     bench = make_bench()
     bench.device.set_free()
-    await outcomes([bench.ask(Item("poison in private"))])
+    bind(RequestContext("of-the-caller"))
+    await outcomes([bench.ask(Item("poison in private"), Item("beside it"))])
 
     # The exception's message is left out by monitors.logs.
-    assert logs == [{"event": "batch_failed", "size": 1, "exc_info": True, "log_level": "error"}]
+    assert logs == [
+        {"event": "batch_failed", "size": 2, "log_level": "warning"},
+        {
+            "event": "item_failed",
+            "request_id": "of-the-caller",
+            "exc_info": True,
+            "log_level": "error",
+        },
+    ]
 
 
 async def test_results_that_are_none_at_all_are_a_failure(make_bench: Make) -> None:

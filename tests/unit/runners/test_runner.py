@@ -193,6 +193,7 @@ async def test_failed_warm_up_never_becomes_ready(house: House, logs: list[Event
     with pytest.raises(NotReady):
         await runner.predict(["a"])
     assert [log["event"] for log in logs] == ["warm_up_failed"]
+    assert house.deaths == [runner.tag]
 
 
 async def test_three_verbs_in_order(house: House) -> None:

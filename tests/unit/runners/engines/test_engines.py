@@ -1,5 +1,7 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from kaiten.settings import Runners
 from runners import engines
 from runners.engines import MODEL_FILE, EngineChoice, choose_engine, cuda, open_engine
 from runners.engines.torch_engine import TorchEngine
+from runners.tasks.text_classification.inspection import inspect
 
 See = Callable[[int], None]
 
@@ -106,9 +109,15 @@ def test_engine_that_is_not_installed_is_told(
         choose_engine(exported, Runners(device=device))
 
 
-def test_only_onnx_computes_in_lanes() -> None:
-    assert EngineChoice("onnx", "cpu", "").lanes(3) == 3
-    assert EngineChoice("torch", "cpu", "").lanes(3) == 1
+@pytest.mark.parametrize(("name", "lanes"), [("onnx", 3), ("torch", 1)])
+def test_lanes_that_are_told_are_the_engines(
+    name: Literal["onnx", "torch"], lanes: int, tiny_classifier: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_classifier, tmp_path, dirs_exist_ok=True)
+    inspect(tiny_classifier, tmp_path)
+    settings = Runners(device="cpu", engine=name, threads=3)
+    assert EngineChoice(name, "cpu", "").lanes(3) == lanes
+    assert open_engine(tmp_path, settings).lanes == lanes
 
 
 def test_engine_is_opened_on_the_device_that_is_chosen(tiny_classifier: Path, see: See) -> None:

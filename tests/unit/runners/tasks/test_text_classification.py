@@ -115,6 +115,15 @@ def test_network_that_can_not_be_exported_is_served_by_torch(
     assert capfd.readouterr().out == ""
 
 
+def test_full_disk_is_no_reason_to_choose_torch(
+    tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder that can not be written stands for a disk that is full.
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    with pytest.raises(OSError, match="absent"):
+        export(TorchEngine(tiny_classifier, CPU), 0, [[2, 3, 4], [2, 3]], tmp_path)
+
+
 def test_network_of_long_texts_is_served_by_torch(tiny_classifier: Path, tmp_path: Path) -> None:
     engine = TorchEngine(tiny_classifier, CPU)
     facts = export(engine, 0, [[2, 3], [2] * (MAX_TOKENS + 1)], tmp_path)

@@ -1,10 +1,9 @@
 """An HTTP client that costs little, as it shares the cores with the server that it loads."""
 
 import asyncio
-import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 # Stands for a status where the connection ended before the answer did.
@@ -41,34 +40,16 @@ class Answer:
         return sum(float(row.rpartition(" ")[2]) for row in rows if row.startswith(f"{metric}{{"))
 
 
-@dataclass(frozen=True)
-class Target:
-    """A server, and the token that it knows us by."""
-
-    port: int
-    token: str
-
-    def v1(self, text: str, **headers: str) -> bytes:
-        return self.encode("/api/v1/predict", {"text": text}, headers)
-
-    def v2(self, texts: Sequence[str], **headers: str) -> bytes:
-        return self.encode("/api/v2/predict", {"inputs": list(texts)}, headers)
-
-    def encode(self, path: str, value: object, headers: Mapping[str, str]) -> bytes:
-        """Return a whole request; underscores in the headers' names are hyphens."""
-        body = json.dumps(value).encode()
-        lines = [
-            f"POST {path} HTTP/1.1",
-            f"Host: 127.0.0.1:{self.port}",
-            f"Authorization: Bearer {self.token}",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-            *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
-        ]
-        return "\r\n".join([*lines, "", ""]).encode() + body
-
-    def get(self, path: str) -> bytes:
-        return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n\r\n".encode()
+def encode(port: int, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+    """Return a whole POST request with a JSON body."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        f"Host: 127.0.0.1:{port}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 class _Connection(asyncio.Protocol):
