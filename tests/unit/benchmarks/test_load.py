@@ -1,10 +1,13 @@
 """What wrk prints is read right, and arrivals do not depend on answers."""
 
+import asyncio
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from benchmarks.client import Pool, encode
 from benchmarks.load import LoadFailed, Target, arrivals, open_loop, parse_wrk, percentile
 
 
@@ -72,3 +75,33 @@ def test_an_open_loop_at_nobody_has_only_errors(tmp_path: Path) -> None:
     load = open_loop(Target("http://127.0.0.1:1/", bodies, {}), rate=500, seconds=0.02)
     assert load.errors == load.requests > 0
     assert load.p99_ms == 0
+
+
+async def test_the_client_reads_answers_and_uses_its_connection_again() -> None:
+    ended = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                body = await reader.readexactly(int(head.split(b"Content-Length: ")[1].split()[0]))
+                writer.write(
+                    b"HTTP/1.1 429 No\r\nRetry-After: 3\r\nContent-Length: 4\r\n\r\n" + body
+                )
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    pool = Pool(port)
+    answers = [await pool.ask(encode(port, "/", body, {})) for body in (b"once", b"more")]
+    await pool.close()
+    await ended.wait()
+    server.close()
+    await server.wait_closed()
+    assert [(each.status, each.body, each.retry_after) for each in answers] == [
+        (429, b"once", True),
+        (429, b"more", True),
+    ]
+    assert answers[0].port == answers[1].port
