@@ -44,7 +44,7 @@ def prepare(banking77: Path, shapes: Sequence[Shape], workers: Sequence[int]) ->
     servers = [kaiten(model.TAG, count) for count in workers]
     count = texts.counter(tokenizer)
     material = Material(
-        values={"model": str(places.MODEL), "onnx": str(onnx)},
+        values={"model": str(places.MODEL), "onnx": str(model.export_plainly())},
         asked={shape.name: texts.requests(shape, short, mixed, count) for shape in shapes},
         questions=questions(places.MODEL, short, mixed),
         kaiten=servers,
