@@ -20,7 +20,7 @@ class OnnxEngine:
     spin on the cores that the server needs.
     """
 
-    batch_tokens = 256
+    batch_tokens = 512
 
     def __init__(self, folder: Path, settings: Runners) -> None:
         self.lanes = settings.threads or cores()
