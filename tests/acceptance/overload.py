@@ -19,7 +19,7 @@ from tests.acceptance.watch import Usage
 from tests.e2e.house import quickstart_texts
 
 TIMES = 3
-_WARM_UP_S, _CAPACITY_S, _RECOVERY_S, _NORMAL_WITHIN_S = 4, 15, 6, 2
+_WARM_UP_S, _CAPACITY_S, _FIRST_S, _RECOVERY_S, _NORMAL_WITHIN_S = 4, 15, 10, 6, 2
 _DEADLINE_S = 30
 # One run against the next differs by more than a tenth on a machine that others use.
 _NORMAL_RATE, _NORMAL_LATENCY = 0.85, 1.3
@@ -81,6 +81,9 @@ class Trial:
         capacity = normal.rate()
         self._tell_normal(normal, spent)
         offer = Offer(TIMES * capacity, self.case.seconds * scale, self.case.most)
+        # Connections and buffers find their size, so that what grows after that, grows.
+        first = Offer(offer.rate, _FIRST_S * scale, offer.most)
+        await open_loop(self.pool, requests, first, lambda: None)
         ends: list[Usage] = []
         after: list[asyncio.Task[Load]] = []
 
