@@ -77,7 +77,7 @@ class _Call(Generic[ResultT]):
 
 @dataclass(slots=True, eq=False)
 class _Entry(Generic[ItemT, ResultT]):
-    """One item of a call, and how many batches have taken a younger one before it."""
+    """One item of a call, and how many batches took a younger one when it was its turn."""
 
     item: ItemT
     call: _Call[ResultT]
@@ -237,7 +237,8 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         costs = [entry.item.cost for entry in window]
         chosen = choose(costs, [entry.overtaken >= overtaken for entry in window], bounds)
         taken = {*chosen}
-        for index in range(max(chosen)):
+        # Those whose turn it was; who is further back is not late yet, however long the queue.
+        for index in range(len(chosen)):
             if index not in taken:
                 window[index].overtaken += 1
         self._keep([entry for index, entry in enumerate(self._queue) if index not in taken])

@@ -445,23 +445,28 @@ async def test_what_was_served_is_let_go(make_bench: Make) -> None:
 
 
 async def test_who_is_overtaken_often_enough_goes_next(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_batch_size=2, max_overtaken=2))
-    lengths = [10, 20, 30, 40, 50]
+    bench = make_bench(Batching(max_batch_size=4, max_overtaken=2))
+    lengths = [10, 50, 90, 130, *[10] * 3, *[50] * 3, *[90] * 3, *[130] * 3]
+    asked = bench.ask(*(Item(f"{number}: {cost}", cost) for number, cost in enumerate(lengths)))
+    bench.device.set_free()
+    await outcomes([asked])
+
+    # After two batches that it was their turn for, 90 and 130 go together, padded as they are.
+    taken = [[name.split(": ")[1] for name in batch] for batch in bench.device.batches]
+    assert taken == [["10"] * 4, ["50"] * 4, ["90", "130"], ["90"] * 3, ["130"] * 3]
+
+
+async def test_who_is_far_back_in_a_long_queue_is_not_late(make_bench: Make) -> None:
+    bench = make_bench(Batching(max_batch_size=4, max_overtaken=3))
     asked = bench.ask(
-        *(Item(str(cost), cost) for cost in lengths), *(Item(f"{cost}'", cost) for cost in lengths)
+        *(Item(f"{number}: {number % 2}", 10 + 80 * (number % 2)) for number in range(80))
     )
     bench.device.set_free()
     await outcomes([asked])
 
-    # After two batches 30, 40 and 50 are due; 30' and 40' are overtaken by 50' alone.
-    assert bench.device.batches == [
-        ["10", "10'"],
-        ["20", "20'"],
-        ["30", "40"],
-        ["50", "50'"],
-        ["30'"],
-        ["40'"],
-    ]
+    # Twenty batches, and in each of them one length.
+    taken = [{name.split(": ")[1] for name in batch} for batch in bench.device.batches]
+    assert [len(kinds) for kinds in taken] == [1] * 20
 
 
 async def test_full_queue_refuses_the_whole_request(make_bench: Make) -> None:
