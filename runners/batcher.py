@@ -191,8 +191,10 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         context = current_or_none()
         request_id = context.request_id if context else None
         call = _Call(answer, {}, len(items), self._clock(), deadline, request_id)
+        # Before anything is queued: an item without a price fails its own caller, and no lane.
+        cost = sum(item.cost for item in items)
         self._queue += [_Entry(item, call, index) for index, item in enumerate(items)]
-        self._queued_cost += sum(item.cost for item in items)
+        self._queued_cost += cost
         self._arrived.set()
         return answer
 

@@ -919,6 +919,16 @@ async def test_not_started_is_not_ready() -> None:
     assert bench.deaths == []
 
 
+async def test_item_without_a_price_fails_its_own_caller_alone(make_bench: Make) -> None:
+    bench = make_bench()
+    first, priceless, last = await bench.ask_while_busy([Item("bad", "none")], named("a"))  # type: ignore[arg-type]
+    bench.device.set_free()
+
+    assert await outcomes([first, priceless, last]) == [["done first"], "TypeError", ["done a"]]
+    assert bench.device.batches == [["first"], ["a"]]
+    assert bench.batcher.alive
+
+
 async def test_items_that_cost_nothing_share_a_batch(make_bench: Make) -> None:
     bench = make_bench(tokens=1)
     asked = bench.ask(*named("abc", cost=0))
