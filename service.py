@@ -10,11 +10,13 @@ from pathlib import Path
 import bentoml
 import structlog
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.server.http import traffic
 from bentoml._internal.utils.analytics import usage_stats
 from bentoml.exceptions import BentoMLException
 from opentelemetry.util.http import ExcludeList
 
 from gateway.edge import Edge, EdgeParts
+from gateway.middleware.back_stop import BackStopMiddleware
 from gateway.predictions import Predictor
 from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
@@ -48,6 +50,9 @@ BentoMLContainer.prometheus_multiproc_dir.set(str(own_directory(shared)))
 # Without an exporter, a trace costs each request more than the rest of the edge, for nobody.
 if BentoMLContainer.tracing.exporter_type.get() is None:
     BentoMLContainer.tracing_excluded_urls.set(ExcludeList([".*"]))
+
+# Its own keeps a timer for every request until its time is up; no setting replaces or removes it.
+traffic.TimeoutMiddleware = BackStopMiddleware  # type: ignore[misc, assignment]
 
 # Not plain "kaiten": `bentoml serve kaiten:1.2.3` would first import the package of that name, from
 # wherever it is installed, and then serve the bento with that code.

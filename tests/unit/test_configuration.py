@@ -49,6 +49,18 @@ def test_bentomls_timeout_is_above_ours(decorator: dict[str, Any]) -> None:
     assert decorator["traffic"]["timeout"] > load_settings().serving.request_timeout_s
 
 
+def test_bentoml_takes_our_back_stop_for_its_own() -> None:
+    code = (
+        "import service; service.Kaiten.inject_config(); "
+        "from _bentoml_impl.server.app import ServiceAppFactory; "
+        "stops = ServiceAppFactory(service.Kaiten, is_main=True).middlewares; "
+        "print([each.kwargs for each in stops if each.cls.__name__ == 'BackStopMiddleware'])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[{'timeout': 60}]"
+
+
 def test_bento_installs_what_the_project_depends_on() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert read("bentofile.yaml")["python"]["packages"] == project["dependencies"]
