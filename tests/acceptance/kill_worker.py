@@ -42,6 +42,7 @@ class Outcome:
     held: set[int]
     ended: int
     started: int
+    ended_at: float
     away_s: float
     ready: Answer
     answered: Answer
@@ -54,6 +55,14 @@ class Outcome:
     def elsewhere(self) -> list[Answer]:
         """What failed on connections to the other worker, or to the new one."""
         return [answer for answer in self.bad if answer.port not in self.held]
+
+    @property
+    def meanwhile(self) -> int:
+        """How many the other worker answered while there was no second one."""
+        return sum(
+            answer.status == HTTPStatus.OK and 0 < answer.sent - self.ended_at < self.away_s
+            for answer in self.load.answers
+        )
 
     @property
     def on_one_connection(self) -> int:
@@ -159,7 +168,7 @@ async def _replaced(served: Served, load: Steady, lost: Lost, steady: int) -> Ou
     answered = await ask_worker(served, new, served.target.v1("I forgot my password"))
     await load.more(steady)
     told = await load.end()
-    return Outcome(told, lost.held, lost.victim.pid, new.pid, away_s, ready, answered)
+    return Outcome(told, lost.held, lost.victim.pid, new.pid, ended, away_s, ready, answered)
 
 
 async def ask_worker(served: Served, worker: psutil.Process, request: bytes) -> Answer:
@@ -186,6 +195,7 @@ def judge(report: Report, name: str, outcome: Outcome) -> None:
         connections_held=len(outcome.held),
         failures_on_one_connection=outcome.on_one_connection,
         away_s=outcome.away_s,
+        answered_meanwhile=outcome.meanwhile,
         ended_pid=outcome.ended,
         new_pid=outcome.started,
     )
@@ -193,6 +203,12 @@ def judge(report: Report, name: str, outcome: Outcome) -> None:
         f"{name}: nothing fails on connections to others",
         len(outcome.elsewhere),
         passed=not outcome.elsewhere,
+    )
+    report.check(
+        f"{name}: the other worker serves on meanwhile",
+        outcome.meanwhile,
+        # Several from each connection.
+        passed=outcome.meanwhile >= STEADY,
     )
     report.check(
         f"{name}: another worker is ready and answers",
@@ -208,7 +224,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     report.check(
         "kill -9: only what was in flight on the killed one fails, once a connection",
         f"{len(outcome.bad)} on {len(outcome.held)}",
-        passed=len(outcome.bad) <= len(outcome.held) and outcome.on_one_connection <= 1,
+        passed=0 < len(outcome.bad) <= len(outcome.held) and outcome.on_one_connection <= 1,
     )
     with fragile(store, folder / "died", TWO_WORKERS) as each:
         outcome, fatal, red = await died(each)

@@ -318,4 +318,5 @@ def test_log_has_the_request_id_and_no_text(server: Server, token: str) -> None:
 
     assert (line["endpoint"], line["status"]) == ("/api/v1/predict", 200)
     assert "canary" not in server.process.log
-    assert token not in [line for line in server.process.lines if line.startswith("{")]
+    # All but what `kaiten serve` prints for its user, whose token is another.
+    assert token not in server.process.log

@@ -17,6 +17,7 @@ async def test_killed_worker_comes_back_and_costs_only_what_it_held(
     with served(bentoml_home, tmp_path, TWO_WORKERS) as two:
         outcome = await kill_worker.killed(two, FEW)
 
+    assert outcome.meanwhile > 0
     assert outcome.elsewhere == []
     assert outcome.on_one_connection <= 1
     assert {answer.status for answer in outcome.bad} <= {0}
