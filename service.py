@@ -22,6 +22,7 @@ from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
 from kaiten.errors import SetupError
 from kaiten.settings import (
+    Runners,
     Settings,
     bentoml_configuration,
     check_back_stop,
@@ -36,6 +37,7 @@ from monitors import logs
 from monitors.instruments import Instruments, own_directory
 from monitors.profiles import Profiler
 from runners.engines import choose_engine
+from runners.engines.placement import devices, take_place
 from runners.runner import Runner
 from runners.tasks import find_task
 
@@ -93,10 +95,15 @@ class Parts:
         handlers = routes.direct()
         return EdgeParts(self.settings, secret, handlers, self.instruments, self.profiler)
 
+    @cached_property
+    def _placed(self) -> Runners:
+        # BentoML counts its workers from 1.
+        return take_place(self.settings.runners, (bentoml.server_context.worker_index or 1) - 1)
+
     def _runner(self, tag: str) -> Runner:
         model = ModelStore().get(tag)
         card, settings = model.card, self.settings
-        task = find_task(card.task).load(model.folder, card.max_length, settings.runners)
+        task = find_task(card.task).load(model.folder, card.max_length, self._placed)
         observer = self.instruments.observer(tag)
         return Runner(tag, card.labels, task, settings.batching, observer, _end_worker)
 
@@ -137,7 +144,7 @@ class Kaiten:
         """Stop before any worker starts if a model, its engine or the secret is missing."""
         settings = parts.settings
         in_force = BentoMLContainer.config.services[NAME].get()
-        hand_down(settings, in_force["workers"])
+        hand_down(settings, in_force["workers"], devices(settings.runners))
         logger.info(
             "configuration_in_force",
             settings=str(settings_file() or "none: the values in kaiten/settings.py"),

@@ -53,6 +53,8 @@ class _Instant:
     items: Mapping[str, Any]
     lanes: int
     batch_tokens: int
+    batch_items: int = 64
+    packed: bool = False
 
     def prepare(self, inputs: Sequence[str]) -> list[Any]:
         return [self.items[text] for text in inputs]
@@ -63,7 +65,7 @@ class _Instant:
     def finish(self, batch: Sequence[Any], raw: Sequence[Any]) -> list[Any]:
         return list(raw)
 
-    def warm_up(self) -> None:
+    def warm_up(self, tokens: int, items: int) -> None:
         pass
 
 
@@ -76,6 +78,7 @@ class _Unwatched:
     def queue_changed(self, items: int) -> None: ...
     def batch_computed(self, report: Any) -> None: ...
     def batch_failed(self) -> None: ...
+    def out_of_memory(self) -> None: ...
     def items_skipped(self, *, gone: int, expired: int) -> None: ...
 
 

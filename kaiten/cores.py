@@ -22,9 +22,14 @@ def share(workers: object) -> int:
 
     ``workers`` is BentoML's setting: a number, ``cpu_count``, or None for one.
     """
-    available = cores()
-    count = workers if isinstance(workers, int) else available if workers == "cpu_count" else 1
-    return max(1, available // max(1, count))
+    return max(1, cores() // max(1, count_of(workers)))
+
+
+def count_of(workers: object) -> int:
+    """Return how many workers BentoML's setting stands for, as share takes it."""
+    if isinstance(workers, int):
+        return workers
+    return cores() if workers == "cpu_count" else 1
 
 
 def affinity() -> int:

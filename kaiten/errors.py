@@ -203,3 +203,7 @@ class InferenceFailed(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("The model failed on this input's batch.")
+
+
+class OutOfMemory(Exception):
+    """A batch does not fit into the device's memory. No caller meets it: a part of it may fit."""

@@ -6,6 +6,7 @@ Order of precedence: environment (``KAITEN_SECTION__KEY``), then kaiten.yaml, th
 import json
 import os
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -91,7 +92,7 @@ class Batching(Section):
     """How requests share the device."""
 
     max_batch_tokens: int | None = Field(None, ge=1)
-    max_batch_size: int = Field(64, ge=1)
+    max_batch_size: int | None = Field(None, ge=1)
     max_padding: float = Field(0.1, ge=0, lt=1)
     max_overtaken: int = Field(8, ge=0)
     max_queue_items: int = Field(512, ge=1)
@@ -102,6 +103,7 @@ class Runners(Section):
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     engine: Literal["auto", "onnx", "torch"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     threads: int = Field(0, ge=0)
 
 
@@ -249,6 +251,16 @@ def metrics_directory() -> str | None:
     return os.environ.get("PROMETHEUS_MULTIPROC_DIR")
 
 
+def cuda_visible_devices() -> str | None:
+    """Return the CUDA devices that this process may use, as they were named to it."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def show_cuda_devices(names: Sequence[str]) -> None:
+    """Let this process, before it asks CUDA, and those that it starts use these devices only."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+
+
 def check_back_stop(settings: Settings, timeout_s: float | None) -> None:
     """Raise InvalidSettings if BentoML would end a request before we do, in a form of its own."""
     if timeout_s is not None and timeout_s <= settings.serving.request_timeout_s:
@@ -270,13 +282,19 @@ def check_secret(secret: str) -> None:
         raise ValueError(f"looks like a placeholder; {remedy}")
 
 
-def hand_down(settings: Settings, workers: object) -> None:
+def hand_down(settings: Settings, workers: object, devices: Sequence[str] = ()) -> None:
     """Give the workers started from here what they can not work out themselves.
 
     That is KAITEN_HOME, since a worker that serves a bento stands in the bento's own folder, where
-    no state belongs, the secret's file likewise, and each one's share of the cores, where the
-    setting leaves it open. ``workers`` is BentoML's setting, as share takes it.
+    no state belongs, the secret's file likewise, each one's share of the cores, where the setting
+    leaves it open, and the CUDA devices to share out. ``workers`` is BentoML's setting, as share
+    takes it.
     """
+    if devices:
+        show_cuda_devices(devices)
+        if settings.runners.device == "auto":
+            # A worker that finds no device any more must fail, and not serve from a CPU.
+            os.environ["KAITEN_RUNNERS__DEVICE"] = "cuda"
     os.environ["KAITEN_HOME"] = str(settings.home.resolve())
     if settings.auth.secret_file is not None:
         os.environ["KAITEN_AUTH__SECRET_FILE"] = str(settings.auth.secret_file.resolve())

@@ -157,6 +157,12 @@ class _ModelInstruments:
             _MODEL,
             registry=registry,
         )
+        self.out_of_memory = Counter(
+            "model_out_of_memory_total",
+            "Batches that the device had no memory for; those after them are smaller.",
+            _MODEL,
+            registry=registry,
+        )
         self.skipped_items = Counter(
             "model_skipped_items_total",
             "Items that were not computed: gone or failed callers', or past the deadline.",
@@ -177,6 +183,7 @@ class ModelObserver:
         self._queue_seconds = instruments.queue_seconds.labels(*model)
         self._inference_seconds = instruments.inference_seconds.labels(*model)
         self._failures = instruments.batch_failures.labels(*model)
+        self._out_of_memory = instruments.out_of_memory.labels(*model)
         self._gone = instruments.skipped_items.labels(*model, "gone")
         self._expired = instruments.skipped_items.labels(*model, "expired")
 
@@ -196,6 +203,10 @@ class ModelObserver:
     def batch_failed(self) -> None:
         """Note a batch that raised."""
         self._failures.inc()
+
+    def out_of_memory(self) -> None:
+        """Note a batch that the device had no memory for."""
+        self._out_of_memory.inc()
 
     def items_skipped(self, *, gone: int, expired: int) -> None:
         """Count items that were not computed."""

@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from kaiten.context import current_or_none
-from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
+from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, OutOfMemory, QueueFull
 from kaiten.settings import Batching
 from runners.choice import Bounds, choose
 from runners.observer import BatchReport, Observer
@@ -47,20 +47,25 @@ class Compute(Protocol[ItemT_contra, ResultT_co]):
     """Computes one batch; awaited, so that it says by itself which thread it runs on."""
 
     async def __call__(self, batch: Sequence[ItemT_contra], *, alone: bool) -> Sequence[ResultT_co]:
-        """Return a result for each item, in order; ``alone``: nothing else computes or waits."""
+        """Return a result for each item, in order; ``alone``: nothing else computes or waits.
+
+        OutOfMemory if the batch does not fit into the device's memory.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Device(Generic[ItemT, ResultT]):
     """What computes.
 
-    ``lanes`` is how many batches it computes at once, ``batch_tokens`` the padded tokens of a batch
-    that suit it.
+    ``lanes`` is how many batches it computes at once, ``batch_tokens`` and ``batch_items`` the
+    padded tokens and the items of a batch that suit it; ``packed``: it computes no padding.
     """
 
     compute: Compute[ItemT, ResultT]
     lanes: int
     batch_tokens: int
+    batch_items: int = 64
+    packed: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -105,6 +110,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._prepare = prepare
         self._device = device
         self._limits = limits
+        self._budget = limits.max_batch_tokens or device.batch_tokens
         self._observer = observer
         self._on_death = on_death
         self._clock = clock
@@ -232,9 +238,10 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         # What waits is shared by the lanes that are free, so that all are done early.
         share = math.ceil(len(self._queue) / (self._device.lanes - len(self._in_flight)))
         bounds = Bounds(
-            items=min(self._limits.max_batch_size, share),
-            tokens=self._limits.max_batch_tokens or self._device.batch_tokens,
+            items=min(self._limits.max_batch_size or self._device.batch_items, share),
+            tokens=self._budget,
             padding=self._limits.max_padding,
+            packed=self._device.packed,
         )
         costs = [entry.item.cost for entry in window]
         chosen = choose(costs, [entry.overtaken >= overtaken for entry in window], bounds)
@@ -275,6 +282,10 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             results = await self._device.compute([entry.item for entry in batch], alone=alone)
             # Made here, so that a wrong number of results fails the batch and no more.
             pairs = [*zip(batch, results, strict=True)]
+        except OutOfMemory:
+            self._shrink(batch)
+            await self._narrow_down(batch)
+            return
         except Exception:
             if len(batch) > 1:
                 logger.warning("batch_failed", size=len(batch))
@@ -290,6 +301,13 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             if len(call.results) == call.size and not call.answer.done():
                 call.answer.set_result([call.results[index] for index in range(call.size)])
         self._report(batch, started, self._clock() - started)
+
+    def _shrink(self, batch: Sequence[_Entry[ItemT, ResultT]]) -> None:
+        """Let no later batch be as large as one that there is no memory for."""
+        if len(batch) > 1:
+            self._budget = max(1, min(self._budget, self._padded_tokens(batch) // 2))
+        logger.warning("out_of_memory", size=len(batch), batch_tokens=self._budget)
+        self._observer.out_of_memory()
 
     async def _narrow_down(self, batch: Sequence[_Entry[ItemT, ResultT]]) -> None:
         if len(batch) == 1:
@@ -310,11 +328,16 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             BatchReport(
                 size=len(batch),
                 tokens=sum(costs),
-                padded_tokens=max(costs) * len(batch),
+                padded_tokens=self._padded_tokens(batch),
                 queue_seconds=[started - entry.call.queued_at for entry in batch],
                 inference_seconds=inference_seconds,
             )
         )
+
+    def _padded_tokens(self, batch: Sequence[_Entry[ItemT, ResultT]]) -> int:
+        """Return the tokens that a batch computes."""
+        costs = [entry.item.cost for entry in batch]
+        return sum(costs) if self._device.packed else max(costs) * len(costs)
 
     def _stopped(self, lane: asyncio.Task[None]) -> None:
         """Answer whoever waits, as no one else will; the other lanes end with the first."""

@@ -37,5 +37,8 @@ class Observer(Protocol):
     def batch_failed(self) -> None:
         """Tell of a batch, or a part of one, that raised; it will be tried again in halves."""
 
+    def out_of_memory(self) -> None:
+        """Tell of a batch that the device has no memory for; it will be tried again in halves."""
+
     def items_skipped(self, *, gone: int, expired: int) -> None:
         """Tell of items that are not computed: gone or failed callers', or past their deadline."""

@@ -34,6 +34,7 @@ class Runner:
         self.tag = tag
         self.labels = tuple(labels)
         self._task = task
+        self._limits = limits
         self._on_death = on_death
         self._warm = self._closed = False
         # One lasting thread a lane, since torch keeps a pool for each thread that calls it.
@@ -41,7 +42,13 @@ class Runner:
         self._cpu_thread = ThreadPoolExecutor(1, thread_name_prefix=f"prepare-{tag}")
         self._batcher: Batcher[str, Any, Any] = Batcher(
             self._prepare,
-            Device(self._compute, task.lanes, task.batch_tokens),
+            Device(
+                self._compute,
+                task.lanes,
+                task.batch_tokens,
+                task.batch_items,
+                packed=task.packed,
+            ),
             limits,
             observer,
             on_death=on_death,
@@ -60,7 +67,7 @@ class Runner:
     async def start(self) -> None:
         """Warm the model up and start its batcher; a runner that fails at it is dead."""
         try:
-            await _run_on(self._lane_threads, self._task.warm_up)
+            await _run_on(self._lane_threads, self._warm_up)
         except Exception:
             logger.critical("warm_up_failed", model=self.tag, exc_info=True)
             if not self._closed:
@@ -83,6 +90,12 @@ class Runner:
         await self._batcher.close()
         for threads in (self._lane_threads, self._cpu_thread):
             await asyncio.to_thread(threads.shutdown)
+
+    def _warm_up(self) -> None:
+        self._task.warm_up(
+            self._limits.max_batch_tokens or self._task.batch_tokens,
+            self._limits.max_batch_size or self._task.batch_items,
+        )
 
     async def _prepare(self, inputs: Sequence[str]) -> Sequence[Any]:
         # A thread's two switches cost more than a few short texts.

@@ -83,6 +83,9 @@ def _setting_rows(in_force: InForce | None) -> Iterator[tuple[str, str]]:
     yield "home", str(in_force.home)
     yield "secret", in_force.secret or "not usable, see below"
     yield "workers", f"{in_force.workers} (threads of each: {in_force.threads})"
+    if in_force.placement:
+        placed = (f"worker {index} on {name}" for index, name in enumerate(in_force.placement, 1))
+        yield "placement", ", ".join(placed)
 
 
 def _model_rows(models: list[Served]) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import psutil
 
 from kaiten.cli.serve import configuration_file
-from kaiten.cores import affinity, cores, quota
+from kaiten.cores import affinity, cores, count_of, quota
 from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.settings import (
     Settings,
@@ -24,7 +24,8 @@ from kaiten.settings import (
 from kaiten.signing import DEVELOPMENT_SECRET_FILE, configured_secret, signing_secret
 from lifecycle.store import ModelStore
 from runners.engines import PACKAGES, EngineChoice, choose_engine
-from runners.engines.cuda import CudaDevice, devices
+from runners.engines.cuda import CudaDevice, details
+from runners.engines.placement import devices, place
 from runners.tasks import find_task
 
 _PACKAGES = ("kaiten", "bentoml", "transformers", "tokenizers", "numpy")
@@ -46,7 +47,10 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """What a start would go by; ``threads`` are those of each worker."""
+    """What a start would go by; ``threads`` are those of each worker.
+
+    ``placement`` names the CUDA device of each worker in turn, and is empty where there is none.
+    """
 
     settings: Path | None
     bentoml: str
@@ -55,6 +59,7 @@ class InForce:
     secret: str | None
     workers: object
     threads: int
+    placement: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,7 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
         return None
     workers, timeout_s = service
     _attempt(problems, "serving", partial(check_back_stop, settings, timeout_s))
+    placement = _attempt(problems, "runners.device", partial(_placement, settings, workers))
     return InForce(
         settings=settings_file(),
         bentoml=configuration_file(),
@@ -129,7 +135,13 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
         secret=secret,
         workers=workers,
         threads=threads_of_each(settings, workers),
+        placement=placement or [],
     )
+
+
+def _placement(settings: Settings, workers: object) -> list[str]:
+    names, device = devices(settings.runners), settings.runners.device
+    return [place(device, worker, names) for worker in range(count_of(workers) if names else 0)]
 
 
 def _secret(settings: Settings) -> str:
@@ -193,7 +205,7 @@ def _machine() -> Machine:
         quota=quota(),
         memory_bytes=memory.total,
         available_bytes=memory.available,
-        cuda=devices(),
+        cuda=details(),
     )
 
 

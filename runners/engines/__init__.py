@@ -1,17 +1,23 @@
 """Engines: how a loaded network computes one batch of token ids."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import structlog
 
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.settings import Runners
 from runners.engines import cuda
-from runners.engines.base import Engine
+from runners.engines.base import Engine, Samples
+from runners.engines.placement import devices, place
 
+logger = structlog.get_logger(__name__)
 MODEL_FILE = "onnx/model.onnx"
+# One batch is copied and answered while another computes.
+CUDA_LANES = 2
 # What each engine is installed as.
 PACKAGES = {"onnx": "onnxruntime", "torch": "torch"}
 
@@ -26,7 +32,9 @@ class EngineChoice:
 
     def lanes(self, threads: int) -> int:
         """Return how many batches the engine computes at once, given so many threads."""
-        return threads if self.engine == "onnx" else 1
+        if self.engine == "onnx":
+            return threads
+        return 1 if self.device == "cpu" else CUDA_LANES
 
 
 def choose_engine(folder: Path, settings: Runners) -> EngineChoice:
@@ -42,7 +50,7 @@ def choose_engine(folder: Path, settings: Runners) -> EngineChoice:
         choice = EngineChoice("onnx", "cpu", "runners.engine asks for it")
     elif settings.device.startswith("cuda"):
         _check_installed("torch")
-        _check_cuda(settings.device)
+        place(settings.device, 0, devices(settings))
         choice = EngineChoice("torch", settings.device, "runners.device asks for it")
     elif settings.device == "auto" and cuda.count():
         choice = EngineChoice("torch", "cuda", "torch sees a CUDA device")
@@ -52,17 +60,26 @@ def choose_engine(folder: Path, settings: Runners) -> EngineChoice:
     return choice
 
 
-def open_engine(folder: Path, settings: Runners) -> Engine:
-    """Load a registered model's network into the engine, and onto the device, that are chosen."""
+def open_engine(folder: Path, settings: Runners, samples: Samples | None = None) -> Engine:
+    """Load a registered model's network into the engine, and onto the device, that are chosen.
+
+    Half precision is tried on ``samples``; without any, it is not used.
+    """
     choice = choose_engine(folder, settings)
-    # Imported here: who serves with one engine does not pay for the other.
-    if choice.engine == "onnx":
-        module, name = "onnx_engine", "OnnxEngine"
-    else:
-        module, name = "torch_engine", "TorchEngine"
+    logger.info("engine_opened", **asdict(choice))
     decided = settings.model_copy(update={"device": choice.device})
-    engine: Engine = getattr(import_module(f"{__name__}.{module}"), name)(folder, decided)
+    # Imported here: who serves with one engine does not pay for the others.
+    if choice.engine == "onnx":
+        engine: Engine = _class_of("onnx_engine", "OnnxEngine")(folder, decided)
+    elif choice.device == "cpu":
+        engine = _class_of("torch_engine", "TorchEngine")(folder, decided)
+    else:
+        engine = _class_of("cuda_engine", "CudaEngine")(folder, decided, samples or Samples())
     return engine
+
+
+def _class_of(module: str, name: str) -> Any:  # noqa: ANN401  each engine is made in its own way
+    return getattr(import_module(f"{__name__}.{module}"), name)
 
 
 def _choose_on_cpu(settings: Runners, *, exported: bool) -> EngineChoice:
@@ -83,16 +100,6 @@ def _check_onnx(device: str, *, exported: bool) -> None:
     else:
         return
     raise InvalidSettings([Detail("runners.engine", reason)], "runners")
-
-
-def _check_cuda(device: str) -> None:
-    _, _, index = device.partition(":")
-    seen = cuda.count()
-    if int(index or 0) >= seen:
-        reason = (
-            f"is {device}, but torch sees {seen or 'no'} CUDA device{'s' * (seen > 1)}; use cpu"
-        )
-        raise InvalidSettings([Detail("runners.device", reason)], "runners")
 
 
 def _check_installed(engine: str) -> None:

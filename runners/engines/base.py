@@ -1,23 +1,60 @@
 """What every engine offers, and the padding that they share."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+# What people write to a support desk, a bank or a shop, from one word to a paragraph.
+SENTENCES = (
+    "Hello",
+    "Refund please!",
+    "Where is my parcel?",
+    "I was charged twice for the same order, can you check?",
+    "The app crashes every time I open the settings page on my phone.",
+    "Wie lange dauert die Lieferung nach Österreich, und was kostet sie?",
+    "¿Puedo cambiar la dirección de entrega después de hacer el pedido?",
+    "My card was declined at the supermarket although there is enough money in the account; why?",
+    """I ordered two pairs of shoes on the 3rd of May (order no. 48-22913), one of size 42, one of
+    43. Only one pair arrived, in the wrong colour, and the invoice in the box is for somebody
+    else. I have written to you three times and got no answer but an automatic one. Please send the
+    right shoes, or give me my money back, and tell me what to do with the pair that I have.""",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Token ids of real texts and of the longest one, to try a network on, and the padding's id."""
+
+    texts: Sequence[Sequence[int]] = ()
+    pad_id: int = 0
 
 
 class Engine(Protocol):
     """A loaded network.
 
     ``lanes`` is how many batches it computes at once, each on a lasting thread of its own;
-    ``batch_tokens`` how many tokens, padding included, it wants in a batch: more gains nothing.
+    ``batch_tokens`` and ``batch_items`` how many tokens, padding included, and texts it wants in a
+    batch: more gains nothing;
+    ``packed`` whether it computes no padding, so that texts of any lengths go together.
     """
 
     @property
     def lanes(self) -> int: ...
     @property
     def batch_tokens(self) -> int: ...
+    @property
+    def batch_items(self) -> int: ...
+    @property
+    def packed(self) -> bool: ...
+
+    def reserve(self, tokens: int, items: int) -> None:
+        """Make ready for batches of up to so many tokens, padding included, and texts.
+
+        OutOfMemory where the device can not hold one.
+        """
 
     def logits(
         self, token_ids: Sequence[Sequence[int]], pad_id: int, *, alone: bool = False
@@ -26,6 +63,13 @@ class Engine(Protocol):
 
         ``alone`` says that nothing else computes or waits, so that it may use every thread.
         """
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return probabilities, shape (texts, labels) as the logits."""
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores: NDArray[np.float32] = exponents / exponents.sum(axis=1, keepdims=True)
+    return scores
 
 
 def pad(

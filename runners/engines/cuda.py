@@ -26,8 +26,8 @@ def count() -> int:
     return int(cuda.device_count()) if cuda.is_available() else 0
 
 
-def devices() -> list[CudaDevice]:
-    """Return the CUDA devices that torch sees; unlike count, it may take memory on them."""
+def details() -> list[CudaDevice]:
+    """Tell of the devices that torch sees; unlike count, it may take memory on them."""
     found = range(count())
     properties = [import_module("torch").cuda.get_device_properties(index) for index in found]
     return [CudaDevice(each.name, int(each.total_memory)) for each in properties]

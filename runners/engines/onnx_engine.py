@@ -21,12 +21,17 @@ class OnnxEngine:
     """
 
     batch_tokens = 512
+    batch_items = 64
+    packed = False
 
     def __init__(self, folder: Path, settings: Runners) -> None:
         self.lanes = settings.threads or cores()
         self._narrow = self._wide = _session(folder / MODEL_FILE, 1)
         if self.lanes > 1:
             self._wide = _session(folder / MODEL_FILE, self.lanes)
+
+    def reserve(self, tokens: int, items: int) -> None:
+        """Reserve nothing: a CPU's memory is the machine's."""
 
     def logits(
         self, token_ids: Sequence[Sequence[int]], pad_id: int, *, alone: bool = False

@@ -15,6 +15,24 @@ from kaiten.settings import Runners
 from runners.engines.base import pad
 
 
+def load_network(folder: Path) -> Any:  # noqa: ANN401  transformers has no types
+    """Load a folder's classifier onto the CPU; ModelRejected where weights are missing."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    # Safetensors only, and never code or files from elsewhere.
+    network, loaded = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    # transformers fills what is missing at random, and would serve that.
+    if missing := sorted(loaded["missing_keys"]):
+        raise ModelRejected("weights", f"lack {', '.join(missing[:5])}", "Save the whole model.")
+    return network.eval()
+
+
 class TorchEngine:
     """Computes padded batches of token ids.
 
@@ -24,26 +42,13 @@ class TorchEngine:
 
     lanes = 1
     batch_tokens = 4096
+    batch_items = 64
+    packed = False
 
     def __init__(self, folder: Path, settings: Runners) -> None:
         self.device = torch.device(settings.device)
         self._threads = settings.threads
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
-        # Safetensors only, and never code or files from elsewhere.
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-        # transformers fills what is missing at random, and would serve that.
-        if missing := sorted(loaded["missing_keys"]):
-            raise ModelRejected(
-                "weights", f"lack {', '.join(missing[:5])}", "Save the whole model."
-            )
-        self._model = model.to(self.device).eval()
+        self._model = load_network(folder).to(self.device)
 
     @property
     def network(self) -> Any:  # noqa: ANN401  transformers has no types
@@ -68,6 +73,9 @@ class TorchEngine:
                 return int(module.weight.shape[0]) - unused
         limit: int | None = getattr(self._model.config, "max_position_embeddings", None)
         return limit
+
+    def reserve(self, tokens: int, items: int) -> None:
+        """Reserve nothing: a CPU's memory is the machine's."""
 
     @torch.inference_mode()
     def logits(

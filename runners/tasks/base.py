@@ -15,14 +15,19 @@ PredictionT = TypeVar("PredictionT")
 class Task(Protocol[ItemT, RawT, PredictionT]):
     """A loaded model of one family. Each item has a ``cost``, in tokens.
 
-    ``lanes`` and ``batch_tokens`` are its engine's: how many batches it computes at once, each on a
-    lasting thread, and how many padded tokens it wants in one.
+    ``lanes``, ``batch_tokens``, ``batch_items`` and ``packed`` are its engine's: how many batches
+    it computes at once, each on a lasting thread, how many padded tokens and items it wants in one,
+    and whether it computes no padding.
     """
 
     @property
     def lanes(self) -> int: ...
     @property
     def batch_tokens(self) -> int: ...
+    @property
+    def batch_items(self) -> int: ...
+    @property
+    def packed(self) -> bool: ...
 
     def prepare(self, inputs: Sequence[str]) -> list[ItemT]:
         """Turn inputs into items; cheap enough for the event loop where they are few and short."""
@@ -33,8 +38,12 @@ class Task(Protocol[ItemT, RawT, PredictionT]):
     def finish(self, batch: Sequence[ItemT], raw: RawT) -> list[PredictionT]:
         """Turn what was computed into a prediction for each item, in order; on the event loop."""
 
-    def warm_up(self) -> None:
-        """Compute the smallest and the largest item once, so that no caller pays for it."""
+    def warm_up(self, tokens: int, items: int) -> None:
+        """Compute once, so that no caller pays for it, up to the largest batch that there may be.
+
+        That is one of so many padded ``tokens`` or so many ``items``. OutOfMemory where the device
+        could not hold it.
+        """
 
 
 @dataclass(frozen=True, slots=True)

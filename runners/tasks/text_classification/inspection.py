@@ -1,5 +1,6 @@
 """Registering a text classifier: any local AutoModelForSequenceClassification with torch."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,10 +10,15 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from kaiten.errors import ModelRejected
 from kaiten.settings import Runners
-from runners.engines.export import SENTENCES, export
+from runners.engines.export import export
 from runners.engines.torch_engine import TorchEngine
 from runners.tasks.base import ModelFacts
-from runners.tasks.text_classification.serving import TOKENIZER_FILE, TextClassification
+from runners.tasks.text_classification.serving import (
+    TOKENIZER_FILE,
+    TextClassification,
+    TokenisedText,
+    Tokeniser,
+)
 
 # In tokens: where a model has no limit of its own, attention's cost needs one.
 _MAX_LENGTH_CAP = 8192
@@ -31,14 +37,14 @@ def inspect(folder: Path, made: Path) -> ModelFacts:
         max_length = min(longest, int(tokenizer.model_max_length))
         made_tokenizer = _write_tokenizer(tokenizer, max_length, made)
         _check_vocabulary(made_tokenizer, engine)
-        task = TextClassification(made_tokenizer, engine, max_length)
-        _check_logits(task, len(labels))
+        tokeniser = Tokeniser(made_tokenizer, max_length)
+        _check_logits(TextClassification(tokeniser, engine), tokeniser.probes(), len(labels))
     except ModelRejected:
         raise
     except Exception as error:
         raise _unloadable("model", error) from error
-    texts = [*task.prepare(SENTENCES), *task.probes()]
-    chosen = export(engine, tokenizer.pad_token_id, [text.ids for text in texts], made)
+    samples = tokeniser.samples()
+    chosen = export(engine, samples.pad_id, samples.texts, made)
     packages = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
     versions = {name: version(name) for name in packages}
     return ModelFacts(labels, max_length, architecture, versions, chosen)
@@ -99,9 +105,8 @@ def _check_vocabulary(tokenizer: Tokenizer, engine: TorchEngine) -> None:
         )
 
 
-def _check_logits(task: TextClassification, labels: int) -> None:
+def _check_logits(task: TextClassification, probes: Sequence[TokenisedText], labels: int) -> None:
     """Raise ModelRejected unless texts, short and longest, score alone as in a batch."""
-    probes = task.probes()
     alone = np.concatenate([task.infer([text]) for text in probes])
     finite = bool(np.isfinite(alone).all())
     if alone.shape[1] != labels or not finite:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from kaiten.settings import Runners
 from runners.engines import open_engine
@@ -49,5 +48,5 @@ class FragileClassification(serving.TextClassification):
 
 
 def load(folder: Path, max_length: int, settings: Runners) -> FragileClassification:
-    tokenizer = Tokenizer.from_file(str(folder / serving.TOKENIZER_FILE))
-    return FragileClassification(tokenizer, open_engine(folder, settings), max_length)
+    tokeniser = serving.Tokeniser.load(folder, max_length)
+    return FragileClassification(tokeniser, open_engine(folder, settings))

@@ -31,7 +31,8 @@ def _machine(monkeypatch: pytest.MonkeyPatch, model_store: Path) -> None:
 
 def see_cuda(monkeypatch: pytest.MonkeyPatch, found: list[CudaDevice]) -> None:
     monkeypatch.setattr(cuda, "count", lambda: len(found))
-    monkeypatch.setattr("kaiten.cli.examination.devices", lambda: found)
+    monkeypatch.setattr("kaiten.cli.examination.details", lambda: found)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 def add(tag: str, folder: Path, *, engine: str = "onnx", task: str = "text-classification") -> None:
@@ -100,7 +101,23 @@ def test_cuda_devices_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "NVIDIA L4, 24.0 GiB" in said(0)
     (model,) = report(0)["models"]
     assert (model["choice"]["engine"], model["choice"]["device"]) == ("torch", "cuda")
-    assert model["lanes"] == 1
+    assert model["lanes"] == engines.CUDA_LANES
+
+
+def test_workers_are_told_their_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    see_cuda(monkeypatch, [CudaDevice("NVIDIA L4", 24 << 30)] * 2)
+    add(DEFAULT, tmp_path)
+    service = {"services": {"kaiten_service": {"workers": 3, "traffic": {"timeout": 60}}}}
+    monkeypatch.setenv("BENTOML_CONFIG_OVERRIDES", json.dumps(service))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f14e45f,3")
+    assert report(0)["in_force"]["placement"] == ["GPU-8f14e45f", "3", "GPU-8f14e45f"]
+    assert "worker 1 on GPU-8f14e45f, worker 2 on 3, worker 3 on" in " ".join(said(0).split())
+
+
+def test_without_cuda_there_is_nothing_to_place(tmp_path: Path) -> None:
+    add(DEFAULT, tmp_path)
+    assert report(0)["in_force"]["placement"] == []
+    assert "placement" not in said(0)
 
 
 def test_missing_model_is_told_with_its_remedy() -> None:

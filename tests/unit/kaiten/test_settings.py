@@ -14,6 +14,7 @@ from kaiten.settings import (
     ROOT,
     Auth,
     bentoml_configuration,
+    cuda_visible_devices,
     environment_for,
     hand_down,
     load_settings,
@@ -385,6 +386,16 @@ def test_cores_are_shared_by_the_workers(workers: int, monkeypatch: pytest.Monke
     threads = load_settings().runners.threads
     cores = os.cpu_count() or 1
     assert 1 <= threads <= max(1, cores // workers)
+
+
+@pytest.mark.parametrize(("devices", "expected"), [(["3", "GPU-1"], "3,GPU-1"), ([], "7")])
+def test_workers_are_handed_the_devices_to_share_out(
+    devices: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    hand_down(load_settings(), 2, devices)
+    assert cuda_visible_devices() == os.environ["CUDA_VISIBLE_DEVICES"] == expected
+    assert load_settings().runners.device == ("cuda" if devices else "auto")
 
 
 def test_environment_for_replaces_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,11 +151,13 @@ def test_the_queue_and_failures_are_told_by_model() -> None:
     one.queue_changed(4)
     one.batch_failed()
     one.batch_failed()
+    one.out_of_memory()
     other.queue_changed(1)
     found = samples(instruments)
     assert found.value("model_queue_items", **MODEL) == 4
     assert found.value("model_queue_items", model="topic", version="2.1.0") == 1
     assert found.value("model_batch_failures_total", **MODEL) == 2
+    assert found.value("model_out_of_memory_total", **MODEL) == 1
     assert found.value("model_batch_failures_total", model="topic", version="2.1.0") == 0
 
 

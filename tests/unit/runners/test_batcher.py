@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from kaiten.context import RequestContext, bind
-from kaiten.errors import DeadlineExceeded, InferenceFailed, QueueFull
+from kaiten.errors import DeadlineExceeded, InferenceFailed, OutOfMemory, QueueFull
 from kaiten.settings import Batching
 from runners.batcher import Batcher, Compute, Device
 from runners.observer import BatchReport
@@ -86,6 +86,9 @@ class Silent:
     def batch_failed(self) -> None:
         pass
 
+    def out_of_memory(self) -> None:
+        pass
+
     def items_skipped(self, *, gone: int, expired: int) -> None:
         pass
 
@@ -97,6 +100,7 @@ class Recorder(Silent):
     reports: list[BatchReport] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
     failures: int = 0
+    shortages: int = 0
     gone: int = 0
     expired: int = 0
     broken: str = ""
@@ -108,6 +112,9 @@ class Recorder(Silent):
     def batch_computed(self, report: BatchReport) -> None:
         self._raise_if_broken("batch_computed")
         self.reports.append(report)
+
+    def out_of_memory(self) -> None:
+        self.shortages += 1
 
     def batch_failed(self) -> None:
         self._raise_if_broken("batch_failed")
@@ -782,6 +789,62 @@ async def test_log_of_a_failure_holds_no_text(make_bench: Make, logs: list[Event
     ]
 
 
+@dataclass
+class Tight:
+    """Computes at once what fits into so many padded tokens."""
+
+    tokens: int
+    computed: list[list[str]] = field(default_factory=list)
+
+    async def compute(self, batch: Sequence[Item], *, alone: bool) -> list[str]:
+        if max(item.cost for item in batch) * len(batch) > self.tokens:
+            raise OutOfMemory
+        self.computed.append([item.name for item in batch])
+        return [f"done {item.name}" for item in batch]
+
+
+async def test_batch_that_memory_lacks_for_is_halved_and_answered(
+    make_bench: Make, logs: list[EventDict]
+) -> None:
+    device = Tight(tokens=20)
+    bench = make_bench(compute=device.compute)
+
+    assert await outcomes([bench.ask(*named("abcdefgh", 10))]) == [
+        [f"done {name}" for name in "abcdefgh"]
+    ]
+    assert device.computed == [["a", "b"], ["c", "d"], ["e", "f"], ["g", "h"]]
+    # 80 tokens, and both halves of 40.
+    assert (bench.observer.shortages, bench.observer.failures) == (3, 0)
+    assert [(log["event"], log["batch_tokens"]) for log in logs] == [
+        ("out_of_memory", 40),
+        ("out_of_memory", 20),
+        ("out_of_memory", 20),
+    ]
+
+
+async def test_later_batches_are_as_small_as_memory_allows(make_bench: Make) -> None:
+    device = Tight(tokens=20)
+    bench = make_bench(compute=device.compute)
+    await outcomes([bench.ask(*named("abcd", 10))])
+    found = bench.observer.shortages
+
+    await outcomes([bench.ask(*named("efgh", 10))])
+    assert device.computed[2:] == [["e", "f"], ["g", "h"]]
+    assert bench.observer.shortages == found
+
+
+async def test_item_that_memory_lacks_for_fails_alone_and_the_budget_stays(
+    make_bench: Make,
+) -> None:
+    device = Tight(tokens=20)
+    bench = make_bench(Batching(max_batch_tokens=20), compute=device.compute)
+
+    assert await outcomes([bench.ask(Item("large", 30))]) == ["InferenceFailed"]
+    assert await outcomes([bench.ask(*named("ab", 10))]) == [["done a", "done b"]]
+    assert device.computed == [["a", "b"]]
+    assert bench.observer.shortages == 1
+
+
 async def test_results_that_are_none_at_all_are_a_failure(make_bench: Make) -> None:
     async def nothing(batch: Sequence[Item], *, alone: bool) -> list[str]:
         return None  # type: ignore[return-value]
@@ -1045,7 +1108,7 @@ class Schedule:
         new = set(batch) - self.begun
         owners = [self.owners[item] for item in new]
         rules = {
-            "count": len(batch) > self.limits.max_batch_size,
+            "count": len(batch) > (self.limits.max_batch_size or math.inf),
             "tokens": len(batch) > 1 and padded > self.batch_tokens,
             "lanes": len(computing) >= self.lanes,
             "alone": alone and bool(computing),

@@ -70,6 +70,12 @@ def test_what_would_pad_too_much_waits_and_the_next_is_tried() -> None:
     assert choose([100, 50, 90, 80], nobody([0] * 4), tight) == [0, 2]
 
 
+def test_packed_items_go_by_age_whatever_their_lengths() -> None:
+    packed = Bounds(items=4, tokens=130, padding=0, packed=True)
+    # 100 and 5 and 20 are 125 of 130; 30 does not fit any more, and 5 does.
+    assert choose([100, 5, 20, 30, 5], nobody([0] * 5), packed) == [0, 1, 2, 4]
+
+
 def test_without_padding_only_equal_lengths_join() -> None:
     bounds = Bounds(items=64, tokens=10_000, padding=0)
     assert choose([10, 11, 10, 9, 10], nobody([0] * 5), bounds) == [0, 2, 4]

@@ -25,6 +25,8 @@ class Upper:
 
     lanes = 1
     batch_tokens = 10_000
+    batch_items = 64
+    packed = False
 
     def __init__(self) -> None:
         self.warmed_up = False
@@ -44,7 +46,7 @@ class Upper:
     def finish(self, batch: Sequence[Item], raw: list[str]) -> list[str]:
         return [f"{answer}!" for answer in raw]
 
-    def warm_up(self) -> None:
+    def warm_up(self, tokens: int, items: int) -> None:
         self.warmed_up = True
 
 
@@ -75,7 +77,7 @@ class Held(Upper):
         self._hold()
         return super().infer(batch, alone=alone)
 
-    def warm_up(self) -> None:
+    def warm_up(self, tokens: int, items: int) -> None:
         if not self._warms_up_at_once:
             self._hold()
 
@@ -85,7 +87,7 @@ class Held(Upper):
 
 
 class Cold(Upper):
-    def warm_up(self) -> None:
+    def warm_up(self, tokens: int, items: int) -> None:
         raise MemoryError
 
 

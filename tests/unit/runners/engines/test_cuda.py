@@ -37,7 +37,7 @@ def test_without_a_driver_torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) ->
     make_torch_see(1, monkeypatch)
     assert cuda.driver_count() == 0
     assert cuda.count() == 0
-    assert cuda.devices() == []
+    assert cuda.details() == []
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     make_torch_see(1, monkeypatch)
     properties = SimpleNamespace(name="NVIDIA L4", total_memory=24 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    assert cuda.devices() == [cuda.CudaDevice("NVIDIA L4", 24 << 30)]
+    assert cuda.details() == [cuda.CudaDevice("NVIDIA L4", 24 << 30)]

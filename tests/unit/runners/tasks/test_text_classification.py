@@ -212,7 +212,7 @@ def test_what_is_cut_off_has_no_say(classifier: TextClassification) -> None:
 
 
 def test_warm_up_computes_the_longest_text(classifier: TextClassification) -> None:
-    classifier.warm_up()
+    classifier.warm_up(512, 8)
 
 
 def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:

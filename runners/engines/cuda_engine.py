@@ -1,0 +1,240 @@
+"""The CUDA engine: packed batches in half precision, replayed from graphs made before ready.
+
+A batch is one row of numbers in pinned memory. A lane copies it to the device, replays the graph of
+the smallest shape with room for it, and copies the logits back, all on a stream of its own: one
+lane's copies and Python run while the other's batch computes. Nothing is compiled, captured or
+allocated for a caller.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+import numpy as np
+import structlog
+import torch
+from numpy.typing import NDArray
+
+from kaiten.errors import OutOfMemory
+from kaiten.settings import Runners
+from runners.engines import CUDA_LANES
+from runners.engines.base import Samples, pad
+from runners.engines.packed_network import PackedNetwork, is_packable
+from runners.engines.packing import Grid, Shape, pack
+from runners.engines.precision import parity
+from runners.engines.torch_engine import load_network
+
+logger = structlog.get_logger(__name__)
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Logits = NDArray[np.float32]
+TokenIds = Sequence[Sequence[int]]
+Compute = Callable[[], torch.Tensor]
+
+
+class Stream(Protocol):
+    """What a lane needs of a device: an order of work that is its own."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def ordered(self) -> AbstractContextManager[Any]:
+        """Put what is called within into this order."""
+
+    @property
+    def half(self) -> str:
+        """The half precision that the device is best at: bf16 or fp16."""
+
+    def staging(self, *size: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return host memory that the device reads and writes by itself."""
+
+    def capture(self, compute: Compute) -> tuple[Callable[[], None], torch.Tensor]:
+        """Return what computes again, from and into the same memory, and where its result lies."""
+
+    def wait(self) -> None:
+        """Wait until all of it is done."""
+
+
+class CudaStream:
+    """A stream of a CUDA device. Its graphs share their memory, as one runs at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+        # Waits without keeping a core busy.
+        self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+
+    def ordered(self) -> AbstractContextManager[Any]:
+        return torch.cuda.stream(self._stream)
+
+    @property
+    def half(self) -> str:
+        # Since Ampere.
+        return "bf16" if torch.cuda.get_device_capability(self.device) >= (8, 0) else "fp16"
+
+    def staging(self, *size: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.zeros(size, dtype=dtype, pin_memory=True)
+
+    def capture(self, compute: Compute) -> tuple[Callable[[], None], torch.Tensor]:
+        # What a first run sets up (handles, workspaces, kernels) can not be captured.
+        compute()
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # Not torch.cuda.graph: it collects garbage and empties the cache, for each of many shapes.
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            result = compute()
+        finally:
+            graph.capture_end()
+        return graph.replay, result
+
+    def wait(self) -> None:
+        self._done.record(self._stream)
+        self._done.synchronize()
+
+
+class Lane(Protocol):
+    """Computes one batch at a time."""
+
+    def logits(self, token_ids: TokenIds) -> Logits:
+        """Return the logits of a batch, shape (texts, labels)."""
+
+
+class PackedLane:
+    """Computes packed batches by graphs, one for each shape of a grid.
+
+    ``longest`` is the most tokens of a text.
+    """
+
+    def __init__(self, network: PackedNetwork, stream: Stream, grid: Grid, longest: int) -> None:
+        self._stream, self._grid, self._first = stream, grid, network.first_position
+        size = grid.largest.size
+        self._given = stream.staging(size, dtype=torch.int32)
+        self._row: NDArray[np.int32] = self._given.numpy()
+        self._batch = torch.zeros(size, dtype=torch.int32, device=stream.device)
+        self._graphs: dict[Shape, tuple[Callable[[], None], torch.Tensor]] = {}
+        with stream.ordered():
+            for shape in grid:
+                given = self._batch[: shape.size]
+                # Of texts without tokens, and as large as any batch of this shape.
+                compute = partial(network, given, shape, min(longest, shape.tokens))
+                self._graphs[shape] = stream.capture(compute)
+            stream.wait()
+        labels = self._graphs[grid.largest][1].shape[1]
+        self._answers = stream.staging(grid.largest.texts, labels, dtype=torch.float32)
+
+    def logits(self, token_ids: TokenIds) -> Logits:
+        count = len(token_ids)
+        shape = self._grid.fit(sum(map(len, token_ids)), count)
+        pack(token_ids, shape, self._first, self._row[: shape.size])
+        replay, found = self._graphs[shape]
+        with self._stream.ordered():
+            self._batch[: shape.size].copy_(self._given[: shape.size], non_blocking=True)
+            replay()
+            self._answers[:count].copy_(found[:count], non_blocking=True)
+            self._stream.wait()
+        # The next batch is answered in the same place.
+        answer: Logits = self._answers[:count].numpy().copy()
+        return answer
+
+
+class PaddedLane:
+    """Computes padded batches as they come."""
+
+    def __init__(self, network: Any, stream: Stream, pad_id: int) -> None:  # noqa: ANN401
+        self._network, self._stream, self._pad_id = network, stream, pad_id
+
+    def logits(self, token_ids: TokenIds) -> Logits:
+        ids, mask = (torch.from_numpy(each) for each in pad(token_ids, self._pad_id))
+        device = self._stream.device
+        with self._stream.ordered():
+            found = self._network(input_ids=ids.to(device), attention_mask=mask.to(device))
+            answer: Logits = found.logits.float().cpu().numpy()
+        return answer
+
+
+class CudaEngine:
+    """A classifier on a CUDA device, in half precision where that answers as fp32 does.
+
+    Packed, in half precision and of a family that can be; else padded.
+    """
+
+    lanes = CUDA_LANES
+    batch_tokens = 16_384
+    batch_items = 1024
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Runners,
+        samples: Samples,
+        stream: Callable[[torch.device], Stream] = CudaStream,
+    ) -> None:
+        device = torch.device(settings.device)
+        self._streams = [stream(device) for _ in range(self.lanes)]
+        self._pad_id = samples.pad_id
+        self._longest = max(map(len, samples.texts), default=1)
+        self._lanes: SimpleQueue[Lane] = SimpleQueue()
+        self._network, self.packed = load_network(folder).to(device), False
+        asked = self._streams[0].half if settings.precision == "auto" else settings.precision
+        if asked in _DTYPES and samples.texts:
+            self._halve(asked, samples.texts)
+
+    @torch.inference_mode()
+    def reserve(self, tokens: int, items: int) -> None:
+        """Capture all graphs of all lanes, or compute the largest batch in each.
+
+        OutOfMemory where the device can not hold that: lower the batch's bounds.
+        """
+        try:
+            grid = Grid.up_to(max(tokens, self._longest), items)
+            made = [self._lane(each, grid) for each in self._streams]
+            if not self.packed:
+                self._compute_largest(made, tokens, items)
+        except torch.OutOfMemoryError:
+            raise OutOfMemory from None
+        for lane in made:
+            self._lanes.put(lane)
+
+    @torch.inference_mode()
+    def logits(self, token_ids: TokenIds, pad_id: int, *, alone: bool = False) -> Logits:  # noqa: ARG002
+        """Return a batch's logits, shape (texts, labels); OutOfMemory where it does not fit."""
+        lane = self._lanes.get()
+        try:
+            return lane.logits(token_ids)
+        except torch.OutOfMemoryError:
+            raise OutOfMemory from None
+        finally:
+            self._lanes.put(lane)
+
+    def _lane(self, stream: Stream, grid: Grid) -> Lane:
+        if not self.packed:
+            return PaddedLane(self._network, stream, self._pad_id)
+        return PackedLane(self._network, stream, grid, self._longest)
+
+    @torch.inference_mode()
+    def _halve(self, precision: str, texts: TokenIds) -> None:
+        """Keep half precision, and packing if there can be, where the answers stay the same."""
+        exact = PaddedLane(self._network, self._streams[0], self._pad_id).logits(texts)
+        kept, half = self._network, deepcopy(self._network).to(_DTYPES[precision])
+        self.packed = is_packable(half)
+        self._network = PackedNetwork(half) if self.packed else half
+        # With the room of these texts alone.
+        grid = Grid([Shape(sum(map(len, texts)), len(texts))])
+        found = parity(exact, self._lane(self._streams[0], grid).logits(texts))
+        facts = {"precision": precision, "packed": self.packed, **asdict(found)}
+        if found.holds:
+            logger.info("half_precision_holds", **facts)
+        else:
+            logger.warning("half_precision_refused", **facts)
+            self._network, self.packed = kept, False
+
+    def _compute_largest(self, lanes: Sequence[Lane], tokens: int, items: int) -> None:
+        longest = [[0] * self._longest] * max(1, min(items, tokens // self._longest))
+        for lane in lanes:
+            lane.logits(longest)
