@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import os
 import signal
+import threading
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +15,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http import traffic
 from bentoml._internal.utils.analytics import usage_stats
 from bentoml.exceptions import BentoMLException
+from bentoml.serving import running_inside_container
 from opentelemetry.util.http import ExcludeList
 
 from gateway.edge import Edge, EdgeParts
@@ -59,6 +62,7 @@ traffic.TimeoutMiddleware = BackStopMiddleware  # type: ignore[misc, assignment]
 # Not plain "kaiten": `bentoml serve kaiten:1.2.3` would first import the package of that name, from
 # wherever it is installed, and then serve the bento with that code.
 NAME = "kaiten_service"
+_GRACE_S = 5
 logger = structlog.get_logger("kaiten.service")
 
 
@@ -109,7 +113,16 @@ class Parts:
 
 
 def _end_worker() -> None:
-    """End this process in good order: its supervisor starts another."""
+    """End this process in good order, or at once where callers hold it up; another takes its place.
+
+    In a container BentoML starts no other, so the whole server ends, and the container is replaced.
+    """
+    patience_s = parts.settings.serving.request_timeout_s + _GRACE_S
+    last_resort = threading.Timer(patience_s, os._exit, (1,))
+    last_resort.daemon = True
+    last_resort.start()
+    if running_inside_container():
+        os.kill(os.getppid(), signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)
 
 

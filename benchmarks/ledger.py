@@ -65,6 +65,9 @@ class _Instant:
     def finish(self, batch: Sequence[Any], raw: Sequence[Any]) -> list[Any]:
         return list(raw)
 
+    def check(self) -> None:
+        pass
+
     def warm_up(self, tokens: int, items: int) -> None:
         pass
 

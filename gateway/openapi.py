@@ -65,7 +65,7 @@ def document(limits: Gateway) -> Json:
             "/health": _get("Whether the service can answer", _json(HealthResponse), ready=True),
             "/livez": _get("Whether the process runs", _plain()),
             "/healthz": _get("Whether the process runs", _plain()),
-            "/readyz": _get("Whether every model is warm and its loop runs", _plain(), ready=True),
+            "/readyz": _get("Whether every model can answer", _plain(), ready=True),
             "/metrics": _get("Prometheus metrics of all workers", _plain()),
         },
         "components": {

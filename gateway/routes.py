@@ -1,5 +1,6 @@
 """The routes that the gateway mounts into BentoML's app."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import cached_property
@@ -7,7 +8,6 @@ from typing import TypeVar, cast
 
 from pydantic import BaseModel
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -37,6 +37,7 @@ class Routes:
         self._predictor = predictor
         self._metrics = metrics
         self._limits = limits
+        self._exposing: asyncio.Task[tuple[bytes, str]] | None = None
 
     def direct(self) -> dict[str, ASGIApp]:
         """Return the handlers that the edge calls itself, by path."""
@@ -73,8 +74,11 @@ class Routes:
         return _json(HealthResponse(status="healthy", timestamp=datetime.now(UTC)))
 
     async def metrics(self, _: Request) -> Response:
-        """Give the metrics of all workers."""
-        content, content_type = await run_in_threadpool(self._metrics().exposition)
+        """Give the metrics of all workers; who asks while they are being read shares the answer."""
+        if self._exposing is None or self._exposing.done():
+            self._exposing = asyncio.create_task(asyncio.to_thread(self._metrics().exposition))
+        # A caller who leaves ends no thread.
+        content, content_type = await asyncio.shield(self._exposing)
         return Response(content, headers={"Content-Type": content_type})
 
     async def openapi(self, _: Request) -> Response:

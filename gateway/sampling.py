@@ -10,7 +10,8 @@ class Sample:
 
     def takes(self, now: float) -> bool:
         """Tell whether one more is logged at this second."""
-        if int(now) > self._second:
+        # Not only a later one: a clock may be set back.
+        if int(now) != self._second:
             self._second, self._taken = int(now), 0
         if self._taken >= self._per_second:
             self._left_out += 1

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
+from kaiten.settings import MAX_INPUTS
+
 
 def _is_text(value: str) -> str:
     if not value.strip():
@@ -40,6 +42,8 @@ class PredictV2Request(Body):
     # The first bad item is enough: a body of a million would take seconds to list.
     inputs: Annotated[list[Text], FailFast()] = Field(
         min_length=1,
+        # Whatever the settings allow: more are refused before each is looked at.
+        max_length=MAX_INPUTS,
         description="The texts to classify.",
         examples=[["Where is my parcel?", "I forgot my password"]],
     )

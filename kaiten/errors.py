@@ -192,17 +192,17 @@ class DeadlineExceeded(ServiceError):
 
 
 class NotReady(ServiceError):
-    """The model is not warm yet, or its loop has died."""
+    """The model is not warm yet, or its batcher has died."""
 
     def __init__(self) -> None:
         super().__init__("The service is not ready.")
 
 
 class InferenceFailed(ServiceError):
-    """The batch that held the input failed. The cause is in the log, never in the answer."""
+    """An input failed, alone. The cause is in the log, never in the answer."""
 
     def __init__(self) -> None:
-        super().__init__("The model failed on this input's batch.")
+        super().__init__("The model failed on this input.")
 
 
 class OutOfMemory(Exception):

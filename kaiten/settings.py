@@ -39,6 +39,7 @@ from kaiten.errors import Detail, InvalidSettings
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "KAITEN_"
 MIN_SECRET_BYTES = 32
+MAX_INPUTS = 10_000
 PLACEHOLDERS = ("change", "placeholder", "example", "secret", "password", "your-")
 
 # What Kubernetes sets for a Service whose name begins with "kaiten".
@@ -84,7 +85,7 @@ class Gateway(Section):
     """What a request may bring."""
 
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024)
-    max_inputs: int = Field(256, ge=1)
+    max_inputs: int = Field(256, ge=1, le=MAX_INPUTS)
     max_text_chars: int = Field(20_000, ge=1)
 
 

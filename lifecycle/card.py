@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from kaiten.errors import ModelRejected
 
 CARD_FILE = "model_card.json"
+# The card itself, and what BentoML's store adds.
+_UNLISTED = {CARD_FILE, "model.yaml"}
 _CHUNK_BYTES = 1 << 20
 
 
@@ -67,7 +69,16 @@ class ModelCard(BaseModel):
             ) from None
 
     def verify(self, folder: Path) -> None:
-        """Raise ModelRejected, with the file's name, unless every file is as it was registered."""
+        """Raise ModelRejected, naming the file, unless the files are as they were registered."""
+        present = (each for each in folder.rglob("*") if each.is_file())
+        for name in sorted(each.relative_to(folder).as_posix() for each in present):
+            # An engine is chosen by what lies here.
+            if name not in self.files and name not in _UNLISTED:
+                raise ModelRejected(
+                    name,
+                    f"was added since {self.tag} was registered",
+                    "Remove it; what a version holds never changes.",
+                )
         for name, digest in self.files.items():
             path = folder / name
             if not path.is_file() or sha256(path) != digest:

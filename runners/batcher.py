@@ -27,6 +27,8 @@ _WINDOW = 256
 # A call is queued if what waits before it takes no more than this share of its time: the pace is a
 # mean, and an answer that comes too late has cost as much as one in time.
 _SHARE_OF_WAITING = 0.7
+# So many items that fail, and none between them that does not, may be the device's fault.
+_SUSPICIOUS = 8
 
 
 class Costed(Protocol):
@@ -59,6 +61,7 @@ class Device(Generic[ItemT, ResultT]):
 
     ``lanes`` is how many batches it computes at once, ``batch_tokens`` and ``batch_items`` the
     padded tokens and the items of a batch that suit it; ``packed``: it computes no padding.
+    ``check`` raises unless the device computes what it is known to be able to.
     """
 
     compute: Compute[ItemT, ResultT]
@@ -66,6 +69,7 @@ class Device(Generic[ItemT, ResultT]):
     batch_tokens: int
     batch_items: int = 64
     packed: bool = False
+    check: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -120,6 +124,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._arrived = asyncio.Event()
         self._lanes: list[asyncio.Task[None]] = []
         self._pace = Pace()
+        self._failed_in_a_row = 0
         self._ended = False
 
     @property
@@ -294,13 +299,26 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
                 logger.exception("item_failed", request_id=batch[0].call.request_id)
             self._observer.batch_failed()
             await self._narrow_down(batch)
+            await self._doubt(batch)
             return
+        self._failed_in_a_row = 0
         for entry, result in pairs:
             call = entry.call
             call.results[entry.index] = result
             if len(call.results) == call.size and not call.answer.done():
                 call.answer.set_result([call.results[index] for index in range(call.size)])
         self._report(batch, started, self._clock() - started)
+
+    async def _doubt(self, batch: Sequence[_Entry[ItemT, ResultT]]) -> None:
+        """Check the device after several items that failed in a row; what it raises ends the lane.
+
+        Without that, a device that fails at everything would go on to fail every caller.
+        """
+        if len(batch) == 1:
+            self._failed_in_a_row += 1
+        if self._failed_in_a_row >= _SUSPICIOUS and self._device.check is not None:
+            self._failed_in_a_row = 0
+            await self._device.check()
 
     def _shrink(self, batch: Sequence[_Entry[ItemT, ResultT]]) -> None:
         """Let no later batch be as large as one that there is no memory for."""

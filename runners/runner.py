@@ -48,6 +48,7 @@ class Runner:
                 task.batch_tokens,
                 task.batch_items,
                 packed=task.packed,
+                check=self._check,
             ),
             limits,
             observer,
@@ -101,7 +102,18 @@ class Runner:
         # A thread's two switches cost more than a few short texts.
         if sum(map(len, inputs)) <= _INLINE_CHARS:
             return self._task.prepare(inputs)
-        return await _run_on(self._cpu_thread, partial(self._task.prepare, inputs))
+        job = self._cpu_thread.submit(_carriable, partial(self._task.prepare, inputs))
+        prepared = asyncio.wrap_future(job)
+        try:
+            return await asyncio.shield(prepared)
+        except asyncio.CancelledError:
+            # A thread can not be told to stop: until it has, the caller's room is not given back.
+            if not job.cancel():
+                await asyncio.wait([prepared])
+            raise
+
+    async def _check(self) -> None:
+        await _run_on(self._lane_threads, self._task.check)
 
     async def _compute(self, batch: Sequence[Any], *, alone: bool) -> Sequence[Any]:
         raw = await _run_on(self._lane_threads, partial(self._task.infer, batch, alone=alone))

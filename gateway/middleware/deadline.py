@@ -6,6 +6,7 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.access import ROUTES
 from kaiten.context import current
 from kaiten.errors import DeadlineExceeded, Detail, InvalidInput
 
@@ -16,8 +17,8 @@ _MAX_DIGITS = 9
 class DeadlineMiddleware:
     """Gives each request its deadline, and raises DeadlineExceeded when it has passed.
 
-    That is ``limit_s`` seconds from here, or what the caller asks for in X-Request-Timeout-Ms if
-    that is less. What the request has queued is not computed any more.
+    That is ``limit_s`` seconds from here, or, on a model's route, what the caller asks for in
+    X-Request-Timeout-Ms if that is less. What the request has queued is not computed any more.
     """
 
     def __init__(self, app: ASGIApp, limit_s: float) -> None:
@@ -25,7 +26,10 @@ class DeadlineMiddleware:
         self._limit_s = limit_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit_s = self._limit(Headers(scope=scope).get(HEADER))
+        access = ROUTES.get(scope["path"])
+        # Elsewhere anybody could ask for work, on a thread that no deadline ends, and not wait.
+        heeded = access is not None and access.model_route
+        limit_s = self._limit(Headers(scope=scope).get(HEADER) if heeded else None)
         context = current()
         context.deadline = time.monotonic() + limit_s
         try:

@@ -38,6 +38,9 @@ class Task(Protocol[ItemT, RawT, PredictionT]):
     def finish(self, batch: Sequence[ItemT], raw: RawT) -> list[PredictionT]:
         """Turn what was computed into a prediction for each item, in order; on the event loop."""
 
+    def check(self) -> None:
+        """Compute one item that is known to work; raises where the device does not any more."""
+
     def warm_up(self, tokens: int, items: int) -> None:
         """Compute once, so that no caller pays for it, up to the largest batch that there may be.
 

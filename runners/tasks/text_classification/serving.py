@@ -126,6 +126,10 @@ class TextClassification:
         """Whether the engine computes a batch's own tokens, and no padding."""
         return self._engine.packed
 
+    def check(self) -> None:
+        """Compute a short text; raises where the engine can not."""
+        self.infer(self._tokeniser.probes()[:1])
+
     def warm_up(self, tokens: int, items: int) -> None:
         """Reserve the largest batch; compute a short and a longest text, alone and not."""
         self._engine.reserve(tokens, items)

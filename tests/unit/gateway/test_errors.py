@@ -273,3 +273,9 @@ async def test_the_runner_is_told_the_requests_deadline() -> None:
     runner = Asked()
     await House(runner).post(V1, GOOD[V1], {"X-Request-Timeout-Ms": "5000"})
     assert 0 < runner.left <= 5
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics"])
+async def test_a_time_limit_is_not_heeded_where_anybody_may_ask(path: str) -> None:
+    answer = await House().ask("GET", path, headers={"X-Request-Timeout-Ms": "no number"})
+    assert answer.status_code == 200

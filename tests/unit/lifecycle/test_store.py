@@ -83,6 +83,16 @@ def test_changed_file_is_named(
     assert [detail.field for detail in caught.value.details] == [name]
 
 
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "model.safetensors.index.json"])
+def test_added_file_is_named(name: str, store: ModelStore, sources: dict[str, Path]) -> None:
+    added = add(store, "ours:1.0.0", sources).folder / name
+    added.parent.mkdir(exist_ok=True)
+    added.touch()
+    with pytest.raises(ModelRejected, match="was added since ours:") as caught:
+        store.get("ours:1.0.0")
+    assert [detail.field for detail in caught.value.details] == [name]
+
+
 @pytest.mark.parametrize("change", [cut_off, Path.unlink, lambda path: path.write_text("{}")])
 def test_missing_or_broken_card_is_refused(
     change: Callable[[Path], object], store: ModelStore, sources: dict[str, Path]

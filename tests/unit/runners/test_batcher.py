@@ -176,6 +176,7 @@ class Bench:
         tokens: int = 1000,
         prepare: Prepare = at_once,
         compute: Compute[Item, str] | None = None,
+        check: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.device = ManualDevice()
         self.observer = Recorder()
@@ -183,7 +184,7 @@ class Bench:
         self.deaths: list[bool] = []
         self.batcher: Batcher[Item, Item, str] = Batcher(
             prepare,
-            Device(compute or self.device.compute, lanes, tokens),
+            Device(compute or self.device.compute, lanes, tokens, check=check),
             limits,
             self.observer,
             on_death=lambda: self.deaths.append(True),
@@ -213,6 +214,7 @@ class Make(Protocol):
         tokens: int = 1000,
         prepare: Prepare = at_once,
         compute: Compute[Item, str] | None = None,
+        check: Callable[[], Awaitable[None]] | None = None,
     ) -> Bench: ...
 
 
@@ -234,8 +236,9 @@ async def make_bench() -> AsyncIterator[Make]:
         tokens: int = 1000,
         prepare: Prepare = at_once,
         compute: Compute[Item, str] | None = None,
+        check: Callable[[], Awaitable[None]] | None = None,
     ) -> Bench:
-        made.append(Bench(limits, lanes, tokens, prepare, compute))
+        made.append(Bench(limits, lanes, tokens, prepare, compute, check))
         made[-1].batcher.start()
         return made[-1]
 
@@ -787,6 +790,46 @@ async def test_log_of_a_failure_holds_no_text(make_bench: Make, logs: list[Event
             "log_level": "error",
         },
     ]
+
+
+async def test_many_failures_in_a_row_are_the_items_own_where_the_device_works(
+    make_bench: Make,
+) -> None:
+    checks: list[None] = []
+
+    async def works() -> None:
+        checks.append(None)
+
+    bench = make_bench(Batching(max_batch_size=1), check=works)
+    bench.device.set_free()
+    poisoned = [Item("poison") for _ in range(16)]
+    assert await outcomes([bench.ask(item) for item in poisoned]) == ["InferenceFailed"] * 16
+    assert len(checks) == 2
+    assert bench.batcher.alive
+    assert bench.deaths == []
+
+
+async def test_an_answer_in_between_takes_the_doubt_away(make_bench: Make) -> None:
+    async def never() -> None:
+        raise AssertionError
+
+    bench = make_bench(Batching(max_batch_size=1), check=never)
+    bench.device.set_free()
+    names = (["poison"] * 7 + ["good"]) * 3
+    found = await outcomes([bench.ask(Item(name)) for name in names])
+    assert found.count("InferenceFailed") == 21
+    assert bench.batcher.alive
+
+
+async def test_device_that_fails_its_check_ends_the_batcher(make_bench: Make) -> None:
+    async def fails() -> None:
+        raise RuntimeError("device-side assert")
+
+    bench = make_bench(Batching(max_batch_size=1), check=fails)
+    bench.device.set_free()
+    found = await outcomes([bench.ask(Item("poison")) for _ in range(10)])
+    assert found == ["InferenceFailed"] * 8 + ["NotReady"] * 2
+    assert bench.deaths == [True]
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady
+from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
 from kaiten.settings import Batching
 from runners.observer import BatchReport
 from runners.runner import Runner
@@ -45,6 +45,9 @@ class Upper:
 
     def finish(self, batch: Sequence[Item], raw: list[str]) -> list[str]:
         return [f"{answer}!" for answer in raw]
+
+    def check(self) -> None:
+        pass
 
     def warm_up(self, tokens: int, items: int) -> None:
         self.warmed_up = True
@@ -96,6 +99,31 @@ class Unfinished(Upper):
         if "BAD" in raw:
             raise KeyError("BAD")
         return super().finish(batch, raw)
+
+
+class Dead(Upper):
+    """A device that computes nothing any more."""
+
+    def infer(self, batch: Sequence[Item], *, alone: bool = False) -> list[str]:
+        raise RuntimeError("device-side assert")
+
+    def check(self) -> None:
+        raise RuntimeError("device-side assert")
+
+
+class Slow(Upper):
+    """Prepares long texts when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = threading.Event()
+        self.let_go = threading.Event()
+
+    def prepare(self, inputs: Sequence[str]) -> list[Item]:
+        if inputs[0] == LONG:
+            self.began.set()
+            self.let_go.wait(PATIENCE_S)
+        return super().prepare(inputs)
 
 
 class Exhausted(Upper):
@@ -335,3 +363,46 @@ async def test_close_before_it_is_warm_stays_closed(house: House, *, closed_firs
     await asyncio.gather(starting, closing)
 
     assert not runner.ready
+
+
+async def test_device_that_fails_at_everything_ends_the_runner(house: House) -> None:
+    runner = house.make(Dead(), limits=Batching(max_batch_size=1))
+    await runner.start()
+    asked = [asyncio.create_task(runner.predict([str(number)])) for number in range(20)]
+    failed = [type(error) for error in await asyncio.gather(*asked, return_exceptions=True)]
+    assert failed == [InferenceFailed] * 8 + [NotReady] * 12
+    assert not runner.ready
+    assert house.deaths == [runner.tag]
+
+
+async def test_room_of_a_caller_who_left_is_kept_until_its_thread_is_done(house: House) -> None:
+    task = Slow()
+    runner = house.make(task, limits=Batching(max_queue_items=2))
+    await runner.start()
+    leaver = asyncio.create_task(runner.predict([LONG, LONG]))
+    await until(task.began)
+    leaver.cancel()
+    await settle()
+    with pytest.raises(QueueFull):
+        await runner.predict(["short"])
+
+    task.let_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await leaver
+    assert await runner.predict(["short"]) == ["SHORT!"]
+
+
+async def test_texts_of_a_caller_who_left_before_its_turn_are_not_prepared(house: House) -> None:
+    task = Slow()
+    runner = house.make(task)
+    await runner.start()
+    first = asyncio.create_task(runner.predict([LONG]))
+    await until(task.began)
+    second = asyncio.create_task(runner.predict([f"{LONG} again"]))
+    await settle()
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    task.let_go.set()
+    await first
+    assert len(task.preparing) == 1

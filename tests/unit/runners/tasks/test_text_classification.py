@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import transformers
@@ -100,6 +101,31 @@ def test_network_that_onnx_computes_otherwise_is_served_by_torch(
     shutil.copytree(tiny_classifier, tmp_path, dirs_exist_ok=True)
     served = load(tmp_path, 64, CPU)
     assert len(predict(served, TEXTS)) == len(TEXTS)
+
+
+def test_network_that_can_not_be_pruned_is_exported_whole(
+    tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(network: object) -> bool:
+        raise ValueError("over 2 GB")
+
+    monkeypatch.setattr("runners.engines.export.prune", fails)
+    facts = inspection.inspect(tiny_classifier, tmp_path)
+    assert facts.engine.name == "onnx"
+    assert facts.engine.reason.startswith("exported to ONNX, its logits agree")
+
+
+def test_pruned_network_that_fails_gives_way_to_the_whole(
+    tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoils(network: onnx.ModelProto) -> bool:
+        network.graph.node[0].op_type = "NoSuchOperation"
+        return True
+
+    monkeypatch.setattr("runners.engines.export.prune", spoils)
+    facts = inspection.inspect(tiny_classifier, tmp_path)
+    assert facts.engine.name == "onnx"
+    assert facts.engine.reason.startswith("exported to ONNX, its logits agree")
 
 
 def test_network_that_can_not_be_exported_is_served_by_torch(

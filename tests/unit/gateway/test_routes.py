@@ -1,0 +1,40 @@
+import asyncio
+import threading
+
+from gateway.predictions import Predictor
+from gateway.routes import Routes
+from tests.unit.gateway.house import LIMITS, Classifier
+
+PATIENCE_S = 10
+
+
+class Held:
+    """Metrics that take as long as the test wants, counted by how often they were read."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.began = threading.Event()
+        self.let_go = threading.Event()
+
+    def exposition(self) -> tuple[bytes, str]:
+        self.reads += 1
+        self.began.set()
+        self.let_go.wait(PATIENCE_S)
+        return b"metric 1\n", "text/plain"
+
+
+async def test_metrics_are_read_once_at_a_time_whoever_asks_and_leaves() -> None:
+    metrics = Held()
+    routes = Routes(lambda: Predictor([Classifier()], LIMITS), lambda: metrics, LIMITS)
+    asked = [asyncio.create_task(routes.metrics(None)) for _ in range(50)]  # type: ignore[arg-type]
+    assert await asyncio.to_thread(metrics.began.wait, PATIENCE_S)
+    for leaver in asked[1:]:
+        leaver.cancel()
+    await asyncio.wait(asked[1:])
+    late = asyncio.create_task(routes.metrics(None))  # type: ignore[arg-type]
+    metrics.let_go.set()
+
+    assert (await asked[0]).body == (await late).body == b"metric 1\n"
+    assert metrics.reads == 1
+    await routes.metrics(None)  # type: ignore[arg-type]
+    assert metrics.reads == 2
