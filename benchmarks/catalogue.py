@@ -48,10 +48,19 @@ class Server:
         return self.one if texts == 1 else self.many
 
 
-def tuned(batch: int, threads: int, instances: int = 1) -> Configuration:
-    """Return a configuration; threads are those of one instance."""
-    name = f"batch {batch}, {instances} x {threads} threads"
-    values = {"BATCH": batch, "THREADS": threads, "INSTANCES": instances}
+def tuned(batch: int, threads: int, instances: int = 1, delay_ms: int = 0) -> Configuration:
+    """Return a configuration; threads are those of one instance.
+
+    ``delay_ms`` is how long a batch that is not full waits for more, where a peer has such a wait.
+    """
+    wait = f", waits {delay_ms} ms" if delay_ms else ""
+    name = f"batch {batch}, {instances} x {threads} threads{wait}"
+    values = {
+        "BATCH": batch,
+        "THREADS": threads,
+        "INSTANCES": instances,
+        "DELAY_MS": delay_ms,
+    }
     env = {key: str(value) for key, value in values.items()}
     return Configuration(name, {**env, "OMP_NUM_THREADS": str(threads)})
 
@@ -114,18 +123,19 @@ _triton = Call("/v2/models/classifier/infer", _tensor("text"), _tensor_labels)
 _mlserver = Call("/v2/models/classifier/infer", _tensor("array_inputs"), _mlserver_labels)
 _infinity_call = Call("/classify", _infinity, _infinity_labels)
 _bentoml = Call("/classify", _texts, list)
-_TORCH = (tuned(32, 2), tuned(8, 2), tuned(32, 1, 2))
-
 PEERS = (
     Server(
         name="triton",
-        title="Triton (ONNX Runtime)",
+        title="Triton (PyTriton, ONNX Runtime)",
         command=_own("triton"),
         ready="/v2/models/classifier/ready",
         one=_triton,
         many=_triton,
         # A batch under 32 refuses the shape of 32 texts a request, and may win at the others.
-        configurations=(tuned(32, 2), tuned(64, 2), tuned(32, 1, 2), tuned(8, 2), tuned(8, 1, 2)),
+        configurations=(
+            *(tuned(32, 2), tuned(32, 1, 2), tuned(8, 1, 2)),
+            *(tuned(32, 2, delay_ms=1), tuned(8, 1, 2, delay_ms=1)),
+        ),
         # Its Python backend is built for Debian's own Python.
         python="/usr/bin/python3",
         env=_GIVEN,
@@ -137,7 +147,10 @@ PEERS = (
         ready="/health",
         one=_listed,
         many=_listed,
-        configurations=(*_TORCH, tuned(4, 1, 2)),
+        configurations=(
+            *(tuned(32, 2), tuned(8, 1, 2), tuned(4, 1, 2)),
+            *(tuned(32, 2, delay_ms=5), tuned(4, 1, 2, delay_ms=5)),
+        ),
         env=_GIVEN,
     ),
     Server(
@@ -162,7 +175,7 @@ PEERS = (
         ready="/v2/models/classifier/ready",
         one=_mlserver,
         many=_mlserver,
-        configurations=(tuned(32, 2), tuned(8, 2), tuned(8, 1, 2), tuned(0, 2)),
+        configurations=(tuned(8, 1, 2, delay_ms=5), tuned(8, 1, 2), tuned(0, 2)),
         env=_GIVEN,
     ),
     Server(
@@ -172,7 +185,7 @@ PEERS = (
         ready="/-/healthz",
         one=_listed,
         many=_listed,
-        configurations=(tuned(32, 2), tuned(8, 2)),
+        configurations=(tuned(32, 2, delay_ms=5), tuned(8, 2, delay_ms=5), tuned(8, 2)),
         # It writes below its home, and reports usage unless told not to.
         env=_GIVEN | {"HOME": "{home}", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"},
     ),
@@ -190,7 +203,7 @@ PEERS = (
         # It may wait for as long as its latency allows, and refuses what it thinks will miss it.
         configurations=(
             *(_latency(tuned(batch, 2), 30_000) for batch in (32, 8)),
-            *(_latency(tuned(batch, 2), 1000) for batch in (32, 8)),
+            _latency(tuned(8, 2), 1000),
             _latency(tuned(8, 2), 100),
         ),
         env=_GIVEN | {"BENTOML_HOME": "{home}", "BENTOML_DO_NOT_TRACK": "True"},

@@ -65,7 +65,8 @@ def parse_wrk(output: str, connections: int) -> Load:
     # Without a single answer wrk has no percentiles.
     told = json.loads(line.replace("-nan", "0").replace("nan", "0"))
     after_the_wave = told["completed"] - connections
-    if after_the_wave > 0 and told["span_s"] > 0:
+    # Less than a wave may all have come at once, and tells no rate.
+    if after_the_wave >= connections and told["span_s"] > 0:
         rate = after_the_wave / told["span_s"]
     else:
         rate = told["completed"] / told["seconds"]

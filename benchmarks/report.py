@@ -84,6 +84,7 @@ def _conditions(results: Results) -> str:
         f"{trained}, test accuracy {get('test_accuracy')}; texts of {lengths}.",
         f"{timing} (twice that for 32x4, mixed and open70), one server alive at a time.",
         "The load comes from the same machine: wrk on one thread; the open loop from Python.",
+        "Kaiten's network lacks what no answer depends on (ADR 8); Triton's is a plain export.",
         f"Kaiten: {_versions(facts.get('versions', {}))}.",
     ]
     peers = facts.get("peers", {})
@@ -164,7 +165,10 @@ def _servers(results: Results) -> str:
             ]
         )
     heads = ["MiB settled", "MiB most", "s to an answer", "CPU ms a request (1x32)", "labels right"]
-    note = "Memory is the proportional set size of all processes; the most is after any shape."
+    note = (
+        "Memory is the proportional set size of all processes, or what the largest has resident "
+        "where that is more; the most is after any shape."
+    )
     return _table(["server", *heads], rows) + "\n\n" + note
 
 

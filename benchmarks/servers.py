@@ -49,11 +49,19 @@ class Running:
         return [process for process in psutil.process_iter() if _marked(process, self.mark)]
 
     def memory_mb(self) -> float:
-        """Return its proportional set size now, in MiB: shared pages count once."""
-        total = 0
+        """Return the memory of its processes now, in MiB.
+
+        The proportional set size shares a page out over all that map it, also those that are no
+        part of the server, such as the offline process that maps the same model. So for a server of
+        one worker what it has resident counts if that is more.
+        """
+        total = largest = 0
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
-                total += process.memory_full_info().pss
+                told = process.memory_full_info()
+                total += told.pss
+                largest = max(largest, told.rss)
+        total = max(total, largest)
         self.peak_mb = max(self.peak_mb, total / _MIB)
         return total / _MIB
 

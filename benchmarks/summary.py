@@ -182,7 +182,9 @@ def _open_marks(results: Results) -> list[Mark]:
 def _server_marks(results: Results) -> list[Mark]:
     rows = results.of("server", server=KAITEN)
     labels = results.of("labels", server=KAITEN)
+    errors = [row["errors"] for row in results.of("load", server=KAITEN)]
     return [
+        Mark("all", "errors in a measurement", 0, Spread.of(errors)),
         Mark("all", "MiB at the most", 600, Spread.of(r["memory_peak_mb"] for r in rows)),
         Mark("all", "s from start to an answer", 10, Spread.of(r["ready_s"] for r in rows)),
         Mark(

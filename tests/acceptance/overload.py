@@ -158,9 +158,9 @@ class Trial:
     def _check_capacity(self, normal: Load, spent: Usage, load: Load, used: Usage) -> None:
         """Hold the throughput against the capacity, less the share of it that refusals cost.
 
-        A refusal's cost is what the event loop spent beyond its normal cost of the accepted. The
-        load's own client, on the same machine, takes its part of the cores too: it is not allowed
-        for.
+        A refusal's cost is what the event loop spent beyond its normal cost of the accepted. With
+        one-text requests the load's own client takes cores, on the same machine, that the capacity
+        was measured with: its part is allowed for, and the floor without that is told beside it.
         """
         ended = load.start + load.seconds
         accepted = sum(answer.done < ended for answer in load.accepted)
@@ -169,15 +169,18 @@ class Trial:
         each_s = max(0.0, used.loops - accepted * edge_s) / max(1, refused)
         # Of the cores that the server had at capacity, which others may have shared.
         share = refused * each_s / load.seconds / (spent.total / normal.seconds)
-        floor = _SHARE - (share if self.case.texts == 1 else 0)
+        left = _left(used, load) / _left(spent, normal)
+        strict = _SHARE - (share if self.case.texts == 1 else 0)
+        floor = strict - _SHARE * (1 - min(1.0, left)) if self.case.texts == 1 else strict
         found = load.rate() / normal.rate()
         shares = (used.total / load.seconds) / (spent.total / normal.seconds)
         self.report.tell(
             self.case.name,
             refusal_cpu_ms=1000 * each_s,
             refusals_share=share,
-            cores_left_against_capacity=_left(used, load) / _left(spent, normal),
+            cores_left_against_capacity=left,
             floor=floor,
+            floor_without_allowance=strict,
             throughput_a_core_against_capacity=found / shares,
         )
         self.report.check(

@@ -30,7 +30,10 @@ class Api(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    api = Api(max_batch_size=int(os.environ["BATCH"]), batch_timeout=0.005)
+    api = Api(
+        max_batch_size=int(os.environ["BATCH"]),
+        batch_timeout=int(os.environ["DELAY_MS"]) / 1000,
+    )
     server = litserve.LitServer(
         api, accelerator="cpu", workers_per_device=int(os.environ["INSTANCES"])
     )

@@ -34,7 +34,7 @@ def main() -> None:
         "name": "classifier",
         "implementation": "mlserver_huggingface.HuggingFaceRuntime",
         "max_batch_size": int(os.environ["BATCH"]),
-        "max_batch_time": 0.005,
+        "max_batch_time": int(os.environ["DELAY_MS"]) / 1000,
         "parameters": {"extra": extra},
     }
     (folder / "settings.json").write_text(json.dumps(settings))

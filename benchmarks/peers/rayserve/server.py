@@ -16,7 +16,10 @@ class Api:
     def __init__(self) -> None:
         self.classifier = Classifier()
 
-    @serve.batch(max_batch_size=int(os.environ["BATCH"]), batch_wait_timeout_s=0.005)
+    @serve.batch(
+        max_batch_size=int(os.environ["BATCH"]),
+        batch_wait_timeout_s=int(os.environ["DELAY_MS"]) / 1000,
+    )
     async def classify(self, requests: list[list[str]]) -> list[list[str]]:
         labels = iter(self.classifier([text for texts in requests for text in texts]))
         return [[next(labels) for _ in texts] for texts in requests]

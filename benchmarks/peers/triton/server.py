@@ -69,7 +69,9 @@ def main() -> None:
             outputs=[Tensor(name="label", dtype=bytes, shape=(1,))],
             config=ModelConfig(
                 max_batch_size=int(os.environ["BATCH"]),
-                batcher=DynamicBatcher(max_queue_delay_microseconds=1000),
+                batcher=DynamicBatcher(
+                    max_queue_delay_microseconds=1000 * int(os.environ["DELAY_MS"])
+                ),
             ),
         )
         triton.serve()

@@ -42,6 +42,12 @@ def test_refused_requests_are_no_throughput_and_socket_errors_are_errors() -> No
     assert load.errors == 68
 
 
+def test_less_than_a_wave_after_the_first_tells_no_rate_of_its_own() -> None:
+    # All of it came in one burst, of next to no time.
+    load = parse_wrk(printed(completed=40, span_s=0.001), connections=32)
+    assert load.requests_s < 40
+
+
 def test_nothing_completed_is_no_rate_and_no_latency() -> None:
     nothing = printed(completed=0, span_s=0).replace("20.0", "-nan").replace("40.0", "nan")
     load = parse_wrk(nothing, connections=4)
