@@ -18,10 +18,11 @@ OPEN_SHARE = 0.7
 STEP = 389
 # Few requests fit into the time where texts are many or long, and a p99 needs many arrivals.
 _LONGER = 2
-# What wrk leaves behind at its end is computed on; the next load waits until that is over.
+# What wrk leaves behind at its end is computed on; the next load waits until that is over, or, as
+# LitServe without a wait never rests, for so long.
 _IDLE_CORES = 0.3
 _IDLE_POLL_S = 0.25
-_IDLE_LIMIT_S = 30
+_IDLE_LIMIT_S = 8
 
 
 @dataclass(frozen=True, slots=True)
