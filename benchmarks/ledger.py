@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks import places
 from kaiten.settings import Auth, Batching, Gateway, Logging, Monitors, Runners, Settings
+from monitors import logs
 
 _ROUNDS, _REQUESTS = 7, 2000
 _TEXTS = 256
@@ -276,6 +277,8 @@ def main() -> None:
     texts = json.loads(file.read_text(encoding="utf-8"))["short"][:_TEXTS]
     with tempfile.TemporaryDirectory() as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        # Standard output is the answer's alone.
+        logs.configure(Logging(level="error"))
         print(json.dumps(parts(folder, texts, metrics)))
 
 
