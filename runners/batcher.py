@@ -323,7 +323,8 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
     def _shrink(self, batch: Sequence[_Entry[ItemT, ResultT]]) -> None:
         """Let no later batch be as large as one that there is no memory for."""
         if len(batch) > 1:
-            self._budget = max(1, min(self._budget, self._padded_tokens(batch) // 2))
+            computed = self._padded_tokens([entry.item.cost for entry in batch])
+            self._budget = max(1, min(self._budget, computed // 2))
         logger.warning("out_of_memory", size=len(batch), batch_tokens=self._budget)
         self._observer.out_of_memory()
 
@@ -346,15 +347,14 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             BatchReport(
                 size=len(batch),
                 tokens=sum(costs),
-                padded_tokens=self._padded_tokens(batch),
+                padded_tokens=self._padded_tokens(costs),
                 queue_seconds=[started - entry.call.queued_at for entry in batch],
                 inference_seconds=inference_seconds,
             )
         )
 
-    def _padded_tokens(self, batch: Sequence[_Entry[ItemT, ResultT]]) -> int:
-        """Return the tokens that a batch computes."""
-        costs = [entry.item.cost for entry in batch]
+    def _padded_tokens(self, costs: Sequence[int]) -> int:
+        """Return the tokens that a batch of items of such costs computes."""
         return sum(costs) if self._device.packed else max(costs) * len(costs)
 
     def _stopped(self, lane: asyncio.Task[None]) -> None:
