@@ -10,6 +10,7 @@ from typing import cast
 # Stands for a status where the connection ended before the answer did.
 LOST = 0
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked")
 # uvicorn closes a connection that was idle for 5 seconds; ours must not be writing to it just then.
 _IDLE_LIMIT_S = 3
 
@@ -39,6 +40,21 @@ class Answer:
         """Return the sum of a metric over its labels, of an answer of /metrics."""
         rows = self.body.decode().splitlines()
         return sum(float(row.rpartition(" ")[2]) for row in rows if row.startswith(f"{metric}{{"))
+
+
+def _unchunked(buffer: bytearray, start: int) -> tuple[bytes, int]:
+    """Return a body in chunks, and where it ends: past the buffer, if more is to come."""
+    parts: list[bytes] = []
+    beyond = len(buffer) + 1
+    while (end_of_size := buffer.find(b"\r\n", start)) >= 0:
+        size = int(buffer[start:end_of_size].partition(b";")[0], 16)
+        start = end_of_size + 2
+        parts.append(bytes(buffer[start : start + size]))
+        start += size + 2
+        if not size:
+            # Nobody sends trailers: the empty chunk ends it.
+            return b"".join(parts), start
+    return b"", beyond
 
 
 def encode(port: int, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
@@ -75,11 +91,15 @@ class _Connection(asyncio.Protocol):
         if end_of_head < 0:
             return
         head = bytes(self._buffer[:end_of_head]).lower()
-        length = _LENGTH.search(head)
-        end = end_of_head + 4 + (int(length[1]) if length else 0)
+        start = end_of_head + 4
+        if _CHUNKED.search(head):
+            body, end = _unchunked(self._buffer, start)
+        else:
+            length = _LENGTH.search(head)
+            end = start + (int(length[1]) if length else 0)
+            body = bytes(self._buffer[start:end])
         if len(self._buffer) < end or self._answer is None:
             return
-        body = bytes(self._buffer[end_of_head + 4 : end])
         del self._buffer[:end]
         self._answer.set_result((head, body))
         self._answer = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -83,7 +84,21 @@ def test_an_open_loop_at_nobody_has_only_errors(tmp_path: Path) -> None:
     assert load.p99_ms == 0
 
 
-async def test_the_client_reads_answers_and_uses_its_connection_again() -> None:
+def with_length(body: bytes) -> bytes:
+    return b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def in_chunks(body: bytes) -> bytes:
+    parts = body[:1], body[1:]
+    chunks = b"".join(b"%x;name=value\r\n%s\r\n" % (len(part), part) for part in parts)
+    return b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("framed", [with_length, in_chunks])
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+async def test_the_client_reads_answers_and_uses_its_connection_again(
+    framed: Callable[[bytes], bytes], piece: int
+) -> None:
     ended = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -91,9 +106,10 @@ async def test_the_client_reads_answers_and_uses_its_connection_again() -> None:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 body = await reader.readexactly(int(head.split(b"Content-Length: ")[1].split()[0]))
-                writer.write(
-                    b"HTTP/1.1 429 No\r\nRetry-After: 3\r\nContent-Length: 4\r\n\r\n" + body
-                )
+                sent = b"HTTP/1.1 429 No\r\nRetry-After: 3\r\n" + framed(body)
+                for at in range(0, len(sent), piece):
+                    writer.write(sent[at : at + piece])
+                    await asyncio.sleep(0)
         writer.close()
         await writer.wait_closed()
         ended.set()
