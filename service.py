@@ -23,6 +23,7 @@ from gateway.middleware.back_stop import BackStopMiddleware
 from gateway.predictions import Predictor
 from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
+from kaiten.cores import count_of
 from kaiten.errors import SetupError
 from kaiten.settings import (
     Runners,
@@ -35,12 +36,14 @@ from kaiten.settings import (
     settings_file,
 )
 from kaiten.signing import signing_secret
-from lifecycle.store import ModelStore
+from lifecycle.store import ModelStore, StoredModel
 from monitors import logs
 from monitors.instruments import Instruments, own_directory
 from monitors.profiles import Profiler
 from runners.engines import choose_engine
-from runners.engines.placement import devices, take_place
+from runners.engines.placement import devices, holders, take_place
+from runners.remote.client import RemoteRunner
+from runners.remote.processes import DeviceProcesses, own_folder, socket_of
 from runners.runner import Runner
 from runners.tasks import find_task
 
@@ -50,7 +53,8 @@ usage_stats.do_not_track.cache_clear()
 
 # BentoML has one directory for the metrics of all servers, and clears it when one starts.
 shared = Path(BentoMLContainer.prometheus_multiproc_dir.get())
-BentoMLContainer.prometheus_multiproc_dir.set(str(own_directory(shared)))
+own_metrics = own_directory(shared)
+BentoMLContainer.prometheus_multiproc_dir.set(str(own_metrics))
 
 # Without an exporter, a trace costs each request more than the rest of the edge, for nobody.
 if BentoMLContainer.tracing.exporter_type.get() is None:
@@ -63,6 +67,9 @@ traffic.TimeoutMiddleware = BackStopMiddleware  # type: ignore[misc, assignment]
 # wherever it is installed, and then serve the bento with that code.
 NAME = "kaiten_service"
 _GRACE_S = 5
+# What a worker may hold for a device process, in queues' lengths: that process itself refuses more
+# than one, and this only bounds what waits to be tokenised, travels or is computed.
+_ROOM = 4
 logger = structlog.get_logger("kaiten.service")
 
 
@@ -86,8 +93,9 @@ class Parts:
         return Profiler(folder, self.settings.monitors, self.instruments.records_dropped)
 
     @cached_property
-    def runners(self) -> list[Runner]:
-        return [self._runner(tag) for tag in self.settings.serving.models]
+    def runners(self) -> list[Runner | RemoteRunner]:
+        make = self._remote_runner if self.settings.runners.process == "device" else self._runner
+        return [make(ModelStore().get(tag)) for tag in self.settings.serving.models]
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -101,15 +109,29 @@ class Parts:
 
     @cached_property
     def _placed(self) -> Runners:
-        # BentoML counts its workers from 1.
-        return take_place(self.settings.runners, (bentoml.server_context.worker_index or 1) - 1)
+        return take_place(self.settings.runners, _worker())
 
-    def _runner(self, tag: str) -> Runner:
-        model = ModelStore().get(tag)
-        card, settings = model.card, self.settings
+    def _runner(self, model: StoredModel) -> Runner:
+        card, batching = model.card, self.settings.batching
         task = find_task(card.task).load(model.folder, card.max_length, self._placed)
-        observer = self.instruments.observer(tag)
-        return Runner(tag, card.labels, task, settings.batching, observer, _end_worker)
+        observer = self.instruments.observer(card.tag)
+        return Runner(card.tag, card.labels, task, batching, observer, _end_worker)
+
+    def _remote_runner(self, model: StoredModel) -> RemoteRunner:
+        card, family = model.card, find_task(model.card.task)
+        return RemoteRunner(
+            card.tag,
+            card.labels,
+            family.load_processor(model.folder, card.max_length),
+            family.codec,
+            socket_of(self.settings.runners, _worker()),
+            _ROOM * self.settings.batching.max_queue_items,
+        )
+
+
+def _worker() -> int:
+    # BentoML counts its workers from 1.
+    return (bentoml.server_context.worker_index or 1) - 1
 
 
 def _end_worker() -> None:
@@ -157,15 +179,19 @@ class Kaiten:
         """Stop before any worker starts if a model, its engine or the secret is missing."""
         settings = parts.settings
         in_force = BentoMLContainer.config.services[NAME].get()
-        hand_down(settings, in_force["workers"], devices(settings.runners))
+        workers = count_of(in_force["workers"])
         logger.info(
             "configuration_in_force",
             settings=str(settings_file() or "none: the values in kaiten/settings.py"),
             bentoml=bentoml_configuration() or "none named: the values in service.py",
             environment=settings.environment,
-            workers=in_force["workers"],
+            workers=workers,
+            process=settings.runners.process,
         )
         try:
+            sockets = own_folder() if settings.runners.process == "device" else None
+            holding = holders(settings.runners, workers)
+            hand_down(settings, holding, devices(settings.runners), sockets)
             check_back_stop(settings, in_force["traffic"]["timeout"])
             signing_secret(settings)
             for tag in settings.serving.models:
@@ -173,6 +199,9 @@ class Kaiten:
                 find_task(model.card.task)
                 choice = choose_engine(model.folder, settings.runners)
                 logger.info("engine_chosen", model=tag, **asdict(choice))
+            if sockets is not None:
+                folders = sockets, ModelStore().folder, own_metrics.resolve()
+                DeviceProcesses(settings.runners, workers, *folders).start()
         except SetupError as error:
             raise BentoMLException(error.message) from None
 

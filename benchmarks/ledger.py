@@ -48,9 +48,8 @@ class _Stub:
 
 @dataclass(frozen=True)
 class _Instant:
-    """A task whose batches are computed at once, so that what is left is the queue and threads."""
+    """Both halves of a task that computes at once: what is left is the queue and threads."""
 
-    task: Any
     items: Mapping[str, Any]
     lanes: int
     batch_tokens: int
@@ -91,25 +90,24 @@ def parts(folder: Path, texts: Sequence[str], metrics: str) -> Ledger:
     from runners.tasks.text_classification.serving import load
 
     task = load(folder, 512, Runners(device="cpu"))
-    items = dict(zip(texts, task.prepare(texts), strict=True))
+    processor, model = task.processor, task.model
+    items = dict(zip(texts, processor.prepare(texts), strict=True))
     batches = _batches(sorted(items.values(), key=lambda item: item.cost))
-    logits = [task.infer(batch) for batch in batches]
-    answers = task.finish(batches[0], logits[0])
+    logits = [model.infer(batch) for batch in batches]
+    answers = processor.finish(batches[0], logits[0])
     labels = [str(number) for number in range(logits[0].shape[1])]
     stub = _Stub(answers[0], labels)
     watched, unwatched = _edge(stub, texts, metrics), _edge(stub, texts, None)
     edge = asyncio.run(_requests(unwatched))
     token = asyncio.run(_requests(_token()))
-    queue = asyncio.run(_queued(_Instant(task, items, task.lanes, task.batch_tokens), texts))
+    queue = asyncio.run(_queued(_Instant(items, model.lanes, model.batch_tokens), texts))
     return {
         "edge": edge - token,
         "token": token,
-        "tokenise": _each(len(texts), lambda: [task.prepare([text]) for text in texts]),
+        "tokenise": _each(len(texts), lambda: [processor.prepare([text]) for text in texts]),
         "queue": queue,
-        "infer": _each(len(texts), lambda: [task.infer(batch) for batch in batches]),
-        "finish": _each(
-            len(texts), lambda: [task.finish(*pair) for pair in zip(batches, logits, strict=True)]
-        ),
+        "infer": _each(len(texts), lambda: [model.infer(batch) for batch in batches]),
+        "finish": _each(len(texts), lambda: [*map(processor.finish, batches, logits)]),
         "observe": asyncio.run(_requests(watched)) - edge + _batch_notes(metrics, batches),
     }
 
@@ -227,9 +225,10 @@ async def _queued(task: _Instant, texts: Sequence[str]) -> float:
     As many callers as the shape 1x32 has ask at once, over and over.
     """
     from runners.runner import Runner
+    from runners.tasks.base import Task
 
     nothing = _Unwatched()
-    runner = Runner(_TAG, ["a"], task, Batching(), nothing, lambda: None)
+    runner = Runner(_TAG, ["a"], Task(task, task), Batching(), nothing, lambda: None)
     await runner.start()
     found = []
     for _ in range(_ROUNDS):

@@ -121,10 +121,20 @@ def export_plainly() -> Path:
     return target
 
 
+def token() -> str:
+    """Make a token as an operator would."""
+    return run_kaiten("token", "--subject", "benchmark", "--scope", "predict", "--ttl", "1d")
+
+
 def run_kaiten(*arguments: str) -> str:
     """Run the kaiten command on the benchmarks' own store and home; return what it prints."""
+    return run_module("kaiten.cli", *arguments)
+
+
+def run_module(name: str, *arguments: str) -> str:
+    """Run a module on the benchmarks' own store and home; return what it prints."""
     done = subprocess.run(
-        [str(places.PYTHON.parent / "kaiten"), *arguments],
+        [str(places.PYTHON), "-m", name, *arguments],
         env=places.environment(**places.KAITEN),
         cwd=places.ROOT,
         capture_output=True,
@@ -132,5 +142,5 @@ def run_kaiten(*arguments: str) -> str:
         check=False,
     )
     if done.returncode:
-        raise SystemExit(f"kaiten {arguments[0]} failed:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{name} {arguments[0]} failed:\n{done.stderr[-2000:]}")
     return done.stdout.strip()

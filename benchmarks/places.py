@@ -1,12 +1,13 @@
-"""Where the benchmarks keep what they make: everything is under .kaiten/benchmarks."""
+"""Where the benchmarks keep what they make: under .kaiten/benchmarks, or BENCHMARKS_HOME."""
 
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-HERE = ROOT / ".kaiten" / "benchmarks"
+HERE = Path(os.environ.get("BENCHMARKS_HOME", ROOT / ".kaiten" / "benchmarks")).resolve()
 MODEL = HERE / "model"
 STORE = HERE / "bentoml"
 # What makes a process of Kaiten's touch nothing of the user's.
@@ -16,7 +17,8 @@ LOGS = HERE / "logs"
 ENVIRONMENTS = HERE / "peers"
 PEERS = Path(__file__).parent / "peers"
 RESULTS = Path(__file__).parent / "results"
-PYTHON = ROOT / ".venv" / "bin" / "python"
+# That which runs this, with all that it has installed.
+PYTHON = Path(sys.executable)
 _OWN = ("KAITEN_", "BENTOML_", "PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VIRTUAL_ENV")
 
 

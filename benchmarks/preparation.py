@@ -48,7 +48,7 @@ def prepare(banking77: Path, shapes: Sequence[Shape], workers: Sequence[int]) ->
         asked={shape.name: texts.requests(shape, short, mixed, count) for shape in shapes},
         questions=questions(places.MODEL, short, mixed),
         kaiten=servers,
-        headers={"Authorization": f"Bearer {_token()}"} if servers else {},
+        headers={"Authorization": f"Bearer {model.token()}"} if servers else {},
     )
     conditions = {
         "texts": facts.source,
@@ -65,9 +65,3 @@ def _tokenizer(path: Path) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _token() -> str:
-    """Make a token as an operator would."""
-    named = ("--subject", "benchmark", "--scope", "predict", "--ttl", "1d")
-    return model.run_kaiten("token", *named)

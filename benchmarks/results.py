@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -76,6 +77,9 @@ def _cpu_model() -> str:
 
 
 def _git(*options: str) -> str:
+    # A copy on another machine may have neither git nor a history.
+    if shutil.which("git") is None:
+        return ""
     command = ["git", "-C", str(places.ROOT), *options]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 

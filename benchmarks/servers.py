@@ -95,6 +95,7 @@ def running(
     configuration: Configuration,
     values: dict[str, str],
     headers: dict[str, str] | None = None,
+    ready_limit_s: float = _READY_LIMIT_S,
 ) -> Iterator[Running]:
     """Start a server, yield it once it has labelled a text, and end it whatever happens."""
     port, mark = _free_port(), uuid.uuid4().hex
@@ -104,7 +105,7 @@ def running(
     started = time.perf_counter()
     popen = _start(known, values)
     try:
-        _wait_until_it_answers(known, popen)
+        _wait_until_it_answers(known, popen, ready_limit_s)
         known.ready_s = time.perf_counter() - started
         yield known
     finally:
@@ -136,9 +137,9 @@ def _start(known: Running, values: dict[str, str]) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait_until_it_answers(known: Running, popen: subprocess.Popen[bytes]) -> None:
-    end = time.perf_counter() + _READY_LIMIT_S
-    with httpx.Client(timeout=_READY_LIMIT_S) as client:
+def _wait_until_it_answers(known: Running, popen: subprocess.Popen[bytes], limit_s: float) -> None:
+    end = time.perf_counter() + limit_s
+    with httpx.Client(timeout=limit_s) as client:
         while time.perf_counter() < end:
             if popen.poll() is not None:
                 raise ServerFailed(f"It ended with code {popen.returncode}.\n{tail(known.log)}")
@@ -147,7 +148,7 @@ def _wait_until_it_answers(known: Running, popen: subprocess.Popen[bytes]) -> No
                     known.ask(client, ["Is it ready?"])
                     return
             time.sleep(_POLL_S)
-    raise ServerFailed(f"No answer within {_READY_LIMIT_S} s.\n{tail(known.log)}")
+    raise ServerFailed(f"No answer within {limit_s:.0f} s.\n{tail(known.log)}")
 
 
 def _stop(known: Running, popen: subprocess.Popen[bytes]) -> None:

@@ -105,6 +105,9 @@ class Runners(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     engine: Literal["auto", "onnx", "torch"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    process: Literal["worker", "device"] = "worker"
+    # Set by the process that starts the workers, for them.
+    sockets: Path | None = None
     threads: int = Field(0, ge=0)
 
 
@@ -283,13 +286,18 @@ def check_secret(secret: str) -> None:
         raise ValueError(f"looks like a placeholder; {remedy}")
 
 
-def hand_down(settings: Settings, workers: object, devices: Sequence[str] = ()) -> None:
+def hand_down(
+    settings: Settings,
+    holders: object,
+    devices: Sequence[str] = (),
+    sockets: Path | None = None,
+) -> None:
     """Give the workers started from here what they can not work out themselves.
 
     That is KAITEN_HOME, since a worker that serves a bento stands in the bento's own folder, where
     no state belongs, the secret's file likewise, each one's share of the cores, where the setting
-    leaves it open, and the CUDA devices to share out. ``workers`` is BentoML's setting, as share
-    takes it.
+    leaves it open, the CUDA devices to share out, and where the device processes listen.
+    ``holders`` is how many processes hold the models, as share takes it.
     """
     if devices:
         show_cuda_devices(devices)
@@ -299,12 +307,14 @@ def hand_down(settings: Settings, workers: object, devices: Sequence[str] = ()) 
     os.environ["KAITEN_HOME"] = str(settings.home.resolve())
     if settings.auth.secret_file is not None:
         os.environ["KAITEN_AUTH__SECRET_FILE"] = str(settings.auth.secret_file.resolve())
-    os.environ["KAITEN_RUNNERS__THREADS"] = str(threads_of_each(settings, workers))
+    os.environ["KAITEN_RUNNERS__THREADS"] = str(threads_of_each(settings, holders))
+    if sockets is not None:
+        os.environ["KAITEN_RUNNERS__SOCKETS"] = str(sockets)
 
 
-def threads_of_each(settings: Settings, workers: object) -> int:
-    """Return the CPU threads of one worker; ``workers`` as share takes it."""
-    return settings.runners.threads or share(workers)
+def threads_of_each(settings: Settings, holders: object) -> int:
+    """Return the CPU threads of each process that holds a model, of so many, as share takes it."""
+    return settings.runners.threads or share(holders)
 
 
 def environment_for(overrides: dict[str, str]) -> dict[str, str]:

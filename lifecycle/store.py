@@ -3,7 +3,9 @@
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import bentoml
 import semver
@@ -81,6 +83,24 @@ class ModelStore:
         # Verified above; a load verifies the files again.
         return StoredModel(card, self._folders()[card.tag])
 
+    @property
+    def folder(self) -> Path:
+        """Where the versions lie."""
+        return Path(_container().model_store.get()._path).resolve()  # noqa: SLF001
+
+    @classmethod
+    def at(cls, folder: Path) -> "ModelStore":
+        """Make this folder the store of this process, as BentoML does where a bento has its own."""
+        from bentoml._internal.models import ModelStore as BentoMLStore  # noqa: PLC0415
+
+        _container().model_store.set(BentoMLStore(folder))
+        return cls()
+
     def _folders(self) -> dict[str, Path]:
         """Return the folder of each tag. bentoml.models.get would take a prefix of a version."""
         return {str(model.tag): Path(model.path) for model in bentoml.models.list()}
+
+
+def _container() -> Any:  # noqa: ANN401  its providers are typed for its own plugin
+    # Importing it reads BENTOML_CONFIG: no command should fail with that file that needs no store.
+    return import_module("bentoml._internal.configuration.containers").BentoMLContainer

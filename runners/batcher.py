@@ -22,7 +22,8 @@ from runners.observer import BatchReport, Observer
 from runners.pace import Pace
 
 logger = structlog.get_logger(__name__)
-# Only so many of the oldest are looked at, so that choosing costs little however many wait.
+# Only so many of the oldest are looked at, or what one batch may hold, so that choosing costs
+# little however many wait.
 _WINDOW = 256
 # A call is queued if what waits before it takes no more than this share of its time: the pace is a
 # mean, and an answer that comes too late has cost as much as one in time.
@@ -238,12 +239,13 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._drop_forgotten()
         if not self._queue:
             return []
-        window = self._queue[:_WINDOW]
+        most = self._limits.max_batch_size or self._device.batch_items
+        window = self._queue[: max(_WINDOW, most)]
         overtaken = self._limits.max_overtaken
         # What waits is shared by the lanes that are free, so that all are done early.
         share = math.ceil(len(self._queue) / (self._device.lanes - len(self._in_flight)))
         bounds = Bounds(
-            items=min(self._limits.max_batch_size or self._device.batch_items, share),
+            items=min(most, share),
             tokens=self._budget,
             padding=self._limits.max_padding,
             packed=self._device.packed,

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from kaiten.cli import doctor, models, serve, token
+from kaiten.cli import device, doctor, models, serve, token
 from kaiten.errors import SetupError
 
 app = typer.Typer(
@@ -20,6 +20,8 @@ app.command()(models.register)
 app.command(name="models")(models.list_models)
 app.command()(token.token)
 app.command()(doctor.doctor)
+# Nobody calls it by hand.
+app.command(hidden=True)(device.device)
 
 
 def main() -> None:

@@ -13,6 +13,10 @@ from rich.table import Column, Table
 from kaiten.cli.examination import InForce, Machine, Report, Served, examine
 
 _GIB = 1 << 30
+_HOLDERS = {
+    "worker": "worker: each worker holds the models",
+    "device": "device: one process for each device holds the models",
+}
 
 
 def doctor(
@@ -82,7 +86,8 @@ def _setting_rows(in_force: InForce | None) -> Iterator[tuple[str, str]]:
     yield "environment", in_force.environment
     yield "home", str(in_force.home)
     yield "secret", in_force.secret or "not usable, see below"
-    yield "workers", f"{in_force.workers} (threads of each: {in_force.threads})"
+    yield "workers", str(in_force.workers)
+    yield "process", f"{_HOLDERS[in_force.process]} (threads of each: {in_force.threads})"
     if in_force.placement:
         placed = (f"worker {index} on {name}" for index, name in enumerate(in_force.placement, 1))
         yield "placement", ", ".join(placed)

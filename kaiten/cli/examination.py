@@ -25,7 +25,7 @@ from kaiten.signing import DEVELOPMENT_SECRET_FILE, configured_secret, signing_s
 from lifecycle.store import ModelStore
 from runners.engines import PACKAGES, EngineChoice, choose_engine
 from runners.engines.cuda import CudaDevice, details
-from runners.engines.placement import devices, place
+from runners.engines.placement import holders, places
 from runners.tasks import find_task
 
 _PACKAGES = ("kaiten", "bentoml", "transformers", "tokenizers", "numpy")
@@ -47,9 +47,10 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """What a start would go by; ``threads`` are those of each worker.
+    """What a start would go by; ``threads`` are those of each process that holds a model.
 
-    ``placement`` names the CUDA device of each worker in turn, and is empty where there is none.
+    ``placement`` names the CUDA device of each worker in turn, and is empty where there is none;
+    ``process`` is runners.process.
     """
 
     settings: Path | None
@@ -60,6 +61,7 @@ class InForce:
     workers: object
     threads: int
     placement: list[str]
+    process: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,9 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
         return None
     workers, timeout_s = service
     _attempt(problems, "serving", partial(check_back_stop, settings, timeout_s))
-    placement = _attempt(problems, "runners.device", partial(_placement, settings, workers))
+    count = count_of(workers)
+    placement = _attempt(problems, "runners.device", partial(places, settings.runners, count))
+    holding = _attempt([], "runners.device", partial(holders, settings.runners, count))
     return InForce(
         settings=settings_file(),
         bentoml=configuration_file(),
@@ -134,14 +138,10 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
         home=settings.home.resolve(),
         secret=secret,
         workers=workers,
-        threads=threads_of_each(settings, workers),
+        threads=threads_of_each(settings, holding or 1),
         placement=placement or [],
+        process=settings.runners.process,
     )
-
-
-def _placement(settings: Settings, workers: object) -> list[str]:
-    names, device = devices(settings.runners), settings.runners.device
-    return [place(device, worker, names) for worker in range(count_of(workers) if names else 0)]
 
 
 def _secret(settings: Settings) -> str:

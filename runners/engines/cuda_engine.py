@@ -30,7 +30,7 @@ from runners.engines.precision import parity
 from runners.engines.torch_engine import load_network
 
 logger = structlog.get_logger(__name__)
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Logits = NDArray[np.float32]
 TokenIds = Sequence[Sequence[int]]
 Compute = Callable[[], torch.Tensor]
@@ -41,6 +41,9 @@ class Stream(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    def follow(self) -> None:
+        """Begin after all that was asked of the device so far, in whatever order."""
 
     def ordered(self) -> AbstractContextManager[Any]:
         """Put what is called within into this order."""
@@ -68,6 +71,9 @@ class CudaStream:
         self._pool = torch.cuda.graph_pool_handle()
         # Waits without keeping a core busy.
         self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+
+    def follow(self) -> None:
+        torch.cuda.synchronize(self.device)
 
     def ordered(self) -> AbstractContextManager[Any]:
         return torch.cuda.stream(self._stream)
@@ -118,6 +124,7 @@ class PackedLane:
         self._row: NDArray[np.int32] = self._given.numpy()
         self._batch = torch.zeros(size, dtype=torch.int32, device=stream.device)
         self._graphs: dict[Shape, tuple[Callable[[], None], torch.Tensor]] = {}
+        stream.follow()
         with stream.ordered():
             for shape in grid:
                 given = self._batch[: shape.size]
@@ -148,6 +155,7 @@ class PaddedLane:
 
     def __init__(self, network: Any, stream: Stream, pad_id: int) -> None:  # noqa: ANN401
         self._network, self._stream, self._pad_id = network, stream, pad_id
+        stream.follow()
 
     def logits(self, token_ids: TokenIds) -> Logits:
         ids, mask = (torch.from_numpy(each) for each in pad(token_ids, self._pad_id))
@@ -182,7 +190,7 @@ class CudaEngine:
         self._lanes: SimpleQueue[Lane] = SimpleQueue()
         self._network, self.packed = load_network(folder).to(device), False
         asked = self._streams[0].half if settings.precision == "auto" else settings.precision
-        if asked in _DTYPES and samples.texts:
+        if asked in DTYPES and samples.texts:
             self._halve(asked, samples.texts)
 
     @torch.inference_mode()
@@ -221,7 +229,7 @@ class CudaEngine:
     def _halve(self, precision: str, texts: TokenIds) -> None:
         """Keep half precision, and packing if there can be, where the answers stay the same."""
         exact = PaddedLane(self._network, self._streams[0], self._pad_id).logits(texts)
-        kept, half = self._network, deepcopy(self._network).to(_DTYPES[precision])
+        kept, half = self._network, deepcopy(self._network).to(DTYPES[precision])
         self.packed = is_packable(half)
         self._network = PackedNetwork(half) if self.packed else half
         # With the room of these texts alone.

@@ -58,16 +58,38 @@ def place(device: str, worker: int, names: Sequence[str]) -> str:
     return names[int(index)] if index else names[worker % len(names)]
 
 
-def take_place(settings: Runners, worker: int) -> Runners:
-    """Show this process its own device alone, and return the settings that hold from here.
+def places(settings: Runners, workers: int) -> list[str]:
+    """Return the name of each worker's device; none where no CUDA device is wanted."""
+    names = devices(settings)
+    return [place(settings.device, worker, names) for worker in range(workers if names else 0)]
 
-    Call it in a worker before anything asks CUDA: what that has seen once, it goes on seeing. The
-    process that starts the workers has named the devices in CUDA_VISIBLE_DEVICES, and turned auto
-    into what it found; where neither names a device, there is nothing to share out.
+
+def holders(settings: Runners, workers: int) -> int:
+    """Return how many processes hold the models, and share the cores."""
+    if settings.process == "worker":
+        return workers
+    return max(1, len({*places(settings, workers)}))
+
+
+def place_of(settings: Runners, worker: int) -> str | None:
+    """Return the name of the device that a worker was given; None where there is none to share out.
+
+    The process that starts the workers has named the devices in CUDA_VISIBLE_DEVICES, and turned
+    auto into what it found.
     """
     named = cuda_visible_devices()
     if named is None or not settings.device.startswith("cuda"):
+        return None
+    return place(settings.device, worker, visible_devices(named, len(named.split(","))))
+
+
+def take_place(settings: Runners, worker: int) -> Runners:
+    """Show this process its own device alone, and return the settings that hold from here.
+
+    Call it in a worker before anything asks CUDA: what that has seen once, it goes on seeing.
+    """
+    name = place_of(settings, worker)
+    if name is None:
         return settings
-    names = visible_devices(named, len(named.split(",")))
-    show_cuda_devices([place(settings.device, worker, names)])
+    show_cuda_devices([name])
     return settings.model_copy(update={"device": "cuda"})

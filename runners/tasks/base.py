@@ -1,19 +1,38 @@
-"""What a model family is: three verbs and a price."""
+"""What a model family is: three verbs and a price.
+
+``prepare`` and ``finish`` are its processor's, ``infer`` its network's. They meet in one process,
+or live in two, and then a codec carries what passes between them.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from kaiten.settings import Runners
 
+InputT = TypeVar("InputT")
 ItemT = TypeVar("ItemT")
 RawT = TypeVar("RawT")
 PredictionT = TypeVar("PredictionT")
+InputT_contra = TypeVar("InputT_contra", contravariant=True)
+ItemT_contra = TypeVar("ItemT_contra", contravariant=True)
+RawT_contra = TypeVar("RawT_contra", contravariant=True)
+RawT_co = TypeVar("RawT_co", covariant=True)
 
 
-class Task(Protocol[ItemT, RawT, PredictionT]):
-    """A loaded model of one family. Each item has a ``cost``, in tokens.
+class Processor(Protocol[InputT_contra, ItemT, RawT_contra, PredictionT]):
+    """What a family does on the CPU, before and after its network. Each item has a ``cost``."""
+
+    def prepare(self, inputs: Sequence[InputT_contra]) -> list[ItemT]:
+        """Turn inputs into items; cheap enough for the event loop where they are few and short."""
+
+    def finish(self, batch: Sequence[ItemT], raw: RawT_contra) -> list[PredictionT]:
+        """Turn what was computed into a prediction for each item, in order; on the event loop."""
+
+
+class Model(Protocol[ItemT_contra, RawT_co]):
+    """A loaded network, which computes batches of items.
 
     ``lanes``, ``batch_tokens``, ``batch_items`` and ``packed`` are its engine's: how many batches
     it computes at once, each on a lasting thread, how many padded tokens and items it wants in one,
@@ -29,14 +48,8 @@ class Task(Protocol[ItemT, RawT, PredictionT]):
     @property
     def packed(self) -> bool: ...
 
-    def prepare(self, inputs: Sequence[str]) -> list[ItemT]:
-        """Turn inputs into items; cheap enough for the event loop where they are few and short."""
-
-    def infer(self, batch: Sequence[ItemT], *, alone: bool = False) -> RawT:
+    def infer(self, batch: Sequence[ItemT_contra], *, alone: bool = False) -> RawT_co:
         """Compute a batch, on a lane's thread; ``alone``: nothing else computes or waits."""
-
-    def finish(self, batch: Sequence[ItemT], raw: RawT) -> list[PredictionT]:
-        """Turn what was computed into a prediction for each item, in order; on the event loop."""
 
     def check(self) -> None:
         """Compute one item that is known to work; raises where the device does not any more."""
@@ -47,6 +60,29 @@ class Task(Protocol[ItemT, RawT, PredictionT]):
         That is one of so many padded ``tokens`` or so many ``items``. OutOfMemory where the device
         could not hold it.
         """
+
+
+class Codec(Protocol[ItemT, RawT]):
+    """How items, and what was computed of them, travel between processes: as bytes, one each."""
+
+    def encode_items(self, items: Sequence[ItemT]) -> list[bytes]: ...
+    def decode_items(self, parts: Sequence[bytes]) -> list[ItemT]:
+        """Return the items; ValueError for bytes that are none."""
+
+    def encode_raw(self, raw: RawT) -> list[bytes]: ...
+    def decode_raw(self, parts: Sequence[bytes]) -> RawT: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Task(Generic[InputT, ItemT, RawT, PredictionT]):
+    """A model of one family, with all that serving it in one process takes.
+
+    ``cheap`` says that preparing is never too much for the event loop, however long the inputs.
+    """
+
+    processor: Processor[InputT, ItemT, RawT, PredictionT]
+    model: Model[ItemT, RawT]
+    cheap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +114,12 @@ class ModelFacts:
 class TaskModule(Protocol):
     """What serving a task needs of its package."""
 
-    def load(self, folder: Path, max_length: int, settings: Runners) -> Task[Any, Any, Any]:
+    codec: Codec[Any, Any]
+
+    def load_processor(self, folder: Path, max_length: int) -> Processor[Any, Any, Any, Any]:
+        """Load what a registered model needs besides its network; ``max_length`` in tokens."""
+
+    def load(self, folder: Path, max_length: int, settings: Runners) -> Task[Any, Any, Any, Any]:
         """Load a registered model onto its device; ``max_length`` as its card says."""
 
 

@@ -15,9 +15,9 @@ from runners.engines.torch_engine import TorchEngine
 from runners.tasks.base import ModelFacts
 from runners.tasks.text_classification.serving import (
     TOKENIZER_FILE,
-    TextClassification,
+    TextClassifier,
+    TextProcessor,
     TokenisedText,
-    Tokeniser,
 )
 
 # In tokens: where a model has no limit of its own, attention's cost needs one.
@@ -37,13 +37,14 @@ def inspect(folder: Path, made: Path) -> ModelFacts:
         max_length = min(longest, int(tokenizer.model_max_length))
         made_tokenizer = _write_tokenizer(tokenizer, max_length, made)
         _check_vocabulary(made_tokenizer, engine)
-        tokeniser = Tokeniser(made_tokenizer, max_length)
-        _check_logits(TextClassification(tokeniser, engine), tokeniser.probes(), len(labels))
+        processor = TextProcessor(made_tokenizer, max_length)
+        probes = processor.probes()
+        _check_logits(TextClassifier(engine, processor.pad_id, probes), probes, len(labels))
     except ModelRejected:
         raise
     except Exception as error:
         raise _unloadable("model", error) from error
-    samples = tokeniser.samples()
+    samples = processor.samples()
     chosen = export(engine, samples.pad_id, samples.texts, made)
     packages = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
     versions = {name: version(name) for name in packages}
@@ -105,9 +106,9 @@ def _check_vocabulary(tokenizer: Tokenizer, engine: TorchEngine) -> None:
         )
 
 
-def _check_logits(task: TextClassification, probes: Sequence[TokenisedText], labels: int) -> None:
+def _check_logits(model: TextClassifier, probes: Sequence[TokenisedText], labels: int) -> None:
     """Raise ModelRejected unless texts, short and longest, score alone as in a batch."""
-    alone = np.concatenate([task.infer([text]) for text in probes])
+    alone = np.concatenate([model.infer([text]) for text in probes])
     finite = bool(np.isfinite(alone).all())
     if alone.shape[1] != labels or not finite:
         raise ModelRejected(
@@ -115,7 +116,7 @@ def _check_logits(task: TextClassification, probes: Sequence[TokenisedText], lab
             f"give {alone.shape[1]} logits, finite: {finite}, for {labels} labels",
             "Check id2label in config.json, and that training did not diverge.",
         )
-    if not np.allclose(task.infer(probes), alone, rtol=_BATCH_TOLERANCE, atol=_BATCH_TOLERANCE):
+    if not np.allclose(model.infer(probes), alone, rtol=_BATCH_TOLERANCE, atol=_BATCH_TOLERANCE):
         raise ModelRejected(
             "model",
             "answers otherwise in a padded batch than alone",

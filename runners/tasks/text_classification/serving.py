@@ -1,5 +1,6 @@
 """Serving a text classifier. Neither torch nor transformers is imported here."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from kaiten.errors import ModelRejected
 from kaiten.settings import Runners
 from runners.engines import open_engine
 from runners.engines.base import SENTENCES, Engine, Samples, softmax
+from runners.tasks.base import Task
 
 # The model's tokenizer as serving uses it: it holds the padding token and the side that is cut.
 TOKENIZER_FILE = "serving/tokenizer.json"
@@ -39,8 +41,11 @@ class Classification:
     tokens: int
 
 
-class Tokeniser:
-    """A model's tokenizer as serving uses it; it says by its padding what fills up a batch."""
+class TextProcessor:
+    """A model's tokenizer as serving uses it, and what becomes of its logits.
+
+    Its tokenizer says by its padding what fills up a batch (``pad_id``).
+    """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
         padding = tokenizer.padding
@@ -53,15 +58,21 @@ class Tokeniser:
         self._tokenizer = tokenizer
         self._max_length = max_length
 
-    @classmethod
-    def load(cls, folder: Path, max_length: int) -> "Tokeniser":
-        """Load that of a registered model."""
-        return cls(Tokenizer.from_file(str(folder / TOKENIZER_FILE)), max_length)
-
     def prepare(self, inputs: Sequence[str]) -> list[TokenisedText]:
         """Tokenise texts, 20 us for a short one; what is over the maximum length is cut off."""
         # "fast" leaves out the offsets, which nobody asks for.
         return [TokenisedText(found.ids) for found in self._tokenizer.encode_batch_fast(inputs)]
+
+    def finish(
+        self, batch: Sequence[TokenisedText], raw: NDArray[np.float32]
+    ) -> list[Classification]:
+        """Turn logits, shape (texts, labels), into probabilities by softmax."""
+        scores = softmax(raw)
+        columns = scores, scores.argmax(axis=1).tolist(), scores.max(axis=1).tolist(), batch
+        return [
+            Classification(row, index, confidence, text.cost)
+            for row, index, confidence, text in zip(*columns, strict=True)
+        ]
 
     def probes(self) -> tuple[TokenisedText, TokenisedText]:
         """Return a short text and one of the maximum length, with the model's special tokens."""
@@ -78,12 +89,11 @@ class Tokeniser:
         return Samples([text.ids for text in texts], self.pad_id)
 
 
-class TextClassification:
-    """A loaded classifier."""
+class TextClassifier:
+    """A loaded classifier; ``probes`` are a short text and one of the maximum length."""
 
-    def __init__(self, tokeniser: Tokeniser, engine: Engine) -> None:
-        self._tokeniser = tokeniser
-        self._engine = engine
+    def __init__(self, engine: Engine, pad_id: int, probes: Sequence[TokenisedText]) -> None:
+        self._engine, self._pad_id, self._probes = engine, pad_id, probes
 
     @property
     def lanes(self) -> int:
@@ -95,27 +105,6 @@ class TextClassification:
         """The padded tokens that the engine wants in a batch."""
         return self._engine.batch_tokens
 
-    def prepare(self, inputs: Sequence[str]) -> list[TokenisedText]:
-        """Tokenise texts; what is over the maximum length is cut off."""
-        return self._tokeniser.prepare(inputs)
-
-    def infer(self, batch: Sequence[TokenisedText], *, alone: bool = False) -> NDArray[np.float32]:
-        """Return logits, shape (texts, labels)."""
-        return self._engine.logits(
-            [text.ids for text in batch], self._tokeniser.pad_id, alone=alone
-        )
-
-    def finish(
-        self, batch: Sequence[TokenisedText], raw: NDArray[np.float32]
-    ) -> list[Classification]:
-        """Turn logits into probabilities by softmax."""
-        scores = softmax(raw)
-        columns = scores, scores.argmax(axis=1).tolist(), scores.max(axis=1).tolist(), batch
-        return [
-            Classification(row, index, confidence, text.cost)
-            for row, index, confidence, text in zip(*columns, strict=True)
-        ]
-
     @property
     def batch_items(self) -> int:
         """The texts that the engine wants in a batch."""
@@ -126,19 +115,54 @@ class TextClassification:
         """Whether the engine computes a batch's own tokens, and no padding."""
         return self._engine.packed
 
+    def infer(self, batch: Sequence[TokenisedText], *, alone: bool = False) -> NDArray[np.float32]:
+        """Return logits, shape (texts, labels)."""
+        return self._engine.logits([text.ids for text in batch], self._pad_id, alone=alone)
+
     def check(self) -> None:
         """Compute a short text; raises where the engine can not."""
-        self.infer(self._tokeniser.probes()[:1])
+        self.infer(self._probes[:1])
 
     def warm_up(self, tokens: int, items: int) -> None:
         """Reserve the largest batch; compute a short and a longest text, alone and not."""
         self._engine.reserve(tokens, items)
-        for text in self._tokeniser.probes():
+        for text in self._probes:
             for alone in (False, True):
-                self.finish([text], self.infer([text], alone=alone))
+                self.infer([text], alone=alone)
 
 
-def load(folder: Path, max_length: int, settings: Runners) -> TextClassification:
+class TextCodec:
+    """Token ids as int32, and logits as float32, in the byte order of the machine."""
+
+    def encode_items(self, items: Sequence[TokenisedText]) -> list[bytes]:
+        """Return 4 bytes a token."""
+        return [array("i", text.ids).tobytes() for text in items]
+
+    def decode_items(self, parts: Sequence[bytes]) -> list[TokenisedText]:
+        """Return the texts; ValueError for bytes that are no token ids."""
+        return [TokenisedText(array("i", part)) for part in parts]
+
+    def encode_raw(self, raw: NDArray[np.float32]) -> list[bytes]:
+        """Return 4 bytes a label for each text."""
+        return [row.tobytes() for row in raw]
+
+    def decode_raw(self, parts: Sequence[bytes]) -> NDArray[np.float32]:
+        """Return logits, shape (texts, labels)."""
+        return np.frombuffer(b"".join(parts), dtype=np.float32).reshape(len(parts), -1)
+
+
+codec = TextCodec()
+
+
+def load_processor(folder: Path, max_length: int) -> TextProcessor:
+    """Load a registered classifier's tokenizer."""
+    return TextProcessor(Tokenizer.from_file(str(folder / TOKENIZER_FILE)), max_length)
+
+
+def load(
+    folder: Path, max_length: int, settings: Runners
+) -> Task[str, TokenisedText, NDArray[np.float32], Classification]:
     """Load a registered classifier."""
-    tokeniser = Tokeniser.load(folder, max_length)
-    return TextClassification(tokeniser, open_engine(folder, settings, tokeniser.samples()))
+    processor = load_processor(folder, max_length)
+    engine = open_engine(folder, settings, processor.samples())
+    return Task(processor, TextClassifier(engine, processor.pad_id, processor.probes()))

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from kaiten.settings import Runners
 from runners.engines import open_engine
+from runners.tasks.base import Task
 from runners.tasks.text_classification import serving
 
 POISON = "xanthophyll"
@@ -30,12 +32,16 @@ class FragileText(serving.TokenisedText):
         return len(self.ids)
 
 
-class FragileClassification(serving.TextClassification):
-    """A classifier that can not compute a batch with POISON in it."""
+class FragileProcessor(serving.TextProcessor):
+    """A processor whose items know their text."""
 
     def prepare(self, inputs: Sequence[str]) -> list[serving.TokenisedText]:
         items = super().prepare(inputs)
         return [FragileText(item.ids, text) for item, text in zip(items, inputs, strict=True)]
+
+
+class FragileClassifier(serving.TextClassifier):
+    """A classifier that can not compute a batch with POISON in it."""
 
     def infer(
         self, batch: Sequence[serving.TokenisedText], *, alone: bool = False
@@ -47,6 +53,12 @@ class FragileClassification(serving.TextClassification):
         return super().infer(batch, alone=alone)
 
 
-def load(folder: Path, max_length: int, settings: Runners) -> FragileClassification:
-    tokeniser = serving.Tokeniser.load(folder, max_length)
-    return FragileClassification(tokeniser, open_engine(folder, settings))
+def load(
+    folder: Path, max_length: int, settings: Runners
+) -> Task[str, serving.TokenisedText, NDArray[np.float32], serving.Classification]:
+    tokenizer = Tokenizer.from_file(str(folder / serving.TOKENIZER_FILE))
+    processor = FragileProcessor(tokenizer, max_length)
+    # Of plain texts: they are computed before any is asked for.
+    plain = serving.load_processor(folder, max_length)
+    engine = open_engine(folder, settings, plain.samples())
+    return Task(processor, FragileClassifier(engine, plain.pad_id, plain.probes()))

@@ -373,7 +373,7 @@ def test_workers_are_handed_the_home_and_their_threads(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KAITEN_HOME", "state")
     monkeypatch.setenv("KAITEN_RUNNERS__THREADS", "3")
-    hand_down(load_settings(), workers=2)
+    hand_down(load_settings(), holders=2)
     handed_down = load_settings()
     assert handed_down.home == tmp_path / "state"
     assert handed_down.runners.threads == 3

@@ -13,6 +13,7 @@ from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
 from kaiten.settings import Batching
 from runners.observer import BatchReport
 from runners.runner import Runner
+from runners.tasks.base import Task
 from tests.unit.runners.test_batcher import Item, Silent, settle
 
 # Ends a test that would hang; nothing waits so long.
@@ -158,7 +159,7 @@ class House:
         runner = Runner(
             "upper:1.0.0",
             ["a"],
-            task,
+            Task(task, task),
             limits or Batching(),
             observer or Silent(),
             on_death=lambda: self.deaths.append(runner.tag),

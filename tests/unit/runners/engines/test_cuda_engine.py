@@ -39,6 +39,9 @@ class HostStream:
         self.captured = 0
         self.short_of_memory = False
 
+    def follow(self) -> None:
+        pass
+
     def ordered(self) -> AbstractContextManager[Any]:
         if self.short_of_memory:
             raise torch.OutOfMemoryError

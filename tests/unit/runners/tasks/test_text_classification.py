@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 import transformers
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import BertTokenizerFast
 
@@ -17,12 +18,19 @@ from kaiten.errors import ModelRejected
 from kaiten.settings import Runners
 from runners.engines.export import MAX_TOKENS, export
 from runners.engines.torch_engine import TorchEngine
-from runners.tasks.base import ModelFacts
+from runners.tasks.base import ModelFacts, Task
 from runners.tasks.text_classification import inspection
-from runners.tasks.text_classification.serving import Classification, TextClassification, load
+from runners.tasks.text_classification.serving import (
+    Classification,
+    TokenisedText,
+    codec,
+    load,
+    load_processor,
+)
 
 # One thread: torch's wait for each other's, which costs seconds where other tests run beside.
 CPU = Runners(device="cpu", threads=1)
+Classifier = Task[str, TokenisedText, NDArray[np.float32], Classification]
 LABELS = ["billing", "delivery", "other"]
 # Every length from one word to over the maximum, no two texts alike.
 TEXTS = [" ".join(f"w{(start * word) % 55}" for word in range(start + 1)) for start in range(1, 65)]
@@ -31,7 +39,7 @@ TEXTS = [" ".join(f"w{(start * word) % 55}" for word in range(start + 1)) for st
 @pytest.fixture(scope="module", params=["onnx", "torch"])
 def classifier(
     request: pytest.FixtureRequest, tiny_classifier: Path, tmp_path_factory: pytest.TempPathFactory
-) -> TextClassification:
+) -> Classifier:
     made = tmp_path_factory.mktemp("made")
     facts = inspection.inspect(tiny_classifier, made)
     assert facts.engine.name == "onnx"
@@ -52,9 +60,9 @@ def inspect(folder: Path) -> ModelFacts:
         return inspection.inspect(folder, Path(made))
 
 
-def predict(classifier: TextClassification, texts: list[str]) -> list[Classification]:
-    batch = classifier.prepare(texts)
-    return classifier.finish(batch, classifier.infer(batch))
+def predict(classifier: Classifier, texts: list[str]) -> list[Classification]:
+    batch = classifier.processor.prepare(texts)
+    return classifier.processor.finish(batch, classifier.model.infer(batch))
 
 
 def edit(file: Path, **changes: object) -> None:
@@ -179,13 +187,13 @@ def test_both_engines_compute_the_same(tiny_classifier: Path, tmp_path: Path) ->
         assert (found.index, found.tokens) == (expected.index, expected.tokens)
 
 
-def test_best_label_comes_with_its_probability(classifier: TextClassification) -> None:
+def test_best_label_comes_with_its_probability(classifier: Classifier) -> None:
     for found in predict(classifier, TEXTS):
         assert found.index == int(found.scores.argmax())
         assert found.confidence == pytest.approx(float(found.scores.max()))
 
 
-def test_scores_do_not_depend_on_the_batch(classifier: TextClassification) -> None:
+def test_scores_do_not_depend_on_the_batch(classifier: Classifier) -> None:
     together = predict(classifier, TEXTS)
     assert len(together) == len(TEXTS) == 64
     for text, found in zip(TEXTS, together, strict=True):
@@ -194,12 +202,12 @@ def test_scores_do_not_depend_on_the_batch(classifier: TextClassification) -> No
         assert found.tokens == alone.tokens
 
 
-def test_scores_differ_between_texts(classifier: TextClassification) -> None:
+def test_scores_differ_between_texts(classifier: Classifier) -> None:
     scores = np.array([found.scores for found in predict(classifier, TEXTS)])
     assert (scores.std(axis=0) > 0.01).all()
 
 
-def test_order_is_kept(classifier: TextClassification) -> None:
+def test_order_is_kept(classifier: Classifier) -> None:
     forwards = predict(classifier, TEXTS)
     backwards = predict(classifier, TEXTS[::-1])
     for found, expected in zip(reversed(backwards), forwards, strict=True):
@@ -207,38 +215,56 @@ def test_order_is_kept(classifier: TextClassification) -> None:
         assert found.tokens == expected.tokens
 
 
-def test_scores_are_probabilities(classifier: TextClassification) -> None:
+def test_scores_are_probabilities(classifier: Classifier) -> None:
     for found in predict(classifier, TEXTS):
         assert found.scores.shape == (3,)
         assert found.scores.sum() == pytest.approx(1, abs=1e-5)
         assert (found.scores >= 0).all()
 
 
-def test_scores_of_large_logits_are_finite(classifier: TextClassification) -> None:
-    batch = classifier.prepare(["w1"])
+def test_scores_of_large_logits_are_finite(classifier: Classifier) -> None:
+    batch = classifier.processor.prepare(["w1"])
     logits = np.array([[1000, 0, -1000]], dtype=np.float32)
-    (found,) = classifier.finish(batch, logits)
+    (found,) = classifier.processor.finish(batch, logits)
     np.testing.assert_array_equal(found.scores, [1, 0, 0])
 
 
 @pytest.mark.parametrize(("words", "tokens"), [(0, 2), (1, 3), (62, 64), (63, 64), (500, 64)])
-def test_text_is_cut_at_the_maximum_length(
-    words: int, tokens: int, classifier: TextClassification
-) -> None:
-    (item,) = classifier.prepare(["w1 " * words])
+def test_text_is_cut_at_the_maximum_length(words: int, tokens: int, classifier: Classifier) -> None:
+    (item,) = classifier.processor.prepare(["w1 " * words])
     assert item.cost == len(item.ids) == tokens
     (found,) = predict(classifier, ["w1 " * words])
     assert found.tokens == tokens
 
 
-def test_what_is_cut_off_has_no_say(classifier: TextClassification) -> None:
+def test_what_is_cut_off_has_no_say(classifier: Classifier) -> None:
     start = "w1 w2 " * 31
     first, second = predict(classifier, [start, f"{start} w3 w4 w5"])
     np.testing.assert_allclose(first.scores, second.scores, atol=1e-4)
 
 
-def test_warm_up_computes_the_longest_text(classifier: TextClassification) -> None:
-    classifier.warm_up(512, 8)
+def test_warm_up_computes_the_longest_text(classifier: Classifier) -> None:
+    classifier.model.warm_up(512, 8)
+
+
+def test_items_and_logits_pass_between_processes_unchanged(classifier: Classifier) -> None:
+    items = classifier.processor.prepare(TEXTS)
+    carried = codec.decode_items(codec.encode_items(items))
+    assert [[*item.ids] for item in carried] == [[*item.ids] for item in items]
+    logits = classifier.model.infer(carried)
+    np.testing.assert_array_equal(logits, classifier.model.infer(items))
+    np.testing.assert_array_equal(codec.decode_raw(codec.encode_raw(logits)), logits)
+
+
+def test_bytes_that_are_no_token_ids_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple"):
+        codec.decode_items([b"12345"])
+
+
+def test_processor_needs_no_network(tiny_classifier: Path, tmp_path: Path) -> None:
+    inspection.inspect(tiny_classifier, tmp_path)
+    (item,) = load_processor(tmp_path, 64).prepare(["w1 w2"])
+    assert item.cost == 4
 
 
 def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
