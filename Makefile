@@ -9,14 +9,18 @@ PYTHON ?= $(shell for name in python3 python3.12 python3.11; do \
 PORT ?= 3000
 MODEL ?=
 BENCH ?=
+WHEELS ?= .kaiten/wheels
 SUITE ?= all
 QUICKSTART := support-intent:1.0.0
 BIN := .venv/bin
 ENV := .venv/.installed
+# Where wheels were brought along, there is no network to install from.
+GPU_ENV := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/.installed,$(ENV))
+GPU_BIN := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/bin,$(BIN))
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: serve
 serve: $(ENV)  ## serve on 127.0.0.1 (PORT=3001 MODEL=name:version), the quickstart model by default
@@ -32,8 +36,25 @@ test: $(ENV)  ## run all tests, with branch coverage
 	$(BIN)/pytest --cov --cov-report=term
 
 .PHONY: bench
-bench: $(ENV)  ## measure against peers and the hardware; 90 minutes, needs wrk; BENCH=--quick for a try
+bench: $(ENV)  ## measure against peers and the hardware; 100 minutes, needs wrk; BENCH=--quick for a try
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+.PHONY: bench-gpu
+bench-gpu: $(GPU_ENV)  ## measure this machine's CUDA device in 8 minutes; BENCH=--smoke for a try without one
+	@$(GPU_BIN)/python -m benchmarks.gpu $(BENCH)
+
+.PHONY: test-gpu
+test-gpu: $(GPU_ENV)  ## run the tests that need a CUDA device
+	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(GPU_BIN)/python -m pytest -p pytest_asyncio tests/gpu
+
+.PHONY: wheels
+wheels: $(ENV)  ## collect in .kaiten/wheels what a GPU machine without a network needs for the two above
+	@$(BIN)/python -m benchmarks.gpu.wheels collect $(WHEELS)
+
+# The machine's own torch, and the wheels before it.
+.kaiten/gpu/.installed: $(wildcard $(WHEELS)/*.whl)
+	@$(PYTHON) benchmarks/gpu/wheels.py install $(WHEELS) .kaiten/gpu
+	@touch $@
 
 .PHONY: acceptance
 acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes) or all, against a real server

@@ -1,0 +1,132 @@
+"""What the device does without HTTP, packed and padded, and whether half precision agrees."""
+
+import gc
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+
+from kaiten.settings import Runners
+from runners.engines.base import Engine, Samples
+from runners.engines.cuda_engine import DTYPES, CudaEngine, CudaStream, Logits, PaddedLane
+from runners.engines.precision import parity
+from runners.engines.torch_engine import TorchEngine, load_network
+
+Ids = Sequence[Sequence[int]]
+_WARM_S = 0.5
+_PARITY_BATCH = 256
+
+
+def engine(folder: Path, settings: Runners, samples: Samples) -> Engine:
+    """Return the engine that serves on this device, ready for its largest batches."""
+    if settings.device == "cpu":
+        return TorchEngine(folder, settings)
+    found = CudaEngine(folder, settings, samples)
+    found.reserve(found.batch_tokens, found.batch_items)
+    return found
+
+
+class PaddedHalf:
+    """What packing is held against: the same network and precision, and batches that are padded."""
+
+    lanes = CudaEngine.lanes
+    batch_tokens = CudaEngine.batch_tokens
+    batch_items = CudaEngine.batch_items
+    packed = False
+
+    def __init__(self, folder: Path, settings: Runners, pad_id: int) -> None:
+        device = torch.device(settings.device)
+        streams = [CudaStream(device) for _ in range(self.lanes)]
+        network = load_network(folder).to(device).to(DTYPES[streams[0].half])
+        self._lanes: SimpleQueue[PaddedLane] = SimpleQueue()
+        for stream in streams:
+            self._lanes.put(PaddedLane(network, stream, pad_id))
+
+    def reserve(self, tokens: int, items: int) -> None:
+        """Reserve nothing."""
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Ids, pad_id: int, *, alone: bool = False) -> Logits:
+        """Return the logits of a batch, shape (texts, labels)."""
+        lane = self._lanes.get()
+        try:
+            return lane.logits(token_ids)
+        finally:
+            self._lanes.put(lane)
+
+
+def rate(
+    known: Engine, texts: Ids, pad_id: int, size: int, seconds: float, *, by_length: bool = True
+) -> dict[str, float]:
+    """Return tokens/s and texts/s over batches of ``size`` texts, from every lane at once.
+
+    Tokenising is left out. Where padding is computed, ``by_length`` sorts all texts first, better
+    than any queue can; else they come as they are. Tokens are those of the texts, whatever is
+    computed.
+    """
+    ordered = sorted(texts, key=len) if by_length and not known.packed else list(texts)
+    batches = _batches(ordered, size, known.batch_tokens if known.packed else None)
+    _compute(known, batches, pad_id, _WARM_S)
+    done, spent = _compute(known, batches, pad_id, seconds)
+    tokens = sum(sum(map(len, batch)) for batch in done)
+    return {"tokens_s": tokens / spent, "texts_s": sum(map(len, done)) / spent}
+
+
+def _batches(texts: Ids, size: int, most_tokens: int | None) -> list[Ids]:
+    """Cut texts into batches of a size, each a little smaller where its tokens would not fit."""
+    batches: list[list[Sequence[int]]] = [[]]
+    tokens = 0
+    for text in texts:
+        tokens += len(text)
+        if len(batches[-1]) == size or (most_tokens is not None and tokens > most_tokens):
+            batches.append([])
+            tokens = len(text)
+        batches[-1].append(text)
+    # The last is a rest, unless there is no other.
+    return [*batches[:-1]] or [*batches]
+
+
+def _compute(
+    known: Engine, batches: Sequence[Ids], pad_id: int, seconds: float
+) -> tuple[list[Ids], float]:
+    """Compute batches for so long; return those that were, and the seconds that it took."""
+    done: list[Ids] = []
+    start = time.perf_counter()
+
+    def lane(number: int) -> None:
+        mine = islice(cycle(batches), number, None, known.lanes)
+        while time.perf_counter() - start < seconds:
+            batch = next(mine)
+            known.logits(batch, pad_id)
+            done.append(batch)
+
+    with ThreadPoolExecutor(known.lanes) as threads:
+        for job in [threads.submit(lane, number) for number in range(known.lanes)]:
+            job.result()
+    return done, time.perf_counter() - start
+
+
+def same_labels(exact: Engine, half: Engine, texts: Ids, pad_id: int) -> dict[str, float]:
+    """Compare the answers of two engines: the share of equal labels, and the largest difference."""
+    logits = [answers(each, texts, pad_id) for each in (exact, half)]
+    equal = float((logits[0].argmax(1) == logits[1].argmax(1)).mean())
+    found = parity(*logits)
+    return {"texts": len(texts), "equal_labels": equal, "max_difference": found.max_difference}
+
+
+def answers(known: Engine, texts: Ids, pad_id: int) -> Logits:
+    """Return the logits of all texts, in order, shape (texts, labels)."""
+    starts = range(0, len(texts), _PARITY_BATCH)
+    return np.concatenate([known.logits(texts[at : at + _PARITY_BATCH], pad_id) for at in starts])
+
+
+def free_memory() -> int:
+    """Return the bytes that are free on the device now."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    return int(torch.cuda.mem_get_info()[0])

@@ -1,0 +1,90 @@
+"""What a GPU machine without a network needs beside its own torch and transformers.
+
+`python benchmarks/gpu/wheels.py collect FOLDER` downloads the wheels, here, and `... install FOLDER
+ENV` makes an environment of the machine's own packages and those, there. Installing uses the
+standard library alone, as such a machine may lack pip.
+"""
+
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+_PYTHON = "3.12"
+_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64", "manylinux_2_17_x86_64")
+# What is tested with beside what is served with.
+_ROOTS = ("kaiten", "pytest", "pytest-asyncio", "hypothesis")
+# The machine's own: its torch fits its driver, and these fit that torch.
+_THEIRS = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "onnx", "onnxruntime"}
+# Asked for, and never used where a model is served.
+_UNUSED = {"kaiten", "uv"}
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def needed() -> list[str]:
+    """Return each package to carry, pinned to the version that is installed here."""
+    found: dict[str, str] = {}
+    waiting = [*_ROOTS]
+    seen = {*_THEIRS, *_UNUSED}
+    while waiting:
+        name = waiting.pop()
+        if name in seen and name not in _ROOTS:
+            continue
+        seen.add(name)
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            # For another platform, or another Python.
+            continue
+        waiting += [each for each in _requirements(name) if each not in seen]
+    return [f"{name}=={found[name]}" for name in sorted(found) if name not in _UNUSED]
+
+
+def _requirements(name: str) -> Iterator[str]:
+    """Yield the names of what a package requires without any of its extras."""
+    for line in requires(name) or []:
+        if "extra ==" not in line:
+            match = _NAME.match(line)
+            if match is not None:
+                yield re.sub(r"[-_.]+", "-", match[0]).lower()
+
+
+def collect(folder: Path) -> None:
+    """Download the wheels for the GPU machine's Python."""
+    platforms = [part for name in _PLATFORMS for part in ("--platform", name)]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    target = ["--python-version", _PYTHON, "--only-binary=:all:", *platforms]
+    folder.mkdir(parents=True, exist_ok=True)
+    for outdated in folder.glob("*.whl"):
+        outdated.unlink()
+    subprocess.run([*command, "--no-deps", *target, "-d", str(folder), *needed()], check=True)
+    wheels = [*folder.glob("*.whl")]
+    size = sum(wheel.stat().st_size for wheel in wheels) / 2**20
+    print(f"{len(wheels)} wheels, {size:.0f} MiB, in {folder}")
+
+
+def install(folder: Path, environment: Path) -> None:
+    """Make an environment that sees the wheels, and after them the packages of this Python."""
+    venv.create(environment, with_pip=False, clear=True, symlinks=True)
+    paths = {"base": str(environment), "platbase": str(environment)}
+    packages = Path(sysconfig.get_path("purelib", "venv", paths))
+    for wheel in sorted(folder.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as content:
+            content.extractall(packages)
+    # Not system_site_packages: where this Python is an environment's, those would not be its own.
+    own = [path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}]
+    lines = [f"import site; site.addsitedir({path!r})" for path in own]
+    (packages / "machine.pth").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    action, *folders = sys.argv[1:]
+    if action == "collect":
+        collect(Path(folders[0]))
+    else:
+        install(Path(folders[0]), Path(folders[1]))
