@@ -45,7 +45,7 @@ bench-gpu: $(GPU_ENV)  ## measure this machine's CUDA device in 8 minutes; BENCH
 
 .PHONY: test-gpu
 test-gpu: $(GPU_ENV)  ## run the tests that need a CUDA device
-	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(GPU_BIN)/python -m pytest -p pytest_asyncio tests/gpu
+	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(GPU_BIN)/python -m pytest -p pytest_asyncio.plugin tests/gpu
 
 .PHONY: wheels
 wheels: $(ENV)  ## collect in .kaiten/wheels what a GPU machine without a network needs for the two above
