@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -88,7 +89,7 @@ def test_inspect_tells_what_the_model_is(tiny_classifier: Path) -> None:
     assert list(facts.labels) == LABELS
     assert facts.max_length == 64
     assert facts.architecture == "BertForSequenceClassification"
-    assert facts.framework_versions["torch"] == torch.__version__
+    assert facts.framework_versions["torch"] == version("torch")
     packages = {"torch", "transformers", "tokenizers", "safetensors", "numpy"}
     assert facts.framework_versions.keys() == packages
     assert facts.engine.name == "onnx"
