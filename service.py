@@ -36,6 +36,8 @@ from kaiten.settings import (
     settings_file,
 )
 from kaiten.signing import signing_secret
+from lifecycle.consistency import check, installed_versions
+from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore, StoredModel
 from monitors import logs
 from monitors.instruments import Instruments, own_directory
@@ -95,7 +97,7 @@ class Parts:
     @cached_property
     def runners(self) -> list[Runner | RemoteRunner]:
         make = self._remote_runner if self.settings.runners.process == "device" else self._runner
-        return [make(ModelStore().get(tag)) for tag in self.settings.serving.models]
+        return [make(find_model(name)) for name in self.settings.serving.models]
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -132,6 +134,19 @@ class Parts:
 def _worker() -> int:
     # BentoML counts its workers from 1.
     return (bentoml.server_context.worker_index or 1) - 1
+
+
+def find_model(name: str) -> StoredModel:
+    """Return the version that a name in serving.models stands for."""
+    settings = parts.settings
+    found = resolve(name, ModelStore(), in_production=settings.in_production)
+    model = found.model
+    if not found.promoted:
+        logger.warning("unpromoted_version_pinned", model=model.card.tag)
+    packages = choose_engine(model.folder, settings.runners).packages
+    for difference in check(model.card, installed_versions(packages)):
+        logger.warning("environment_differs", model=model.card.tag, difference=str(difference))
+    return model
 
 
 def _end_worker() -> None:
@@ -190,15 +205,20 @@ class Kaiten:
         )
         try:
             sockets = own_folder() if settings.runners.process == "device" else None
-            holding = holders(settings.runners, workers)
-            hand_down(settings, holding, devices(settings.runners), sockets)
             check_back_stop(settings, in_force["traffic"]["timeout"])
             signing_secret(settings)
-            for tag in settings.serving.models:
-                model = ModelStore().get(tag)
+            found = [find_model(name) for name in settings.serving.models]
+            for model in found:
                 find_task(model.card.task)
                 choice = choose_engine(model.folder, settings.runners)
-                logger.info("engine_chosen", model=tag, **asdict(choice))
+                logger.info("engine_chosen", model=model.card.tag, **asdict(choice))
+            hand_down(
+                settings,
+                holders(settings.runners, workers),
+                devices(settings.runners),
+                sockets,
+                [model.card.tag for model in found],
+            )
             if sockets is not None:
                 folders = sockets, ModelStore().folder, own_metrics.resolve()
                 DeviceProcesses(settings.runners, workers, *folders).start()

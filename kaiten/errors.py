@@ -5,6 +5,10 @@ KaitenError
         InvalidSettings
         ModelNotFound
         ModelRejected
+        DataRejected
+        PromotionRefused
+        HistoryBroken
+        StateBusy
     RequestError               the caller can mend it
         MalformedBody
         InvalidInput
@@ -76,6 +80,40 @@ class ModelRejected(SetupError):
 
     def __init__(self, field: str, reason: str, remedy: str) -> None:
         super().__init__(f"{field}: {reason}. {remedy}", [Detail(field, reason)])
+
+
+class DataRejected(SetupError):
+    """A file of rows that a version can not be validated on."""
+
+    def __init__(self, file: object, reason: str, remedy: str) -> None:
+        super().__init__(f"{file}: {reason}. {remedy}", [Detail("data", reason)])
+
+
+class PromotionRefused(SetupError):
+    """A version that may not serve where it was to."""
+
+    def __init__(self, tag: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{tag} is not promoted: {reason}. {remedy}", [Detail("version", reason)])
+
+
+class HistoryBroken(SetupError):
+    """A trail that is not as it was written; nothing is decided by it."""
+
+    def __init__(self, path: object, line: int, reason: str) -> None:
+        super().__init__(
+            f"The history {path} is broken: line {line} {reason}. Restore it from a copy; the log "
+            "has its head after each change (history_appended).",
+            [Detail("history", f"line {line} {reason}")],
+        )
+
+
+class StateBusy(SetupError):
+    """Somebody else is changing a model's state."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Somebody else is changing the state of {name}. Wait for them, and try again."
+        )
 
 
 class RequestError(KaitenError):

@@ -46,6 +46,8 @@ PLACEHOLDERS = ("change", "placeholder", "example", "secret", "password", "your-
 _FROM_KUBERNETES = re.compile(r"(.+_)?(SERVICE_(HOST|PORT.*)|PORT(_\d.*)?)")
 
 Environment = Literal["development", "production"]
+Bump = Literal["major", "minor", "patch"]
+Evidence = Literal["commit", "tests", "tag", "changelog"]
 
 
 class Section(BaseModel):
@@ -70,11 +72,13 @@ class Serving(Section):
 
     @field_validator("models")
     @classmethod
-    def _pinned(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for tag in value:
-            name, version = tags.split(tag)
-            if not tags.is_name(name) or not tags.is_name(version) or version == "latest":
-                raise ValueError(f"{tag!r} pins no version; write name:version")
+            name, colon, version = tag.partition(":")
+            pinned = tags.is_name(version) and version != "latest"
+            if not tags.is_name(name) or (colon and not pinned):
+                reason = "write name:version, or a name alone for the version in production"
+                raise ValueError(f"{tag!r} names no version; {reason}")
         names = [tags.split(tag)[0] for tag in value]
         if not names or len(set(names)) < len(names):
             raise ValueError("name at least one model, and each name once")
@@ -109,6 +113,31 @@ class Runners(Section):
     # Set by the process that starts the workers, for them.
     sockets: Path | None = None
     threads: int = Field(0, ge=0)
+
+
+class Versioning(Section):
+    """What a version has to be, by what has changed, and what a release has to bring."""
+
+    changed_task: Bump = "major"
+    changed_labels: Bump = "major"
+    changed_input: Bump = "major"
+    new_architecture: Bump = "minor"
+    added_capability: Bump = "minor"
+    retrained_weights: Bump = "patch"
+    release_process: tuple[Evidence, ...] = ()
+
+
+class Validation(Section):
+    """What a version must reach to pass; durations in milliseconds, sizes in MiB."""
+
+    min_accuracy: float = Field(0.7, ge=0, le=1)
+    min_macro_f1: float = Field(0.6, ge=0, le=1)
+    max_calibration_error: float = Field(0.2, ge=0, le=1)
+    max_accuracy_loss: float = Field(0.02, ge=0, le=1)
+    max_latency_p99_ms: float = Field(1000, gt=0)
+    max_memory_mb: float = Field(8192, gt=0)
+    max_size_mb: float = Field(8192, gt=0)
+    min_rows: int = Field(30, ge=2)
 
 
 class Auth(Section):
@@ -171,6 +200,8 @@ class Settings(BaseSettings):
     gateway: Gateway = Gateway()
     batching: Batching = Batching()
     runners: Runners = Runners()
+    versioning: Versioning = Versioning()
+    validation: Validation = Validation()
     auth: Auth = Auth()
     monitors: Monitors = Monitors()
     logging: Logging = Logging()
@@ -291,12 +322,14 @@ def hand_down(
     holders: object,
     devices: Sequence[str] = (),
     sockets: Path | None = None,
+    models: Sequence[str] = (),
 ) -> None:
     """Give the workers started from here what they can not work out themselves.
 
     That is KAITEN_HOME, since a worker that serves a bento stands in the bento's own folder, where
     no state belongs, the secret's file likewise, each one's share of the cores, where the setting
-    leaves it open, the CUDA devices to share out, and where the device processes listen.
+    leaves it open, the CUDA devices to share out, where the device processes listen, and the
+    versions that a model's name alone stands for: a promotion must not make two workers differ.
     ``holders`` is how many processes hold the models, as share takes it.
     """
     if devices:
@@ -310,6 +343,8 @@ def hand_down(
     os.environ["KAITEN_RUNNERS__THREADS"] = str(threads_of_each(settings, holders))
     if sockets is not None:
         os.environ["KAITEN_RUNNERS__SOCKETS"] = str(sockets)
+    if models:
+        os.environ["KAITEN_SERVING__MODELS"] = ",".join(models)
 
 
 def threads_of_each(settings: Settings, holders: object) -> int:

@@ -3,12 +3,15 @@
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from kaiten.errors import ModelRejected
 
 CARD_FILE = "model_card.json"
+# What is found out about a version after it was registered; the history holds the digests.
+REPORTS = "reports"
 # The card itself, and what BentoML's store adds.
 _UNLISTED = {CARD_FILE, "model.yaml"}
 _CHUNK_BYTES = 1 << 20
@@ -29,6 +32,25 @@ class EngineCard(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
+class Provenance(BaseModel):
+    """Where a version comes from, as whoever registers it tells; what they do not tell is None.
+
+    Data are named by the SHA-256 of their file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    parent: str | None = Field(None, description="The version that it was made from.")
+    trained_at: datetime | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    training_data: str | None = None
+    reference_data: str | None = None
+    # Whole: a branch's name would say something else tomorrow.
+    git_commit: str | None = Field(None, pattern=r"^[0-9a-f]{40}$")
+    licence: str | None = None
+    limits: str | None = Field(None, description="What it is not to be used for.")
+
+
 class ModelCard(BaseModel):
     """What is known of one version. ``files`` maps a relative path to its SHA-256."""
 
@@ -38,12 +60,16 @@ class ModelCard(BaseModel):
     version: str
     task: str
     labels: tuple[str, ...]
+    # JSON schemas of one input and one prediction.
+    input_schema: dict[str, Any] = Field(default_factory=dict)
+    output_schema: dict[str, Any] = Field(default_factory=dict)
     max_length: int = Field(description="The longest input, in tokens.", ge=1)
     architecture: str
     framework_versions: dict[str, str]
     # None in cards of before there were engines; the store lists such a version, and refuses it.
     engine: EngineCard | None = None
     registered_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    provenance: Provenance = Provenance()
     files: dict[str, str]
 
     @property
@@ -51,10 +77,19 @@ class ModelCard(BaseModel):
         """The name and version as they are written everywhere: ``name:version``."""
         return f"{self.name}:{self.version}"
 
+    @property
+    def text(self) -> str:
+        """The card as it is written."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the card as it is written."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
     def write(self, folder: Path) -> None:
         """Write the card beside the files that it describes."""
-        text = self.model_dump_json(indent=2) + "\n"
-        (folder / CARD_FILE).write_text(text, encoding="utf-8")
+        (folder / CARD_FILE).write_text(self.text, encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "ModelCard":
@@ -73,7 +108,8 @@ class ModelCard(BaseModel):
         present = (each for each in folder.rglob("*") if each.is_file())
         for name in sorted(each.relative_to(folder).as_posix() for each in present):
             # An engine is chosen by what lies here.
-            if name not in self.files and name not in _UNLISTED:
+            known = name in self.files or name in _UNLISTED or name.startswith(f"{REPORTS}/")
+            if not known:
                 raise ModelRejected(
                     name,
                     f"was added since {self.tag} was registered",

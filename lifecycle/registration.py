@@ -3,17 +3,33 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import Any, Protocol
 
 import semver
 
 from kaiten import tags
 from kaiten.errors import ModelRejected
-from lifecycle.card import EngineCard, ModelCard, sha256
+from kaiten.settings import Versioning
+from lifecycle.card import (
+    CARD_FILE,
+    REPORTS,
+    EngineCard,
+    ModelCard,
+    Provenance,
+    sha256,
+)
+from lifecycle.history import Action, Draft, Entry, Event, Stage, serving
 from lifecycle.store import ModelStore, StoredModel
+from lifecycle.versions import bumped, changes, check_bump, least_bump
 
+# The version of a model that has no parent, where none is named.
+FIRST = "1.0.0"
+_OWN_README = "README.original.md"
+# Of a version in the store, whose files may become another version.
+_OWN = {CARD_FILE, REPORTS, _OWN_README}
 _KEPT_SUFFIXES = {".json", ".safetensors", ".txt", ".model", ".md", ".jinja"}
 _KEPT_NAMES = {"LICENSE", "NOTICE"}
 # What a trainer leaves beside the weights; none of it is needed, and most of it is pickle.
@@ -52,6 +68,10 @@ class ModelFacts(Protocol):
     def framework_versions(self) -> Mapping[str, str]: ...
     @property
     def engine(self) -> EngineFacts: ...
+    @property
+    def input_schema(self) -> Mapping[str, Any]: ...
+    @property
+    def output_schema(self) -> Mapping[str, Any]: ...
 
 
 class Inspector(Protocol):
@@ -64,39 +84,135 @@ class Inspector(Protocol):
     def __call__(self, folder: Path, made: Path) -> ModelFacts: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A local folder that is to become a version; without a ``version``, the least that may be."""
+
+    folder: Path
+    name: str
+    version: str | None
+    task: str
+    provenance: Provenance = field(default_factory=Provenance)
+
+
 def register(
-    folder: Path, tag: str, task: str, *, store: ModelStore, inspect: Inspector
+    submission: Submission, who: str, rules: Versioning, *, store: ModelStore, inspect: Inspector
 ) -> StoredModel:
-    """Check a local model folder and add it to the store as ``name:version``.
+    """Check a local model folder and add it to the store.
 
     ModelRejected names the field and the remedy, and nothing is left behind.
     """
-    name, version = tags.split(tag)
-    check_name(name)
-    check_version(version)
-    if tag in store:
-        raise ModelRejected("version", f"{tag} exists already", "A version never changes: raise it")
-    files = select_files(folder)
+    check_name(submission.name)
+    if submission.version is not None:
+        check_version(submission.version)
+        _check_free(f"{submission.name}:{submission.version}", store)
+    files = select_files(submission.folder)
     with TemporaryDirectory(prefix="kaiten-") as made:
-        facts = inspect(folder, Path(made))
+        facts = inspect(submission.folder, Path(made))
         files |= _files_in(Path(made))
-        return store.add(_card(name, version, task, facts, files), files)
+        digests = {path: sha256(source) for path, source in files.items()}
+        # Two who register at once are told apart here.
+        with store.history(submission.name).changing() as draft:
+            if not draft.entries:
+                _note_what_is_there(submission.name, store, draft)
+            parent = _parent(submission, draft.entries, store)
+            card = _versioned(_card(submission, facts), submission, parent, rules, store)
+            store.remove_unfinished(card.tag)
+            _check_free(card.tag, store)
+            readme = _write_readme(card, files, Path(made))
+            digests |= {path: sha256(source) for path, source in readme.items()}
+            card = card.model_copy(update={"files": digests})
+            event = Event(action=Action.REGISTERED, version=card.version, who=who, card=card.digest)
+            draft.add(event)
+            # Before the files: an entry without a version does no harm, and a version without an
+            # entry could be changed unnoticed.
+            draft.save()
+            return store.add(card, files | readme)
 
 
-def _card(
-    name: str, version: str, task: str, facts: ModelFacts, files: Mapping[str, Path]
-) -> ModelCard:
+def _note_what_is_there(name: str, store: ModelStore, draft: Draft) -> None:
+    """Note the versions of before there was a trail, which would not load beside one."""
+    for model in store:
+        if model.card.name == name:
+            version, digest = model.card.version, model.digest
+            draft.add(Event(action=Action.REGISTERED, version=version, who="found", card=digest))
+
+
+def _card(submission: Submission, facts: ModelFacts) -> ModelCard:
     return ModelCard(
-        name=name,
-        version=version,
-        task=task,
+        name=submission.name,
+        # Where it is left open, what follows from the parent takes its place.
+        version=submission.version or FIRST,
+        task=submission.task,
         labels=tuple(facts.labels),
+        input_schema=dict(facts.input_schema),
+        output_schema=dict(facts.output_schema),
         max_length=facts.max_length,
         architecture=facts.architecture,
         framework_versions=dict(facts.framework_versions),
         engine=EngineCard.model_validate(facts.engine, from_attributes=True),
-        files={path: sha256(source) for path, source in files.items()},
+        provenance=submission.provenance,
+        files={},
     )
+
+
+def _write_readme(card: ModelCard, files: Mapping[str, Path], made: Path) -> dict[str, Path]:
+    """Write the card's README; one that the model came with stays beside it."""
+    from lifecycle.readme import README_FILE, render  # noqa: PLC0415  takes half a second
+
+    own = files.get(README_FILE)
+    text = own.read_text(encoding="utf-8", errors="replace") if own else ""
+    (made / README_FILE).write_text(render(card, text), encoding="utf-8")
+    return {README_FILE: made / README_FILE} | ({_OWN_README: own} if own else {})
+
+
+def _parent(
+    submission: Submission, entries: Sequence[Entry], store: ModelStore
+) -> ModelCard | None:
+    """Return the card of the version that a new one follows; None for the first of its name.
+
+    That is the one that was named, else the one in production, else the newest before it.
+    """
+    named = submission.provenance.parent
+    if named is not None:
+        if tags.split(named)[0] != submission.name:
+            reason = f"{named} is another model than {submission.name}"
+            raise ModelRejected("parent", reason, "Name a version of the same model.")
+        return store.get(named).card
+    current = serving(entries, Stage.PRODUCTION)
+    wanted = submission.version and semver.Version.parse(submission.version)
+    cards = [model.card for model in store if model.card.name == submission.name]
+    older = [card for card in cards if not wanted or semver.Version.parse(card.version) < wanted]
+    in_production = [card for card in older if current and card.version == current.version]
+    return next(iter([*in_production, *older]), None)
+
+
+def _versioned(
+    card: ModelCard,
+    submission: Submission,
+    parent: ModelCard | None,
+    rules: Versioning,
+    store: ModelStore,
+) -> ModelCard:
+    """Return the card with its parent, and the version that it may have."""
+    if parent is None:
+        return card
+    if submission.version is None:
+        least = least_bump(changes(parent, card, rules))
+        version = bumped(parent.version, least)
+        # Another version that never reached production may have it.
+        while f"{card.name}:{version}" in store:
+            version = bumped(version, least)
+        card = card.model_copy(update={"version": version})
+    else:
+        check_bump(parent, card, rules)
+    provenance = card.provenance.model_copy(update={"parent": parent.tag})
+    return card.model_copy(update={"provenance": provenance})
+
+
+def _check_free(tag: str, store: ModelStore) -> None:
+    if tag in store:
+        raise ModelRejected("version", f"{tag} exists already", "A version never changes: raise it")
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
@@ -147,9 +263,10 @@ def select_files(folder: Path) -> dict[str, Path]:
 
 
 def _passed_over(path: PurePath) -> bool:
-    """Return whether it is hidden, a checkpoint, a run's log or a trainer's state."""
+    """Return whether it is hidden, a checkpoint, a run's log, a trainer's state, or our own."""
     return (
-        any(part.startswith((".", "checkpoint-")) or part == "runs" for part in path.parts)
+        path.parts[0] in _OWN
+        or any(part.startswith((".", "checkpoint-")) or part == "runs" for part in path.parts)
         or _TRAINER_LEFTOVERS.fullmatch(path.name) is not None
     )
 

@@ -1,17 +1,25 @@
 """BentoML's model store, as far as Kaiten uses it: versions with a card."""
 
+import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import bentoml
 import semver
 
+from kaiten import tags
 from kaiten.errors import ModelNotFound, ModelRejected
-from lifecycle.card import CARD_FILE, ModelCard
+from lifecycle.card import CARD_FILE, REPORTS, ModelCard, sha256
+from lifecycle.history import Action, Entry, History, replace
+
+REPORT_FILE = "report.json"
+PROMOTION_FILE = "promotion.json"
+_BENTOML_FILE = "model.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +29,66 @@ class StoredModel:
     card: ModelCard
     folder: Path
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of its card, which holds those of all its files."""
+        return sha256(self.folder / CARD_FILE)
+
+    def reports(self, digest: str) -> Path:
+        """Return the folder of the report with this SHA-256, be it there or not."""
+        return self.folder / REPORTS / digest[:16]
+
+    def has_report(self, digest: str) -> bool:
+        """Return whether the report with this SHA-256 is there, as it was written."""
+        file = self.reports(digest) / REPORT_FILE
+        return file.is_file() and sha256(file) == digest
+
+    @property
+    def promotion(self) -> Entry | None:
+        """The entry by which these bytes were last promoted, which goes where the version goes.
+
+        A bento holds versions without their trail.
+        """
+        try:
+            entry = Entry.model_validate_json((self.folder / REPORTS / PROMOTION_FILE).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return entry if entry.digest == entry.seal() and entry.card == self.digest else None
+
+    def add_promotion(self, entry: Entry) -> None:
+        """Keep the entry by which it was promoted."""
+        (self.folder / REPORTS).mkdir(exist_ok=True)
+        replace(self.folder / REPORTS / PROMOTION_FILE, entry.model_dump_json() + "\n")
+
+    def add_report(self, report: str, others: Mapping[str, bytes]) -> str:
+        """Keep a report, in JSON, and what goes with it, by file name; return its SHA-256.
+
+        The folder appears with all that is in it.
+        """
+        content = report.encode()
+        digest = hashlib.sha256(content).hexdigest()
+        target = self.reports(digest)
+        target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            return digest
+        made = Path(mkdtemp(dir=target.parent, prefix="."))
+        try:
+            for name, each in {REPORT_FILE: content, **others}.items():
+                (made / name).write_bytes(each)
+            made.rename(target)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+        return digest
+
 
 class ModelStore:
     """The versions under BENTOML_HOME (in a container: those of the bento)."""
 
     def __iter__(self) -> Iterator[StoredModel]:
         """Yield every version with a card, by name, then newest first; others are not ours."""
-        folders = [Path(model.path) for model in bentoml.models.list()]
-        cards = [(ModelCard.read(each), each) for each in folders if (each / CARD_FILE).is_file()]
+        folders = [each for each in self._folders().values() if (each / CARD_FILE).is_file()]
+        cards = [(ModelCard.read(each), each) for each in folders]
         cards.sort(key=lambda pair: semver.Version.parse(pair[0].version), reverse=True)
         for card, folder in sorted(cards, key=lambda pair: pair[0].name):
             yield StoredModel(card, folder)
@@ -59,8 +119,40 @@ class ModelStore:
                 f"of {tag} names no engine: an older Kaiten registered it",
                 f"Delete it (bentoml models delete {tag}) and register it again.",
             )
+        model = StoredModel(card, folder)
+        self._check_card(model)
         card.verify(folder)
-        return StoredModel(card, folder)
+        return model
+
+    def history(self, name: str) -> History:
+        """Return the trail of a model's versions, which lies beside the models."""
+        return History(self.folder.parent / "kaiten", name)
+
+    def _check_card(self, model: StoredModel) -> None:
+        """Raise ModelRejected for a card that is not the one that was registered.
+
+        A store that came without a trail, such as a bento's, has nothing to compare with.
+        """
+        card = model.card
+        entries = self.history(card.name).entries()
+        registered = [
+            entry
+            for entry in entries
+            if entry.action is Action.REGISTERED and entry.version == card.version
+        ]
+        if registered and registered[-1].card == model.digest:
+            return
+        if registered:
+            reason = f"of {card.tag} was changed since the version was registered"
+        elif entries:
+            reason = f"of {card.tag} is of a version that the history does not know"
+        else:
+            return
+        raise ModelRejected(
+            CARD_FILE,
+            reason,
+            f"Restore it, or delete it (bentoml models delete {card.tag}) and register it again.",
+        )
 
     def add(self, card: ModelCard, sources: Mapping[str, Path]) -> StoredModel:
         """Copy the files (relative path to source) and the card into the store.
@@ -83,6 +175,20 @@ class ModelStore:
         # Verified above; a load verifies the files again.
         return StoredModel(card, self._folders()[card.tag])
 
+    def remove_unfinished(self, tag: str) -> None:
+        """Remove what a registration that was killed has left of a version; a whole one stays."""
+        name, version = tags.split(tag)
+        folder = self.folder / name / version
+        if not folder.is_dir():
+            return
+        try:
+            ModelCard.read(folder).verify(folder)
+            whole = (folder / _BENTOML_FILE).is_file()
+        except ModelRejected:
+            whole = False
+        if not whole:
+            shutil.rmtree(folder)
+
     @property
     def folder(self) -> Path:
         """Where the versions lie."""
@@ -97,8 +203,14 @@ class ModelStore:
         return cls()
 
     def _folders(self) -> dict[str, Path]:
-        """Return the folder of each tag. bentoml.models.get would take a prefix of a version."""
-        return {str(model.tag): Path(model.path) for model in bentoml.models.list()}
+        """Return the folder of each tag.
+
+        BentoML's own list fails at all of them where one was not written to its end, and its get
+        would take a prefix of a version.
+        """
+        files = self.folder.glob(f"*/*/{_BENTOML_FILE}")
+        folders = sorted(file.parent for file in files if not file.parent.is_symlink())
+        return {f"{folder.parent.name}:{folder.name}": folder for folder in folders}
 
 
 def _container() -> Any:  # noqa: ANN401  its providers are typed for its own plugin

@@ -162,6 +162,8 @@ def _prepare(bench: Bench, banking77: Path) -> None:
     console.print("Registering it")
     name, _, version = _TAG.partition(":")
     shutil.rmtree(places.STORE / "models" / name, ignore_errors=True)
+    for trail in (places.STORE / "kaiten").glob(f"{name}.*"):
+        trail.unlink()
     (places.STORE / "models").mkdir(parents=True, exist_ok=True)
     benchmark_model.run_module("benchmarks.gpu.registration", str(made), _TAG)
     bench.folder = places.STORE / "models" / name / version

@@ -6,7 +6,8 @@ The export to ONNX, which no CUDA device computes, would take longer than all el
 import sys
 from pathlib import Path
 
-from lifecycle.registration import register
+from kaiten.settings import Versioning
+from lifecycle.registration import Submission, register
 from lifecycle.store import ModelStore
 from runners.tasks.base import EngineFacts
 from runners.tasks.text_classification import inspection
@@ -17,7 +18,10 @@ def main() -> None:
     facts = EngineFacts("torch", "registered for a CUDA device")
     vars(inspection)["export"] = lambda *_: facts
     task = "text-classification"
-    register(Path(folder), tag, task, store=ModelStore(), inspect=inspection.inspect)
+    name, _, version = tag.partition(":")
+    submission = Submission(Path(folder), name, version, task)
+    inspect = inspection.inspect
+    register(submission, "benchmark", Versioning(), store=ModelStore(), inspect=inspect)
 
 
 if __name__ == "__main__":

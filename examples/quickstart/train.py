@@ -11,6 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,10 +30,13 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from kaiten.cli.operator import operator
 from kaiten.errors import SetupError
-from lifecycle.card import sha256
-from lifecycle.registration import register
+from kaiten.settings import Logging, load_settings
+from lifecycle.card import Provenance, sha256
+from lifecycle.registration import Submission, register
 from lifecycle.store import ModelStore
+from monitors import logs
 from runners.tasks import find_inspection
 
 TAG = "support-intent:1.0.0"
@@ -194,12 +198,30 @@ def make() -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         inspect = find_inspection(TASK).inspect
-        stored = register(Path(folder), TAG, TASK, store=ModelStore(), inspect=inspect)
+        name, _, version = TAG.partition(":")
+        limits = "Twelve intents of a support desk, in English; it answers for any text."
+        provenance = Provenance(
+            trained_at=datetime.now(UTC),
+            training_data=sha256(DATA / "train.jsonl"),
+            reference_data=sha256(DATA / "test.jsonl"),
+            licence="apache-2.0",
+            limits=limits,
+        )
+        submission = Submission(Path(folder), name, version, TASK, provenance)
+        settings = load_settings()
+        stored = register(
+            submission,
+            operator(),
+            settings.versioning,
+            store=ModelStore(),
+            inspect=inspect,
+        )
     console.print(f"Registered {stored.card.tag} in {stored.folder}")
 
 
 def main() -> None:
     """Make the model, unless it is there."""
+    logs.configure(Logging(level="warning"))
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if TAG in ModelStore():

@@ -1,13 +1,16 @@
 """The `kaiten` command."""
 
+import logging
 import sys
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from kaiten.cli import device, doctor, models, serve, token
+from kaiten.cli import device, doctor, models, promotion, serve, token, validate
 from kaiten.errors import SetupError
+from kaiten.settings import Logging
+from monitors import logs
 
 app = typer.Typer(
     help="Run fine-tuned transformers in production.",
@@ -18,6 +21,11 @@ app = typer.Typer(
 app.command()(serve.serve)
 app.command()(models.register)
 app.command(name="models")(models.list_models)
+app.command()(validate.validate)
+app.command()(promotion.promote)
+app.command()(promotion.rollback)
+app.command()(promotion.history)
+app.command()(promotion.diff)
 app.command()(token.token)
 app.command()(doctor.doctor)
 # Nobody calls it by hand.
@@ -26,6 +34,10 @@ app.command(hidden=True)(device.device)
 
 def main() -> None:
     """Run the command; what the operator can mend is told in a sentence, without a traceback."""
+    # Standard output is a command's own.
+    logs.configure(Logging(level="warning"))
+    # The trail's head goes to the log, whoever changes it.
+    logging.getLogger("lifecycle.history").setLevel(logging.INFO)
     try:
         app()
     except SetupError as error:

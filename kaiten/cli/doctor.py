@@ -103,3 +103,5 @@ def _model_rows(models: list[Served]) -> Iterator[tuple[str, str]]:
             choice = model.choice
             yield model.tag, f"{choice.engine} on {choice.device}, lanes: {model.lanes}"
             yield "", f"as {choice.reason}"
+            for difference in model.differences:
+                yield "", f"mind: {difference}"

@@ -22,6 +22,8 @@ from kaiten.settings import (
     threads_of_each,
 )
 from kaiten.signing import DEVELOPMENT_SECRET_FILE, configured_secret, signing_secret
+from lifecycle.consistency import check, installed_versions
+from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore
 from runners.engines import PACKAGES, EngineChoice, choose_engine
 from runners.engines.cuda import CudaDevice, details
@@ -66,12 +68,16 @@ class InForce:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a model would be computed by, in so many lanes; None where it would not start."""
+    """What a model would be computed by, in so many lanes; None where it would not start.
+
+    ``differences`` are what to mind: another environment than it was registered in, or no stage.
+    """
 
     tag: str
     choice: EngineChoice | None = None
     lanes: int | None = None
     problems: list[Detail] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,15 +191,21 @@ def _bentoml_service() -> tuple[object, float | None]:
 
 def _served(tag: str, settings: Settings, threads: int) -> Served:
     problems: list[Detail] = []
+    differences: list[str] = []
 
     def choose() -> EngineChoice:
-        model = ModelStore().get(tag)
+        resolved = resolve(tag, ModelStore(), in_production=settings.in_production)
+        model = resolved.model
+        if not resolved.promoted:
+            differences.append("promoted to no stage: it serves in development only")
         find_task(model.card.task)
-        return choose_engine(model.folder, settings.runners)
+        found = choose_engine(model.folder, settings.runners)
+        differences.extend(map(str, check(model.card, installed_versions(found.packages))))
+        return found
 
     choice = _attempt(problems, "serving.models", choose)
     lanes = choice.lanes(threads) if choice else None
-    return Served(tag, choice, lanes, problems)
+    return Served(tag, choice, lanes, problems, differences)
 
 
 def _machine() -> Machine:

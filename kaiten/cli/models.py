@@ -2,25 +2,56 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
 
 import typer
+import yaml
+from pydantic import ValidationError
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
+from kaiten.cli.operator import operator
+from kaiten.errors import ModelRejected
+from kaiten.settings import load_settings
+from lifecycle.card import Provenance, sha256
+from lifecycle.registration import Submission
 from lifecycle.registration import register as register_model
+from lifecycle.sources import fetch
 from lifecycle.store import ModelStore
 from runners.tasks import find_inspection
 
+Auto = Literal["auto"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
 def register(
-    folder: Annotated[Path, typer.Argument(help="A local Hugging Face model folder.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A Hugging Face model's folder, hf://owner/name@revision or models:/name/version."
+        ),
+    ],
     name: Annotated[str, typer.Option(help="The model's name: a-z, 0-9, '-', '_', '.'.")],
-    version: Annotated[str, typer.Option(help="Its SemVer version; a version never changes.")],
     task: Annotated[str, typer.Option(help="Its task, such as text-classification.")],
+    version: Annotated[
+        str | None, typer.Option(help="Its SemVer version; a version never changes.")
+    ] = None,
+    bump: Annotated[
+        Auto | None, typer.Option(help="auto takes the least version that the rules allow.")
+    ] = None,
+    parent: Annotated[
+        str | None, typer.Option(help="The version that it follows; by default that in production.")
+    ] = None,
+    details: Annotated[
+        Path | None,
+        typer.Option(help="YAML of trained_at, metrics, git_commit, licence and limits."),
+    ] = None,
+    training_data: Annotated[
+        Path | None, typer.Option(help="Its file, to note the digest.")
+    ] = None,
+    reference_data: Annotated[Path | None, typer.Option(help="Its file, likewise.")] = None,
     *,
     as_json: Json = False,
 ) -> None:
@@ -28,14 +59,53 @@ def register(
 
     Example: kaiten register ./my-model --name my-model --version 1.0.0 --task text-classification
     """
-    inspect = find_inspection(task).inspect
-    stored = register_model(folder, f"{name}:{version}", task, store=ModelStore(), inspect=inspect)
+    if (version is None) == (bump is None):
+        raise ModelRejected("version", "is not given", "Name it: --version 1.2.3, or --bump auto.")
+    data = {"training_data": training_data, "reference_data": reference_data}
+    told: dict[str, object] = {key: _digest(key, file) for key, file in data.items() if file}
+    provenance = _provenance(details, told | ({"parent": parent} if parent else {}))
+    settings, inspect = load_settings(), find_inspection(task).inspect
+    store, rules = ModelStore(), settings.versioning
+    with TemporaryDirectory(prefix="kaiten-") as fetched:
+        folder = fetch(source, Path(fetched))
+        submission = Submission(folder, name, version, task, provenance)
+        stored = register_model(submission, operator(), rules, store=store, inspect=inspect)
     if as_json:
         typer.echo(stored.card.model_dump_json())
     else:
         typer.echo(f"Registered {stored.card.tag} in {stored.folder}")
         if engine := stored.card.engine:
             typer.echo(f"On a CPU it is served by {engine.name}: {engine.reason}.")
+
+
+def _digest(name: str, file: Path) -> str:
+    try:
+        return sha256(file)
+    except OSError as error:
+        reason = f"{file} can not be read: {error.strerror}"
+        raise ModelRejected(name, reason, "Give the path of a file.") from None
+
+
+def _provenance(details: Path | None, told: dict[str, object]) -> Provenance:
+    """Return where a version comes from, as a file and the options tell."""
+    try:
+        read = yaml.safe_load(details.read_text(encoding="utf-8")) if details else {}
+        if not isinstance(read, dict):
+            raise ModelRejected("details", "is no YAML mapping", "Write key: value lines.")
+        return Provenance.model_validate({**read, **told})
+    except UnicodeDecodeError:
+        raise ModelRejected("details", f"{details} is not in UTF-8", "Convert it.") from None
+    except OSError as error:
+        reason = f"{details} can not be read: {error.strerror}"
+        raise ModelRejected("details", reason, "Give the path of a file.") from None
+    except yaml.YAMLError:
+        raise ModelRejected("details", f"{details} is no YAML", "Mend it.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ModelRejected(
+            f"details.{field}", first["msg"], "See kaiten register --help."
+        ) from None
 
 
 def list_models(

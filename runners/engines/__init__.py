@@ -30,6 +30,12 @@ class EngineChoice:
     device: str
     reason: str
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages whose versions may change what it answers."""
+        own = ("onnxruntime",) if self.engine == "onnx" else ("torch", "transformers")
+        return (*own, "tokenizers", "numpy")
+
     def lanes(self, threads: int) -> int:
         """Return how many batches the engine computes at once, given so many threads."""
         if self.engine == "onnx":

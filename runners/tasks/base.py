@@ -109,6 +109,9 @@ class ModelFacts:
     architecture: str
     framework_versions: Mapping[str, str]
     engine: EngineFacts
+    # JSON schemas of one input and one prediction.
+    input_schema: Mapping[str, Any] = field(default_factory=dict)
+    output_schema: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TaskModule(Protocol):

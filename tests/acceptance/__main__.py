@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.acceptance import kill_worker, overload, poison, soak
+from tests.acceptance import gate, kill_worker, overload, poison, soak
 from tests.acceptance.report import Report, console
 from tests.e2e.house import ROOT, quickstart_store
 
@@ -15,6 +15,7 @@ _SUITES = {
     "kill_worker": kill_worker.run,
     "poison": poison.run,
     "soak": soak.run,
+    "gate": gate.run,
 }
 
 

@@ -13,6 +13,7 @@ import whylogs
 
 from tests.e2e.house import (
     BIN,
+    QUICKSTART,
     ROOT,
     Server,
     environment,
@@ -63,20 +64,21 @@ def test_plain_bentoml_serve_works_in_the_checkout(bentoml_home: Path, tmp_path:
 
 def test_built_bento_serves_from_another_folder(bentoml_home: Path, tmp_path: Path) -> None:
     store = tmp_path / "bentoml"
-    store.mkdir()
-    (store / "models").symlink_to(bentoml_home / "models")
+    shutil.copytree(bentoml_home, store, symlinks=True)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     env = environment(store, Path(".kaiten"), KAITEN_AUTH__SECRET=SECRET)
     # The bento's copy of the code is gone when coverage is reported.
     env = {name: value for name, value in env.items() if not name.startswith("COVERAGE_")}
-    subprocess.run(
-        [str(BIN / "bentoml"), "build", "--version", "0.1.0"],
-        env=env,
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
+    # A bento serves in production, and there only what was promoted.
+    rows = str(QUICKSTART / "data" / "test.jsonl")
+    for command in (
+        ["kaiten", "validate", "support-intent:1.0.0", "--data", rows],
+        ["kaiten", "promote", "support-intent:1.0.0", "--to", "staging", "--reason", "a test"],
+        ["bentoml", "build", "--version", "0.1.0"],
+    ):
+        program = [str(BIN / command[0]), *command[1:]]
+        subprocess.run(program, env=env, cwd=ROOT, check=True, capture_output=True)
     port = free_port()
     command = [str(BIN / "bentoml"), "serve", "kaiten_service:0.1.0", "--port", str(port)]
     with running(command, env, cwd=elsewhere) as process:

@@ -13,7 +13,13 @@ import yaml
 from kaiten.settings import ROOT, Section, Settings, load_settings
 
 # Secrets never stand in the file, and these two depend on where it lies.
-LEFT_OUT = {"auth.secret", "auth.secret_file", "environment", "home", "runners.sockets"}
+LEFT_OUT = {
+    "auth.secret",
+    "auth.secret_file",
+    "environment",
+    "home",
+    "runners.sockets",
+}
 
 
 def read(name: str) -> dict[str, Any]:

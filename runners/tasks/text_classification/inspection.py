@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -23,6 +24,7 @@ from runners.tasks.text_classification.serving import (
 # In tokens: where a model has no limit of its own, attention's cost needs one.
 _MAX_LENGTH_CAP = 8192
 _BATCH_TOLERANCE = 1e-3
+_INPUT = {"type": "string", "description": "A text; what is over the maximum length is cut off."}
 
 
 def inspect(folder: Path, made: Path) -> ModelFacts:
@@ -48,7 +50,15 @@ def inspect(folder: Path, made: Path) -> ModelFacts:
     chosen = export(engine, samples.pad_id, samples.texts, made)
     packages = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
     versions = {name: version(name) for name in packages}
-    return ModelFacts(labels, max_length, architecture, versions, chosen)
+    return ModelFacts(
+        labels, max_length, architecture, versions, chosen, _INPUT, _output_schema(labels)
+    )
+
+
+def _output_schema(labels: Sequence[str]) -> dict[str, Any]:
+    probability = {"type": "number", "minimum": 0, "maximum": 1}
+    properties = {"label": {"type": "string", "enum": [*labels]}, "score": probability}
+    return {"type": "object", "properties": properties, "required": [*properties]}
 
 
 def _read_config(folder: Path) -> tuple[str, list[str]]:

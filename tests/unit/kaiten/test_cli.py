@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jwt
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from kaiten.cli import app, main
@@ -22,7 +23,9 @@ def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
+    # What `main` would send to standard error.
+    with capture_logs():
+        return CliRunner().invoke(app, arguments)
 
 
 def claims_of(output: str, secret: str) -> dict[str, object]:

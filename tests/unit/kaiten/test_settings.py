@@ -105,11 +105,10 @@ def test_models_from_commas_and_from_json(
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("a", "'a' pins no version; write name:version"),
-        ("a:", "'a:' pins no version"),
-        (":1.0.0", "':1.0.0' pins no version"),
-        ("a:latest", "'a:latest' pins no version"),
-        ("a:1.0.0,b", "'b' pins no version"),
+        ("a:", "'a:' names no version; write name:version, or a name alone"),
+        (":1.0.0", "':1.0.0' names no version"),
+        ("a:latest", "'a:latest' names no version"),
+        ("A", "'A' names no version"),
         ("a:1.0.0,a:2.0.0", "each name once"),
         ("[]", "at least one model"),
         ('["a:1.0.0"', "delimiter"),

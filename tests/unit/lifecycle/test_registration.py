@@ -3,16 +3,21 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
 
-from kaiten.errors import ModelRejected
-from lifecycle.card import CARD_FILE, sha256
-from lifecycle.registration import check_name, check_version, register, select_files
+from kaiten.errors import ModelNotFound, ModelRejected
+from kaiten.settings import Versioning
+from lifecycle.card import CARD_FILE, Provenance, sha256
+from lifecycle.history import Action
+from lifecycle.registration import Submission, check_name, check_version, register, select_files
 from lifecycle.store import ModelStore
 from runners.tasks.base import EngineFacts, ModelFacts
 
 TASK = "text-classification"
+RULES = Versioning()
 MODEL = {
     "config.json": '{"model_type": "bert"}',
     "model.safetensors": "weights",
@@ -45,6 +50,11 @@ def inspect(folder: Path, made: Path) -> ModelFacts:
     (made / "onnx").mkdir()
     (made / "onnx" / "model.onnx").write_text("network")
     return FACTS
+
+
+def submission(folder: Path, tag: str, **provenance: Any) -> Submission:  # noqa: ANN401
+    name, _, version = tag.partition(":")
+    return Submission(folder, name, version, TASK, Provenance(**provenance))
 
 
 def diverged(folder: Path, made: Path) -> ModelFacts:
@@ -112,7 +122,9 @@ def test_unsafe_or_incomplete_folder_is_refused(
     change(folder)
     before = contents(model_store)
     with pytest.raises(ModelRejected) as caught:
-        register(folder, "ours:1.0.0", TASK, store=ModelStore(), inspect=inspect)
+        register(
+            submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=inspect
+        )
     assert [detail.field for detail in caught.value.details] == [field]
     assert contents(model_store) == before
     assert list(ModelStore()) == []
@@ -151,7 +163,7 @@ BAD_VERSIONS = [
 def test_bad_tag_is_refused(tag: str, field: str, folder: Path, model_store: Path) -> None:
     before = contents(model_store)
     with pytest.raises(ModelRejected) as caught:
-        register(folder, tag, TASK, store=ModelStore(), inspect=inspect)
+        register(submission(folder, tag), "tester", RULES, store=ModelStore(), inspect=inspect)
     assert [detail.field for detail in caught.value.details] == [field]
     assert contents(model_store) == before
 
@@ -182,11 +194,13 @@ def test_semver_is_taken(version: str) -> None:
 
 def test_existing_version_never_changes(folder: Path, model_store: Path) -> None:
     store = ModelStore()
-    first = register(folder, "ours:1.0.0", TASK, store=store, inspect=inspect)
+    first = register(
+        submission(folder, "ours:1.0.0"), "tester", RULES, store=store, inspect=inspect
+    )
     before = contents(model_store)
     write("model.safetensors", "other weights")(folder)
     with pytest.raises(ModelRejected, match="A version never changes: raise it") as caught:
-        register(folder, "ours:1.0.0", TASK, store=store, inspect=inspect)
+        register(submission(folder, "ours:1.0.0"), "tester", RULES, store=store, inspect=inspect)
     assert [detail.field for detail in caught.value.details] == ["version"]
     assert contents(model_store) == before
     assert store.get("ours:1.0.0") == first
@@ -195,7 +209,9 @@ def test_existing_version_never_changes(folder: Path, model_store: Path) -> None
 def test_model_that_inspection_refuses_leaves_nothing(folder: Path, model_store: Path) -> None:
     before = contents(model_store)
     with pytest.raises(ModelRejected, match="are not finite"):
-        register(folder, "ours:1.0.0", TASK, store=ModelStore(), inspect=diverged)
+        register(
+            submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=diverged
+        )
     assert contents(model_store) == before
 
 
@@ -212,7 +228,9 @@ def test_model_that_inspection_refuses_leaves_nothing(folder: Path, model_store:
 def test_versions_live_side_by_side(older: str, newer: str, folder: Path) -> None:
     store = ModelStore()
     for version in (older, newer):
-        register(folder, f"ours:{version}", TASK, store=store, inspect=inspect)
+        register(
+            submission(folder, f"ours:{version}"), "tester", RULES, store=store, inspect=inspect
+        )
     assert {model.card.version for model in store} == {older, newer}
 
 
@@ -240,8 +258,10 @@ LEFTOVERS = [
 def test_leftover_is_left_out(name: str, folder: Path) -> None:
     write(name, "leftover")(folder)
     assert select_files(folder).keys() == MODEL.keys()
-    stored = register(folder, "ours:1.0.0", TASK, store=ModelStore(), inspect=inspect)
-    assert stored.card.files.keys() == {*MODEL, "onnx/model.onnx"}
+    stored = register(
+        submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=inspect
+    )
+    assert stored.card.files.keys() == {*MODEL, "onnx/model.onnx", "README.md"}
     assert not (stored.folder / name).exists()
 
 
@@ -271,7 +291,9 @@ def test_sharded_weights_will_do(folder: Path) -> None:
 def test_card_tells_what_the_version_is(folder: Path) -> None:
     for name in ("README.md", "LICENSE", "merges.txt", "1_Pooling/config.json"):
         write(name, name)(folder)
-    stored = register(folder, "ours:1.0.0-rc.1", TASK, store=ModelStore(), inspect=inspect)
+    stored = register(
+        submission(folder, "ours:1.0.0-rc.1"), "tester", RULES, store=ModelStore(), inspect=inspect
+    )
     card = stored.card
     facts = FACTS
     assert card.engine is not None
@@ -286,6 +308,9 @@ def test_card_tells_what_the_version_is(folder: Path) -> None:
         path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
     }
     sources["onnx/model.onnx"] = stored.folder / "onnx/model.onnx"
+    # Its own gives way to the card's, and stays beside it.
+    sources["README.original.md"] = sources.pop("README.md")
+    sources["README.md"] = stored.folder / "README.md"
     assert card.files == {name: sha256(path) for name, path in sources.items()}
     for name, source in sources.items():
         assert (stored.folder / name).read_bytes() == source.read_bytes()
@@ -295,7 +320,9 @@ def test_card_tells_what_the_version_is(folder: Path) -> None:
 
 @pytest.mark.usefixtures("model_store")
 def test_source_may_go_once_it_is_registered(folder: Path) -> None:
-    stored = register(folder, "ours:1.0.0", TASK, store=ModelStore(), inspect=inspect)
+    stored = register(
+        submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=inspect
+    )
     shutil.rmtree(folder)
     assert ModelStore().get("ours:1.0.0") == stored
 
@@ -304,6 +331,97 @@ def test_source_may_go_once_it_is_registered(folder: Path) -> None:
 def test_links_are_followed(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(tmp_path / "blob")
     (folder / "model.safetensors").symlink_to(tmp_path / "blob")
-    stored = register(folder, "ours:1.0.0", TASK, store=ModelStore(), inspect=inspect)
+    stored = register(
+        submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=inspect
+    )
     assert not (stored.folder / "model.safetensors").is_symlink()
     assert (stored.folder / "model.safetensors").read_text() == "weights"
+
+
+@pytest.mark.usefixtures("model_store")
+def test_trail_tells_who_registered_what(folder: Path) -> None:
+    stored = register(
+        submission(folder, "ours:1.0.0"), "someone", RULES, store=ModelStore(), inspect=inspect
+    )
+    (entry,) = ModelStore().history("ours").entries()
+    assert (entry.action, entry.version, entry.who) == (Action.REGISTERED, "1.0.0", "someone")
+    assert entry.card == stored.digest
+
+
+@pytest.mark.usefixtures("model_store")
+def test_version_that_is_left_open_follows_its_parent(folder: Path) -> None:
+    def wider(folder: Path, made: Path) -> ModelFacts:
+        inspect(folder, made)
+        return dataclasses.replace(FACTS, max_length=256)
+
+    def relabelled(folder: Path, made: Path) -> ModelFacts:
+        inspect(folder, made)
+        return dataclasses.replace(FACTS, labels=("yes", "no"))
+
+    found = []
+    for each in (inspect, inspect, wider, relabelled, inspect):
+        open_ended = Submission(folder, "ours", None, TASK)
+        model = register(open_ended, "tester", RULES, store=ModelStore(), inspect=each)
+        found.append((model.card.version, model.card.provenance.parent))
+    assert found == [
+        ("1.0.0", None),
+        ("1.0.1", "ours:1.0.0"),
+        ("1.1.0", "ours:1.0.1"),
+        ("2.0.0", "ours:1.1.0"),
+        # Other labels again, and a shorter maximum than the first had.
+        ("3.0.0", "ours:2.0.0"),
+    ]
+
+
+@pytest.mark.usefixtures("model_store")
+def test_version_too_near_to_its_parent_is_refused(folder: Path) -> None:
+    store = ModelStore()
+    register(submission(folder, "ours:1.0.0"), "tester", RULES, store=store, inspect=inspect)
+
+    def relabelled(folder: Path, made: Path) -> ModelFacts:
+        inspect(folder, made)
+        return dataclasses.replace(FACTS, labels=("yes", "no"))
+
+    for version in ("1.0.1", "1.1.0"):
+        with pytest.raises(ModelRejected, match=r"the labels \(MAJOR\).* 2\.0\.0 or later"):
+            register(
+                submission(folder, f"ours:{version}"),
+                "tester",
+                RULES,
+                store=store,
+                inspect=relabelled,
+            )
+    assert [model.card.version for model in store] == ["1.0.0"]
+    # It descends from none of ours that is named so.
+    with pytest.raises(ModelNotFound):
+        register(
+            submission(folder, "ours:1.0.1", parent="ours:0.9.0"),
+            "tester",
+            RULES,
+            store=store,
+            inspect=inspect,
+        )
+
+
+@pytest.mark.usefixtures("model_store")
+def test_readme_says_what_the_card_says(folder: Path) -> None:
+    write("README.md", "---\nlicense: mit\n---\n# Our own words\n")(folder)
+    told = submission(
+        folder,
+        "ours:1.0.0",
+        licence="apache-2.0",
+        limits="Not for advice on money.",
+        metrics={"accuracy": 0.91},
+        training_data="d" * 64,
+    )
+    stored = register(told, "tester", RULES, store=ModelStore(), inspect=inspect)
+    readme = (stored.folder / "README.md").read_text()
+    found: Any = huggingface_hub.ModelCard(readme).data
+    assert (found.license, found.pipeline_tag) == ("apache-2.0", TASK)
+    assert found.eval_results is not None
+    assert [(each.metric_type, each.metric_value) for each in found.eval_results] == [
+        ("accuracy", 0.91)
+    ]
+    for part in ("# ours:1.0.0", "Not for advice on money.", "SHA-256 dddd", "# Our own words"):
+        assert part in readme
+    assert "license: mit" not in readme

@@ -1,0 +1,215 @@
+"""What `kaiten validate` does; apart from it, as it imports what serving does not need."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import psutil
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from kaiten.cli.operator import Request, operator
+from kaiten.context import PredictionRecord
+from kaiten.settings import Runners, load_settings
+from lifecycle.consistency import installed_versions
+from lifecycle.history import Action, Event, Stage, serving
+from lifecycle.store import ModelStore, StoredModel
+from lifecycle.validation import page, rows
+from lifecycle.validation.report import Report
+from lifecycle.validation.run import Asked, Device, Subject, Validator
+from monitors.tracking import ModelProfile
+from runners.engines import choose_engine
+from runners.tasks import find_task
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+_NONE = "none"
+
+
+def run(request: Request, *, as_json: bool) -> bool:
+    """Validate, keep the report, tell of it, and return whether it passes."""
+    settings = load_settings()
+    store = ModelStore()
+    model = store.get(request.tag)
+    asked = _asked(request, model, settings.validation.min_rows)
+    compared = _compared(store, model, request.against)
+    with _progress() as told:
+        device = _device(model, settings.runners)
+        validator = Validator(settings.validation, device, settings.home / "validation", told)
+        subject = _subject(model, settings.runners)
+        load = partial(_subject, compared, settings.runners) if compared else None
+        report, scores = validator.validate(subject, load, asked)
+    asked_for = _asked_for(request, asked, compared)
+    digest = _keep(store, model, report, asked_for, _reference(model, asked.rows, scores))
+    validator.forget()
+    if as_json:
+        typer.echo(report.model_dump_json())
+    else:
+        _tell(report, model.reports(digest))
+    return report.passed
+
+
+def _asked(request: Request, model: StoredModel, min_rows: int) -> Asked:
+    columns = rows.Columns(request.text_column, request.label_column, request.slices)
+    found, known = rows.read(request.data, columns), model.card.labels
+    rows.check(found, known, min_rows, request.data, partly=request.partly)
+    golden = None
+    if request.golden is not None:
+        golden = rows.read(request.golden, rows.Columns(columns.text, columns.label))
+        rows.check(golden, known, 1, request.golden, partly=True)
+    return Asked(request.data, found, request.golden, golden)
+
+
+def _compared(store: ModelStore, model: StoredModel, against: str | None) -> StoredModel | None:
+    """Return the version to compare with: that which was named, else that in production."""
+    if against == _NONE:
+        return None
+    if against is None:
+        entry = serving(store.history(model.card.name).entries(), Stage.PRODUCTION)
+        if entry is None or entry.version == model.card.version:
+            return None
+        against = f"{model.card.name}:{entry.version}"
+    return store.get(against)
+
+
+def _subject(model: StoredModel, settings: Runners) -> Subject:
+    task = find_task(model.card.task).load(model.folder, model.card.max_length, settings)
+    task.model.warm_up(task.model.batch_tokens, task.model.batch_items)
+
+    def predict(texts: Sequence[str]) -> NDArray[np.float32]:
+        items = task.processor.prepare(texts)
+        found: list[NDArray[np.float32]] = []
+        while len(found) < len(items):
+            batch = _batch(items[len(found) :], task.model.batch_tokens, task.model.batch_items)
+            raw = task.model.infer(batch, alone=True)
+            found += [answer.scores for answer in task.processor.finish(batch, raw)]
+        return np.stack(found)
+
+    return Subject(model, predict)
+
+
+def _batch(items: Sequence[Any], tokens: int, most: int) -> Sequence[Any]:
+    """Return as many of the first items as suit the engine in one batch, at least one."""
+    count = 1
+    while count < min(len(items), most):
+        longest = max(item.cost for item in items[: count + 1])
+        if longest * (count + 1) > tokens:
+            break
+        count += 1
+    return items[:count]
+
+
+def _device(model: StoredModel, settings: Runners) -> Device:
+    choice = choose_engine(model.folder, settings)
+    names = [
+        *model.card.framework_versions,
+        *(model.card.engine.versions if model.card.engine else ()),
+    ]
+    versions = {name: found for name, found in installed_versions(names).items() if found}
+    memory = lambda: psutil.Process().memory_info().rss  # noqa: E731
+    return Device(f"{choice.engine} on {choice.device}", memory, versions)
+
+
+def _reference(model: StoredModel, asked: rows.Rows, scores: NDArray[np.float32]) -> bytes:
+    """Return the whylogs profile of the answers, which drift is measured from."""
+    processor = find_task(model.card.task).load_processor(model.folder, model.card.max_length)
+    items = processor.prepare(asked.texts)
+    labels = model.card.labels
+    profile = ModelProfile()
+    profile.track(
+        [
+            PredictionRecord(
+                model.card.tag, len(text), item.cost, labels[row.argmax()], float(row.max())
+            )
+            for text, item, row in zip(asked.texts, items, scores, strict=True)
+        ]
+    )
+    with TemporaryDirectory() as folder:
+        profile.write(path := Path(folder) / "reference.bin")
+        return path.read_bytes()
+
+
+def _asked_for(request: Request, asked: Asked, compared: StoredModel | None) -> dict[str, str]:
+    """Return what the trail tells of how much was asked, so that less can be told from more."""
+    told = {"partly": "true"} if request.partly else {}
+    if compared is not None:
+        told["against"] = compared.card.version
+    if asked.golden is not None:
+        told["golden"] = asked.golden.digest
+    return told
+
+
+def _keep(
+    store: ModelStore,
+    model: StoredModel,
+    report: Report,
+    asked_for: dict[str, str],
+    reference: bytes,
+) -> str:
+    """Write the report into the version, then into the trail; return its SHA-256."""
+    others = {"report.html": page.render(report).encode(), "reference.bin": reference}
+    digest = model.add_report(report.model_dump_json(indent=1) + "\n", others)
+    with store.history(model.card.name).changing() as draft:
+        draft.add(
+            Event(
+                action=Action.VALIDATED,
+                version=model.card.version,
+                who=operator(),
+                card=report.card,
+                reason=report.reason,
+                report=digest,
+                passed=report.passed,
+                evidence=asked_for,
+            )
+        )
+    return digest
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield what shows how many rows of a version are answered."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        bars: dict[tuple[str, int], TaskID] = {}
+
+        def told(tag: str, known: int, rows: int) -> None:
+            if (tag, rows) not in bars:
+                bars[tag, rows] = progress.add_task(tag, total=rows)
+            progress.update(bars[tag, rows], completed=known)
+
+        yield told
+
+
+def _tell(report: Report, folder: Path) -> None:
+    measures, comparison = report.measures, report.comparison
+    verdict = "[green]passed[/green]" if report.passed else "[red]refused[/red]"
+    console.print(
+        f"{report.tag} {verdict} on {report.data.rows} rows of {escape(report.data.file)}"
+    )
+    console.print(
+        f"  accuracy {measures.accuracy:.3f}, macro F1 {measures.macro.f1:.3f}, calibration error "
+        f"{measures.calibration_error:.3f}, p99 {report.cost.latency_p99_ms:.1f} ms"
+    )
+    if comparison is not None:
+        console.print(
+            f"  against {comparison.against}: {100 * comparison.difference:+.2f} points "
+            f"({100 * comparison.low:+.2f} to {100 * comparison.high:+.2f}), McNemar's p "
+            f"{comparison.p_value:.3g}"
+        )
+    for check in report.checks:
+        if not check.passed:
+            console.print(f"  [red]refused:[/red] {check}")
+    typer.echo(folder / "report.html")

@@ -1,0 +1,78 @@
+"""Whether a version meets here what it was registered with: another may answer otherwise."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from kaiten.errors import ModelRejected
+from lifecycle.card import ModelCard
+
+# The first two numbers of a release, which is all that is compared: "2.13.0+cpu" is 2.13.
+_RELEASE = re.compile(r"(\d+)\.(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A package that is not here in the version that a model was registered with.
+
+    ``found`` is None where it is not installed; ``breaks`` whether that refuses to load.
+    """
+
+    package: str
+    registered: str
+    found: str | None
+    breaks: bool
+
+    def __str__(self) -> str:
+        here = self.found or "not installed"
+        return f"{self.package} was {self.registered} at registration, and is {here} here"
+
+
+def differences(card: ModelCard, installed: Mapping[str, str | None]) -> list[Difference]:
+    """Return every difference that may matter, of the packages that ``installed`` tells of."""
+    known = {**card.framework_versions, **(card.engine.versions if card.engine else {})}
+    return [*_differences(known, installed)]
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """Return the version of each package here, None for one that is not installed."""
+    return {package: _version(package) for package in packages}
+
+
+def check(card: ModelCard, installed: Mapping[str, str | None]) -> list[Difference]:
+    """Return what differs without harm; ModelRejected where another major version is here."""
+    found = differences(card, installed)
+    breaking = [each for each in found if each.breaks]
+    if breaking:
+        raise ModelRejected(
+            "framework_versions",
+            f"of {card.tag} do not fit this environment: {'; '.join(map(str, breaking))}",
+            "Install what the card names, or register and validate the model here.",
+        )
+    return found
+
+
+def _differences(
+    registered: Mapping[str, str], installed: Mapping[str, str | None]
+) -> Iterator[Difference]:
+    for package, known in registered.items():
+        if package not in installed:
+            continue
+        here = installed[package]
+        before, now = _release(known), _release(here)
+        if before != now:
+            breaks = now is None or before is None or before[0] != now[0]
+            yield Difference(package, known, here, breaks)
+
+
+def _release(text: str | None) -> tuple[int, int] | None:
+    match = _RELEASE.match(text or "")
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,76 @@
+"""Which version a name in serving.models stands for, and whether it may serve here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kaiten import tags
+from kaiten.errors import ModelNotFound, PromotionRefused
+from lifecycle.history import Entry, Stage, good_in_production, serving
+from lifecycle.store import ModelStore, StoredModel
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A version, and whether these bytes were promoted to any stage."""
+
+    model: StoredModel
+    promoted: bool
+
+
+def resolve(reference: str, store: ModelStore, *, in_production: bool) -> Resolved:
+    """Return the version that ``name`` or ``name:version`` stands for, its files checked.
+
+    A name alone stands for the version that serves in production by the trail. A pinned version
+    that nobody has promoted serves in development only. ModelNotFound, ModelRejected or
+    PromotionRefused.
+    """
+    name, version = tags.split(reference)
+    entries = store.history(name).entries() or _carried(name, store)
+    if not version:
+        return Resolved(_in_production(name, entries, store), promoted=True)
+    model = store.get(reference)
+    promoted = _is_promoted(entries, model)
+    if in_production and not promoted:
+        raise PromotionRefused(
+            reference,
+            "it is pinned in serving.models, and was promoted to no stage",
+            f"First: kaiten promote {reference} --to staging --reason REASON.",
+        )
+    return Resolved(model, promoted)
+
+
+def _carried(name: str, store: ModelStore) -> list[Entry]:
+    """Return the promotions that the versions themselves carry, the oldest first.
+
+    That is all there is in a bento; to a version without one, no stage is known.
+    """
+    found = (model.promotion for model in store if model.card.name == name)
+    return sorted((entry for entry in found if entry), key=lambda entry: entry.number)
+
+
+def _in_production(name: str, entries: Sequence[Entry], store: ModelStore) -> StoredModel:
+    entry = serving(entries, Stage.PRODUCTION)
+    if entry is None:
+        known = [model.card.tag for model in store if model.card.name == name]
+        if not known:
+            raise ModelNotFound(name, [model.card.tag for model in store])
+        raise PromotionRefused(
+            name,
+            f"no version serves in production (there: {', '.join(known)})",
+            "Promote one, or pin one as name:version.",
+        )
+    model = store.get(f"{name}:{entry.version}")
+    if model.digest != entry.card:
+        raise PromotionRefused(
+            model.card.tag,
+            "it was registered again since it was promoted",
+            "Validate and promote it again.",
+        )
+    return model
+
+
+def _is_promoted(entries: Sequence[Entry], model: StoredModel) -> bool:
+    """Return whether these very bytes were promoted, and not rolled back from since."""
+    staged = serving(entries, Stage.STAGING)
+    served = [entry.card for entry in good_in_production(entries)]
+    return model.digest in served or (staged is not None and staged.card == model.digest)

@@ -1,0 +1,133 @@
+"""The gate on BANKING77: a good model passes, one with a third of its labels shuffled does not."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks import model as benchmark
+from benchmarks import places
+from examples.quickstart import train as quickstart
+from kaiten.settings import Runners
+from lifecycle.validation import rows
+from lifecycle.validation.measures import compare
+from runners.tasks.text_classification.serving import load
+from tests.acceptance.report import Report
+from tests.e2e.house import BIN, ROOT, environment
+
+_DATA = ROOT.parent / "shared" / "data" / "banking77"
+_SHUFFLED = 1 / 3
+_RESAMPLINGS, _RESAMPLED = 100, 1000
+_NAME = "banking"
+
+
+async def run(report: Report, store: Path, folder: Path) -> None:
+    data = benchmark.read_data(Path(os.environ.get("BANKING77_DIR", _DATA)))
+    if data.source != "BANKING77":
+        raise FileNotFoundError("this suite needs BANKING77: set BANKING77_DIR")
+    file = Path(os.environ.get("BANKING77_DIR", _DATA)) / "test.csv"
+    # Made once and kept, for the benchmarks as well.
+    facts = benchmark.ensure_model(data)
+    _train_shuffled(data.training, folder / "shuffled")
+    env = environment(folder / "bentoml", folder / "home")
+    versions = {"1.0.0": places.MODEL, "1.0.1": folder / "shuffled"}
+    correct = {}
+    for version, source in versions.items():
+        tag = f"{_NAME}:{version}"
+        named = ("--name", _NAME, "--version", version, "--task", "text-classification")
+        _kaiten(env, "register", str(source), *named)
+        asked = ("--data", str(file), "--label-column", "category", "--json")
+        told = _kaiten(env, "validate", tag, *asked, may_fail=True)
+        found = json.loads(told.stdout)
+        promoted = [_promote(env, tag, stage) for stage in ("staging", "production")]
+        report.tell(
+            version,
+            accuracy=found["measures"]["accuracy"],
+            macro_f1=found["measures"]["macro"]["f1"],
+            calibration_error=found["measures"]["calibration_error"],
+            comparison=json.dumps(found["comparison"]),
+            refused=[check["name"] for check in found["checks"] if not check["passed"]],
+            exit_code=told.returncode,
+            promotion="; ".join(each.stderr.strip() or each.stdout.strip() for each in promoted),
+        )
+        passed = told.returncode == 0 and all(each.returncode == 0 for each in promoted)
+        if version == "1.0.0":
+            report.check("the good model passes and is promoted", facts.accuracy, passed=passed)
+        else:
+            refused = told.returncode == 1 and all(each.returncode == 1 for each in promoted)
+            numbers = found["comparison"]["difference"]
+            report.check("the shuffled one is refused, and not promoted", numbers, passed=refused)
+        correct[version] = _correct(folder / "bentoml", tag, file)
+    covered = _covered(correct["1.0.1"], correct["1.0.0"])
+    report.check("intervals that cover the true difference", covered, passed=covered >= 90)
+
+
+def _train_shuffled(training: Sequence[quickstart.Example], folder: Path) -> None:
+    """Train as the good model was, on rows of which a third have each other's labels."""
+    chance = random.Random(benchmark.SEED)
+    moved = chance.sample(range(len(training)), round(len(training) * _SHUFFLED))
+    labels = [training[index].label for index in moved]
+    chance.shuffle(labels)
+    changed = [*training]
+    for index, label in zip(moved, labels, strict=True):
+        changed[index] = quickstart.Example(training[index].text, label)
+    random.seed(benchmark.SEED)
+    torch.manual_seed(benchmark.SEED)
+    names = sorted({row.label for row in training})
+    model, tokenizer = quickstart.untrained(names, benchmark.MAX_LENGTH)
+    quickstart.train(changed, model, tokenizer, benchmark.EPOCHS)
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _correct(home: Path, tag: str, file: Path) -> NDArray[np.bool_]:
+    """Return which rows a version has right."""
+    name, _, version = tag.partition(":")
+    version_folder = home / "models" / name / version
+    card = json.loads((version_folder / "model_card.json").read_text())
+    task = load(version_folder, card["max_length"], Runners(device="cpu"))
+    known = rows.read(file, rows.Columns(label="category"))
+    answered = []
+    for at in range(0, len(known), 64):
+        items = task.processor.prepare(known.texts[at : at + 64])
+        found = task.processor.finish(items, task.model.infer(items, alone=True))
+        answered += [card["labels"][each.index] for each in found]
+    right: NDArray[np.bool_] = np.array(answered) == np.array(known.labels)
+    return right
+
+
+def _covered(this: NDArray[np.bool_], other: NDArray[np.bool_]) -> int:
+    """Return in how many resamplings the interval has the difference over all rows in it."""
+    true = float(this.mean() - other.mean())
+    generator = np.random.default_rng(benchmark.SEED)
+    drawn = (generator.choice(len(this), _RESAMPLED) for _ in range(_RESAMPLINGS))
+    found = (compare(this[chosen], other[chosen], "other") for chosen in drawn)
+    return sum(each.low <= true <= each.high for each in found)
+
+
+def _promote(env: dict[str, str], tag: str, stage: str) -> subprocess.CompletedProcess[str]:
+    return _kaiten(env, "promote", tag, "--to", stage, "--reason", "acceptance", may_fail=True)
+
+
+def _kaiten(
+    env: dict[str, str], *arguments: str, may_fail: bool = False
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [str(BIN / "kaiten"), *arguments],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode and not may_fail:
+        raise RuntimeError(f"kaiten {arguments[0]} failed: {done.stderr[-1000:]}")
+    return done

@@ -1,0 +1,91 @@
+"""From a registered version to production, by the commands, on the real quickstart model."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.house import BIN, QUICKSTART, environment, serving
+
+pytestmark = pytest.mark.e2e
+TAG = "support-intent:1.0.0"
+ROWS = QUICKSTART / "data" / "test.jsonl"
+
+
+@pytest.fixture
+def env(bentoml_home: Path, tmp_path: Path) -> Mapping[str, str]:
+    """Return an environment with a copy of the store, as `make quickstart` leaves it."""
+    shutil.copytree(bentoml_home, tmp_path / "bentoml", symlinks=True)
+    return environment(tmp_path / "bentoml", tmp_path / "home")
+
+
+def kaiten(env: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "kaiten"), *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def promote(env: Mapping[str, str], stage: str) -> subprocess.CompletedProcess[str]:
+    return kaiten(env, "promote", TAG, "--to", stage, "--reason", "a first release")
+
+
+def test_from_quickstart_to_production(env: Mapping[str, str], tmp_path: Path) -> None:
+    refused = promote(env, "staging")
+    assert refused.returncode == 1
+    assert f"it has no report. Validate it: kaiten validate {TAG}" in refused.stderr
+
+    validated = kaiten(env, "validate", TAG, "--data", str(ROWS), "--json")
+    assert validated.returncode == 0, validated.stderr
+    report = json.loads(validated.stdout)
+    assert report["measures"]["accuracy"] > 0.9
+    assert report["measures"]["rows"] == len(ROWS.read_text().splitlines())
+    (folder,) = (tmp_path / "bentoml/models/support-intent/1.0.0/reports").iterdir()
+    page = (folder / "report.html").read_text()
+    assert "<svg" in page
+    # It asks nobody for anything.
+    assert not re.search(r'(src|href)="(?!#|data:)|url\((?!#)|@import|<script', page)
+    assert (folder / "reference.bin").stat().st_size > 1000
+    # Reports go where their readers are, and hold no text.
+    texts = [json.loads(line)["text"] for line in ROWS.read_text().splitlines()]
+    assert not [text for text in texts if text in page or text in validated.stdout]
+
+    early = promote(env, "production")
+    assert early.returncode == 1
+    assert "it does not serve in staging" in early.stderr
+    for stage in ("staging", "production"):
+        assert promote(env, stage).returncode == 0
+    entries = json.loads(kaiten(env, "history", "support-intent", "--json").stdout)
+    assert [entry["action"] for entry in entries] == [
+        "registered",
+        "validated",
+        "promoted",
+        "promoted",
+    ]
+
+    served = {**env, "KAITEN_SERVING__MODELS": "support-intent"}
+    with serving(served) as server, server.client(server.token()) as client:
+        answer = client.post("/api/v1/predict", json={"text": "Where is my parcel?"})
+        assert answer.raise_for_status().json()["model"] == TAG
+
+
+def test_one_changed_byte_is_refused_by_name(env: Mapping[str, str], tmp_path: Path) -> None:
+    assert kaiten(env, "validate", TAG, "--data", str(ROWS)).returncode == 0
+    weights = tmp_path / "bentoml/models/support-intent/1.0.0/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.unlink()
+    weights.write_bytes(content)
+    refused = promote(env, "staging")
+    assert refused.returncode == 1
+    assert "model.safetensors: is missing or changed" in refused.stderr
+
+
+def test_report_that_does_not_pass_exits_1_and_says_why(env: Mapping[str, str]) -> None:
+    strict = {**env, "KAITEN_VALIDATION__MIN_ACCURACY": "0.999"}
+    refused = kaiten(strict, "validate", TAG, "--data", str(ROWS))
+    assert refused.returncode == 1
+    assert "and must be at least 0.999" in refused.stderr
+    assert "does not pass: accuracy is" in promote(env, "staging").stderr

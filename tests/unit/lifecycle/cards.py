@@ -1,0 +1,66 @@
+"""Cards and stored versions for tests."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lifecycle.card import EngineCard, ModelCard, sha256
+from lifecycle.history import Action, Event
+from lifecycle.store import ModelStore, StoredModel
+
+
+def card(tag: str = "ours:1.0.0", **changes: Any) -> ModelCard:  # noqa: ANN401
+    name, _, version = tag.partition(":")
+    known: dict[str, Any] = {
+        "name": name,
+        "version": version,
+        "task": "text-classification",
+        "labels": ("no", "yes"),
+        "input_schema": {"type": "string"},
+        "max_length": 128,
+        "architecture": "BertForSequenceClassification",
+        "framework_versions": {"torch": "2.11.0", "transformers": "5.17.0"},
+        "engine": EngineCard(name="onnx", reason="for a test", versions={"onnxruntime": "1.22.0"}),
+        "files": {},
+    }
+    return ModelCard(**(known | changes))
+
+
+def stored(store: ModelStore, tag: str, folder: Path, weights: str = "weights") -> StoredModel:
+    """Register a version of one small file."""
+    file = folder / f"{tag.replace(':', '-')}.safetensors"
+    file.write_text(f"{weights} of {tag}")
+    made = card(tag, files={"model.safetensors": sha256(file)})
+    with store.history(made.name).changing() as draft:
+        model = store.add(made, {"model.safetensors": file})
+        event = Event(
+            action=Action.REGISTERED, version=made.version, who="tester", card=model.digest
+        )
+        draft.add(event)
+    return model
+
+
+def validated(
+    store: ModelStore,
+    model: StoredModel,
+    evidence: Mapping[str, str] | None = None,
+    *,
+    passed: bool = True,
+) -> str:
+    """Give a version a report; return its digest."""
+    report = f'{{"passed": {passed}, "asked": {evidence}}}\n'
+    digest = model.add_report(report, {"report.html": b"<html>"})
+    with store.history(model.card.name).changing() as draft:
+        draft.add(
+            Event(
+                action=Action.VALIDATED,
+                version=model.card.version,
+                who="tester",
+                card=model.digest,
+                reason="" if passed else "accuracy is 0.5",
+                report=digest,
+                passed=passed,
+                evidence=dict(evidence or {}),
+            )
+        )
+    return digest

@@ -1,0 +1,233 @@
+"""Promotion and rollback: what is asked of a version before it may serve."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from kaiten.errors import ModelRejected, PromotionRefused
+from kaiten.settings import Versioning
+from lifecycle.card import CARD_FILE
+from lifecycle.history import Action, Entry, Stage, serving
+from lifecycle.promotion import Promotions, Request
+from lifecycle.store import REPORT_FILE, ModelStore
+from tests.unit.lifecycle.cards import stored, validated
+
+STAGING, PRODUCTION = Stage.STAGING, Stage.PRODUCTION
+
+
+class House:
+    """A store with trails, and who promotes in it."""
+
+    def __init__(self, folder: Path, rules: Versioning | None = None) -> None:
+        self.folder, self.store = folder, ModelStore()
+        self.promotions = Promotions(self.store, rules or Versioning())
+
+    def add(self, version: str, *, passed: bool | None = True) -> None:
+        model = stored(self.store, f"ours:{version}", self.folder)
+        if passed is not None:
+            current = self.serves()
+            told = {"against": current} if current else {}
+            validated(self.store, model, told, passed=passed)
+
+    def promote(self, version: str, stage: Stage, **evidence: str) -> Entry:
+        return self.promotions.promote(
+            f"ours:{version}", Request(stage, "tester", "for a test", evidence)
+        )
+
+    def release(self, version: str) -> None:
+        self.add(version)
+        self.promote(version, STAGING)
+        self.promote(version, PRODUCTION)
+
+    def rollback(self) -> Entry:
+        return self.promotions.rollback("ours", "tester", "for a test")
+
+    @property
+    def entries(self) -> list[Entry]:
+        return self.store.history("ours").entries()
+
+    def serves(self, stage: Stage = PRODUCTION) -> str | None:
+        entry = serving(self.entries, stage)
+        return entry.version if entry else None
+
+
+@pytest.fixture
+def house(model_store: Path, tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def refused(house: House, version: str, stage: Stage, **evidence: str) -> str:
+    before = house.entries
+    with pytest.raises(PromotionRefused) as caught:
+        house.promote(version, stage, **evidence)
+    assert house.entries == before
+    return caught.value.message
+
+
+def test_staging_and_then_production(house: House) -> None:
+    house.add("1.0.0")
+    entry = house.promote("1.0.0", STAGING)
+    assert (entry.action, entry.stage, entry.who) == (Action.PROMOTED, STAGING, "tester")
+    assert (house.serves(STAGING), house.serves()) == ("1.0.0", None)
+    house.promote("1.0.0", PRODUCTION)
+    assert house.serves() == "1.0.0"
+
+
+def test_nothing_is_promoted_without_a_report(house: House) -> None:
+    house.add("1.0.0", passed=None)
+    assert "it has no report. Validate it: kaiten validate ours:1.0.0" in refused(
+        house, "1.0.0", STAGING
+    )
+
+
+def test_newest_report_counts(house: House) -> None:
+    house.add("1.0.0", passed=False)
+    assert "does not pass: accuracy is 0.5" in refused(house, "1.0.0", STAGING)
+    model = house.store.get("ours:1.0.0")
+    validated(house.store, model)
+    house.promote("1.0.0", STAGING)
+    validated(house.store, model, passed=False)
+    assert "does not pass" in refused(house, "1.0.0", PRODUCTION)
+
+
+@pytest.mark.parametrize("change", ["edited", "removed"])
+def test_report_that_was_changed_is_none(change: str, house: House) -> None:
+    model = stored(house.store, "ours:1.0.0", house.folder)
+    file = model.reports(validated(house.store, model)) / REPORT_FILE
+    if change == "edited":
+        file.write_text(file.read_text().replace("True", "true"))
+    else:
+        file.unlink()
+    assert "is missing or was changed" in refused(house, "1.0.0", STAGING)
+
+
+def test_production_needs_staging(house: House) -> None:
+    house.add("1.0.0")
+    assert "it does not serve in staging (there: none)" in refused(house, "1.0.0", PRODUCTION)
+    house.promote("1.0.0", STAGING)
+    house.add("1.0.1")
+    assert "(there: 1.0.0)" in refused(house, "1.0.1", PRODUCTION)
+
+
+def test_nothing_to_do_is_told(house: House) -> None:
+    house.release("1.0.0")
+    assert "serves in production already" in refused(house, "1.0.0", PRODUCTION)
+
+
+def test_report_that_asks_for_less_does_not_reach_production(house: House) -> None:
+    house.release("1.0.0")
+    model = stored(house.store, "ours:1.0.1", house.folder)
+    cases: tuple[tuple[dict[str, str], str | None], ...] = (
+        ({"against": "1.0.0", "golden": "d" * 64}, None),
+        ({"golden": "d" * 64}, "does not compare it with 1.0.0"),
+        ({"against": "0.9.0", "golden": "d" * 64}, "does not compare it with 1.0.0"),
+        ({"against": "1.0.0", "golden": "d" * 64, "partly": "true"}, "lack some of its labels"),
+        ({"against": "1.0.0"}, "leaves out the golden rows"),
+    )
+    for number, (told, reason) in enumerate(cases):
+        validated(house.store, model, told)
+        if not number:
+            house.promote("1.0.1", STAGING)
+        else:
+            assert reason is not None
+            assert reason in refused(house, "1.0.1", PRODUCTION)
+    validated(house.store, model, cases[0][0])
+    assert house.promote("1.0.1", PRODUCTION).version == "1.0.1"
+
+
+def test_bytes_that_were_not_staged_are_not_promoted_in_their_name(house: House) -> None:
+    house.add("1.0.0")
+    house.promote("1.0.0", STAGING)
+    shutil.rmtree(house.store.get("ours:1.0.0").folder)
+    model = stored(house.store, "ours:1.0.0", house.folder, "other weights")
+    validated(house.store, model)
+    assert "it does not serve in staging" in refused(house, "1.0.0", PRODUCTION)
+
+
+def test_pre_release_never_reaches_production(house: House) -> None:
+    house.add("1.0.0-rc.1")
+    house.promote("1.0.0-rc.1", STAGING)
+    assert "pre-release" in refused(house, "1.0.0-rc.1", PRODUCTION)
+
+
+def test_changed_byte_is_refused_by_name(house: House) -> None:
+    house.add("1.0.0")
+    weights = house.store.get("ours:1.0.0").folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[0] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelRejected, match=r"model\.safetensors"):
+        house.promote("1.0.0", STAGING)
+
+
+def test_edited_card_is_refused(house: House) -> None:
+    house.add("1.0.0")
+    card = house.store.get("ours:1.0.0").folder / CARD_FILE
+    card.write_text(card.read_text().replace("128", "512"))
+    with pytest.raises(ModelRejected, match="was changed since the version was registered"):
+        house.promote("1.0.0", STAGING)
+
+
+def test_release_needs_its_evidence(model_store: Path, tmp_path: Path) -> None:
+    house = House(tmp_path, Versioning(release_process=("commit", "tests")))
+    house.add("1.0.0")
+    # Staging is where a release is made ready.
+    house.promote("1.0.0", STAGING)
+    assert "missing: tests" in refused(house, "1.0.0", PRODUCTION, commit="abc")
+    entry = house.promote("1.0.0", PRODUCTION, commit="abc", tests="12 tests")
+    assert entry.evidence == {"commit": "abc", "tests": "12 tests"}
+
+
+def test_rollback_returns_to_the_last_good_version(house: House) -> None:
+    for version in ("1.0.0", "1.0.1", "1.0.2"):
+        house.release(version)
+    entry = house.rollback()
+    assert (entry.action, entry.version, entry.stage) == (Action.ROLLED_BACK, "1.0.1", PRODUCTION)
+    assert house.serves() == "1.0.1"
+    # What was rolled back from is not come back to.
+    assert house.rollback().version == "1.0.0"
+    house.release("1.0.3")
+    assert house.rollback().version == "1.0.0"
+
+
+def test_rollback_needs_a_version_before(house: House) -> None:
+    with pytest.raises(PromotionRefused, match="no version served in production before"):
+        house.rollback()
+    house.release("1.0.0")
+    with pytest.raises(PromotionRefused, match="no version served in production before"):
+        house.rollback()
+    assert house.serves() == "1.0.0"
+
+
+def test_rollback_to_changed_files_is_refused(house: House) -> None:
+    house.release("1.0.0")
+    house.release("1.0.1")
+    (house.store.get("ours:1.0.0").folder / "model.safetensors").write_text("others")
+    with pytest.raises(ModelRejected, match=r"model\.safetensors"):
+        house.rollback()
+    assert house.serves() == "1.0.1"
+
+
+def test_of_two_promotions_at_once_one_is_told(house: House) -> None:
+    house.add("1.0.0")
+    outcomes: list[str] = []
+    together = threading.Barrier(2)
+
+    def promote() -> None:
+        together.wait(10)
+        try:
+            outcomes.append(house.promote("1.0.0", STAGING).version)
+        except PromotionRefused as error:
+            outcomes.append(error.message)
+
+    threads = [threading.Thread(target=promote) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winner, told = sorted(outcomes, key=len)
+    assert winner == "1.0.0"
+    assert "it serves in staging already" in told
+    assert sum(entry.action is Action.PROMOTED for entry in house.entries) == 1

@@ -1,0 +1,63 @@
+"""Which version serves under a name, pinned or not, in development and in production."""
+
+from pathlib import Path
+
+import pytest
+
+from kaiten.errors import ModelNotFound, PromotionRefused
+from kaiten.settings import Versioning
+from lifecycle.history import Stage
+from lifecycle.promotion import Promotions, Request
+from lifecycle.resolution import resolve
+from lifecycle.store import ModelStore
+from tests.unit.lifecycle.cards import stored, validated
+
+
+@pytest.fixture
+def store(model_store: Path, tmp_path: Path) -> ModelStore:
+    """Return a store with 1.0.0 in production, 1.0.1 in staging, and 1.0.2 in neither."""
+    store = ModelStore()
+    promotions = Promotions(store, Versioning())
+    for version, stages in {"1.0.0": [*Stage], "1.0.1": [Stage.STAGING], "1.0.2": []}.items():
+        validated(store, stored(store, f"ours:{version}", tmp_path))
+        for stage in stages:
+            promotions.promote(f"ours:{version}", Request(stage, "tester", "for a test", {}))
+    return store
+
+
+@pytest.mark.parametrize("in_production", [False, True])
+def test_name_alone_stands_for_production(store: ModelStore, *, in_production: bool) -> None:
+    assert resolve("ours", store, in_production=in_production).model.card.version == "1.0.0"
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "1.0.1"])
+def test_promoted_pin_serves_anywhere(version: str, store: ModelStore) -> None:
+    found = resolve(f"ours:{version}", store, in_production=True)
+    assert found.model.card.version == version
+    assert found.promoted
+
+
+def test_unpromoted_pin_serves_in_development_only(store: ModelStore) -> None:
+    found = resolve("ours:1.0.2", store, in_production=False)
+    assert found.model.card.version == "1.0.2"
+    assert not found.promoted
+    with pytest.raises(PromotionRefused, match="promoted to no stage"):
+        resolve("ours:1.0.2", store, in_production=True)
+
+
+def test_store_without_its_trail_knows_what_the_versions_carry(store: ModelStore) -> None:
+    for file in (store.folder.parent / "kaiten").iterdir():
+        file.unlink()
+    assert resolve("ours", store, in_production=True).model.card.version == "1.0.0"
+    assert resolve("ours:1.0.1", store, in_production=True).model.card.version == "1.0.1"
+    with pytest.raises(PromotionRefused, match="promoted to no stage"):
+        resolve("ours:1.0.2", store, in_production=True)
+
+
+def test_name_without_a_version_in_production(model_store: Path, tmp_path: Path) -> None:
+    store = ModelStore()
+    with pytest.raises(ModelNotFound):
+        resolve("ours", store, in_production=False)
+    stored(store, "ours:1.0.0", tmp_path)
+    with pytest.raises(PromotionRefused, match=r"no version serves .* \(there: ours:1.0.0\)"):
+        resolve("ours", store, in_production=False)
