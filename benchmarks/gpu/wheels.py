@@ -20,7 +20,10 @@ _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64", "manylinux_2_17_x
 # What is tested with beside what is served with.
 _ROOTS = ("kaiten", "pytest", "pytest-asyncio", "hypothesis")
 # The machine's own: its torch fits its driver, and these fit that torch.
-_THEIRS = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "onnxruntime"}
+_THEIRS = {
+    *("torch", "transformers", "tokenizers", "safetensors", "numpy", "onnxruntime"),
+    "huggingface-hub",
+}
 # Asked for, and never used where a model is served.
 _UNUSED = {"kaiten", "uv"}
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
