@@ -132,7 +132,7 @@ class Validation(Section):
 
     min_accuracy: float = Field(0.7, ge=0, le=1)
     min_macro_f1: float = Field(0.6, ge=0, le=1)
-    max_calibration_error: float = Field(0.2, ge=0, le=1)
+    max_calibration_error: float = Field(0.25, ge=0, le=1)
     max_accuracy_loss: float = Field(0.02, ge=0, le=1)
     max_latency_p99_ms: float = Field(1000, gt=0)
     max_memory_mb: float = Field(8192, gt=0)

@@ -425,3 +425,68 @@ def test_readme_says_what_the_card_says(folder: Path) -> None:
     for part in ("# ours:1.0.0", "Not for advice on money.", "SHA-256 dddd", "# Our own words"):
         assert part in readme
     assert "license: mit" not in readme
+
+
+STEPS = {
+    "checksums": "lifecycle.registration.sha256",
+    "the README": "lifecycle.readme.render",
+    "the trail": "lifecycle.history.replace",
+    "the files": "lifecycle.store.shutil.copyfile",
+    "the card": "lifecycle.card.ModelCard.write",
+    "the last look": "lifecycle.card.ModelCard.verify",
+}
+
+
+@pytest.mark.usefixtures("model_store")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+@pytest.mark.parametrize("step", STEPS)
+def test_next_try_works_wherever_one_was_interrupted(
+    step: str,
+    error: BaseException | type[BaseException],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = ModelStore()
+    first = register(submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect)
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(STEPS[step], fails)
+        with pytest.raises((KeyboardInterrupt, OSError)):
+            register(submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect)
+    assert store.get("ours:1.0.0") == first
+    assert [model.card.version for model in store] == ["1.0.0"]
+    register(submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect)
+    assert store.get("ours:1.0.1").card.version == "1.0.1"
+
+
+@pytest.mark.usefixtures("model_store")
+@pytest.mark.parametrize("left", ["nothing", "a card", "all but BentoML's file"])
+def test_what_a_killed_process_left_in_the_store_gives_way(left: str, folder: Path) -> None:
+    store = ModelStore()
+    first = register(submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect)
+    # BentoML copies a version into its place file by file.
+    half = store.folder / "ours" / "1.0.1"
+    if left == "nothing":
+        half.mkdir()
+    elif left == "a card":
+        half.mkdir()
+        shutil.copyfile(first.folder / CARD_FILE, half / CARD_FILE)
+    else:
+        shutil.copytree(first.folder, half, ignore=shutil.ignore_patterns("model.yaml"))
+    assert [model.card.version for model in store] == ["1.0.0"]
+    register(submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect)
+    assert store.get("ours:1.0.1").card.version == "1.0.1"
+
+
+@pytest.mark.usefixtures("model_store")
+def test_versions_of_before_the_trail_go_on_loading(folder: Path) -> None:
+    store = ModelStore()
+    first = register(submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect)
+    for file in (store.folder.parent / "kaiten").iterdir():
+        file.unlink()
+    register(submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect)
+    assert store.get("ours:1.0.0") == first
+    assert [entry.who for entry in store.history("ours").entries()] == ["found", "t"]

@@ -1,0 +1,91 @@
+"""Where a model comes from; hubs and registries are stood in for by folders."""
+
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+
+from kaiten.errors import ModelRejected
+from lifecycle.sources import fetch
+
+
+def test_folder_is_taken_as_it_is(tmp_path: Path) -> None:
+    assert fetch(str(tmp_path / "model"), tmp_path / "into") == tmp_path / "model"
+
+
+def test_hub_is_asked_for_a_revision_and_for_no_code(
+    tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def download(name: str, **options: Any) -> str:  # noqa: ANN401
+        asked.update(options, name=name, offline=huggingface_hub.constants.HF_HUB_OFFLINE)
+        return str(shutil.copytree(tiny_classifier, options["local_dir"]))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    found = fetch("hf://owner/name@abc123", tmp_path / "into")
+    assert (found / "config.json").is_file()
+    assert (asked["name"], asked["revision"]) == ("owner/name", "abc123")
+    assert not asked["offline"]
+    assert not [pattern for pattern in asked["allow_patterns"] if pattern.endswith((".py", ".bin"))]
+
+
+def test_hub_that_can_not_be_reached_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to the hub\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    with pytest.raises(ModelRejected) as caught:
+        fetch("hf://owner/name", tmp_path)
+    assert "hf://owner/name can not be had (ConnectionError: no route" in caught.value.message
+
+
+def registry(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let MLflow's client download a folder."""
+
+    def download_artifacts(artifact_uri: str, dst_path: str) -> str:
+        assert artifact_uri == "models:/intent/3"
+        return str(shutil.copytree(folder, Path(dst_path) / "downloaded"))
+
+    artifacts = SimpleNamespace(download_artifacts=download_artifacts)
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(artifacts=artifacts))
+    monkeypatch.setitem(sys.modules, "mlflow.artifacts", artifacts)
+
+
+def test_model_that_mlflow_logged_is_laid_side_by_side(
+    tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As mlflow.transformers writes it: the tokenizer apart from the network.
+    logged = tmp_path / "logged"
+    parts = {"model": ("config.json", "model.safetensors"), "components/tokenizer": ("token",)}
+    for target, names in parts.items():
+        (logged / target).mkdir(parents=True)
+        for file in tiny_classifier.iterdir():
+            if file.name.startswith(names):
+                shutil.copyfile(file, logged / target / file.name)
+    registry(monkeypatch, logged)
+    found = fetch("models:/intent/3", tmp_path / "into")
+    wanted = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {file.name for file in found.iterdir()} == wanted
+
+
+def test_what_mlflow_logged_otherwise_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "logged").mkdir()
+    registry(monkeypatch, tmp_path / "logged")
+    with pytest.raises(ModelRejected, match="holds no transformers model"):
+        fetch("models:/intent/3", tmp_path / "into")
+
+
+def test_without_mlflow_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow.artifacts", None)
+    with pytest.raises(ModelRejected, match="pip install mlflow"):
+        fetch("models:/intent/3", tmp_path)
