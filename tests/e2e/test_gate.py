@@ -89,3 +89,25 @@ def test_report_that_does_not_pass_exits_1_and_says_why(env: Mapping[str, str]) 
     assert refused.returncode == 1
     assert "and must be at least 0.999" in refused.stderr
     assert "does not pass: accuracy is" in promote(env, "staging").stderr
+
+
+def test_exported_version_is_whole_where_it_is_imported(
+    env: Mapping[str, str], tmp_path: Path
+) -> None:
+    assert kaiten(env, "validate", TAG, "--data", str(ROWS)).returncode == 0
+    assert promote(env, "staging").returncode == 0
+    archive = tmp_path / "exported.bentomodel"
+    elsewhere = {**env, "BENTOML_HOME": str(tmp_path / "elsewhere")}
+    for known, arguments in (
+        (env, ("export", TAG, str(archive))),
+        (elsewhere, ("import", str(archive))),
+    ):
+        command = [str(BIN / "bentoml"), "models", *arguments]
+        subprocess.run(command, env=known, check=True, capture_output=True)
+    told = kaiten(elsewhere, "models", TAG, "--json")
+    assert json.loads(told.stdout) == json.loads(kaiten(env, "models", TAG, "--json").stdout)
+    # It has brought its promotion, without the trail.
+    assert kaiten(elsewhere, "history", "support-intent").returncode == 1
+    doctor = kaiten({**elsewhere, "KAITEN_ENVIRONMENT": "production"}, "doctor", "--json")
+    fields = [problem["field"] for problem in json.loads(doctor.stdout)["problems"]]
+    assert fields == ["auth.secret"]
