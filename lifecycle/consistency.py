@@ -29,20 +29,18 @@ class Difference:
         return f"{self.package} was {self.registered} at registration, and is {here} here"
 
 
-def differences(card: ModelCard, installed: Mapping[str, str | None]) -> list[Difference]:
-    """Return every difference that may matter, of the packages that ``installed`` tells of."""
-    known = {**card.framework_versions, **(card.engine.versions if card.engine else {})}
-    return [*_differences(known, installed)]
-
-
 def installed_versions(packages: Iterable[str]) -> dict[str, str | None]:
     """Return the version of each package here, None for one that is not installed."""
     return {package: _version(package) for package in packages}
 
 
 def check(card: ModelCard, installed: Mapping[str, str | None]) -> list[Difference]:
-    """Return what differs without harm; ModelRejected where another major version is here."""
-    found = differences(card, installed)
+    """Return what differs without harm; ModelRejected where another major version is here.
+
+    Only the packages that ``installed`` tells of are looked at.
+    """
+    known = {**card.framework_versions, **(card.engine.versions if card.engine else {})}
+    found = [*_differences(known, installed)]
     breaking = [each for each in found if each.breaks]
     if breaking:
         raise ModelRejected(

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
@@ -108,7 +107,7 @@ def examine() -> Report:
         # Several models may lack the same device.
         problems=[*dict.fromkeys(problems)],
         machine=_machine(),
-        engines={package: _version(package) for package in PACKAGES.values()},
+        engines=installed_versions(PACKAGES.values()),
         versions=_versions(),
         in_force=in_force,
         models=models,
@@ -232,12 +231,4 @@ def _cpu(information: Path = Path("/proc/cpuinfo")) -> str | None:
 
 
 def _versions() -> dict[str, str | None]:
-    found = {package: _version(package) for package in _PACKAGES}
-    return {"python": platform.python_version(), **found}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return {"python": platform.python_version(), **installed_versions(_PACKAGES)}
