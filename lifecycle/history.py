@@ -183,8 +183,9 @@ def good_in_production(entries: Sequence[Entry]) -> list[Entry]:
         if entry.stage is not Stage.PRODUCTION:
             continue
         if entry.action is Action.ROLLED_BACK:
-            good.pop()
-        else:
+            good = good[:-1]
+        # A whole trail has the target of a rollback there already; what versions carry has not.
+        if not good or good[-1].card != entry.card:
             good.append(entry)
     return good
 

@@ -87,7 +87,7 @@ class Promotions:
             # Its report need not be new: it has served.
             model = self._store.get(f"{name}:{target.version}")
             _check_same_bytes(model, target)
-            return draft.add(
+            entry = draft.add(
                 Event(
                     action=Action.ROLLED_BACK,
                     version=target.version,
@@ -98,6 +98,9 @@ class Promotions:
                     report=target.report,
                 )
             )
+            draft.save()
+            model.add_promotion(entry)
+            return entry
 
 
 def _passing_report(entries: Sequence[Entry], model: StoredModel) -> Entry:

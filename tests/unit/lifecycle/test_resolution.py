@@ -1,5 +1,6 @@
 """Which version serves under a name, pinned or not, in development and in production."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,21 @@ def test_store_without_its_trail_knows_what_the_versions_carry(store: ModelStore
     assert resolve("ours:1.0.1", store, in_production=True).model.card.version == "1.0.1"
     with pytest.raises(PromotionRefused, match="promoted to no stage"):
         resolve("ours:1.0.2", store, in_production=True)
+
+
+def test_version_that_was_rolled_back_to_carries_that(store: ModelStore) -> None:
+    promotions = Promotions(store, Versioning())
+    newer = store.get("ours:1.0.1")
+    validated(store, newer, {"against": "1.0.0"})
+    promotions.promote("ours:1.0.1", Request(Stage.PRODUCTION, "tester", "for a test", {}))
+    promotions.rollback("ours", "tester", "for a test")
+    for file in (store.folder.parent / "kaiten").iterdir():
+        file.unlink()
+    assert resolve("ours", store, in_production=True).model.card.version == "1.0.0"
+    assert resolve("ours:1.0.0", store, in_production=True).promoted
+    # Alone, as in a bento of its own.
+    shutil.rmtree(newer.folder)
+    assert resolve("ours:1.0.0", store, in_production=True).promoted
 
 
 def test_name_without_a_version_in_production(model_store: Path, tmp_path: Path) -> None:
