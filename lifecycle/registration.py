@@ -211,7 +211,7 @@ def _versioned(
 
 
 def _check_free(tag: str, store: ModelStore) -> None:
-    if tag in store:
+    if tag in store and not store.is_unfinished(tag):
         raise ModelRejected("version", f"{tag} exists already", "A version never changes: raise it")
 
 

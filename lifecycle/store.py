@@ -175,19 +175,27 @@ class ModelStore:
         # Verified above; a load verifies the files again.
         return StoredModel(card, self._folders()[card.tag])
 
-    def remove_unfinished(self, tag: str) -> None:
-        """Remove what a registration that was killed has left of a version; a whole one stays."""
+    def is_unfinished(self, tag: str) -> bool:
+        """Return whether a registration that was killed has left a part of a version.
+
+        One that anything has happened to since is whole, or was spoilt later.
+        """
         name, version = tags.split(tag)
         folder = self.folder / name / version
-        if not folder.is_dir():
-            return
+        actions = {e.action for e in self.history(name).entries() if e.version == version}
+        if not folder.is_dir() or actions - {Action.REGISTERED}:
+            return False
         try:
             ModelCard.read(folder).verify(folder)
-            whole = (folder / _BENTOML_FILE).is_file()
         except ModelRejected:
-            whole = False
-        if not whole:
-            shutil.rmtree(folder)
+            return True
+        return not (folder / _BENTOML_FILE).is_file()
+
+    def remove_unfinished(self, tag: str) -> None:
+        """Remove what a registration that was killed has left of a version; all else stays."""
+        if self.is_unfinished(tag):
+            name, version = tags.split(tag)
+            shutil.rmtree(self.folder / name / version)
 
     @property
     def folder(self) -> Path:

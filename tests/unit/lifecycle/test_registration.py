@@ -15,6 +15,7 @@ from lifecycle.history import Action
 from lifecycle.registration import Submission, check_name, check_version, register, select_files
 from lifecycle.store import ModelStore
 from runners.tasks.base import EngineFacts, ModelFacts
+from tests.unit.lifecycle.cards import validated
 
 TASK = "text-classification"
 RULES = Versioning()
@@ -463,7 +464,7 @@ def test_next_try_works_wherever_one_was_interrupted(
 
 
 @pytest.mark.usefixtures("model_store")
-@pytest.mark.parametrize("left", ["nothing", "a card", "all but BentoML's file"])
+@pytest.mark.parametrize("left", ["nothing", "a card", "all but BentoML's file", "no weights"])
 def test_what_a_killed_process_left_in_the_store_gives_way(left: str, folder: Path) -> None:
     store = ModelStore()
     first = register(submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect)
@@ -475,10 +476,23 @@ def test_what_a_killed_process_left_in_the_store_gives_way(left: str, folder: Pa
         half.mkdir()
         shutil.copyfile(first.folder / CARD_FILE, half / CARD_FILE)
     else:
-        shutil.copytree(first.folder, half, ignore=shutil.ignore_patterns("model.yaml"))
-    assert [model.card.version for model in store] == ["1.0.0"]
+        absent = "model.safetensors" if left == "no weights" else "model.yaml"
+        shutil.copytree(first.folder, half, ignore=shutil.ignore_patterns(absent))
+    assert store.get("ours:1.0.0") == first
+    if left != "no weights":
+        assert [model.card.version for model in store] == ["1.0.0"]
     register(submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect)
     assert store.get("ours:1.0.1").card.version == "1.0.1"
+
+
+@pytest.mark.usefixtures("model_store")
+def test_version_that_was_spoilt_later_is_not_replaced(folder: Path) -> None:
+    store = ModelStore()
+    first = register(submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect)
+    validated(store, first)
+    (first.folder / "model.safetensors").write_text("spoilt")
+    with pytest.raises(ModelRejected, match="exists already"):
+        register(submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect)
 
 
 @pytest.mark.usefixtures("model_store")
