@@ -14,6 +14,7 @@ SUITE ?= all
 QUICKSTART := support-intent:1.0.0
 BIN := .venv/bin
 ENV := .venv/.installed
+SIGNATURES := .kaiten/model-signing/.installed
 # Where wheels were brought along, there is no network to install from.
 GPU_ENV := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/.installed,$(ENV))
 GPU_BIN := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/bin,$(BIN))
@@ -31,8 +32,11 @@ serve: $(ENV)  ## serve on 127.0.0.1 (PORT=3001 MODEL=name:version), the quickst
 quickstart: $(ENV)  ## make and register the quickstart model, support-intent:1.0.0
 	@$(BIN)/python examples/quickstart/train.py
 
+.PHONY: signatures
+signatures: $(SIGNATURES)  ## make the environment that signs and verifies models, .kaiten/model-signing
+
 .PHONY: test
-test: $(ENV)  ## run all tests, with branch coverage
+test: $(ENV) $(SIGNATURES)  ## run all tests, with branch coverage
 	$(BIN)/pytest --cov --cov-report=term
 
 .PHONY: bench
@@ -89,4 +93,10 @@ $(ENV): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(SIGNATURES): pyproject.toml | $(ENV)
+	@echo "Setting up $(@D), where models are signed and verified."
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --group pyproject.toml:signatures
 	@touch $@

@@ -25,8 +25,8 @@ from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
 from kaiten.cores import count_of
 from kaiten.errors import SetupError
+from kaiten.sections import Runners
 from kaiten.settings import (
-    Runners,
     Settings,
     bentoml_configuration,
     check_back_stop,
@@ -139,7 +139,8 @@ def _worker() -> int:
 def find_model(name: str) -> StoredModel:
     """Return the version that a name in serving.models stands for."""
     settings = parts.settings
-    found = resolve(name, ModelStore(), in_production=settings.in_production)
+    store = ModelStore(settings.signatures)
+    found = resolve(name, store, in_production=settings.in_production)
     model = found.model
     if not found.promoted:
         logger.warning("unpromoted_version_pinned", model=model.card.tag)
@@ -197,7 +198,7 @@ class Kaiten:
         workers = count_of(in_force["workers"])
         logger.info(
             "configuration_in_force",
-            settings=str(settings_file() or "none: the values in kaiten/settings.py"),
+            settings=str(settings_file() or "none: the values in kaiten/sections.py"),
             bentoml=bentoml_configuration() or "none named: the values in service.py",
             environment=settings.environment,
             workers=workers,

@@ -20,7 +20,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks import places
-from kaiten.settings import Auth, Batching, Gateway, Logging, Monitors, Runners, Settings
+from kaiten.sections import Auth, Batching, Gateway, Logging, Monitors, Runners
+from kaiten.settings import Settings
 from monitors import logs
 
 _ROUNDS, _REQUESTS = 7, 2000

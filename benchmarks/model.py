@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks import places
 from examples.quickstart import train as quickstart
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from runners.engines.base import pad
 from runners.engines.export import save, trace
 from runners.engines.torch_engine import TorchEngine

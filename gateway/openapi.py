@@ -14,7 +14,7 @@ from gateway.schemas import (
     PredictV2Request,
     PredictV2Response,
 )
-from kaiten.settings import Gateway
+from kaiten.sections import Gateway
 
 _REF = "#/components/schemas/{model}"
 Json = dict[str, Any]

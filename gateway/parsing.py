@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from gateway.schemas import Body
 from kaiten.errors import Detail, InvalidInput, MalformedBody
-from kaiten.settings import Gateway
+from kaiten.sections import Gateway
 
 BodyT = TypeVar("BodyT", bound=Body)
 # More would only make the answer long.

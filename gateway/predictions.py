@@ -18,7 +18,7 @@ from gateway.schemas import (
 from kaiten import tags
 from kaiten.context import PredictionRecord, RequestContext, current
 from kaiten.errors import InferenceFailed, NotReady, Unauthenticated, UnknownModel
-from kaiten.settings import Gateway
+from kaiten.sections import Gateway
 
 logger = structlog.get_logger(__name__)
 

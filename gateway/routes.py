@@ -20,7 +20,7 @@ from gateway.ports import MetricsSource
 from gateway.predictions import Predictor
 from gateway.schemas import HealthResponse, PredictV1Request, PredictV2Request
 from kaiten.errors import KaitenError, NotReady
-from kaiten.settings import Gateway
+from kaiten.sections import Gateway
 
 AnswerT = TypeVar("AnswerT")
 

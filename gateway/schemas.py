@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
-from kaiten.settings import MAX_INPUTS
+from kaiten.sections import MAX_INPUTS
 
 
 def _is_text(value: str) -> str:

@@ -3,172 +3,58 @@
 Order of precedence: environment (``KAITEN_SECTION__KEY``), then kaiten.yaml, then the values here.
 """
 
-import json
 import os
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
     YamlConfigSettingsSource,
 )
 
-from kaiten import tags
 from kaiten.cores import share
 from kaiten.errors import Detail, InvalidSettings
+from kaiten.sections import (
+    Auth,
+    Batching,
+    Environment,
+    Gateway,
+    Logging,
+    Monitors,
+    Runners,
+    Serving,
+    Signatures,
+    Validation,
+    Versioning,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "KAITEN_"
-MIN_SECRET_BYTES = 32
-MAX_INPUTS = 10_000
-PLACEHOLDERS = ("change", "placeholder", "example", "secret", "password", "your-")
+# Taken from the environment only.
+_SECRETS = (("auth", "secret"), ("signatures", "password"))
+# Of files that lie where a worker, which may stand in another folder, must find them.
+_PATHS = (
+    ("auth", "secret_file"),
+    ("signatures", "private_key"),
+    ("signatures", "public_key"),
+    ("signatures", "python"),
+)
 
 # What Kubernetes sets for a Service whose name begins with "kaiten".
 _FROM_KUBERNETES = re.compile(r"(.+_)?(SERVICE_(HOST|PORT.*)|PORT(_\d.*)?)")
-
-Environment = Literal["development", "production"]
-Bump = Literal["major", "minor", "patch"]
-Evidence = Literal["commit", "tests", "tag", "changelog"]
-
-
-class Section(BaseModel):
-    """A part of the settings; a part is all that a module is given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Serving(Section):
-    """What is served."""
-
-    models: Annotated[tuple[str, ...], NoDecode] = ("support-intent:1.0.0",)
-    request_timeout_s: float = Field(30, gt=0, le=600)
-
-    @field_validator("models", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        """Take ``a:1.0.0,b:2.0.0`` and a JSON list from the environment."""
-        if not isinstance(value, str):
-            return value
-        return json.loads(value) if value.startswith("[") else value.replace(" ", "").split(",")
-
-    @field_validator("models")
-    @classmethod
-    def _named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for tag in value:
-            name, colon, version = tag.partition(":")
-            pinned = tags.is_name(version) and version != "latest"
-            if not tags.is_name(name) or (colon and not pinned):
-                reason = "write name:version, or a name alone for the version in production"
-                raise ValueError(f"{tag!r} names no version; {reason}")
-        names = [tags.split(tag)[0] for tag in value]
-        if not names or len(set(names)) < len(names):
-            raise ValueError("name at least one model, and each name once")
-        return value
-
-
-class Gateway(Section):
-    """What a request may bring."""
-
-    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024)
-    max_inputs: int = Field(256, ge=1, le=MAX_INPUTS)
-    max_text_chars: int = Field(20_000, ge=1)
-
-
-class Batching(Section):
-    """How requests share the device."""
-
-    max_batch_tokens: int | None = Field(None, ge=1)
-    max_batch_size: int | None = Field(None, ge=1)
-    max_padding: float = Field(0.1, ge=0, lt=1)
-    max_overtaken: int = Field(8, ge=0)
-    max_queue_items: int = Field(512, ge=1)
-
-
-class Runners(Section):
-    """Where the models run."""
-
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    engine: Literal["auto", "onnx", "torch"] = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    process: Literal["worker", "device"] = "worker"
-    # Set by the process that starts the workers, for them.
-    sockets: Path | None = None
-    threads: int = Field(0, ge=0)
-
-
-class Versioning(Section):
-    """What a version has to be, by what has changed, and what a release has to bring."""
-
-    changed_task: Bump = "major"
-    changed_labels: Bump = "major"
-    changed_input: Bump = "major"
-    new_architecture: Bump = "minor"
-    added_capability: Bump = "minor"
-    retrained_weights: Bump = "patch"
-    release_process: tuple[Evidence, ...] = ()
-
-
-class Validation(Section):
-    """What a version must reach to pass; durations in milliseconds, sizes in MiB."""
-
-    min_accuracy: float = Field(0.7, ge=0, le=1)
-    min_macro_f1: float = Field(0.6, ge=0, le=1)
-    max_calibration_error: float = Field(0.25, ge=0, le=1)
-    max_accuracy_loss: float = Field(0.02, ge=0, le=1)
-    max_latency_p99_ms: float = Field(1000, gt=0)
-    max_memory_mb: float = Field(8192, gt=0)
-    max_size_mb: float = Field(8192, gt=0)
-    min_rows: int = Field(30, ge=2)
-
-
-class Auth(Section):
-    """Who may ask."""
-
-    secret: SecretStr | None = None
-    secret_file: Path | None = None
-    issuer: str = Field("kaiten", min_length=1)
-    audience: str = Field("kaiten", min_length=1)
-    leeway_s: int = Field(10, ge=0, le=300)
-
-    @field_validator("secret")
-    @classmethod
-    def _is_no_placeholder(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            check_secret(value.get_secret_value())
-        return value
-
-
-class Monitors(Section):
-    """What is watched."""
-
-    profile_window_s: float = Field(300, gt=0)
-    max_pending_records: int = Field(10_000, ge=1)
-
-
-class Logging(Section):
-    """What is logged."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    requests_per_s: int = Field(10, ge=0)
 
 
 class _SettingsFile(YamlConfigSettingsSource):
@@ -176,9 +62,11 @@ class _SettingsFile(YamlConfigSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         found = super().__call__()
-        if isinstance(auth := found.get("auth"), dict) and "secret" in auth:
-            reason = "may not stand in a file that is shipped; set KAITEN_AUTH__SECRET instead"
-            raise InvalidSettings([Detail("auth.secret", reason)], str(settings_file()))
+        for section, key in _SECRETS:
+            if isinstance(values := found.get(section), dict) and key in values:
+                variable = f"{PREFIX}{section}__{key}".upper()
+                reason = f"may not stand in a file that is shipped; set {variable} instead"
+                raise InvalidSettings([Detail(f"{section}.{key}", reason)], str(settings_file()))
         return found
 
 
@@ -202,6 +90,7 @@ class Settings(BaseSettings):
     runners: Runners = Runners()
     versioning: Versioning = Versioning()
     validation: Validation = Validation()
+    signatures: Signatures = Signatures()
     auth: Auth = Auth()
     monitors: Monitors = Monitors()
     logging: Logging = Logging()
@@ -306,17 +195,6 @@ def check_back_stop(settings: Settings, timeout_s: float | None) -> None:
         raise InvalidSettings([Detail("serving.request_timeout_s", reason)], "BentoML's settings")
 
 
-def check_secret(secret: str) -> None:
-    """Raise ValueError for a secret that is short, repetitive or a placeholder."""
-    remedy = "make one with `openssl rand -hex 32`"
-    if len(secret.encode()) < MIN_SECRET_BYTES:
-        raise ValueError(f"is shorter than {MIN_SECRET_BYTES} bytes; {remedy}")
-    if len(set(secret)) < MIN_SECRET_BYTES // 4 or any(
-        word in secret.lower() for word in PLACEHOLDERS
-    ):
-        raise ValueError(f"looks like a placeholder; {remedy}")
-
-
 def hand_down(
     settings: Settings,
     holders: object,
@@ -327,9 +205,10 @@ def hand_down(
     """Give the workers started from here what they can not work out themselves.
 
     That is KAITEN_HOME, since a worker that serves a bento stands in the bento's own folder, where
-    no state belongs, the secret's file likewise, each one's share of the cores, where the setting
-    leaves it open, the CUDA devices to share out, where the device processes listen, and the
-    versions that a model's name alone stands for: a promotion must not make two workers differ.
+    no state belongs, the files that settings name likewise, each one's share of the cores, where
+    the setting leaves it open, the CUDA devices to share out, where the device processes listen,
+    and the versions that a model's name alone stands for: a promotion must not make two workers
+    differ.
     ``holders`` is how many processes hold the models, as share takes it.
     """
     if devices:
@@ -338,8 +217,11 @@ def hand_down(
             # A worker that finds no device any more must fail, and not serve from a CPU.
             os.environ["KAITEN_RUNNERS__DEVICE"] = "cuda"
     os.environ["KAITEN_HOME"] = str(settings.home.resolve())
-    if settings.auth.secret_file is not None:
-        os.environ["KAITEN_AUTH__SECRET_FILE"] = str(settings.auth.secret_file.resolve())
+    for section, key in _PATHS:
+        path: Path | None = getattr(getattr(settings, section), key)
+        if path is not None:
+            # Not resolved: the Python of an environment is a link, and what it links to has none.
+            os.environ[f"{PREFIX}{section}__{key}".upper()] = str(path.absolute())
     os.environ["KAITEN_RUNNERS__THREADS"] = str(threads_of_each(settings, holders))
     if sockets is not None:
         os.environ["KAITEN_RUNNERS__SOCKETS"] = str(sockets)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.settings import Auth, Settings, check_secret
+from kaiten.sections import Auth, check_secret
+from kaiten.settings import Settings
 
 ALGORITHM = "HS256"
 DEVELOPMENT_SECRET_FILE = "development.secret"  # noqa: S105  the file's name

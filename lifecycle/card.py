@@ -12,8 +12,10 @@ from kaiten.errors import ModelRejected
 CARD_FILE = "model_card.json"
 # What is found out about a version after it was registered; the history holds the digests.
 REPORTS = "reports"
-# The card itself, and what BentoML's store adds.
-_UNLISTED = {CARD_FILE, "model.yaml"}
+SIGNATURE_FILE = "model.sig"
+# What BentoML's store adds.
+BENTOML_FILE = "model.yaml"
+_UNLISTED = {CARD_FILE, BENTOML_FILE, SIGNATURE_FILE}
 _CHUNK_BYTES = 1 << 20
 
 

@@ -7,7 +7,7 @@ import semver
 
 from kaiten import tags
 from kaiten.errors import PromotionRefused
-from kaiten.settings import Versioning
+from kaiten.sections import Versioning
 from lifecycle.card import ModelCard
 from lifecycle.history import Action, Draft, Entry, Event, Stage, good_in_production, serving
 from lifecycle.store import ModelStore, StoredModel

@@ -12,7 +12,7 @@ import semver
 
 from kaiten import tags
 from kaiten.errors import ModelRejected
-from kaiten.settings import Versioning
+from kaiten.sections import Versioning
 from lifecycle.card import (
     CARD_FILE,
     REPORTS,

@@ -14,12 +14,13 @@ import semver
 
 from kaiten import tags
 from kaiten.errors import ModelNotFound, ModelRejected
-from lifecycle.card import CARD_FILE, REPORTS, ModelCard, sha256
+from kaiten.sections import Signatures
+from lifecycle.card import BENTOML_FILE, CARD_FILE, REPORTS, ModelCard, sha256
 from lifecycle.history import Action, Entry, History, replace
+from lifecycle.signatures import sign, verify
 
 REPORT_FILE = "report.json"
 PROMOTION_FILE = "promotion.json"
-_BENTOML_FILE = "model.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,13 @@ class StoredModel:
 
 
 class ModelStore:
-    """The versions under BENTOML_HOME (in a container: those of the bento)."""
+    """The versions under BENTOML_HOME (in a container: those of the bento).
+
+    What it takes in it signs, and what it gives out it verifies, as ``signatures`` says.
+    """
+
+    def __init__(self, signatures: Signatures | None = None) -> None:
+        self._signatures = signatures or Signatures()
 
     def __iter__(self) -> Iterator[StoredModel]:
         """Yield every version with a card, by name, then newest first; others are not ours."""
@@ -122,6 +129,7 @@ class ModelStore:
         model = StoredModel(card, folder)
         self._check_card(model)
         card.verify(folder)
+        verify(folder, tag, self._signatures)
         return model
 
     def history(self, name: str) -> History:
@@ -169,6 +177,7 @@ class ModelStore:
                     shutil.copyfile(source, target)
                 card.write(folder)
                 card.verify(folder)
+                sign(folder, self._signatures)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -189,7 +198,7 @@ class ModelStore:
             ModelCard.read(folder).verify(folder)
         except ModelRejected:
             return True
-        return not (folder / _BENTOML_FILE).is_file()
+        return not (folder / BENTOML_FILE).is_file()
 
     def remove_unfinished(self, tag: str) -> None:
         """Remove what a registration that was killed has left of a version; all else stays."""
@@ -203,12 +212,12 @@ class ModelStore:
         return Path(_container().model_store.get()._path).resolve()  # noqa: SLF001
 
     @classmethod
-    def at(cls, folder: Path) -> "ModelStore":
+    def at(cls, folder: Path, signatures: Signatures | None = None) -> "ModelStore":
         """Make this folder the store of this process, as BentoML does where a bento has its own."""
         from bentoml._internal.models import ModelStore as BentoMLStore  # noqa: PLC0415
 
         _container().model_store.set(BentoMLStore(folder))
-        return cls()
+        return cls(signatures)
 
     def _folders(self) -> dict[str, Path]:
         """Return the folder of each tag.
@@ -216,7 +225,7 @@ class ModelStore:
         BentoML's own list fails at all of them where one was not written to its end, and its get
         would take a prefix of a version.
         """
-        files = self.folder.glob(f"*/*/{_BENTOML_FILE}")
+        files = self.folder.glob(f"*/*/{BENTOML_FILE}")
         folders = sorted(file.parent for file in files if not file.parent.is_symlink())
         return {f"{folder.parent.name}:{folder.name}": folder for folder in folders}
 

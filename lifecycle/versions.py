@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import semver
 
 from kaiten.errors import ModelRejected
-from kaiten.settings import Bump, Versioning
+from kaiten.sections import Bump, Versioning
 from lifecycle.card import ModelCard
 
 _WEIGHT: Mapping[Bump, int] = {"patch": 0, "minor": 1, "major": 2}

@@ -12,7 +12,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from kaiten.context import current_or_none
-from kaiten.settings import Logging
+from kaiten.sections import Logging
 
 
 def configure(settings: Logging) -> None:

@@ -16,7 +16,7 @@ import structlog
 
 from kaiten import tags
 from kaiten.context import PredictionRecord
-from kaiten.settings import Monitors
+from kaiten.sections import Monitors
 
 if TYPE_CHECKING:
     from monitors.tracking import ModelProfile

@@ -16,7 +16,7 @@ import structlog
 
 from kaiten.context import current_or_none
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, OutOfMemory, QueueFull
-from kaiten.settings import Batching
+from kaiten.sections import Batching
 from runners.choice import Bounds, choose
 from runners.observer import BatchReport, Observer
 from runners.pace import Pace

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from kaiten.settings import Batching
+from kaiten.sections import Batching
 from runners.batcher import Batcher, Device
 from runners.observer import Observer
 from runners.preparation import Preparation, run_on

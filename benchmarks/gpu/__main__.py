@@ -23,7 +23,7 @@ from benchmarks.gpu import model, offline, report, served
 from benchmarks.gpu.served import Layout, Shape
 from benchmarks.results import Results, machine
 from benchmarks.servers import running
-from kaiten.settings import Logging, Runners
+from kaiten.sections import Logging, Runners
 from monitors import logs
 from runners.engines import precision
 from runners.engines.base import Engine, Samples

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 import numpy as np
 import torch
 
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from runners.engines.base import Engine, Samples
 from runners.engines.cuda_engine import DTYPES, CudaEngine, CudaStream, Logits, PaddedLane
 from runners.engines.precision import parity

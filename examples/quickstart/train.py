@@ -32,7 +32,8 @@ from transformers.utils import logging as transformers_logging
 
 from kaiten.cli.operator import operator
 from kaiten.errors import SetupError
-from kaiten.settings import Logging, load_settings
+from kaiten.sections import Logging
+from kaiten.settings import load_settings
 from lifecycle.card import Provenance, sha256
 from lifecycle.registration import Submission, register
 from lifecycle.store import ModelStore

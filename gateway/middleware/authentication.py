@@ -16,7 +16,7 @@ from gateway.access import ROUTES
 from gateway.sampling import Sample
 from kaiten.context import Principal, current
 from kaiten.errors import LoopbackOnly, Unauthenticated
-from kaiten.settings import Auth
+from kaiten.sections import Auth
 from kaiten.signing import ALGORITHM, SigningSecret
 
 logger = structlog.get_logger(__name__)

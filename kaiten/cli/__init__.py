@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from kaiten.cli import device, doctor, models, promotion, serve, token, validate
 from kaiten.errors import SetupError
-from kaiten.settings import Logging
+from kaiten.sections import Logging
 from monitors import logs
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command()(serve.serve)
 app.command()(models.register)
 app.command(name="models")(models.list_models)
+app.command()(models.sign)
 app.command()(validate.validate)
 app.command()(promotion.promote)
 app.command()(promotion.rollback)

@@ -38,7 +38,9 @@ def device(
     settings = load_settings()
     logs.configure(settings.logging)
     try:
-        code = uvloop.run(_serve(settings, socket, ModelStore.at(store), keeper))
+        code = uvloop.run(
+            _serve(settings, socket, ModelStore.at(store, settings.signatures), keeper)
+        )
     except SetupError as error:
         # For whoever reads the server's log, a line like the others.
         logger.critical("device_process_failed", reason=error.message)

@@ -81,7 +81,7 @@ def _setting_rows(in_force: InForce | None) -> Iterator[tuple[str, str]]:
     if in_force is None:
         yield "not usable", "see below"
         return
-    yield "file", str(in_force.settings or "none: the values in kaiten/settings.py")
+    yield "file", str(in_force.settings or "none: the values in kaiten/sections.py")
     yield "bentoml", in_force.bentoml
     yield "environment", in_force.environment
     yield "home", str(in_force.home)

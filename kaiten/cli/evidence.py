@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, parse
 
-from kaiten.settings import Evidence
+from kaiten.sections import Evidence
 from lifecycle.card import ModelCard, sha256
 
 _CHANGELOG = "CHANGELOG.md"

@@ -13,13 +13,7 @@ import psutil
 from kaiten.cli.serve import configuration_file
 from kaiten.cores import affinity, cores, count_of, quota
 from kaiten.errors import Detail, InvalidSettings, SetupError
-from kaiten.settings import (
-    Settings,
-    check_back_stop,
-    load_settings,
-    settings_file,
-    threads_of_each,
-)
+from kaiten.settings import Settings, check_back_stop, load_settings, settings_file, threads_of_each
 from kaiten.signing import DEVELOPMENT_SECRET_FILE, configured_secret, signing_secret
 from lifecycle.consistency import check, installed_versions
 from lifecycle.resolution import resolve
@@ -193,7 +187,8 @@ def _served(tag: str, settings: Settings, threads: int) -> Served:
     differences: list[str] = []
 
     def choose() -> EngineChoice:
-        resolved = resolve(tag, ModelStore(), in_production=settings.in_production)
+        store = ModelStore(settings.signatures)
+        resolved = resolve(tag, store, in_production=settings.in_production)
         model = resolved.model
         if not resolved.promoted:
             differences.append("promoted to no stage: it serves in development only")

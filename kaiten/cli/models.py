@@ -1,4 +1,4 @@
-"""`kaiten register` and `kaiten models`: what there is to serve."""
+"""`kaiten register`, `kaiten sign` and `kaiten models`: what there is to serve."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from kaiten.cli.operator import operator
-from kaiten.errors import ModelRejected
+from kaiten.errors import Detail, InvalidSettings, ModelRejected
 from kaiten.settings import load_settings
 from lifecycle.card import Provenance, sha256
 from lifecycle.registration import Submission
 from lifecycle.registration import register as register_model
+from lifecycle.signatures import sign as sign_folder
 from lifecycle.sources import fetch
 from lifecycle.store import ModelStore
 from runners.tasks import find_inspection
@@ -65,7 +66,7 @@ def register(
     told: dict[str, object] = {key: _digest(key, file) for key, file in data.items() if file}
     provenance = _provenance(details, told | ({"parent": parent} if parent else {}))
     settings, inspect = load_settings(), find_inspection(task).inspect
-    store, rules = ModelStore(), settings.versioning
+    store, rules = ModelStore(settings.signatures), settings.versioning
     with TemporaryDirectory(prefix="kaiten-") as fetched:
         folder = fetch(source, Path(fetched))
         submission = Submission(folder, name, version, task, provenance)
@@ -108,6 +109,22 @@ def _provenance(details: Path | None, told: dict[str, object]) -> Provenance:
         ) from None
 
 
+def sign(
+    tag: Annotated[str, typer.Argument(help="The version, as name:version.")],
+) -> None:
+    """Sign a version in the store anew, such as one that was registered before there was a key.
+
+    Example: KAITEN_SIGNATURES__PRIVATE_KEY=release.key kaiten sign support-intent:1.0.0
+    """
+    signatures = load_settings().signatures
+    if signatures.private_key is None:
+        reason = "is not set; name the file of an elliptic curve key in PEM"
+        raise InvalidSettings([Detail("signatures.private_key", reason)], "signatures")
+    # Its files are held against its card; the signature that it has may be missing or another's.
+    sign_folder(ModelStore().get(tag).folder, signatures)
+    typer.echo(f"{tag} is signed.")
+
+
 def list_models(
     tag: Annotated[
         str | None, typer.Argument(help="name:version, to check and show this one only.")
@@ -119,7 +136,7 @@ def list_models(
 
     Example: kaiten models support-intent:1.0.0
     """
-    store = ModelStore()
+    store = ModelStore(load_settings().signatures)
     cards = [model.card for model in ([store.get(tag)] if tag else store)]
     if as_json:
         typer.echo(json.dumps([card.model_dump(mode="json") for card in cards]))

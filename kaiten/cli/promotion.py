@@ -14,7 +14,8 @@ from kaiten import tags
 from kaiten.cli.evidence import Repository, gather
 from kaiten.cli.operator import operator
 from kaiten.errors import SetupError
-from kaiten.settings import Versioning, load_settings
+from kaiten.sections import Versioning
+from kaiten.settings import load_settings
 from lifecycle.card import ModelCard
 from lifecycle.history import Entry, Stage
 from lifecycle.promotion import Promotions, Request
@@ -100,7 +101,7 @@ def diff(
 
     Example: kaiten diff support-intent:1.0.0 support-intent:1.1.0
     """
-    store = ModelStore()
+    _, store = _open()
     found = differences(store.get(one).card, store.get(other).card)
     if as_json:
         typer.echo(json.dumps({key: [*pair] for key, pair in found.items()}))
@@ -129,7 +130,8 @@ def _flat(path: str, value: object) -> dict[str, str]:
 
 
 def _open() -> tuple[Versioning, ModelStore]:
-    return load_settings().versioning, ModelStore()
+    settings = load_settings()
+    return settings.versioning, ModelStore(settings.signatures)
 
 
 def _given(reason: str) -> str:

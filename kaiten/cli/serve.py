@@ -15,12 +15,7 @@ from rich.console import Console
 
 from kaiten.cli.token import mint
 from kaiten.errors import Detail, InvalidSettings, SetupError
-from kaiten.settings import (
-    ROOT,
-    bentoml_configuration,
-    environment_for,
-    load_settings,
-)
+from kaiten.settings import ROOT, bentoml_configuration, environment_for, load_settings
 from kaiten.signing import signing_secret
 
 _HOST = "127.0.0.1"

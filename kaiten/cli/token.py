@@ -8,7 +8,8 @@ from typing import Annotated
 import jwt
 import typer
 
-from kaiten.settings import Auth, load_settings
+from kaiten.sections import Auth
+from kaiten.settings import load_settings
 from kaiten.signing import ALGORITHM, signing_secret
 from kaiten.tags import NAME_PATTERN
 

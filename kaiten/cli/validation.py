@@ -24,7 +24,8 @@ from rich.progress import (
 
 from kaiten.cli.operator import Request, operator
 from kaiten.context import PredictionRecord
-from kaiten.settings import Runners, load_settings
+from kaiten.sections import Runners
+from kaiten.settings import load_settings
 from lifecycle.consistency import installed_versions
 from lifecycle.history import Action, Event, Stage, serving
 from lifecycle.store import ModelStore, StoredModel
@@ -42,7 +43,7 @@ _NONE = "none"
 def run(request: Request, *, as_json: bool) -> bool:
     """Validate, keep the report, tell of it, and return whether it passes."""
     settings = load_settings()
-    store = ModelStore()
+    store = ModelStore(settings.signatures)
     model = store.get(request.tag)
     asked = _asked(request, model, settings.validation.min_rows)
     compared = _compared(store, model, request.against)

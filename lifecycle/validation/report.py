@@ -5,7 +5,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kaiten.settings import Validation
+from kaiten.sections import Validation
 from lifecycle.validation.measures import Comparison, Measures
 
 

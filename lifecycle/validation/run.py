@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kaiten.settings import Validation
+from kaiten.sections import Validation
 from lifecycle.store import StoredModel
 from lifecycle.validation.answers import Predict, Scores, answer_all, latencies_ms
 from lifecycle.validation.measures import by_slice, compare, measure

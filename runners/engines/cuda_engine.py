@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from kaiten.errors import OutOfMemory
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from runners.engines import CUDA_LANES
 from runners.engines.base import Samples, pad
 from runners.engines.packed_network import PackedNetwork, is_packable

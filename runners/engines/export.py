@@ -18,7 +18,7 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from runners.engines import MODEL_FILE
 from runners.engines.base import Engine, pad
 from runners.engines.onnx_engine import OnnxEngine

@@ -8,7 +8,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from kaiten.cores import cores
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from runners.engines import MODEL_FILE
 from runners.engines.base import pad
 

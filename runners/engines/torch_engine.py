@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from kaiten.errors import ModelRejected
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from runners.engines.base import pad
 
 

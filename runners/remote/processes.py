@@ -13,7 +13,8 @@ from pathlib import Path
 import structlog
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.settings import ROOT, Runners, environment_for
+from kaiten.sections import Runners
+from kaiten.settings import ROOT, environment_for
 from runners.engines.placement import place_of, places
 
 logger = structlog.get_logger(__name__)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 
 InputT = TypeVar("InputT")
 ItemT = TypeVar("ItemT")

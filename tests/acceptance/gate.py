@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks import model as benchmark
 from benchmarks import places
 from examples.quickstart import train as quickstart
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from lifecycle.validation import rows
 from lifecycle.validation.measures import compare
 from runners.tasks.text_classification.serving import load

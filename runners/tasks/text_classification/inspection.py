@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from kaiten.errors import ModelRejected
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from runners.engines.export import export
 from runners.engines.torch_engine import TorchEngine
 from runners.tasks.base import ModelFacts

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from kaiten.errors import ModelRejected
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from runners.engines import open_engine
 from runners.engines.base import SENTENCES, Engine, Samples, softmax
 from runners.tasks.base import Task

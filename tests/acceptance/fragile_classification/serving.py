@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from runners.engines import open_engine
 from runners.tasks.base import Task
 from runners.tasks.text_classification import serving

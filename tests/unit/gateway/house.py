@@ -23,7 +23,8 @@ from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
 from kaiten.cli.token import mint
 from kaiten.context import PredictionRecord
-from kaiten.settings import Auth, Gateway, Serving, Settings
+from kaiten.sections import Auth, Gateway, Serving
+from kaiten.settings import Settings
 from kaiten.signing import SigningSecret
 from monitors.instruments import Instruments
 

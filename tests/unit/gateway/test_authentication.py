@@ -48,7 +48,7 @@ def claims(**changed: Json) -> dict[str, Json]:
     return {name: value for name, value in (good | changed).items() if value is not None}
 
 
-def token(*, key: str | None = SECRET, algorithm: str = "HS256", **changed: Json) -> str:
+def token(*, key: str = SECRET, algorithm: str = "HS256", **changed: Json) -> str:
     return jwt.encode(claims(**changed), key, algorithm=algorithm)
 
 
@@ -69,7 +69,7 @@ REJECTED = {
     "expired": token(exp=EARLIER),
     "not yet valid": token(nbf=LATER),
     "issued later": token(iat=LATER),
-    "unsigned": token(key=None, algorithm="none"),
+    "unsigned": token(key="", algorithm="none"),
     "signature cut off": token().rpartition(".")[0] + ".",
     "HS512": token(algorithm="HS512"),
     "other secret": token(key=OTHER_SECRET),

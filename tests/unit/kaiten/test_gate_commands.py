@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from kaiten.cli import app
 from kaiten.cli.evidence import Repository, gather
-from kaiten.settings import Evidence
+from kaiten.sections import Evidence
 from lifecycle.card import Provenance
 from lifecycle.store import ModelStore
 from tests.unit.lifecycle.cards import card, stored

@@ -9,10 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from kaiten.errors import InvalidSettings
+from kaiten.sections import PLACEHOLDERS, Auth
 from kaiten.settings import (
-    PLACEHOLDERS,
     ROOT,
-    Auth,
     bentoml_configuration,
     cuda_visible_devices,
     environment_for,

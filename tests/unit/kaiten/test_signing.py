@@ -7,7 +7,8 @@ import pytest
 from pydantic import SecretStr
 
 from kaiten.errors import InvalidSettings
-from kaiten.settings import Auth, Settings, check_secret
+from kaiten.sections import Auth, check_secret
+from kaiten.settings import Settings
 from kaiten.signing import (
     DEVELOPMENT_SECRET_FILE,
     SigningSecret,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kaiten.errors import ModelRejected, PromotionRefused
-from kaiten.settings import Versioning
+from kaiten.sections import Versioning
 from lifecycle.card import CARD_FILE
 from lifecycle.history import Action, Entry, Stage, serving
 from lifecycle.promotion import Promotions, Request

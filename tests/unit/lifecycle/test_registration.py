@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 
 from kaiten.errors import ModelNotFound, ModelRejected
-from kaiten.settings import Versioning
+from kaiten.sections import Versioning
 from lifecycle.card import CARD_FILE, Provenance, sha256
 from lifecycle.history import Action
 from lifecycle.registration import Submission, check_name, check_version, register, select_files

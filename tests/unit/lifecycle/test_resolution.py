@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kaiten.errors import ModelNotFound, PromotionRefused
-from kaiten.settings import Versioning
+from kaiten.sections import Versioning
 from lifecycle.history import Stage
 from lifecycle.promotion import Promotions, Request
 from lifecycle.resolution import resolve

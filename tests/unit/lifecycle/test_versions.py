@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaiten.errors import ModelRejected
-from kaiten.settings import Versioning
+from kaiten.sections import Versioning
 from lifecycle.versions import bumped, changes, check_bump, least_bump
 from tests.unit.lifecycle.cards import card
 

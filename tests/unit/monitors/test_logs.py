@@ -15,7 +15,7 @@ import logging
 import sys
 import structlog
 from kaiten.context import RequestContext, bind
-from kaiten.settings import Logging
+from kaiten.sections import Logging
 from monitors.logs import configure
 
 logger = structlog.get_logger("gateway.example")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kaiten.context import PredictionRecord
-from kaiten.settings import Monitors
+from kaiten.sections import Monitors
 from monitors.profiles import Profiler
 from monitors.tracking import ModelProfile
 from tests.unit.gateway.house import CANARY, V2, House

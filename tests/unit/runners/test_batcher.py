@@ -16,7 +16,7 @@ from structlog.typing import EventDict
 
 from kaiten.context import RequestContext, bind
 from kaiten.errors import DeadlineExceeded, InferenceFailed, OutOfMemory, QueueFull
-from kaiten.settings import Batching
+from kaiten.sections import Batching
 from runners.batcher import Batcher, Compute, Device
 from runners.observer import BatchReport
 

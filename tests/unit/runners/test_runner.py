@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
-from kaiten.settings import Batching
+from kaiten.sections import Batching
 from runners.observer import BatchReport
 from runners.runner import Runner
 from runners.tasks.base import Task

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from kaiten.errors import OutOfMemory
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from runners.engines.base import Samples
 from runners.engines.cuda_engine import CudaEngine
 from runners.engines.torch_engine import TorchEngine

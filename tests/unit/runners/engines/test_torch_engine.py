@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from runners.engines.torch_engine import TorchEngine
 
 

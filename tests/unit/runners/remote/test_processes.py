@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kaiten.errors import InvalidSettings
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from runners.engines import cuda
 from runners.remote import processes
 from runners.remote.processes import DeviceProcesses, own_folder, socket_of

@@ -14,7 +14,7 @@ from structlog.typing import EventDict
 
 from kaiten.context import RequestContext, bind
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
-from kaiten.settings import Batching
+from kaiten.sections import Batching
 from runners.remote import client
 from runners.remote.client import RemoteRunner
 from runners.remote.frames import Answer, Kind, frame

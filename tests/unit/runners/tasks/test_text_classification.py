@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertTokenizerFast
 
 from kaiten.errors import ModelRejected
-from kaiten.settings import Runners
+from kaiten.sections import Runners
 from runners.engines.export import MAX_TOKENS, export
 from runners.engines.torch_engine import TorchEngine
 from runners.tasks.base import ModelFacts, Task

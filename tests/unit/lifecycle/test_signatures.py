@@ -1,0 +1,193 @@
+"""Signatures that hold, and what makes them not hold, by the real model-signing."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import SecretStr, ValidationError
+from typer.testing import CliRunner
+
+from kaiten.cli import app
+from kaiten.errors import InvalidSettings, ModelRejected
+from kaiten.sections import Signatures
+from kaiten.settings import ROOT
+from lifecycle.card import SIGNATURE_FILE
+from lifecycle.signatures import sign, verify
+from lifecycle.store import ModelStore
+from tests.unit.lifecycle.cards import stored, validated
+
+PYTHON = ROOT / ".kaiten/model-signing/bin/python"
+needs_model_signing = pytest.mark.skipif(
+    not PYTHON.exists(), reason="model-signing has no environment: make signatures"
+)
+
+
+def keys(folder: Path, name: str, password: bytes | None = None) -> Signatures:
+    key = ec.generate_private_key(ec.SECP256R1())
+    encryption = (
+        serialization.BestAvailableEncryption(password)
+        if password
+        else serialization.NoEncryption()
+    )
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    private, public = folder / f"{name}.key", folder / f"{name}.pub"
+    private.write_bytes(key.private_bytes(pem, pkcs8, encryption))
+    spki = serialization.PublicFormat.SubjectPublicKeyInfo
+    public.write_bytes(key.public_key().public_bytes(pem, spki))
+    secret = SecretStr(password.decode()) if password else None
+    return Signatures(private_key=private, public_key=public, password=secret, python=PYTHON)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "version"
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "model.safetensors").write_text("weights")
+    (folder / "onnx" / "model.onnx").write_text("network")
+    return folder
+
+
+@needs_model_signing
+@pytest.mark.parametrize("password", [None, b"a long password of ours"])
+def test_signature_holds_until_a_byte_changes(
+    password: bytes | None, folder: Path, tmp_path: Path
+) -> None:
+    settings = keys(tmp_path, "ours", password)
+    sign(folder, settings)
+    verify(folder, "ours:1.0.0", settings)
+    (folder / "onnx" / "model.onnx").write_text("Network")
+    with pytest.raises(
+        ModelRejected, match=r"model\.sig: does not hold for ours:1\.0\.0: .*onnx/model\.onnx"
+    ):
+        verify(folder, "ours:1.0.0", settings)
+
+
+@needs_model_signing
+def test_added_file_is_refused_and_a_report_is_not(folder: Path, tmp_path: Path) -> None:
+    settings = keys(tmp_path, "ours")
+    sign(folder, settings)
+    (folder / "reports").mkdir()
+    (folder / "reports" / "report.json").write_text("{}")
+    (folder / "model.yaml").write_text("BentoML's")
+    verify(folder, "ours:1.0.0", settings)
+    (folder / "added.json").write_text("{}")
+    with pytest.raises(ModelRejected, match="does not hold"):
+        verify(folder, "ours:1.0.0", settings)
+
+
+@needs_model_signing
+def test_another_key_is_refused(folder: Path, tmp_path: Path) -> None:
+    sign(folder, keys(tmp_path, "others"))
+    with pytest.raises(ModelRejected, match=r"does not hold.*Key mismatch"):
+        verify(folder, "ours:1.0.0", keys(tmp_path, "ours"))
+
+
+@needs_model_signing
+@pytest.mark.parametrize("spoilt", [b"", b"{}", b"no JSON"])
+def test_spoilt_signature_is_refused(spoilt: bytes, folder: Path, tmp_path: Path) -> None:
+    settings = keys(tmp_path, "ours")
+    sign(folder, settings)
+    (folder / SIGNATURE_FILE).write_bytes(spoilt)
+    with pytest.raises(ModelRejected, match="does not hold"):
+        verify(folder, "ours:1.0.0", settings)
+
+
+def test_unsigned_version_is_refused_where_signatures_are_required(
+    folder: Path, tmp_path: Path
+) -> None:
+    settings = keys(tmp_path, "ours")
+    verify(folder, "ours:1.0.0", settings)
+    required = settings.model_copy(update={"required": True})
+    with pytest.raises(ModelRejected, match=r"model\.sig: is missing: ours:1\.0\.0 is not signed"):
+        verify(folder, "ours:1.0.0", required)
+
+
+def test_without_keys_nothing_is_signed(folder: Path) -> None:
+    sign(folder, Signatures())
+    verify(folder, "ours:1.0.0", Signatures())
+    assert not (folder / SIGNATURE_FILE).exists()
+
+
+def test_required_needs_a_key_to_check_with() -> None:
+    with pytest.raises(ValidationError, match="without public_key"):
+        Signatures(required=True)
+
+
+@needs_model_signing
+def test_key_that_is_none_is_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "no.key").write_text("nothing")
+    (folder / SIGNATURE_FILE).write_text("{}")
+    key = tmp_path / "no.key"
+    with pytest.raises(InvalidSettings, match=r"signatures\.private_key"):
+        sign(folder, Signatures(private_key=key, python=PYTHON))
+    with pytest.raises(InvalidSettings, match=r"signatures\.public_key"):
+        verify(folder, "ours:1.0.0", Signatures(public_key=key, python=PYTHON))
+
+
+@needs_model_signing
+def test_store_signs_what_it_takes_and_checks_what_it_gives(
+    model_store: Path, tmp_path: Path
+) -> None:
+    settings = keys(tmp_path, "ours").model_copy(update={"required": True})
+    store = ModelStore(settings)
+    model = stored(store, "ours:1.0.0", tmp_path)
+    validated(store, model)
+    assert (model.folder / SIGNATURE_FILE).is_file()
+    assert store.get("ours:1.0.0").card == model.card
+    (model.folder / SIGNATURE_FILE).unlink()
+    with pytest.raises(ModelRejected, match="is not signed"):
+        store.get("ours:1.0.0")
+
+
+@needs_model_signing
+def test_changed_password_is_told_and_nothing_is_half_signed(folder: Path, tmp_path: Path) -> None:
+    settings = keys(tmp_path, "ours", b"a long password of ours")
+    wrong = settings.model_copy(update={"password": SecretStr("another")})
+    with pytest.raises(InvalidSettings, match=r"signatures\.private_key") as caught:
+        sign(folder, wrong)
+    assert "another" not in caught.value.message
+    assert not (folder / SIGNATURE_FILE).exists()
+
+
+@needs_model_signing
+def test_refused_key_leaves_no_version(model_store: Path, tmp_path: Path) -> None:
+    settings = keys(tmp_path, "ours")
+    assert settings.private_key
+    settings.private_key.write_text("spoilt")
+    with pytest.raises(InvalidSettings, match=r"signatures\.private_key"):
+        stored(ModelStore(settings), "ours:1.0.0", tmp_path)
+    assert "ours:1.0.0" not in ModelStore()
+    stored(ModelStore(), "ours:1.0.0", tmp_path)
+
+
+def test_python_without_model_signing_is_told(folder: Path, tmp_path: Path) -> None:
+    for python in (Path(sys.executable), tmp_path / "none"):
+        settings = Signatures(private_key=tmp_path / "any.key", python=python)
+        with pytest.raises(InvalidSettings, match=r"signatures\.python: .*make signatures"):
+            sign(folder, settings)
+
+
+def test_key_needs_a_python() -> None:
+    with pytest.raises(ValidationError, match="without python"):
+        Signatures(public_key=Path("ours.pub"))
+
+
+@needs_model_signing
+def test_command_signs_what_is_there_already(
+    model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = keys(tmp_path, "ours")
+    model = stored(ModelStore(), "ours:1.0.0", tmp_path)
+    monkeypatch.setenv("KAITEN_SIGNATURES__PYTHON", str(PYTHON))
+    monkeypatch.setenv("KAITEN_SIGNATURES__PRIVATE_KEY", str(settings.private_key))
+    told = CliRunner().invoke(app, ["sign", "ours:1.0.0"])
+    assert told.exit_code == 0, told.output
+    verify(model.folder, "ours:1.0.0", settings.model_copy(update={"required": True}))
+
+
+def test_command_without_a_key_says_so(model_store: Path) -> None:
+    told = CliRunner().invoke(app, ["sign", "ours:1.0.0"])
+    assert isinstance(told.exception, InvalidSettings)
+    assert "signatures.private_key: is not set" in told.exception.message
