@@ -144,8 +144,9 @@ def find_model(name: str) -> StoredModel:
     model = found.model
     if not found.promoted:
         logger.warning("unpromoted_version_pinned", model=model.card.tag)
-    packages = choose_engine(model.folder, settings.runners).packages
-    for difference in check(model.card, installed_versions(packages)):
+    engine = choose_engine(model.folder, settings.runners)
+    installed = installed_versions(engine.packages)
+    for difference in check(model.card, installed, engine.newest_opset):
         logger.warning("environment_differs", model=model.card.tag, difference=str(difference))
     return model
 

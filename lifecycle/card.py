@@ -32,6 +32,7 @@ class EngineCard(BaseModel):
     texts: int = 0
     max_difference: float | None = None
     versions: dict[str, str] = Field(default_factory=dict)
+    opset: int | None = Field(None, description="The version of ONNX's operators, if exported.")
 
 
 class Provenance(BaseModel):

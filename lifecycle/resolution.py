@@ -44,8 +44,9 @@ def _carried(name: str, store: ModelStore) -> list[Entry]:
 
     That is all there is in a bento; to a version without one, no stage is known.
     """
-    found = (model.promotion for model in store if model.card.name == name)
-    return sorted((entry for entry in found if entry), key=lambda entry: entry.number)
+    ours = (model for model in store if model.card.name == name)
+    found = (entry for model in ours for entry in model.promotions)
+    return sorted(found, key=lambda entry: entry.number)
 
 
 def _in_production(name: str, entries: Sequence[Entry], store: ModelStore) -> StoredModel:

@@ -11,6 +11,7 @@ from typing import Any
 
 import bentoml
 import semver
+from pydantic import TypeAdapter
 
 from kaiten import tags
 from kaiten.errors import ModelNotFound, ModelRejected
@@ -20,7 +21,8 @@ from lifecycle.history import Action, Entry, History, replace
 from lifecycle.signatures import sign, verify
 
 REPORT_FILE = "report.json"
-PROMOTION_FILE = "promotion.json"
+PROMOTIONS_FILE = "promotions.json"
+_ENTRIES = TypeAdapter(list[Entry])
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +47,25 @@ class StoredModel:
         return file.is_file() and sha256(file) == digest
 
     @property
-    def promotion(self) -> Entry | None:
-        """The entry by which these bytes were last promoted, which goes where the version goes.
+    def promotions(self) -> list[Entry]:
+        """The entries by which these bytes came to each stage last, which go where they go.
 
         A bento holds versions without their trail.
         """
         try:
-            entry = Entry.model_validate_json((self.folder / REPORTS / PROMOTION_FILE).read_bytes())
+            content = (self.folder / REPORTS / PROMOTIONS_FILE).read_bytes()
+            entries = _ENTRIES.validate_json(content)
         except (OSError, ValueError):
-            return None
-        return entry if entry.digest == entry.seal() and entry.card == self.digest else None
+            return []
+        digest = self.digest
+        return [each for each in entries if each.digest == each.seal() and each.card == digest]
 
     def add_promotion(self, entry: Entry) -> None:
-        """Keep the entry by which it was promoted."""
+        """Keep the entry by which it came to a stage, instead of an earlier one of that stage."""
         (self.folder / REPORTS).mkdir(exist_ok=True)
-        replace(self.folder / REPORTS / PROMOTION_FILE, entry.model_dump_json() + "\n")
+        kept = [each for each in self.promotions if each.stage != entry.stage]
+        content = _ENTRIES.dump_json([*kept, entry]).decode()
+        replace(self.folder / REPORTS / PROMOTIONS_FILE, content + "\n")
 
     def add_report(self, report: str, others: Mapping[str, bytes]) -> str:
         """Keep a report, in JSON, and what goes with it, by file name; return its SHA-256.

@@ -194,7 +194,8 @@ def _served(tag: str, settings: Settings, threads: int) -> Served:
             differences.append("promoted to no stage: it serves in development only")
         find_task(model.card.task)
         found = choose_engine(model.folder, settings.runners)
-        differences.extend(map(str, check(model.card, installed_versions(found.packages))))
+        installed = installed_versions(found.packages)
+        differences.extend(map(str, check(model.card, installed, found.newest_opset)))
         return found
 
     choice = _attempt(problems, "serving.models", choose)

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import psutil
@@ -25,7 +24,7 @@ from rich.progress import (
 from kaiten.cli.operator import Request, operator
 from kaiten.context import PredictionRecord
 from kaiten.sections import Runners
-from kaiten.settings import load_settings
+from kaiten.settings import Settings, load_settings
 from lifecycle.consistency import installed_versions
 from lifecycle.history import Action, Event, Stage, serving
 from lifecycle.store import ModelStore, StoredModel
@@ -33,7 +32,9 @@ from lifecycle.validation import page, rows
 from lifecycle.validation.report import Report
 from lifecycle.validation.run import Asked, Device, Subject, Validator
 from monitors.tracking import ModelProfile
+from runners.choice import Bounds, choose
 from runners.engines import choose_engine
+from runners.engines.cuda import reserved_bytes
 from runners.tasks import find_task
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -50,8 +51,8 @@ def run(request: Request, *, as_json: bool) -> bool:
     with _progress() as told:
         device = _device(model, settings.runners)
         validator = Validator(settings.validation, device, settings.home / "validation", told)
-        subject = _subject(model, settings.runners)
-        load = partial(_subject, compared, settings.runners) if compared else None
+        subject = _subject(model, settings)
+        load = partial(_subject, compared, settings) if compared else None
         report, scores = validator.validate(subject, load, asked)
     asked_for = _asked_for(request, asked, compared)
     digest = _keep(store, model, report, asked_for, _reference(model, asked.rows, scores))
@@ -86,31 +87,32 @@ def _compared(store: ModelStore, model: StoredModel, against: str | None) -> Sto
     return store.get(against)
 
 
-def _subject(model: StoredModel, settings: Runners) -> Subject:
-    task = find_task(model.card.task).load(model.folder, model.card.max_length, settings)
-    task.model.warm_up(task.model.batch_tokens, task.model.batch_items)
+def _subject(model: StoredModel, settings: Settings) -> Subject:
+    family, batching = find_task(model.card.task), settings.batching
+    task = family.load(model.folder, model.card.max_length, settings.runners)
+    bounds = Bounds(
+        items=batching.max_batch_size or task.model.batch_items,
+        tokens=batching.max_batch_tokens or task.model.batch_tokens,
+        padding=batching.max_padding,
+        packed=task.model.packed,
+    )
+    task.model.warm_up(bounds.tokens, bounds.items)
 
     def predict(texts: Sequence[str]) -> NDArray[np.float32]:
         items = task.processor.prepare(texts)
-        found: list[NDArray[np.float32]] = []
-        while len(found) < len(items):
-            batch = _batch(items[len(found) :], task.model.batch_tokens, task.model.batch_items)
+        scores = np.empty((len(items), len(model.card.labels)), np.float32)
+        waiting = np.arange(len(items))
+        # As the batcher forms them, so that the answers are those that callers get.
+        while len(waiting):
+            costs = [items[index].cost for index in waiting]
+            chosen = choose(costs, [False] * len(costs), bounds)
+            batch = [items[index] for index in waiting[chosen]]
             raw = task.model.infer(batch, alone=True)
-            found += [answer.scores for answer in task.processor.finish(batch, raw)]
-        return np.stack(found)
+            scores[waiting[chosen]] = [each.scores for each in task.processor.finish(batch, raw)]
+            waiting = np.delete(waiting, chosen)
+        return scores
 
     return Subject(model, predict)
-
-
-def _batch(items: Sequence[Any], tokens: int, most: int) -> Sequence[Any]:
-    """Return as many of the first items as suit the engine in one batch, at least one."""
-    count = 1
-    while count < min(len(items), most):
-        longest = max(item.cost for item in items[: count + 1])
-        if longest * (count + 1) > tokens:
-            break
-        count += 1
-    return items[:count]
 
 
 def _device(model: StoredModel, settings: Runners) -> Device:
@@ -120,8 +122,13 @@ def _device(model: StoredModel, settings: Runners) -> Device:
         *(model.card.engine.versions if model.card.engine else ()),
     ]
     versions = {name: found for name, found in installed_versions(names).items() if found}
-    memory = lambda: psutil.Process().memory_info().rss  # noqa: E731
+    on_cpu = choice.device == "cpu"
+    memory = partial(_rss, psutil.Process()) if on_cpu else reserved_bytes
     return Device(f"{choice.engine} on {choice.device}", memory, versions)
+
+
+def _rss(process: psutil.Process) -> int:
+    return int(process.memory_info().rss)
 
 
 def _reference(model: StoredModel, asked: rows.Rows, scores: NDArray[np.float32]) -> bytes:

@@ -22,7 +22,10 @@ class Data(_Part):
 
 
 class Cost(_Part):
-    """What answering takes on this device: one text at a time, memory of the process, files."""
+    """What answering takes on this device: one text at a time, memory there, and files.
+
+    On a CPU the memory is the process's, on a CUDA device what torch has held on it.
+    """
 
     device: str
     latency_p50_ms: float

@@ -46,7 +46,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where it runs: its name, and what tells the memory of this process, in bytes."""
+    """Where it runs: its name, and what tells the memory that is taken there, in bytes."""
 
     name: str
     memory: Callable[[], int]

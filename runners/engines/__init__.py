@@ -36,6 +36,14 @@ class EngineChoice:
         own = ("onnxruntime",) if self.engine == "onnx" else ("torch", "transformers")
         return (*own, "tokenizers", "numpy")
 
+    @property
+    def newest_opset(self) -> int | None:
+        """The newest version of ONNX's operators that it computes; None where it takes no ONNX."""
+        if self.engine != "onnx":
+            return None
+        newest: int = import_module(f"{__name__}.onnx_engine").newest_opset()
+        return newest
+
     def lanes(self, threads: int) -> int:
         """Return how many batches the engine computes at once, given so many threads."""
         if self.engine == "onnx":

@@ -33,6 +33,11 @@ def details() -> list[CudaDevice]:
     return [CudaDevice(each.name, int(each.total_memory)) for each in properties]
 
 
+def reserved_bytes() -> int:
+    """Return the most memory that this process has held on its CUDA device, as torch counts it."""
+    return int(import_module("torch").cuda.max_memory_reserved())
+
+
 def driver_count() -> int:
     """Return how many devices NVIDIA's driver offers; it heeds CUDA_VISIBLE_DEVICES itself."""
     try:

@@ -29,7 +29,7 @@ from runners.tasks.base import EngineFacts
 logger = structlog.get_logger(__name__)
 # The largest difference between two logits that still counts as the same.
 TOLERANCE = 1e-4
-_OPSET = 17
+OPSET = 17
 # An export by plain matrix products holds all of a text's attention at once: 3 GB for 8,192 tokens
 # in a small model. torch's own attention does not.
 MAX_TOKENS = 1024
@@ -68,7 +68,7 @@ def export(
             continue
         reason, difference = _tried(form, network, compare)
         if difference is not None and difference <= TOLERANCE:
-            return EngineFacts("onnx", reason, len(texts), difference, versions)
+            return EngineFacts("onnx", reason, len(texts), difference, versions, OPSET)
         shutil.rmtree(made / _FOLDER, ignore_errors=True)
     return EngineFacts("torch", reason, len(texts), difference, versions)
 
@@ -166,7 +166,7 @@ def trace(
                     "attention_mask": _AXES,
                     "logits": {0: _AXES[0]},
                 },
-                opset_version=_OPSET,
+                opset_version=OPSET,
                 # The newer exporter takes several times as long, and needs one package more.
                 dynamo=False,
             )

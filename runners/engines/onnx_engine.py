@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from kaiten.cores import cores
 from kaiten.sections import Runners
@@ -42,6 +43,14 @@ class OnnxEngine:
         logits: NDArray[np.float32]
         (logits,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
         return logits
+
+
+def newest_opset() -> int:
+    """Return the newest version of ONNX's operators that the installed ONNX Runtime knows."""
+    schemas = onnxruntime_pybind11_state.get_all_operator_schema()
+    # The operators of ONNX itself have no domain.
+    newest: int = max(schema.since_version for schema in schemas if not schema.domain)
+    return newest
 
 
 def _session(model: Path, threads: int) -> onnxruntime.InferenceSession:

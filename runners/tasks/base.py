@@ -90,7 +90,7 @@ class EngineFacts:
     """The engine that a version was registered for, and why.
 
     ``max_difference`` is the largest absolute difference between its logits and torch's over so
-    many ``texts``; None where nothing could be compared.
+    many ``texts``; None where nothing could be compared. ``opset`` is the ONNX operators' version.
     """
 
     name: str
@@ -98,6 +98,7 @@ class EngineFacts:
     texts: int = 0
     max_difference: float | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    opset: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

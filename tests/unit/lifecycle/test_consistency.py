@@ -3,6 +3,7 @@
 import pytest
 
 from kaiten.errors import ModelRejected
+from lifecycle.card import EngineCard
 from lifecycle.consistency import check, installed_versions
 from tests.unit.lifecycle.cards import card
 
@@ -39,3 +40,11 @@ def test_versions_are_those_installed() -> None:
     found = installed_versions(["pydantic", "no-such-package"])
     assert found["pydantic"] is not None
     assert found["no-such-package"] is None
+
+
+def test_newer_onnx_operators_than_the_engine_knows_refuse() -> None:
+    exported = card(engine=EngineCard(name="onnx", reason="for a test", opset=17))
+    assert check(exported, {}, newest_opset=17) == []
+    assert check(exported, {}, newest_opset=None) == []
+    with pytest.raises(ModelRejected, match=r"engine\.opset: of ours:1\.0\.0 is 17, .* up to 16"):
+        check(exported, {}, newest_opset=16)

@@ -70,6 +70,16 @@ def test_version_that_was_rolled_back_to_carries_that(store: ModelStore) -> None
     assert resolve("ours:1.0.0", store, in_production=True).promoted
 
 
+def test_version_in_production_that_goes_through_staging_again_still_serves(
+    store: ModelStore,
+) -> None:
+    promotions = Promotions(store, Versioning())
+    promotions.promote("ours:1.0.0", Request(Stage.STAGING, "tester", "for a test", {}))
+    for file in (store.folder.parent / "kaiten").iterdir():
+        file.unlink()
+    assert resolve("ours", store, in_production=True).model.card.version == "1.0.0"
+
+
 def test_name_without_a_version_in_production(model_store: Path, tmp_path: Path) -> None:
     store = ModelStore()
     with pytest.raises(ModelNotFound):

@@ -1,0 +1,209 @@
+"""Killed by SIGKILL at each change of the disk: the old state holds, and the next try works."""
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kaiten.cli import validation as command
+from kaiten.errors import PromotionRefused
+from kaiten.sections import Validation, Versioning
+from lifecycle.history import Action, Stage
+from lifecycle.promotion import Promotions, Request
+from lifecycle.registration import register
+from lifecycle.store import ModelStore
+from lifecycle.validation import page
+from lifecycle.validation.rows import Rows
+from lifecycle.validation.run import Asked, Device, Subject, Validator
+from tests.unit.lifecycle.cards import validated
+from tests.unit.lifecycle.test_registration import MODEL, RULES, inspect, submission
+
+# Python 3.12 warns where a process of several threads forks; the child starts none.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.link", "os.truncate"}
+# More than any of them does, and a bound on a test that would go on for ever.
+MOST = 200
+TAG = "ours:1.0.1"
+
+
+def changes_the_disk(event: str, arguments: Sequence[object]) -> bool:
+    if event != "open":
+        return event in CHANGES
+    flags = arguments[2]
+    return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+
+
+def killed_at(number: int, act: Callable[[], object]) -> bool:
+    """Do it in a process that dies before that change of the disk; return whether it came to it."""
+    child = os.fork()
+    if child == 0:
+        seen = 0
+
+        def count(event: str, arguments: Sequence[object]) -> None:
+            nonlocal seen
+            if changes_the_disk(event, arguments):
+                seen += 1
+                if seen == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(count)
+            act()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return True
+    assert os.waitstatus_to_exitcode(status) == 0
+    return False
+
+
+@dataclass
+class House:
+    """A store whose first version serves in production; ``reset`` goes back to that."""
+
+    home: Path
+    source: Path
+    work: Path
+
+    @property
+    def store(self) -> ModelStore:
+        return ModelStore()
+
+    def keep(self) -> None:
+        shutil.copytree(self.home, self.work / "kept")
+
+    def reset(self) -> None:
+        shutil.rmtree(self.home)
+        shutil.copytree(self.work / "kept", self.home)
+        shutil.rmtree(self.work / "validation", ignore_errors=True)
+
+    def register(self, tag: str = TAG) -> None:
+        taken = submission(self.source, tag)
+        register(taken, "tester", RULES, store=self.store, inspect=inspect)
+
+    def validate(self) -> None:
+        model = self.store.get(TAG)
+        rows = Rows(texts=("a", "b") * 40, labels=("no", "yes") * 40, slices={}, digest="0" * 64)
+
+        def predict(texts: Sequence[str]) -> NDArray[np.float32]:
+            return np.array([[0.9, 0.1] if text == "a" else [0.1, 0.9] for text in texts], "f4")
+
+        device = Device("none", lambda: 1 << 20, {})
+        validator = Validator(Validation(), device, self.work / "validation", lambda *_: None)
+        asked = Asked(Path("test.jsonl"), rows)
+        report, _ = validator.validate(Subject(model, predict), None, asked)
+        assert report.passed
+        command._keep(self.store, model, report, {"against": "1.0.0"}, b"profile")
+        validator.forget()
+
+    def promote(self, stage: Stage) -> None:
+        request = Request(stage, "tester", "for a test", {})
+        Promotions(self.store, Versioning()).promote(TAG, request)
+
+    def rollback(self) -> None:
+        Promotions(self.store, Versioning()).rollback("ours", "tester", "for a test")
+
+
+@pytest.fixture
+def house(model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    source = tmp_path / "model"
+    source.mkdir()
+    for name, text in MODEL.items():
+        (source / name).write_text(text)
+    # Drawing it takes a second, and nothing of it is written.
+    monkeypatch.setattr(page, "render", lambda _: "<html>")
+    house = House(model_store, source, tmp_path)
+    house.register("ours:1.0.0")
+    validated(house.store, house.store.get("ours:1.0.0"))
+    promotions = Promotions(house.store, Versioning())
+    for stage in Stage:
+        promotions.promote("ours:1.0.0", Request(stage, "tester", "the first", {}))
+    return house
+
+
+def prepared(house: House, *steps: Callable[[], object]) -> None:
+    for step in steps:
+        step()
+    house.keep()
+
+
+def check_each(house: House, act: Callable[[], object], check: Callable[[], object]) -> int:
+    """Kill it at each change, check what is there, and try again; return how many there are."""
+    for number in range(1, MOST):
+        house.reset()
+        if not killed_at(number, act):
+            return number - 1
+        # Whatever was half done: what served serves, and the trail holds.
+        assert house.store.get("ours:1.0.0").card.version == "1.0.0"
+        house.store.history("ours").entries()
+        assert {model.card.version for model in house.store} <= {"1.0.0", "1.0.1"}
+        check()
+    raise AssertionError("it never ends")
+
+
+def actions(house: House) -> list[Action]:
+    return [entry.action for entry in house.store.history("ours").entries()]
+
+
+def test_register(house: House) -> None:
+    prepared(house)
+
+    def again() -> None:
+        if TAG not in house.store or house.store.is_unfinished(TAG):
+            house.register()
+        assert house.store.get(TAG).card.version == "1.0.1"
+
+    assert check_each(house, house.register, again) > 10
+
+
+def test_validate(house: House) -> None:
+    prepared(house, house.register)
+    before = actions(house)
+
+    def again() -> None:
+        assert actions(house) in (before, [*before, Action.VALIDATED])
+        house.validate()
+        # Nothing that a killed one left is taken for a report.
+        house.promote(Stage.STAGING)
+
+    assert check_each(house, house.validate, again) > 8
+
+
+@pytest.mark.parametrize("stage", [*Stage])
+def test_promote(stage: Stage, house: House) -> None:
+    to_staging = [lambda: house.promote(Stage.STAGING)] if stage is Stage.PRODUCTION else []
+    prepared(house, house.register, house.validate, *to_staging)
+    before = actions(house)
+
+    def again() -> None:
+        if actions(house) == before:
+            house.promote(stage)
+        else:
+            # The trail says that it was; nobody has to do anything.
+            with pytest.raises(PromotionRefused, match="already"):
+                house.promote(stage)
+        assert actions(house) == [*before, Action.PROMOTED]
+
+    assert check_each(house, lambda: house.promote(stage), again) > 4
+
+
+def test_rollback(house: House) -> None:
+    promotions = [lambda: house.promote(Stage.STAGING), lambda: house.promote(Stage.PRODUCTION)]
+    prepared(house, house.register, house.validate, *promotions)
+    before = actions(house)
+
+    def again() -> None:
+        if actions(house) == before:
+            house.rollback()
+        assert actions(house) == [*before, Action.ROLLED_BACK]
+
+    assert check_each(house, house.rollback, again) > 4
