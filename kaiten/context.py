@@ -13,6 +13,12 @@ class Principal:
 
     subject: str
     scopes: frozenset[str]
+    issuer: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Who it is, over all issuers: two may know different callers by one subject."""
+        return f"{self.issuer}|{self.subject}"
 
     def require(self, scope: str) -> None:
         """Raise Forbidden unless the token holds the scope, be it for one model only."""

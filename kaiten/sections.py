@@ -127,6 +127,13 @@ class Signatures(Section):
         return self
 
 
+class State(Section):
+    """Where the workers, of one host or of several, keep what they share."""
+
+    # redis://[:password@]host:port/number; rediss:// for TLS. Without one, each worker has its own.
+    redis_url: SecretStr | None = None
+
+
 class Auth(Section):
     """Who may ask."""
 

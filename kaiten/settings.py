@@ -37,6 +37,7 @@ from kaiten.sections import (
     Runners,
     Serving,
     Signatures,
+    State,
     Validation,
     Versioning,
 )
@@ -44,7 +45,7 @@ from kaiten.sections import (
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "KAITEN_"
 # Taken from the environment only.
-_SECRETS = (("auth", "secret"), ("signatures", "password"))
+_SECRETS = (("auth", "secret"), ("signatures", "password"), ("state", "redis_url"))
 # Of files that lie where a worker, which may stand in another folder, must find them.
 _PATHS = (
     ("auth", "secret_file"),
@@ -91,6 +92,7 @@ class Settings(BaseSettings):
     versioning: Versioning = Versioning()
     validation: Validation = Validation()
     signatures: Signatures = Signatures()
+    state: State = State()
     auth: Auth = Auth()
     monitors: Monitors = Monitors()
     logging: Logging = Logging()

@@ -20,6 +20,7 @@ LEFT_OUT = {
     "environment",
     "home",
     "signatures.password",
+    "state.redis_url",
     "runners.sockets",
 }
 
