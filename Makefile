@@ -97,6 +97,6 @@ $(ENV): pyproject.toml constraints.txt
 
 $(SIGNATURES): pyproject.toml | $(ENV)
 	@echo "Setting up $(@D), where models are signed and verified."
-	@$(PYTHON) -m venv --clear $(@D)
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --group pyproject.toml:signatures
 	@touch $@

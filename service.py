@@ -36,7 +36,7 @@ from kaiten.settings import (
     settings_file,
 )
 from kaiten.signing import signing_secret
-from lifecycle.consistency import check, installed_versions
+from lifecycle.consistency import check, check_opset, installed_versions
 from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore, StoredModel
 from monitors import logs
@@ -115,6 +115,7 @@ class Parts:
 
     def _runner(self, model: StoredModel) -> Runner:
         card, batching = model.card, self.settings.batching
+        check_opset(card, choose_engine(model.folder, self.settings.runners).newest_opset)
         task = find_task(card.task).load(model.folder, card.max_length, self._placed)
         observer = self.instruments.observer(card.tag)
         return Runner(card.tag, card.labels, task, batching, observer, _end_worker)
@@ -144,9 +145,8 @@ def find_model(name: str) -> StoredModel:
     model = found.model
     if not found.promoted:
         logger.warning("unpromoted_version_pinned", model=model.card.tag)
-    engine = choose_engine(model.folder, settings.runners)
-    installed = installed_versions(engine.packages)
-    for difference in check(model.card, installed, engine.newest_opset):
+    packages = choose_engine(model.folder, settings.runners).packages
+    for difference in check(model.card, installed_versions(packages)):
         logger.warning("environment_differs", model=model.card.tag, difference=str(difference))
     return model
 

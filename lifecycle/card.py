@@ -108,7 +108,8 @@ class ModelCard(BaseModel):
 
     def verify(self, folder: Path) -> None:
         """Raise ModelRejected, naming the file, unless the files are as they were registered."""
-        present = (each for each in folder.rglob("*") if each.is_file())
+        # A link to a folder is no file, and nothing in it would be looked at.
+        present = (each for each in folder.rglob("*") if each.is_file() or each.is_symlink())
         for name in sorted(each.relative_to(folder).as_posix() for each in present):
             # An engine is chosen by what lies here.
             known = name in self.files or name in _UNLISTED or name.startswith(f"{REPORTS}/")

@@ -34,13 +34,10 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str | None]:
     return {package: _version(package) for package in packages}
 
 
-def check(
-    card: ModelCard, installed: Mapping[str, str | None], newest_opset: int | None = None
-) -> list[Difference]:
-    """Return what differs without harm; ModelRejected where another major version is here.
+def check_opset(card: ModelCard, newest_opset: int | None) -> None:
+    """Raise ModelRejected for a network in ONNX that is newer than the engine at hand.
 
-    Only the packages that ``installed`` tells of are looked at. A network exported to ONNX is also
-    refused where its operators are newer than the ``newest_opset`` of the engine at hand.
+    ``newest_opset`` is None for an engine that takes no ONNX.
     """
     opset = card.engine.opset if card.engine else None
     if opset is not None and newest_opset is not None and opset > newest_opset:
@@ -49,6 +46,13 @@ def check(
             f"of {card.tag} is {opset}, and ONNX Runtime knows up to {newest_opset} here",
             "Install the onnxruntime that the card names, or register and validate the model here.",
         )
+
+
+def check(card: ModelCard, installed: Mapping[str, str | None]) -> list[Difference]:
+    """Return what differs without harm; ModelRejected where another major version is here.
+
+    Only the packages that ``installed`` tells of are looked at.
+    """
     known = {**card.framework_versions, **(card.engine.versions if card.engine else {})}
     found = [*_differences(known, installed)]
     breaking = [each for each in found if each.breaks]

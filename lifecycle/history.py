@@ -7,7 +7,7 @@ whole, atomically, so that a process that is killed leaves the old trail or the 
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ import structlog
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kaiten.errors import HistoryBroken, StateBusy
+from kaiten.errors import HistoryBroken, SetupError, StateBusy
 
 _NOTHING = "0" * 64
 _PATIENCE_S = 10
@@ -89,7 +89,12 @@ class History:
             # Not splitlines, which splits at characters that a reason may have in it.
             lines = self.path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         except FileNotFoundError:
+            # Its head is written after it.
+            if self._head.exists():
+                raise HistoryBroken(self.path, 1, "is missing") from None
             return []
+        except PermissionError:
+            raise SetupError(f"The history {self.path} may not be read by this user.") from None
         found: list[Entry] = []
         for number, line in enumerate(lines, start=1):
             try:
@@ -198,14 +203,15 @@ def serving(entries: Sequence[Entry], stage: Stage) -> Entry | None:
 
 def replace(path: Path, text: str) -> None:
     """Replace a file whole, on the disk before anybody can see it: never half of it is there."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-    ) as file:
-        try:
+    # Not the library's temporary files, which nobody but their owner may read: who registers and
+    # who serves need not be one user.
+    made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with made.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-    Path(file.name).replace(path)
+        made.replace(path)
+    except BaseException:
+        made.unlink(missing_ok=True)
+        raise

@@ -72,6 +72,11 @@ def _in_production(name: str, entries: Sequence[Entry], store: ModelStore) -> St
 
 def _is_promoted(entries: Sequence[Entry], model: StoredModel) -> bool:
     """Return whether these very bytes were promoted, and not rolled back from since."""
+    if model.digest in [entry.card for entry in good_in_production(entries)]:
+        return True
     staged = serving(entries, Stage.STAGING)
-    served = [entry.card for entry in good_in_production(entries)]
-    return model.digest in served or (staged is not None and staged.card == model.digest)
+    if staged is None or staged.card != model.digest:
+        return False
+    # What was rolled back from was staged before that.
+    since = (entry.card for entry in entries if entry.number > staged.number)
+    return model.digest not in since

@@ -6,11 +6,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+import structlog
+
 from kaiten.errors import Detail, InvalidSettings, ModelRejected
 from kaiten.sections import Signatures
 from lifecycle.card import BENTOML_FILE, REPORTS, SIGNATURE_FILE
 from lifecycle.history import replace
 
+logger = structlog.get_logger(__name__)
 _PROGRAM = Path(__file__).with_name("signer.py")
 # Of a folder that it hashes; the largest models are read at a gigabyte in a few seconds.
 _TIMEOUT_S = 1800
@@ -44,7 +47,13 @@ def verify(folder: Path, tag: str, settings: Signatures) -> None:
     if not (folder / SIGNATURE_FILE).is_file():
         if settings.required:
             reason = f"is missing: {tag} is not signed"
-            raise ModelRejected(SIGNATURE_FILE, reason, f"Sign it: kaiten sign {tag}.")
+            raise ModelRejected(
+                SIGNATURE_FILE,
+                reason,
+                "Take the version from where it was signed, or sign it (kaiten sign) if you "
+                "know it to be yours.",
+            )
+        logger.warning("unsigned_version", model=tag)
         return
     problem = _run("verify", folder, folder / SIGNATURE_FILE, settings.public_key, settings)
     if problem is None:
@@ -67,7 +76,8 @@ def _run(
     settings: Signatures,
 ) -> dict[str, str] | None:
     """Run the program by the Python that has model-signing; return what is wrong, if anything."""
-    password = settings.password.get_secret_value() if settings.password else None
+    secret = settings.password if action == "sign" else None
+    password = secret.get_secret_value() if secret else None
     request = {
         "action": action,
         "folder": str(folder.resolve()),
@@ -77,7 +87,9 @@ def _run(
         "ignored": _UNSIGNED,
     }
     # -I: nothing of ours, or of the working directory's, is imported by it.
-    command = [str(settings.python), "-I", str(_PROGRAM)]
+    # Absolute, as it is handed down to workers that stand elsewhere; a link, if it is one, stays.
+    python = settings.python.absolute() if settings.python else Path()
+    command = [str(python), "-I", str(_PROGRAM)]
     try:
         done = subprocess.run(  # noqa: S603  the operator names the program
             command,

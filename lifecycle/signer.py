@@ -9,6 +9,7 @@ output: null, or what is wrong, with the part (``key`` or ``signature``) that it
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from model_signing import hashing, signing, verifying
 def main() -> None:
     """Do what the request asks, and answer."""
     request = json.load(sys.stdin)
-    json.dump(_attempt(request), sys.stdout)
+    # The library prints warnings.
+    with redirect_stdout(sys.stderr):
+        answer = _attempt(request)
+    json.dump(answer, sys.stdout)
 
 
 def _attempt(request: dict[str, Any]) -> dict[str, str] | None:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from kaiten import tags
 from kaiten.errors import ModelNotFound, ModelRejected
 from kaiten.sections import Signatures
-from lifecycle.card import BENTOML_FILE, CARD_FILE, REPORTS, ModelCard, sha256
+from lifecycle.card import BENTOML_FILE, CARD_FILE, REPORTS, SIGNATURE_FILE, ModelCard, sha256
 from lifecycle.history import Action, Entry, History, replace
 from lifecycle.signatures import sign, verify
 
@@ -138,6 +138,24 @@ class ModelStore:
         verify(folder, tag, self._signatures)
         return model
 
+    def sign(self, tag: str, *, again: bool = False) -> None:
+        """Sign a version that was registered here; ModelRejected where its bytes are not those.
+
+        A signature that does not hold is replaced only if that is meant, by ``again``.
+        """
+        model = ModelStore().get(tag)
+        actions = {(e.action, e.card) for e in self.history(model.card.name).entries()}
+        if (Action.REGISTERED, model.digest) not in actions:
+            raise ModelRejected(
+                CARD_FILE,
+                f"of {tag} is in no history here, so nothing says where its files come from",
+                "Sign a version where it was registered.",
+            )
+        if not again and (model.folder / SIGNATURE_FILE).is_file():
+            verify(model.folder, tag, self._signatures)
+        sign(model.folder, self._signatures)
+        verify(model.folder, tag, self._signatures)
+
     def history(self, name: str) -> History:
         """Return the trail of a model's versions, which lies beside the models."""
         return History(self.folder.parent / "kaiten", name)
@@ -184,6 +202,8 @@ class ModelStore:
                 card.write(folder)
                 card.verify(folder)
                 sign(folder, self._signatures)
+                # Nothing is taken in that would not load.
+                verify(folder, card.tag, self._signatures)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise

@@ -214,7 +214,7 @@ def make() -> None:
             submission,
             operator(),
             settings.versioning,
-            store=ModelStore(),
+            store=ModelStore(settings.signatures),
             inspect=inspect,
         )
     console.print(f"Registered {stored.card.tag} in {stored.folder}")

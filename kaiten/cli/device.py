@@ -13,9 +13,11 @@ import typer
 
 from kaiten.errors import NotReady, SetupError
 from kaiten.settings import Settings, load_settings, metrics_directory
+from lifecycle.consistency import check_opset
 from lifecycle.store import ModelStore
 from monitors import logs
 from monitors.instruments import Instruments
+from runners.engines import choose_engine
 from runners.remote.server import DeviceServer, carried
 from runners.runner import Runner
 from runners.tasks import find_task
@@ -99,6 +101,7 @@ def _runner(
 ) -> Runner:
     model = store.get(tag)
     card, family = model.card, find_task(model.card.task)
+    check_opset(card, choose_engine(model.folder, settings.runners).newest_opset)
     task = family.load(model.folder, card.max_length, settings.runners)
     return Runner(
         tag,

@@ -15,7 +15,7 @@ from kaiten.cores import affinity, cores, count_of, quota
 from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.settings import Settings, check_back_stop, load_settings, settings_file, threads_of_each
 from kaiten.signing import DEVELOPMENT_SECRET_FILE, configured_secret, signing_secret
-from lifecycle.consistency import check, installed_versions
+from lifecycle.consistency import check, check_opset, installed_versions
 from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore
 from runners.engines import PACKAGES, EngineChoice, choose_engine
@@ -195,7 +195,8 @@ def _served(tag: str, settings: Settings, threads: int) -> Served:
         find_task(model.card.task)
         found = choose_engine(model.folder, settings.runners)
         installed = installed_versions(found.packages)
-        differences.extend(map(str, check(model.card, installed, found.newest_opset)))
+        differences.extend(map(str, check(model.card, installed)))
+        check_opset(model.card, found.newest_opset)
         return found
 
     choice = _attempt(problems, "serving.models", choose)

@@ -18,7 +18,6 @@ from kaiten.settings import load_settings
 from lifecycle.card import Provenance, sha256
 from lifecycle.registration import Submission
 from lifecycle.registration import register as register_model
-from lifecycle.signatures import sign as sign_folder
 from lifecycle.sources import fetch
 from lifecycle.store import ModelStore
 from runners.tasks import find_inspection
@@ -111,8 +110,12 @@ def _provenance(details: Path | None, told: dict[str, object]) -> Provenance:
 
 def sign(
     tag: Annotated[str, typer.Argument(help="The version, as name:version.")],
+    *,
+    again: Annotated[
+        bool, typer.Option("--again", help="Replace a signature that does not hold, by a new key.")
+    ] = False,
 ) -> None:
-    """Sign a version in the store anew, such as one that was registered before there was a key.
+    """Sign a version that was registered here, such as one of before there was a key.
 
     Example: KAITEN_SIGNATURES__PRIVATE_KEY=release.key kaiten sign support-intent:1.0.0
     """
@@ -120,8 +123,7 @@ def sign(
     if signatures.private_key is None:
         reason = "is not set; name the file of an elliptic curve key in PEM"
         raise InvalidSettings([Detail("signatures.private_key", reason)], "signatures")
-    # Its files are held against its card; the signature that it has may be missing or another's.
-    sign_folder(ModelStore().get(tag).folder, signatures)
+    ModelStore(signatures).sign(tag, again=again)
     typer.echo(f"{tag} is signed.")
 
 

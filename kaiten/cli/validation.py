@@ -102,7 +102,7 @@ def _subject(model: StoredModel, settings: Settings) -> Subject:
         items = task.processor.prepare(texts)
         scores = np.empty((len(items), len(model.card.labels)), np.float32)
         waiting = np.arange(len(items))
-        # As the batcher forms them, so that the answers are those that callers get.
+        # By the batcher's own choice, so that the batches are like those that callers get.
         while len(waiting):
             costs = [items[index].cost for index in waiting]
             chosen = choose(costs, [False] * len(costs), bounds)

@@ -4,7 +4,7 @@ import pytest
 
 from kaiten.errors import ModelRejected
 from lifecycle.card import EngineCard
-from lifecycle.consistency import check, installed_versions
+from lifecycle.consistency import check, check_opset, installed_versions
 from tests.unit.lifecycle.cards import card
 
 HERE = {"torch": "2.11.0", "transformers": "5.17.0", "onnxruntime": "1.22.0"}
@@ -44,7 +44,8 @@ def test_versions_are_those_installed() -> None:
 
 def test_newer_onnx_operators_than_the_engine_knows_refuse() -> None:
     exported = card(engine=EngineCard(name="onnx", reason="for a test", opset=17))
-    assert check(exported, {}, newest_opset=17) == []
-    assert check(exported, {}, newest_opset=None) == []
+    check_opset(exported, 17)
+    check_opset(exported, None)
+    check_opset(card(), 16)
     with pytest.raises(ModelRejected, match=r"engine\.opset: of ours:1\.0\.0 is 17, .* up to 16"):
-        check(exported, {}, newest_opset=16)
+        check_opset(exported, 16)

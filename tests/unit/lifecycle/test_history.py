@@ -161,3 +161,21 @@ def test_newest_move_tells_who_serves(history: History) -> None:
     found = grow(history, *(event(*move) for move in moves))
     assert [serving(found, stage) for stage in Stage] == [found[3], found[2]]
     assert serving(found[:2], production) is None
+
+
+def test_trail_that_was_deleted_is_told_by_its_head(history: History) -> None:
+    with history.changing() as draft:
+        draft.add(event("1.0.0"))
+    history.path.unlink()
+    with pytest.raises(HistoryBroken, match="line 1 is missing"):
+        history.entries()
+
+
+def test_trail_may_be_read_by_whoever_serves(history: History) -> None:
+    before = os.umask(0o022)
+    try:
+        with history.changing() as draft:
+            draft.add(event("1.0.0"))
+    finally:
+        os.umask(before)
+    assert history.path.stat().st_mode & 0o777 == 0o644

@@ -70,6 +70,19 @@ def test_version_that_was_rolled_back_to_carries_that(store: ModelStore) -> None
     assert resolve("ours:1.0.0", store, in_production=True).promoted
 
 
+def test_version_that_was_rolled_back_from_does_not_serve_pinned(store: ModelStore) -> None:
+    promotions = Promotions(store, Versioning())
+    newer = store.get("ours:1.0.1")
+    validated(store, newer, {"against": "1.0.0"})
+    promotions.promote("ours:1.0.1", Request(Stage.PRODUCTION, "tester", "for a test", {}))
+    promotions.rollback("ours", "tester", "for a test")
+    for _ in range(2):
+        with pytest.raises(PromotionRefused, match="promoted to no stage"):
+            resolve("ours:1.0.1", store, in_production=True)
+        # Likewise by what the versions carry.
+        shutil.rmtree(store.folder.parent / "kaiten", ignore_errors=True)
+
+
 def test_version_in_production_that_goes_through_staging_again_still_serves(
     store: ModelStore,
 ) -> None:

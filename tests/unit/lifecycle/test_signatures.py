@@ -187,6 +187,39 @@ def test_command_signs_what_is_there_already(
     verify(model.folder, "ours:1.0.0", settings.model_copy(update={"required": True}))
 
 
+@needs_model_signing
+def test_what_was_not_registered_here_is_not_signed(model_store: Path, tmp_path: Path) -> None:
+    store = ModelStore(keys(tmp_path, "ours"))
+    stored(ModelStore(), "ours:1.0.0", tmp_path)
+    for file in (model_store / "kaiten").iterdir():
+        file.unlink()
+    with pytest.raises(ModelRejected, match="is in no history here"):
+        store.sign("ours:1.0.0")
+
+
+@needs_model_signing
+def test_signature_that_does_not_hold_is_replaced_only_where_that_is_meant(
+    model_store: Path, tmp_path: Path
+) -> None:
+    stored(ModelStore(keys(tmp_path, "former")), "ours:1.0.0", tmp_path)
+    store = ModelStore(keys(tmp_path, "ours"))
+    with pytest.raises(ModelRejected, match="Key mismatch"):
+        store.sign("ours:1.0.0")
+    store.sign("ours:1.0.0", again=True)
+    assert store.get("ours:1.0.0").card.version == "1.0.0"
+
+
+@needs_model_signing
+def test_what_would_not_load_is_not_taken_in(model_store: Path, tmp_path: Path) -> None:
+    ours, others = keys(tmp_path, "ours"), keys(tmp_path, "others")
+    mixed = ours.model_copy(update={"public_key": others.public_key})
+    forgotten = ours.model_copy(update={"private_key": None, "required": True})
+    for settings, told in ((mixed, "Key mismatch"), (forgotten, "is not signed")):
+        with pytest.raises(ModelRejected, match=told):
+            stored(ModelStore(settings), "ours:1.0.0", tmp_path)
+        assert "ours:1.0.0" not in ModelStore()
+
+
 def test_command_without_a_key_says_so(model_store: Path) -> None:
     told = CliRunner().invoke(app, ["sign", "ours:1.0.0"])
     assert isinstance(told.exception, InvalidSettings)

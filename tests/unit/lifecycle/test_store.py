@@ -83,6 +83,17 @@ def test_changed_file_is_named(
     assert [detail.field for detail in caught.value.details] == [name]
 
 
+def test_link_to_a_folder_of_files_is_named(store: ModelStore, sources: dict[str, Path]) -> None:
+    folder = add(store, "ours:1.0.0", sources).folder
+    # Where no report is looked at, and where an engine is chosen by what lies there.
+    (folder / "reports" / "x").mkdir(parents=True)
+    (folder / "reports" / "x" / "model.onnx").touch()
+    (folder / "onnx").symlink_to(folder / "reports" / "x")
+    with pytest.raises(ModelRejected, match="was added since ours:") as caught:
+        store.get("ours:1.0.0")
+    assert [detail.field for detail in caught.value.details] == ["onnx"]
+
+
 @pytest.mark.parametrize("name", ["onnx/model.onnx", "model.safetensors.index.json"])
 def test_added_file_is_named(name: str, store: ModelStore, sources: dict[str, Path]) -> None:
     added = add(store, "ours:1.0.0", sources).folder / name
