@@ -19,10 +19,13 @@ from bentoml.serving import running_inside_container
 from opentelemetry.util.http import ExcludeList
 
 from gateway.edge import Edge, EdgeParts
+from gateway.middleware.authentication import Callers
 from gateway.middleware.back_stop import BackStopMiddleware
 from gateway.predictions import Predictor
 from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
+from gateway.tokens.build import Tokens
+from gateway.tokens.build import build as build_tokens
 from kaiten.cores import count_of
 from kaiten.errors import SetupError
 from kaiten.sections import Runners
@@ -35,7 +38,7 @@ from kaiten.settings import (
     metrics_directory,
     settings_file,
 )
-from kaiten.signing import signing_secret
+from kaiten.signing import secret_in_force
 from lifecycle.consistency import check, check_opset, installed_versions
 from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore, StoredModel
@@ -105,9 +108,14 @@ class Parts:
 
     @cached_property
     def edge(self) -> EdgeParts:
-        secret = signing_secret(self.settings)
-        handlers = routes.direct()
-        return EdgeParts(self.settings, secret, handlers, self.instruments, self.profiler)
+        secret, handlers = secret_in_force(self.settings), routes.direct()
+        loopback_only = secret is not None and secret.development
+        callers = Callers(self.tokens.authenticator, loopback_only)
+        return EdgeParts(self.settings, callers, handlers, self.instruments, self.profiler)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        return build_tokens(self.settings, secret_in_force(self.settings))
 
     @cached_property
     def _placed(self) -> Runners:
@@ -208,7 +216,7 @@ class Kaiten:
         try:
             sockets = own_folder() if settings.runners.process == "device" else None
             check_back_stop(settings, in_force["traffic"]["timeout"])
-            signing_secret(settings)
+            build_tokens(settings, secret_in_force(settings))
             found = [find_model(name) for name in settings.serving.models]
             for model in found:
                 find_task(model.card.task)
@@ -231,6 +239,7 @@ class Kaiten:
     async def start(self) -> None:
         """Warm the models up beside the server, so that liveness and readiness tell them apart."""
         parts.profiler.start()
+        self.watching = parts.tokens.start()
         self.warming = [asyncio.create_task(runner.start()) for runner in parts.runners]
         # What is here by now stays: the collector need not walk through it again and again.
         gc.collect()
@@ -239,6 +248,8 @@ class Kaiten:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Refuse what waits and write what was profiled."""
+        for task in self.watching:
+            task.cancel()
         await asyncio.gather(*(runner.close() for runner in parts.runners), *self.warming)
         await asyncio.to_thread(parts.profiler.close)
 

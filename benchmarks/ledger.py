@@ -147,7 +147,6 @@ def _edge(
     from gateway.edge import EdgeParts, wrap
     from gateway.predictions import Predictor
     from gateway.routes import Routes
-    from kaiten.signing import SigningSecret
     from monitors.instruments import Instruments
     from monitors.profiles import Profiler
 
@@ -159,7 +158,7 @@ def _edge(
     routes = Routes(lambda: predictor, Instruments, limits)
     parts = EdgeParts(
         Settings.model_construct(logging=Logging(requests_per_s=0)),
-        SigningSecret(_SECRET, development=False),
+        _callers(),
         routes.direct(),
         instruments or nothing,
         sink if metrics else nothing,
@@ -185,15 +184,26 @@ def _edge(
     return ask
 
 
+def _callers() -> Any:  # imported when it is needed
+    """Return who tells who calls, by a secret alone."""
+    from gateway.middleware.authentication import Callers
+    from gateway.tokens.build import build
+    from kaiten.signing import SigningSecret
+
+    settings = Settings.model_construct(home=Path("/nowhere"))
+    tokens = build(settings, SigningSecret(_SECRET, development=False))
+    tokens.watch.poll()
+    return Callers(tokens.authenticator, loopback_only=False)
+
+
 def _token() -> Callable[[int], Awaitable[None]]:
     """Return the check of a token that was seen before."""
     from gateway.middleware.authentication import AuthenticationMiddleware
     from kaiten.context import RequestContext, bind
-    from kaiten.signing import SigningSecret
 
     async def inner(*_: object) -> None: ...
 
-    app = AuthenticationMiddleware(inner, Auth(), SigningSecret(_SECRET, development=False), 0)
+    app = AuthenticationMiddleware(inner, _callers(), 0)
     headers = _headers()
 
     async def ask(_: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.middleware.authentication import AuthenticationMiddleware
+from gateway.middleware.authentication import AuthenticationMiddleware, Callers
 from gateway.middleware.body import BodyMiddleware
 from gateway.middleware.deadline import DeadlineMiddleware
 from gateway.middleware.direct import DirectMiddleware
@@ -15,7 +15,6 @@ from gateway.middleware.request_context import RequestContextMiddleware
 from gateway.middleware.traffic import TrafficMiddleware
 from gateway.ports import RecordSink, Traffic
 from kaiten.settings import Settings
-from kaiten.signing import SigningSecret
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class EdgeParts:
     """What the middleware needs."""
 
     settings: Settings
-    secret: SigningSecret
+    callers: Callers
     handlers: Mapping[str, ASGIApp]
     traffic: Traffic
     sink: RecordSink
@@ -35,9 +34,7 @@ def wrap(app: ASGIApp, parts: EdgeParts) -> ASGIApp:
     app = DirectMiddleware(app, parts.handlers)
     # After authentication: an unknown caller makes us read no body.
     app = BodyMiddleware(app, settings.gateway.max_body_bytes)
-    app = AuthenticationMiddleware(
-        app, settings.auth, parts.secret, settings.logging.requests_per_s
-    )
+    app = AuthenticationMiddleware(app, parts.callers, settings.logging.requests_per_s)
     # Before authentication, which looks the path up.
     app = KnownRoutesMiddleware(app)
     # Around the body: one that trickles in counts as well.

@@ -25,6 +25,7 @@ STATUS_AND_CODE: Mapping[type[errors.KaitenError], tuple[int, str]] = {
     errors.CallerGone: (499, "caller_gone"),
     errors.InferenceFailed: (500, "inference_failed"),
     errors.NotReady: (503, "not_ready"),
+    errors.IssuerUnavailable: (503, "issuer_unavailable"),
     errors.DeadlineExceeded: (504, "deadline_exceeded"),
 }
 INTERNAL = (500, "internal_error")
@@ -74,7 +75,7 @@ def envelope(
 
 def _headers(error: Exception) -> dict[str, str]:
     match error:
-        case errors.QueueFull() | errors.DeadlineExceeded():
+        case errors.QueueFull() | errors.DeadlineExceeded() | errors.IssuerUnavailable():
             return {"Retry-After": str(error.retry_after_s)}
         case errors.MethodNotAllowed():
             return {"Allow": ", ".join(error.allowed)}

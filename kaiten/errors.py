@@ -7,6 +7,7 @@ KaitenError
         ModelRejected
         DataRejected
         PromotionRefused
+        StateUnavailable
         HistoryBroken
         StateBusy
     RequestError               the caller can mend it
@@ -26,6 +27,7 @@ KaitenError
         DeadlineExceeded
         NotReady
         InferenceFailed
+        IssuerUnavailable
 
 Classes take facts and build the sentence. What a type means in HTTP stands in gateway/errors.py.
 """
@@ -114,6 +116,13 @@ class StateBusy(SetupError):
         super().__init__(
             f"Somebody else is changing the state of {name}. Wait for them, and try again."
         )
+
+
+class StateUnavailable(SetupError):
+    """What workers share can not be read or written."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where} can not be used: {reason}.")
 
 
 class RequestError(KaitenError):
@@ -234,6 +243,14 @@ class NotReady(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("The service is not ready.")
+
+
+class IssuerUnavailable(ServiceError):
+    """The keys of a token's issuer can not be had, so nobody knows whether it holds."""
+
+    def __init__(self, retry_after_s: int = 5) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__("The token's issuer can not be reached; try again later.")
 
 
 class InferenceFailed(ServiceError):

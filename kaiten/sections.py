@@ -15,6 +15,10 @@ PLACEHOLDERS = ("change", "placeholder", "example", "secret", "password", "your-
 
 Environment = Literal["development", "production"]
 Bump = Literal["major", "minor", "patch"]
+Algorithm = Literal[
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
+    "ES256", "ES384", "ES512", "EdDSA",
+]  # fmt: skip
 Evidence = Literal["commit", "tests", "tag", "changelog"]
 
 
@@ -134,6 +138,33 @@ class State(Section):
     redis_url: SecretStr | None = None
 
 
+class Jwks(Section):
+    """How keys that an issuer publishes are kept; durations in seconds."""
+
+    refresh_s: float = Field(300, ge=1)
+    min_interval_s: float = Field(2, ge=1)
+    unknown_s: float = Field(10, ge=0)
+    max_age_s: float = Field(86_400, ge=1)
+
+
+class Issuer(Section):
+    """Somebody else who makes tokens, and where the keys are that they are verified with."""
+
+    issuer: str = Field(min_length=1)
+    audience: str = Field(min_length=1)
+    jwks_url: str | None = Field(None, pattern=r"^https?://[^\s@]+$")
+    public_key_file: Path | None = None
+    secret_file: Path | None = None
+    algorithms: tuple[Algorithm, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> "Issuer":
+        sources = (self.jwks_url, self.public_key_file, self.secret_file)
+        if sum(each is not None for each in sources) != 1:
+            raise ValueError("give one of jwks_url, public_key_file and secret_file")
+        return self
+
+
 class Auth(Section):
     """Who may ask."""
 
@@ -142,6 +173,16 @@ class Auth(Section):
     issuer: str = Field("kaiten", min_length=1)
     audience: str = Field("kaiten", min_length=1)
     leeway_s: int = Field(10, ge=0, le=300)
+    issuers: tuple[Issuer, ...] = ()
+    jwks: Jwks = Jwks()
+    credentials_poll_s: float = Field(1, ge=0.1, le=60)
+
+    @field_validator("issuers")
+    @classmethod
+    def _differ(cls, value: tuple[Issuer, ...]) -> tuple[Issuer, ...]:
+        if len({each.issuer for each in value}) < len(value):
+            raise ValueError("two have one name; a token tells its issuer by that alone")
+        return value
 
     @field_validator("secret")
     @classmethod

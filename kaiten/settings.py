@@ -104,6 +104,14 @@ class Settings(BaseSettings):
                 "gateway.max_inputs is over batching.max_queue_items, so the largest request could "
                 "never be queued; lower the first or raise the second"
             )
+        for each in self.auth.issuers:
+            if each.issuer == self.auth.issuer:
+                raise ValueError("auth.issuers names auth.issuer, this service's own; rename one")
+            if self.in_production and (each.jwks_url or "").startswith("http:"):
+                raise ValueError(
+                    f"auth.issuers: the jwks_url of {each.issuer} is not https, and whoever is on "
+                    "the way could put keys of their own there"
+                )
         if self.auth.secret and self.auth.secret_file:
             raise ValueError("auth.secret and auth.secret_file are both set; keep one")
         return self

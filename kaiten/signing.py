@@ -22,11 +22,24 @@ class SigningSecret:
     development: bool
 
 
+def secret_in_force(settings: Settings) -> SigningSecret | None:
+    """Return the secret in force; None where only others make tokens, by auth.issuers.
+
+    InvalidSettings in production with neither.
+    """
+    if configured_secret(settings) is None and settings.auth.issuers:
+        return None
+    return signing_secret(settings)
+
+
 def signing_secret(settings: Settings) -> SigningSecret:
-    """Return the secret in force; InvalidSettings in production without a configured one."""
+    """Return the secret to sign with; InvalidSettings where there is none to be had."""
     configured = configured_secret(settings)
     if configured is not None:
         return SigningSecret(configured, development=False)
+    if settings.auth.issuers:
+        reason = "is not set: the tokens come from auth.issuers, and none are made here"
+        raise InvalidSettings([Detail("auth.secret", reason)], "auth")
     try:
         return SigningSecret(_development_secret(settings.home), development=True)
     except OSError as error:
@@ -43,10 +56,11 @@ def configured_secret(settings: Settings) -> str | None:
     InvalidSettings in production without one, and as secret_of.
     """
     configured = secret_of(settings.auth)
-    if configured is None and settings.in_production:
+    if configured is None and settings.in_production and not settings.auth.issuers:
         reason = (
             "is not set, and production does not start without one; set KAITEN_AUTH__SECRET"
-            " or KAITEN_AUTH__SECRET_FILE, for example to what `openssl rand -hex 32` says"
+            " or KAITEN_AUTH__SECRET_FILE, for example to what `openssl rand -hex 32` says, or name"
+            " others who make tokens in auth.issuers"
         )
         raise InvalidSettings([Detail("auth.secret", reason)], "production")
     return configured

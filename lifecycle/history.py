@@ -6,8 +6,6 @@ whole, atomically, so that a process that is killed leaves the old trail or the 
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,6 +18,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kaiten.errors import HistoryBroken, SetupError, StateBusy
+from kaiten.files import replace
 
 _NOTHING = "0" * 64
 _PATIENCE_S = 10
@@ -199,19 +198,3 @@ def serving(entries: Sequence[Entry], stage: Stage) -> Entry | None:
     """Return the entry by which a version serves in a stage; None where none does."""
     moves = (entry for entry in reversed(entries) if entry.stage == stage)
     return next(moves, None)
-
-
-def replace(path: Path, text: str) -> None:
-    """Replace a file whole, on the disk before anybody can see it: never half of it is there."""
-    # Not the library's temporary files, which nobody but their owner may read: who registers and
-    # who serves need not be one user.
-    made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with made.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        made.replace(path)
-    except BaseException:
-        made.unlink(missing_ok=True)
-        raise

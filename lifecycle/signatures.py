@@ -9,9 +9,9 @@ from typing import Literal
 import structlog
 
 from kaiten.errors import Detail, InvalidSettings, ModelRejected
+from kaiten.files import replace
 from kaiten.sections import Signatures
 from lifecycle.card import BENTOML_FILE, REPORTS, SIGNATURE_FILE
-from lifecycle.history import replace
 
 logger = structlog.get_logger(__name__)
 _PROGRAM = Path(__file__).with_name("signer.py")

@@ -15,9 +15,10 @@ from pydantic import TypeAdapter
 
 from kaiten import tags
 from kaiten.errors import ModelNotFound, ModelRejected
+from kaiten.files import replace
 from kaiten.sections import Signatures
 from lifecycle.card import BENTOML_FILE, CARD_FILE, REPORTS, SIGNATURE_FILE, ModelCard, sha256
-from lifecycle.history import Action, Entry, History, replace
+from lifecycle.history import Action, Entry, History
 from lifecycle.signatures import sign, verify
 
 REPORT_FILE = "report.json"

@@ -1,41 +1,36 @@
-"""Verifies the bearer token of every route that asks for a scope."""
+"""Tells who calls every route that asks for a scope, by a bearer token or an API key."""
 
 import ipaddress
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NoReturn
 
-import jwt
 import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.access import ROUTES
 from gateway.sampling import Sample
+from gateway.tokens.authenticator import Authenticator
+from gateway.tokens.verifier import TokenRejected
 from kaiten.context import Principal, current
 from kaiten.errors import LoopbackOnly, Unauthenticated
-from kaiten.sections import Auth
-from kaiten.signing import ALGORITHM, SigningSecret
 
 logger = structlog.get_logger(__name__)
-_MAX_TOKEN_CHARS = 8192
-# A caller sends one token many times, and verifying it costs as much as the rest of the edge.
-_MAX_VERIFIED = 1024
-_REQUIRED_CLAIMS = ["exp", "iss", "aud", "sub"]
+_API_KEY_HEADER = "X-API-Key"
 
 
 @dataclass(frozen=True, slots=True)
-class _Verified:
-    """What a token was found to say, and the epoch second from which it no longer holds."""
+class Callers:
+    """Who tells who calls, and whether only this machine may: anyone on it can read the secret."""
 
-    principal: Principal
-    expires_at: int
+    authenticator: Authenticator
+    loopback_only: bool
 
 
 class AuthenticationMiddleware:
-    """Puts the token's principal into the context, if it has the route's scope.
+    """Puts the caller's principal into the context, if it has the route's scope.
 
     Whether that holds for the model asked for, the handler checks.
     """
@@ -43,24 +38,20 @@ class AuthenticationMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        settings: Auth,
-        secret: SigningSecret,
+        callers: Callers,
         lines_per_s: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._app = app
-        self._settings = settings
-        self._secret = secret
+        self._callers = callers
         self._clock = clock
         self._sample = Sample(lines_per_s)
-        # Refused tokens raise, and what raises is not remembered.
-        self._verified = lru_cache(maxsize=_MAX_VERIFIED)(self._decode)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         access = ROUTES.get(scope["path"])
         if access is not None and access.scope is not None:
             self._check_client(scope)
-            principal = self._verify(Headers(scope=scope).get("Authorization", ""))
+            principal = await self._principal(Headers(scope=scope))
             principal.require(access.scope)
             current().principal = principal
         await self._app(scope, receive, send)
@@ -68,48 +59,21 @@ class AuthenticationMiddleware:
     def _check_client(self, scope: Scope) -> None:
         """Refuse callers from elsewhere while anyone on this machine can read the secret's file."""
         client = scope.get("client")
-        if self._secret.development and not (client and _is_loopback(client[0])):
+        if self._callers.loopback_only and not (client and _is_loopback(client[0])):
             raise LoopbackOnly
 
-    def _verify(self, authorization: str) -> Principal:
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise Unauthenticated(token_sent=False)
-        if len(token) > _MAX_TOKEN_CHARS:
-            raise Unauthenticated(token_sent=True)
-        verified = self._verified(token)
-        if self._clock() >= verified.expires_at:
-            self._reject(jwt.ExpiredSignatureError.__name__)
-        return verified.principal
-
-    def _reject(self, fault: str) -> NoReturn:
-        # The kind of fault is for the operator; the caller is told nothing that helps guessing.
-        if self._sample.takes(self._clock()):
-            logger.warning("token_rejected", fault=fault, left_out=self._sample.tell_left_out())
-        raise Unauthenticated(token_sent=True)
-
-    def _decode(self, token: str) -> _Verified:
+    async def _principal(self, headers: Headers) -> Principal:
         try:
-            claims = jwt.decode(
-                token,
-                self._secret.value,
-                algorithms=[ALGORITHM],
-                issuer=self._settings.issuer,
-                audience=self._settings.audience,
-                leeway=self._settings.leeway_s,
-                options={"require": _REQUIRED_CLAIMS},
+            return await self._callers.authenticator.principal_of(
+                headers.getlist("Authorization"), headers.getlist(_API_KEY_HEADER)
             )
-        # Some versions let through what deep nesting in a token's header does to json.
-        except (jwt.PyJWTError, RecursionError) as error:
-            self._reject(type(error).__name__)
-        principal = Principal(str(claims["sub"]), _scopes(claims))
-        return _Verified(principal, int(claims["exp"]) + self._settings.leeway_s)
-
-
-def _scopes(claims: Mapping[str, object]) -> frozenset[str]:
-    """Return the scopes of the ``scope`` claim (RFC 8693: one string, separated by spaces)."""
-    scope = claims.get("scope", "")
-    return frozenset(scope.split()) if isinstance(scope, str) else frozenset()
+        except TokenRejected as error:
+            # The kind of fault is for the operator; the caller is told nothing that helps guessing.
+            if self._sample.takes(self._clock()):
+                logger.warning(
+                    "token_rejected", fault=error.fault, left_out=self._sample.tell_left_out()
+                )
+            raise Unauthenticated(token_sent=True) from None
 
 
 @lru_cache(maxsize=1024)

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import psutil
 
+from gateway.tokens.build import check_keys
 from kaiten.cli.serve import configuration_file
 from kaiten.cores import affinity, cores, count_of, quota
 from kaiten.errors import Detail, InvalidSettings, SetupError
@@ -145,6 +146,10 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
 
 def _secret(settings: Settings) -> str:
     """Return where the secret comes from; InvalidSettings where it does not hold. Makes none."""
+    # The keys of others are read as well.
+    check_keys(settings.auth)
+    if configured_secret(settings) is None and settings.auth.issuers:
+        return f"none: tokens come from {', '.join(each.issuer for each in settings.auth.issuers)}"
     if configured_secret(settings) is not None:
         return f"from {'auth.secret_file' if settings.auth.secret_file else 'auth.secret'}"
     file = settings.home.resolve() / DEVELOPMENT_SECRET_FILE

@@ -1,6 +1,7 @@
 """`kaiten token`: make a token for a caller."""
 
 import re
+import uuid
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated
@@ -14,6 +15,11 @@ from kaiten.signing import ALGORITHM, signing_secret
 from kaiten.tags import NAME_PATTERN
 
 _SCOPE = re.compile(rf"predict(:{NAME_PATTERN})?|feedback|ops|admin")
+Scopes = Annotated[
+    list[str],
+    typer.Option(help="predict, predict:NAME, feedback, ops or admin; may be repeated."),
+]
+Ttl = Annotated[str, typer.Option(help="How long it holds, such as 30m, 1h or 7d.")]
 _TTL = re.compile(r"(\d+)([smhd])")
 
 
@@ -26,21 +32,17 @@ class _Unit(StrEnum):
 
 def token(
     subject: Annotated[str, typer.Option(help="Who will call: a user or a service.")],
-    scope: Annotated[
-        list[str],
-        typer.Option(help="predict, predict:NAME, feedback, ops or admin; may be repeated."),
-    ],
-    ttl: Annotated[str, typer.Option(help="How long it holds, such as 30m, 1h or 7d.")] = "1h",
+    scope: Scopes,
+    ttl: Ttl = "1h",
 ) -> None:
     """Print a token alone on standard output.
 
     Example: kaiten token --subject alice --scope predict --ttl 1h
     """
-    if not subject.strip():
-        raise typer.BadParameter("is empty", param_hint="--subject")
+    given_subject(subject)
     settings = load_settings()
     secret = signing_secret(settings)
-    typer.echo(mint(subject, _scopes(scope), _duration(ttl), settings.auth, secret.value))
+    typer.echo(mint(subject, checked_scopes(scope), duration(ttl), settings.auth, secret.value))
 
 
 def mint(subject: str, scopes: list[str], ttl: timedelta, settings: Auth, secret: str) -> str:
@@ -53,11 +55,21 @@ def mint(subject: str, scopes: list[str], ttl: timedelta, settings: Auth, secret
         "aud": settings.audience,
         "iat": now,
         "exp": now + ttl,
+        # By which it can be revoked alone.
+        "jti": uuid.uuid4().hex,
     }
     return jwt.encode(claims, secret, algorithm=ALGORITHM)
 
 
-def _scopes(scopes: list[str]) -> list[str]:
+def given_subject(subject: str) -> str:
+    """Return the subject, unless it is none."""
+    if not subject.strip():
+        raise typer.BadParameter("is empty", param_hint="--subject")
+    return subject
+
+
+def checked_scopes(scopes: list[str]) -> list[str]:
+    """Return the scopes, each of which must be one."""
     for scope in scopes:
         if not _SCOPE.fullmatch(scope):
             raise typer.BadParameter(
@@ -67,15 +79,16 @@ def _scopes(scopes: list[str]) -> list[str]:
     return scopes
 
 
-def _duration(text: str) -> timedelta:
+def duration(text: str) -> timedelta:
+    """Return how long 30m, 1h or 7d is."""
     match = _TTL.fullmatch(text)
     if match is None or int(match[1]) == 0:
         raise typer.BadParameter(
             f"{text!r} is no duration; write 30m, 1h or 7d", param_hint="--ttl"
         )
     try:
-        duration = timedelta(**{_Unit[match[2]]: int(match[1])})
-        _ = datetime.now(UTC) + duration
+        found = timedelta(**{_Unit[match[2]]: int(match[1])})
+        _ = datetime.now(UTC) + found
     except OverflowError:
         raise typer.BadParameter(f"{text!r} is too long", param_hint="--ttl") from None
-    return duration
+    return found

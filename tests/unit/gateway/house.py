@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,10 +18,12 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from gateway.edge import EdgeParts, wrap
+from gateway.middleware.authentication import Callers
 from gateway.ports import RecordSink, Runner
 from gateway.predictions import Predictor
 from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
+from gateway.tokens.build import build
 from kaiten.cli.token import mint
 from kaiten.context import PredictionRecord
 from kaiten.sections import Auth, Gateway, Serving
@@ -144,6 +147,13 @@ class Records:
         self.kept.extend(records)
 
 
+def callers(settings: Settings, secret: SigningSecret) -> Callers:
+    """Return who tells who calls, by a secret alone, and with no credentials of other kinds."""
+    tokens = build(settings, secret)
+    tokens.watch.poll()
+    return Callers(tokens.authenticator, secret.development)
+
+
 class House:
     """The whole edge around the routes, or around another app in their place."""
 
@@ -158,7 +168,10 @@ class House:
         predictor = Predictor(runners or (Classifier(),), LIMITS)
         routes = Routes(lambda: predictor, Instruments, LIMITS)
         settings = Settings.model_construct(
-            serving=Serving(request_timeout_s=request_timeout_s), gateway=LIMITS, auth=AUTH
+            home=Path("/nowhere"),
+            serving=Serving(request_timeout_s=request_timeout_s),
+            gateway=LIMITS,
+            auth=AUTH,
         )
         self.traffic = Book()
         self.records = Records()
@@ -166,7 +179,7 @@ class House:
             inner or _routes(predictor, routes),
             EdgeParts(
                 settings,
-                secret or SigningSecret(SECRET, development=False),
+                callers(settings, secret or SigningSecret(SECRET, development=False)),
                 routes.direct() if inner is None else {},
                 self.traffic,
                 sink or self.records,

@@ -8,7 +8,11 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 from structlog.typing import EventDict
 
-from gateway.middleware.authentication import AuthenticationMiddleware
+from gateway.middleware.authentication import AuthenticationMiddleware, Callers
+from gateway.tokens.authenticator import Authenticator
+from gateway.tokens.credentials import Credentials
+from gateway.tokens.keys import from_secret
+from gateway.tokens.verifier import OneKey, TrustedIssuer, Verifier
 from kaiten.context import RequestContext, bind
 from kaiten.errors import Unauthenticated
 from kaiten.signing import SigningSecret
@@ -193,6 +197,12 @@ async def test_a_scope_for_one_model_is_for_no_other(
     assert answer.status_code == status
 
 
+def own_issuer() -> dict[str, TrustedIssuer]:
+    key = OneKey(from_secret(SECRET))
+    allowed = frozenset({"HS256"})
+    return {AUTH.issuer: TrustedIssuer(AUTH.issuer, AUTH.audience, key, allowed)}
+
+
 DEVELOPMENT = SigningSecret(SECRET, development=True)
 
 
@@ -255,9 +265,10 @@ async def test_a_token_that_was_good_a_moment_ago_is_refused_once_it_has_expired
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         passed.append(scope["path"])
 
-    middleware = AuthenticationMiddleware(
-        app, AUTH, SigningSecret(SECRET, development=False), lines_per_s=1, clock=lambda: now
-    )
+    verifier = Verifier(own_issuer(), AUTH.leeway_s)
+    authenticator = Authenticator(verifier, Credentials, clock=lambda: now)
+    callers = Callers(authenticator, loopback_only=False)
+    middleware = AuthenticationMiddleware(app, callers, lines_per_s=1)
 
     async def ask(authorization: str) -> None:
         bind(RequestContext("1"))
@@ -280,8 +291,9 @@ async def test_a_flood_of_bad_tokens_is_logged_in_part(logged: list[EventDict]) 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError
 
-    secret = SigningSecret(SECRET, development=False)
-    middleware = AuthenticationMiddleware(app, AUTH, secret, 1, clock=lambda: next(times))
+    authenticator = Authenticator(Verifier(own_issuer(), AUTH.leeway_s), Credentials)
+    callers = Callers(authenticator, loopback_only=False)
+    middleware = AuthenticationMiddleware(app, callers, 1, clock=lambda: next(times))
     headers = [(b"authorization", b"Bearer rubbish")]
     scope = {"type": "http", "path": V1, "headers": headers, "client": ("127.0.0.1", 1)}
     for _ in range(4):

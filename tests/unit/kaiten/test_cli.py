@@ -58,7 +58,7 @@ def test_token_is_alone_on_standard_output_and_verifies() -> None:
     assert result.stderr == ""
     assert result.stdout.count("\n") == 1
     claims = claims_of(result.stdout.strip(), signing_secret(load_settings()).value)
-    assert claims.keys() == {"sub", "scope", "iss", "aud", "iat", "exp"}
+    assert claims.keys() == {"sub", "scope", "iss", "aud", "iat", "exp", "jti"}
     assert (claims["sub"], claims["scope"]) == ("alice", "predict")
 
 

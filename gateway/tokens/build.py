@@ -1,0 +1,111 @@
+"""Builds the parts that tell who calls, from the settings."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from gateway.tokens.authenticator import Authenticator
+from gateway.tokens.jwks import Fetch, JwksKeys
+from gateway.tokens.keys import Key, from_pem, from_secret
+from gateway.tokens.stores import credential_store
+from gateway.tokens.verifier import Keys, OneKey, TrustedIssuer, Verifier
+from gateway.tokens.watch import CredentialsWatch
+from kaiten.errors import Detail, InvalidSettings
+from kaiten.sections import Algorithm, Auth, Issuer, Jwks, check_secret
+from kaiten.settings import Settings
+from kaiten.signing import ALGORITHM, SigningSecret
+
+_MAX_JWKS_BYTES = 1 << 20
+_FETCH_TIMEOUT_S = 5.0
+_ALL = frozenset(get_args(Algorithm))
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Who tells who calls, and what has to run beside it."""
+
+    authenticator: Authenticator
+    watch: CredentialsWatch
+    jwks: tuple[JwksKeys, ...]
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Keep keys and credentials current; the tasks run until they are cancelled."""
+        # Once here: no request is to meet a worker that has not read who was revoked.
+        self.watch.poll()
+        running: list[Coroutine[Any, Any, None]] = [self.watch.keep_current()]
+        running += [each.keep_fresh() for each in self.jwks]
+        return [asyncio.create_task(each) for each in running]
+
+
+def build(settings: Settings, secret: SigningSecret | None, fetch: Fetch | None = None) -> Tokens:
+    """Return the parts; InvalidSettings names a key that can not be used."""
+    auth = settings.auth
+    issuers = {each.issuer: _trusted(each, auth.jwks, fetch or fetch_jwks) for each in auth.issuers}
+    if secret is not None:
+        key = OneKey(Key(secret.value, frozenset({ALGORITHM})))
+        issuers[auth.issuer] = TrustedIssuer(auth.issuer, auth.audience, key, _ALL)
+    watch = CredentialsWatch(
+        credential_store(settings.home, settings.state), auth.credentials_poll_s
+    )
+    return Tokens(
+        Authenticator(Verifier(issuers, auth.leeway_s), watch.current),
+        watch,
+        tuple(each.keys for each in issuers.values() if isinstance(each.keys, JwksKeys)),
+    )
+
+
+def check_keys(auth: Auth) -> None:
+    """Raise InvalidSettings for a key file that can not be used; nothing is fetched."""
+    for issuer in auth.issuers:
+        _trusted(issuer, auth.jwks, fetch_jwks)
+
+
+def _trusted(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> TrustedIssuer:
+    allowed = frozenset(issuer.algorithms) or _ALL
+    return TrustedIssuer(issuer.issuer, issuer.audience, _keys(issuer, jwks, fetch), allowed)
+
+
+def _keys(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> Keys:
+    if issuer.jwks_url is not None:
+        return JwksKeys(issuer.jwks_url, jwks, fetch)
+    if issuer.public_key_file is not None:
+        return OneKey(_from_file(issuer, "public_key_file", from_pem))
+    return OneKey(_from_file(issuer, "secret_file", _from_secret_file))
+
+
+def _from_secret_file(content: bytes) -> Key:
+    secret = content.decode().strip()
+    check_secret(secret)
+    return from_secret(secret)
+
+
+def _from_file(issuer: Issuer, field: str, read: Callable[[bytes], Key]) -> Key:
+    path: Path = getattr(issuer, field)
+    try:
+        return read(path.read_bytes())
+    except OSError as error:
+        reason = f"{path} can not be read: {error.strerror}"
+    except ValueError as error:
+        reason = f"{path} {error}"
+    where = f"auth.issuers.{issuer.issuer}.{field}"
+    raise InvalidSettings([Detail(where, reason)], "key file") from None
+
+
+async def fetch_jwks(url: str) -> bytes:
+    """Return what an issuer publishes; an error for all but a plain 200 of up to a mebibyte."""
+    import httpx  # noqa: PLC0415  who has no such issuer needs no client
+
+    content = b""
+    async with (
+        httpx.AsyncClient(timeout=_FETCH_TIMEOUT_S, follow_redirects=False) as client,
+        client.stream("GET", url) as response,
+    ):
+        if response.status_code != httpx.codes.OK:
+            raise ValueError(f"status {response.status_code}")
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > _MAX_JWKS_BYTES:
+                raise ValueError("too large")
+    return content

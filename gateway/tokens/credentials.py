@@ -1,0 +1,116 @@
+"""API keys, and what was revoked: one document that all workers and replicas read."""
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.tokens.verifier import TokenRejected, Verified
+from kaiten.context import Principal
+
+# A fixed beginning lets scanners of secrets know one where it leaked.
+PREFIX = "kaiten_"
+_API_KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([A-Za-z0-9_-]{{43}})")
+# The issuer of what is no token.
+API_KEYS = "api-key"
+
+
+class ApiKey(BaseModel):
+    """A key's owner, what it allows, and the SHA-256 of it: 256 random bits need no slow hash."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str
+    subject: str
+    scopes: tuple[str, ...]
+    created_at: int
+    expires_at: int
+
+    @property
+    def principal(self) -> Principal:
+        """Who calls with it."""
+        return Principal(self.subject, frozenset(self.scopes), API_KEYS)
+
+
+class Credentials(BaseModel):
+    """What was issued and revoked here; instants are epoch seconds.
+
+    ``revoked_tokens`` maps ``issuer|jti`` to when the entry may be forgotten, and
+    ``revoked_subjects`` maps ``issuer|subject`` to an instant: what was issued by then is void.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    api_keys: dict[str, ApiKey] = Field(default_factory=dict)
+    revoked_tokens: dict[str, int] = Field(default_factory=dict)
+    revoked_subjects: dict[str, int] = Field(default_factory=dict)
+
+    def check(self, verified: Verified) -> None:
+        """Raise TokenRejected for a token that was revoked, by its id or with its subject's."""
+        principal = verified.principal
+        if verified.token_id and f"{principal.issuer}|{verified.token_id}" in self.revoked_tokens:
+            raise TokenRejected("revoked_token")
+        revoked_at = self.revoked_subjects.get(principal.identity)
+        if revoked_at is not None and verified.issued_at <= revoked_at:
+            raise TokenRejected("revoked_subject")
+
+    def principal_of(self, api_key: str, now: float) -> Principal:
+        """Return whose API key it is; TokenRejected for one that does not hold."""
+        match = _API_KEY.fullmatch(api_key)
+        known = self.api_keys.get(match[1]) if match else None
+        if known is None or not hmac.compare_digest(known.digest, _digest(api_key)):
+            raise TokenRejected("unknown_api_key")
+        if now >= known.expires_at:
+            raise TokenRejected("expired_api_key")
+        revoked_at = self.revoked_subjects.get(known.principal.identity)
+        if revoked_at is not None and known.created_at <= revoked_at:
+            raise TokenRejected("revoked_subject")
+        return known.principal
+
+    def without_expired(self, now: float) -> "Credentials":
+        """Return what still matters."""
+        return self.model_copy(
+            update={
+                "api_keys": {k: v for k, v in self.api_keys.items() if v.expires_at > now},
+                "revoked_tokens": {k: v for k, v in self.revoked_tokens.items() if v > now},
+            }
+        )
+
+
+class CredentialStore(Protocol):
+    """Where the document lies."""
+
+    def read(self) -> Credentials:
+        """Return it, empty where there is none; StateUnavailable where it can not be read."""
+
+    def change(self, change: Callable[[Credentials], Credentials]) -> None:
+        """Replace it by what it is changed to; of two who change at once, both take effect."""
+
+
+def new_api_key(
+    subject: str,
+    scopes: tuple[str, ...],
+    expires_at: datetime,
+    clock: Callable[[], float] = time.time,
+) -> tuple[str, str, ApiKey]:
+    """Return a new key's id, the key itself, which is shown once, and what is kept of it."""
+    key_id = secrets.token_hex(8)
+    text = f"{PREFIX}{key_id}_{secrets.token_urlsafe(32)}"
+    kept = ApiKey(
+        digest=_digest(text),
+        subject=subject,
+        scopes=scopes,
+        created_at=int(clock()),
+        expires_at=int(expires_at.astimezone(UTC).timestamp()),
+    )
+    return key_id, text, kept
+
+
+def _digest(api_key: str) -> str:
+    return hashlib.sha256(api_key.encode()).hexdigest()

@@ -1,0 +1,138 @@
+"""The keys that an issuer publishes, kept fresh in the background."""
+
+import asyncio
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from gateway.tokens.keys import Key, from_jwks
+from kaiten.errors import IssuerUnavailable
+from kaiten.sections import Jwks
+
+logger = structlog.get_logger(__name__)
+# Those who wait for one fetch, and the unknown key ids that are remembered: attackers choose both.
+_MAX_WAITING = 1000
+_MAX_UNKNOWN = 1000
+_FIRST_RETRY_S = 1.0
+
+Fetch = Callable[[str], Awaitable[bytes]]
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class JwksKeys:
+    """A JWK set, fetched anew every ``refresh_s`` and, for an unknown key id, at once.
+
+    One fetch at a time, at most one in ``min_interval_s``: who asks sooner for a key that is not
+    known waits for the next. What no fetch knew is not asked for again for ``unknown_s``. While the
+    issuer is away, the keys hold for ``max_age_s``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        settings: Jwks,
+        fetch: Fetch,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._url, self._settings = url, settings
+        self._fetch, self._clock, self._sleep = fetch, clock, sleep
+        self._keys: Mapping[str, Key] = {}
+        self._fetched_at: float | None = None
+        self._tried_at: float | None = None
+        self._fetching: asyncio.Task[bool] | None = None
+        self._waiting = 0
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+        # Raised when a key is gone: what it had verified is to be verified again.
+        self.generation = 0
+
+    async def find(self, kid: str | None) -> Key | None:
+        """Return the key of this id, or the only one for a token that names none.
+
+        IssuerUnavailable where no keys are known, or they are too old.
+        """
+        found = self._known(kid)
+        if found is None and self._may_ask(kid):
+            found = await self._ask(kid)
+            if found is None and kid is not None and self._is_fresh():
+                self._remember_unknown(kid)
+        if found is None and not self._is_fresh():
+            raise IssuerUnavailable
+        return found
+
+    async def keep_fresh(self) -> None:
+        """Fetch the keys again and again, sooner where that fails; it ends by being cancelled."""
+        retry_s = _FIRST_RETRY_S
+        while True:
+            if await self._refresh():
+                retry_s = _FIRST_RETRY_S
+                # Not all workers at once.
+                wait_s = self._settings.refresh_s * random.uniform(0.8, 1)  # noqa: S311
+            else:
+                wait_s = retry_s = min(2 * retry_s, self._settings.refresh_s)
+            await self._sleep(wait_s)
+
+    async def _ask(self, kid: str | None) -> Key | None:
+        self._waiting += 1
+        asked_at = self._clock()
+        try:
+            await self._refresh()
+            # One that was under way may have begun before the key was published.
+            if (
+                self._known(kid) is None
+                and self._tried_at is not None
+                and self._tried_at < asked_at
+            ):
+                await self._refresh()
+        finally:
+            self._waiting -= 1
+        return self._known(kid)
+
+    def _known(self, kid: str | None) -> Key | None:
+        if not self._is_fresh():
+            return None
+        if kid is None:
+            return next(iter(self._keys.values())) if len(self._keys) == 1 else None
+        return self._keys.get(kid)
+
+    def _is_fresh(self) -> bool:
+        age_limit_s = self._settings.max_age_s
+        return self._fetched_at is not None and self._clock() - self._fetched_at < age_limit_s
+
+    def _may_ask(self, kid: str | None) -> bool:
+        if self._waiting >= _MAX_WAITING:
+            return False
+        if not self._is_fresh():
+            return True
+        return kid is not None and self._unknown.get(kid, 0.0) <= self._clock()
+
+    def _remember_unknown(self, kid: str) -> None:
+        self._unknown[kid] = self._clock() + self._settings.unknown_s
+        if len(self._unknown) > _MAX_UNKNOWN:
+            self._unknown.popitem(last=False)
+
+    async def _refresh(self) -> bool:
+        """Fetch the keys, together with all who ask meanwhile; return whether that worked."""
+        if self._fetching is None or self._fetching.done():
+            self._fetching = asyncio.create_task(self._fetch_keys())
+        # A caller who leaves ends nobody else's fetch.
+        return await asyncio.shield(self._fetching)
+
+    async def _fetch_keys(self) -> bool:
+        if self._tried_at is not None:
+            too_early_s = self._tried_at + self._settings.min_interval_s - self._clock()
+            if too_early_s > 0:
+                await self._sleep(too_early_s)
+        self._tried_at = self._clock()
+        try:
+            keys = from_jwks(await self._fetch(self._url))
+        except Exception as error:  # noqa: BLE001  the network's, HTTP's, and what is no set
+            logger.warning("jwks_not_fetched", url=self._url, error=type(error).__name__)
+            return False
+        if any(keys.get(kid) != key for kid, key in self._keys.items()):
+            self.generation += 1
+        self._keys, self._fetched_at = keys, self._clock()
+        return True

@@ -1,0 +1,110 @@
+"""The keys that tokens are verified with, each with the algorithms that its type allows."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificate
+
+_MIN_RSA_BITS = 2048
+_MAX_KEYS = 100
+# RFC 7518, 3.2: a secret is at least as long as the hash.
+_BY_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
+_BY_CURVE = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+_RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+_EDDSA = frozenset({"EdDSA"})
+_BY_TYPE: Mapping[str, type[jwt.algorithms.Algorithm]] = {
+    "RSA": jwt.algorithms.RSAAlgorithm,
+    "EC": jwt.algorithms.ECAlgorithm,
+    "OKP": jwt.algorithms.OKPAlgorithm,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key, and the only algorithms that it verifies: a public key is never taken for a secret."""
+
+    material: Any = field(repr=False)
+    algorithms: frozenset[str]
+
+
+def from_secret(secret: str) -> Key:
+    """Return the key of a shared secret; ValueError for a short one."""
+    length = len(secret.encode())
+    allowed = {name for name, least in _BY_SECRET_BYTES.items() if length >= least}
+    if not allowed:
+        raise ValueError(f"is shorter than {_BY_SECRET_BYTES['HS256']} bytes")
+    return Key(secret, frozenset(allowed))
+
+
+def from_pem(content: bytes) -> Key:
+    """Return the public key of a PEM file or of its certificate; ValueError says what is wrong."""
+    if b"PRIVATE KEY" in content:
+        raise ValueError("holds a private key; give the public one only")
+    try:
+        if b"BEGIN CERTIFICATE" in content:
+            return _public(load_pem_x509_certificate(content).public_key())
+        return _public(load_pem_public_key(content))
+    except ValueError as error:
+        raise ValueError(f"holds no usable public key in PEM: {error}") from None
+
+
+def from_jwks(content: bytes) -> dict[str, Key]:
+    """Return the keys of a JWK set (RFC 7517) that verify signatures, by ``kid``.
+
+    A key of another use, of an unknown kind, or broken, is passed over, as the set may grow; a
+    shared secret or a private key never belongs there. ValueError where it is no set.
+    """
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ValueError("is no JSON") from None
+    keys = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(keys, list) or len(keys) > _MAX_KEYS:
+        raise ValueError(f"is no JWK set of up to {_MAX_KEYS} keys")
+    found: dict[str, Key] = {}
+    for jwk in keys:
+        key = _from_jwk(jwk) if isinstance(jwk, dict) else None
+        if key is not None:
+            found[str(jwk.get("kid", ""))] = key
+    return found
+
+
+def _from_jwk(jwk: Mapping[str, Any]) -> Key | None:
+    operations = jwk.get("key_ops")
+    if jwk.get("use", "sig") != "sig" or "d" in jwk:
+        return None
+    if isinstance(operations, Sequence) and "verify" not in operations:
+        return None
+    algorithm = _BY_TYPE.get(str(jwk.get("kty")))
+    if algorithm is None:
+        return None
+    try:
+        key = _public(algorithm.from_jwk(dict(jwk)))
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    pinned = jwk.get("alg")
+    if pinned is None:
+        return key
+    allowed = key.algorithms & {pinned} if isinstance(pinned, str) else frozenset[str]()
+    return Key(key.material, allowed) if allowed else None
+
+
+def _public(key: object) -> Key:
+    match key:
+        case RSAPublicKey() if key.key_size >= _MIN_RSA_BITS:
+            return Key(key, _RSA)
+        case RSAPublicKey():
+            raise ValueError(f"an RSA key needs at least {_MIN_RSA_BITS} bits")
+        case EllipticCurvePublicKey() if key.curve.name in _BY_CURVE:
+            return Key(key, frozenset({_BY_CURVE[key.curve.name]}))
+        case Ed25519PublicKey() | Ed448PublicKey():
+            return Key(key, _EDDSA)
+    raise ValueError("of a kind that no algorithm here takes (RSA, P-256, P-384, P-521, Ed25519)")

@@ -1,0 +1,106 @@
+"""Where issued and revoked credentials lie: a file of one host, or a Redis of several."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+from redis import Redis
+from redis.exceptions import RedisError, WatchError
+
+from gateway.tokens.credentials import Credentials, CredentialStore
+from kaiten.errors import StateUnavailable
+from kaiten.files import replace
+from kaiten.sections import State
+
+FILE = "credentials.json"
+_KEY = "kaiten:credentials"
+_PATIENCE_S = 10
+_REDIS_TIMEOUT_S = 1.0
+
+Change = Callable[[Credentials], Credentials]
+
+
+def credential_store(home: Path, state: State) -> CredentialStore:
+    """Return the store that the settings name."""
+    if state.redis_url is None:
+        return FileCredentials(home / FILE)
+    return RedisCredentials(state.redis_url.get_secret_value())
+
+
+class FileCredentials:
+    """A file, replaced whole; it is read again only where it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+        self._read = Credentials()
+
+    def read(self) -> Credentials:
+        try:
+            status = self._path.stat()
+            seen = status.st_mtime_ns, status.st_ino
+            if seen != self._seen:
+                self._read = _parsed(self._path.read_bytes(), str(self._path))
+                self._seen = seen
+        except FileNotFoundError:
+            # There is none before the first change, and none is ever removed.
+            if self._seen is not None:
+                raise StateUnavailable(str(self._path), "it is gone") from None
+        except OSError as error:
+            raise StateUnavailable(str(self._path), error.strerror or "unreadable") from None
+        return self._read
+
+    def change(self, change: Change) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self._path}.lock", timeout=_PATIENCE_S):
+                changed = change(self.read())
+                # Whoever can read it could try keys against it: its owner only.
+                replace(self._path, f"{changed.model_dump_json()}\n", mode=0o600)
+        except (OSError, Timeout) as error:
+            raise StateUnavailable(str(self._path), type(error).__name__) from None
+
+
+class RedisCredentials:
+    """One value in Redis; who changes it at the same time as another tries again."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = Redis.from_url(
+            url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
+        )
+
+    def read(self) -> Credentials:
+        try:
+            content = self._redis.get(_KEY)
+        except RedisError as error:
+            raise _unavailable(error) from None
+        return _parsed(content, "Redis") if isinstance(content, bytes) else Credentials()
+
+    def change(self, change: Change) -> None:
+        try:
+            while True:
+                with self._redis.pipeline() as pipe:
+                    try:
+                        pipe.watch(_KEY)  # type: ignore[no-untyped-call]
+                        changed = change(self.read())
+                        pipe.multi()
+                        pipe.set(_KEY, changed.model_dump_json())
+                        pipe.execute()
+                    except WatchError:
+                        continue
+                    return
+        except RedisError as error:
+            raise _unavailable(error) from None
+
+
+def _parsed(content: bytes, where: str) -> Credentials:
+    try:
+        return Credentials.model_validate_json(content)
+    except ValidationError:
+        raise StateUnavailable(where, "what it holds is not as it was written") from None
+
+
+def _unavailable(error: RedisError) -> StateUnavailable:
+    # Its text may hold the address, and with it a password.
+    return StateUnavailable("Redis (state.redis_url)", type(error).__name__)

@@ -1,0 +1,183 @@
+"""Verifies a bearer token (RFC 7519, RFC 8725): whose it is, by which key, and what it says."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import jwt
+from jwt.types import Options
+
+from gateway.tokens.keys import Key
+from kaiten.context import Principal
+
+MAX_TOKEN_CHARS = 8192
+_MAX_SUBJECT_CHARS = 256
+_REQUIRED_CLAIMS = ["exp", "iss", "aud", "sub"]
+# A key's id is looked up and logged nowhere else, but an honest one needs no more than these.
+_KEY_ID = re.compile(r"[A-Za-z0-9._~:@+/=-]{1,256}")
+_TYPES = {"jwt", "at+jwt", "application/at+jwt"}
+# They would let the token bring, or point to, the key that it is to be verified with.
+_KEY_REFERENCES = {"jku", "x5u", "jwk", "x5c"}
+
+Header = Mapping[str, Any]
+HeaderCheck = Callable[[Header], bool]
+
+
+class TokenRejected(Exception):
+    """A token that does not hold; ``fault`` is for the operator's log, never for the caller."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+
+class Keys(Protocol):
+    """The keys of one issuer."""
+
+    @property
+    def generation(self) -> int:
+        """Raised when a key is gone, so that what it had verified is verified again."""
+
+    async def find(self, kid: str | None) -> Key | None:
+        """Return the key of this id; IssuerUnavailable where no keys can be had."""
+
+
+class OneKey:
+    """The one key of an issuer who has no more, whatever id a token gives it."""
+
+    generation = 0
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+
+    async def find(self, kid: str | None) -> Key | None:  # noqa: ARG002  the Protocol's
+        return self._key
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedIssuer:
+    """Who may make tokens, for which audience, with which keys and algorithms."""
+
+    name: str
+    audience: str
+    keys: Keys
+    algorithms: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a token says, and until when that holds: the epoch second, and its key's generation."""
+
+    principal: Principal
+    expires_at: int
+    issued_at: int
+    token_id: str | None
+    keys: Keys
+    generation: int
+
+
+def _is_signed_otherwise(header: Header) -> bool:
+    return isinstance(header.get("alg"), str) and header["alg"].lower() != "none"
+
+
+def _has_a_plain_key_id(header: Header) -> bool:
+    kid = header.get("kid")
+    return kid is None or (isinstance(kid, str) and _KEY_ID.fullmatch(kid) is not None)
+
+
+def _is_of_a_known_type(header: Header) -> bool:
+    kind = header.get("typ", "JWT")
+    return isinstance(kind, str) and kind.lower() in _TYPES
+
+
+# What is asked of a header before anything in it is used, by the fault's name.
+HEADER_CHECKS: Mapping[str, HeaderCheck] = {
+    "unsigned": _is_signed_otherwise,
+    "critical_header": lambda header: "crit" not in header and "b64" not in header,
+    "key_reference": lambda header: not _KEY_REFERENCES & header.keys(),
+    "key_id": _has_a_plain_key_id,
+    "type": _is_of_a_known_type,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """Verifies tokens of the ``issuers``, by name; ``leeway_s`` is forgiven between clocks.
+
+    The checks that follow have their defaults: tests switch one off to show what it keeps out.
+    """
+
+    issuers: Mapping[str, TrustedIssuer]
+    leeway_s: int
+    header_checks: Mapping[str, HeaderCheck] = field(default_factory=lambda: HEADER_CHECKS)
+    claim_checks: Options = field(default_factory=Options)
+
+    async def verify(self, token: str) -> Verified:
+        """Return what a token says; TokenRejected, or IssuerUnavailable where keys are missing."""
+        header, issuer = self._read(token)
+        key = await issuer.keys.find(header.get("kid"))
+        if key is None:
+            raise TokenRejected("unknown_key")
+        # The key's type decides, and never what the token says of itself.
+        if header["alg"] not in key.algorithms & issuer.algorithms:
+            raise TokenRejected("algorithm")
+        claims = self._claims(token, header["alg"], key, issuer)
+        issued_at = claims.get("iat", 0)
+        return Verified(
+            principal=Principal(claims["sub"], _scopes(claims), issuer.name),
+            expires_at=int(claims["exp"]) + self.leeway_s,
+            issued_at=int(issued_at),
+            token_id=claims.get("jti"),
+            keys=issuer.keys,
+            generation=issuer.keys.generation,
+        )
+
+    def _read(self, token: str) -> tuple[Header, TrustedIssuer]:
+        """Return the header, once it is harmless, and who says to have made the token."""
+        if len(token) > MAX_TOKEN_CHARS:
+            raise TokenRejected("size")
+        try:
+            parts = jwt.decode_complete(token, options={"verify_signature": False})
+        # Some versions let through what deep nesting does to json.
+        except (jwt.PyJWTError, RecursionError, ValueError) as error:
+            raise TokenRejected(type(error).__name__) from None
+        header: Header = parts["header"]
+        for fault, holds in self.header_checks.items():
+            if not holds(header):
+                raise TokenRejected(fault)
+        name = parts["payload"].get("iss")
+        issuer = self.issuers.get(name) if isinstance(name, str) else None
+        if issuer is None:
+            raise TokenRejected("unknown_issuer")
+        return header, issuer
+
+    def _claims(self, token: str, alg: str, key: Key, issuer: TrustedIssuer) -> dict[str, Any]:
+        try:
+            claims = jwt.decode(
+                token,
+                key.material,
+                algorithms=[alg],
+                issuer=issuer.name,
+                audience=issuer.audience,
+                leeway=self.leeway_s,
+                options={**self.claim_checks, "require": _REQUIRED_CLAIMS},
+            )
+            _ = float(claims["exp"]), int(claims.get("iat", 0))
+        except (jwt.PyJWTError, RecursionError, ValueError, TypeError, OverflowError) as error:
+            raise TokenRejected(type(error).__name__) from None
+        if not 0 < len(claims["sub"]) <= _MAX_SUBJECT_CHARS:
+            raise TokenRejected("subject")
+        return claims
+
+
+def _scopes(claims: Mapping[str, object]) -> frozenset[str]:
+    """Return the scopes: one string, separated by spaces (RFC 8693), or as some do it, ``scp``."""
+    scope, scp = claims.get("scope"), claims.get("scp")
+    if isinstance(scope, str):
+        return frozenset(scope.split())
+    if scope is None and isinstance(scp, str):
+        return frozenset(scp.split())
+    if scope is None and isinstance(scp, list):
+        return frozenset(each for each in scp if isinstance(each, str))
+    return frozenset()

@@ -1,0 +1,257 @@
+"""API keys and revocations, kept in a file or a real Redis, and read by every worker."""
+
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from structlog.testing import capture_logs
+
+from gateway.tokens.authenticator import Authenticator
+from gateway.tokens.credentials import Credentials, CredentialStore, new_api_key
+from gateway.tokens.keys import from_pem
+from gateway.tokens.stores import FileCredentials, RedisCredentials, credential_store
+from gateway.tokens.verifier import OneKey, TokenRejected, TrustedIssuer, Verifier
+from gateway.tokens.watch import CredentialsWatch
+from kaiten.errors import NotReady, StateUnavailable, Unauthenticated
+from kaiten.sections import State
+from tests.unit.gateway.tokens.mint import AUDIENCE, ISSUER, public_pem, token
+
+NOW = 1_800_000_000.0
+SOON = datetime.fromtimestamp(NOW + 60, UTC)
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a Redis of the tests' own."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    command = [
+        program,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            retried = Retry(ConstantBackoff(0.05), 200)
+            Redis(port=port, retry=retried, retry_on_error=[RedisError]).ping()
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(params=["file", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> CredentialStore:
+    if request.param == "file":
+        return FileCredentials(tmp_path / "credentials.json")
+    url = request.getfixturevalue("redis_url")
+    Redis.from_url(url).flushdb()
+    return RedisCredentials(url)
+
+
+def with_key(
+    known: Credentials, name: str = "job", expires_at: datetime = SOON
+) -> tuple[Credentials, str]:
+    key_id, text, kept = new_api_key(name, ("predict",), expires_at, lambda: NOW)
+    return known.model_copy(update={"api_keys": {**known.api_keys, key_id: kept}}), text
+
+
+def fault(call: Callable[[], object]) -> str:
+    with pytest.raises(TokenRejected) as caught:
+        call()
+    return caught.value.fault
+
+
+def test_api_key_holds_until_it_expires() -> None:
+    known, text = with_key(Credentials())
+    assert known.principal_of(text, NOW).subject == "job"
+    assert known.principal_of(text, NOW).scopes == {"predict"}
+    assert fault(lambda: known.principal_of(text, NOW + 60)) == "expired_api_key"
+
+
+def test_api_key_is_kept_as_a_hash_only() -> None:
+    known, text = with_key(Credentials())
+    assert text.startswith("kaiten_")
+    assert text.rpartition("_")[2] not in known.model_dump_json()
+    assert text not in repr(known)
+
+
+@pytest.mark.parametrize("change", ["", "kaiten_", "cut", "another secret", "another id", "longer"])
+def test_what_is_no_api_key_of_ours_is_refused(change: str) -> None:
+    known, text = with_key(Credentials())
+    _, other = with_key(Credentials())
+    changed = {
+        "cut": text[:-1],
+        "another secret": text[:24] + other[24:],
+        "another id": other[:24] + text[24:],
+        "longer": text + "A",
+    }.get(change, change)
+    assert fault(lambda: known.principal_of(changed, NOW)) == "unknown_api_key"
+
+
+def test_revoked_subject_loses_what_it_has_and_not_what_it_gets() -> None:
+    known, text = with_key(Credentials())
+    revoked = known.model_copy(update={"revoked_subjects": {"api-key|job": int(NOW)}})
+    assert fault(lambda: revoked.principal_of(text, NOW)) == "revoked_subject"
+    later = new_api_key("job", ("predict",), SOON, lambda: NOW + 1)
+    again = revoked.model_copy(update={"api_keys": {later[0]: later[2]}})
+    assert again.principal_of(later[1], NOW + 1).subject == "job"
+
+
+def test_expired_is_forgotten_and_revoked_subjects_are_not() -> None:
+    known, _ = with_key(Credentials())
+    known = known.model_copy(
+        update={"revoked_tokens": {"a|1": int(NOW) + 5}, "revoked_subjects": {"a|b": 1}}
+    )
+    assert known.without_expired(NOW) == known
+    later = known.without_expired(NOW + 100)
+    assert (later.api_keys, later.revoked_tokens, later.revoked_subjects) == ({}, {}, {"a|b": 1})
+
+
+def test_store_gives_back_what_it_was_given(store: CredentialStore) -> None:
+    assert store.read() == Credentials()
+    known, text = with_key(Credentials())
+    store.change(lambda _: known)
+    assert store.read().principal_of(text, NOW).subject == "job"
+
+
+def test_of_many_changes_at_once_all_take_effect(store: CredentialStore) -> None:
+    def add(name: str) -> None:
+        store.change(lambda known: with_key(known, name)[0])
+
+    threads = [threading.Thread(target=add, args=(f"job {number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    subjects = {each.subject for each in store.read().api_keys.values()}
+    assert subjects == {f"job {number}" for number in range(8)}
+
+
+def test_file_is_its_owners(tmp_path: Path) -> None:
+    FileCredentials(tmp_path / "credentials.json").change(lambda known: known)
+    assert (tmp_path / "credentials.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("spoilt", ["", "{", '{"api_keys": 5}', None])
+def test_spoilt_file_is_told_and_nothing_is_lost(spoilt: str | None, tmp_path: Path) -> None:
+    store = FileCredentials(tmp_path / "credentials.json")
+    store.change(lambda known: with_key(known)[0])
+    watch = CredentialsWatch(store, 1)
+    watch.poll()
+    before = watch.current()
+    (tmp_path / "credentials.json").unlink()
+    if spoilt is not None:
+        (tmp_path / "credentials.json").write_text(spoilt)
+    with capture_logs() as logs:
+        watch.poll()
+        watch.poll()
+    # What was revoked stays so, and whoever looks into the log sees it once.
+    assert watch.current() == before
+    assert [line["event"] for line in logs] == ["credentials_not_read"]
+    with pytest.raises(StateUnavailable):
+        store.change(lambda known: known)
+
+
+def test_redis_that_is_away_is_told_without_its_password() -> None:
+    state = State(redis_url=SecretStr("redis://:pa55w0rd-of-it@127.0.0.1:1/0"))
+    store = credential_store(Path(), state)
+    for act in (store.read, lambda: store.change(lambda known: known)):
+        with pytest.raises(StateUnavailable) as caught:
+            act()
+        assert "pa55w0rd" not in caught.value.message
+
+
+def test_nobody_is_let_in_before_the_list_was_read() -> None:
+    watch = CredentialsWatch(RedisCredentials("redis://127.0.0.1:1/0"), 1)
+    watch.poll()
+    with pytest.raises(NotReady):
+        watch.current()
+
+
+def authenticator(known: list[Credentials], keys: OneKey | None = None) -> Authenticator:
+    key = keys or OneKey(from_pem(public_pem("ES256")))
+    issuers = {ISSUER: TrustedIssuer(ISSUER, AUDIENCE, key, frozenset({"ES256"}))}
+    return Authenticator(Verifier(issuers, 10), lambda: known[-1])
+
+
+async def test_token_that_was_seen_is_refused_as_soon_as_it_is_revoked() -> None:
+    known = [Credentials()]
+    told = authenticator(known)
+    sent, other = token(), token(jti="two")
+    for _ in range(2):
+        await told.principal_of([f"Bearer {sent}"], [])
+    known.append(Credentials(revoked_tokens={f"{ISSUER}|one": 2**40}))
+    with pytest.raises(TokenRejected) as caught:
+        await told.principal_of([f"Bearer {sent}"], [])
+    assert caught.value.fault == "revoked_token"
+    assert await told.principal_of([f"Bearer {other}"], [])
+
+
+async def test_revoked_subject_needs_a_token_of_later() -> None:
+    now = int(time.time())
+    told = authenticator([Credentials(revoked_subjects={f"{ISSUER}|alice": now - 5})])
+    for issued_at in (now - 60, now - 5, None):
+        with pytest.raises(TokenRejected) as caught:
+            await told.by_token(token(iat=issued_at))
+        assert caught.value.fault == "revoked_subject"
+    assert await told.by_token(token(iat=now - 4))
+    assert await told.by_token(token(sub="bob", iat=now - 60))
+
+
+async def test_token_is_verified_again_once_a_key_is_gone() -> None:
+    class Changing(OneKey):
+        generation = 0
+
+    keys = Changing(from_pem(public_pem("ES256")))
+    told = authenticator([Credentials()], keys)
+    sent = token()
+    assert await told.by_token(sent)
+    keys._key = from_pem(public_pem("ES256#other"))
+    assert await told.by_token(sent)
+    Changing.generation = 1
+    with pytest.raises(TokenRejected):
+        await told.by_token(sent)
+
+
+async def test_one_of_the_two_headers_and_once() -> None:
+    known, key = with_key(Credentials(), expires_at=datetime.now(UTC) + timedelta(hours=1))
+    told, bearer = authenticator([known]), f"Bearer {token()}"
+    assert (await told.principal_of([], [key])).issuer == "api-key"
+    assert (await told.principal_of([bearer], [])).subject == "alice"
+    for authorizations, keys in (([bearer], [key]), ([bearer, bearer], []), ([], [key, key])):
+        with pytest.raises(TokenRejected) as caught:
+            await told.principal_of(authorizations, keys)
+        assert caught.value.fault == "several_credentials"
+    for nothing in ([], ["Basic YTpi"], ["Bearer "], [token()]):
+        with pytest.raises(Unauthenticated):
+            await told.principal_of(nothing, [])
+
+
+async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.tokens.authenticator._MAX_REMEMBERED", 3)
+    told = authenticator([Credentials()])
+    for number in range(6):
+        await told.by_token(token(sub=f"subject {number}"))
+    assert len(told._verified) == 3
