@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from kaiten_client import (
     UnexpectedAnswer,
     UnknownModel,
 )
-from tests.e2e.house import Server, free_port
+from tests.e2e.house import ROOT, Server, free_port
 
 pytestmark = pytest.mark.e2e
 TEXTS = ["I forgot my password", "Where is my parcel?"]
@@ -52,6 +53,15 @@ async def test_sync_and_async_get_the_same_answer(server: Server, token: str) ->
         answers = await asyncio.gather(*(client_.predict(TEXTS) for _ in range(20)))
     assert {tuple(labels(each)) for each in answers} == {tuple(labels(answer))}
     assert len({each.request_id for each in answers}) == 20
+
+
+@pytest.mark.parametrize("page", ["client/README.md", "docs/guide.md"])
+def test_the_documented_lines_run(
+    page: str, server: Server, token: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (lines, *_) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+    exec(lines.replace("http://127.0.0.1:3000", server.url), {"TOKEN": token})
+    assert re.search("order_status|login_problem", capsys.readouterr().out)
 
 
 def test_refusals_say_what_the_server_said(server: Server, token: str) -> None:

@@ -253,6 +253,18 @@ def test_the_token_that_was_refused_is_not_sent_again(kind: str) -> None:
 
 
 @BOTH
+def test_a_source_may_not_take_longer_than_the_request(kind: str) -> None:
+    house = House(kind)
+
+    def slow() -> str:
+        house.time.now_s += 30
+        return TOKEN
+
+    assert type(error(house, token=slow, timeout_s=30)) is TimedOut
+    assert house.script.requests == []
+
+
+@BOTH
 def test_a_source_that_gives_no_token_is_told_so(kind: str) -> None:
     house = House(kind)
     found = error(house, token=source("canary\nX-Evil: 1"))
