@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import pytest
 
-from kaiten_client import AsyncClient, Client, PredictResponse, Timing
+from kaiten_client import AsyncClient, Client, KaitenError, PredictResponse, Timing
 
 URL = "https://kaiten.example"
 TEXT = "canary-4711 where is my parcel?"
@@ -27,6 +28,7 @@ GOOD: dict[str, Any] = {
 Outcome = httpx.Response | Exception
 # What a test gives, be it wrong.
 Given = Any
+BOTH = pytest.mark.parametrize("kind", ["sync", "async"])
 
 
 def good() -> httpx.Response:
@@ -138,3 +140,10 @@ class House:
     def _given(self) -> dict[str, Given]:
         transport = httpx.MockTransport(self.script)
         return {"transport": transport, "timing": self.time.timing(self._part)}
+
+
+def error(house: House, **options: Given) -> KaitenError:
+    """Return the error that asking ends with."""
+    with pytest.raises(KaitenError) as raised:
+        house.predict(**options)
+    return raised.value
