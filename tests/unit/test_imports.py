@@ -15,6 +15,7 @@ OPT_OUTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 HEAVY = {"torch", "transformers", "onnxruntime"}
+SERVER = {"service", "kaiten", "gateway", "runners", "monitors", "lifecycle"}
 
 
 def fresh(code: str, home: Path) -> object:
@@ -59,7 +60,7 @@ def test_service_loads_no_framework_and_writes_no_file_when_imported(
     tmp_path: Path,
 ) -> None:
     loaded = loaded_by("service", tmp_path)
-    assert {"service", "kaiten", "gateway", "runners", "monitors", "lifecycle"} <= loaded
+    assert loaded >= SERVER
     assert not loaded & HEAVY
     # BentoML makes its home's folders, empty, when it is asked where the home is.
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -95,3 +96,15 @@ def test_importing_kaiten_opts_out_whatever_was_set(preset: dict[str, str], tmp_
 
 def test_errors_need_only_the_standard_library(tmp_path: Path) -> None:
     assert loaded_by("kaiten.errors", tmp_path) - sys.stdlib_module_names == {"kaiten"}
+
+
+def test_the_client_loads_nothing_of_the_server(tmp_path: Path) -> None:
+    code = (
+        "sys.path.insert(0, 'client')\n"
+        "import kaiten_client\n"
+        "found = sorted({name.partition('.')[0] for name in sys.modules})"
+    )
+    loaded = fresh(code, tmp_path)
+    assert isinstance(loaded, list)
+    assert {"kaiten_client", "httpx", "pydantic"} <= {*loaded}
+    assert not {*loaded} & {*SERVER, "starlette", "bentoml", "jwt", *HEAVY}

@@ -1,0 +1,29 @@
+"""What a call returns. What a newer server adds is passed over; what is missing is an error."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class ScoredLabel(_Answer):
+    """A label with its probability, from 0 to 1."""
+
+    label: str
+    index: int
+    score: float
+
+
+class Prediction(ScoredLabel):
+    """The most probable label of a text, and the ``top_k`` of them, most probable first."""
+
+    top_k: tuple[ScoredLabel, ...]
+
+
+class PredictResponse(_Answer):
+    """A prediction for each input, in order, and ``name:version`` of the model that answered."""
+
+    model: str
+    request_id: str
+    predictions: tuple[Prediction, ...]

@@ -1,0 +1,114 @@
+"""The client that awaits its answers, by asyncio: for web apps, or for many requests at once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import httpx
+
+from kaiten_client.answers import PredictResponse
+from kaiten_client.calls import means_not_ready, prediction, readiness
+from kaiten_client.errors import KaitenError
+from kaiten_client.exchange import Done, Exchange, Try
+from kaiten_client.replies import Reply
+from kaiten_client.target import HttpOptions, Timing, aim, check_options
+
+T = TypeVar("T")
+
+
+class AsyncHttpOptions(HttpOptions, total=False):
+    """As HttpOptions, or an own transport in place of its TLS and pool."""
+
+    transport: httpx.AsyncBaseTransport
+
+
+class AsyncClient:
+    """Asks one Kaiten server, as Client does; one of them serves all tasks of an event loop.
+
+    ``token`` may also be a function that returns an awaitable. Close it with ``aclose``, or use it
+    in an ``async with``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | Callable[[], str | Awaitable[str]] | None = None,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        retries: int = 2,
+        timing: Timing = Timing(),  # noqa: B008  it is frozen
+        **http: Unpack[AsyncHttpOptions],
+    ) -> None:
+        self._target = aim(url, token, api_key, timeout_s, retries, timing)
+        check_options(http)
+        self._token = token
+        self._http = httpx.AsyncClient(base_url=self._target.url, follow_redirects=False, **http)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def predict(
+        self,
+        inputs: Sequence[str],
+        *,
+        top_k: int = 1,
+        model: str | None = None,
+        timeout_s: float | None = None,
+    ) -> PredictResponse:
+        """Return a prediction for each text, as Client.predict does."""
+        call = prediction(inputs, top_k, model)
+        return await self._run(Exchange(call, self._target, timeout_s))
+
+    async def ready(self, *, timeout_s: float | None = None) -> bool:
+        """Tell whether every model can answer, as Client.ready does."""
+        try:
+            return await self._run(Exchange(readiness(), self._target, timeout_s))
+        except KaitenError as error:
+            if means_not_ready(error):
+                return False
+            raise
+
+    async def _run(self, exchange: Exchange[T]) -> T:
+        while True:
+            token = await self._ask_token() if exchange.call.prediction else None
+            verdict = exchange.judge(await self._send(exchange, exchange.next_try(token)))
+            if isinstance(verdict, Done):
+                return verdict.value
+            await self._target.timing.sleep_async(verdict.wait_s)
+
+    async def _ask_token(self) -> str | None:
+        token = self._token() if callable(self._token) else self._token
+        return token if token is None or isinstance(token, str) else await token
+
+    async def _send(self, exchange: Exchange[T], attempt: Try) -> Reply | httpx.RequestError:
+        call = exchange.call
+        try:
+            # httpx limits each wait, not their sum.
+            async with asyncio.timeout(attempt.limit_s):
+                answer = await self._http.request(
+                    call.method,
+                    call.path,
+                    content=call.content,
+                    headers=attempt.headers,
+                    timeout=attempt.timeout,
+                )
+        except TimeoutError:
+            return httpx.ReadTimeout("no whole answer in time")
+        except httpx.RequestError as error:
+            return error
+        received_at = self._target.timing.epoch()
+        return Reply(answer.status_code, answer.headers, answer.content, received_at)

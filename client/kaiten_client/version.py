@@ -1,0 +1,3 @@
+"""The version of this distribution, which every request names."""
+
+VERSION = "0.1.0"
