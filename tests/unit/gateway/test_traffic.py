@@ -212,6 +212,18 @@ async def test_an_answer_that_finds_no_connection_is_counted_as_499(
     assert [line["event"] for line in logged] == ["request"]
 
 
+async def test_an_answer_that_the_server_refuses_is_a_failure(logged: list[EventDict]) -> None:
+    async def send(message: Message) -> None:
+        raise RuntimeError("Invalid HTTP header value.")
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b'{"text": "my delivery"}', "more_body": False}
+
+    with pytest.raises(RuntimeError, match="header value"):
+        await House().app(request_to(V1), receive, send)
+    assert "request_failed" in [line["event"] for line in logged]
+
+
 async def test_records_of_each_answer_are_handed_on() -> None:
     house = House()
     await house.post(V1, {"text": "billing"})
