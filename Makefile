@@ -61,7 +61,7 @@ wheels: $(ENV)  ## collect in .kaiten/wheels what a GPU machine without a networ
 	@touch $@
 
 .PHONY: acceptance
-acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), gate or all
+acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), gate, fuzz or all
 	@$(BIN)/python -m tests.acceptance $(SUITE)
 
 .PHONY: check

@@ -12,6 +12,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from kaiten.context import current_or_none
+from kaiten.errors import CallerGone
 from kaiten.sections import Logging
 
 
@@ -50,6 +51,12 @@ def configure(settings: Logging) -> None:
         # They bring handlers of their own, in forms of their own.
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
+    logging.getLogger("uvicorn.error").addFilter(_is_a_failure)
+
+
+def _is_a_failure(record: logging.LogRecord) -> bool:
+    """Tell it from an answer that found its caller gone, which uvicorn takes for one."""
+    return not (record.exc_info and isinstance(record.exc_info[1], CallerGone))
 
 
 def _add_request_id(_: object, __: str, event: EventDict) -> EventDict:

@@ -6,9 +6,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import FIRST_ERROR_STATUS, error_response, foreign_response
 from kaiten.context import current
-from kaiten.errors import KaitenError
+from kaiten.errors import CallerGone, KaitenError
 
 logger = structlog.get_logger(__name__)
+# uvloop's words, in an error of no type of its own.
+_CONNECTION_CLOSED = "the handler is closed"
 
 
 class ErrorsMiddleware:
@@ -18,6 +20,7 @@ class ErrorsMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        send = _to_a_caller(send)
         answer = _Answer(send)
         try:
             await self._app(scope, receive, answer.send)
@@ -32,6 +35,25 @@ class ErrorsMiddleware:
             if answer.foreign is not None:
                 headers = Headers(raw=answer.foreign["headers"])
                 await foreign_response(answer.foreign["status"], headers)(scope, receive, send)
+
+
+def _to_a_caller(send: Send) -> Send:
+    """Return a send that raises CallerGone where there is no connection any more.
+
+    uvicorn itself drops what is sent to a caller who has left, but it tells only the last of a
+    connection's requests that one has: the first of two on a connection that ends, because of its
+    caller or of bytes that are no HTTP, writes to it still.
+    """
+
+    async def send_on(message: Message) -> None:
+        try:
+            await send(message)
+        except RuntimeError as error:
+            if _CONNECTION_CLOSED in str(error):
+                raise CallerGone from None
+            raise
+
+    return send_on
 
 
 class _Answer:

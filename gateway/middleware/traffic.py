@@ -58,9 +58,9 @@ class TrafficMiddleware:
 
         async def send_and_note(message: Message) -> None:
             nonlocal status
+            await send(message)
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
 
         try:
             await self._app(scope, receive, send_and_note)

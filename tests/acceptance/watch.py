@@ -56,6 +56,10 @@ class Watch:
         """Return the workers' proportional set size: pages that they share count once."""
         return sum(float(each.memory_full_info().pss) for each in self.workers()) / _MIB
 
+    def memory_by_worker_mib(self) -> dict[int, float]:
+        """Return what each worker has for itself alone, by its process id."""
+        return {each.pid: float(each.memory_full_info().uss) / _MIB for each in self.workers()}
+
     @asynccontextmanager
     async def memory_kept(self, every_s: float = 1.0) -> AsyncIterator[list[float]]:
         """Yield a list that the memory is added to, again and again."""

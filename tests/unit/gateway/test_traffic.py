@@ -10,7 +10,7 @@ from structlog.typing import EventDict
 
 from gateway.middleware.traffic import TrafficMiddleware
 from kaiten.context import RequestContext, bind
-from kaiten.errors import InferenceFailed, QueueFull
+from kaiten.errors import CallerGone, InferenceFailed, QueueFull
 from tests.unit.gateway.house import (
     BENTO,
     CANARY,
@@ -192,6 +192,36 @@ async def test_an_answer_that_breaks_off_is_counted_by_its_status() -> None:
     with pytest.raises(RuntimeError):
         await house.post(V1, GOOD[V1])
     assert house.traffic.answered == [(V1, "", 200)]
+
+
+@pytest.mark.parametrize("headers", [[(b"content-type", b"application/json")], []])
+async def test_an_answer_that_finds_no_connection_is_counted_as_499(
+    headers: list[tuple[bytes, bytes]], logged: list[EventDict]
+) -> None:
+    async def send(message: Message) -> None:
+        # As uvloop says it, where uvicorn has not noticed.
+        raise RuntimeError("unable to perform operation on <TCPTransport>; the handler is closed")
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b'{"text": "my delivery"}', "more_body": False}
+
+    house = House()
+    with pytest.raises(CallerGone):
+        await house.app({**request_to(V1), "headers": headers}, receive, send)
+    assert house.traffic.answered == [(V1, "", 499)]
+    assert [line["event"] for line in logged] == ["request"]
+
+
+async def test_an_answer_that_the_server_refuses_is_a_failure(logged: list[EventDict]) -> None:
+    async def send(message: Message) -> None:
+        raise RuntimeError("Invalid HTTP header value.")
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b'{"text": "my delivery"}', "more_body": False}
+
+    with pytest.raises(RuntimeError, match="header value"):
+        await House().app(request_to(V1), receive, send)
+    assert "request_failed" in [line["event"] for line in logged]
 
 
 async def test_records_of_each_answer_are_handed_on() -> None:

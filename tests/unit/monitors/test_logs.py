@@ -15,6 +15,7 @@ import logging
 import sys
 import structlog
 from kaiten.context import RequestContext, bind
+from kaiten.errors import CallerGone
 from kaiten.sections import Logging
 from monitors.logs import configure
 
@@ -44,6 +45,7 @@ logging.getLogger("bentoml.deeper").info("of bentoml's inside")
 logging.getLogger("uvicorn.error").warning("of uvicorn\\n")
 logging.getLogger("transformers").info("chatter")
 logging.getLogger("transformers").warning("of transformers")
+logging.getLogger("uvicorn.error").error("farewell", exc_info=CallerGone())
 try:
     fail_again()
 except RuntimeError:
@@ -135,6 +137,10 @@ def test_an_exceptions_message_is_not_logged(logged: list[Json]) -> None:
 def test_the_level_chooses_what_is_logged(level: str, seen: set[str]) -> None:
     ours = {each["event"] for each in lines(level) if each["logger"] == "gateway.example"}
     assert ours - {"outside_a_request"} == seen
+
+
+def test_an_answer_that_finds_its_caller_gone_is_no_failure(logged: list[Json]) -> None:
+    assert "farewell" not in {each["event"] for each in logged}
 
 
 def test_chatter_of_libraries_is_left_out(logged: list[Json]) -> None:
