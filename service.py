@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import secrets
 import signal
 import threading
 from dataclasses import asdict
@@ -23,14 +24,17 @@ from gateway.middleware.back_stop import BackStopMiddleware
 from gateway.predictions import Predictor
 from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
+from kaiten import tls
 from kaiten.cores import count_of
 from kaiten.errors import SetupError
+from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.sections import Runners
 from kaiten.settings import (
     Settings,
     bentoml_configuration,
     check_back_stop,
     hand_down,
+    hand_down_pseudonym_key,
     load_settings,
     metrics_directory,
     settings_file,
@@ -41,6 +45,7 @@ from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore, StoredModel
 from monitors import logs
 from monitors.instruments import Instruments, own_directory
+from monitors.log_files import check_folder
 from monitors.profiles import Profiler
 from runners.engines import choose_engine
 from runners.engines.placement import devices, holders, take_place
@@ -108,6 +113,11 @@ class Parts:
         secret = signing_secret(self.settings)
         handlers = routes.direct()
         return EdgeParts(self.settings, secret, handlers, self.instruments, self.profiler)
+
+    @cached_property
+    def pseudonyms(self) -> Pseudonyms | None:
+        key = shared_key(self.settings.logging, signing_secret(self.settings).value)
+        return Pseudonyms(key) if key else None
 
     @cached_property
     def _placed(self) -> Runners:
@@ -181,13 +191,14 @@ routes = Routes(lambda: parts.predictor, lambda: parts.instruments, parts.settin
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     http={"host": "0.0.0.0" if parts.settings.in_production else "127.0.0.1"},  # noqa: S104  a container's own address
+    ssl=tls.for_bentoml(parts.settings.tls),
 )
 class Kaiten:
     """Predictions by fine-tuned models: batched, authenticated, measured and profiled."""
 
     def __init__(self) -> None:
         # Once more: BentoML has configured its own since this module was imported.
-        logs.configure(parts.settings.logging)
+        logs.configure(parts.settings.logging, parts.pseudonyms, _worker() + 1)
         parts.build()
 
     @bentoml.on_deployment
@@ -208,7 +219,11 @@ class Kaiten:
         try:
             sockets = own_folder() if settings.runners.process == "device" else None
             check_back_stop(settings, in_force["traffic"]["timeout"])
-            signing_secret(settings)
+            tls.check(settings.tls, in_force["ssl"])
+            check_folder(settings.logging)
+            if shared_key(settings.logging, signing_secret(settings).value) is None:
+                hand_down_pseudonym_key(secrets.token_hex(32))
+                logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")
             found = [find_model(name) for name in settings.serving.models]
             for model in found:
                 find_task(model.card.task)

@@ -187,13 +187,15 @@ def _edge(
 
 def _token() -> Callable[[int], Awaitable[None]]:
     """Return the check of a token that was seen before."""
+    from gateway.access import AccessTable
     from gateway.middleware.authentication import AuthenticationMiddleware
     from kaiten.context import RequestContext, bind
     from kaiten.signing import SigningSecret
 
     async def inner(*_: object) -> None: ...
 
-    app = AuthenticationMiddleware(inner, Auth(), SigningSecret(_SECRET, development=False), 0)
+    secret, table = SigningSecret(_SECRET, development=False), AccessTable(Gateway())
+    app = AuthenticationMiddleware(inner, Auth(), secret, table)
     headers = _headers()
 
     async def ask(_: int) -> None:

@@ -8,18 +8,16 @@ from functools import lru_cache
 from typing import NoReturn
 
 import jwt
-import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.access import ROUTES
-from gateway.sampling import Sample
+from gateway.access import AccessTable
+from gateway.security_log import tell
 from kaiten.context import Principal, current
 from kaiten.errors import LoopbackOnly, Unauthenticated
 from kaiten.sections import Auth
 from kaiten.signing import ALGORITHM, SigningSecret
 
-logger = structlog.get_logger(__name__)
 _MAX_TOKEN_CHARS = 8192
 # A caller sends one token many times, and verifying it costs as much as the rest of the edge.
 _MAX_VERIFIED = 1024
@@ -45,24 +43,25 @@ class AuthenticationMiddleware:
         app: ASGIApp,
         settings: Auth,
         secret: SigningSecret,
-        lines_per_s: int,
+        table: AccessTable,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._app = app
         self._settings = settings
         self._secret = secret
+        self._table = table
         self._clock = clock
-        self._sample = Sample(lines_per_s)
         # Refused tokens raise, and what raises is not remembered.
         self._verified = lru_cache(maxsize=_MAX_VERIFIED)(self._decode)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        access = ROUTES.get(scope["path"])
+        access = self._table.of(scope["path"])
         if access is not None and access.scope is not None:
             self._check_client(scope)
             principal = self._verify(Headers(scope=scope).get("Authorization", ""))
-            principal.require(access.scope)
+            # Known before it is refused: the log is to tell who it was.
             current().principal = principal
+            principal.require(access.scope)
         await self._app(scope, receive, send)
 
     def _check_client(self, scope: Scope) -> None:
@@ -76,7 +75,7 @@ class AuthenticationMiddleware:
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated(token_sent=False)
         if len(token) > _MAX_TOKEN_CHARS:
-            raise Unauthenticated(token_sent=True)
+            self._reject("TooLong")
         verified = self._verified(token)
         if self._clock() >= verified.expires_at:
             self._reject(jwt.ExpiredSignatureError.__name__)
@@ -84,8 +83,7 @@ class AuthenticationMiddleware:
 
     def _reject(self, fault: str) -> NoReturn:
         # The kind of fault is for the operator; the caller is told nothing that helps guessing.
-        if self._sample.takes(self._clock()):
-            logger.warning("token_rejected", fault=fault, left_out=self._sample.tell_left_out())
+        tell("token_rejected", fault)
         raise Unauthenticated(token_sent=True)
 
     def _decode(self, token: str) -> _Verified:

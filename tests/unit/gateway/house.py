@@ -23,7 +23,7 @@ from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
 from kaiten.cli.token import mint
 from kaiten.context import PredictionRecord
-from kaiten.sections import Auth, Gateway, Serving
+from kaiten.sections import Auth, Gateway, Serving, Tls
 from kaiten.settings import Settings
 from kaiten.signing import SigningSecret
 from monitors.instruments import Instruments
@@ -154,11 +154,16 @@ class House:
         secret: SigningSecret | None = None,
         request_timeout_s: float = 30,
         sink: RecordSink | None = None,
+        gateway: Gateway = LIMITS,
+        tls: Tls | None = None,
     ) -> None:
-        predictor = Predictor(runners or (Classifier(),), LIMITS)
-        routes = Routes(lambda: predictor, Instruments, LIMITS)
+        predictor = Predictor(runners or (Classifier(),), gateway)
+        routes = Routes(lambda: predictor, Instruments, gateway)
         settings = Settings.model_construct(
-            serving=Serving(request_timeout_s=request_timeout_s), gateway=LIMITS, auth=AUTH
+            serving=Serving(request_timeout_s=request_timeout_s),
+            gateway=gateway,
+            auth=AUTH,
+            tls=tls or Tls(),
         )
         self.traffic = Book()
         self.records = Records()
