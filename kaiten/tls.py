@@ -1,4 +1,4 @@
-"""TLS: what is served with, checked before a start, and how to ask a server that speaks it."""
+"""TLS: what is served with, checked before a start."""
 
 import ssl
 from collections.abc import Mapping
@@ -9,6 +9,8 @@ from kaiten.sections import Tls
 
 # BentoML's own choice, "TLSv1", leaves TLS 1.2 with none but CBC and SHA-1. TLS 1.3 has its own.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+# BentoML serves TLS by a certificate, also where it is not enabled.
+_WITHOUT: Mapping[str, object] = {"certfile": None, "cert_reqs": int(ssl.CERT_NONE)}
 
 
 def for_bentoml(settings: Tls) -> dict[str, object]:
@@ -28,49 +30,48 @@ def for_bentoml(settings: Tls) -> dict[str, object]:
     return served
 
 
-def check(settings: Tls, in_force: Mapping[str, object]) -> None:
+def check(settings: Tls, in_force: Mapping[str, object] | None) -> None:
     """Raise InvalidSettings where TLS could not be served, or BentoML's settings say another thing.
 
-    ``in_force`` is BentoML's ``ssl`` of our service.
+    ``in_force`` is BentoML's ``ssl`` of our service; None where it says nothing of its own.
     """
-    asked = for_bentoml(settings)
-    if {key: in_force.get(key) for key in asked} != asked:
+    asked = {**_WITHOUT, **for_bentoml(settings)}
+    if in_force is not None and {key: in_force.get(key) for key in asked} != asked:
         reason = "is not what tls says; leave it out, and set tls in Kaiten's own settings"
         raise InvalidSettings([Detail("services.kaiten_service.ssl", reason)], "BentoML's settings")
+    server_context(settings)
+
+
+def server_context(settings: Tls) -> ssl.SSLContext | None:
+    """Return what a server of these settings speaks TLS with; None where it speaks none.
+
+    InvalidSettings names what can not be used.
+    """
     if settings.certificate is None or settings.private_key is None:
-        return
+        return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(settings.certificate, settings.private_key, _no_password)
     except (OSError, ValueError) as error:
-        raise _unusable("certificate and tls.private_key", settings.certificate, error) from None
+        raise _unusable("certificate", settings.certificate, error) from None
     if settings.client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
         try:
             context.load_verify_locations(settings.client_ca)
         except OSError as error:
             raise _unusable("client_ca", settings.client_ca, error) from None
-
-
-def client_context(certificate: Path, client: tuple[Path, Path] | None = None) -> ssl.SSLContext:
-    """Return how to ask the server that has this very certificate, under whatever name.
-
-    ``client`` is the certificate and key to show, where the server asks for one.
-    """
-    context = ssl.create_default_context(cafile=certificate)
-    context.check_hostname = False
-    # The certificate itself is the anchor, and not the authority that made it.
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    if client is not None:
-        context.load_cert_chain(*client)
     return context
 
 
 def _no_password() -> str:
     # BentoML would hand one on in its workers' command line, for everybody on the machine to read.
-    raise ValueError("the key is encrypted, and no password can be given; decrypt it, mode 0600")
+    raise ValueError("the key is encrypted, and no password can be given; decrypt it")
 
 
 def _unusable(field: str, file: Path, error: OSError | ValueError) -> InvalidSettings:
-    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    reason = f"can not be used ({file}): {told}; give PEM files that belong together"
+    # OpenSSL's own faults have no number that the system knows.
+    openssl = isinstance(error, ssl.SSLError)
+    told = error.strerror if isinstance(error, OSError) and not openssl else str(error)
+    remedy = "certificates in PEM" if field == "client_ca" else "a certificate and its key, in PEM"
+    reason = f"can not be used ({file}): {told}; give {remedy}"
     return InvalidSettings([Detail(f"tls.{field}", reason)], "TLS")
