@@ -15,6 +15,7 @@ QUICKSTART := support-intent:1.0.0
 BIN := .venv/bin
 ENV := .venv/.installed
 SIGNATURES := .kaiten/model-signing/.installed
+AUDIT := .kaiten/audit/.installed
 # Where wheels were brought along, there is no network to install from.
 GPU_ENV := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/.installed,$(ENV))
 GPU_BIN := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/bin,$(BIN))
@@ -65,11 +66,25 @@ acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), g
 	@$(BIN)/python -m tests.acceptance $(SUITE)
 
 .PHONY: check
-check: $(ENV)  ## ruff, mypy strict, import contracts
+check: $(ENV) secrets audit  ## ruff, mypy strict, import contracts, a scan for secrets, known advisories
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Nothing is sent anywhere to be verified. Where git does not know the checkout, its files are looked for.
+.PHONY: secrets
+secrets: $(ENV)  ## look for secrets in what is committed
+	@{ git -c safe.directory='*' ls-files -z 2>/dev/null || find * -type f -not -name '*.pyc' -print0; } \
+		| xargs -0 -P 2 -n 120 $(BIN)/detect-secrets-hook --no-verify --baseline .secrets.baseline
+
+.PHONY: baseline
+baseline: $(ENV)  ## let the scan for secrets pass over what it finds now; look at each first, and say why
+	$(BIN)/detect-secrets scan --slim --no-verify --exclude-files '\.png$$' > .secrets.baseline
+
+.PHONY: audit
+audit: $(ENV) $(AUDIT)  ## ask an advisory service about constraints.txt, if one can be reached
+	@$(BIN)/python -m tests.checks.audit $(dir $(AUDIT))bin/pip-audit
 
 .PHONY: format
 format: $(ENV)  ## format and mend what ruff can mend
@@ -93,6 +108,11 @@ $(ENV): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(AUDIT): pyproject.toml | $(ENV)
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --group pyproject.toml:audit
 	@touch $@
 
 $(SIGNATURES): pyproject.toml | $(ENV)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import secrets
 import signal
 import threading
 from dataclasses import asdict
@@ -26,24 +27,28 @@ from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
 from gateway.tokens.build import Tokens
 from gateway.tokens.build import build as build_tokens
+from kaiten import tls
 from kaiten.cores import count_of
 from kaiten.errors import SetupError
+from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.sections import Runners
 from kaiten.settings import (
     Settings,
     bentoml_configuration,
     check_back_stop,
     hand_down,
+    hand_down_pseudonym_key,
     load_settings,
     metrics_directory,
     settings_file,
 )
-from kaiten.signing import secret_in_force
+from kaiten.signing import SigningSecret, secret_in_force
 from lifecycle.consistency import check, check_opset, installed_versions
 from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore, StoredModel
 from monitors import logs
 from monitors.instruments import Instruments, own_directory
+from monitors.log_files import check_folder
 from monitors.profiles import Profiler
 from runners.engines import choose_engine
 from runners.engines.placement import devices, holders, take_place
@@ -108,14 +113,22 @@ class Parts:
 
     @cached_property
     def edge(self) -> EdgeParts:
-        secret, handlers = secret_in_force(self.settings), routes.direct()
-        loopback_only = secret is not None and secret.development
-        callers = Callers(self.tokens.authenticator, loopback_only)
+        loopback_only = self.secret is not None and self.secret.development
+        callers, handlers = Callers(self.tokens.authenticator, loopback_only), routes.direct()
         return EdgeParts(self.settings, callers, handlers, self.instruments, self.profiler)
 
     @cached_property
+    def secret(self) -> SigningSecret | None:
+        return secret_in_force(self.settings)
+
+    @cached_property
     def tokens(self) -> Tokens:
-        return build_tokens(self.settings, secret_in_force(self.settings))
+        return build_tokens(self.settings, self.secret)
+
+    @cached_property
+    def pseudonyms(self) -> Pseudonyms | None:
+        key = shared_key(self.settings.logging, self.secret.value if self.secret else None)
+        return Pseudonyms(key) if key else None
 
     @cached_property
     def _placed(self) -> Runners:
@@ -189,13 +202,14 @@ routes = Routes(lambda: parts.predictor, lambda: parts.instruments, parts.settin
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     http={"host": "0.0.0.0" if parts.settings.in_production else "127.0.0.1"},  # noqa: S104  a container's own address
+    ssl=tls.for_bentoml(parts.settings.tls),
 )
 class Kaiten:
     """Predictions by fine-tuned models: batched, authenticated, measured and profiled."""
 
     def __init__(self) -> None:
         # Once more: BentoML has configured its own since this module was imported.
-        logs.configure(parts.settings.logging)
+        logs.configure(parts.settings.logging, parts.pseudonyms, _worker() + 1)
         parts.build()
 
     @bentoml.on_deployment
@@ -216,7 +230,12 @@ class Kaiten:
         try:
             sockets = own_folder() if settings.runners.process == "device" else None
             check_back_stop(settings, in_force["traffic"]["timeout"])
-            build_tokens(settings, secret_in_force(settings))
+            build_tokens(settings, parts.secret)
+            tls.check(settings.tls, in_force["ssl"])
+            check_folder(settings.logging)
+            if parts.pseudonyms is None:
+                hand_down_pseudonym_key(secrets.token_hex(32))
+                logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")
             found = [find_model(name) for name in settings.serving.models]
             for model in found:
                 find_task(model.card.task)

@@ -198,12 +198,13 @@ def _callers() -> Any:  # imported when it is needed
 
 def _token() -> Callable[[int], Awaitable[None]]:
     """Return the check of a token that was seen before."""
+    from gateway.access import AccessTable
     from gateway.middleware.authentication import AuthenticationMiddleware
     from kaiten.context import RequestContext, bind
 
     async def inner(*_: object) -> None: ...
 
-    app = AuthenticationMiddleware(inner, _callers(), 0)
+    app = AuthenticationMiddleware(inner, _callers(), AccessTable(Gateway()))
     headers = _headers()
 
     async def ask(_: int) -> None:

@@ -1,30 +1,39 @@
 """Every route, with who may call it and how; middleware/known_routes.py lets in no other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from gateway.schemas import Body, PredictV2Request
+from kaiten.sections import Exposure, Gateway
+
+_READ = ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
     """Who may call a route, and how its body is treated.
 
-    ``scope`` None means open to all. Model routes are counted, timed, and take a JSON body.
-    ``checked_as`` is for a body that BentoML parses itself: in its own lenient way, so it is
-    checked before BentoML sees it.
+    ``scope`` None means open to all, and each row has to say so. Model routes are counted, timed,
+    and take a JSON body. ``checked_as`` is for a body that BentoML parses itself: in its own
+    lenient way, so it is checked before BentoML sees it. ``exposure`` is for a row that is open
+    only if the setting of that name in the gateway's section says so.
     """
 
     methods: tuple[str, ...]
-    scope: str | None = None
+    scope: str | None
     model_route: bool = False
     checked_as: type[Body] | None = None
+    exposure: Literal["docs", "metrics"] | None = None
 
 
-OPEN = Access(("GET", "HEAD"))
+OPEN = Access(_READ, scope=None)
+DOCS = Access(_READ, scope=None, exposure="docs")
+METRICS = Access(_READ, scope=None, exposure="metrics")
 _PREDICT = Access(("POST",), scope="predict", model_route=True)
 
-# What the docs page is made of, as BentoML serves it: open as well.
+# What the docs page is made of, as BentoML serves it.
 STATIC_PREFIX = "/static_content/"
+STATIC_TEMPLATE = f"{STATIC_PREFIX}*"
 # The paths are the route templates that metrics are labelled with; no path that a caller invents
 # gets a label.
 ROUTES = {
@@ -35,9 +44,37 @@ ROUTES = {
     "/readyz": OPEN,
     "/healthz": OPEN,
     "/health": OPEN,
-    "/metrics": OPEN,
-    "/docs": OPEN,
-    "/docs.json": OPEN,
-    "/schema.json": OPEN,
-    "/": OPEN,
+    "/metrics": METRICS,
+    "/docs": DOCS,
+    "/docs.json": DOCS,
+    "/schema.json": DOCS,
+    "/": DOCS,
+    STATIC_TEMPLATE: DOCS,
 }
+
+
+class AccessTable:
+    """The routes as the settings expose them: open, for the scope ``ops``, or not there at all."""
+
+    def __init__(self, settings: Gateway) -> None:
+        exposures = {None: "open", "docs": settings.docs, "metrics": settings.metrics}
+        self._rows = {
+            path: _as(access, exposures[access.exposure])
+            for path, access in ROUTES.items()
+            if exposures[access.exposure] != "closed"
+        }
+
+    def of(self, path: str) -> Access | None:
+        """Return who may call a path, and how; None for one that is not there."""
+        return self._rows.get(template_of(path) or "")
+
+
+def template_of(path: str) -> str | None:
+    """Return the template of the route that a path is on, or None where there is none."""
+    if path.startswith(STATIC_PREFIX):
+        return STATIC_TEMPLATE
+    return path if path in ROUTES else None
+
+
+def _as(access: Access, exposure: Exposure) -> Access:
+    return replace(access, scope="ops") if exposure == "token" else access

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.access import AccessTable
 from gateway.middleware.authentication import AuthenticationMiddleware, Callers
 from gateway.middleware.body import BodyMiddleware
+from gateway.middleware.content_type import ContentTypeMiddleware
 from gateway.middleware.deadline import DeadlineMiddleware
 from gateway.middleware.direct import DirectMiddleware
 from gateway.middleware.errors import ErrorsMiddleware
 from gateway.middleware.known_routes import KnownRoutesMiddleware
 from gateway.middleware.request_context import RequestContextMiddleware
+from gateway.middleware.security_headers import SecurityHeadersMiddleware
 from gateway.middleware.traffic import TrafficMiddleware
 from gateway.ports import RecordSink, Traffic
 from kaiten.settings import Settings
@@ -31,18 +34,23 @@ class EdgeParts:
 def wrap(app: ASGIApp, parts: EdgeParts) -> ASGIApp:
     """Return the app with the middleware around it; the first line here is the innermost."""
     settings = parts.settings
+    table = AccessTable(settings.gateway)
     app = DirectMiddleware(app, parts.handlers)
     # After authentication: an unknown caller makes us read no body.
     app = BodyMiddleware(app, settings.gateway.max_body_bytes)
-    app = AuthenticationMiddleware(app, parts.callers, settings.logging.requests_per_s)
+    app = AuthenticationMiddleware(app, parts.callers, table)
     # Before authentication, which looks the path up.
-    app = KnownRoutesMiddleware(app)
+    app = KnownRoutesMiddleware(app, table)
+    # Whatever the route: what must never be parsed is not looked at anywhere.
+    app = ContentTypeMiddleware(app)
     # Around the body: one that trickles in counts as well.
     app = DeadlineMiddleware(app, settings.serving.request_timeout_s)
     # Around all that may refuse.
     app = ErrorsMiddleware(app)
     # Sees the status that the caller sees.
     app = TrafficMiddleware(app, parts.traffic, parts.sink, settings.logging.requests_per_s)
+    # Around every answer, the errors' as well.
+    app = SecurityHeadersMiddleware(app, tls=settings.tls.certificate is not None)
     # Outermost: everything else reads the context.
     return RequestContextMiddleware(app)
 

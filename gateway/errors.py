@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
+from gateway.security_log import tell_refusal
 from kaiten import errors
 from kaiten.context import current
 
@@ -33,9 +34,13 @@ FIRST_ERROR_STATUS = 400
 
 
 def error_response(error: Exception) -> Response:
-    """Return the envelope of an error. Only what KaitenError holds is told to the caller."""
+    """Return the envelope of an error. Only what KaitenError holds is told to the caller.
+
+    Every refusal passes here, whatever raised it, so here the security log is told of it.
+    """
     if not isinstance(error, errors.KaitenError) or type(error) not in STATUS_AND_CODE:
         return envelope(*INTERNAL, "Something went wrong in the service; see its log.", (), {})
+    tell_refusal(error)
     status, code = STATUS_AND_CODE[type(error)]
     return envelope(status, code, error.message, error.details, _headers(error))
 

@@ -1,5 +1,7 @@
 """The one OpenAPI document, and the page that shows it."""
 
+import hashlib
+from base64 import b64encode
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,9 +21,10 @@ from kaiten.sections import Gateway
 _REF = "#/components/schemas/{model}"
 Json = dict[str, Any]
 
+_SCRIPT = 'SwaggerUIBundle({url: "docs.json", dom_id: "#swagger-ui", validatorUrl: null})'
 # BentoML's page calls a tag manager elsewhere, so this one stands in its place. The scripts are
 # those that BentoML serves.
-DOCS_PAGE = """<!doctype html>
+DOCS_PAGE = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -32,10 +35,25 @@ DOCS_PAGE = """<!doctype html>
 <body>
 <div id="swagger-ui"></div>
 <script src="static_content/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({url: "docs.json", dom_id: "#swagger-ui", validatorUrl: null})</script>
+<script>{_SCRIPT}</script>
 </body>
 </html>
 """
+_SCRIPT_HASH = b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+# What the page may do in a browser: run these two scripts, and ask this server. Swagger UI writes
+# styles into its elements, and has its pictures in itself.
+DOCS_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        f"script-src 'self' 'sha256-{_SCRIPT_HASH}'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
 
 
 def document(limits: Gateway) -> Json:
@@ -66,7 +84,7 @@ def document(limits: Gateway) -> Json:
             "/livez": _get("Whether the process runs", _plain()),
             "/healthz": _get("Whether the process runs", _plain()),
             "/readyz": _get("Whether every model can answer", _plain(), ready=True),
-            "/metrics": _get("Prometheus metrics of all workers", _plain()),
+            **_metrics(limits),
         },
         "components": {
             "schemas": schemas,
@@ -108,6 +126,18 @@ def _get(summary: str, content: Json, *, ready: bool = False) -> Json:
     if ready:
         responses["503"] = _failure(["not_ready"])
     return {"get": {"summary": summary, "tags": ["operations"], "responses": responses}}
+
+
+def _metrics(exposed: Gateway) -> Json:
+    """Return the route of the metrics, as it is exposed."""
+    if exposed.metrics == "closed":
+        return {}
+    route = _get("Prometheus metrics of all workers", _plain())
+    if exposed.metrics == "token":
+        route["get"]["security"] = [{"bearer": []}]
+        failures = _failures()
+        route["get"]["responses"] |= {status: failures[status] for status in ("401", "403")}
+    return {"/metrics": route}
 
 
 def _failures() -> Json:

@@ -47,6 +47,11 @@ class RequestContext:
     """What is known of a request; filled in as it walks inwards."""
 
     request_id: str
+    # The caller's trace, by W3C Trace Context; the route's template, never a path that the caller
+    # invented; and the address that the request came from.
+    trace_id: str | None = None
+    endpoint: str | None = None
+    client: str | None = None
     principal: Principal | None = None
     model: str | None = None
     enveloped: bool = False

@@ -19,6 +19,8 @@ Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
     "ES256", "ES384", "ES512", "EdDSA",
 ]  # fmt: skip
+# To anybody, to a token with the scope ops, or to nobody: a 404.
+Exposure = Literal["open", "token", "closed"]
 Evidence = Literal["commit", "tests", "tag", "changelog"]
 
 
@@ -58,11 +60,13 @@ class Serving(Section):
 
 
 class Gateway(Section):
-    """What a request may bring."""
+    """What a request may bring, and what is shown to whom."""
 
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024)
     max_inputs: int = Field(256, ge=1, le=MAX_INPUTS)
     max_text_chars: int = Field(20_000, ge=1)
+    docs: Exposure = "open"
+    metrics: Exposure = "open"
 
 
 class Batching(Section):
@@ -192,6 +196,22 @@ class Auth(Section):
         return value
 
 
+class Tls(Section):
+    """What this server itself speaks TLS with: files in PEM."""
+
+    certificate: Path | None = None
+    private_key: Path | None = None
+    client_ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> "Tls":
+        if bool(self.certificate) != bool(self.private_key):
+            raise ValueError("certificate and private_key are set together, or neither is")
+        if self.client_ca and not self.certificate:
+            raise ValueError("client_ca is set without certificate, so no client would be asked")
+        return self
+
+
 class Monitors(Section):
     """What is watched."""
 
@@ -204,6 +224,19 @@ class Logging(Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     requests_per_s: int = Field(10, ge=0)
+    folder: Path | None = None
+    max_file_mb: int = Field(64, ge=1)
+    backups: int = Field(4, ge=1)
+    client_addresses: bool = False
+    # Of the pseudonyms that stand for subjects; where none is set, the signing secret gives one.
+    pseudonym_key: SecretStr | None = None
+
+    @field_validator("pseudonym_key")
+    @classmethod
+    def _is_no_placeholder(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_secret(value.get_secret_value())
+        return value
 
 
 def check_secret(secret: str) -> None:

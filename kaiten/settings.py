@@ -38,6 +38,7 @@ from kaiten.sections import (
     Serving,
     Signatures,
     State,
+    Tls,
     Validation,
     Versioning,
 )
@@ -45,13 +46,22 @@ from kaiten.sections import (
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "KAITEN_"
 # Taken from the environment only.
-_SECRETS = (("auth", "secret"), ("signatures", "password"), ("state", "redis_url"))
+_SECRETS = (
+    ("auth", "secret"),
+    ("signatures", "password"),
+    ("state", "redis_url"),
+    ("logging", "pseudonym_key"),
+)
 # Of files that lie where a worker, which may stand in another folder, must find them.
 _PATHS = (
     ("auth", "secret_file"),
     ("signatures", "private_key"),
     ("signatures", "public_key"),
     ("signatures", "python"),
+    ("tls", "certificate"),
+    ("tls", "private_key"),
+    ("tls", "client_ca"),
+    ("logging", "folder"),
 )
 
 # What Kubernetes sets for a Service whose name begins with "kaiten".
@@ -94,6 +104,7 @@ class Settings(BaseSettings):
     signatures: Signatures = Signatures()
     state: State = State()
     auth: Auth = Auth()
+    tls: Tls = Tls()
     monitors: Monitors = Monitors()
     logging: Logging = Logging()
 
@@ -237,6 +248,11 @@ def hand_down(
         os.environ["KAITEN_RUNNERS__SOCKETS"] = str(sockets)
     if models:
         os.environ["KAITEN_SERVING__MODELS"] = ",".join(models)
+
+
+def hand_down_pseudonym_key(key: str) -> None:
+    """Give the workers started from here one key, so that their logs name a subject alike."""
+    os.environ["KAITEN_LOGGING__PSEUDONYM_KEY"] = key
 
 
 def threads_of_each(settings: Settings, holders: object) -> int:

@@ -1,8 +1,9 @@
-"""JSON logs: one object a line, with the request's id, and nothing private.
+"""JSON logs: one object a line, with what is known of the request, and nothing private.
 
 Everything that logs through the standard library (BentoML, uvicorn) takes the same form.
 """
 
+import ipaddress
 import logging
 import sys
 import traceback
@@ -13,16 +14,28 @@ from structlog.typing import EventDict, Processor
 
 from kaiten.context import current_or_none
 from kaiten.errors import CallerGone
+from kaiten.pseudonyms import Pseudonyms
 from kaiten.sections import Logging
+from monitors.log_files import open_files
+
+_SECURITY = "kaiten.security"
+# The networks that an address is cut to where it may not be kept whole, by the address's version.
+_KEPT_BITS = {4: 24, 6: 48}
 
 
-def configure(settings: Logging) -> None:
-    """Send every log of this process to standard error, as JSON."""
+def configure(
+    settings: Logging, pseudonyms: Pseudonyms | None = None, worker: int | None = None
+) -> None:
+    """Send every log of this process to standard error, as JSON.
+
+    Requests and security events of a ``worker`` go to its files as well, where there is a folder.
+    Subjects are left out where there are no ``pseudonyms``.
+    """
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _add_request_id,
+        _RequestFields(pseudonyms, whole_addresses=settings.client_addresses),
         _describe_exception,
         _shorten_asyncio,
     ]
@@ -32,21 +45,29 @@ def configure(settings: Logging) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
+    formatter = _OnceFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.JSONRenderer(),
+        ],
     )
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(formatter)
     logging.captureWarnings(capture=True)
-    logging.root.handlers = [handler]
+    logging.root.handlers = [console]
+    _set_levels(settings)
+    for name, file in ({} if worker is None else open_files(settings, worker)).items():
+        file.setFormatter(formatter)
+        _replace_handlers(logging.getLogger(name), file)
+
+
+def _set_levels(settings: Logging) -> None:
     logging.root.setLevel(logging.WARNING)
     for name in ("kaiten", "gateway", "runners", "monitors", "lifecycle", "bentoml"):
         logging.getLogger(name).setLevel(settings.level.upper())
+    # Whatever level is chosen, what security asks about is written.
+    logging.getLogger(_SECURITY).setLevel(logging.INFO)
     for name in ("bentoml", "uvicorn", "uvicorn.error", "circus"):
         # They bring handlers of their own, in forms of their own.
         logger = logging.getLogger(name)
@@ -59,11 +80,56 @@ def _is_a_failure(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], CallerGone))
 
 
-def _add_request_id(_: object, __: str, event: EventDict) -> EventDict:
-    context = current_or_none()
-    if context is not None:
+def _replace_handlers(logger: logging.Logger, handler: logging.Handler) -> None:
+    for each in logger.handlers:
+        each.close()
+    logger.handlers = [handler]
+
+
+class _OnceFormatter(structlog.stdlib.ProcessorFormatter):
+    """Formats a line once, for the console and for its file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: str | None = getattr(record, "kaiten_line", None)
+        if line is None:
+            line = super().format(record)
+            record.kaiten_line = line
+        return line
+
+
+class _RequestFields:
+    """Adds what is known of the request: its id, its trace, and the subject by its pseudonym.
+
+    Security events get the caller's address too, or the network that it is in.
+    """
+
+    def __init__(self, pseudonyms: Pseudonyms | None, *, whole_addresses: bool) -> None:
+        self._pseudonyms = pseudonyms
+        self._whole_addresses = whole_addresses
+
+    def __call__(self, _: object, __: str, event: EventDict) -> EventDict:
+        context = current_or_none()
+        if context is None:
+            return event
         event["request_id"] = context.request_id
-    return event
+        if context.trace_id is not None:
+            event["trace_id"] = context.trace_id
+        if self._pseudonyms is not None and context.principal is not None:
+            event["subject"] = self._pseudonyms.of(context.principal.identity)
+        if event.get("logger") == _SECURITY and context.client is not None:
+            event["client"] = self._address(context.client)
+        return event
+
+    def _address(self, client: str) -> str | None:
+        try:
+            address = ipaddress.ip_address(client)
+        except ValueError:
+            # A socket's path, or what a proxy made up.
+            return None
+        address = getattr(address, "ipv4_mapped", None) or address
+        if self._whole_addresses:
+            return str(address)
+        return str(ipaddress.ip_network((address, _KEPT_BITS[address.version]), strict=False))
 
 
 def _describe_exception(_: object, __: str, event: EventDict) -> EventDict:

@@ -1,23 +1,19 @@
 """Tells who calls every route that asks for a scope, by a bearer token or an API key."""
 
 import ipaddress
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.access import ROUTES
-from gateway.sampling import Sample
+from gateway.access import AccessTable
+from gateway.security_log import tell
 from gateway.tokens.authenticator import Authenticator
 from gateway.tokens.verifier import TokenRejected
 from kaiten.context import Principal, current
 from kaiten.errors import LoopbackOnly, Unauthenticated
 
-logger = structlog.get_logger(__name__)
 _API_KEY_HEADER = "X-API-Key"
 
 
@@ -39,21 +35,20 @@ class AuthenticationMiddleware:
         self,
         app: ASGIApp,
         callers: Callers,
-        lines_per_s: int,
-        clock: Callable[[], float] = time.time,
+        table: AccessTable,
     ) -> None:
         self._app = app
         self._callers = callers
-        self._clock = clock
-        self._sample = Sample(lines_per_s)
+        self._table = table
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        access = ROUTES.get(scope["path"])
+        access = self._table.of(scope["path"])
         if access is not None and access.scope is not None:
             self._check_client(scope)
             principal = await self._principal(Headers(scope=scope))
-            principal.require(access.scope)
+            # Known before it is refused: the log is to tell who it was.
             current().principal = principal
+            principal.require(access.scope)
         await self._app(scope, receive, send)
 
     def _check_client(self, scope: Scope) -> None:
@@ -69,10 +64,7 @@ class AuthenticationMiddleware:
             )
         except TokenRejected as error:
             # The kind of fault is for the operator; the caller is told nothing that helps guessing.
-            if self._sample.takes(self._clock()):
-                logger.warning(
-                    "token_rejected", fault=error.fault, left_out=self._sample.tell_left_out()
-                )
+            tell("token_rejected", error.fault)
             raise Unauthenticated(token_sent=True) from None
 
 

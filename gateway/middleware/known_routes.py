@@ -2,7 +2,7 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.access import ROUTES, STATIC_PREFIX
+from gateway.access import AccessTable
 from kaiten.errors import MethodNotAllowed, UnknownRoute
 
 
@@ -13,13 +13,14 @@ class KnownRoutesMiddleware:
     behind it for ``/predict``, and such a request would pass by the checks of that route.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, table: AccessTable) -> None:
         self._app = app
+        self._table = table
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        access = ROUTES.get(scope["path"])
-        if access is None and not scope["path"].startswith(STATIC_PREFIX):
+        access = self._table.of(scope["path"])
+        if access is None:
             raise UnknownRoute
-        if access is not None and scope["method"] not in access.methods:
+        if scope["method"] not in access.methods:
             raise MethodNotAllowed(access.methods)
         await self._app(scope, receive, send)

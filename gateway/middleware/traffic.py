@@ -8,7 +8,7 @@ from http import HTTPStatus
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.access import OPEN, ROUTES
+from gateway.access import ROUTES
 from gateway.errors import FIRST_ERROR_STATUS
 from gateway.ports import RecordSink, Traffic
 from gateway.sampling import Sample
@@ -28,7 +28,8 @@ class TrafficMiddleware:
 
     It logs at most ``lines_per_s`` requests a second, as a line costs more than most other things
     that a request meets; the next line tells how many were left out. Failures of the service
-    are not limited.
+    are not limited. Request, trace and subject are added to a line that is written
+    (monitors/logs.py).
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class TrafficMiddleware:
                 self._traffic.request_answered(path, context.model or "", status, seconds)
             if status < FIRST_ERROR_STATUS:
                 self._sink.put(context.records)
-            level = _level(scope["path"], status)
+            level = _level(context.endpoint, status)
             # First the level: what would not be written takes nobody's place.
             if _written.isEnabledFor(level) and (
                 level >= logging.ERROR or self._sample.takes(started + seconds)
@@ -82,8 +83,7 @@ class TrafficMiddleware:
             level,
             "request",
             method=scope["method"],
-            # Never a path that the caller invented: it may hold anything.
-            endpoint=scope["path"] if scope["path"] in ROUTES else None,
+            endpoint=current().endpoint,
             status=status,
             duration_ms=round(seconds * 1000, 3),
             model=current().model,
@@ -91,11 +91,12 @@ class TrafficMiddleware:
         )
 
 
-def _level(path: str, status: int) -> int:
+def _level(endpoint: str | None, status: int) -> int:
     """Return how much it matters."""
     if status in _PASSING:
         return logging.WARNING
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return logging.ERROR
     # Probes come by the second.
-    return logging.DEBUG if ROUTES.get(path) == OPEN else logging.INFO
+    access = ROUTES.get(endpoint) if endpoint else None
+    return logging.DEBUG if access and access.scope is None else logging.INFO

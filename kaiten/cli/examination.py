@@ -11,6 +11,7 @@ from typing import TypeVar
 import psutil
 
 from gateway.tokens.build import check_keys
+from kaiten import tls
 from kaiten.cli.serve import configuration_file
 from kaiten.cores import affinity, cores, count_of, quota
 from kaiten.errors import Detail, InvalidSettings, SetupError
@@ -19,6 +20,7 @@ from kaiten.signing import DEVELOPMENT_SECRET_FILE, configured_secret, signing_s
 from lifecycle.consistency import check, check_opset, installed_versions
 from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore
+from monitors.log_files import check_folder
 from runners.engines import PACKAGES, EngineChoice, choose_engine
 from runners.engines.cuda import CudaDevice, details
 from runners.engines.placement import holders, places
@@ -126,7 +128,9 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
     service = _attempt(problems, "BENTOML_CONFIG", _bentoml_service)
     if service is None:
         return None
-    workers, timeout_s = service
+    workers, timeout_s, own_tls = service
+    _attempt(problems, "tls", partial(tls.check, settings.tls, own_tls))
+    _attempt(problems, "logging.folder", partial(check_folder, settings.logging))
     _attempt(problems, "serving", partial(check_back_stop, settings, timeout_s))
     count = count_of(workers)
     placement = _attempt(problems, "runners.device", partial(places, settings.runners, count))
@@ -159,8 +163,8 @@ def _secret(settings: Settings) -> str:
     return str(file)
 
 
-def _bentoml_service() -> tuple[object, float | None]:
-    """Return the workers and the timeout, in seconds, that BentoML's settings give our service.
+def _bentoml_service() -> tuple[object, float | None, dict[str, object] | None]:
+    """Return what BentoML's settings give our service: workers, timeout in seconds, TLS if any.
 
     InvalidSettings where they are not usable.
     """
@@ -179,7 +183,10 @@ def _bentoml_service() -> tuple[object, float | None]:
         # Where the file is silent, what service.py says.
         service = {"workers": 1, "traffic": {"timeout": 60}, **services.get("kaiten_service", {})}
         timeout_s = service["traffic"].get("timeout", 60)
-        return service["workers"], None if timeout_s is None else float(timeout_s)
+        timeout_s = None if timeout_s is None else float(timeout_s)
+        own_tls = service.get("ssl", {})
+        own_tls = own_tls if own_tls.get("enabled") or own_tls.get("certfile") else None
+        return service["workers"], timeout_s, own_tls
     except Exception as error:  # noqa: BLE001  whatever BentoML, and we, trip over in a file
         # BentoML quotes whole sections after a brace, and they may hold a key's password.
         told = " ".join(str(error).partition("{")[0].split())

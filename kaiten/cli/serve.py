@@ -13,21 +13,25 @@ import httpx
 import typer
 from rich.console import Console
 
+from kaiten.cli.reach import HOST, Reach, names_in, reach
 from kaiten.cli.token import mint
 from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.settings import ROOT, bentoml_configuration, environment_for, load_settings
 from kaiten.signing import signing_secret
 
-_HOST = "127.0.0.1"
 _POLL_S = 0.2
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def serve(
-    port: Annotated[int, typer.Option(help=f"The port on {_HOST}.", min=1, max=65535)] = 3000,
+    port: Annotated[int, typer.Option(help=f"The port on {HOST}.", min=1, max=65535)] = 3000,
     model: Annotated[
         str | None, typer.Option(help="name:version, in place of serving.models.")
     ] = None,
+    client_certificate: Annotated[
+        Path | None, typer.Option(help="What to show the server, with tls.client_ca; PEM.")
+    ] = None,
+    client_key: Annotated[Path | None, typer.Option(help="Its key.")] = None,
 ) -> None:
     """Serve on 127.0.0.1 until Ctrl-C, and print a curl line that works.
 
@@ -37,10 +41,11 @@ def serve(
     overrides = {"BENTOML_CONFIG": configuration_file()}
     if model is not None:
         overrides["KAITEN_SERVING__MODELS"] = model
+    reached = reach(settings.tls, port, client_certificate, client_key)
     secret = signing_secret(settings).value
     token = mint("local", ["predict"], timedelta(hours=1), settings.auth, secret)
     _check_free(port)
-    command = [sys.executable, "-m", "bentoml", "serve", str(ROOT), "--host", _HOST]
+    command = [sys.executable, "-m", "bentoml", "serve", str(ROOT), "--host", HOST]
     server = subprocess.Popen(  # noqa: S603  our own command
         [*command, "--port", str(port)], env=environment_for(overrides)
     )
@@ -48,9 +53,9 @@ def serve(
         # Ctrl-C reaches the server as well; it answers what it holds, and we wait for it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-        url = f"http://{_HOST}:{port}"
-        if _wait_until_ready(server, url):
-            _greet(url, token)
+        names = _wait_until_ready(server, reached)
+        if names is not None:
+            _greet(reached, names, token)
         code = server.wait()
     finally:
         server.terminate()
@@ -72,7 +77,7 @@ def _check_free(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((_HOST, port))
+            probe.bind((HOST, port))
         except OSError as error:
             raise SetupError(
                 f"Port {port} can not be had: {error.strerror}. Stop what has it, or choose "
@@ -80,24 +85,36 @@ def _check_free(port: int) -> None:
             ) from None
 
 
-def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> bool:
-    """Return True once the server is ready, False if it has ended; a large model may take long."""
-    with httpx.Client(base_url=url, timeout=1) as client, console.status("Starting ..."):
+def _wait_until_ready(server: subprocess.Popen[bytes], reached: Reach) -> tuple[str, ...] | None:
+    """Return the names in its certificate once the server is ready, None if it has ended.
+
+    A large model may take long.
+    """
+    verify = reached.context if reached.certificate else True
+    client = httpx.Client(base_url=reached.url, verify=verify, timeout=1)
+    with client, console.status("Starting ..."):
         while server.poll() is None:
             try:
-                if client.get("/readyz").is_success:
-                    return True
+                answer = client.get("/readyz")
+                if answer.is_success:
+                    return _names(answer)
             except httpx.TransportError:
                 pass
             time.sleep(_POLL_S)
-    return False
+    return None
 
 
-def _greet(url: str, token: str) -> None:
+def _names(answer: httpx.Response) -> tuple[str, ...]:
+    tls = answer.extensions["network_stream"].get_extra_info("ssl_object")
+    return names_in(tls.getpeercert()) if tls else ()
+
+
+def _greet(reached: Reach, names: tuple[str, ...], token: str) -> None:
+    url = reached.url
     body = '{"text": "My parcel has not arrived yet, where is it?"}'
     console.print(
         f"\n[bold]Ready.[/bold] Try it (the token holds for an hour):\n\n"
-        f"curl -s {url}/api/v1/predict -H 'Content-Type: application/json' "
+        f"{reached.curl('/api/v1/predict', names)} -H 'Content-Type: application/json' "
         f"-H 'Authorization: Bearer {token}' -d '{body}'\n\n"
         f"docs     {url}/docs\nmetrics  {url}/metrics\nhealth   {url}/health\n\n"
         "Stop with Ctrl-C.\n",

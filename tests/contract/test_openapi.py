@@ -2,10 +2,11 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
-from gateway.access import OPEN, ROUTES
+from gateway.access import ROUTES
 from gateway.errors import INTERNAL, STATUS_AND_CODE
 from gateway.openapi import document
 from kaiten.errors import InferenceFailed, QueueFull
+from kaiten.sections import Exposure
 from tests.unit.gateway.house import (
     BENTO,
     GOOD,
@@ -22,7 +23,7 @@ from tests.unit.gateway.house import (
 
 DOCUMENT = document(LIMITS)
 # The document and its page describe, and are not described.
-PAGES = {"/", "/docs", "/docs.json", "/schema.json"}
+PAGES = {path for path, access in ROUTES.items() if access.exposure == "docs"}
 
 
 def problems(answer: Json, schema: Json) -> list[str]:
@@ -50,7 +51,20 @@ def test_every_route_is_documented_and_no_other() -> None:
 @pytest.mark.parametrize("path", sorted(set(ROUTES) - PAGES))
 def test_a_route_documents_whether_it_asks_for_a_token(path: str) -> None:
     (operation,) = DOCUMENT["paths"][path].values()
-    assert ("security" in operation) == (ROUTES[path] != OPEN)
+    assert ("security" in operation) == (ROUTES[path].scope is not None)
+
+
+@pytest.mark.parametrize(("exposure", "asked"), [("open", False), ("token", True)])
+def test_the_metrics_are_documented_as_they_are_exposed(exposure: Exposure, *, asked: bool) -> None:
+    limits = LIMITS.model_copy(update={"metrics": exposure})
+    operation = document(limits)["paths"]["/metrics"]["get"]
+    assert ("security" in operation) == asked
+    assert set(operation["responses"]) == ({"200", "401", "403"} if asked else {"200"})
+
+
+def test_closed_metrics_are_not_documented() -> None:
+    limits = LIMITS.model_copy(update={"metrics": "closed"})
+    assert set(DOCUMENT["paths"]) - set(document(limits)["paths"]) == {"/metrics"}
 
 
 @pytest.mark.parametrize("path", PREDICTIONS)

@@ -26,7 +26,7 @@ from gateway.schemas import PredictV2Response
 from gateway.tokens.build import build
 from kaiten.cli.token import mint
 from kaiten.context import PredictionRecord
-from kaiten.sections import Auth, Gateway, Serving
+from kaiten.sections import Auth, Gateway, Serving, Tls
 from kaiten.settings import Settings
 from kaiten.signing import SigningSecret
 from monitors.instruments import Instruments
@@ -164,14 +164,17 @@ class House:
         secret: SigningSecret | None = None,
         request_timeout_s: float = 30,
         sink: RecordSink | None = None,
+        gateway: Gateway = LIMITS,
+        tls: Tls | None = None,
     ) -> None:
-        predictor = Predictor(runners or (Classifier(),), LIMITS)
-        routes = Routes(lambda: predictor, Instruments, LIMITS)
+        predictor = Predictor(runners or (Classifier(),), gateway)
+        routes = Routes(lambda: predictor, Instruments, gateway)
         settings = Settings.model_construct(
             home=Path("/nowhere"),
             serving=Serving(request_timeout_s=request_timeout_s),
-            gateway=LIMITS,
+            gateway=gateway,
             auth=AUTH,
+            tls=tls or Tls(),
         )
         self.traffic = Book()
         self.records = Records()

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import jwt
 import pytest
 from starlette.types import Message, Receive, Scope, Send
-from structlog.typing import EventDict
 
+from gateway.access import AccessTable
 from gateway.middleware.authentication import AuthenticationMiddleware, Callers
 from gateway.tokens.authenticator import Authenticator
 from gateway.tokens.credentials import Credentials
@@ -21,6 +21,7 @@ from tests.unit.gateway.house import (
     BENTO,
     CANARY,
     GOOD,
+    LIMITS,
     PREDICTIONS,
     SECRET,
     TAG,
@@ -268,7 +269,7 @@ async def test_a_token_that_was_good_a_moment_ago_is_refused_once_it_has_expired
     verifier = Verifier(own_issuer(), AUTH.leeway_s)
     authenticator = Authenticator(verifier, Credentials, clock=lambda: now)
     callers = Callers(authenticator, loopback_only=False)
-    middleware = AuthenticationMiddleware(app, callers, lines_per_s=1)
+    middleware = AuthenticationMiddleware(app, callers, AccessTable(LIMITS))
 
     async def ask(authorization: str) -> None:
         bind(RequestContext("1"))
@@ -283,27 +284,6 @@ async def test_a_token_that_was_good_a_moment_ago_is_refused_once_it_has_expired
     with pytest.raises(Unauthenticated):
         await ask(good)
     assert passed == [V1, V1]
-
-
-async def test_a_flood_of_bad_tokens_is_logged_in_part(logged: list[EventDict]) -> None:
-    times = iter((1.0, 1.2, 1.9, 2.0))
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        raise AssertionError
-
-    authenticator = Authenticator(Verifier(own_issuer(), AUTH.leeway_s), Credentials)
-    callers = Callers(authenticator, loopback_only=False)
-    middleware = AuthenticationMiddleware(app, callers, 1, clock=lambda: next(times))
-    headers = [(b"authorization", b"Bearer rubbish")]
-    scope = {"type": "http", "path": V1, "headers": headers, "client": ("127.0.0.1", 1)}
-    for _ in range(4):
-        bind(RequestContext("1"))
-        with pytest.raises(Unauthenticated):
-            await middleware(scope, no_message, no_send)
-    assert [(line["event"], line["left_out"]) for line in logged] == [
-        ("token_rejected", 0),
-        ("token_rejected", 2),
-    ]
 
 
 async def test_one_callers_token_is_never_taken_for_anothers() -> None:

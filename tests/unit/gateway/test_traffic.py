@@ -375,5 +375,5 @@ async def call(middleware: TrafficMiddleware, path: str = V1) -> None:
     async def send(_: Message) -> None:
         pass
 
-    bind(RequestContext("1"))
+    bind(RequestContext("1", endpoint=path))
     await middleware(request_to(path), receive, send)

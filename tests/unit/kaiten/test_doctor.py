@@ -150,6 +150,8 @@ def test_changed_model_is_told_with_its_remedy(tmp_path: Path) -> None:
         ("KAITEN_SERVNG__MODELS", "a:1.0.0", "KAITEN_SERVNG__MODELS"),
         ("KAITEN_CONFIG", "/no/such/file.yaml", "KAITEN_CONFIG"),
         ("BENTOML_CONFIG", "/no/such/file.yaml", "BENTOML_CONFIG"),
+        ("KAITEN_LOGGING__FOLDER", "/dev/null/logs", "logging.folder"),
+        ("KAITEN_TLS__CERTIFICATE", "/no/such/file", "tls"),
     ],
 )
 def test_what_would_stop_a_start_is_told_by_its_field(
@@ -163,6 +165,14 @@ def test_what_would_stop_a_start_is_told_by_its_field(
     output = said(1)
     assert f"\n  {field}: " in output
     assert "change-me" not in output
+
+
+def test_tls_of_bentomls_own_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(DEFAULT, tmp_path)
+    file = tmp_path / "bentoml.yaml"
+    file.write_text("services:\n  kaiten_service:\n    ssl:\n      certfile: a.pem\n")
+    monkeypatch.setenv("BENTOML_CONFIG", str(file))
+    assert fields(report(1)) == ["services.kaiten_service.ssl"]
 
 
 def test_every_problem_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from kaiten.settings import (
     cuda_visible_devices,
     environment_for,
     hand_down,
+    hand_down_pseudonym_key,
     load_settings,
     metrics_directory,
     settings_file,
@@ -413,6 +414,24 @@ def test_bentomls_own_variables_are_read(
             monkeypatch.setenv(name, value)
     assert bentoml_configuration() == value
     assert metrics_directory() == value
+
+
+def test_workers_are_handed_one_key_for_pseudonyms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_LOGGING__PSEUDONYM_KEY", "")
+    hand_down_pseudonym_key(SECRET)
+    key = load_settings().logging.pseudonym_key
+    assert key is not None
+    assert key.get_secret_value() == SECRET
+
+
+@pytest.mark.parametrize("key", [SECRET[:31], "0" * 64])
+def test_weak_key_for_pseudonyms_is_refused_and_never_told(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_LOGGING__PSEUDONYM_KEY", key)
+    error = refused()
+    assert fields(error) == ["logging.pseudonym_key"]
+    assert key not in everything_told(error)
 
 
 def test_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

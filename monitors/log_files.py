@@ -1,0 +1,111 @@
+"""Log files that are put aside by size, and that cost no request anything but time."""
+
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from kaiten.errors import Detail, InvalidSettings
+from kaiten.sections import Logging
+
+_MIB = 1 << 20
+# Who may read the files: subjects are pseudonyms in them, and yet they are nobody else's business.
+_MODE = 0o600
+# It writes to no file, or a failure would come back here.
+logger = structlog.get_logger("kaiten.logs")
+
+
+class RotatedFile(logging.Handler):
+    """Appends lines to a file, which is put aside as ``NAME.1`` once it is over its size.
+
+    Not the standard library's: that one formats each line twice, and keeps what a full disk did not
+    take. A line that can not be written is lost, the first is told of, and the next one is tried.
+    One process may write a file.
+    """
+
+    def __init__(self, path: Path, max_bytes: int, backups: int) -> None:
+        super().__init__()
+        self._path = path
+        self._max_bytes = max_bytes
+        self._backups = backups
+        self._file: int | None = None
+        self._size = 0
+        self._told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+        try:
+            self._write(line)
+        except OSError as error:
+            self._forget()
+            self._tell_once(error)
+
+    def close(self) -> None:
+        self._forget()
+        super().close()
+
+    def _write(self, line: bytes) -> None:
+        file = self._open() if self._file is None else self._file
+        if self._size and self._size + len(line) > self._max_bytes:
+            file = self._put_aside()
+        written = os.write(file, line)
+        self._size += written
+        if written < len(line):
+            raise OSError("only a part of a line could be written")
+
+    def _open(self) -> int:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _MODE)
+        self._size = os.fstat(self._file).st_size
+        return self._file
+
+    def _put_aside(self) -> int:
+        self._forget()
+        for number in range(self._backups, 0, -1):
+            older = self._named(number - 1)
+            if older.exists():
+                older.replace(self._named(number))
+        return self._open()
+
+    def _named(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
+
+    def _forget(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                os.close(self._file)
+        self._file = None
+
+    def _tell_once(self, error: OSError) -> None:
+        if not self._told:
+            self._told = True
+            logger.error(
+                "log_file_failed", file=str(self._path), fault=error.strerror or str(error)
+            )
+
+
+def open_files(settings: Logging, worker: int) -> dict[str, RotatedFile]:
+    """Return the file of each logger that has one; empty where no folder is set."""
+    if settings.folder is None:
+        return {}
+    return {
+        f"kaiten.{name}": RotatedFile(
+            settings.folder / f"{stem}-{worker}.log",
+            settings.max_file_mb * _MIB,
+            settings.backups,
+        )
+        for name, stem in (("request", "requests"), ("security", "security"))
+    }
+
+
+def check_folder(settings: Logging) -> None:
+    """Raise InvalidSettings where the log's folder can not be written; it is not made here."""
+    if settings.folder is None:
+        return
+    folder = settings.folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = f"{folder} can not be written ({there}); name another folder, or leave it empty"
+        raise InvalidSettings([Detail("logging.folder", reason)], "the log's folder")

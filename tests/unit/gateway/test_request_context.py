@@ -1,0 +1,77 @@
+import pytest
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from gateway.middleware.request_context import RequestContextMiddleware
+from kaiten.context import RequestContext, current
+from tests.unit.gateway.house import V1
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = "00f067aa0ba902b7"
+GOOD = f"00-{TRACE}-{PARENT}-01"
+
+
+async def context_of(path: str, *headers: tuple[bytes, bytes]) -> RequestContext:
+    """Return the context that a request gets."""
+    found: list[RequestContext] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        found.append(current())
+        await JSONResponse({})(scope, receive, send)
+
+    async def nothing(*_: object) -> None: ...
+
+    scope = {"type": "http", "path": path, "headers": headers, "client": ("203.0.113.9", 1)}
+    await RequestContextMiddleware(app)(scope, nothing, nothing)  # type: ignore[arg-type]
+    return found[0]
+
+
+async def test_a_callers_trace_is_taken() -> None:
+    assert (await context_of(V1, (b"traceparent", GOOD.encode()))).trace_id == TRACE
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "",
+        TRACE,
+        f"00-{TRACE}-{PARENT}",
+        f"00-{'0' * 32}-{PARENT}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE.upper()}-{PARENT}-01",
+        f"ff-{TRACE}-{PARENT}-01",
+        f"01-{TRACE}-{PARENT}-01-more",
+        f"{GOOD}-more",
+        f"{GOOD}\n",
+        f" {GOOD}",
+        f"00-{TRACE[:-1]}g-{PARENT}-01",
+        f"00-{TRACE[:-1]}\u00fc-{PARENT}-01",
+    ],
+)
+async def test_a_trace_in_another_form_is_none(sent: str) -> None:
+    assert (await context_of(V1, (b"traceparent", sent.encode()))).trace_id is None
+
+
+async def test_of_two_traces_neither_is_believed() -> None:
+    twice = ((b"traceparent", GOOD.encode()),) * 2
+    assert (await context_of(V1, *twice)).trace_id is None
+
+
+async def test_the_first_of_two_request_ids_is_taken() -> None:
+    sent = (b"x-request-id", b"first"), (b"x-request-id", b"second")
+    assert (await context_of(V1, *sent)).request_id == "first"
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint"),
+    [
+        (V1, V1),
+        ("/elsewhere", None),
+        (f"{V1}/", None),
+        ("/static_content/swagger-ui.css", "/static_content/*"),
+        ("/static_content/invented", "/static_content/*"),
+    ],
+)
+async def test_a_request_is_known_by_its_routes_template(path: str, endpoint: str | None) -> None:
+    context = await context_of(path)
+    assert (context.endpoint, context.client) == (endpoint, "203.0.113.9")

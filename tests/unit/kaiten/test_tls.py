@@ -1,0 +1,142 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kaiten.errors import InvalidSettings
+from kaiten.sections import Tls
+from kaiten.settings import load_settings
+from kaiten.tls import check, for_bentoml
+from tests.certificates import Authority
+
+# What BentoML says where nobody has said anything.
+UNTOLD: dict[str, object] = {
+    "enabled": False,
+    "certfile": None,
+    "keyfile": None,
+    "keyfile_password": None,
+    "ca_certs": None,
+    "version": 17,
+    "cert_reqs": 0,
+    "ciphers": "TLSv1",
+}
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "authority")
+
+
+@pytest.fixture
+def mutual(authority: Authority) -> Tls:
+    certificate, key = authority.issue("server")
+    return Tls(certificate=certificate, private_key=key, client_ca=authority.file)
+
+
+def refused(settings: Tls, in_force: dict[str, object] | None = None) -> tuple[str, str]:
+    with pytest.raises(InvalidSettings) as caught:
+        check(settings, in_force)
+    (detail,) = caught.value.details
+    return detail.field, detail.reason
+
+
+def test_without_a_certificate_there_is_no_tls() -> None:
+    assert for_bentoml(Tls()) == {"enabled": False}
+    check(Tls(), UNTOLD)
+
+
+def test_a_client_authority_makes_bentoml_ask_for_certificates(mutual: Tls) -> None:
+    served = for_bentoml(mutual)
+    assert (served["cert_reqs"], served["ca_certs"]) == (2, str(mutual.client_ca))
+    check(mutual, UNTOLD | served)
+    plain = for_bentoml(mutual.model_copy(update={"client_ca": None}))
+    assert "cert_reqs" not in plain
+    assert (plain["certfile"], plain["enabled"]) == (str(mutual.certificate), True)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"enabled": False},
+        {"certfile": "other.pem"},
+        {"ciphers": "TLSv1"},
+        {"cert_reqs": 0},
+        {"cert_reqs": 1},
+        {"ca_certs": "other.pem"},
+    ],
+)
+def test_bentomls_own_settings_may_not_weaken_ours(mutual: Tls, own: dict[str, object]) -> None:
+    field, reason = refused(mutual, UNTOLD | for_bentoml(mutual) | own)
+    assert field == "services.kaiten_service.ssl"
+    assert "set tls in Kaiten's own settings" in reason
+
+
+@pytest.mark.parametrize("own", [{"enabled": True}, {"certfile": "a.pem"}, {"cert_reqs": 2}])
+def test_tls_of_bentomls_own_is_refused(own: dict[str, object]) -> None:
+    assert refused(Tls(), UNTOLD | own)[0] == "services.kaiten_service.ssl"
+
+
+def encrypted(authority: Authority, tls: Tls) -> Tls:
+    certificate, key = authority.issue("locked", password=b"password-4711")
+    return tls.model_copy(update={"certificate": certificate, "private_key": key})
+
+
+BROKEN: dict[str, tuple[Callable[[Authority, Tls], Tls], str, str]] = {
+    "another key": (
+        lambda authority, tls: tls.model_copy(update={"private_key": authority.issue("other")[1]}),
+        "tls.certificate",
+        "key values mismatch",
+    ),
+    "no certificate": (
+        lambda authority, tls: tls.model_copy(update={"certificate": tls.private_key}),
+        "tls.certificate",
+        "a certificate and its key, in PEM",
+    ),
+    "no file": (
+        lambda authority, tls: tls.model_copy(update={"private_key": Path("nowhere.key")}),
+        "tls.certificate",
+        "No such file",
+    ),
+    "an encrypted key": (encrypted, "tls.certificate", "the key is encrypted"),
+    "no authority": (
+        lambda authority, tls: tls.model_copy(update={"client_ca": tls.private_key}),
+        "tls.client_ca",
+        "certificates in PEM",
+    ),
+    "no authority's file": (
+        lambda authority, tls: tls.model_copy(update={"client_ca": Path("nowhere.pem")}),
+        "tls.client_ca",
+        "No such file",
+    ),
+}
+
+
+@pytest.mark.parametrize(("broken", "field", "told"), BROKEN.values(), ids=BROKEN)
+def test_what_tls_could_not_be_served_with_is_refused_by_name(
+    authority: Authority,
+    mutual: Tls,
+    broken: Callable[[Authority, Tls], Tls],
+    field: str,
+    told: str,
+) -> None:
+    found, reason = refused(broken(authority, mutual))
+    assert found == field
+    assert told in reason
+    assert "password-4711" not in reason
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["CERTIFICATE"], "set together"),
+        (["PRIVATE_KEY"], "set together"),
+        (["CLIENT_CA"], "no client would be asked"),
+    ],
+)
+def test_half_of_tls_is_refused(
+    names: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in names:
+        monkeypatch.setenv(f"KAITEN_TLS__{name}", "file.pem")
+    with pytest.raises(InvalidSettings, match=told):
+        load_settings()

@@ -1,0 +1,132 @@
+import errno
+import logging
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from kaiten.errors import InvalidSettings
+from kaiten.sections import Logging
+from monitors.log_files import RotatedFile, check_folder, open_files
+
+
+@pytest.fixture
+def told() -> Iterator[list[EventDict]]:
+    """Keep what the console is told."""
+    with capture_logs() as events:
+        yield events
+
+
+@contextmanager
+def writing(path: Path, max_bytes: int = 1000, backups: int = 2) -> Iterator[logging.Handler]:
+    handler = RotatedFile(path, max_bytes, backups)
+    yield handler
+    handler.close()
+
+
+def write(handler: logging.Handler, *lines: str) -> None:
+    for line in lines:
+        handler.handle(logging.LogRecord("kaiten.request", logging.INFO, "", 0, line, None, None))
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+
+
+def test_lines_are_appended_also_by_the_next_process(tmp_path: Path) -> None:
+    for line in ("one", "two ü"):
+        with writing(tmp_path / "requests-1.log") as handler:
+            write(handler, line)
+    assert texts(tmp_path) == {"requests-1.log": "one\ntwo ü\n"}
+
+
+def test_a_file_over_its_size_is_put_aside_and_the_oldest_is_deleted(tmp_path: Path) -> None:
+    with writing(tmp_path / "a.log", max_bytes=4, backups=2) as handler:
+        write(handler, "1", "2", "3", "4", "5", "6", "7", "8", "9")
+    assert texts(tmp_path) == {"a.log": "9\n", "a.log.1": "7\n8\n", "a.log.2": "5\n6\n"}
+
+
+def test_a_line_longer_than_a_file_is_kept_whole(tmp_path: Path) -> None:
+    with writing(tmp_path / "a.log", max_bytes=4) as handler:
+        write(handler, "a long line", "x")
+    assert texts(tmp_path) == {"a.log": "x\n", "a.log.1": "a long line\n"}
+
+
+def test_the_size_counts_what_an_earlier_process_wrote(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("1234567\n")
+    with writing(tmp_path / "a.log", max_bytes=8) as handler:
+        write(handler, "x")
+    assert texts(tmp_path) == {"a.log": "x\n", "a.log.1": "1234567\n"}
+
+
+def test_files_are_their_owners_alone(tmp_path: Path) -> None:
+    with writing(tmp_path / "a.log", max_bytes=2) as handler:
+        write(handler, "x", "y")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"a.log": 0o600, "a.log.1": 0o600}
+
+
+def test_a_full_disk_is_told_of_once_and_fails_nobody(
+    tmp_path: Path, told: list[EventDict]
+) -> None:
+    (tmp_path / "a.log").symlink_to("/dev/full")
+    with writing(tmp_path / "a.log") as handler:
+        write(handler, "x", "y", "z")
+    (line,) = told
+    assert (line["event"], line["file"]) == ("log_file_failed", str(tmp_path / "a.log"))
+    assert line["fault"] == OSError(errno.ENOSPC, "No space left on device").strerror
+
+
+def test_a_disk_that_has_room_again_is_written_to(tmp_path: Path, told: list[EventDict]) -> None:
+    path = tmp_path / "a.log"
+    path.symlink_to("/dev/full")
+    with writing(path) as handler:
+        write(handler, "lost")
+        path.unlink()
+        write(handler, "kept")
+    assert texts(tmp_path) == {"a.log": "kept\n"}
+    assert len(told) == 1
+
+
+def test_a_folder_that_is_gone_fails_nobody(tmp_path: Path, told: list[EventDict]) -> None:
+    (tmp_path / "file").touch()
+    with writing(tmp_path / "file" / "a.log") as handler:
+        write(handler, "x", "y")
+    assert [line["event"] for line in told] == ["log_file_failed"]
+
+
+def test_each_worker_has_files_of_its_own(tmp_path: Path) -> None:
+    settings = Logging(folder=tmp_path / "logs")
+    for worker in (1, 2):
+        for name, handler in open_files(settings, worker).items():
+            write(handler, f"{name} of {worker}")
+            handler.close()
+    assert texts(tmp_path / "logs") == {
+        f"{stem}-{worker}.log": f"kaiten.{name} of {worker}\n"
+        for stem, name in (("requests", "request"), ("security", "security"))
+        for worker in (1, 2)
+    }
+
+
+def test_without_a_folder_there_are_no_files() -> None:
+    assert open_files(Logging(), 1) == {}
+    check_folder(Logging())
+
+
+def test_a_folder_that_can_be_made_is_fine_and_not_made(tmp_path: Path) -> None:
+    check_folder(Logging(folder=tmp_path / "to" / "be" / "made"))
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_can_not_be_written_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidSettings) as caught:
+        check_folder(Logging(folder=tmp_path / name))
+    (detail,) = caught.value.details
+    assert detail.field == "logging.folder"
+    assert str(tmp_path / name) in detail.reason

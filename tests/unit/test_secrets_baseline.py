@@ -1,0 +1,36 @@
+"""Every string that the secret scan is told to pass over is known, and no secret."""
+
+import json
+from fnmatch import fnmatch
+
+from kaiten.settings import ROOT
+
+# What looks like a secret and is none, by where it stands.
+REASONS = {
+    "tests/unit/*": "keys made up for tests, and W3C's own example of a trace",
+    "tests/e2e/*": "keys made up for tests, and W3C's own example of a trace",
+    "tests/acceptance/results/*": "digests of what was measured",
+    "benchmarks/results/*": "digests of what was measured",
+    "examples/quickstart/train.py": "the digest of a file that it loads",
+    "kaiten/signing.py": "the name of a file",
+}
+
+
+def baseline() -> dict[str, list[dict[str, object]]]:
+    found = json.loads((ROOT / ".secrets.baseline").read_text(encoding="utf-8"))
+    results: dict[str, list[dict[str, object]]] = found["results"]
+    return results
+
+
+def test_what_the_scan_passes_over_has_a_reason() -> None:
+    unexplained = [file for file in baseline() if not any(fnmatch(file, each) for each in REASONS)]
+    assert unexplained == []
+
+
+def test_no_reason_is_left_over() -> None:
+    unused = [each for each in REASONS if not any(fnmatch(file, each) for file in baseline())]
+    assert unused == []
+
+
+def test_what_is_passed_over_is_still_there() -> None:
+    assert [file for file in baseline() if not (ROOT / file).is_file()] == []

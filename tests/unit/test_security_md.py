@@ -1,0 +1,49 @@
+"""Every threat in SECURITY.md names the tests that try it, and they are there."""
+
+import ast
+import re
+
+import pytest
+
+from kaiten.settings import ROOT
+
+TEXT = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py::\w+)`", TEXT)))
+# The tables of threats: what is tried, what stands against it, and what proves that.
+THREATS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in TEXT.partition("## Threats")[2].splitlines()
+    if line.startswith("|") and not re.match(r"\|(---| threat)", line)
+]
+
+
+def functions(file: str) -> set[str]:
+    """Return the names of a file's functions, its classes' included."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    kinds = ast.FunctionDef, ast.AsyncFunctionDef
+    return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+
+
+def test_there_are_threats() -> None:
+    assert len(THREATS) > 25
+
+
+@pytest.mark.parametrize("row", THREATS, ids=[row[0][:40] for row in THREATS])
+def test_a_threat_has_a_mitigation_and_a_test(row: list[str]) -> None:
+    threat, mitigation, tests = row
+    assert threat
+    assert mitigation
+    assert re.findall(r"`tests/[\w/]+\.py::\w+`", tests)
+
+
+@pytest.mark.parametrize("named", NAMED)
+def test_a_test_that_is_named_is_there(named: str) -> None:
+    file, _, function = named.partition("::")
+    assert (ROOT / file).is_file()
+    assert function.startswith("test_")
+    assert function in functions(file)
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    for file in set(re.findall(r"`((?:tests|gateway|lifecycle|runners)/[\w/]*(?:\.py)?)`", TEXT)):
+        assert (ROOT / file).exists(), file
