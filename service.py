@@ -19,6 +19,7 @@ from bentoml.serving import running_inside_container
 from opentelemetry.util.http import ExcludeList
 
 from gateway.edge import Edge, EdgeParts
+from gateway.limiting.limiter import Limiter, limiter_for
 from gateway.middleware.back_stop import BackStopMiddleware
 from gateway.predictions import Predictor
 from gateway.routes import Routes, for_bentoml
@@ -107,7 +108,14 @@ class Parts:
     def edge(self) -> EdgeParts:
         secret = signing_secret(self.settings)
         handlers = routes.direct()
-        return EdgeParts(self.settings, secret, handlers, self.instruments, self.profiler)
+        return EdgeParts(
+            self.settings, secret, handlers, self.instruments, self.profiler, self.limiter
+        )
+
+    @cached_property
+    def limiter(self) -> Limiter | None:
+        timeout_s = self.settings.serving.request_timeout_s
+        return limiter_for(self.settings.limits, self.settings.state, timeout_s, self.instruments)
 
     @cached_property
     def _placed(self) -> Runners:
@@ -241,6 +249,8 @@ class Kaiten:
         """Refuse what waits and write what was profiled."""
         await asyncio.gather(*(runner.close() for runner in parts.runners), *self.warming)
         await asyncio.to_thread(parts.profiler.close)
+        if parts.limiter is not None:
+            await parts.limiter.close()
 
     async def __is_ready__(self) -> bool:
         return parts.predictor.ready

@@ -15,7 +15,10 @@ _ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestContextMiddleware:
-    """Takes the caller's X-Request-ID if it is plain, else makes one, and answers with it."""
+    """Takes the caller's X-Request-ID if it is plain, else makes one, and answers with it.
+
+    The answer also gets the headers that were put into the context.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -23,11 +26,13 @@ class RequestContextMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sent = Headers(scope=scope).get(HEADER, "")
         request_id = sent if _ACCEPTED.fullmatch(sent) else uuid.uuid4().hex
-        bind(RequestContext(request_id))
+        context = RequestContext(request_id)
+        bind(context)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (_RAW_HEADER, request_id.encode())]
+                own = (_RAW_HEADER, request_id.encode())
+                message["headers"] = [*message["headers"], own, *context.headers]
             await send(message)
 
         await self._app(scope, receive, send_with_id)

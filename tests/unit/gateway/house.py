@@ -17,6 +17,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from gateway.edge import EdgeParts, wrap
+from gateway.limiting.limiter import Limiter
 from gateway.ports import RecordSink, Runner
 from gateway.predictions import Predictor
 from gateway.routes import Routes, for_bentoml
@@ -154,11 +155,13 @@ class House:
         secret: SigningSecret | None = None,
         request_timeout_s: float = 30,
         sink: RecordSink | None = None,
+        limiter: Limiter | None = None,
+        limits: Gateway = LIMITS,
     ) -> None:
         predictor = Predictor(runners or (Classifier(),), LIMITS)
         routes = Routes(lambda: predictor, Instruments, LIMITS)
         settings = Settings.model_construct(
-            serving=Serving(request_timeout_s=request_timeout_s), gateway=LIMITS, auth=AUTH
+            serving=Serving(request_timeout_s=request_timeout_s), gateway=limits, auth=AUTH
         )
         self.traffic = Book()
         self.records = Records()
@@ -170,6 +173,7 @@ class House:
                 routes.direct() if inner is None else {},
                 self.traffic,
                 sink or self.records,
+                limiter,
             ),
         )
 
@@ -208,9 +212,9 @@ class House:
         return await self.ask("POST", path, content, {**usual, **(headers or {})}, client)
 
 
-def bearer(*scopes: str, secret: str = SECRET) -> str:
+def bearer(*scopes: str, secret: str = SECRET, subject: str = "alice") -> str:
     """Return the Authorization header of a good token."""
-    return f"Bearer {mint('alice', [*scopes], timedelta(hours=1), AUTH, secret)}"
+    return f"Bearer {mint(subject, [*scopes], timedelta(hours=1), AUTH, secret)}"
 
 
 def error_of(answer: httpx.Response) -> Json:
