@@ -32,12 +32,15 @@ _REFUSALS = (None, REQUESTS, TOKENS, CONCURRENCY)
 
 # Both run in Redis as one step. The counters are those of the library's fixed window: a number
 # that ends its window after its first increment. The library's own storage would take five calls
-# for what is one here; a call costs a worker some 0.1 ms of CPU. Time is Redis', as hosts differ.
+# for what is one here. A call costs a worker 0.1 ms of CPU and more, each value that travels a part
+# of it, so what never changes stands in the script. Time is Redis', as hosts differ.
+_FIXED = """
+local most_requests, requests_window_s = {requests}, {requests_window_s}
+local most_tokens, tokens_window_s = {tokens}, {tokens_window_s}
+local most_leases, lease_ms = {concurrency}, {lease_ms}
+"""
 _ENTER = """
-local requests, tokens, leases = KEYS[1], KEYS[2], KEYS[3]
-local most_requests, window_s = tonumber(ARGV[1]), tonumber(ARGV[2])
-local most_tokens, most_leases = tonumber(ARGV[3]), tonumber(ARGV[4])
-local lease, lease_ms = ARGV[5], tonumber(ARGV[6])
+local requests, tokens, leases, lease = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 
 local function used(key)
     return tonumber(redis.call('GET', key) or 0)
@@ -59,7 +62,7 @@ elseif most_leases > 0 and redis.call('ZCARD', leases) >= most_leases then
     refused = 3
 else
     if most_requests > 0 and redis.call('INCRBY', requests, 1) == 1 then
-        redis.call('EXPIRE', requests, window_s)
+        redis.call('EXPIRE', requests, requests_window_s)
     end
     if most_leases > 0 then
         redis.call('ZADD', leases, now_ms + lease_ms, lease)
@@ -74,14 +77,14 @@ end
 if most_tokens > 0 then
     standing[4], standing[5] = used(tokens), redis.call('PTTL', tokens)
 end
-return standing
+return table.concat(standing, ' ')
 """
 _LEAVE = """
 local tokens, leases = KEYS[1], KEYS[2]
-local computed, window_s, lease = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local lease, computed = ARGV[1], tonumber(ARGV[2])
 redis.call('ZREM', leases, lease)
 if computed > 0 and redis.call('INCRBY', tokens, computed) == computed then
-    redis.call('EXPIRE', tokens, window_s)
+    redis.call('EXPIRE', tokens, tokens_window_s)
 end
 return 0
 """
@@ -95,12 +98,12 @@ class InRedis:
 
     def __init__(self, rules: Rules, url: str, lease_s: float) -> None:
         self._rules = rules
-        self._lease_ms = int(lease_s * 1000)
-        self._pool = redis.BlockingConnectionPool.from_url(
+        # Who finds no connection free waits; the client's own pool for that costs more.
+        self._free = asyncio.Semaphore(_CONNECTIONS)
+        self._pool = redis.ConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS,
             # One clock for all of a call, in _run.
-            timeout=None,
             socket_timeout=None,
             socket_connect_timeout=None,
             # What fails is counted elsewhere, at once.
@@ -108,16 +111,23 @@ class InRedis:
             protocol=2,
         )
         client = redis.Redis(connection_pool=self._pool)
-        self._enter = client.register_script(_ENTER)
-        self._leave = client.register_script(_LEAVE)
+        fixed = _FIXED.format(
+            requests=_amount(rules.requests),
+            requests_window_s=_window_s(rules.requests),
+            tokens=_amount(rules.tokens),
+            tokens_window_s=_window_s(rules.tokens),
+            concurrency=rules.concurrency or 0,
+            lease_ms=int(lease_s * 1000),
+        )
+        self._enter = client.register_script(fixed + _ENTER)
+        self._leave = client.register_script(fixed + _LEAVE)
 
     async def enter(self, subject: str, lease: str) -> Standing:
         """Let a request in and count it, or refuse it and count nothing."""
         rules = self._rules
         keys = (_key(rules.requests, subject), _key(rules.tokens, subject), _leases(subject))
-        limits = (_amount(rules.requests), _window_s(rules.requests), _amount(rules.tokens))
-        args = (*limits, rules.concurrency or 0, lease, self._lease_ms)
-        refused, *counts = await _run(self._enter, keys, args)
+        told = await self._run(self._enter, keys, (lease,))
+        refused, *counts = map(int, told.split())
         return Standing(
             _REFUSALS[refused],
             _window(rules.requests, *counts[:2]),
@@ -129,11 +139,21 @@ class InRedis:
         charged = tokens if self._rules.tokens else 0
         if charged or self._rules.concurrency:
             keys = (_key(self._rules.tokens, subject), _leases(subject))
-            await _run(self._leave, keys, (charged, _window_s(self._rules.tokens), lease))
+            await self._run(self._leave, keys, (lease, charged))
 
     async def close(self) -> None:
         """Close the connections."""
         await self._pool.aclose()
+
+    async def _run(
+        self, script: AsyncScript, keys: Sequence[str], args: Sequence[int | str]
+    ) -> Any:  # noqa: ANN401  a script's answer
+        try:
+            async with asyncio.timeout(_PATIENCE_S), self._free:
+                return await script(keys, args)
+        except Exception as error:  # noqa: BLE001  whatever the client trips over, no request fails for it
+            # A message may quote the address, and what is wrong with the password.
+            raise StoreUnavailable(type(error).__name__) from None
 
 
 def place_of(url: str) -> str:
@@ -150,15 +170,6 @@ def fault_of(url: str) -> str | None:
     except (RedisError, OSError) as error:
         return type(error).__name__
     return None
-
-
-async def _run(script: AsyncScript, keys: Sequence[str], args: Sequence[int | str]) -> Any:  # noqa: ANN401  a script's answer
-    try:
-        async with asyncio.timeout(_PATIENCE_S):
-            return await script(keys, args)
-    except (RedisError, OSError) as error:
-        # A message may quote the address, and what is wrong with the password.
-        raise StoreUnavailable(type(error).__name__) from None
 
 
 def _key(item: RateLimitItem | None, subject: str) -> str:
