@@ -25,8 +25,8 @@ from gateway.limiting.rules import (
 
 PREFIX = "kaiten:limits"
 # For one call, its connection and the wait for a free one included. A busy event loop may look
-# away for some tens of milliseconds, which is no fault of Redis.
-_PATIENCE_S = 0.25
+# away for some hundred milliseconds, which is no fault of Redis.
+_PATIENCE_S = 0.5
 _CONNECTIONS = 16
 _REFUSALS = (None, REQUESTS, TOKENS, CONCURRENCY)
 

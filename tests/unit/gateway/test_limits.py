@@ -1,8 +1,10 @@
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 
 import httpx
 import pytest
+from starlette.types import Message
 
 from gateway.limiting.in_process import InProcess
 from gateway.limiting.limiter import Limiter
@@ -23,6 +25,7 @@ from tests.unit.gateway.house import (
     fields_of,
 )
 from tests.unit.gateway.limiting.house import Clock, Watch, rules
+from tests.unit.gateway.test_traffic import request_to
 
 BOB = {"Authorization": bearer("predict", subject="bob")}
 
@@ -163,8 +166,18 @@ async def test_a_refusal_names_nobody() -> None:
     assert "alice" not in (await house.post(V1, GOOD[V1])).text
 
 
-async def test_an_answer_leaves_before_it_is_told() -> None:
-    """A caller that asks again as soon as it sees the status is not its own rival."""
+async def test_who_asks_again_as_soon_as_it_has_its_status_is_not_its_own_rival() -> None:
     house = limited(concurrency=1)
-    answers = [await house.post(V1, GOOD[V1]) for _ in range(20)]
-    assert {answer.status_code for answer in answers} == {200}
+    statuses: list[int] = []
+    body = [{"type": "http.request", "body": json.dumps(GOOD[V1]).encode()}]
+
+    async def receive() -> Message:
+        return body.pop() if body else await asyncio.Event().wait() and {}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            again = await asyncio.create_task(house.post(V1, GOOD[V1]))
+            statuses.extend([message["status"], again.status_code])
+
+    await house.app(request_to(V1), receive, send)
+    assert statuses == [200, 200]
