@@ -20,6 +20,7 @@ from bentoml.serving import running_inside_container
 from opentelemetry.util.http import ExcludeList
 
 from gateway.edge import Edge, EdgeParts
+from gateway.limiting.limiter import Limiter, limiter_for
 from gateway.middleware.authentication import Callers
 from gateway.middleware.back_stop import BackStopMiddleware
 from gateway.predictions import Predictor
@@ -114,8 +115,14 @@ class Parts:
     @cached_property
     def edge(self) -> EdgeParts:
         loopback_only = self.secret is not None and self.secret.development
-        callers, handlers = Callers(self.tokens.authenticator, loopback_only), routes.direct()
-        return EdgeParts(self.settings, callers, handlers, self.instruments, self.profiler)
+        return EdgeParts(
+            self.settings,
+            Callers(self.tokens.authenticator, loopback_only),
+            routes.direct(),
+            self.instruments,
+            self.profiler,
+            self.limiter,
+        )
 
     @cached_property
     def secret(self) -> SigningSecret | None:
@@ -129,6 +136,11 @@ class Parts:
     def pseudonyms(self) -> Pseudonyms | None:
         key = shared_key(self.settings.logging, self.secret.value if self.secret else None)
         return Pseudonyms(key) if key else None
+
+    @cached_property
+    def limiter(self) -> Limiter | None:
+        timeout_s = self.settings.serving.request_timeout_s
+        return limiter_for(self.settings.limits, self.settings.state, timeout_s, self.instruments)
 
     @cached_property
     def _placed(self) -> Runners:
@@ -271,6 +283,8 @@ class Kaiten:
             task.cancel()
         await asyncio.gather(*(runner.close() for runner in parts.runners), *self.warming)
         await asyncio.to_thread(parts.profiler.close)
+        if parts.limiter is not None:
+            await parts.limiter.close()
 
     async def __is_ready__(self) -> bool:
         return parts.predictor.ready

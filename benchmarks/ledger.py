@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import places
-from kaiten.sections import Auth, Batching, Gateway, Logging, Monitors, Runners
+from kaiten.sections import Auth, Batching, Gateway, Limits, Logging, Monitors, Runners, State
 from kaiten.settings import Settings
 from monitors import logs
 
@@ -84,6 +84,8 @@ class _Unwatched:
     def batch_failed(self) -> None: ...
     def out_of_memory(self) -> None: ...
     def items_skipped(self, *, gone: int, expired: int) -> None: ...
+    def request_limited(self, limit: str) -> None: ...
+    def limits_degraded(self, *, degraded: bool) -> None: ...
 
 
 def parts(folder: Path, texts: Sequence[str], metrics: str) -> Ledger:
@@ -145,6 +147,7 @@ def _edge(
     """Return a request through all middleware to a handler; with ``metrics`` it is watched too."""
     # Not at the top: prometheus_client looks for its directory when it is imported.
     from gateway.edge import EdgeParts, wrap
+    from gateway.limiting.limiter import limiter_for
     from gateway.predictions import Predictor
     from gateway.routes import Routes
     from monitors.instruments import Instruments
@@ -162,6 +165,7 @@ def _edge(
         routes.direct(),
         instruments or nothing,
         sink if metrics else nothing,
+        limiter_for(Limits(), State(), 30, instruments or nothing),
     )
     app, bodies = wrap(routes.app(), parts), [json.dumps({"text": text}).encode() for text in texts]
     headers = _headers()

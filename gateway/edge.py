@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.access import AccessTable
+from gateway.limiting.limiter import Limiter
 from gateway.middleware.authentication import AuthenticationMiddleware, Callers
 from gateway.middleware.body import BodyMiddleware
 from gateway.middleware.content_type import ContentTypeMiddleware
 from gateway.middleware.deadline import DeadlineMiddleware
 from gateway.middleware.direct import DirectMiddleware
 from gateway.middleware.errors import ErrorsMiddleware
+from gateway.middleware.headers import HeadersMiddleware
 from gateway.middleware.known_routes import KnownRoutesMiddleware
+from gateway.middleware.limits import LimitsMiddleware
 from gateway.middleware.request_context import RequestContextMiddleware
 from gateway.middleware.security_headers import SecurityHeadersMiddleware
 from gateway.middleware.traffic import TrafficMiddleware
@@ -29,6 +32,8 @@ class EdgeParts:
     handlers: Mapping[str, ASGIApp]
     traffic: Traffic
     sink: RecordSink
+    # None where every limit is off.
+    limiter: Limiter | None = None
 
 
 def wrap(app: ASGIApp, parts: EdgeParts) -> ASGIApp:
@@ -37,7 +42,10 @@ def wrap(app: ASGIApp, parts: EdgeParts) -> ASGIApp:
     table = AccessTable(settings.gateway)
     app = DirectMiddleware(app, parts.handlers)
     # After authentication: an unknown caller makes us read no body.
-    app = BodyMiddleware(app, settings.gateway.max_body_bytes)
+    app = BodyMiddleware(app, settings.gateway)
+    # Between the two: it counts by subject, and one over its limits makes us read no body.
+    if parts.limiter is not None:
+        app = LimitsMiddleware(app, parts.limiter)
     app = AuthenticationMiddleware(app, parts.callers, table)
     # Before authentication, which looks the path up.
     app = KnownRoutesMiddleware(app, table)
@@ -45,6 +53,8 @@ def wrap(app: ASGIApp, parts: EdgeParts) -> ASGIApp:
     app = ContentTypeMiddleware(app)
     # Around the body: one that trickles in counts as well.
     app = DeadlineMiddleware(app, settings.serving.request_timeout_s)
+    # Before any header is taken for what it says.
+    app = HeadersMiddleware(app, settings.gateway)
     # Around all that may refuse.
     app = ErrorsMiddleware(app)
     # Sees the status that the caller sees.

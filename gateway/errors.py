@@ -13,16 +13,22 @@ from kaiten.context import current
 # The status and code of each error that can reach a caller. A type that is missing here is a 500.
 STATUS_AND_CODE: Mapping[type[errors.KaitenError], tuple[int, str]] = {
     errors.MalformedBody: (400, "malformed_body"),
+    errors.MalformedRequest: (400, "malformed_request"),
     errors.Unauthenticated: (401, "unauthenticated"),
     errors.Forbidden: (403, "forbidden"),
     errors.LoopbackOnly: (403, "loopback_only"),
     errors.UnknownRoute: (404, "not_found"),
     errors.UnknownModel: (404, "unknown_model"),
     errors.MethodNotAllowed: (405, "method_not_allowed"),
+    errors.BodyTimeout: (408, "body_timeout"),
     errors.BodyTooLarge: (413, "body_too_large"),
     errors.UnsupportedContentType: (415, "unsupported_content_type"),
+    errors.UnsupportedContentEncoding: (415, "unsupported_content_encoding"),
     errors.InvalidInput: (422, "invalid_input"),
     errors.QueueFull: (429, "queue_full"),
+    errors.RateLimited: (429, "rate_limited"),
+    errors.TooManyConcurrent: (429, "too_many_concurrent"),
+    errors.HeadersTooLarge: (431, "headers_too_large"),
     errors.CallerGone: (499, "caller_gone"),
     errors.InferenceFailed: (500, "inference_failed"),
     errors.NotReady: (503, "not_ready"),
@@ -79,9 +85,9 @@ def envelope(
 
 
 def _headers(error: Exception) -> dict[str, str]:
+    if isinstance(error, _WITH_RETRY_AFTER):
+        return {"Retry-After": str(error.retry_after_s)}
     match error:
-        case errors.QueueFull() | errors.DeadlineExceeded() | errors.IssuerUnavailable():
-            return {"Retry-After": str(error.retry_after_s)}
         case errors.MethodNotAllowed():
             return {"Allow": ", ".join(error.allowed)}
         case errors.Unauthenticated(token_sent=True):
@@ -91,4 +97,18 @@ def _headers(error: Exception) -> dict[str, str]:
         case errors.Forbidden():
             challenge = f'Bearer realm="kaiten", error="insufficient_scope", scope="{error.scope}"'
             return {"WWW-Authenticate": challenge}
-    return {}
+    return dict(_FIXED_HEADERS.get(type(error), {}))
+
+
+_WITH_RETRY_AFTER = (
+    errors.QueueFull,
+    errors.DeadlineExceeded,
+    errors.RateLimited,
+    errors.TooManyConcurrent,
+    errors.IssuerUnavailable,
+)
+_FIXED_HEADERS: Mapping[type[Exception], Mapping[str, str]] = {
+    # The rest of the body may still come, and is no next request.
+    errors.BodyTimeout: {"Connection": "close"},
+    errors.UnsupportedContentEncoding: {"Accept-Encoding": "identity"},
+}

@@ -72,6 +72,16 @@ class MetricsSource(Protocol):
         """Return them in Prometheus' text format, and its content type."""
 
 
+class LimitsWatch(Protocol):
+    """Told of what the limits do."""
+
+    def request_limited(self, limit: str) -> None:
+        """Count a request that was refused by ``requests``, ``tokens`` or ``concurrency``."""
+
+    def limits_degraded(self, *, degraded: bool) -> None:
+        """Note whether this worker counts by itself, as the shared store does not answer."""
+
+
 class RecordSink(Protocol):
     """Takes the records of answered inputs; never blocks, never raises."""
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import structlog
 
 from kaiten.context import current_or_none
-from kaiten.errors import Forbidden, KaitenError, LoopbackOnly
+from kaiten.errors import Forbidden, KaitenError, LoopbackOnly, RateLimited, TooManyConcurrent
 
 logger = structlog.get_logger("kaiten.security")
 
@@ -17,6 +17,8 @@ logger = structlog.get_logger("kaiten.security")
 _REFUSALS: Mapping[type[KaitenError], str] = {
     Forbidden: "forbidden",
     LoopbackOnly: "loopback_refused",
+    RateLimited: "rate_limited",
+    TooManyConcurrent: "too_many_concurrent",
 }
 
 

@@ -59,6 +59,8 @@ class RequestContext:
     deadline: float = math.inf
     retry_after_s: int = 1
     records: list[PredictionRecord] = field(default_factory=list)
+    # Of the answer, whoever gives it: lower-case names and values.
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("kaiten_request", default=None)

@@ -22,6 +22,12 @@ KaitenError
         Forbidden
         LoopbackOnly
         CallerGone
+        MalformedRequest
+        HeadersTooLarge
+        BodyTimeout
+        UnsupportedContentEncoding
+        RateLimited
+        TooManyConcurrent
     ServiceError               the service's own state; waiting or another replica may help
         QueueFull
         DeadlineExceeded
@@ -216,6 +222,57 @@ class CallerGone(RequestError):
 
     def __init__(self) -> None:
         super().__init__("The caller left before the answer.")
+
+
+class MalformedRequest(RequestError):
+    """Headers that contradict each other."""
+
+    def __init__(self, header: str) -> None:
+        reason = "is given more than once, and not alike; send it once"
+        super().__init__("The request contradicts itself.", [Detail(header, reason)])
+
+
+class HeadersTooLarge(RequestError):
+    """More headers, or larger ones, than a request may have."""
+
+    def __init__(self, limit: int, unit: str) -> None:
+        reason = f"are over the limit of {limit} {unit}"
+        super().__init__("The headers are too large.", [Detail("headers", reason)])
+
+
+class BodyTimeout(RequestError):
+    """The body did not arrive in time."""
+
+    def __init__(self, limit_s: float) -> None:
+        reason = f"did not arrive within {limit_s:g} seconds"
+        super().__init__("The body came too slowly.", [Detail("body", reason)])
+
+
+class UnsupportedContentEncoding(RequestError):
+    """A compressed body, which nothing here inflates."""
+
+    def __init__(self) -> None:
+        details = [Detail("Content-Encoding", "send the body as it is, without compression")]
+        super().__init__("The content encoding is not supported.", details)
+
+
+class RateLimited(RequestError):
+    """The caller has used up a limit of its own for this window."""
+
+    def __init__(self, limit: str, amount: int, window_s: int, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        reason = f"are limited to {amount} in {window_s} seconds"
+        super().__init__("Your limit is reached; try again later.", [Detail(limit, reason)])
+
+
+class TooManyConcurrent(RequestError):
+    """The caller has as many requests under way as it may have."""
+
+    retry_after_s = 1
+
+    def __init__(self, limit: int) -> None:
+        reason = f"at most {limit} at once; wait for an answer"
+        super().__init__("You have too many requests under way.", [Detail("concurrency", reason)])
 
 
 class ServiceError(KaitenError):

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
+from limits import parse_many
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
@@ -11,6 +13,8 @@ from kaiten import tags
 
 MIN_SECRET_BYTES = 32
 MAX_INPUTS = 10_000
+# The largest integer that a structured header can hold.
+MAX_LIMIT = 10**15 - 1
 PLACEHOLDERS = ("change", "placeholder", "example", "secret", "password", "your-")
 
 Environment = Literal["development", "production"]
@@ -67,6 +71,36 @@ class Gateway(Section):
     max_text_chars: int = Field(20_000, ge=1)
     docs: Exposure = "open"
     metrics: Exposure = "open"
+    max_header_bytes: int = Field(16_384, ge=1024)
+    max_headers: int = Field(100, ge=10)
+    body_timeout_s: float = Field(10, gt=0, le=600)
+
+
+class Limits(Section):
+    """What one subject may ask for; None is no limit."""
+
+    requests: str | None = "3000000/minute"
+    tokens: str | None = "1500000000/minute"
+    concurrency: int | None = Field(10_000, ge=1)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        """Take ``off``, which YAML reads as false, for no limit: a variable can not be empty."""
+        return None if value is False or value == "off" else value
+
+    @field_validator("requests", "tokens")
+    @classmethod
+    def _is_one_limit(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            found = parse_many(value)
+        except ValueError:
+            found = []
+        if len(found) != 1 or not 1 <= found[0].amount <= MAX_LIMIT:
+            raise ValueError(f"{value!r} is no limit; write one as 100/minute or 5000 per 2 hours")
+        return value
 
 
 class Batching(Section):
@@ -140,6 +174,13 @@ class State(Section):
 
     # redis://[:password@]host:port/number; rediss:// for TLS. Without one, each worker has its own.
     redis_url: SecretStr | None = None
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_an_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_redis_url(value.get_secret_value())
+        return value
 
 
 class Jwks(Section):
@@ -237,6 +278,21 @@ class Logging(Section):
         if value is not None:
             check_secret(value.get_secret_value())
         return value
+
+
+def check_redis_url(url: str) -> None:
+    """Raise ValueError, which does not quote it, for what is no address of a Redis."""
+    try:
+        parts = urlsplit(url)
+        # A password with a slash in it ends the address early, and is then no port.
+        usable = bool(parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0)
+    except ValueError:
+        usable = False
+    if not usable or parts.scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError(
+            "is no address of a Redis; write it as redis://:PASSWORD@HOST:6379/0, with what is "
+            "special in the password percent-encoded"
+        )
 
 
 def check_secret(secret: str) -> None:

@@ -32,6 +32,7 @@ from kaiten.sections import (
     Batching,
     Environment,
     Gateway,
+    Limits,
     Logging,
     Monitors,
     Runners,
@@ -97,6 +98,7 @@ class Settings(BaseSettings):
     home: Path = Path(".kaiten")
     serving: Serving = Serving()
     gateway: Gateway = Gateway()
+    limits: Limits = Limits()
     batching: Batching = Batching()
     runners: Runners = Runners()
     versioning: Versioning = Versioning()

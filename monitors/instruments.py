@@ -95,6 +95,19 @@ class Instruments:
             registry=registry,
         )
 
+        self._limited = Counter(
+            "model_requests_limited_total",
+            "Requests that were refused as their subject had reached a limit of its own.",
+            ("limit",),
+            registry=registry,
+        )
+        self._limits_degraded = Gauge(
+            "model_limits_degraded",
+            "Workers that count by themselves, as the shared store does not answer.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+
     def observer(self, tag: str) -> "ModelObserver":
         """Return what a runner tells of the model ``name:version``."""
         return ModelObserver(self._models, *tags.split(tag))
@@ -112,6 +125,14 @@ class Instruments:
     def records_dropped(self, count: int) -> None:
         """Count answers that were not profiled."""
         self._records_dropped.inc(count)
+
+    def request_limited(self, limit: str) -> None:
+        """Count a request that a limit refused."""
+        self._limited.labels(limit).inc()
+
+    def limits_degraded(self, *, degraded: bool) -> None:
+        """Note whether this worker counts by itself."""
+        self._limits_degraded.set(degraded)
 
     def exposition(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, and its content type."""

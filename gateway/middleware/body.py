@@ -9,21 +9,30 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import ROUTES
 from gateway.parsing import parse
-from kaiten.errors import BodyTooLarge, CallerGone, MalformedBody, UnsupportedContentType
+from kaiten.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    CallerGone,
+    MalformedBody,
+    UnsupportedContentEncoding,
+    UnsupportedContentType,
+)
+from kaiten.sections import Gateway
 
 _LENGTH = re.compile(r"[0-9]{1,20}")
 
 
 class BodyMiddleware:
-    """Refuses other content types and bodies over the limit, and hands the whole body inwards.
+    """Refuses what is no plain JSON, too large or too slow, and hands the whole body inwards.
 
     CallerGone if the caller leaves, before the body's end or after it; what the request had queued
     is cancelled.
     """
 
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, limits: Gateway) -> None:
         self._app = app
-        self._limit_bytes = limit_bytes
+        self._limit_bytes = limits.max_body_bytes
+        self._timeout_s = limits.body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         access = ROUTES.get(scope["path"])
@@ -31,7 +40,7 @@ class BodyMiddleware:
             await self._app(scope, receive, send)
             return
         self._check_headers(Headers(scope=scope))
-        body = await self._read(receive)
+        body = await self._read_in_time(receive)
         if access.checked_as is not None:
             parse(body, access.checked_as)
         await _unless_gone(receive, self._app(scope, _replay(body), send))
@@ -39,11 +48,23 @@ class BodyMiddleware:
     def _check_headers(self, headers: Headers) -> None:
         if headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
             raise UnsupportedContentType
+        # Nothing here inflates a body, so a small one can not become a large one.
+        if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+            raise UnsupportedContentEncoding
         length = headers.get("Content-Length", "0")
         if not _LENGTH.fullmatch(length):
             raise MalformedBody("its Content-Length is no length")
         if int(length) > self._limit_bytes:
             raise BodyTooLarge(self._limit_bytes)
+
+    async def _read_in_time(self, receive: Receive) -> bytes:
+        try:
+            async with asyncio.timeout(self._timeout_s) as limit:
+                return await self._read(receive)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise BodyTimeout(self._timeout_s) from None
 
     async def _read(self, receive: Receive) -> bytes:
         """Return the body, in however many chunks it comes."""

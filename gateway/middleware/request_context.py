@@ -19,7 +19,8 @@ _ACCEPTED_TRACE = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}
 class RequestContextMiddleware:
     """Takes the caller's X-Request-ID if it is plain, else makes one, and answers with it.
 
-    The trace of a ``traceparent`` that is valid to the letter goes into the context as well.
+    The trace of a ``traceparent`` that is valid to the letter goes into the context, and the
+    headers that were put there go into the answer.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -32,7 +33,7 @@ class RequestContextMiddleware:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], answered]
+                message["headers"] = [*message["headers"], answered, *context.headers]
             await send(message)
 
         await self._app(scope, receive, send_with_id)

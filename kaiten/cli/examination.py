@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import psutil
 
+from gateway.limiting.in_redis import fault_of, place_of
 from gateway.tokens.build import check_keys
 from kaiten import tls
 from kaiten.cli.serve import configuration_file
@@ -48,7 +49,7 @@ class InForce:
     """What a start would go by; ``threads`` are those of each process that holds a model.
 
     ``placement`` names the CUDA device of each worker in turn, and is empty where there is none;
-    ``process`` is runners.process.
+    ``process`` is runners.process; ``redis`` where it is and whether it answers, None without.
     """
 
     settings: Path | None
@@ -60,6 +61,7 @@ class InForce:
     threads: int
     placement: list[str]
     process: str
+    redis: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,18 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
         threads=threads_of_each(settings, holding or 1),
         placement=placement or [],
         process=settings.runners.process,
+        redis=_redis(settings),
     )
+
+
+def _redis(settings: Settings) -> str | None:
+    """Return what a worker would find. No problem where it does not answer: a start goes on."""
+    if settings.state.redis_url is None:
+        return None
+    url = settings.state.redis_url.get_secret_value()
+    fault = fault_of(url)
+    told = f"does not answer ({fault}): each worker would count by itself" if fault else "answers"
+    return f"{place_of(url)} {told}"
 
 
 def _secret(settings: Settings) -> str:

@@ -18,6 +18,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from gateway.edge import EdgeParts, wrap
+from gateway.limiting.limiter import Limiter
 from gateway.middleware.authentication import Callers
 from gateway.ports import RecordSink, Runner
 from gateway.predictions import Predictor
@@ -166,6 +167,7 @@ class House:
         sink: RecordSink | None = None,
         gateway: Gateway = LIMITS,
         tls: Tls | None = None,
+        limiter: Limiter | None = None,
     ) -> None:
         predictor = Predictor(runners or (Classifier(),), gateway)
         routes = Routes(lambda: predictor, Instruments, gateway)
@@ -186,6 +188,7 @@ class House:
                 routes.direct() if inner is None else {},
                 self.traffic,
                 sink or self.records,
+                limiter,
             ),
         )
 
@@ -224,9 +227,9 @@ class House:
         return await self.ask("POST", path, content, {**usual, **(headers or {})}, client)
 
 
-def bearer(*scopes: str, secret: str = SECRET) -> str:
+def bearer(*scopes: str, secret: str = SECRET, subject: str = "alice") -> str:
     """Return the Authorization header of a good token."""
-    return f"Bearer {mint('alice', [*scopes], timedelta(hours=1), AUTH, secret)}"
+    return f"Bearer {mint(subject, [*scopes], timedelta(hours=1), AUTH, secret)}"
 
 
 def error_of(answer: httpx.Response) -> Json:

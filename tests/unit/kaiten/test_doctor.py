@@ -17,6 +17,7 @@ from lifecycle.store import ModelStore
 from runners import engines
 from runners.engines import cuda
 from runners.engines.cuda import CudaDevice
+from tests.redis_server import redis_server
 
 SECRET = "8f14e45fceea167a5a36dedd4bea2543"
 DEFAULT = "support-intent:1.0.0"
@@ -270,3 +271,18 @@ def test_broken_development_secret_is_told(tmp_path: Path) -> None:
     add(DEFAULT, tmp_path)
     (tmp_path / DEVELOPMENT_SECRET_FILE).write_text("short")
     assert fields(report(1)) == ["home"]
+
+
+def test_whether_redis_answers_is_told_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(DEFAULT, tmp_path)
+    assert report(0)["in_force"]["redis"] is None
+    with redis_server(password="canary") as server:
+        monkeypatch.setenv("KAITEN_STATE__REDIS_URL", server.url)
+        place = f"127.0.0.1:{server.port}"
+        assert report(0)["in_force"]["redis"] == f"{place} answers"
+        server.kill()
+        told = f"{place} does not answer (ConnectionError): each worker would count by itself"
+        assert report(0)["in_force"]["redis"] == told
+        assert "canary" not in said(0)

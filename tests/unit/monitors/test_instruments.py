@@ -273,3 +273,16 @@ def test_workers_are_summed_and_the_gauges_of_dead_ones_forgotten(tmp_path: Path
     assert alive.value("bentoml_service_request_in_progress", endpoint=V2) == 2
     assert dead.labels("model_requests_in_progress") == []
     assert dead.labels("bentoml_service_request_in_progress") == []
+
+
+def test_refusals_are_counted_by_limit_and_a_worker_that_counts_by_itself_is_shown() -> None:
+    instruments = Instruments()
+    for limit in ("requests", "concurrency", "requests"):
+        instruments.request_limited(limit)
+    instruments.limits_degraded(degraded=True)
+    found = samples(instruments)
+    assert found.value("model_requests_limited_total", limit="requests") == 2
+    assert found.value("model_requests_limited_total", limit="concurrency") == 1
+    assert found.value("model_limits_degraded") == 1
+    instruments.limits_degraded(degraded=False)
+    assert samples(instruments).value("model_limits_degraded") == 0

@@ -1,0 +1,130 @@
+"""Counts in this process alone."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import ClassVar
+
+from limits import RateLimitItem
+from limits.aio.storage import Storage
+from limits.aio.strategies import FixedWindowRateLimiter
+
+from gateway.limiting.rules import CONCURRENCY, REQUESTS, TOKENS, Rules, Standing, Window
+
+Clock = Callable[[], float]
+_SWEEP_S = 60
+
+
+class Counters(Storage):
+    """A storage of the library's that costs the same however many subjects there are.
+
+    Its own MemoryStorage walks through all counters at every hit: 1 ms of CPU with 10,000. Here
+    those whose window has ended are dropped once a minute.
+    """
+
+    STORAGE_SCHEME: ClassVar[list[str] | None] = None  # type: ignore[misc]
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        # How much, and when its window ends.
+        self._counters: dict[str, tuple[int, float]] = {}
+        self._next_sweep = clock() + _SWEEP_S
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        return ValueError
+
+    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        now = self._clock()
+        count, ends = self._counters.get(key, (0, now))
+        if ends <= now:
+            self._sweep(now)
+            count, ends = 0, now + expiry
+        self._counters[key] = (count + amount, ends)
+        return count + amount
+
+    async def get(self, key: str) -> int:
+        count, ends = self._counters.get(key, (0, 0.0))
+        return count if ends > self._clock() else 0
+
+    async def get_expiry(self, key: str) -> float:
+        now = self._clock()
+        return max(now, self._counters.get(key, (0, now))[1])
+
+    async def check(self) -> bool:
+        return True
+
+    async def reset(self) -> int | None:
+        count = len(self._counters)
+        self._counters.clear()
+        return count
+
+    async def clear(self, key: str) -> None:
+        self._counters.pop(key, None)
+
+    def __len__(self) -> int:
+        return len(self._counters)
+
+    def _sweep(self, now: float) -> None:
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + _SWEEP_S
+        self._counters = {key: each for key, each in self._counters.items() if each[1] > now}
+
+
+class InProcess:
+    """The store of one worker. It never waits, so what it does is one step to all others."""
+
+    def __init__(self, rules: Rules, clock: Clock = time.monotonic) -> None:
+        self._rules = rules
+        self._clock = clock
+        self._counters = Counters(clock)
+        self._windows = FixedWindowRateLimiter(self._counters)
+        self._leases: dict[str, set[str]] = {}
+
+    async def enter(self, subject: str, lease: str) -> Standing:
+        """Let a request in and count it, or refuse it and count nothing."""
+        refused = await self._refused(subject)
+        if refused is None:
+            if self._rules.requests:
+                await self._windows.hit(self._rules.requests, subject)
+            if self._rules.concurrency:
+                self._leases.setdefault(subject, set()).add(lease)
+        requests = await self._window(self._rules.requests, subject)
+        return Standing(refused, requests, await self._window(self._rules.tokens, subject))
+
+    async def leave(self, subject: str, lease: str, tokens: int) -> None:
+        """End what entered by this lease, and charge the tokens."""
+        if leases := self._leases.get(subject):
+            leases.discard(lease)
+            if not leases:
+                del self._leases[subject]
+        if self._rules.tokens and tokens:
+            await self._windows.hit(self._rules.tokens, subject, cost=tokens)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    @property
+    def size(self) -> int:
+        """How many counters and subjects at work it remembers."""
+        return len(self._counters) + len(self._leases)
+
+    async def _refused(self, subject: str) -> str | None:
+        rules = self._rules
+        if rules.requests and not await self._windows.test(rules.requests, subject):
+            return REQUESTS
+        if rules.tokens and not await self._windows.test(rules.tokens, subject):
+            return TOKENS
+        if rules.concurrency and len(self._leases.get(subject, ())) >= rules.concurrency:
+            return CONCURRENCY
+        return None
+
+    async def _window(self, item: RateLimitItem | None, subject: str) -> Window | None:
+        if item is None:
+            return None
+        stats = await self._windows.get_window_stats(item, subject)
+        reset_s = math.ceil(stats.reset_time - self._clock())
+        # Without a counter, its window begins with the next that is counted.
+        return Window(item.amount - stats.remaining, reset_s or item.get_expiry())

@@ -1,0 +1,211 @@
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from structlog.typing import EventDict
+
+from gateway.limiting.in_process import InProcess
+from gateway.limiting.limiter import RETRY_S, Limiter, limiter_for
+from gateway.limiting.rules import Rules, Standing, StoreUnavailable
+from kaiten.errors import RateLimited, TooManyConcurrent
+from kaiten.sections import Limits, State
+from tests.unit.gateway.limiting.house import Clock, Watch, rules
+
+ALICE = "kaiten|alice"
+
+
+class Fragile(InProcess):
+    """A shared store that can be away, and notes who came."""
+
+    def __init__(self, limits: Rules, clock: Callable[[], float]) -> None:
+        super().__init__(limits, clock)
+        self.away = False
+        self.asked = 0
+        self.subjects: set[str] = set()
+        self.closed = False
+
+    async def enter(self, subject: str, lease: str) -> Standing:
+        self._answer(subject)
+        return await super().enter(subject, lease)
+
+    async def leave(self, subject: str, lease: str, tokens: int) -> None:
+        self._answer(subject)
+        await super().leave(subject, lease, tokens)
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def _answer(self, subject: str) -> None:
+        self.asked += 1
+        self.subjects.add(subject)
+        if self.away:
+            raise StoreUnavailable("ConnectionError")
+
+
+class Forgetful(Fragile):
+    """Does what it is asked, and fails to say so: as one that hangs and goes on."""
+
+    async def enter(self, subject: str, lease: str) -> Standing:
+        standing = await InProcess.enter(self, subject, lease)
+        if self.away:
+            raise StoreUnavailable("TimeoutError")
+        return standing
+
+
+class Shared:
+    """A limiter with a shared store, and all that it is seen by."""
+
+    def __init__(self, limits: Rules, kind: type[Fragile] = Fragile) -> None:
+        self.clock, self.watch = Clock(), Watch()
+        self.store = kind(limits, self.clock)
+        self.limiter = Limiter(
+            limits, InProcess(limits, self.clock), self.store, self.watch, self.clock
+        )
+
+    async def ask(self, count: int = 1) -> list[bool]:
+        return [await passes(self.limiter) for _ in range(count)]
+
+
+async def passes(limiter: Limiter, tokens: int = 0) -> bool:
+    visit = limiter.visit(ALICE)
+    try:
+        await visit.enter()
+    except RateLimited:
+        return False
+    await visit.leave(tokens)
+    return True
+
+
+async def test_a_store_that_is_away_is_replaced_by_limits_of_the_same_size(
+    logged: list[EventDict],
+) -> None:
+    shared = Shared(rules(requests="2/minute"))
+    assert await shared.ask(3) == [True, True, False]
+    shared.store.away = True
+    assert await shared.ask(3) == [True, True, False]
+    assert shared.watch.degraded == [False, True]
+    assert [line["event"] for line in logged] == ["limits_degraded"]
+    assert logged[0]["fault"] == "ConnectionError"
+
+
+async def test_a_store_that_is_away_is_asked_again_every_few_seconds_by_one_request() -> None:
+    shared = Shared(rules(requests="99/minute"))
+    shared.store.away = True
+    await shared.ask(5)
+    assert shared.store.asked == 1
+    shared.clock.now += RETRY_S
+    await shared.ask(5)
+    assert shared.store.asked == 2
+    shared.store.away = False
+    shared.clock.now += RETRY_S - 1
+    await shared.ask()
+    assert shared.watch.degraded == [False, True]
+    shared.clock.now += 1
+    await shared.ask(2)
+    assert shared.watch.degraded == [False, True, False]
+
+
+async def test_many_that_fail_at_once_are_one_line(logged: list[EventDict]) -> None:
+    shared = Shared(rules(concurrency=99))
+    visits = [shared.limiter.visit(ALICE) for _ in range(20)]
+    for visit in visits:
+        await visit.enter()
+    shared.store.away = True
+    for visit in visits:
+        await visit.leave(0)
+    shared.clock.now += RETRY_S
+    await shared.ask()
+    assert [line["event"] for line in logged] == ["limits_degraded"] * 2
+
+
+async def test_tokens_count_here_where_the_shared_store_went_away_meanwhile() -> None:
+    shared = Shared(rules(tokens="10/minute"))
+    visit = shared.limiter.visit(ALICE)
+    await visit.enter()
+    shared.store.away = True
+    await visit.leave(10)
+    assert await shared.ask() == [False]
+
+
+@pytest.mark.parametrize("kind", [Fragile, Forgetful])
+async def test_what_was_under_way_when_it_went_away_is_given_back(kind: type[Fragile]) -> None:
+    shared = Shared(rules(concurrency=2), kind)
+    before = shared.limiter.visit(ALICE)
+    await before.enter()
+    shared.store.away = True
+    during = shared.limiter.visit(ALICE)
+    await during.enter()
+    await before.leave(0)
+    await during.leave(0)
+    shared.store.away = False
+    shared.clock.now += RETRY_S
+    probe = shared.limiter.visit("kaiten|bob")
+    await probe.enter()
+    await probe.leave(0)
+    # The task that gives back has its turn.
+    await asyncio.sleep(0)
+    assert shared.store.size == 0
+
+
+async def test_one_that_is_cancelled_at_the_door_holds_no_place() -> None:
+    class Slow(Fragile):
+        async def enter(self, subject: str, lease: str) -> Standing:
+            await super().enter(subject, lease)
+            return await asyncio.Event().wait() and await super().enter(subject, lease)
+
+    shared = Shared(rules(concurrency=1), Slow)
+    task = asyncio.create_task(shared.limiter.visit(ALICE).enter())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert shared.store.size == 0
+
+
+async def test_a_store_never_sees_a_subject_in_the_clear() -> None:
+    shared = Shared(rules(requests="9/minute"))
+    await shared.ask(2)
+    await shared.limiter.visit("kaiten|bob\ud800").enter()
+    assert len(shared.store.subjects) == 2
+    assert {len(subject) for subject in shared.store.subjects} == {32}
+    assert "alice" not in str(shared.store.subjects)
+
+
+async def test_a_refusal_says_when_to_come_again_and_is_counted() -> None:
+    shared = Shared(rules(requests="1/minute"))
+    await shared.ask()
+    shared.clock.now += 59.9
+    with pytest.raises(RateLimited) as refused:
+        await shared.limiter.visit(ALICE).enter()
+    assert refused.value.retry_after_s == 1
+    assert [detail.field for detail in refused.value.details] == ["requests"]
+    assert shared.watch.limited == ["requests"]
+
+
+async def test_a_caller_with_too_many_at_once_is_told_so() -> None:
+    shared = Shared(rules(concurrency=1))
+    await shared.limiter.visit(ALICE).enter()
+    with pytest.raises(TooManyConcurrent):
+        await shared.limiter.visit(ALICE).enter()
+    assert shared.watch.limited == ["concurrency"]
+
+
+async def test_closing_closes_the_stores() -> None:
+    shared = Shared(rules(requests="1/minute"))
+    await shared.limiter.close()
+    assert shared.store.closed
+
+
+async def test_settings_make_a_limiter_or_none() -> None:
+    watch, off = Watch(), Limits(requests=None, tokens=None, concurrency=None)
+    assert limiter_for(off, State(), 30, watch) is None
+    alone = limiter_for(Limits(), State(), 30, watch)
+    assert alone is not None
+    assert await passes(alone)
+    assert watch.degraded == []
+    nobody = State.model_validate({"redis_url": "redis://127.0.0.1:1/0"})
+    with_redis = limiter_for(Limits(), nobody, 30, watch)
+    assert with_redis is not None
+    assert await passes(with_redis)
+    assert watch.degraded == [False, True]
+    await with_redis.close()

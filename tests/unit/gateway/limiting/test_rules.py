@@ -1,0 +1,32 @@
+import pytest
+
+from gateway.limiting.rules import Standing, Window
+from tests.unit.gateway.limiting.house import rules
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [
+        ({"requests": "100/minute"}, '"requests";q=100;w=60'),
+        ({"requests": "5 per 2 hours"}, '"requests";q=5;w=7200'),
+        ({"tokens": "9/day"}, '"tokens";q=9;w=86400;qu="tokens"'),
+        ({"concurrency": 7}, '"concurrency";q=7;qu="concurrent-requests"'),
+        (
+            {"requests": "1/second", "concurrency": 3},
+            '"requests";q=1;w=1, "concurrency";q=3;qu="concurrent-requests"',
+        ),
+    ],
+)
+def test_the_policy_is_told(given: dict[str, str | int], policy: str) -> None:
+    found = dict(rules(**given).headers(Standing(None, None, None), 0))  # type: ignore[arg-type]
+    assert found == {b"ratelimit-policy": policy.encode()}
+
+
+def test_what_is_left_is_told_without_what_is_charged_now() -> None:
+    limits = rules(requests="100/minute", tokens="1000/hour")
+    standing = Standing(None, Window(40, 30), Window(900, 3000))
+    assert dict(limits.headers(standing, 60))[b"ratelimit"] == (
+        b'"requests";r=60;t=30, "tokens";r=40;t=3000'
+    )
+    # Overdrawn is nothing left.
+    assert b'"tokens";r=0;' in dict(limits.headers(standing, 500))[b"ratelimit"]

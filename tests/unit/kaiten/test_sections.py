@@ -1,0 +1,75 @@
+import traceback
+from pathlib import Path
+
+import pytest
+
+from kaiten.errors import InvalidSettings
+from kaiten.sections import Limits
+from kaiten.settings import load_settings
+
+
+@pytest.fixture(autouse=True)
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Name an empty kaiten.yaml, so that the checkout's plays no part."""
+    path = tmp_path / "kaiten.yaml"
+    path.touch()
+    monkeypatch.setenv("KAITEN_CONFIG", str(path))
+    return path
+
+
+@pytest.mark.parametrize("notation", ["100/minute", "5 per 2 hours", "1/second"])
+def test_a_limit_is_read_in_the_library_s_notation(
+    notation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_LIMITS__REQUESTS", notation)
+    assert load_settings().limits.requests == notation
+
+
+def test_a_limit_is_switched_off_in_a_variable_and_in_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text("limits: {requests: off, tokens: }")
+    monkeypatch.setenv("KAITEN_LIMITS__CONCURRENCY", "off")
+    assert load_settings().limits == Limits(requests=None, tokens=None, concurrency=None)
+
+
+@pytest.mark.parametrize("key", ["requests", "tokens"])
+@pytest.mark.parametrize(
+    "notation",
+    ["100", "100/fortnight", "0/minute", "-1/minute", "9/minute;9/hour", "many", f"{10**15}/day"],
+)
+def test_what_is_no_limit_is_refused_by_name(
+    key: str, notation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"KAITEN_LIMITS__{key}", notation)
+    with pytest.raises(InvalidSettings) as refused:
+        load_settings()
+    assert [detail.field for detail in refused.value.details] == [f"limits.{key}"]
+    assert "100/minute" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://h", "redis://:p%2Fw@h:6379/0", "rediss://u:p@h:1/2", "unix:///run/redis.sock?db=1"],
+)
+def test_an_address_of_a_redis_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_STATE__REDIS_URL", url)
+    address = load_settings().state.redis_url
+    assert address is not None
+    assert address.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["canary:6379", "http://canary", "redis://", "redis://:ca/nary@h", "redis://h:canary", "unix:"],
+)
+def test_what_is_no_address_of_a_redis_is_refused_and_never_told(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_STATE__REDIS_URL", url)
+    with pytest.raises(InvalidSettings) as refused:
+        load_settings()
+    assert [detail.field for detail in refused.value.details] == ["state.redis_url"]
+    told = "".join(traceback.format_exception(refused.value))
+    assert "canary" not in told
+    assert "nary" not in told
