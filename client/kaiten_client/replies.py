@@ -29,6 +29,7 @@ _BY_STATUS: Mapping[int, type[KaitenError]] = {
     401: Unauthenticated,
     403: Forbidden,
     404: NotFound,
+    408: TimedOut,
     429: RateLimited,
     503: Unavailable,
     504: TimedOut,

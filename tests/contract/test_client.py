@@ -37,10 +37,12 @@ CLASSES: dict[int, type[kaiten_client.KaitenError]] = {
     403: kaiten_client.Forbidden,
     404: kaiten_client.NotFound,
     405: kaiten_client.InvalidRequest,
+    408: kaiten_client.TimedOut,
     413: kaiten_client.InvalidRequest,
     415: kaiten_client.InvalidRequest,
     422: kaiten_client.InvalidRequest,
     429: kaiten_client.RateLimited,
+    431: kaiten_client.InvalidRequest,
     # No caller is left to read it.
     499: kaiten_client.InvalidRequest,
     500: kaiten_client.ServerError,

@@ -32,7 +32,7 @@ def events(logged: list[EventDict]) -> list[EventDict]:
         ("x", "DecodeError"),
         (EXPIRED, "ExpiredSignatureError"),
         (f"{EXPIRED}x", "InvalidSignatureError"),
-        ("x" * 9000, "TooLong"),
+        ("x" * 9000, "size"),
     ],
 )
 @pytest.mark.parametrize("path", PREDICTIONS)

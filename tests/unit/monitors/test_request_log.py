@@ -14,7 +14,7 @@ from tests.unit.gateway.house import SECRET, TAG, V1, V2, Json, bearer
 CANARY = "canary-4711"
 CLIENT = "203.0.113.9"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-ALICE = Pseudonyms(b"key").of("|alice")
+ALICE = Pseudonyms(b"key").of("kaiten|alice")
 # Logging belongs to the whole process, so each run has one of its own.
 SCRIPT = f"""
 import asyncio, sys
