@@ -28,6 +28,8 @@ STATIC_PREFIX = "/static_content/"
 # The paths are the route templates that metrics are labelled with; no path that a caller invents
 # gets a label.
 ROUTES = {
+    # Goes on as a version's own path; it stays where its version is refused.
+    "/api/predict": _PREDICT,
     "/api/v1/predict": _PREDICT,
     "/api/v2/predict": _PREDICT,
     "/predict": Access(("POST",), scope="predict", model_route=True, checked_as=PredictV2Request),
@@ -38,6 +40,8 @@ ROUTES = {
     "/metrics": OPEN,
     "/docs": OPEN,
     "/docs.json": OPEN,
+    "/api/v1/openapi.json": OPEN,
+    "/api/v2/openapi.json": OPEN,
     "/schema.json": OPEN,
     "/": OPEN,
 }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.middleware.api_version import ApiVersionMiddleware
 from gateway.middleware.authentication import AuthenticationMiddleware
 from gateway.middleware.body import BodyMiddleware
 from gateway.middleware.deadline import DeadlineMiddleware
@@ -46,6 +47,9 @@ def wrap(app: ASGIApp, parts: EdgeParts) -> ASGIApp:
     app = ErrorsMiddleware(app)
     # Sees the status that the caller sees.
     app = TrafficMiddleware(app, parts.traffic, parts.sink, settings.logging.requests_per_s)
+    # Outside traffic, which is to know one path for a prediction, and the envelope, whose answers
+    # name the version too.
+    app = ApiVersionMiddleware(app, settings.api_versions)
     # Outermost: everything else reads the context.
     return RequestContextMiddleware(app)
 

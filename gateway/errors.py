@@ -12,6 +12,8 @@ from kaiten.context import current
 # The status and code of each error that can reach a caller. A type that is missing here is a 500.
 STATUS_AND_CODE: Mapping[type[errors.KaitenError], tuple[int, str]] = {
     errors.MalformedBody: (400, "malformed_body"),
+    errors.UnknownVersion: (400, "unknown_version"),
+    errors.VersionMismatch: (400, "version_mismatch"),
     errors.Unauthenticated: (401, "unauthenticated"),
     errors.Forbidden: (403, "forbidden"),
     errors.LoopbackOnly: (403, "loopback_only"),

@@ -3,7 +3,14 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    WithJsonSchema,
+)
 
 from kaiten.sections import MAX_INPUTS
 
@@ -21,7 +28,15 @@ def _is_text(value: str) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(_is_text)]
+# The same for the document, spelled out: what counts as a space differs from one dialect of regular
+# expressions to the next.
+_SPACES = r"\t-\r\u001c- \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+TEXT_PATTERN = rf"^[^\u0000]*[^\u0000{_SPACES}][^\u0000]*$"
+Text = Annotated[
+    str,
+    AfterValidator(_is_text),
+    WithJsonSchema({"type": "string", "pattern": TEXT_PATTERN}),
+]
 
 
 class Body(BaseModel):

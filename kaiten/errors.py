@@ -12,6 +12,8 @@ KaitenError
     RequestError               the caller can mend it
         MalformedBody
         InvalidInput
+        UnknownVersion
+        VersionMismatch
         UnsupportedContentType
         BodyTooLarge
         UnknownRoute
@@ -132,6 +134,21 @@ class InvalidInput(RequestError):
 
     def __init__(self, details: Sequence[Detail]) -> None:
         super().__init__("The request is not valid; see details.", details)
+
+
+class UnknownVersion(RequestError):
+    """The API-Version header names no version of the API."""
+
+    def __init__(self, known: Sequence[str]) -> None:
+        reason = f"is not known; known: {', '.join(known)}"
+        super().__init__("The API version is not known.", [Detail("API-Version", reason)])
+
+
+class VersionMismatch(RequestError):
+    """The API-Version header contradicts the path, or is sent more than once."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The API version is not clear.", [Detail("API-Version", reason)])
 
 
 class UnsupportedContentType(RequestError):

@@ -28,6 +28,7 @@ from pydantic_settings import (
 from kaiten.cores import share
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.sections import (
+    ApiVersions,
     Auth,
     Batching,
     Environment,
@@ -87,6 +88,7 @@ class Settings(BaseSettings):
     home: Path = Path(".kaiten")
     serving: Serving = Serving()
     gateway: Gateway = Gateway()
+    api_versions: ApiVersions = ApiVersions()
     batching: Batching = Batching()
     runners: Runners = Runners()
     versioning: Versioning = Versioning()

@@ -20,6 +20,7 @@ class ErrorsMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = _Answer(send)
         try:
+            _raise_refusal()
             await self._app(scope, receive, answer.send)
         except Exception as error:
             if not isinstance(error, KaitenError):
@@ -32,6 +33,13 @@ class ErrorsMiddleware:
             if answer.foreign is not None:
                 headers = Headers(raw=answer.foreign["headers"])
                 await foreign_response(answer.foreign["status"], headers)(scope, receive, send)
+
+
+def _raise_refusal() -> None:
+    """Raise what a middleware further out has refused."""
+    refusal = current().refusal
+    if refusal is not None:
+        raise refusal
 
 
 class _Answer:

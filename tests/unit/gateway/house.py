@@ -23,7 +23,7 @@ from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
 from kaiten.cli.token import mint
 from kaiten.context import PredictionRecord
-from kaiten.sections import Auth, Gateway, Serving
+from kaiten.sections import ApiVersions, Auth, Gateway, Serving
 from kaiten.settings import Settings
 from kaiten.signing import SigningSecret
 from monitors.instruments import Instruments
@@ -42,6 +42,7 @@ TAG = "intent:1.0.0"
 CANARY = "canary-4711"
 SECRET = "0123456789abcdef" * 4
 AUTH = Auth()
+AS_THEY_ARE = ApiVersions()
 LIMITS = Gateway(max_body_bytes=256 * 1024, max_inputs=8, max_text_chars=100)
 
 # Whatever JSON holds.
@@ -154,11 +155,15 @@ class House:
         secret: SigningSecret | None = None,
         request_timeout_s: float = 30,
         sink: RecordSink | None = None,
+        versions: ApiVersions = AS_THEY_ARE,
     ) -> None:
         predictor = Predictor(runners or (Classifier(),), LIMITS)
-        routes = Routes(lambda: predictor, Instruments, LIMITS)
+        routes = Routes(lambda: predictor, Instruments, LIMITS, versions)
         settings = Settings.model_construct(
-            serving=Serving(request_timeout_s=request_timeout_s), gateway=LIMITS, auth=AUTH
+            serving=Serving(request_timeout_s=request_timeout_s),
+            gateway=LIMITS,
+            auth=AUTH,
+            api_versions=versions,
         )
         self.traffic = Book()
         self.records = Records()
