@@ -60,7 +60,7 @@ REMEDIES: Mapping[str, Remedy] = {
         Retry.AFTER,
         ("Retry-After",),
     ),
-    "caller_gone": Remedy("Nothing: only metrics and logs tell of it.", Retry.BACK_OFF),
+    "caller_gone": Remedy("Nothing: nobody is there to be told.", Retry.BACK_OFF),
     "inference_failed": Remedy("Send the other texts without it; report the request id."),
     "not_ready": Remedy(
         "Wait; the model is warming up, or its worker is being replaced.", Retry.BACK_OFF
