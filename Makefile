@@ -61,8 +61,12 @@ wheels: $(ENV)  ## collect in .kaiten/wheels what a GPU machine without a networ
 	@touch $@
 
 .PHONY: acceptance
-acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), gate or all
+acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), gate, contract or all
 	@$(BIN)/python -m tests.acceptance $(SUITE)
+
+.PHONY: contract
+contract: $(ENV)  ## write docs/openapi and docs/contract.md from the code, if no caller would break
+	@$(BIN)/python -m tests.contract
 
 .PHONY: check
 check: $(ENV)  ## ruff, mypy strict, import contracts

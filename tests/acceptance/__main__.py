@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.acceptance import gate, kill_worker, overload, poison, soak
+from tests.acceptance import contract, gate, kill_worker, overload, poison, soak
 from tests.acceptance.report import Report, console
 from tests.e2e.house import ROOT, quickstart_store
 
@@ -16,6 +16,7 @@ _SUITES = {
     "poison": poison.run,
     "soak": soak.run,
     "gate": gate.run,
+    "contract": contract.run,
 }
 
 
