@@ -1,6 +1,6 @@
 """The OpenAPI document of each version of the API."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -33,6 +33,8 @@ _ELSEWHERE = {"not_found", "caller_gone"}
 # Version 1 names no model.
 _NOT_OF_VERSION = {"1": {"unknown_model"}, "2": set[str]()}
 _OF_EVERY_ROUTE = {"method_not_allowed", "internal_error", "deadline_exceeded"}
+_OF_LIFETIME = ("Deprecation", "Sunset", "Link")
+_ANY_VERSION = "Any-API-Version"
 _HEADERS: dict[str, Json] = {
     request_context.HEADER: {
         "description": "The request's id: the caller's, if it is plain, else one that was made.",
@@ -89,7 +91,7 @@ def document(version: str, limits: Gateway, *, deprecated: bool = False) -> Json
         "paths": paths | _operations(),
         "components": {
             "schemas": _schemas(version, limits),
-            "headers": _HEADERS | _version_header(version),
+            "headers": _HEADERS | _version_headers(version),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
             },
@@ -126,7 +128,9 @@ def _prediction(version: str, summary: str = "", *, negotiated: bool = False) ->
     body, answer = _MODELS[version]
     left_out = _ELSEWHERE | _NOT_OF_VERSION[version]
     codes = {row.code for row in rows()} - left_out
-    headers = [request_context.HEADER, HEADER, "Deprecation", "Sunset", "Link"]
+    told = {name: name for name in (request_context.HEADER, HEADER, *_OF_LIFETIME)}
+    # A request whose header is wrong is refused by another version, or by none.
+    refused = {**told, HEADER: _ANY_VERSION} if negotiated else told
     return {
         "post": {
             "summary": summary or _SUMMARIES[version],
@@ -134,18 +138,19 @@ def _prediction(version: str, summary: str = "", *, negotiated: bool = False) ->
             "security": [{"bearer": []}],
             "parameters": _parameters(version, required=negotiated and version != DEFAULT),
             "requestBody": {"required": True, "content": _json(body)},
-            "responses": _responses(_json(answer), codes, headers),
+            "responses": _success(_json(answer), told) | _failures(codes, refused),
         }
     }
 
 
 def _get(summary: str, content: Json, *, ready: bool = False) -> Json:
     codes = _OF_EVERY_ROUTE | ({"not_ready"} if ready else set())
+    told = {request_context.HEADER: request_context.HEADER}
     return {
         "get": {
             "summary": summary,
             "tags": ["operations"],
-            "responses": _responses(content, codes, [request_context.HEADER]),
+            "responses": _success(content, told) | _failures(codes, told),
         }
     }
 
@@ -176,36 +181,48 @@ def _parameters(version: str, *, required: bool) -> list[Json]:
     ]
 
 
-def _responses(content: Json, codes: Collection[str], headers: Sequence[str]) -> Json:
-    """Return the answer, and each status of a failure with the codes that come with it."""
+def _success(content: Json, headers: Mapping[str, str]) -> Json:
+    return {"200": {"description": "OK", "headers": _refs(headers), "content": content}}
+
+
+def _failures(codes: Collection[str], headers: Mapping[str, str]) -> Json:
+    """Return each status of a failure, with the codes that come with it."""
     found = [row for row in rows() if row.code in codes]
-    answers = {"200": {"description": "OK", "headers": _refs(headers), "content": content}}
-    for status in sorted({row.status for row in found}):
-        of_status = [row for row in found if row.status == status]
-        answers[str(status)] = _failure(of_status, headers)
-    return answers
+    return {
+        str(status): _failure([row for row in found if row.status == status], headers)
+        for status in sorted({row.status for row in found})
+    }
 
 
-def _failure(found: Sequence[Row], headers: Sequence[str]) -> Json:
-    """Return the answer of a status; one header may come with only some of its codes."""
-    own = {header for row in found for header in row.remedy.headers}
+def _failure(found: Sequence[Row], headers: Mapping[str, str]) -> Json:
+    own: dict[str, str] = {header: header for row in found for header in row.remedy.headers}
     codes = {"properties": {"code": {"enum": [row.code for row in found]}}}
     schema = {"allOf": [_ref(ErrorEnvelope), {"properties": {"error": codes}}]}
     return {
         "description": "\n".join(f"`{row.code}`: {row.meaning}" for row in found),
-        "headers": _refs([*headers, *sorted(own)]),
+        "headers": _refs({**headers, **own}),
         "content": {"application/json": {"schema": schema}},
     }
 
 
-def _version_header(version: str) -> dict[str, Json]:
-    schema = {"type": "string", "enum": [version]}
-    told = {"description": "The version that answers.", "required": True, "schema": schema}
-    return {HEADER: told}
+def _version_headers(version: str) -> dict[str, Json]:
+    known = [*PREDICT]
+    return {
+        HEADER: {
+            "description": "The version that answers.",
+            "required": True,
+            "schema": {"type": "string", "enum": [version]},
+        },
+        _ANY_VERSION: {
+            "description": "The version that refuses, if the request named one that is known.",
+            "schema": {"type": "string", "enum": known},
+        },
+    }
 
 
-def _refs(headers: Sequence[str]) -> Json:
-    return {header: {"$ref": f"#/components/headers/{header}"} for header in headers}
+def _refs(headers: Mapping[str, str]) -> Json:
+    """Return headers by name; each is given by the key of its component."""
+    return {name: {"$ref": f"#/components/headers/{key}"} for name, key in headers.items()}
 
 
 def _json(model: type[BaseModel]) -> Json:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     FailFast,
     Field,
@@ -39,6 +40,14 @@ Text = Annotated[
 ]
 
 
+def _whole(value: object) -> object:
+    """Return 2 for 2.0: JSON has one kind of number, and its Schema takes both for an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+
+
 class Body(BaseModel):
     """A request body: exact types, no unknown fields."""
 
@@ -62,7 +71,7 @@ class PredictV2Request(Body):
         description="The texts to classify.",
         examples=[["Where is my parcel?", "I forgot my password"]],
     )
-    top_k: int = Field(1, ge=1, description="How many labels to give for each text.")
+    top_k: Whole = Field(1, ge=1, description="How many labels to give for each text.")
     model: Text | None = Field(
         None,
         description="name or name:version of a served model; the first served if left out.",

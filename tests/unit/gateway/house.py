@@ -244,7 +244,7 @@ def _routes(predictor: Predictor, routes: Routes) -> Starlette:
 
     async def predict(request: Request) -> Response:
         asked = await request.json()
-        many = predictor.many(asked["inputs"], asked.get("top_k", 1), asked.get("model"))
+        many = predictor.many(asked["inputs"], int(asked.get("top_k", 1)), asked.get("model"))
         answer: PredictV2Response | Response = await for_bentoml(many)
         return answer if isinstance(answer, Response) else JSONResponse(answer.model_dump())
 
