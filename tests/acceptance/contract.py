@@ -5,7 +5,7 @@ import base64
 import json
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,12 @@ from tests.e2e.house import BIN, ROOT, Server
 
 LEAST_CASES = 10_000
 # Requests to each operation; those without a body have only so many different ones.
-_EXAMPLES = 2000
+_EXAMPLES = 1000
+# Left to choose, Schemathesis sends ten bad requests for a good one; so it is asked for good ones
+# as well. Asked for bad ones only, it sends several faults at once, and expects one's status.
+_MODES = ("positive", "all")
+# Its exit codes where it has looked, and found nothing or something.
+_LOOKED = {0, 1}
 _SEED = 20261125
 registered.load_all_checks()
 CHECKS = frozenset(registered.CHECKS.get_all_names())
@@ -32,7 +37,6 @@ Json = Any
 class Outcome:
     """What a version's document, and the answers to requests that were made of it, came to."""
 
-    exit_code: int
     # Requests with a valid token; the check of tokens sends a few without one.
     cases: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
@@ -65,26 +69,32 @@ class Outcome:
                 self.checks[f"{check['name']} {check['status']}"] += 1
 
 
-def fuzzed(server: Server, version: str, examples: int, folder: Path) -> Outcome:
-    """Let Schemathesis ask so many times for each operation of a version, with a valid token."""
+def fuzzed(
+    server: Server, version: str, examples: int, folder: Path, modes: Sequence[str] = ("all",)
+) -> Outcome:
+    """Let Schemathesis ask so many times for each operation of a version, in each mode."""
     token = server.token()
-    folder.mkdir()
-    command = [
-        *(str(BIN / "schemathesis"), "run", f"{server.url}{DOCUMENTS[version]}"),
-        *("--header", f"Authorization: Bearer {token}"),
-        *("--checks", "all", "--mode", "all", "--continue-on-failure"),
-        *("--max-examples", str(examples), "--seed", str(_SEED)),
-        *("--report", "json,ndjson", "--report-dir", str(folder), "--output-sanitize", "false"),
-    ]
+    outcome = Outcome()
     # Coverage measures the server.
     env = {name: value for name, value in server.env.items() if not name.startswith("COVERAGE_")}
     env |= {"SCHEMATHESIS_HOOKS": "tests.acceptance.patience", "PYTHONPATH": str(ROOT)}
-    # In a folder of its own, where no configuration lies that could switch a check off.
-    done = subprocess.run(command, env=env, cwd=folder, check=False, capture_output=True, text=True)
-    outcome = Outcome(done.returncode)
-    for scenario in _scenarios(folder):
-        outcome.note(version, scenario["recorder"], token)
-    outcome.violations = [*_violations(folder, done.stdout + done.stderr)]
+    for mode in modes:
+        # A folder of its own, where no configuration lies that could switch a check off.
+        place = folder / mode
+        place.mkdir(parents=True)
+        command = [
+            *(str(BIN / "schemathesis"), "run", f"{server.url}{DOCUMENTS[version]}"),
+            *("--header", f"Authorization: Bearer {token}"),
+            *("--checks", "all", "--mode", mode, "--continue-on-failure"),
+            *("--max-examples", str(examples), "--seed", str(_SEED)),
+            *("--report", "json,ndjson", "--report-dir", str(place), "--output-sanitize", "false"),
+        ]
+        done = subprocess.run(
+            command, env=env, cwd=place, check=False, capture_output=True, text=True
+        )
+        for scenario in _scenarios(place):
+            outcome.note(version, scenario["recorder"], token)
+        outcome.violations += _violations(place, done.returncode, done.stdout + done.stderr)
     return outcome
 
 
@@ -97,11 +107,11 @@ def _scenarios(folder: Path) -> Iterator[Json]:
                     yield event["ScenarioFinished"]
 
 
-def _violations(folder: Path, output: str) -> Iterator[str]:
+def _violations(folder: Path, exit_code: int, output: str) -> Iterator[str]:
     """Yield what Schemathesis found, or what kept it from looking."""
     reports = [*folder.glob("*.json")]
-    if not reports:
-        yield output
+    if not reports or exit_code not in _LOOKED:
+        yield f"it ended with {exit_code}: {output[-2000:]}"
     for path in reports:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not found["complete"]:
@@ -125,7 +135,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     with served(store, folder / "home") as each:
         outcomes = {
             version: await asyncio.to_thread(
-                fuzzed, each.server, version, examples, folder / version
+                fuzzed, each.server, version, examples, folder / version, _MODES
             )
             for version in DOCUMENTS
         }
@@ -150,7 +160,7 @@ def _tell(report: Report, version: str, outcome: Outcome) -> None:
     report.check(
         f"version {version}: no check fails",
         outcome.violations or f"{outcome.checks.total()} checks",
-        passed=not outcome.violations and outcome.exit_code == 0,
+        passed=not outcome.violations,
     )
     report.check(
         f"version {version}: every check of Schemathesis was made",

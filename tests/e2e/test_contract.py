@@ -16,7 +16,6 @@ def test_no_answer_violates_its_document(server: Server, version: str, tmp_path:
     outcome = fuzzed(server, version, 4, tmp_path / version)
 
     assert outcome.violations == []
-    assert outcome.exit_code == 0
     assert outcome.server_errors == 0
     assert outcome.cases > 150
     assert set(outcome.unknown_fields) == {"422"}
