@@ -62,8 +62,12 @@ wheels: $(ENV)  ## collect in .kaiten/wheels what a GPU machine without a networ
 	@touch $@
 
 .PHONY: acceptance
-acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), gate, fuzz or all
+acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), gate, contract, fuzz or all
 	@$(BIN)/python -m tests.acceptance $(SUITE)
+
+.PHONY: contract
+contract: $(ENV)  ## write docs/openapi and docs/contract.md from the code, if no caller would break
+	@$(BIN)/python -m tests.contract
 
 .PHONY: check
 check: $(ENV) secrets audit  ## ruff, mypy strict, import contracts, a scan for secrets, known advisories

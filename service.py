@@ -203,7 +203,12 @@ try:
 except SetupError as error:
     raise BentoMLException(error.message) from None
 logs.configure(parts.settings.logging)
-routes = Routes(lambda: parts.predictor, lambda: parts.instruments, parts.settings.gateway)
+routes = Routes(
+    lambda: parts.predictor,
+    lambda: parts.instruments,
+    parts.settings.gateway,
+    parts.settings.api_versions,
+)
 
 
 # The values of configuration.yaml, for a `bentoml serve` that names no configuration file.

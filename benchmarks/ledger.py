@@ -20,7 +20,17 @@ from statistics import median
 from typing import Any
 
 from benchmarks import places
-from kaiten.sections import Auth, Batching, Gateway, Limits, Logging, Monitors, Runners, State
+from kaiten.sections import (
+    ApiVersions,
+    Auth,
+    Batching,
+    Gateway,
+    Limits,
+    Logging,
+    Monitors,
+    Runners,
+    State,
+)
 from kaiten.settings import Settings
 from monitors import logs
 
@@ -158,7 +168,7 @@ def _edge(
     # Never started: what it would do in its own thread is no part of a request.
     sink = Profiler(Path(), Monitors(max_pending_records=10**7), lambda _: None)
     predictor = Predictor([stub], limits)
-    routes = Routes(lambda: predictor, Instruments, limits)
+    routes = Routes(lambda: predictor, Instruments, limits, ApiVersions())
     parts = EdgeParts(
         Settings.model_construct(logging=Logging(requests_per_s=0)),
         _callers(),

@@ -37,6 +37,8 @@ STATIC_TEMPLATE = f"{STATIC_PREFIX}*"
 # The paths are the route templates that metrics are labelled with; no path that a caller invents
 # gets a label.
 ROUTES = {
+    # Goes on as a version's own path; it stays where its version is refused.
+    "/api/predict": _PREDICT,
     "/api/v1/predict": _PREDICT,
     "/api/v2/predict": _PREDICT,
     "/predict": Access(("POST",), scope="predict", model_route=True, checked_as=PredictV2Request),
@@ -47,6 +49,8 @@ ROUTES = {
     "/metrics": METRICS,
     "/docs": DOCS,
     "/docs.json": DOCS,
+    "/api/v1/openapi.json": DOCS,
+    "/api/v2/openapi.json": DOCS,
     "/schema.json": DOCS,
     "/": DOCS,
     STATIC_TEMPLATE: DOCS,

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.access import AccessTable
 from gateway.limiting.limiter import Limiter
+from gateway.middleware.api_version import ApiVersionMiddleware
 from gateway.middleware.authentication import AuthenticationMiddleware, Callers
 from gateway.middleware.body import BodyMiddleware
 from gateway.middleware.content_type import ContentTypeMiddleware
@@ -59,6 +60,9 @@ def wrap(app: ASGIApp, parts: EdgeParts) -> ASGIApp:
     app = ErrorsMiddleware(app)
     # Sees the status that the caller sees.
     app = TrafficMiddleware(app, parts.traffic, parts.sink, settings.logging.requests_per_s)
+    # Outside traffic, which is to know one path for a prediction, and the envelope, whose answers
+    # name the version too.
+    app = ApiVersionMiddleware(app, settings.api_versions)
     # Around every answer, the errors' as well.
     app = SecurityHeadersMiddleware(app, tls=settings.tls.certificate is not None)
     # Outermost: everything else reads the context.

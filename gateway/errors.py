@@ -14,6 +14,8 @@ from kaiten.context import current
 STATUS_AND_CODE: Mapping[type[errors.KaitenError], tuple[int, str]] = {
     errors.MalformedBody: (400, "malformed_body"),
     errors.MalformedRequest: (400, "malformed_request"),
+    errors.UnknownVersion: (400, "unknown_version"),
+    errors.VersionMismatch: (400, "version_mismatch"),
     errors.Unauthenticated: (401, "unauthenticated"),
     errors.Forbidden: (403, "forbidden"),
     errors.LoopbackOnly: (403, "loopback_only"),
@@ -106,6 +108,7 @@ _WITH_RETRY_AFTER = (
     errors.RateLimited,
     errors.TooManyConcurrent,
     errors.IssuerUnavailable,
+    errors.NotReady,
 )
 _FIXED_HEADERS: Mapping[type[Exception], Mapping[str, str]] = {
     # The rest of the body may still come, and is no next request.

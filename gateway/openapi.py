@@ -1,13 +1,14 @@
-"""The one OpenAPI document, and the page that shows it."""
+"""The OpenAPI document of each version of the API."""
 
-import hashlib
-from base64 import b64encode
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from gateway.errors import INTERNAL, STATUS_AND_CODE
+from gateway.contract import Row, rows
+from gateway.middleware import deadline, request_context
 from gateway.schemas import (
     ErrorEnvelope,
     HealthResponse,
@@ -16,145 +17,258 @@ from gateway.schemas import (
     PredictV2Request,
     PredictV2Response,
 )
+from gateway.versions import DEFAULT, HEADER, KNOWN, NEGOTIATED, PREDICT
 from kaiten.sections import Gateway
 
 _REF = "#/components/schemas/{model}"
 Json = dict[str, Any]
 
-_SCRIPT = 'SwaggerUIBundle({url: "docs.json", dom_id: "#swagger-ui", validatorUrl: null})'
-# BentoML's page calls a tag manager elsewhere, so this one stands in its place. The scripts are
-# those that BentoML serves.
-DOCS_PAGE = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>Kaiten API</title>
-<link rel="stylesheet" href="static_content/swagger-ui.css">
-<link rel="icon" href="static_content/favicon-light-32x32.png">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="static_content/swagger-ui-bundle.js"></script>
-<script>{_SCRIPT}</script>
-</body>
-</html>
-"""
-_SCRIPT_HASH = b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-# What the page may do in a browser: run these two scripts, and ask this server. Swagger UI writes
-# styles into its elements, and has its pictures in itself.
-DOCS_POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        f"script-src 'self' 'sha256-{_SCRIPT_HASH}'",
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data:",
-        "connect-src 'self'",
-        "form-action 'self'",
-        "base-uri 'none'",
-        "frame-ancestors 'none'",
-    ]
-)
+_MODELS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
+    "1": (PredictV1Request, PredictV1Response),
+    "2": (PredictV2Request, PredictV2Response),
+}
+_SUMMARIES = {"1": "Classify one text", "2": "Classify several texts"}
+# Nobody meets them on a route that is there: it is another path, or the caller has left.
+_ELSEWHERE = {"not_found", "caller_gone"}
+# Version 1 names no model.
+_NOT_OF_VERSION = {"1": {"unknown_model"}, "2": set[str]()}
+_OF_EVERY_ROUTE = {
+    *("malformed_request", "method_not_allowed", "unsupported_content_type", "headers_too_large"),
+    *("internal_error", "deadline_exceeded"),
+}
+# What a route that asks who calls may say besides.
+_OF_CALLERS = {
+    *("unauthenticated", "forbidden", "loopback_only", "rate_limited", "too_many_concurrent"),
+    *("not_ready", "issuer_unavailable"),
+}
+_SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}]
+_OF_LIMITS = ("RateLimit-Policy", "RateLimit")
+_OF_LIFETIME = ("Deprecation", "Sunset", "Link")
+_ANY_VERSION = "Any-API-Version"
+_HEADERS: dict[str, Json] = {
+    request_context.HEADER: {
+        "description": "The request's id: the caller's, if it is plain, else one that was made.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+    },
+    "Deprecation": {
+        "description": "Since when this version is deprecated, if it is (RFC 9745).",
+        "schema": {"type": "string", "pattern": "^@-?[0-9]+$"},
+    },
+    "Sunset": {
+        "description": "From when this version may be missing, if that is known (RFC 8594).",
+        "schema": {"type": "string"},
+    },
+    "Link": {
+        "description": "Where a note on the deprecation or the sunset is, if there is one.",
+        "schema": {"type": "string"},
+    },
+    "RateLimit-Policy": {
+        "description": "What the caller may ask for, by limit: q in w seconds.",
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": "What is left of it: r, for t more seconds.",
+        "schema": {"type": "string"},
+    },
+    "Accept-Encoding": {
+        "description": "The encodings of a body that are taken, if it had another.",
+        "schema": {"type": "string"},
+    },
+    "Allow": {
+        "description": "The methods of this path.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "Retry-After": {
+        "description": "Seconds to wait before the next try.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "WWW-Authenticate": {
+        "description": "What is asked for, and what was wrong with the token (RFC 6750).",
+        "schema": {"type": "string"},
+    },
+}
 
 
-def document(limits: Gateway) -> Json:
-    """Return the OpenAPI 3.1 document of every route, BentoML's included."""
-    schemas = _schemas()
-    texts = schemas["PredictV2Request"]["properties"]["inputs"]
-    texts["maxItems"] = limits.max_inputs
-    texts["items"]["maxLength"] = limits.max_text_chars
-    schemas["PredictV1Request"]["properties"]["text"]["maxLength"] = limits.max_text_chars
+def document(version: str, limits: Gateway, *, deprecated: bool = False) -> Json:
+    """Return the OpenAPI 3.1 document of a version: its routes, and those of every version."""
+    paths = {
+        PREDICT[version]: _prediction(version),
+        NEGOTIATED: _prediction(version, negotiated=True),
+    }
+    if version == "2":
+        paths["/predict"] = _prediction(version, "The same, for bentoml.SyncHTTPClient")
+    for path in paths.values():
+        # Only where it is so: a document says nothing of what is as usual.
+        path["post"] |= {"deprecated": True} if deprecated else {}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Kaiten",
-            "version": "2",
+            "version": version,
             "description": "Predictions by a fine-tuned model. Make a token with `kaiten token`.",
         },
-        "paths": {
-            "/api/v1/predict": _prediction(
-                "Classify one text", PredictV1Request, PredictV1Response
-            ),
-            "/api/v2/predict": _prediction(
-                "Classify several texts", PredictV2Request, PredictV2Response
-            ),
-            "/predict": _prediction(
-                "The same, for bentoml.SyncHTTPClient", PredictV2Request, PredictV2Response
-            ),
-            "/health": _get("Whether the service can answer", _json(HealthResponse), ready=True),
-            "/livez": _get("Whether the process runs", _plain()),
-            "/healthz": _get("Whether the process runs", _plain()),
-            "/readyz": _get("Whether every model can answer", _plain(), ready=True),
-            **_metrics(limits),
-        },
+        "paths": paths | _operations(limits),
         "components": {
-            "schemas": schemas,
+            "schemas": _schemas(version, limits),
+            "headers": _HEADERS | _version_headers(version),
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
             },
         },
     }
 
 
-def _schemas() -> dict[str, Json]:
-    models: tuple[type[BaseModel], ...] = (
-        PredictV1Request,
-        PredictV1Response,
-        PredictV2Request,
-        PredictV2Response,
-        HealthResponse,
-        ErrorEnvelope,
-    )
+def _schemas(version: str, limits: Gateway) -> dict[str, Json]:
+    """Return the schemas that the document points to, with the limits in force."""
+    models: tuple[type[BaseModel], ...] = (*_MODELS[version], HealthResponse, ErrorEnvelope)
     _, found = models_json_schema([(m, "validation") for m in models], ref_template=_REF)
-    schemas: dict[str, Json] = found["$defs"]
+    schemas: dict[str, Json] = deepcopy(found["$defs"])
+    if version == "1":
+        schemas["PredictV1Request"]["properties"]["text"]["maxLength"] = limits.max_text_chars
+    else:
+        texts = schemas["PredictV2Request"]["properties"]["inputs"]
+        texts["maxItems"] = limits.max_inputs
+        texts["items"]["maxLength"] = limits.max_text_chars
     return schemas
 
 
-def _prediction(summary: str, body: type[BaseModel], answer: type[BaseModel]) -> Json:
+def _operations(limits: Gateway) -> Json:
+    """Return the routes that no version changes."""
     return {
-        "post": {
-            "summary": summary,
-            "tags": ["predictions"],
-            "security": [{"bearer": []}],
-            "requestBody": {"required": True, "content": _json(body)},
-            "responses": {"200": {"description": "OK", "content": _json(answer)}} | _failures(),
-        }
+        "/health": _get("Whether the service can answer", _json(HealthResponse), ready=True),
+        "/livez": _get("Whether the process runs", _plain()),
+        "/healthz": _get("Whether the process runs", _plain()),
+        "/readyz": _get("Whether every model can answer", _plain(), ready=True),
+        **_metrics(limits),
     }
 
 
-def _get(summary: str, content: Json, *, ready: bool = False) -> Json:
-    responses: Json = {"200": {"description": "OK", "content": content}}
-    if ready:
-        responses["503"] = _failure(["not_ready"])
-    return {"get": {"summary": summary, "tags": ["operations"], "responses": responses}}
+def _prediction(version: str, summary: str = "", *, negotiated: bool = False) -> Json:
+    body, answer = _MODELS[version]
+    left_out = _ELSEWHERE | _NOT_OF_VERSION[version]
+    codes = {row.code for row in rows()} - left_out
+    names = (request_context.HEADER, HEADER, *_OF_LIFETIME, *_OF_LIMITS)
+    told = {name: name for name in names}
+    # A request whose header is wrong is refused by another version, or by none.
+    refused = {**told, HEADER: _ANY_VERSION} if negotiated else told
+    return {
+        "post": {
+            "summary": summary or _SUMMARIES[version],
+            "tags": ["predictions"],
+            "security": _SECURITY,
+            "parameters": _parameters(version, required=negotiated and version != DEFAULT),
+            "requestBody": {"required": True, "content": _json(body)},
+            "responses": _success(_json(answer), told) | _failures(codes, refused),
+        }
+    }
 
 
 def _metrics(exposed: Gateway) -> Json:
     """Return the route of the metrics, as it is exposed."""
     if exposed.metrics == "closed":
         return {}
-    route = _get("Prometheus metrics of all workers", _plain())
-    if exposed.metrics == "token":
-        route["get"]["security"] = [{"bearer": []}]
-        failures = _failures()
-        route["get"]["responses"] |= {status: failures[status] for status in ("401", "403")}
+    summary = "Prometheus metrics of all workers"
+    if exposed.metrics == "open":
+        return {"/metrics": _get(summary, _plain())}
+    route = _get(summary, _plain(), more=_OF_CALLERS)
+    route["get"]["security"] = _SECURITY
     return {"/metrics": route}
 
 
-def _failures() -> Json:
-    """Return each failure status of a prediction, with the codes that come with it."""
-    pairs = [*STATUS_AND_CODE.values(), INTERNAL]
+def _get(
+    summary: str, content: Json, *, ready: bool = False, more: Collection[str] = frozenset()
+) -> Json:
+    codes = {*_OF_EVERY_ROUTE, *more, *(["not_ready"] if ready else [])}
+    told = {request_context.HEADER: request_context.HEADER}
     return {
-        str(status): _failure([code for other, code in pairs if other == status])
-        for status in sorted({status for status, _ in pairs})
+        "get": {
+            "summary": summary,
+            "tags": ["operations"],
+            "responses": _success(content, told) | _failures(codes, told),
+        }
     }
 
 
-def _failure(codes: list[str]) -> Json:
-    return {"description": " or ".join(codes), "content": _json(ErrorEnvelope)}
+def _parameters(version: str, *, required: bool) -> list[Json]:
+    """Return the headers that a prediction heeds."""
+    written = [each for each, of in KNOWN.items() if of == version]
+    return [
+        {
+            "name": HEADER,
+            "in": "header",
+            "required": required,
+            "description": f"The version of the API; without it, {NEGOTIATED} is of {DEFAULT}.",
+            "schema": {"type": "string", "enum": written},
+        },
+        {
+            "name": request_context.HEADER,
+            "in": "header",
+            "description": "An id for the request; one that is not plain is replaced.",
+            "schema": {"type": "string"},
+        },
+        {
+            "name": deadline.HEADER,
+            "in": "header",
+            "description": "The longest to wait for an answer, if less than the service's limit.",
+            "schema": {"type": "integer", "minimum": 1, "maximum": 10**deadline.MAX_DIGITS - 1},
+        },
+    ]
+
+
+def _success(content: Json, headers: Mapping[str, str]) -> Json:
+    return {"200": {"description": "OK", "headers": _refs(headers), "content": content}}
+
+
+def _failures(codes: Collection[str], headers: Mapping[str, str]) -> Json:
+    """Return each status of a failure, with the codes that come with it."""
+    found = [row for row in rows() if row.code in codes]
+    return {
+        str(status): _failure([row for row in found if row.status == status], headers)
+        for status in sorted({row.status for row in found})
+    }
+
+
+def _failure(found: Sequence[Row], headers: Mapping[str, str]) -> Json:
+    own: dict[str, str] = {header: header for row in found for header in row.remedy.headers}
+    codes = {"properties": {"code": {"enum": [row.code for row in found]}}}
+    schema = {"allOf": [_ref(ErrorEnvelope), {"properties": {"error": codes}}]}
+    return {
+        "description": "\n".join(f"`{row.code}`: {row.meaning}" for row in found),
+        "headers": _refs({**headers, **own}),
+        "content": {"application/json": {"schema": schema}},
+    }
+
+
+def _version_headers(version: str) -> dict[str, Json]:
+    known = [*PREDICT]
+    return {
+        HEADER: {
+            "description": "The version that answers.",
+            "required": True,
+            "schema": {"type": "string", "enum": [version]},
+        },
+        _ANY_VERSION: {
+            "description": "The version that refuses, if the request named one that is known.",
+            "schema": {"type": "string", "enum": known},
+        },
+    }
+
+
+def _refs(headers: Mapping[str, str]) -> Json:
+    """Return headers by name; each is given by the key of its component."""
+    return {name: {"$ref": f"#/components/headers/{key}"} for name, key in headers.items()}
 
 
 def _json(model: type[BaseModel]) -> Json:
-    return {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
+    return {"application/json": {"schema": _ref(model)}}
+
+
+def _ref(model: type[BaseModel]) -> Json:
+    return {"$ref": _REF.format(model=model.__name__)}
 
 
 def _plain() -> Json:

@@ -13,14 +13,16 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.docs_page import DOCS_PAGE
 from gateway.errors import error_response
-from gateway.openapi import DOCS_PAGE, Json, document
+from gateway.openapi import Json, document
 from gateway.parsing import parse
 from gateway.ports import MetricsSource
 from gateway.predictions import Predictor
 from gateway.schemas import HealthResponse, PredictV1Request, PredictV2Request
+from gateway.versions import DOCUMENTS, NEWEST, PREDICT, VERSION_OF
 from kaiten.errors import KaitenError, NotReady
-from kaiten.sections import Gateway
+from kaiten.sections import ApiVersions, Gateway
 
 AnswerT = TypeVar("AnswerT")
 
@@ -33,15 +35,17 @@ class Routes:
         predictor: Callable[[], Predictor],
         metrics: Callable[[], MetricsSource],
         limits: Gateway,
+        versions: ApiVersions,
     ) -> None:
         self._predictor = predictor
         self._metrics = metrics
         self._limits = limits
+        self._versions = versions
         self._exposing: asyncio.Task[tuple[bytes, str]] | None = None
 
     def direct(self) -> dict[str, ASGIApp]:
         """Return the handlers that the edge calls itself, by path."""
-        return {"/api/v1/predict": self.predict_v1, "/api/v2/predict": self.predict_v2}
+        return {PREDICT["1"]: self.predict_v1, PREDICT["2"]: self.predict_v2}
 
     def app(self) -> Starlette:
         """Return the app to mount at the root, for all other routes of ours."""
@@ -49,7 +53,7 @@ class Routes:
             routes=[
                 Route("/health", self.health),
                 Route("/metrics", self.metrics),
-                Route("/docs.json", self.openapi),
+                *(Route(path, self.openapi) for path in ("/docs.json", *DOCUMENTS.values())),
                 Route("/docs", self.docs),
                 Route("/", self.docs),
             ]
@@ -81,17 +85,24 @@ class Routes:
         content, content_type = await asyncio.shield(self._exposing)
         return Response(content, headers={"Content-Type": content_type})
 
-    async def openapi(self, _: Request) -> Response:
-        """Give the OpenAPI document of every route."""
-        return JSONResponse(self._document)
+    async def openapi(self, request: Request) -> Response:
+        """Give the OpenAPI document of the path's version, or of the newest."""
+        return JSONResponse(self._documents[VERSION_OF.get(request.scope["path"], NEWEST)])
 
     @cached_property
-    def _document(self) -> Json:
-        """The document, made when it is first asked for: this route is open to all."""
-        return document(self._limits)
+    def _documents(self) -> dict[str, Json]:
+        """The documents, made when one is first asked for: their routes are open to all."""
+        return {
+            version: document(
+                version,
+                self._limits,
+                deprecated=self._versions.of(version).deprecated_at is not None,
+            )
+            for version in DOCUMENTS
+        }
 
     async def docs(self, _: Request) -> Response:
-        """Show the document; the page's own parts come from this server."""
+        """Show the documents; the page's own parts come from this server."""
         return HTMLResponse(DOCS_PAGE)
 
 

@@ -3,7 +3,15 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    WithJsonSchema,
+)
 
 from kaiten.sections import MAX_INPUTS
 
@@ -21,7 +29,23 @@ def _is_text(value: str) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(_is_text)]
+# The same for the document, spelled out: what counts as a space differs from one dialect of regular
+# expressions to the next.
+_SPACES = r"\t-\r\u001c- \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+TEXT_PATTERN = rf"^[^\u0000]*[^\u0000{_SPACES}][^\u0000]*$"
+Text = Annotated[
+    str,
+    AfterValidator(_is_text),
+    WithJsonSchema({"type": "string", "pattern": TEXT_PATTERN}),
+]
+
+
+def _whole(value: object) -> object:
+    """Return 2 for 2.0: JSON has one kind of number, and its Schema takes both for an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class Body(BaseModel):
@@ -47,7 +71,7 @@ class PredictV2Request(Body):
         description="The texts to classify.",
         examples=[["Where is my parcel?", "I forgot my password"]],
     )
-    top_k: int = Field(1, ge=1, description="How many labels to give for each text.")
+    top_k: Whole = Field(1, ge=1, description="How many labels to give for each text.")
     model: Text | None = Field(
         None,
         description="name or name:version of a served model; the first served if left out.",

@@ -4,7 +4,7 @@ import math
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from kaiten.errors import Forbidden
+from kaiten.errors import Forbidden, KaitenError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ class RequestContext:
     principal: Principal | None = None
     model: str | None = None
     enveloped: bool = False
+    # Found outside the error envelope, and raised inside it.
+    refusal: KaitenError | None = None
     # When the answer is due, by time.monotonic(), and what a caller who is refused is told to wait.
     deadline: float = math.inf
     retry_after_s: int = 1

@@ -13,6 +13,8 @@ KaitenError
     RequestError               the caller can mend it
         MalformedBody
         InvalidInput
+        UnknownVersion
+        VersionMismatch
         UnsupportedContentType
         BodyTooLarge
         UnknownRoute
@@ -147,6 +149,21 @@ class InvalidInput(RequestError):
 
     def __init__(self, details: Sequence[Detail]) -> None:
         super().__init__("The request is not valid; see details.", details)
+
+
+class UnknownVersion(RequestError):
+    """The API-Version header names no version of the API."""
+
+    def __init__(self, known: Sequence[str]) -> None:
+        reason = f"is not known; known: {', '.join(known)}"
+        super().__init__("The API version is not known.", [Detail("API-Version", reason)])
+
+
+class VersionMismatch(RequestError):
+    """The API-Version header contradicts the path, or is sent more than once."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The API version is not clear.", [Detail("API-Version", reason)])
 
 
 class UnsupportedContentType(RequestError):
@@ -298,7 +315,8 @@ class DeadlineExceeded(ServiceError):
 class NotReady(ServiceError):
     """The model is not warm yet, or its batcher has died."""
 
-    def __init__(self) -> None:
+    def __init__(self, retry_after_s: int = 5) -> None:
+        self.retry_after_s = retry_after_s
         super().__init__("The service is not ready.")
 
 

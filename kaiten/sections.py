@@ -1,12 +1,21 @@
 """The sections of the settings; a section is all of them that a module is given."""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from limits import parse_many
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import NoDecode
 
 from kaiten import tags
@@ -251,6 +260,34 @@ class Tls(Section):
         if self.client_ca and not self.certificate:
             raise ValueError("client_ca is set without certificate, so no client would be asked")
         return self
+
+
+class Lifetime(Section):
+    """When a version of the API is out of date, and when it ends; both from midnight, UTC."""
+
+    deprecated_at: date | None = None
+    sunset_at: date | None = None
+    link: HttpUrl | None = None
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> "Lifetime":
+        if self.deprecated_at and self.sunset_at and self.sunset_at < self.deprecated_at:
+            raise ValueError("sunset_at is before deprecated_at; move one of them")
+        if self.link and not (self.deprecated_at or self.sunset_at):
+            raise ValueError("link is set without deprecated_at or sunset_at, so nobody is sent it")
+        return self
+
+
+class ApiVersions(Section):
+    """What becomes of each version of the API."""
+
+    v1: Lifetime = Lifetime()
+    v2: Lifetime = Lifetime()
+
+    def of(self, version: str) -> Lifetime:
+        """Return what is set for a version, by its number."""
+        lifetime: Lifetime = getattr(self, f"v{version}")
+        return lifetime
 
 
 class Monitors(Section):

@@ -28,6 +28,7 @@ from pydantic_settings import (
 from kaiten.cores import share
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.sections import (
+    ApiVersions,
     Auth,
     Batching,
     Environment,
@@ -99,6 +100,7 @@ class Settings(BaseSettings):
     serving: Serving = Serving()
     gateway: Gateway = Gateway()
     limits: Limits = Limits()
+    api_versions: ApiVersions = ApiVersions()
     batching: Batching = Batching()
     runners: Runners = Runners()
     versioning: Versioning = Versioning()

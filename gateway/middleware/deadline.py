@@ -11,7 +11,7 @@ from kaiten.context import current
 from kaiten.errors import DeadlineExceeded, Detail, InvalidInput
 
 HEADER = "X-Request-Timeout-Ms"
-_MAX_DIGITS = 9
+MAX_DIGITS = 9
 
 
 class DeadlineMiddleware:
@@ -44,7 +44,7 @@ class DeadlineMiddleware:
         """Return the request's limit in seconds; InvalidInput for a header that is no number."""
         if asked is None:
             return self._limit_s
-        digits = asked.isascii() and asked.isdigit() and len(asked) <= _MAX_DIGITS
+        digits = asked.isascii() and asked.isdigit() and len(asked) <= MAX_DIGITS
         if not digits or int(asked) == 0:
             reason = "is no whole number of milliseconds from 1 to 999999999"
             raise InvalidInput([Detail(HEADER, reason)])

@@ -23,6 +23,7 @@ class ErrorsMiddleware:
         send = _to_a_caller(send)
         answer = _Answer(send)
         try:
+            _raise_refusal()
             await self._app(scope, receive, answer.send)
         except Exception as error:
             if not isinstance(error, KaitenError):
@@ -54,6 +55,13 @@ def _to_a_caller(send: Send) -> Send:
             raise
 
     return send_on
+
+
+def _raise_refusal() -> None:
+    """Raise what a middleware further out has refused."""
+    refusal = current().refusal
+    if refusal is not None:
+        raise refusal
 
 
 class _Answer:

@@ -8,7 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.access import template_of
 from kaiten.context import RequestContext, bind
 
-_ID = b"x-request-id"
+HEADER = "X-Request-ID"
+_ID = HEADER.lower().encode()
 _TRACE = b"traceparent"
 # What a caller may choose goes into logs and answers, so it is held to a plain form.
 _ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

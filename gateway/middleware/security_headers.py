@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import STATIC_PREFIX
-from gateway.openapi import DOCS_POLICY
+from gateway.docs_page import DOCS_POLICY
 
 Headers = list[tuple[bytes, bytes]]
 

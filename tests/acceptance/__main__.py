@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.acceptance import fuzz, gate, kill_worker, overload, poison, soak
+from tests.acceptance import contract, fuzz, gate, kill_worker, overload, poison, soak
 from tests.acceptance.report import Report, console
 from tests.e2e.house import ROOT, quickstart_store
 
@@ -17,6 +17,7 @@ _SUITES = {
     "soak": soak.run,
     "gate": gate.run,
     "fuzz": fuzz.run,
+    "contract": contract.run,
 }
 
 

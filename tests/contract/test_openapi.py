@@ -1,17 +1,25 @@
+import re
+import sys
+from datetime import date
+
+import httpx
 import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
 from gateway.access import ROUTES
 from gateway.errors import INTERNAL, STATUS_AND_CODE
+from gateway.middleware.security_headers import SecurityHeadersMiddleware
 from gateway.openapi import document
-from kaiten.errors import InferenceFailed, QueueFull
-from kaiten.sections import Exposure
+from gateway.schemas import TEXT_PATTERN
+from gateway.versions import DOCUMENTS as PATHS
+from gateway.versions import HEADER, NEGOTIATED, NEWEST, PREDICT
+from kaiten.errors import DeadlineExceeded, InferenceFailed, QueueFull
+from kaiten.sections import ApiVersions, Exposure, Lifetime
 from tests.unit.gateway.house import (
     BENTO,
     GOOD,
     LIMITS,
-    PREDICTIONS,
     V1,
     V2,
     Classifier,
@@ -21,146 +29,235 @@ from tests.unit.gateway.house import (
     bearer,
 )
 
-DOCUMENT = document(LIMITS)
-# The document and its page describe, and are not described.
+DOCUMENTS = {version: document(version, LIMITS) for version in PATHS}
+# The documents and their page describe, and are not described.
 PAGES = {path for path, access in ROUTES.items() if access.exposure == "docs"}
+# Each prediction route, as the document of each version that describes it does.
+PREDICTING = [("1", V1), ("1", NEGOTIATED), ("2", V2), ("2", NEGOTIATED), ("2", BENTO)]
+BODIES = {"1": GOOD[V1], "2": GOOD[V2]}
 
 
-def problems(answer: Json, schema: Json) -> list[str]:
-    validator = OAS31Validator({**schema, "components": DOCUMENT["components"]})
+def problems(version: str, answer: Json, schema: Json) -> list[str]:
+    validator = OAS31Validator({**schema, "components": DOCUMENTS[version]["components"]})
     return [error.message for error in validator.iter_errors(answer)]
 
 
-def schema_of(path: str, method: str, status: int) -> Json:
-    answers = DOCUMENT["paths"][path][method]["responses"]
+def schema_of(version: str, path: str, method: str, status: int) -> Json:
+    answers = DOCUMENTS[version]["paths"][path][method]["responses"]
     return answers[str(status)]["content"]["application/json"]["schema"]
 
 
-def test_the_document_is_openapi() -> None:
-    validate(DOCUMENT)
+def body_of(version: str, path: str) -> Json:
+    body = DOCUMENTS[version]["paths"][path]["post"]["requestBody"]
+    return body["content"]["application/json"]["schema"]
 
 
-async def test_the_document_is_served() -> None:
-    assert (await House().ask("GET", "/docs.json")).json() == DOCUMENT
+def told(version: str, path: str, method: str, answer: httpx.Response) -> None:
+    """Check an answer's headers against those that its status declares."""
+    declared = DOCUMENTS[version]["paths"][path][method]["responses"][str(answer.status_code)]
+    known = DOCUMENTS[version]["components"]["headers"]
+    assert "X-Request-ID" in declared["headers"]
+    for name, reference in declared["headers"].items():
+        header = known[reference["$ref"].rpartition("/")[2]]
+        assert name in answer.headers or not header.get("required")
+        sent = answer.headers.get(name)
+        assert sent is None or sent in header["schema"].get("enum", [sent])
+    # Those for browsers are on every answer of any server, and no part of what is agreed upon.
+    usual = {name.decode() for name, _ in SecurityHeadersMiddleware(House().app, tls=False)._usual}
+    may = {"Content-Type", "Content-Length", *declared["headers"], *usual}
+    assert {name.lower() for name in answer.headers} <= {name.lower() for name in may}
+
+
+@pytest.mark.parametrize("made", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_a_document_is_openapi(made: Json) -> None:
+    validate(made)
+
+
+async def test_each_document_is_served_and_the_newest_at_docs_json() -> None:
+    for version, path in PATHS.items():
+        assert (await House().ask("GET", path)).json() == DOCUMENTS[version]
+    assert (await House().ask("GET", "/docs.json")).json() == DOCUMENTS[NEWEST]
 
 
 def test_every_route_is_documented_and_no_other() -> None:
-    assert set(DOCUMENT["paths"]) == set(ROUTES) - PAGES
-
-
-@pytest.mark.parametrize("path", sorted(set(ROUTES) - PAGES))
-def test_a_route_documents_whether_it_asks_for_a_token(path: str) -> None:
-    (operation,) = DOCUMENT["paths"][path].values()
-    assert ("security" in operation) == (ROUTES[path].scope is not None)
+    described = {path for made in DOCUMENTS.values() for path in made["paths"]}
+    assert described == set(ROUTES) - PAGES
 
 
 @pytest.mark.parametrize(("exposure", "asked"), [("open", False), ("token", True)])
 def test_the_metrics_are_documented_as_they_are_exposed(exposure: Exposure, *, asked: bool) -> None:
     limits = LIMITS.model_copy(update={"metrics": exposure})
-    operation = document(limits)["paths"]["/metrics"]["get"]
+    operation = document(NEWEST, limits)["paths"]["/metrics"]["get"]
     assert ("security" in operation) == asked
-    assert set(operation["responses"]) == ({"200", "401", "403"} if asked else {"200"})
+    assert ({"401", "403"} <= set(operation["responses"])) == asked
 
 
 def test_closed_metrics_are_not_documented() -> None:
     limits = LIMITS.model_copy(update={"metrics": "closed"})
-    assert set(DOCUMENT["paths"]) - set(document(limits)["paths"]) == {"/metrics"}
+    paths = set(document(NEWEST, limits)["paths"])
+    assert set(DOCUMENTS[NEWEST]["paths"]) - paths == {"/metrics"}
 
 
-@pytest.mark.parametrize("path", PREDICTIONS)
-def test_a_prediction_documents_every_failure(path: str) -> None:
-    answers = DOCUMENT["paths"][path]["post"]["responses"]
+def test_a_document_has_the_routes_of_its_version_only() -> None:
+    for version, made in DOCUMENTS.items():
+        others = {path for other, path in PREDICT.items() if other != version}
+        assert PREDICT[version] in made["paths"]
+        assert not others & set(made["paths"])
+
+
+@pytest.mark.parametrize("version", DOCUMENTS)
+def test_a_route_documents_whether_it_asks_for_a_token(version: str) -> None:
+    for path, operations in DOCUMENTS[version]["paths"].items():
+        (operation,) = operations.values()
+        assert ("security" in operation) == (ROUTES[path].scope is not None)
+
+
+@pytest.mark.parametrize(("version", "path"), PREDICTING)
+def test_a_prediction_documents_every_failure_that_can_occur(version: str, path: str) -> None:
+    answers = DOCUMENTS[version]["paths"][path]["post"]["responses"]
     documented = {
         (int(status), code)
-        for status, answer in answers.items()
-        if status != "200"
-        for code in answer["description"].split(" or ")
+        for status in answers.keys() - {"200"}
+        for code in codes_of(schema_of(version, path, "post", int(status)))
     }
-    assert documented == {*STATUS_AND_CODE.values(), INTERNAL}
+    # A known path is found, nobody is there to be told 499, and version 1 names no model.
+    never = {(404, "not_found"), (499, "caller_gone")}
+    never |= {(404, "unknown_model")} if version == "1" else set()
+    assert documented == {*STATUS_AND_CODE.values(), INTERNAL} - never
+
+
+def codes_of(schema: Json) -> list[str]:
+    codes: list[str] = schema["allOf"][1]["properties"]["error"]["properties"]["code"]["enum"]
+    return codes
 
 
 def test_the_limits_in_force_are_documented() -> None:
-    schemas = DOCUMENT["components"]["schemas"]
+    schemas = DOCUMENTS["2"]["components"]["schemas"]
     inputs = schemas["PredictV2Request"]["properties"]["inputs"]
     assert inputs["maxItems"] == LIMITS.max_inputs
     assert inputs["items"]["maxLength"] == LIMITS.max_text_chars
+    schemas = DOCUMENTS["1"]["components"]["schemas"]
     text = schemas["PredictV1Request"]["properties"]["text"]
     assert text["maxLength"] == LIMITS.max_text_chars
 
 
 def test_a_document_is_made_anew_for_other_limits() -> None:
-    other = LIMITS.model_copy(update={"max_inputs": 3})
-    inputs = document(other)["components"]["schemas"]["PredictV2Request"]["properties"]["inputs"]
-    assert inputs["maxItems"] == 3
-    assert document(LIMITS) == DOCUMENT
+    other = document("2", LIMITS.model_copy(update={"max_inputs": 3, "max_text_chars": 4}))
+    inputs = other["components"]["schemas"]["PredictV2Request"]["properties"]["inputs"]
+    assert (inputs["maxItems"], inputs["items"]["maxLength"]) == (3, 4)
+    assert document("2", LIMITS) == DOCUMENTS["2"]
+
+
+async def test_a_deprecated_version_is_documented_as_one() -> None:
+    house = House(versions=ApiVersions(v1=Lifetime(deprecated_at=date(2026, 12, 1))))
+    for version, path in PATHS.items():
+        made = (await house.ask("GET", path)).json()
+        for operations in made["paths"].values():
+            (operation,) = operations.values()
+            expected = version == "1" and "predictions" in operation["tags"]
+            assert operation.get("deprecated", False) == expected
+
+
+def test_what_counts_as_blank_is_documented_as_it_is() -> None:
+    pattern = re.compile(TEXT_PATTERN)
+    for point in range(sys.maxunicode + 1):
+        text = chr(point)
+        blank = not text.strip() or text == "\0"
+        assert (pattern.match(text) is None) == blank, hex(point)
+    assert pattern.match(" \n a b ")
+    assert not pattern.match("a\0")
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
+    ("version", "path", "body"),
     [
-        *GOOD.items(),
-        (V2, {"inputs": ["a", "b"], "top_k": 4, "model": "intent"}),
-        (BENTO, {"inputs": ["a"], "top_k": 1, "model": None}),
+        *((version, path, BODIES[version]) for version, path in PREDICTING),
+        ("2", V2, {"inputs": ["a", "b"], "top_k": 4, "model": "intent"}),
+        ("2", V2, {"inputs": ["a"], "top_k": 3.0}),
+        ("2", BENTO, {"inputs": ["a"], "top_k": 3.0, "model": None}),
     ],
 )
-async def test_what_is_taken_and_answered_is_as_documented(path: str, body: Json) -> None:
-    content = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-    assert problems(body, content["schema"]) == []
-    answer = await House().post(path, body)
+async def test_what_is_taken_and_answered_is_as_documented(
+    version: str, path: str, body: Json
+) -> None:
+    assert problems(version, body, body_of(version, path)) == []
+    answer = await House().post(path, body, {HEADER: version})
     assert answer.status_code == 200
-    assert problems(answer.json(), schema_of(path, "post", 200)) == []
+    assert problems(version, answer.json(), schema_of(version, path, "post", 200)) == []
+    told(version, path, "post", answer)
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
+    ("version", "body"),
     [
-        (V1, {}),
-        (V1, {"text": 1}),
-        (V1, {"text": "a", "top_k": 1}),
-        (V1, {"text": "x" * (LIMITS.max_text_chars + 1)}),
-        (V2, {"inputs": []}),
-        (V2, {"inputs": ["a"] * (LIMITS.max_inputs + 1)}),
-        (V2, {"inputs": ["a"], "top_k": 0}),
-        (V2, {"inputs": ["a"], "model": 1}),
-        (V2, {"inputs": ["x" * (LIMITS.max_text_chars + 1)]}),
+        ("1", {}),
+        ("1", {"text": 1}),
+        ("1", {"text": " "}),
+        ("1", {"text": "a\0"}),
+        ("1", {"text": "a", "top_k": 1}),
+        ("1", {"text": "x" * (LIMITS.max_text_chars + 1)}),
+        ("2", {"inputs": []}),
+        ("2", {"inputs": [""]}),
+        ("2", {"inputs": ["a"] * (LIMITS.max_inputs + 1)}),
+        ("2", {"inputs": ["a"], "top_k": 0}),
+        ("2", {"inputs": ["a"], "top_k": 1.5}),
+        ("2", {"inputs": ["a"], "top_k": -0.0}),
+        ("2", {"inputs": ["a"], "top_k": "1"}),
+        ("2", {"inputs": ["a"], "top_k": True}),
+        ("2", {"inputs": ["a"], "model": 1}),
+        ("2", {"inputs": ["a"], "model": "\u2003"}),
+        ("2", {"inputs": ["a"], "spy": 1}),
+        ("2", {"inputs": ["x" * (LIMITS.max_text_chars + 1)]}),
     ],
 )
-async def test_what_the_document_forbids_is_refused(path: str, body: Json) -> None:
-    content = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-    assert problems(body, content["schema"])
-    assert (await House().post(path, body)).status_code == 422
+async def test_what_the_document_forbids_is_refused(version: str, body: Json) -> None:
+    assert problems(version, body, body_of(version, PREDICT[version]))
+    assert (await House().post(PREDICT[version], body)).status_code == 422
 
 
-async def test_health_is_as_documented() -> None:
+@pytest.mark.parametrize("version", DOCUMENTS)
+async def test_health_is_as_documented(version: str) -> None:
     answer = await House().ask("GET", "/health")
-    assert problems(answer.json(), schema_of("/health", "get", 200)) == []
+    assert problems(version, answer.json(), schema_of(version, "/health", "get", 200)) == []
+    told(version, "/health", "get", answer)
     answer = await House(Classifier(ready=False)).ask("GET", "/health")
-    assert problems(answer.json(), schema_of("/health", "get", 503)) == []
+    assert problems(version, answer.json(), schema_of(version, "/health", "get", 503)) == []
+    told(version, "/health", "get", answer)
 
 
 @pytest.mark.parametrize(
     ("runner", "headers", "body", "status"),
     [
         (Classifier(), {}, b"{", 400),
+        (Classifier(), {HEADER: "0"}, None, 400),
         (Classifier(), {"Authorization": ""}, {}, 401),
         (Classifier(), {"Authorization": bearer("ops")}, None, 403),
+        (Classifier(), {}, b" " * (LIMITS.max_body_bytes + 1), 413),
         (Classifier(), {"Content-Type": "text/plain"}, {}, 415),
         (Classifier(), {}, {}, 422),
         (Raising(QueueFull(1)), {}, None, 429),
         (Raising(InferenceFailed()), {}, None, 500),
         (Classifier(ready=False), {}, None, 503),
+        (Raising(DeadlineExceeded(1)), {}, None, 504),
     ],
 )
-@pytest.mark.parametrize("path", PREDICTIONS)
+@pytest.mark.parametrize(("version", "path"), PREDICTING)
 async def test_a_failure_is_as_documented(
-    path: str, runner: Classifier, headers: dict[str, str], body: Json, status: int
+    version: str,
+    path: str,
+    runner: Classifier,
+    headers: dict[str, str],
+    body: Json,
+    status: int,
 ) -> None:
-    answer = await House(runner).post(path, GOOD[path] if body is None else body, headers)
+    sent = BODIES[version] if body is None else body
+    answer = await House(runner).post(path, sent, {HEADER: version, **headers})
     assert answer.status_code == status
-    assert problems(answer.json(), schema_of(path, "post", status)) == []
+    assert problems(version, answer.json(), schema_of(version, path, "post", status)) == []
+    told(version, path, "post", answer)
 
 
-async def test_the_page_asks_no_other_host() -> None:
+async def test_the_page_asks_no_other_host_and_offers_every_version() -> None:
     page = (await House().ask("GET", "/docs")).text
-    assert 'url: "docs.json"' in page
+    assert all(f'url: "{path.removeprefix("/")}"' in page for path in PATHS.values())
     assert "//" not in page

@@ -296,15 +296,18 @@ def test_open_routes_answer_without_a_token(server: Server, path: str) -> None:
         assert client.get(path).status_code == 200
 
 
-def test_docs_page_and_document_come_from_this_server_alone(server: Server) -> None:
+def test_docs_page_and_documents_come_from_this_server_alone(server: Server) -> None:
     with server.client() as client:
-        page, document = client.get("/docs"), client.get("/docs.json").json()
-        parts = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        page = client.get("/docs")
+        parts = re.findall(r'(?:src=|href=|url: )"([^"]+)"', page.text)
         statuses = {client.get(f"/{part}").status_code for part in parts}
+        documents = [client.get(f"/{part}").json() for part in parts if part.endswith(".json")]
 
     assert "http" not in page.text
     assert statuses == {200}
-    assert {"/api/v1/predict", "/api/v2/predict", "/predict"} < set(document["paths"])
+    assert [document["info"]["version"] for document in documents] == ["2", "1"]
+    assert {"/api/v2/predict", "/api/predict", "/predict"} < set(documents[0]["paths"])
+    assert {"/api/v1/predict", "/api/predict"} < set(documents[1]["paths"])
 
 
 def test_log_has_the_request_id_and_no_text(server: Server, token: str) -> None:

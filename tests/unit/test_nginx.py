@@ -14,7 +14,9 @@ from kaiten.errors import BodyTooLarge, DeadlineExceeded, NotReady, UnknownRoute
 from kaiten.settings import ROOT, load_settings
 
 PROFILE = (ROOT / "deploy" / "nginx" / "kaiten.conf").read_text(encoding="utf-8")
-GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+DOCS = "".join(
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("guide.md", "contract.md")
+)
 NAMED = [path for path in ROUTES if path != STATIC_TEMPLATE]
 
 
@@ -92,14 +94,14 @@ def test_a_late_answer_has_the_code_of_ours() -> None:
     assert map_of("kaiten_error_code")["504"].encode() in error_response(DeadlineExceeded(1)).body
 
 
-def test_every_answer_of_nginx_has_its_words_and_stands_in_the_guide() -> None:
+def test_every_answer_of_nginx_has_its_words_and_stands_in_the_docs() -> None:
     rows = re.findall(r"^ *error_page (.+);$", PROFILE, re.MULTILINE)
     answers = [re.findall(r"\d+", row) for row in rows]
     overwritten = set(re.findall(r"error_page .*=(\d+)", PROFILE))
     kept = {status for row in answers if not overwritten & {row[-1]} for status in row}
     codes, messages = map_of("kaiten_error_code"), map_of("kaiten_error_message")
     assert codes.keys() == messages.keys() == (kept | overwritten | {"default"}) - {"500"}
-    assert all(f"`{code}`" in GUIDE for code in codes.values())
+    assert all(f"`{code}`" in DOCS for code in codes.values())
 
 
 def test_the_longest_header_line_holds_the_longest_token() -> None:

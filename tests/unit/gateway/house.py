@@ -27,7 +27,7 @@ from gateway.schemas import PredictV2Response
 from gateway.tokens.build import build
 from kaiten.cli.token import mint
 from kaiten.context import PredictionRecord
-from kaiten.sections import Auth, Gateway, Serving, Tls
+from kaiten.sections import ApiVersions, Auth, Gateway, Serving, Tls
 from kaiten.settings import Settings
 from kaiten.signing import SigningSecret
 from monitors.instruments import Instruments
@@ -46,6 +46,7 @@ TAG = "intent:1.0.0"
 CANARY = "canary-4711"
 SECRET = "0123456789abcdef" * 4
 AUTH = Auth()
+AS_THEY_ARE = ApiVersions()
 LIMITS = Gateway(max_body_bytes=256 * 1024, max_inputs=8, max_text_chars=100)
 
 # Whatever JSON holds.
@@ -168,15 +169,17 @@ class House:
         gateway: Gateway = LIMITS,
         tls: Tls | None = None,
         limiter: Limiter | None = None,
+        versions: ApiVersions = AS_THEY_ARE,
     ) -> None:
         predictor = Predictor(runners or (Classifier(),), gateway)
-        routes = Routes(lambda: predictor, Instruments, gateway)
+        routes = Routes(lambda: predictor, Instruments, gateway, versions)
         settings = Settings.model_construct(
             home=Path("/nowhere"),
             serving=Serving(request_timeout_s=request_timeout_s),
             gateway=gateway,
             auth=AUTH,
             tls=tls or Tls(),
+            api_versions=versions,
         )
         self.traffic = Book()
         self.records = Records()
@@ -258,7 +261,7 @@ def _routes(predictor: Predictor, routes: Routes) -> Starlette:
 
     async def predict(request: Request) -> Response:
         asked = await request.json()
-        many = predictor.many(asked["inputs"], asked.get("top_k", 1), asked.get("model"))
+        many = predictor.many(asked["inputs"], int(asked.get("top_k", 1)), asked.get("model"))
         answer: PredictV2Response | Response = await for_bentoml(many)
         return answer if isinstance(answer, Response) else JSONResponse(answer.model_dump())
 

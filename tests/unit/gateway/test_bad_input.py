@@ -78,7 +78,7 @@ INVALID_V2: dict[str, tuple[Json, list[str]]] = {
     "top_k negative": ({"inputs": [CANARY], "top_k": -1}, ["top_k"]),
     "top_k a string": ({"inputs": [CANARY], "top_k": "1"}, ["top_k"]),
     "top_k a boolean": ({"inputs": [CANARY], "top_k": True}, ["top_k"]),
-    "top_k a float": ({"inputs": [CANARY], "top_k": 1.0}, ["top_k"]),
+    "top_k a float": ({"inputs": [CANARY], "top_k": 1.5}, ["top_k"]),
     "top_k not a number": ({"inputs": [CANARY], "top_k": float("nan")}, ["top_k"]),
     "top_k null": ({"inputs": [CANARY], "top_k": None}, ["top_k"]),
     "model a number": ({"inputs": [CANARY], "model": 1}, ["model"]),

@@ -3,6 +3,7 @@ import threading
 
 from gateway.predictions import Predictor
 from gateway.routes import Routes
+from kaiten.sections import ApiVersions
 from tests.unit.gateway.house import LIMITS, Classifier
 
 PATIENCE_S = 10
@@ -25,7 +26,9 @@ class Held:
 
 async def test_metrics_are_read_once_at_a_time_whoever_asks_and_leaves() -> None:
     metrics = Held()
-    routes = Routes(lambda: Predictor([Classifier()], LIMITS), lambda: metrics, LIMITS)
+    routes = Routes(
+        lambda: Predictor([Classifier()], LIMITS), lambda: metrics, LIMITS, ApiVersions()
+    )
     asked = [asyncio.create_task(routes.metrics(None)) for _ in range(50)]  # type: ignore[arg-type]
     assert await asyncio.to_thread(metrics.began.wait, PATIENCE_S)
     for leaver in asked[1:]:

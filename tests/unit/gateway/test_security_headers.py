@@ -70,7 +70,7 @@ async def test_the_page_runs_the_scripts_that_are_in_it_and_no_other(path: str) 
     policy = dict(
         each.split(" ", 1) for each in answer.headers["Content-Security-Policy"].split("; ")
     )
-    (script,) = re.findall(r"<script>(.+?)</script>", answer.text)
+    (script,) = re.findall(r"<script>(.+?)</script>", answer.text, re.DOTALL)
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert policy["script-src"] == f"'self' 'sha256-{digest}'"
     assert policy["default-src"] == "'none'"

@@ -3,13 +3,14 @@ import shutil
 import subprocess
 import sys
 import traceback
+from datetime import date
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from kaiten.errors import InvalidSettings
-from kaiten.sections import PLACEHOLDERS, Auth
+from kaiten.sections import PLACEHOLDERS, Auth, Lifetime
 from kaiten.settings import (
     ROOT,
     bentoml_configuration,
@@ -140,6 +141,46 @@ def test_unknown_variable_is_refused_with_a_suggestion(
     error = refused()
     assert fields(error) == [variable]
     assert error.details[0].reason == f"names no setting{remedy}"
+
+
+def test_a_version_of_the_api_is_given_its_dates_from_either_place(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text("api_versions:\n  v1:\n    deprecated_at: 2026-12-01\n    sunset_at:\n")
+    monkeypatch.setenv("KAITEN_API_VERSIONS__V1__SUNSET_AT", "2027-06-30")
+    versions = load_settings().api_versions
+    assert versions.of("1") == Lifetime(
+        deprecated_at=date(2026, 12, 1), sunset_at=date(2027, 6, 30)
+    )
+    assert versions.of("2") == Lifetime()
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "reason"),
+    [
+        (
+            {"V1__DEPRECATED_AT": "2027-01-02", "V1__SUNSET_AT": "2027-01-01"},
+            "api_versions.v1",
+            "sunset_at is before deprecated_at; move one of them",
+        ),
+        (
+            {"V2__LINK": "https://example.org/move"},
+            "api_versions.v2",
+            "link is set without deprecated_at or sunset_at",
+        ),
+        ({"V1__SUNSET_AT": "soon"}, "api_versions.v1.sunset_at", "date"),
+        ({"V1__SUNSET_AT": "2027-01-01", "V1__LINK": "a note"}, "api_versions.v1.link", "URL"),
+        ({"V3__SUNSET_AT": "2027-01-01"}, "api_versions.v3", "not permitted"),
+    ],
+)
+def test_a_lifetime_that_can_not_be_is_refused(
+    values: dict[str, str], field: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(f"KAITEN_API_VERSIONS__{name}", value)
+    error = refused()
+    assert fields(error) == [field]
+    assert reason in error.details[0].reason
 
 
 def test_unknown_key_in_a_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

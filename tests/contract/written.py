@@ -1,0 +1,59 @@
+"""The files that are made from the code: each version's document, and the table of failures."""
+
+import json
+from pathlib import Path
+
+from gateway.contract import table
+from gateway.openapi import Json, document
+from gateway.versions import DOCUMENTS, VERSION_OF
+from kaiten.sections import Gateway
+from tests.contract.compatibility import breaks
+
+ROOT = Path(__file__).resolve().parents[2]
+MAKE = "make contract"
+_INTRODUCTION = f"""# Contract
+
+Made from the code by `{MAKE}`; do not edit. Every failure has the form
+`{{"error": {{"code", "message", "details", "request_id"}}}}`, where details name the field. Codes
+may be added: a caller who does not know one goes by its status. A part of the docs page that
+BentoML itself refuses has the phrase of its status for a code. What each version takes and gives is
+in {", ".join(f"[v{version}](openapi/v{version}.json)" for version in DOCUMENTS)}.
+
+"""
+
+
+def made() -> dict[Path, str]:
+    """Return what each file is to hold, with the default settings."""
+    texts = {
+        path_of(version): json.dumps(document(version, Gateway()), indent=2, ensure_ascii=True)
+        for version in DOCUMENTS
+    }
+    texts = {path: f"{text}\n" for path, text in texts.items()}
+    return {**texts, ROOT / "docs" / "contract.md": _INTRODUCTION + table()}
+
+
+def path_of(version: str) -> Path:
+    """Return where a version's document is committed."""
+    return ROOT / "docs" / "openapi" / f"v{version}.json"
+
+
+def broken(version: str) -> list[str]:
+    """Return what callers of the committed version would miss in the one that is made now."""
+    path = path_of(version)
+    return breaks(read(path), document(version, Gateway())) if path.exists() else []
+
+
+def read(path: Path) -> Json:
+    found: Json = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def told(version: str, found: list[str]) -> str:
+    """Return what is to be done about a wire that has changed."""
+    lines = "".join(f"\n  {each}" for each in found)
+    routes = ", ".join(path for path, of in VERSION_OF.items() if of == version)
+    return (
+        f"The wire of version {version} ({routes}) would break its callers:{lines}\n"
+        "Take it back, or give the change a new version. Only a version that nobody calls yet may "
+        f"be written anew: remove {path_of(version).relative_to(ROOT)}, then run `{MAKE}`."
+    )

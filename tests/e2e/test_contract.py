@@ -1,0 +1,22 @@
+"""Some hundred requests made of each document; `make acceptance SUITE=contract` sends 10,000."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.versions import DOCUMENTS
+from tests.acceptance.contract import fuzzed
+from tests.e2e.house import Server
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize("version", DOCUMENTS)
+def test_no_answer_violates_its_document(server: Server, version: str, tmp_path: Path) -> None:
+    outcome = fuzzed(server, version, 4, tmp_path / version)
+
+    assert outcome.violations == []
+    assert outcome.server_errors == 0
+    assert outcome.cases > 150
+    assert set(outcome.unknown_fields) == {"422"}
+    assert outcome.left_out == []
