@@ -14,7 +14,7 @@ from gateway.tokens.verifier import TokenRejected
 from kaiten.context import Principal, current
 from kaiten.errors import LoopbackOnly, Unauthenticated
 
-_API_KEY_HEADER = "X-API-Key"
+_KEY_HEADER = "X-API-Key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class AuthenticationMiddleware:
     async def _principal(self, headers: Headers) -> Principal:
         try:
             return await self._callers.authenticator.principal_of(
-                headers.getlist("Authorization"), headers.getlist(_API_KEY_HEADER)
+                headers.getlist("Authorization"), headers.getlist(_KEY_HEADER)
             )
         except TokenRejected as error:
             # The kind of fault is for the operator; the caller is told nothing that helps guessing.

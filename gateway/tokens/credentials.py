@@ -18,7 +18,7 @@ from kaiten.context import Principal
 PREFIX = "kaiten_"
 _API_KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([A-Za-z0-9_-]{{43}})")
 # The issuer of what is no token.
-API_KEYS = "api-key"
+ISSUER = "api-key"
 
 
 class ApiKey(BaseModel):
@@ -35,7 +35,7 @@ class ApiKey(BaseModel):
     @property
     def principal(self) -> Principal:
         """Who calls with it."""
-        return Principal(self.subject, frozenset(self.scopes), API_KEYS)
+        return Principal(self.subject, frozenset(self.scopes), ISSUER)
 
 
 class Credentials(BaseModel):

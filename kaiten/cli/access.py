@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.tokens.credentials import API_KEYS, Credentials, new_api_key
+from gateway.tokens.credentials import ISSUER, Credentials, new_api_key
 from gateway.tokens.stores import credential_store
 from kaiten.cli.token import Scopes, Ttl, checked_scopes, duration, given_subject
 from kaiten.errors import SetupError
@@ -88,7 +88,7 @@ def revoke(
         _change(partial(_with, field="revoked_tokens", key=f"{name}|{jti}", instant=until))
     else:
         now = int(time.time())
-        for each in [name] if issuer else [name, API_KEYS]:
+        for each in [name] if issuer else [name, ISSUER]:
             _change(partial(_with, field="revoked_subjects", key=f"{each}|{subject}", instant=now))
     typer.echo("Revoked.")
 
