@@ -44,6 +44,10 @@ test: $(ENV) $(SIGNATURES)  ## run all tests, with branch coverage
 bench: $(ENV)  ## measure against peers and the hardware; 100 minutes, needs wrk; BENCH=--quick for a try
 	@$(BIN)/python -m benchmarks $(BENCH)
 
+.PHONY: bench-edge
+bench-edge: $(ENV)  ## measure the CPU that the edge costs a request; 2 minutes; BENCH=redis://... for shared limits
+	@$(BIN)/python -m benchmarks.edge $(BENCH)
+
 .PHONY: bench-gpu
 bench-gpu: $(GPU_ENV)  ## measure this machine's CUDA device in 8 minutes; BENCH=--smoke for a try without one
 	@$(GPU_BIN)/python -m benchmarks.gpu $(BENCH)

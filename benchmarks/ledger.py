@@ -34,17 +34,18 @@ from kaiten.sections import (
 from kaiten.settings import Settings
 from monitors import logs
 
-_ROUNDS, _REQUESTS = 7, 2000
+ROUNDS, REQUESTS = 7, 2000
 _TEXTS = 256
 _BATCH = 8
 _TAG = "benchmark-intent:1.0.0"
 _PATH = "/api/v1/predict"
 _SECRET = os.urandom(32).hex()
 Ledger = dict[str, float]
+Headers = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True)
-class _Stub:
+class Stub:
     """A runner that has its answer ready."""
 
     answer: Any
@@ -109,10 +110,10 @@ def parts(folder: Path, texts: Sequence[str], metrics: str) -> Ledger:
     logits = [model.infer(batch) for batch in batches]
     answers = processor.finish(batches[0], logits[0])
     labels = [str(number) for number in range(logits[0].shape[1])]
-    stub = _Stub(answers[0], labels)
-    watched, unwatched = _edge(stub, texts, metrics), _edge(stub, texts, None)
-    edge = asyncio.run(_requests(unwatched))
-    token = asyncio.run(_requests(_token()))
+    stub = Stub(answers[0], labels)
+    watched, unwatched = through_edge(stub, texts, metrics), through_edge(stub, texts, None)
+    edge = asyncio.run(cpu_us(unwatched))
+    token = asyncio.run(cpu_us(_token()))
     queue = asyncio.run(_queued(_Instant(items, model.lanes, model.batch_tokens), texts))
     return {
         "edge": edge - token,
@@ -121,7 +122,7 @@ def parts(folder: Path, texts: Sequence[str], metrics: str) -> Ledger:
         "queue": queue,
         "infer": _each(len(texts), lambda: [model.infer(batch) for batch in batches]),
         "finish": _each(len(texts), lambda: [*map(processor.finish, batches, logits)]),
-        "observe": asyncio.run(_requests(watched)) - edge + _batch_notes(metrics, batches),
+        "observe": asyncio.run(cpu_us(watched)) - edge + _batch_notes(metrics, batches),
     }
 
 
@@ -132,29 +133,37 @@ def _batches(items: Sequence[Any]) -> list[list[Any]]:
 def _each(count: int, work: Callable[[], object]) -> float:
     """Return the CPU microseconds of one of ``count``, the median of some rounds."""
     found = []
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         started = time.process_time()
         work()
         found.append((time.process_time() - started) / count * 1e6)
     return median(found)
 
 
-async def _requests(ask: Callable[[int], Awaitable[None]]) -> float:
+async def cpu_us(ask: Callable[[int], Awaitable[None]]) -> float:
     """Return the CPU microseconds of a request, the median of some rounds after one to warm up."""
     found = []
-    for number in range(_ROUNDS + 1):
+    for number in range(ROUNDS + 1):
         started = time.process_time()
-        for index in range(_REQUESTS):
+        for index in range(REQUESTS):
             await ask(index)
         if number:
-            found.append((time.process_time() - started) / _REQUESTS * 1e6)
+            found.append((time.process_time() - started) / REQUESTS * 1e6)
     return median(found)
 
 
-def _edge(
-    stub: _Stub, texts: Sequence[str], metrics: str | None
+def through_edge(
+    stub: Stub,
+    texts: Sequence[str],
+    metrics: str | None,
+    callers: Any = None,
+    headers: Callable[[int], Headers] | None = None,
+    state: State | None = None,
 ) -> Callable[[int], Awaitable[None]]:
-    """Return a request through all middleware to a handler; with ``metrics`` it is watched too."""
+    """Return a request through all middleware to a handler; with ``metrics`` it is watched too.
+
+    Without ``callers`` and the ``headers`` of each request, it comes with one token, known by then.
+    """
     # Not at the top: prometheus_client looks for its directory when it is imported.
     from gateway.edge import EdgeParts, wrap
     from gateway.limiting.limiter import limiter_for
@@ -171,14 +180,15 @@ def _edge(
     routes = Routes(lambda: predictor, Instruments, limits, ApiVersions())
     parts = EdgeParts(
         Settings.model_construct(logging=Logging(requests_per_s=0)),
-        _callers(),
+        callers or _callers(),
         routes.direct(),
         instruments or nothing,
         sink if metrics else nothing,
-        limiter_for(Limits(), State(), 30, instruments or nothing),
+        limiter_for(Limits(), state or State(), 30, instruments or nothing),
     )
     app, bodies = wrap(routes.app(), parts), [json.dumps({"text": text}).encode() for text in texts]
-    headers = _headers()
+    own = request_headers(own_token())
+    sent = headers or (lambda _: own)
 
     async def ask(index: int) -> None:
         body, statuses = bodies[index % len(bodies)], []
@@ -192,7 +202,7 @@ def _edge(
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
 
-        await app(_scope(headers), receive, send)
+        await app(_scope(sent(index)), receive, send)
         assert statuses == [200], statuses
 
     return ask
@@ -219,7 +229,7 @@ def _token() -> Callable[[int], Awaitable[None]]:
     async def inner(*_: object) -> None: ...
 
     app = AuthenticationMiddleware(inner, _callers(), AccessTable(Gateway()))
-    headers = _headers()
+    headers = request_headers(own_token())
 
     async def ask(_: int) -> None:
         bind(RequestContext("0"))
@@ -228,18 +238,24 @@ def _token() -> Callable[[int], Awaitable[None]]:
     return ask
 
 
-def _headers() -> list[tuple[bytes, bytes]]:
+def own_token() -> tuple[bytes, bytes]:
+    """Return the header of a token of this service's own."""
     from kaiten.cli.token import mint
 
     token = mint("benchmark", ["predict"], timedelta(hours=1), Auth(), _SECRET)
+    return b"authorization", b"Bearer " + token.encode()
+
+
+def request_headers(credential: tuple[bytes, bytes]) -> Headers:
+    """Return the headers of a request."""
     return [
         (b"host", b"127.0.0.1:3000"),
-        (b"authorization", b"Bearer " + token.encode()),
+        credential,
         (b"content-type", b"application/json"),
     ]
 
 
-def _scope(headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+def _scope(headers: Headers) -> dict[str, Any]:
     called = {"method": "POST", "path": _PATH, "raw_path": _PATH.encode(), "query_string": b""}
     ends = {"client": ("127.0.0.1", 4711), "server": ("127.0.0.1", 3000), "scheme": "http"}
     return {"type": "http", "http_version": "1.1", "headers": headers, **called, **ends}
@@ -257,7 +273,7 @@ async def _queued(task: _Instant, texts: Sequence[str]) -> float:
     runner = Runner(_TAG, ["a"], Task(task, task), Batching(), nothing, lambda: None)
     await runner.start()
     found = []
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         started = time.process_time()
         for at in range(0, len(texts), 32):
             await asyncio.gather(*(runner.predict([text]) for text in texts[at : at + 32]))

@@ -15,8 +15,8 @@ def test_every_part_is_measured(
     folder = tmp_path / "model"
     inspection.inspect(tiny_classifier, folder)
     shutil.copytree(tiny_classifier, folder, dirs_exist_ok=True)
-    monkeypatch.setattr(ledger, "_REQUESTS", 20)
-    monkeypatch.setattr(ledger, "_ROUNDS", 1)
+    monkeypatch.setattr(ledger, "REQUESTS", 20)
+    monkeypatch.setattr(ledger, "ROUNDS", 1)
     texts = [f"w1 w{number}" for number in range(40)]
     found = ledger.parts(folder, texts, str(tmp_path))
     assert list(found) == ["edge", "token", "tokenise", "queue", "infer", "finish", "observe"]
