@@ -3,6 +3,7 @@
 Order of precedence: environment (``KAITEN_SECTION__KEY``), then kaiten.yaml, then the values here.
 """
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from kaiten.sections import (
     Batching,
     Environment,
     Gateway,
+    Issuer,
     Limits,
     Logging,
     Monitors,
@@ -247,11 +249,23 @@ def hand_down(
         if path is not None:
             # Not resolved: the Python of an environment is a link, and what it links to has none.
             os.environ[f"{PREFIX}{section}__{key}".upper()] = str(path.absolute())
+    if settings.auth.issuers:
+        issuers = [_with_absolute_files(each) for each in settings.auth.issuers]
+        os.environ["KAITEN_AUTH__ISSUERS"] = json.dumps(issuers)
     os.environ["KAITEN_RUNNERS__THREADS"] = str(threads_of_each(settings, holders))
     if sockets is not None:
         os.environ["KAITEN_RUNNERS__SOCKETS"] = str(sockets)
     if models:
         os.environ["KAITEN_SERVING__MODELS"] = ",".join(models)
+
+
+def _with_absolute_files(issuer: Issuer) -> dict[str, Any]:
+    files = {
+        key: str(path.absolute())
+        for key in ("public_key_file", "secret_file")
+        if (path := getattr(issuer, key)) is not None
+    }
+    return issuer.model_dump(mode="json", exclude_none=True) | files
 
 
 def hand_down_pseudonym_key(key: str) -> None:

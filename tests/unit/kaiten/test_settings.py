@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -500,3 +501,52 @@ def test_hand_down_makes_relative_paths_absolute(
     monkeypatch.setenv("KAITEN_AUTH__SECRET_FILE", "secret")
     hand_down(load_settings(), None)
     assert load_settings().auth.secret_file == tmp_path / "secret"
+
+
+def test_hand_down_makes_the_files_of_issuers_absolute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    issuer = {"issuer": "them", "audience": "us", "public_key_file": "them.pem"}
+    other = {"issuer": "others", "audience": "us", "jwks_url": "https://others.example/jwks"}
+    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([issuer, other]))
+    hand_down(load_settings(), None)
+    monkeypatch.chdir("/")
+    found = load_settings().auth.issuers
+    assert [each.issuer for each in found] == ["them", "others"]
+    assert found[0].public_key_file == tmp_path / "them.pem"
+    assert found[1].jwks_url == other["jwks_url"]
+
+
+ISSUERS: dict[str, tuple[list[dict[str, object]], str]] = {
+    "one twice": ([{"jwks_url": "https://a.example/"}] * 2, "two have one name"),
+    "no source": ([{}], "give one of jwks_url"),
+    "two sources": (
+        [{"jwks_url": "https://a.example/", "secret_file": "a"}],
+        "give one of jwks_url",
+    ),
+    "unknown algorithm": ([{"secret_file": "a", "algorithms": ["none"]}], "Input should be"),
+    "with a password": ([{"jwks_url": "https://me:word@a.example/"}], "jwks_url"),
+    "own name": ([{"issuer": "kaiten", "secret_file": "a"}], "this service's own"),
+}
+
+
+@pytest.mark.parametrize("what", ISSUERS)
+def test_issuers_that_do_not_hold_are_refused_by_name(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, told = ISSUERS[what]
+    issuers = [{"issuer": "them", "audience": "us", **row} for row in rows]
+    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps(issuers))
+    with pytest.raises(InvalidSettings, match=told) as caught:
+        load_settings()
+    assert "word" not in caught.value.message
+
+
+def test_keys_are_fetched_by_https_in_production(monkeypatch: pytest.MonkeyPatch) -> None:
+    issuer = {"issuer": "them", "audience": "us", "jwks_url": "http://them.example/jwks"}
+    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([issuer]))
+    assert load_settings().auth.issuers
+    monkeypatch.setenv("KAITEN_ENVIRONMENT", "production")
+    with pytest.raises(InvalidSettings, match="is not https"):
+        load_settings()
