@@ -110,7 +110,7 @@ class Parts:
 
     @cached_property
     def predictor(self) -> Predictor:
-        return Predictor(self.runners, self.settings.gateway)
+        return Predictor(self.runners, self.settings.gateway, lambda: self.tokens.watch.known)
 
     @cached_property
     def edge(self) -> EdgeParts:
@@ -286,6 +286,7 @@ class Kaiten:
         """Refuse what waits and write what was profiled."""
         for task in self.watching:
             task.cancel()
+        await asyncio.gather(*self.watching, return_exceptions=True)
         await asyncio.gather(*(runner.close() for runner in parts.runners), *self.warming)
         await asyncio.to_thread(parts.profiler.close)
         if parts.limiter is not None:

@@ -1,7 +1,7 @@
 """The one handler behind every prediction route."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -26,15 +26,21 @@ logger = structlog.get_logger(__name__)
 class Predictor:
     """Answers for the models that this process serves; the first is the default."""
 
-    def __init__(self, runners: Sequence[Runner], limits: Gateway) -> None:
+    def __init__(
+        self,
+        runners: Sequence[Runner],
+        limits: Gateway,
+        others_ready: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._runners = {name: runner for runner in runners for name in _names(runner.tag)}
         self._default = runners[0]
         self._limits = limits
+        self._others_ready = others_ready
 
     @property
     def ready(self) -> bool:
-        """Whether every model can answer."""
-        return all(runner.ready for runner in self._runners.values())
+        """Whether every model can answer, and callers can be told apart."""
+        return self._others_ready() and all(runner.ready for runner in self._runners.values())
 
     async def one(self, text: str) -> PredictV1Response:
         """Answer for one text, by the default model."""

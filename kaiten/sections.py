@@ -211,6 +211,14 @@ class Issuer(Section):
     secret_file: Path | None = None
     algorithms: tuple[Algorithm, ...] = ()
 
+    @field_validator("issuer")
+    @classmethod
+    def _is_told_apart(cls, value: str) -> str:
+        # What a subject is known by is issuer|subject, and API keys have an issuer of their own.
+        if "|" in value or value == "api-key":
+            raise ValueError("may hold no | and not be api-key")
+        return value
+
     @model_validator(mode="after")
     def _has_one_source(self) -> "Issuer":
         sources = (self.jwks_url, self.public_key_file, self.secret_file)

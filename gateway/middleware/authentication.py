@@ -64,6 +64,8 @@ class AuthenticationMiddleware:
             )
         except TokenRejected as error:
             # The kind of fault is for the operator; the caller is told nothing that helps guessing.
+            # For the log's line: who still uses what was revoked.
+            current().principal = error.principal
             tell("token_rejected", error.fault)
             raise Unauthenticated(token_sent=True) from None
 

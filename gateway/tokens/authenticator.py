@@ -53,7 +53,7 @@ class Authenticator:
                 self._verified.popitem(last=False)
         if self._clock() >= verified.expires_at:
             del self._verified[token]
-            raise TokenRejected("ExpiredSignatureError")
+            raise TokenRejected("ExpiredSignatureError", verified.principal)
         credentials.check(verified)
         return verified.principal
 
@@ -62,11 +62,12 @@ class Authenticator:
         return self._credentials().principal_of(api_key, self._clock())
 
     def _remembered(self, token: str) -> Verified | None:
-        """Return what a token said, unless a key of its issuer is gone since."""
+        """Return what a token said, unless its issuer's keys are gone or too old since."""
         verified = self._verified.get(token)
         if verified is None:
             return None
-        if verified.generation != verified.keys.generation:
+        keys = verified.keys
+        if verified.generation != keys.generation or not keys.fresh:
             del self._verified[token]
             return None
         self._verified.move_to_end(token)

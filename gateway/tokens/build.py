@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import structlog
+
 from gateway.tokens.authenticator import Authenticator
 from gateway.tokens.jwks import Fetch, JwksKeys
 from gateway.tokens.keys import Key, from_pem, from_secret
@@ -17,6 +19,7 @@ from kaiten.sections import Algorithm, Auth, Issuer, Jwks, check_secret
 from kaiten.settings import Settings
 from kaiten.signing import ALGORITHM, SigningSecret
 
+logger = structlog.get_logger(__name__)
 _MAX_JWKS_BYTES = 1 << 20
 _FETCH_TIMEOUT_S = 5.0
 _ALL = frozenset(get_args(Algorithm))
@@ -31,12 +34,24 @@ class Tokens:
     jwks: tuple[JwksKeys, ...]
 
     def start(self) -> list[asyncio.Task[None]]:
-        """Keep keys and credentials current; the tasks run until they are cancelled."""
+        """Keep keys and credentials current; the tasks run until they are cancelled.
+
+        They end by themselves for no reason that anybody knows; the log tells if one does.
+        """
         # Once here: no request is to meet a worker that has not read who was revoked.
         self.watch.poll()
         running: list[Coroutine[Any, Any, None]] = [self.watch.keep_current()]
         running += [each.keep_fresh() for each in self.jwks]
-        return [asyncio.create_task(each) for each in running]
+        tasks = [asyncio.create_task(each) for each in running]
+        for task in tasks:
+            task.add_done_callback(_tell_end)
+        return tasks
+
+
+def _tell_end(task: "asyncio.Task[None]") -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        logger.critical("tokens_not_kept_current", error=type(error).__name__)
 
 
 def build(settings: Settings, secret: SigningSecret | None, fetch: Fetch | None = None) -> Tokens:
@@ -64,7 +79,12 @@ def check_keys(auth: Auth) -> None:
 
 def _trusted(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> TrustedIssuer:
     allowed = frozenset(issuer.algorithms) or _ALL
-    return TrustedIssuer(issuer.issuer, issuer.audience, _keys(issuer, jwks, fetch), allowed)
+    keys = _keys(issuer, jwks, fetch)
+    if isinstance(keys, OneKey) and not keys.algorithms & allowed:
+        reason = f"have none of what its key verifies: {', '.join(sorted(keys.algorithms))}"
+        where = f"auth.issuers.{issuer.issuer}.algorithms"
+        raise InvalidSettings([Detail(where, reason)], "settings")
+    return TrustedIssuer(issuer.issuer, issuer.audience, keys, allowed)
 
 
 def _keys(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> Keys:

@@ -55,10 +55,10 @@ class Credentials(BaseModel):
         """Raise TokenRejected for a token that was revoked, by its id or with its subject's."""
         principal = verified.principal
         if verified.token_id and f"{principal.issuer}|{verified.token_id}" in self.revoked_tokens:
-            raise TokenRejected("revoked_token")
+            raise TokenRejected("revoked_token", principal)
         revoked_at = self.revoked_subjects.get(principal.identity)
         if revoked_at is not None and verified.issued_at <= revoked_at:
-            raise TokenRejected("revoked_subject")
+            raise TokenRejected("revoked_subject", principal)
 
     def principal_of(self, api_key: str, now: float) -> Principal:
         """Return whose API key it is; TokenRejected for one that does not hold."""
@@ -67,10 +67,10 @@ class Credentials(BaseModel):
         if known is None or not hmac.compare_digest(known.digest, _digest(api_key)):
             raise TokenRejected("unknown_api_key")
         if now >= known.expires_at:
-            raise TokenRejected("expired_api_key")
+            raise TokenRejected("expired_api_key", known.principal)
         revoked_at = self.revoked_subjects.get(known.principal.identity)
         if revoked_at is not None and known.created_at <= revoked_at:
-            raise TokenRejected("revoked_subject")
+            raise TokenRejected("revoked_subject", known.principal)
         return known.principal
 
     def without_expired(self, now: float) -> "Credentials":

@@ -5,6 +5,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -17,6 +18,7 @@ logger = structlog.get_logger(__name__)
 _MAX_WAITING = 1000
 _MAX_UNKNOWN = 1000
 _FIRST_RETRY_S = 1.0
+_FETCH_LIMIT_S = 10.0
 
 Fetch = Callable[[str], Awaitable[bytes]]
 Sleep = Callable[[float], Awaitable[None]]
@@ -49,18 +51,25 @@ class JwksKeys:
         # Raised when a key is gone: what it had verified is to be verified again.
         self.generation = 0
 
+    @property
+    def fresh(self) -> bool:
+        """Whether keys are known, and not too old to go by."""
+        age_limit_s = self._settings.max_age_s
+        return self._fetched_at is not None and self._clock() - self._fetched_at < age_limit_s
+
     async def find(self, kid: str | None) -> Key | None:
         """Return the key of this id, or the only one for a token that names none.
 
-        IssuerUnavailable where no keys are known, or they are too old.
+        IssuerUnavailable where nobody can tell now: a fetch fails, or too many wait for one.
         """
         found = self._known(kid)
-        if found is None and self._may_ask(kid):
-            found = await self._ask(kid)
-            if found is None and kid is not None and self._is_fresh():
-                self._remember_unknown(kid)
-        if found is None and not self._is_fresh():
+        if found is not None or (self.fresh and not self._may_ask(kid)):
+            return found
+        if self._waiting >= _MAX_WAITING or not await self._ask(kid):
             raise IssuerUnavailable
+        found = self._known(kid)
+        if found is None and kid is not None:
+            self._remember_unknown(kid)
         return found
 
     async def keep_fresh(self) -> None:
@@ -75,38 +84,27 @@ class JwksKeys:
                 wait_s = retry_s = min(2 * retry_s, self._settings.refresh_s)
             await self._sleep(wait_s)
 
-    async def _ask(self, kid: str | None) -> Key | None:
+    async def _ask(self, kid: str | None) -> bool:
+        """Wait for a fetch that begins from now on, unless one before has the key."""
         self._waiting += 1
         asked_at = self._clock()
         try:
-            await self._refresh()
+            worked = await self._refresh()
             # One that was under way may have begun before the key was published.
-            if (
-                self._known(kid) is None
-                and self._tried_at is not None
-                and self._tried_at < asked_at
-            ):
-                await self._refresh()
+            if self._known(kid) is None and (self._tried_at or asked_at) < asked_at:
+                worked = await self._refresh()
         finally:
             self._waiting -= 1
-        return self._known(kid)
+        return worked
 
     def _known(self, kid: str | None) -> Key | None:
-        if not self._is_fresh():
+        if not self.fresh:
             return None
         if kid is None:
             return next(iter(self._keys.values())) if len(self._keys) == 1 else None
         return self._keys.get(kid)
 
-    def _is_fresh(self) -> bool:
-        age_limit_s = self._settings.max_age_s
-        return self._fetched_at is not None and self._clock() - self._fetched_at < age_limit_s
-
     def _may_ask(self, kid: str | None) -> bool:
-        if self._waiting >= _MAX_WAITING:
-            return False
-        if not self._is_fresh():
-            return True
         return kid is not None and self._unknown.get(kid, 0.0) <= self._clock()
 
     def _remember_unknown(self, kid: str) -> None:
@@ -128,9 +126,13 @@ class JwksKeys:
                 await self._sleep(too_early_s)
         self._tried_at = self._clock()
         try:
-            keys = from_jwks(await self._fetch(self._url))
+            # In all: one that trickles would keep everybody from the next.
+            async with asyncio.timeout(_FETCH_LIMIT_S):
+                keys = from_jwks(await self._fetch(self._url))
         except Exception as error:  # noqa: BLE001  the network's, HTTP's, and what is no set
-            logger.warning("jwks_not_fetched", url=self._url, error=type(error).__name__)
+            host, reason = urlsplit(self._url).hostname, f"{type(error).__name__}: {error}"
+            told = reason if isinstance(error, ValueError) else type(error).__name__
+            logger.warning("jwks_not_fetched", host=host, error=told)
             return False
         if any(keys.get(kid) != key for kid, key in self._keys.items()):
             self.generation += 1

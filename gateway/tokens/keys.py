@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -52,7 +53,7 @@ def from_pem(content: bytes) -> Key:
         if b"BEGIN CERTIFICATE" in content:
             return _public(load_pem_x509_certificate(content).public_key())
         return _public(load_pem_public_key(content))
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ValueError(f"holds no usable public key in PEM: {error}") from None
 
 
@@ -60,7 +61,8 @@ def from_jwks(content: bytes) -> dict[str, Key]:
     """Return the keys of a JWK set (RFC 7517) that verify signatures, by ``kid``.
 
     A key of another use, of an unknown kind, or broken, is passed over, as the set may grow; a
-    shared secret or a private key never belongs there. ValueError where it is no set.
+    shared secret or a private key never belongs there. ValueError where it is no set, or none of
+    its keys is of use: an issuer who publishes nothing by mistake has not taken back all keys.
     """
     try:
         document = json.loads(content)
@@ -74,6 +76,8 @@ def from_jwks(content: bytes) -> dict[str, Key]:
         key = _from_jwk(jwk) if isinstance(jwk, dict) else None
         if key is not None:
             found[str(jwk.get("kid", ""))] = key
+    if not found:
+        raise ValueError(f"none of its {len(keys)} keys verifies signatures")
     return found
 
 

@@ -1,7 +1,9 @@
 """Where issued and revoked credentials lie: a file of one host, or a Redis of several."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
@@ -15,6 +17,7 @@ from kaiten.sections import State
 
 FILE = "credentials.json"
 _KEY = "kaiten:credentials"
+_REDIS = "Redis (state.redis_url)"
 _PATIENCE_S = 10
 _REDIS_TIMEOUT_S = 1.0
 
@@ -46,6 +49,7 @@ class FileCredentials:
         except FileNotFoundError:
             # There is none before the first change, and none is ever removed.
             if self._seen is not None:
+                # What was revoked would hold again.
                 raise StateUnavailable(str(self._path), "it is gone") from None
         except OSError as error:
             raise StateUnavailable(str(self._path), error.strerror or "unreadable") from None
@@ -58,24 +62,39 @@ class FileCredentials:
                 changed = change(self.read())
                 # Whoever can read it could try keys against it: its owner only.
                 replace(self._path, f"{changed.model_dump_json()}\n", mode=0o600)
+                self._give_to_the_folders_owner()
         except (OSError, Timeout) as error:
             raise StateUnavailable(str(self._path), type(error).__name__) from None
+
+    def _give_to_the_folders_owner(self) -> None:
+        """Keep it readable for who serves, where root has changed it."""
+        if os.geteuid() == 0:
+            owner = self._path.parent.stat()
+            for path in (self._path, Path(f"{self._path}.lock")):
+                os.chown(path, owner.st_uid, owner.st_gid)
 
 
 class RedisCredentials:
     """One value in Redis; who changes it at the same time as another tries again."""
 
     def __init__(self, url: str) -> None:
+        self._seen = False
         self._redis = Redis.from_url(
             url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
         )
 
     def read(self) -> Credentials:
         try:
-            content = self._redis.get(_KEY)
+            content: Any = self._redis.get(_KEY)
         except RedisError as error:
             raise _unavailable(error) from None
-        return _parsed(content, "Redis") if isinstance(content, bytes) else Credentials()
+        if content is None:
+            if self._seen:
+                # Flushed, evicted or restarted empty: what was revoked would hold again.
+                raise StateUnavailable(_REDIS, "what it held is gone")
+            return Credentials()
+        self._seen = True
+        return _parsed(content, _REDIS)
 
     def change(self, change: Change) -> None:
         try:
@@ -94,7 +113,7 @@ class RedisCredentials:
             raise _unavailable(error) from None
 
 
-def _parsed(content: bytes, where: str) -> Credentials:
+def _parsed(content: bytes | str, where: str) -> Credentials:
     try:
         return Credentials.model_validate_json(content)
     except ValidationError:
@@ -103,4 +122,4 @@ def _parsed(content: bytes, where: str) -> Credentials:
 
 def _unavailable(error: RedisError) -> StateUnavailable:
     # Its text may hold the address, and with it a password.
-    return StateUnavailable("Redis (state.redis_url)", type(error).__name__)
+    return StateUnavailable(_REDIS, type(error).__name__)

@@ -25,11 +25,14 @@ HeaderCheck = Callable[[Header], bool]
 
 
 class TokenRejected(Exception):
-    """A token that does not hold; ``fault`` is for the operator's log, never for the caller."""
+    """A token that does not hold; what it carries is for the operator's log, never for the caller.
 
-    def __init__(self, fault: str) -> None:
+    ``principal`` is whose it was, where that is certain.
+    """
+
+    def __init__(self, fault: str, principal: Principal | None = None) -> None:
         super().__init__(fault)
-        self.fault = fault
+        self.fault, self.principal = fault, principal
 
 
 class Keys(Protocol):
@@ -39,6 +42,10 @@ class Keys(Protocol):
     def generation(self) -> int:
         """Raised when a key is gone, so that what it had verified is verified again."""
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the keys are known, and not too old to go by."""
+
     async def find(self, kid: str | None) -> Key | None:
         """Return the key of this id; IssuerUnavailable where no keys can be had."""
 
@@ -47,9 +54,15 @@ class OneKey:
     """The one key of an issuer who has no more, whatever id a token gives it."""
 
     generation = 0
+    fresh = True
 
     def __init__(self, key: Key) -> None:
         self._key = key
+
+    @property
+    def algorithms(self) -> frozenset[str]:
+        """What it verifies."""
+        return self._key.algorithms
 
     async def find(self, kid: str | None) -> Key | None:  # noqa: ARG002  the Protocol's
         return self._key

@@ -27,19 +27,27 @@ class CredentialsWatch:
             raise NotReady
         return self._current
 
+    @property
+    def known(self) -> bool:
+        """Whether the store was read once."""
+        return self._current is not None
+
     def poll(self) -> None:
         """Read the store once."""
         try:
-            self._current = self._store.read()
-        except StateUnavailable as error:
+            found = self._store.read()
+        except Exception as error:  # noqa: BLE001  it has to go on, whatever a store trips over
+            told = error.message if isinstance(error, StateUnavailable) else type(error).__name__
             if not self._away:
                 # Nobody mends it by where it was raised.
-                logger.error("credentials_not_read", reason=error.message)  # noqa: TRY400
+                logger.error("credentials_not_read", reason=told)  # noqa: TRY400
             self._away = True
             return
-        if self._away:
-            logger.info("credentials_read_again")
-        self._away = False
+        if self._away or found != (self._current or Credentials()):
+            # What an operator who has revoked something looks for.
+            counts = {name: len(each) for name, each in found}
+            logger.info("credentials_read", **counts)
+        self._current, self._away = found, False
 
     async def keep_current(self) -> None:
         """Poll until cancelled, on a thread: a store that hangs holds up no request."""

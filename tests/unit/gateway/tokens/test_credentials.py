@@ -174,6 +174,50 @@ def test_spoilt_file_is_told_and_nothing_is_lost(spoilt: str | None, tmp_path: P
         store.change(lambda known: known)
 
 
+def test_redis_that_has_lost_what_it_held_is_told(redis_url: str) -> None:
+    Redis.from_url(redis_url).flushdb()
+    store = RedisCredentials(redis_url)
+    assert store.read() == Credentials()
+    store.change(lambda known: with_key(known)[0])
+    watch = CredentialsWatch(store, 1)
+    watch.poll()
+    before = watch.current()
+    assert before.api_keys
+    Redis.from_url(redis_url).flushdb()
+    with capture_logs() as logs:
+        watch.poll()
+    assert watch.current() == before
+    assert "what it held is gone" in logs[0]["reason"]
+
+
+def test_whoever_revokes_sees_when_it_is_known(store: CredentialStore) -> None:
+    watch = CredentialsWatch(store, 1)
+    with capture_logs() as logs:
+        watch.poll()
+        watch.poll()
+        store.change(lambda _: Credentials(revoked_tokens={"a|1": 2**40}))
+        watch.poll()
+        watch.poll()
+    assert [line["revoked_tokens"] for line in logs if line["event"] == "credentials_read"] == [
+        0,
+        1,
+    ]
+
+
+def test_whatever_a_store_trips_over_is_told_and_gone_on_from() -> None:
+    class Broken:
+        def read(self) -> Credentials:
+            raise UnicodeError("idna")
+
+        def change(self, change: object) -> None: ...
+
+    watch = CredentialsWatch(Broken(), 1)
+    with capture_logs() as logs:
+        watch.poll()
+    assert (logs[0]["event"], logs[0]["reason"]) == ("credentials_not_read", "UnicodeError")
+    assert not watch.known
+
+
 def test_redis_that_is_away_is_told_without_its_password() -> None:
     state = State(redis_url=SecretStr("redis://:pa55w0rd-of-it@127.0.0.1:1/0"))
     store = credential_store(Path(), state)
@@ -206,6 +250,9 @@ async def test_token_that_was_seen_is_refused_as_soon_as_it_is_revoked() -> None
     with pytest.raises(TokenRejected) as caught:
         await told.principal_of([f"Bearer {sent}"], [])
     assert caught.value.fault == "revoked_token"
+    # So that an operator sees who still uses it.
+    assert caught.value.principal is not None
+    assert caught.value.principal.subject == "alice"
     assert await told.principal_of([f"Bearer {other}"], [])
 
 

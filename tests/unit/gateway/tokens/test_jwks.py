@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.tokens import jwks as module
 from gateway.tokens.jwks import JwksKeys
 from kaiten.errors import IssuerUnavailable
 from kaiten.sections import Jwks
@@ -142,12 +143,37 @@ async def test_keys_hold_while_the_issuer_is_away_up_to_an_age() -> None:
         await keys.find("old")
 
 
-async def test_unknown_key_is_no_key_while_the_issuer_is_away() -> None:
+async def test_nobody_can_tell_of_a_new_key_while_the_issuer_is_away() -> None:
     issuer = Issuer()
     keys = issuer.keys()
     await keys.find("old")
     issuer.away = True
-    assert await keys.find("new") is None
+    with pytest.raises(IssuerUnavailable):
+        await keys.find("new")
+    # So it is not remembered as one that the issuer does not have.
+    issuer.away, issuer.content = False, jwks(jwk("ES256", kid="old"), jwk("ES256#2", kid="new"))
+    assert await keys.find("new") is not None
+
+
+async def test_too_many_who_wait_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_WAITING", 1)
+    issuer = Issuer(slow=asyncio.Event())
+    keys = issuer.keys()
+    waiting = asyncio.create_task(keys.find("old"))
+    await until(lambda: len(issuer.asked_at) == 1)
+    with pytest.raises(IssuerUnavailable):
+        await keys.find("another")
+    assert issuer.slow is not None
+    issuer.slow.set()
+    assert await waiting is not None
+
+
+async def test_answer_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FETCH_LIMIT_S", 0)
+    issuer = Issuer(slow=asyncio.Event())
+    with capture_logs() as logs, pytest.raises(IssuerUnavailable):
+        await issuer.keys().find("old")
+    assert logs[0]["error"] == "TimeoutError"
 
 
 async def test_issuer_that_was_never_there_is_told_apart_from_a_bad_token() -> None:
@@ -156,14 +182,16 @@ async def test_issuer_that_was_never_there_is_told_apart_from_a_bad_token() -> N
         await issuer.keys().find("old")
 
 
-@pytest.mark.parametrize("content", [b"<html>", b"{}", b""])
+@pytest.mark.parametrize(
+    "content", [b"<html>", b"{}", b"", b'{"keys": []}', jwks(jwk("ES256", kid="new", use="enc"))]
+)
 async def test_broken_answer_leaves_the_keys_as_they_were(content: bytes) -> None:
     issuer = Issuer()
     keys = issuer.keys()
     await keys.find("old")
     issuer.content = content
-    with capture_logs() as logs:
-        assert await keys.find("new") is None
+    with capture_logs() as logs, pytest.raises(IssuerUnavailable):
+        await keys.find("new")
     assert logs[0]["event"] == "jwks_not_fetched"
     assert await keys.find("old") is not None
 

@@ -106,6 +106,11 @@ def test_what_is_no_set_is_told(content: bytes) -> None:
         from_jwks(content)
 
 
+def test_set_without_a_key_of_use_is_told() -> None:
+    with pytest.raises(ValueError, match="none of its 1 keys verifies"):
+        from_jwks(jwks(jwk("RS256", use="enc")))
+
+
 def test_set_of_too_many_is_refused() -> None:
     with pytest.raises(ValueError, match="up to 100"):
         from_jwks(json.dumps({"keys": [{}] * 101}).encode())
