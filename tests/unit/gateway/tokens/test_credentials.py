@@ -198,10 +198,8 @@ def test_whoever_revokes_sees_when_it_is_known(store: CredentialStore) -> None:
         store.change(lambda _: Credentials(revoked_tokens={"a|1": 2**40}))
         watch.poll()
         watch.poll()
-    assert [line["revoked_tokens"] for line in logs if line["event"] == "credentials_read"] == [
-        0,
-        1,
-    ]
+    told = [line["revoked_tokens"] for line in logs if line["event"] == "credentials_read"]
+    assert told == [1]
 
 
 def test_whatever_a_store_trips_over_is_told_and_gone_on_from() -> None:
