@@ -1,5 +1,6 @@
 """Every route, with who may call it and how; middleware/known_routes.py lets in no other."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -34,6 +35,8 @@ _PREDICT = Access(("POST",), scope="predict", model_route=True)
 # What the docs page is made of, as BentoML serves it.
 STATIC_PREFIX = "/static_content/"
 STATIC_TEMPLATE = f"{STATIC_PREFIX}*"
+# One name, and no way up to another route.
+_STATIC = re.compile(rf"{STATIC_PREFIX}[A-Za-z0-9_-][A-Za-z0-9._-]*")
 # The paths are the route templates that metrics are labelled with; no path that a caller invents
 # gets a label.
 ROUTES = {
@@ -75,7 +78,7 @@ class AccessTable:
 
 def template_of(path: str) -> str | None:
     """Return the template of the route that a path is on, or None where there is none."""
-    if path.startswith(STATIC_PREFIX):
+    if _STATIC.fullmatch(path):
         return STATIC_TEMPLATE
     return path if path in ROUTES else None
 

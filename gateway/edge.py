@@ -1,7 +1,8 @@
 """The middleware around every route of the process, in order."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -23,6 +24,8 @@ from gateway.middleware.traffic import TrafficMiddleware
 from gateway.ports import RecordSink, Traffic
 from kaiten.settings import Settings
 
+Layer = Callable[[ASGIApp], ASGIApp]
+
 
 @dataclass(frozen=True, slots=True)
 class EdgeParts:
@@ -37,36 +40,54 @@ class EdgeParts:
     limiter: Limiter | None = None
 
 
-def wrap(app: ASGIApp, parts: EdgeParts) -> ASGIApp:
-    """Return the app with the middleware around it; the first line here is the innermost."""
+def layers(parts: EdgeParts) -> list[Layer]:
+    """Return the middleware, each as it takes an app; the first is the innermost."""
     settings = parts.settings
     table = AccessTable(settings.gateway)
-    app = DirectMiddleware(app, parts.handlers)
-    # After authentication: an unknown caller makes us read no body.
-    app = BodyMiddleware(app, settings.gateway)
+    found: list[Layer] = [
+        partial(DirectMiddleware, handlers=parts.handlers),
+        # After authentication: an unknown caller makes us read no body.
+        partial(BodyMiddleware, limits=settings.gateway),
+    ]
     # Between the two: it counts by subject, and one over its limits makes us read no body.
     if parts.limiter is not None:
-        app = LimitsMiddleware(app, parts.limiter)
-    app = AuthenticationMiddleware(app, parts.callers, table)
-    # Before authentication, which looks the path up.
-    app = KnownRoutesMiddleware(app, table)
-    # Whatever the route: what must never be parsed is not looked at anywhere.
-    app = ContentTypeMiddleware(app)
-    # Around the body: one that trickles in counts as well.
-    app = DeadlineMiddleware(app, settings.serving.request_timeout_s)
-    # Before any header is taken for what it says.
-    app = HeadersMiddleware(app, settings.gateway)
-    # Around all that may refuse.
-    app = ErrorsMiddleware(app)
-    # Sees the status that the caller sees.
-    app = TrafficMiddleware(app, parts.traffic, parts.sink, settings.logging.requests_per_s)
-    # Outside traffic, which is to know one path for a prediction, and the envelope, whose answers
-    # name the version too.
-    app = ApiVersionMiddleware(app, settings.api_versions)
-    # Around every answer, the errors' as well.
-    app = SecurityHeadersMiddleware(app, tls=settings.tls.certificate is not None)
-    # Outermost: everything else reads the context.
-    return RequestContextMiddleware(app)
+        found.append(partial(LimitsMiddleware, limiter=parts.limiter))
+    return [
+        *found,
+        partial(AuthenticationMiddleware, callers=parts.callers, table=table),
+        # Before authentication, which looks the path up.
+        partial(KnownRoutesMiddleware, table=table),
+        # Whatever the route: what must never be parsed is not looked at anywhere.
+        ContentTypeMiddleware,
+        # Around the body: one that trickles in counts as well.
+        partial(DeadlineMiddleware, limit_s=settings.serving.request_timeout_s),
+        # Before any header is taken for what it says.
+        partial(HeadersMiddleware, limits=settings.gateway),
+        # Around all that may refuse.
+        ErrorsMiddleware,
+        # Sees the status that the caller sees.
+        partial(
+            TrafficMiddleware,
+            traffic=parts.traffic,
+            sink=parts.sink,
+            lines_per_s=settings.logging.requests_per_s,
+        ),
+        # Outside traffic, which is to know one path for a prediction, and the envelope, whose
+        # answers name the version too.
+        partial(ApiVersionMiddleware, settings=settings.api_versions),
+        # Around every answer, the errors' as well.
+        partial(SecurityHeadersMiddleware, tls=settings.tls.certificate is not None),
+        # Outermost: everything else reads the context.
+        RequestContextMiddleware,
+    ]
+
+
+def wrap(app: ASGIApp, parts: EdgeParts, without: Collection[type[ASGIApp]] = ()) -> ASGIApp:
+    """Return the app with the middleware around it; tests leave one out, to show what it is for."""
+    for layer in layers(parts):
+        if getattr(layer, "func", layer) not in without:
+            app = layer(app)
+    return app
 
 
 class Edge:

@@ -1,7 +1,7 @@
 """Verifies a bearer token (RFC 7519, RFC 8725): whose it is, by which key, and what it says."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,15 +13,21 @@ from kaiten.context import Principal
 
 MAX_TOKEN_CHARS = 8192
 _MAX_SUBJECT_CHARS = 256
-_REQUIRED_CLAIMS = ["exp", "iss", "aud", "sub"]
-# A key's id is looked up and logged nowhere else, but an honest one needs no more than these.
-_KEY_ID = re.compile(r"[A-Za-z0-9._~:@+/=-]{1,256}")
+_REQUIRED_CLAIMS = ("exp", "iss", "aud", "sub")
+_INSTANTS = ("exp", "nbf", "iat")
+# Beyond it, not every reader of JSON sees the same number.
+_LATEST = 2**53
+# A key's id is only looked up, and logged nowhere, but an honest one needs no more than these, and
+# climbs up no path.
+_KEY_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9._~:@+/=-]{1,256}")
 _TYPES = {"jwt", "at+jwt", "application/at+jwt"}
 # They would let the token bring, or point to, the key that it is to be verified with.
 _KEY_REFERENCES = {"jku", "x5u", "jwk", "x5c"}
 
 Header = Mapping[str, Any]
 HeaderCheck = Callable[[Header], bool]
+Claims = Mapping[str, Any]
+ClaimCheck = Callable[[Claims], bool]
 
 
 class TokenRejected(Exception):
@@ -114,17 +120,42 @@ HEADER_CHECKS: Mapping[str, HeaderCheck] = {
 }
 
 
+def _has_a_subject(claims: Claims) -> bool:
+    subject = claims.get("sub")
+    return isinstance(subject, str) and 0 < len(subject) <= _MAX_SUBJECT_CHARS
+
+
+def _has_numbers_for_instants(claims: Claims) -> bool:
+    return all(_is_an_instant(claims[name]) for name in _INSTANTS if name in claims)
+
+
+def _is_an_instant(value: object) -> bool:
+    # PyJWT takes a string of digits as well, and true for one second after the epoch.
+    return type(value) in {int, float} and 0 <= value < _LATEST  # type: ignore[operator]
+
+
+# What is asked of the claims beside what PyJWT asks, by the fault's name.
+CLAIM_CHECKS: Mapping[str, ClaimCheck] = {
+    "subject": _has_a_subject,
+    "instant": _has_numbers_for_instants,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Verifier:
     """Verifies tokens of the ``issuers``, by name; ``leeway_s`` is forgiven between clocks.
 
     The checks that follow have their defaults: tests switch one off to show what it keeps out.
+    ``options`` are PyJWT's.
     """
 
     issuers: Mapping[str, TrustedIssuer]
     leeway_s: int
     header_checks: Mapping[str, HeaderCheck] = field(default_factory=lambda: HEADER_CHECKS)
-    claim_checks: Options = field(default_factory=Options)
+    claim_checks: Mapping[str, ClaimCheck] = field(default_factory=lambda: CLAIM_CHECKS)
+    options: Options = field(default_factory=Options)
+    required_claims: Sequence[str] = _REQUIRED_CLAIMS
+    max_token_chars: int = MAX_TOKEN_CHARS
 
     async def verify(self, token: str) -> Verified:
         """Return what a token says; TokenRejected, or IssuerUnavailable where keys are missing."""
@@ -136,11 +167,11 @@ class Verifier:
         if header["alg"] not in key.algorithms & issuer.algorithms:
             raise TokenRejected("algorithm")
         claims = self._claims(token, header["alg"], key, issuer)
-        issued_at = claims.get("iat", 0)
         return Verified(
-            principal=Principal(claims["sub"], _scopes(claims), issuer.name),
-            expires_at=int(claims["exp"]) + self.leeway_s,
-            issued_at=int(issued_at),
+            principal=Principal(claims.get("sub", ""), _scopes(claims), issuer.name),
+            # Without an end it has ended, and without a beginning it is as old as can be.
+            expires_at=int(claims.get("exp", 0)) + self.leeway_s,
+            issued_at=int(claims.get("iat", 0)),
             token_id=claims.get("jti"),
             keys=issuer.keys,
             generation=issuer.keys.generation,
@@ -148,7 +179,7 @@ class Verifier:
 
     def _read(self, token: str) -> tuple[Header, TrustedIssuer]:
         """Return the header, once it is harmless, and who says to have made the token."""
-        if len(token) > MAX_TOKEN_CHARS:
+        if len(token) > self.max_token_chars:
             raise TokenRejected("size")
         try:
             parts = jwt.decode_complete(token, options={"verify_signature": False})
@@ -174,13 +205,13 @@ class Verifier:
                 issuer=issuer.name,
                 audience=issuer.audience,
                 leeway=self.leeway_s,
-                options={**self.claim_checks, "require": _REQUIRED_CLAIMS},
+                options={**self.options, "require": [*self.required_claims]},
             )
-            _ = float(claims["exp"]), int(claims.get("iat", 0))
         except (jwt.PyJWTError, RecursionError, ValueError, TypeError, OverflowError) as error:
             raise TokenRejected(type(error).__name__) from None
-        if not 0 < len(claims["sub"]) <= _MAX_SUBJECT_CHARS:
-            raise TokenRejected("subject")
+        for fault, holds in self.claim_checks.items():
+            if not holds(claims):
+                raise TokenRejected(fault)
         return claims
 
 

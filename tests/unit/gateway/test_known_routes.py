@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.access import ROUTES, STATIC_TEMPLATE
-from tests.unit.gateway.house import House, error_of
+from gateway.access import ROUTES, STATIC_TEMPLATE, AccessTable
+from tests.unit.gateway.house import LIMITS, House, error_of
 
 
 @pytest.mark.parametrize("path", sorted(set(ROUTES) - {STATIC_TEMPLATE}))
@@ -13,6 +13,16 @@ async def test_a_path_with_something_behind_it_is_unknown(path: str, tail: str) 
     answer = await house.ask("POST", f"{path}{tail}")
     assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
     assert house.traffic.answered == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "%2e%2e/metrics", "%2e%2e", ".hidden", "a/b", "a%00", "a%0A", "a;x", "a/"],
+)
+async def test_what_is_no_plain_file_name_is_no_part_of_the_page(name: str) -> None:
+    answer = await House().ask("GET", f"/static_content/{name}")
+    assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
+    assert AccessTable(LIMITS).of("/static_content/swagger-ui-bundle.js") is not None
 
 
 @pytest.mark.parametrize("path", sorted(ROUTES))

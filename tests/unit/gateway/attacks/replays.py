@@ -1,0 +1,199 @@
+"""Attacks by what was good once: tokens, keys and limits."""
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from gateway.tokens.credentials import API_KEYS, ApiKey, Credentials, new_api_key
+from gateway.tokens.keys import Key
+from gateway.tokens.verifier import Keys
+from tests.unit.gateway.attacks.attack import Attack, Change, off
+from tests.unit.gateway.attacks.stand import LOGIN, OWN, STAYS, Issuers, Sent, Stand
+from tests.unit.gateway.attacks.tokens import DAY, HOUR, UNAUTHENTICATED, own, sent, signed
+from tests.unit.gateway.attacks.wire import bare
+from tests.unit.gateway.house import CANARY, V2
+from tests.unit.gateway.limiting.house import rules
+from tests.unit.gateway.tokens.mint import jwk, jwks
+
+LIMITED = (429, "rate_limited")
+NOT_TOLD, NO_LIMITS = off(is_told=False), off(limits=None)
+LATER = datetime.now(UTC) + timedelta(days=1)
+Step = Callable[[Stand], Awaitable[None]]
+
+
+ID, TEXT, KEPT = new_api_key(CANARY, ("predict",), LATER)
+OTHER_ID, _, OTHER_KEPT = new_api_key("bob", ("predict",), LATER)
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def known(kept: ApiKey = KEPT, key_id: str = ID) -> Change:
+    """Return the change to a list of API keys with this one."""
+    return off(credentials=Credentials(api_keys={OTHER_ID: OTHER_KEPT, key_id: kept}))
+
+
+def revoked(**what: dict[str, int]) -> Change:
+    return off(credentials=Credentials(**what))
+
+
+def by_key(text: str, without: Change, given: Change) -> Attack:
+    return Attack(lambda: bare(("X-API-Key", text)), UNAUTHENTICATED, (without,), given=given)
+
+
+def after(step: Step) -> Callable[[Stand, Sent], Awaitable[None]]:
+    """Return what goes on before: the request is answered, and then this happens."""
+
+    async def before(stand: Stand, request: Sent) -> None:
+        assert (await stand.answer(request)).status_code == 200
+        await step(stand)
+
+    return before
+
+
+async def revoke_token(stand: Stand) -> None:
+    stand.revoke(revoked_tokens={f"{OWN}|one": 2**40})
+
+
+async def revoke_login_token(stand: Stand) -> None:
+    stand.revoke(revoked_tokens={f"{LOGIN}|one": 2**40})
+
+
+async def revoke_subject(stand: Stand) -> None:
+    stand.revoke(revoked_subjects={f"{OWN}|{CANARY}": int(time.time()) + 1})
+
+
+async def revoke_key_owner(stand: Stand) -> None:
+    stand.revoke(revoked_subjects={f"{API_KEYS}|{CANARY}": int(time.time()) + 1})
+
+
+async def take_key_away(stand: Stand) -> None:
+    stand.revoke(
+        api_keys={each: key for each, key in stand.credentials.api_keys.items() if each != ID}
+    )
+
+
+async def wait(stand: Stand) -> None:
+    stand.gone_s = HOUR + DAY
+
+
+async def rotate(stand: Stand) -> None:
+    stand.published = jwks(jwk("ES256#next", kid="2"), STAYS)
+    # A token by the new key makes it known at once.
+    answer = await stand.answer(sent(signed("ES256#next", kid="2", sub="bob")))
+    assert answer.status_code == 200
+
+
+class NeverRotated:
+    """Keys whose going is told to nobody."""
+
+    generation = 0
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    async def find(self, kid: str | None) -> Key | None:
+        return await self._keys.find(kid)
+
+
+def never_rotated(issuers: Issuers) -> Issuers:
+    login = issuers[LOGIN]
+    return {**issuers, LOGIN: replace(login, keys=NeverRotated(login.keys))}
+
+
+def replay(token: Callable[[], str], step: Step, without: Change) -> Attack:
+    return Attack(lambda: sent(token()), UNAUTHENTICATED, (without,), before=after(step))
+
+
+def padded(token: str) -> str:
+    """Return the same token, written otherwise: what was seen is not found by its text."""
+    head, payload, end = token.split(".")
+    return f"{head}.{payload}.{end}{'=' * (-len(end) % 4)}"
+
+
+def evasion(request: Callable[[], Sent], limit: Change) -> Attack:
+    """Return the attack on a limit that was reached by requests of another form."""
+
+    async def reach(stand: Stand, request: Sent) -> None:
+        for _ in range(3):
+            answer = await stand.answer(sent(own()))
+        # Three are allowed, and cost two tokens each.
+        assert answer.status_code == 200
+
+    return Attack(request, LIMITED, (NO_LIMITS,), given=limit, before=reach)
+
+
+THREE = off(limits=rules(requests="3/minute"))
+REPLAYS: Mapping[str, Attack] = {
+    "revoked by id": Attack(
+        lambda: sent(own()),
+        UNAUTHENTICATED,
+        (revoked(),),
+        given=revoked(revoked_tokens={f"{OWN}|one": 2**40}),
+    ),
+    "issued before its subject was revoked": Attack(
+        lambda: sent(own(iat=int(time.time()) - DAY)),
+        UNAUTHENTICATED,
+        (revoked(),),
+        given=revoked(revoked_subjects={f"{OWN}|{CANARY}": int(time.time()) - HOUR}),
+    ),
+    "of a revoked subject, and does not say when it was issued": Attack(
+        lambda: sent(own(iat=None)),
+        UNAUTHENTICATED,
+        (revoked(),),
+        given=revoked(revoked_subjects={f"{OWN}|{CANARY}": 1}),
+    ),
+    "replayed after it was revoked": replay(own, revoke_token, NOT_TOLD),
+    "replayed with padding after it was revoked": replay(
+        lambda: padded(signed("ES256")), revoke_login_token, NOT_TOLD
+    ),
+    "replayed after its subject was revoked": replay(own, revoke_subject, NOT_TOLD),
+    "replayed after its key was rotated out": replay(
+        lambda: signed("ES256"), rotate, off(trust=never_rotated)
+    ),
+    "replayed after its end": replay(own, wait, off(clock=lambda _: time.time())),
+    "an expired API key": by_key(
+        TEXT, known(), known(KEPT.model_copy(update={"expires_at": int(time.time()) - 1}))
+    ),
+    "an API key that was taken away": by_key(TEXT, known(), known(key_id="0" * 16)),
+    "an API key with another's id": by_key(
+        TEXT.replace(ID, OTHER_ID),
+        known(
+            OTHER_KEPT.model_copy(update={"digest": digest_of(TEXT.replace(ID, OTHER_ID))}),
+            OTHER_ID,
+        ),
+        known(),
+    ),
+    "an API key replayed after it was taken away": Attack(
+        lambda: bare(("X-API-Key", TEXT)),
+        UNAUTHENTICATED,
+        (NOT_TOLD,),
+        given=known(),
+        before=after(take_key_away),
+    ),
+    "an API key replayed after its owner was revoked": Attack(
+        lambda: bare(("X-API-Key", TEXT)),
+        UNAUTHENTICATED,
+        (NOT_TOLD,),
+        given=known(),
+        before=after(revoke_key_owner),
+    ),
+    "an API key replayed after its end": Attack(
+        lambda: bare(("X-API-Key", TEXT)),
+        UNAUTHENTICATED,
+        (off(clock=lambda _: time.time()),),
+        given=known(),
+        before=after(wait),
+    ),
+    "a limit, by a new token": evasion(lambda: sent(own(jti="two")), THREE),
+    "a limit, by another route": evasion(
+        lambda: sent(own(), path=V2, body={"inputs": [CANARY]}), THREE
+    ),
+    "a limit, from another address": evasion(lambda: sent(own(), client="192.0.2.1"), THREE),
+    "a limit of tokens": evasion(
+        lambda: sent(own(jti="two")), off(limits=rules(tokens="6/minute"))
+    ),
+}
