@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from gateway.tokens.credentials import API_KEYS, ApiKey, Credentials, new_api_key
+from gateway.tokens.credentials import ISSUER as KEYS_ISSUER
+from gateway.tokens.credentials import ApiKey, Credentials, new_api_key
 from gateway.tokens.keys import Key
 from gateway.tokens.verifier import Keys
 from tests.unit.gateway.attacks.attack import Attack, Change, off
@@ -67,7 +68,7 @@ async def revoke_subject(stand: Stand) -> None:
 
 
 async def revoke_key_owner(stand: Stand) -> None:
-    stand.revoke(revoked_subjects={f"{API_KEYS}|{CANARY}": int(time.time()) + 1})
+    stand.revoke(revoked_subjects={f"{KEYS_ISSUER}|{CANARY}": int(time.time()) + 1})
 
 
 async def take_key_away(stand: Stand) -> None:
@@ -91,6 +92,7 @@ class NeverRotated:
     """Keys whose going is told to nobody."""
 
     generation = 0
+    fresh = True
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
