@@ -3,6 +3,7 @@
 Order of precedence: environment (``KAITEN_SECTION__KEY``), then kaiten.yaml, then the values here.
 """
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -12,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import (
-    ValidationError,
-    model_validator,
-)
+from pydantic import ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -33,6 +31,7 @@ from kaiten.sections import (
     Batching,
     Environment,
     Gateway,
+    Issuer,
     Limits,
     Logging,
     Monitors,
@@ -247,11 +246,20 @@ def hand_down(
         if path is not None:
             # Not resolved: the Python of an environment is a link, and what it links to has none.
             os.environ[f"{PREFIX}{section}__{key}".upper()] = str(path.absolute())
+    if settings.auth.issuers:
+        issuers = [*map(_found_anywhere, settings.auth.issuers)]
+        os.environ["KAITEN_AUTH__ISSUERS"] = json.dumps(issuers)
     os.environ["KAITEN_RUNNERS__THREADS"] = str(threads_of_each(settings, holders))
     if sockets is not None:
         os.environ["KAITEN_RUNNERS__SOCKETS"] = str(sockets)
     if models:
         os.environ["KAITEN_SERVING__MODELS"] = ",".join(models)
+
+
+def _found_anywhere(issuer: Issuer) -> dict[str, Any]:
+    """Return an issuer as it is set, its file by an absolute path."""
+    fields = issuer.model_dump(mode="json", exclude_none=True)
+    return {k: str(Path(v).absolute()) if k.endswith("_file") else v for k, v in fields.items()}
 
 
 def hand_down_pseudonym_key(key: str) -> None:

@@ -26,8 +26,8 @@ class JwksKeys:
     """A JWK set, fetched anew every ``refresh_s`` and, for an unknown key id, at once.
 
     One fetch at a time, at most one in ``min_interval_s``: who asks sooner for a key that is not
-    known waits for the next. What no fetch knew is not asked for again for ``unknown_s``. While the
-    issuer is away, the keys hold for ``max_age_s``.
+    known waits for the next. What a fetch did not have is not asked for again for ``unknown_s``.
+    While the issuer is away, the keys hold for ``max_age_s``.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class JwksKeys:
         self._tried_at: float | None = None
         self._fetching: asyncio.Task[bool] | None = None
         self._waiting = 0
+        self._away = False
         self._unknown: OrderedDict[str, float] = OrderedDict()
         # Raised when a key is gone: what it had verified is to be verified again.
         self.generation = 0
@@ -52,15 +53,16 @@ class JwksKeys:
     async def find(self, kid: str | None) -> Key | None:
         """Return the key of this id, or the only one for a token that names none.
 
-        IssuerUnavailable where no keys are known, or they are too old.
+        IssuerUnavailable where nobody can tell: the issuer is away, or too many ask at once.
         """
         found = self._known(kid)
-        if found is None and self._may_ask(kid):
-            found = await self._ask(kid)
-            if found is None and kid is not None and self._is_fresh():
-                self._remember_unknown(kid)
-        if found is None and not self._is_fresh():
+        if found is not None or self._is_no_key(kid):
+            return found
+        if self._waiting >= _MAX_WAITING or not await self._ask(kid):
             raise IssuerUnavailable
+        found = self._known(kid)
+        if found is None and kid is not None:
+            self._remember_unknown(kid)
         return found
 
     async def keep_fresh(self) -> None:
@@ -75,21 +77,22 @@ class JwksKeys:
                 wait_s = retry_s = min(2 * retry_s, self._settings.refresh_s)
             await self._sleep(wait_s)
 
-    async def _ask(self, kid: str | None) -> Key | None:
+    async def _ask(self, kid: str | None) -> bool:
+        """Return whether the key is known now, or a fetch that began after this did not have it."""
         self._waiting += 1
         asked_at = self._clock()
         try:
-            await self._refresh()
+            fetched = await self._refresh()
             # One that was under way may have begun before the key was published.
             if (
                 self._known(kid) is None
                 and self._tried_at is not None
                 and self._tried_at < asked_at
             ):
-                await self._refresh()
+                fetched = await self._refresh()
         finally:
             self._waiting -= 1
-        return self._known(kid)
+        return fetched or self._known(kid) is not None
 
     def _known(self, kid: str | None) -> Key | None:
         if not self._is_fresh():
@@ -102,12 +105,11 @@ class JwksKeys:
         age_limit_s = self._settings.max_age_s
         return self._fetched_at is not None and self._clock() - self._fetched_at < age_limit_s
 
-    def _may_ask(self, kid: str | None) -> bool:
-        if self._waiting >= _MAX_WAITING:
-            return False
+    def _is_no_key(self, kid: str | None) -> bool:
+        """Return whether the issuer was asked for it, or can not be: there is no id to ask for."""
         if not self._is_fresh():
-            return True
-        return kid is not None and self._unknown.get(kid, 0.0) <= self._clock()
+            return False
+        return kid is None or self._unknown.get(kid, 0.0) > self._clock()
 
     def _remember_unknown(self, kid: str) -> None:
         self._unknown[kid] = self._clock() + self._settings.unknown_s
@@ -131,7 +133,11 @@ class JwksKeys:
             keys = from_jwks(await self._fetch(self._url))
         except Exception as error:  # noqa: BLE001  the network's, HTTP's, and what is no set
             logger.warning("jwks_not_fetched", url=self._url, error=type(error).__name__)
+            self._away = True
             return False
+        if self._away:
+            logger.info("jwks_fetched_again", url=self._url)
+        self._away = False
         if any(keys.get(kid) != key for kid, key in self._keys.items()):
             self.generation += 1
         self._keys, self._fetched_at = keys, self._clock()

@@ -17,7 +17,7 @@ from kaiten.cli.reach import HOST, Reach, names_in, reach
 from kaiten.cli.token import mint
 from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.settings import ROOT, bentoml_configuration, environment_for, load_settings
-from kaiten.signing import signing_secret
+from kaiten.signing import secret_in_force
 
 _POLL_S = 0.2
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -42,8 +42,10 @@ def serve(
     if model is not None:
         overrides["KAITEN_SERVING__MODELS"] = model
     reached = reach(settings.tls, port, client_certificate, client_key)
-    secret = signing_secret(settings).value
-    token = mint("local", ["predict"], timedelta(hours=1), settings.auth, secret)
+    secret = secret_in_force(settings)
+    token = None
+    if secret is not None:
+        token = mint("local", ["predict"], timedelta(hours=1), settings.auth, secret.value)
     _check_free(port)
     command = [sys.executable, "-m", "bentoml", "serve", str(ROOT), "--host", HOST]
     server = subprocess.Popen(  # noqa: S603  our own command
@@ -109,13 +111,16 @@ def _names(answer: httpx.Response) -> tuple[str, ...]:
     return names_in(tls.getpeercert()) if tls else ()
 
 
-def _greet(reached: Reach, names: tuple[str, ...], token: str) -> None:
+def _greet(reached: Reach, names: tuple[str, ...], token: str | None) -> None:
+    """Say how to call it; without a token where only others make them."""
     url = reached.url
+    remark = "the token holds for an hour" if token else "with a token of auth.issuers as TOKEN"
     body = '{"text": "My parcel has not arrived yet, where is it?"}'
     console.print(
-        f"\n[bold]Ready.[/bold] Try it (the token holds for an hour):\n\n"
+        f"\n[bold]Ready.[/bold] Try it ({remark}):\n\n"
         f"{reached.curl('/api/v1/predict', names)} -H 'Content-Type: application/json' "
-        f"-H 'Authorization: Bearer {token}' -d '{body}'\n\n"
+        f'-H "Authorization: Bearer {token or "$TOKEN"}" '
+        f"-d '{body}'\n\n"
         f"docs     {url}/docs\nmetrics  {url}/metrics\nhealth   {url}/health\n\n"
         "Stop with Ctrl-C.\n",
         markup=True,

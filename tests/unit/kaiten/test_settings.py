@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -417,6 +418,26 @@ def test_workers_are_handed_the_home_and_their_threads(
     handed_down = load_settings()
     assert handed_down.home == tmp_path / "state"
     assert handed_down.runners.threads == 3
+
+
+def test_workers_find_the_keys_of_issuers_wherever_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"issuer": "a", "audience": "kaiten", "public_key_file": "keys/a.pem"}
+    by_url = {
+        "issuer": "b",
+        "audience": "kaiten",
+        "jwks_url": "https://b/jwks",
+        "algorithms": ["ES256"],
+    }
+    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([named, by_url]))
+    monkeypatch.chdir(tmp_path)
+    before = load_settings().auth.issuers
+    hand_down(load_settings(), holders=1)
+    monkeypatch.chdir("/")
+    first, second = load_settings().auth.issuers
+    assert first.public_key_file == tmp_path / "keys" / "a.pem"
+    assert second == before[1]
 
 
 @pytest.mark.parametrize("workers", [1, 1_000_000])

@@ -142,12 +142,45 @@ async def test_keys_hold_while_the_issuer_is_away_up_to_an_age() -> None:
         await keys.find("old")
 
 
-async def test_unknown_key_is_no_key_while_the_issuer_is_away() -> None:
+async def test_nobody_can_tell_of_an_unknown_key_while_the_issuer_is_away() -> None:
     issuer = Issuer()
     keys = issuer.keys()
     await keys.find("old")
     issuer.away = True
-    assert await keys.find("new") is None
+    issuer.content = jwks(jwk("ES256#2", kid="new"))
+    with pytest.raises(IssuerUnavailable):
+        await keys.find("new")
+    issuer.away = False
+    # A fetch that failed has not said that there is none.
+    assert await keys.find("new") is not None
+
+
+async def test_of_too_many_who_ask_at_once_nobody_is_told_that_there_is_no_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.tokens.jwks._MAX_WAITING", 5)
+    issuer = Issuer(slow=asyncio.Event())
+    keys = issuer.keys()
+    asking = [asyncio.create_task(keys.find(f"made up {number}")) for number in range(5)]
+    await until(lambda: len(issuer.asked_at) == 1)
+    with pytest.raises(IssuerUnavailable):
+        await keys.find("old")
+    assert issuer.slow is not None
+    issuer.slow.set()
+    assert await asyncio.gather(*asking) == [None] * 5
+    assert await keys.find("old") is not None
+
+
+async def test_return_of_the_issuer_is_told_once() -> None:
+    issuer = Issuer(away=True)
+    keys = issuer.keys()
+    with capture_logs() as logs:
+        with pytest.raises(IssuerUnavailable):
+            await keys.find("old")
+        issuer.away = False
+        for kid in ("old", "made up", "made up too"):
+            await keys.find(kid)
+    assert [line["event"] for line in logs] == ["jwks_not_fetched", "jwks_fetched_again"]
 
 
 async def test_issuer_that_was_never_there_is_told_apart_from_a_bad_token() -> None:
@@ -162,8 +195,8 @@ async def test_broken_answer_leaves_the_keys_as_they_were(content: bytes) -> Non
     keys = issuer.keys()
     await keys.find("old")
     issuer.content = content
-    with capture_logs() as logs:
-        assert await keys.find("new") is None
+    with capture_logs() as logs, pytest.raises(IssuerUnavailable):
+        await keys.find("new")
     assert logs[0]["event"] == "jwks_not_fetched"
     assert await keys.find("old") is not None
 
