@@ -21,10 +21,12 @@ _KINDS = [f"{algorithm}#{number}" for number in range(3) for algorithm in ("ES25
 class Issuer:
     """Signs by its newest key, and publishes the last ones; ``fetched_at`` by the monotonic clock.
 
-    ``answer`` replaces what is published by any status and bytes.
+    Issuers of one ``family`` have the same keys. ``answer`` replaces what is published by any
+    status and bytes.
     """
 
     kept: int = 3
+    family: str = "ours"
     port: int = field(default_factory=free_port)
     fetched_at: list[float] = field(default_factory=list)
     answer: tuple[int, bytes] | None = None
@@ -34,8 +36,8 @@ class Issuer:
     _server: ThreadingHTTPServer | None = None
 
     def __post_init__(self) -> None:
-        for kind in _KINDS:
-            private(kind)
+        for number in range(len(_KINDS)):
+            private(self._kind(number))
         self._answers.set()
         self.rotate()
 
@@ -57,15 +59,19 @@ class Issuer:
 
     def rotate(self) -> str:
         """Publish a new key, sign with it from now on, let the oldest go, and return its id."""
-        key = jwk(_KINDS[(self._number + 1) % len(_KINDS)], kid=f"key-{self._number + 1}")
+        number = self._number + 1
+        key = jwk(self._kind(number), kid=f"key-{number}")
         self._published = deque([*self._published, key], self.kept)
-        self._number += 1
+        self._number = number
         return self.kid
 
     def token(self, subject: str = "alice", **changes: object) -> str:
         """Return a token signed by the newest key."""
         claims: Json = {"iss": self.name, "sub": subject, **changes}
-        return token(_KINDS[self._number % len(_KINDS)], kid=self.kid, **claims)
+        return token(self._kind(self._number), kid=self.kid, **claims)
+
+    def _kind(self, number: int) -> str:
+        return f"{_KINDS[number % len(_KINDS)]}-{self.family}"
 
     def published(self) -> tuple[int, bytes]:
         """Return the status and the bytes of an answer, once it may be given."""
