@@ -13,7 +13,7 @@ from secrets import token_hex
 import httpx
 import pytest
 
-from tests.e2e.house import BIN, Server, environment, serving
+from tests.e2e.house import BIN, Server, environment, serving, until_all_ready
 from tests.issuer import Issuer, issuing
 from tests.redis_server import RedisServer, redis_server
 
@@ -76,17 +76,8 @@ def house(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         )
         with serving(env) as server:
             server.process.wait_for("Completed async startup hook", count=WORKERS)
-            until_warm(server)
+            until_all_ready(server.url)
             yield House(server, issuer, redis)
-
-
-def until_warm(server: Server) -> None:
-    """Ask until both workers say that they are ready."""
-    with httpx.Client(base_url=server.url, headers={"Connection": "close"}) as client:
-        for _ in range(ROUNDS):
-            if all(client.get("/readyz").is_success for _ in range(ENOUGH)):
-                return
-    raise AssertionError(server.process.log)
 
 
 def bearer(token: str) -> dict[str, str]:
