@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from redis import Redis
@@ -18,6 +19,7 @@ _KEY = "kaiten:credentials"
 _PATIENCE_S = 10
 _REDIS_TIMEOUT_S = 1.0
 
+logger = structlog.get_logger(__name__)
 Change = Callable[[Credentials], Credentials]
 
 
@@ -63,19 +65,30 @@ class FileCredentials:
 
 
 class RedisCredentials:
-    """One value in Redis; who changes it at the same time as another tries again."""
+    """One value in Redis; who changes it at the same time as another tries again.
+
+    A Redis that comes back without it is given what was last read: what was revoked stays so.
+    """
 
     def __init__(self, url: str) -> None:
         self._redis = Redis.from_url(
             url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
         )
+        self._read: Credentials | None = None
 
     def read(self) -> Credentials:
         try:
             content = self._redis.get(_KEY)
+            if content is None and self._read is not None:
+                # Whatever another has put there meanwhile stays.
+                if self._redis.set(_KEY, self._read.model_dump_json(), nx=True):
+                    logger.warning("credentials_given_back")
+                content = self._redis.get(_KEY)
         except RedisError as error:
             raise _unavailable(error) from None
-        return _parsed(content, "Redis") if isinstance(content, bytes) else Credentials()
+        if isinstance(content, bytes):
+            self._read = _parsed(content, "Redis")
+        return self._read or Credentials()
 
     def change(self, change: Change) -> None:
         try:

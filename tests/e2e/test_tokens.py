@@ -173,6 +173,9 @@ def test_what_is_revoked_stays_so_when_redis_is_killed(house: House) -> None:
     assert "state.redis_url" in result.stderr
     with redis_server(house.redis.port):
         house.server.process.wait_for("credentials_read_again", count=WORKERS)
+        # It kept nothing, and the workers did.
+        assert house.statuses(bearer(revoked)) == {401: ENOUGH}
+        assert len(json.loads(house.done("api-key", "list", "--json"))) == 1
 
 
 def test_nothing_private_was_logged(house: House) -> None:

@@ -183,6 +183,23 @@ def test_redis_that_is_away_is_told_without_its_password() -> None:
         assert "pa55w0rd" not in caught.value.message
 
 
+def test_redis_that_came_back_empty_is_given_what_is_known(redis_url: str) -> None:
+    with Redis.from_url(redis_url) as client:
+        client.flushdb()
+        store, other = RedisCredentials(redis_url), RedisCredentials(redis_url)
+        store.change(lambda known: with_key(known)[0])
+        before = store.read()
+        assert other.read() == before
+        client.flushdb()
+        with capture_logs() as logs:
+            assert store.read() == other.read() == before
+        assert [line["event"] for line in logs] == ["credentials_given_back"]
+        # What somebody else has put there since is not replaced.
+        client.flushdb()
+        RedisCredentials(redis_url).change(lambda known: with_key(known, "later")[0])
+        assert store.read() == other.read() != before
+
+
 def test_nobody_is_let_in_before_the_list_was_read() -> None:
     watch = CredentialsWatch(RedisCredentials("redis://127.0.0.1:1/0"), 1)
     watch.poll()
