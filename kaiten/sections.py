@@ -196,7 +196,7 @@ class Jwks(Section):
     """How keys that an issuer publishes are kept; durations in seconds."""
 
     refresh_s: float = Field(300, ge=1)
-    min_interval_s: float = Field(2, ge=1)
+    min_interval_s: float = Field(3, ge=1)
     unknown_s: float = Field(10, ge=0)
     max_age_s: float = Field(86_400, ge=1)
 

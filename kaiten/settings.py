@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import (
-    ValidationError,
-    model_validator,
-)
+from pydantic import ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -250,7 +247,7 @@ def hand_down(
             # Not resolved: the Python of an environment is a link, and what it links to has none.
             os.environ[f"{PREFIX}{section}__{key}".upper()] = str(path.absolute())
     if settings.auth.issuers:
-        issuers = [_with_absolute_files(each) for each in settings.auth.issuers]
+        issuers = [*map(_found_anywhere, settings.auth.issuers)]
         os.environ["KAITEN_AUTH__ISSUERS"] = json.dumps(issuers)
     os.environ["KAITEN_RUNNERS__THREADS"] = str(threads_of_each(settings, holders))
     if sockets is not None:
@@ -259,13 +256,10 @@ def hand_down(
         os.environ["KAITEN_SERVING__MODELS"] = ",".join(models)
 
 
-def _with_absolute_files(issuer: Issuer) -> dict[str, Any]:
-    files = {
-        key: str(path.absolute())
-        for key in ("public_key_file", "secret_file")
-        if (path := getattr(issuer, key)) is not None
-    }
-    return issuer.model_dump(mode="json", exclude_none=True) | files
+def _found_anywhere(issuer: Issuer) -> dict[str, Any]:
+    """Return an issuer as it is set, its file by an absolute path."""
+    fields = issuer.model_dump(mode="json", exclude_none=True)
+    return {k: str(Path(v).absolute()) if k.endswith("_file") else v for k, v in fields.items()}
 
 
 def hand_down_pseudonym_key(key: str) -> None:

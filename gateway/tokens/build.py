@@ -119,6 +119,8 @@ async def fetch_jwks(url: str) -> bytes:
 
     content = b""
     async with (
+        # Around all of it: httpx's own begins anew with every byte that trickles in.
+        asyncio.timeout(_FETCH_TIMEOUT_S),
         httpx.AsyncClient(timeout=_FETCH_TIMEOUT_S, follow_redirects=False) as client,
         client.stream("GET", url) as response,
     ):

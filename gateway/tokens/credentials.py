@@ -112,5 +112,11 @@ def new_api_key(
     return key_id, text, kept
 
 
+def key_id_of(api_key: str) -> str | None:
+    """Return the id that a whole key has in it; None for what is no key."""
+    match = _API_KEY.fullmatch(api_key)
+    return match[1] if match else None
+
+
 def _digest(api_key: str) -> str:
     return hashlib.sha256(api_key.encode()).hexdigest()

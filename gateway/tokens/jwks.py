@@ -18,7 +18,6 @@ logger = structlog.get_logger(__name__)
 _MAX_WAITING = 1000
 _MAX_UNKNOWN = 1000
 _FIRST_RETRY_S = 1.0
-_FETCH_LIMIT_S = 10.0
 
 Fetch = Callable[[str], Awaitable[bytes]]
 Sleep = Callable[[float], Awaitable[None]]
@@ -28,8 +27,8 @@ class JwksKeys:
     """A JWK set, fetched anew every ``refresh_s`` and, for an unknown key id, at once.
 
     One fetch at a time, at most one in ``min_interval_s``: who asks sooner for a key that is not
-    known waits for the next. What no fetch knew is not asked for again for ``unknown_s``. While the
-    issuer is away, the keys hold for ``max_age_s``.
+    known waits for the next. What a fetch did not have is not asked for again for ``unknown_s``.
+    While the issuer is away, the keys hold for ``max_age_s``.
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class JwksKeys:
         self._tried_at: float | None = None
         self._fetching: asyncio.Task[bool] | None = None
         self._waiting = 0
+        self._away = False
         self._unknown: OrderedDict[str, float] = OrderedDict()
         # Raised when a key is gone: what it had verified is to be verified again.
         self.generation = 0
@@ -126,14 +126,16 @@ class JwksKeys:
                 await self._sleep(too_early_s)
         self._tried_at = self._clock()
         try:
-            # In all: one that trickles would keep everybody from the next.
-            async with asyncio.timeout(_FETCH_LIMIT_S):
-                keys = from_jwks(await self._fetch(self._url))
+            keys = from_jwks(await self._fetch(self._url))
         except Exception as error:  # noqa: BLE001  the network's, HTTP's, and what is no set
             host, reason = urlsplit(self._url).hostname, f"{type(error).__name__}: {error}"
             told = reason if isinstance(error, ValueError) else type(error).__name__
             logger.warning("jwks_not_fetched", host=host, error=told)
+            self._away = True
             return False
+        if self._away:
+            logger.info("jwks_fetched_again", host=urlsplit(self._url).hostname)
+        self._away = False
         if any(keys.get(kid) != key for kid, key in self._keys.items()):
             self.generation += 1
         self._keys, self._fetched_at = keys, self._clock()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import structlog
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from redis import Redis
@@ -21,6 +22,7 @@ _REDIS = "Redis (state.redis_url)"
 _PATIENCE_S = 10
 _REDIS_TIMEOUT_S = 1.0
 
+logger = structlog.get_logger(__name__)
 Change = Callable[[Credentials], Credentials]
 
 
@@ -75,26 +77,30 @@ class FileCredentials:
 
 
 class RedisCredentials:
-    """One value in Redis; who changes it at the same time as another tries again."""
+    """One value in Redis; who changes it at the same time as another tries again.
+
+    A Redis that comes back without it is given what was last read: what was revoked stays so.
+    """
 
     def __init__(self, url: str) -> None:
-        self._seen = False
         self._redis = Redis.from_url(
             url, socket_timeout=_REDIS_TIMEOUT_S, socket_connect_timeout=_REDIS_TIMEOUT_S
         )
+        self._read: Credentials | None = None
 
     def read(self) -> Credentials:
         try:
             content: Any = self._redis.get(_KEY)
+            if content is None and self._read is not None:
+                # Whatever another has put there meanwhile stays.
+                if self._redis.set(_KEY, self._read.model_dump_json(), nx=True):
+                    logger.warning("credentials_given_back")
+                content = self._redis.get(_KEY)
         except RedisError as error:
             raise _unavailable(error) from None
-        if content is None:
-            if self._seen:
-                # Flushed, evicted or restarted empty: what was revoked would hold again.
-                raise StateUnavailable(_REDIS, "what it held is gone")
-            return Credentials()
-        self._seen = True
-        return _parsed(content, _REDIS)
+        if content is not None:
+            self._read = _parsed(content, _REDIS)
+        return self._read or Credentials()
 
     def change(self, change: Change) -> None:
         try:

@@ -1,8 +1,10 @@
 """`kaiten api-key` and `kaiten revoke`: keys that are issued here, and what no longer holds."""
 
 import json
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
@@ -13,15 +15,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.tokens.credentials import ISSUER, Credentials, new_api_key
+from gateway.security_log import tell
+from gateway.tokens.credentials import ISSUER, Credentials, key_id_of, new_api_key
 from gateway.tokens.stores import credential_store
+from kaiten.cli.operator import operator
 from kaiten.cli.token import Scopes, Ttl, checked_scopes, duration, given_subject
+from kaiten.context import Principal
 from kaiten.errors import SetupError
-from kaiten.settings import load_settings
+from kaiten.pseudonyms import Pseudonyms, shared_key
+from kaiten.sections import Auth
+from kaiten.settings import Settings, load_settings
+from kaiten.signing import secret_in_force
 
 api_key = typer.Typer(help="Make and list API keys, for callers who can not fetch tokens.")
 # Longer than any token of good manners holds; its entry is forgotten then.
 _REMEMBERED = "400d"
+_SOME_TOKEN = re.compile(r"eyJ[\w-]*\.[\w-]*\.[\w-]*")
 
 
 @api_key.command()
@@ -37,7 +46,12 @@ def create(
     expires_at = datetime.now(UTC) + duration(ttl)
     scopes = tuple(checked_scopes(scope))
     key_id, text, kept = new_api_key(given_subject(subject), scopes, expires_at)
-    _change(lambda known: known.model_copy(update={"api_keys": {**known.api_keys, key_id: kept}}))
+    settings = load_settings()
+    _change(
+        settings,
+        lambda known: known.model_copy(update={"api_keys": {**known.api_keys, key_id: kept}}),
+    )
+    _tell("api_key_created", settings, kept.principal, key_id=key_id, scopes=scopes)
     typer.echo(text)
 
 
@@ -80,32 +94,88 @@ def revoke(
     """
     if sum(each is not None for each in (jti, subject, api_key_id)) != 1:
         raise SetupError("Say what to revoke: one of --jti, --subject and --api-key.")
-    name = issuer or load_settings().auth.issuer
-    if api_key_id is not None:
-        _change(lambda known: _without_key(known, api_key_id))
-    elif jti is not None:
-        until = int((datetime.now(UTC) + duration(_REMEMBERED)).timestamp())
-        _change(partial(_with, field="revoked_tokens", key=f"{name}|{jti}", instant=until))
-    else:
-        now = int(time.time())
-        for each in [name] if issuer else [name, ISSUER]:
-            _change(partial(_with, field="revoked_subjects", key=f"{each}|{subject}", instant=now))
-    typer.echo("Revoked.")
-
-
-def _with(known: Credentials, field: str, key: str, instant: int) -> Credentials:
-    return known.model_copy(update={field: {**getattr(known, field), key: instant}})
-
-
-def _without_key(known: Credentials, key_id: str) -> Credentials:
-    if key_id not in known.api_keys:
-        raise SetupError(f"There is no API key {key_id}; see kaiten api-key list.")
-    kept = {name: each for name, each in known.api_keys.items() if name != key_id}
-    return known.model_copy(update={"api_keys": kept})
-
-
-def _change(change: Callable[[Credentials], Credentials]) -> None:
-    """Change the document, and let go of what has expired."""
     settings = load_settings()
+    if api_key_id is not None:
+        _revoke_api_key(settings, api_key_id)
+    elif jti is not None:
+        _revoke_token(settings, _issuer(settings.auth, issuer), jti)
+    elif subject is not None:
+        name = _issuer(settings.auth, issuer, ISSUER)
+        # Who says no issuer means the caller, by whatever this service has given out.
+        _revoke_subject(settings, [name] if issuer else [name, ISSUER], given_subject(subject))
+
+
+def _revoke_api_key(settings: Settings, given: str) -> None:
+    # Somebody who has found a key where it should not be has no list at hand.
+    key_id = key_id_of(given) or given
+    owner: list[Principal] = []
+
+    def without(known: Credentials) -> Credentials:
+        if key_id not in known.api_keys:
+            # Not quoted: it may be a secret that was meant for elsewhere.
+            raise SetupError("There is no API key of this id; kaiten api-key list shows the ids.")
+        owner[:] = [known.api_keys[key_id].principal]
+        kept = {name: each for name, each in known.api_keys.items() if name != key_id}
+        return known.model_copy(update={"api_keys": kept})
+
+    _change(settings, without)
+    _tell("revoked", settings, owner[0], what="api_key", key_id=key_id)
+    typer.echo(f"Revoked the API key {key_id}.")
+
+
+def _revoke_token(settings: Settings, issuer: str, jti: str) -> None:
+    if not jti.strip() or _SOME_TOKEN.fullmatch(jti):
+        raise typer.BadParameter(
+            "give a token's claim jti, not the token and not nothing", param_hint="--jti"
+        )
+    until = int((datetime.now(UTC) + duration(_REMEMBERED)).timestamp())
+    _change(settings, partial(_with, field="revoked_tokens", instants={f"{issuer}|{jti}": until}))
+    _tell("revoked", settings, None, what="token", issuer=issuer, token_id=jti)
+    typer.echo(f"Revoked that token of {issuer}.")
+
+
+def _revoke_subject(settings: Settings, issuers: Iterable[str], subject: str) -> None:
+    now = int(time.time())
+    owners = [Principal(subject, frozenset(), each) for each in issuers]
+    instants = {each.identity: now for each in owners}
+    _change(settings, partial(_with, field="revoked_subjects", instants=instants))
+    for owner in owners:
+        _tell("revoked", settings, owner, what="subject", issuer=owner.issuer)
+    typer.echo(f"Revoked what {subject} was issued by now ({', '.join(issuers)}).")
+
+
+def _issuer(auth: Auth, given: str | None, *others: str) -> str:
+    """Return whose token or subject is meant: a slip here would revoke nothing, and say it did."""
+    own = [auth.issuer] if auth.secret or auth.secret_file or not auth.issuers else []
+    known = [*own, *(each.issuer for each in auth.issuers), *others]
+    if given is None and own:
+        return auth.issuer
+    if given not in known:
+        reason = f"{given!r} is no issuer here" if given else "no tokens are made here"
+        raise typer.BadParameter(f"{reason}; name one of {', '.join(known)}", param_hint="--issuer")
+    return given
+
+
+def _with(known: Credentials, field: str, instants: dict[str, int]) -> Credentials:
+    return known.model_copy(update={field: {**getattr(known, field), **instants}})
+
+
+def _change(settings: Settings, change: Callable[[Credentials], Credentials]) -> None:
+    """Change the document, and let go of what has expired."""
     store = credential_store(settings.home, settings.state)
     store.change(lambda known: change(known.without_expired(time.time())))
+
+
+def _tell(event: str, settings: Settings, owner: Principal | None, **facts: object) -> None:
+    """Log what was done, by which account, and whom it is about by the pseudonym in other lines."""
+    pseudonym = _pseudonym(settings, owner) if owner is not None else None
+    tell(event, None, operator=operator(), subject=pseudonym, **facts)
+
+
+def _pseudonym(settings: Settings, owner: Principal) -> str | None:
+    """Return it, where this command knows the workers' key: not worth failing for."""
+    with suppress(SetupError):
+        secret = secret_in_force(settings)
+        key = shared_key(settings.logging, secret.value if secret else None)
+        return Pseudonyms(key).of(owner.identity) if key else None
+    return None

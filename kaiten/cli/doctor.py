@@ -87,6 +87,9 @@ def _setting_rows(in_force: InForce | None) -> Iterator[tuple[str, str]]:
     yield "home", str(in_force.home)
     yield "secret", in_force.secret or "not usable, see below"
     yield "redis", in_force.redis or "none: each worker counts by itself"
+    for issuer, source in in_force.issuers.items():
+        yield "issuer", issuer
+        yield "", source
     yield "workers", str(in_force.workers)
     yield "process", f"{_HOLDERS[in_force.process]} (threads of each: {in_force.threads})"
     if in_force.placement:

@@ -12,6 +12,7 @@ import psutil
 
 from gateway.limiting.in_redis import fault_of, place_of
 from gateway.tokens.build import check_keys
+from gateway.tokens.sources import sources_of
 from kaiten import tls
 from kaiten.cli.serve import configuration_file
 from kaiten.cores import affinity, cores, count_of, quota
@@ -49,7 +50,8 @@ class InForce:
     """What a start would go by; ``threads`` are those of each process that holds a model.
 
     ``placement`` names the CUDA device of each worker in turn, and is empty where there is none;
-    ``process`` is runners.process; ``redis`` where it is and whether it answers, None without.
+    ``process`` is runners.process; ``redis`` where it is and whether it answers, None without;
+    ``issuers`` where the keys of each come from, and whether they can be had now.
     """
 
     settings: Path | None
@@ -62,6 +64,7 @@ class InForce:
     placement: list[str]
     process: str
     redis: str | None
+    issuers: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,7 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
         placement=placement or [],
         process=settings.runners.process,
         redis=_redis(settings),
+        issuers=sources_of(settings.auth),
     )
 
 

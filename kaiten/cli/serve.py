@@ -43,12 +43,9 @@ def serve(
         overrides["KAITEN_SERVING__MODELS"] = model
     reached = reach(settings.tls, port, client_certificate, client_key)
     secret = secret_in_force(settings)
-    # Where only others make tokens, the curl line is for one of theirs.
-    token = (
-        mint("local", ["predict"], timedelta(hours=1), settings.auth, secret.value)
-        if secret
-        else "A-TOKEN-OF-YOUR-ISSUER"
-    )
+    token = None
+    if secret is not None:
+        token = mint("local", ["predict"], timedelta(hours=1), settings.auth, secret.value)
     _check_free(port)
     command = [sys.executable, "-m", "bentoml", "serve", str(ROOT), "--host", HOST]
     server = subprocess.Popen(  # noqa: S603  our own command
@@ -114,13 +111,16 @@ def _names(answer: httpx.Response) -> tuple[str, ...]:
     return names_in(tls.getpeercert()) if tls else ()
 
 
-def _greet(reached: Reach, names: tuple[str, ...], token: str) -> None:
+def _greet(reached: Reach, names: tuple[str, ...], token: str | None) -> None:
+    """Say how to call it; without a token where only others make them."""
     url = reached.url
+    remark = "the token holds for an hour" if token else "with a token of auth.issuers as TOKEN"
     body = '{"text": "My parcel has not arrived yet, where is it?"}'
     console.print(
-        f"\n[bold]Ready.[/bold] Try it (the token holds for an hour):\n\n"
+        f"\n[bold]Ready.[/bold] Try it ({remark}):\n\n"
         f"{reached.curl('/api/v1/predict', names)} -H 'Content-Type: application/json' "
-        f"-H 'Authorization: Bearer {token}' -d '{body}'\n\n"
+        f'-H "Authorization: Bearer {token or "$TOKEN"}" '
+        f"-d '{body}'\n\n"
         f"docs     {url}/docs\nmetrics  {url}/metrics\nhealth   {url}/health\n\n"
         "Stop with Ctrl-C.\n",
         markup=True,

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.acceptance import contract, fuzz, gate, kill_worker, overload, poison, soak
+from tests.acceptance import contract, fuzz, gate, jwks, kill_worker, overload, poison, soak
 from tests.acceptance.report import Report, console
 from tests.e2e.house import ROOT, quickstart_store
 
@@ -18,6 +18,7 @@ _SUITES = {
     "gate": gate.run,
     "fuzz": fuzz.run,
     "contract": contract.run,
+    "jwks": jwks.run,
 }
 
 

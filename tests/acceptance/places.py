@@ -55,7 +55,7 @@ def served(
     with serving(env, cwd=cwd) as server:
         target = Target(int(server.url.rpartition(":")[2]), server.token())
         each = Served(server, target, Watch(server.process.popen.pid))
-        each.wait_for_starts(2 if settings == TWO_WORKERS else 1)
+        each.wait_for_starts(2 if settings.items() >= TWO_WORKERS.items() else 1)
         yield each
 
 

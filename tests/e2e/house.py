@@ -164,6 +164,15 @@ def until_ready(url: str, limit: int = 10_000) -> None:
         assert any(client.get("/readyz").is_success for _ in range(limit))
 
 
+def until_all_ready(url: str, limit: int = 1000) -> None:
+    """Ask readiness by connections of their own until every worker, likely enough, is green."""
+    with httpx.Client(base_url=url, headers={"Connection": "close"}, timeout=60) as client:
+        for _ in range(limit):
+            if all(client.get("/readyz").is_success for _ in range(24)):
+                return
+    raise AssertionError("a worker is not ready")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

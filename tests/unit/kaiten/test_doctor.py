@@ -17,7 +17,9 @@ from lifecycle.store import ModelStore
 from runners import engines
 from runners.engines import cuda
 from runners.engines.cuda import CudaDevice
+from tests.issuer import issuing
 from tests.redis_server import redis_server
+from tests.unit.gateway.tokens.mint import public_pem
 
 SECRET = "8f14e45fceea167a5a36dedd4bea2543"
 DEFAULT = "support-intent:1.0.0"
@@ -286,3 +288,41 @@ def test_whether_redis_answers_is_told_and_stops_nothing(
         told = f"{place} does not answer (ConnectionError): each worker would count by itself"
         assert report(0)["in_force"]["redis"] == told
         assert "canary" not in said(0)
+
+
+def test_where_keys_of_issuers_come_from_is_told_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(DEFAULT, tmp_path)
+    file = tmp_path / "partner.pem"
+    file.write_bytes(public_pem("ES256"))
+    with issuing() as issuer:
+        partner = {"issuer": "partner", "audience": "kaiten", "public_key_file": str(file)}
+        monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([issuer.settings(), partner]))
+
+        def told() -> str:
+            found: dict[str, str] = report(0)["in_force"]["issuers"]
+            assert found["partner"] == f"public key in {file}"
+            return found[issuer.name].removeprefix(f"{issuer.url} ")
+
+        assert told() == "answers with 1 usable key"
+        assert "answers with 1 usable key" in " ".join(said(0).split())
+        issuer.rotate()
+        assert told() == "answers with 2 usable keys"
+        issuer.answer = 200, b'{"keys": []}'
+        assert told().startswith("gives no keys now (none of its")
+        issuer.answer = 503, b""
+        assert told().startswith("gives no keys now (status 503): ")
+        issuer.down()
+        assert told().startswith("gives no keys now (ConnectError): ")
+
+
+def test_issuer_that_hangs_holds_the_doctor_up_no_longer_than_a_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(DEFAULT, tmp_path)
+    monkeypatch.setattr("gateway.tokens.build._FETCH_TIMEOUT_S", 0.1)
+    with issuing() as issuer:
+        monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([issuer.settings()]))
+        issuer.hang()
+        assert "gives no keys now (" in report(0)["in_force"]["issuers"][issuer.name]

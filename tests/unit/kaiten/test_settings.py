@@ -420,6 +420,26 @@ def test_workers_are_handed_the_home_and_their_threads(
     assert handed_down.runners.threads == 3
 
 
+def test_workers_find_the_keys_of_issuers_wherever_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"issuer": "a", "audience": "kaiten", "public_key_file": "keys/a.pem"}
+    by_url = {
+        "issuer": "b",
+        "audience": "kaiten",
+        "jwks_url": "https://b/jwks",
+        "algorithms": ["ES256"],
+    }
+    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([named, by_url]))
+    monkeypatch.chdir(tmp_path)
+    before = load_settings().auth.issuers
+    hand_down(load_settings(), holders=1)
+    monkeypatch.chdir("/")
+    first, second = load_settings().auth.issuers
+    assert first.public_key_file == tmp_path / "keys" / "a.pem"
+    assert second == before[1]
+
+
 @pytest.mark.parametrize("workers", [1, 1_000_000])
 def test_cores_are_shared_by_the_workers(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITEN_RUNNERS__THREADS", "0")

@@ -174,22 +174,6 @@ def test_spoilt_file_is_told_and_nothing_is_lost(spoilt: str | None, tmp_path: P
         store.change(lambda known: known)
 
 
-def test_redis_that_has_lost_what_it_held_is_told(redis_url: str) -> None:
-    Redis.from_url(redis_url).flushdb()
-    store = RedisCredentials(redis_url)
-    assert store.read() == Credentials()
-    store.change(lambda known: with_key(known)[0])
-    watch = CredentialsWatch(store, 1)
-    watch.poll()
-    before = watch.current()
-    assert before.api_keys
-    Redis.from_url(redis_url).flushdb()
-    with capture_logs() as logs:
-        watch.poll()
-    assert watch.current() == before
-    assert "what it held is gone" in logs[0]["reason"]
-
-
 def test_whoever_revokes_sees_when_it_is_known(store: CredentialStore) -> None:
     watch = CredentialsWatch(store, 1)
     with capture_logs() as logs:
@@ -223,6 +207,23 @@ def test_redis_that_is_away_is_told_without_its_password() -> None:
         with pytest.raises(StateUnavailable) as caught:
             act()
         assert "pa55w0rd" not in caught.value.message
+
+
+def test_redis_that_came_back_empty_is_given_what_is_known(redis_url: str) -> None:
+    with Redis.from_url(redis_url) as client:
+        client.flushdb()
+        store, other = RedisCredentials(redis_url), RedisCredentials(redis_url)
+        store.change(lambda known: with_key(known)[0])
+        before = store.read()
+        assert other.read() == before
+        client.flushdb()
+        with capture_logs() as logs:
+            assert store.read() == other.read() == before
+        assert [line["event"] for line in logs] == ["credentials_given_back"]
+        # What somebody else has put there since is not replaced.
+        client.flushdb()
+        RedisCredentials(redis_url).change(lambda known: with_key(known, "later")[0])
+        assert store.read() == other.read() != before
 
 
 def test_nobody_is_let_in_before_the_list_was_read() -> None:

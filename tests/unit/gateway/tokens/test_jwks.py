@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.tokens import jwks as module
 from gateway.tokens.jwks import JwksKeys
 from kaiten.errors import IssuerUnavailable
 from kaiten.sections import Jwks
@@ -143,37 +142,45 @@ async def test_keys_hold_while_the_issuer_is_away_up_to_an_age() -> None:
         await keys.find("old")
 
 
-async def test_nobody_can_tell_of_a_new_key_while_the_issuer_is_away() -> None:
+async def test_nobody_can_tell_of_an_unknown_key_while_the_issuer_is_away() -> None:
     issuer = Issuer()
     keys = issuer.keys()
     await keys.find("old")
     issuer.away = True
+    issuer.content = jwks(jwk("ES256#2", kid="new"))
     with pytest.raises(IssuerUnavailable):
         await keys.find("new")
-    # So it is not remembered as one that the issuer does not have.
-    issuer.away, issuer.content = False, jwks(jwk("ES256", kid="old"), jwk("ES256#2", kid="new"))
+    issuer.away = False
+    # A fetch that failed has not said that there is none.
     assert await keys.find("new") is not None
 
 
-async def test_too_many_who_wait_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_WAITING", 1)
+async def test_of_too_many_who_ask_at_once_nobody_is_told_that_there_is_no_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.tokens.jwks._MAX_WAITING", 5)
     issuer = Issuer(slow=asyncio.Event())
     keys = issuer.keys()
-    waiting = asyncio.create_task(keys.find("old"))
+    asking = [asyncio.create_task(keys.find(f"made up {number}")) for number in range(5)]
     await until(lambda: len(issuer.asked_at) == 1)
     with pytest.raises(IssuerUnavailable):
-        await keys.find("another")
+        await keys.find("old")
     assert issuer.slow is not None
     issuer.slow.set()
-    assert await waiting is not None
+    assert await asyncio.gather(*asking) == [None] * 5
+    assert await keys.find("old") is not None
 
 
-async def test_answer_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FETCH_LIMIT_S", 0)
-    issuer = Issuer(slow=asyncio.Event())
-    with capture_logs() as logs, pytest.raises(IssuerUnavailable):
-        await issuer.keys().find("old")
-    assert logs[0]["error"] == "TimeoutError"
+async def test_return_of_the_issuer_is_told_once() -> None:
+    issuer = Issuer(away=True)
+    keys = issuer.keys()
+    with capture_logs() as logs:
+        with pytest.raises(IssuerUnavailable):
+            await keys.find("old")
+        issuer.away = False
+        for kid in ("old", "made up", "made up too"):
+            await keys.find(kid)
+    assert [line["event"] for line in logs] == ["jwks_not_fetched", "jwks_fetched_again"]
 
 
 async def test_issuer_that_was_never_there_is_told_apart_from_a_bad_token() -> None:

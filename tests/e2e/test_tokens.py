@@ -1,0 +1,183 @@
+"""Tokens of an issuer that rotates, API keys and revocation, over two workers and a real Redis."""
+
+import json
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+
+import httpx
+import pytest
+
+from tests.e2e.house import BIN, Server, environment, serving, until_all_ready
+from tests.issuer import Issuer, issuing
+from tests.redis_server import RedisServer, redis_server
+
+pytestmark = pytest.mark.e2e
+WORKERS = 2
+# Each request has a connection of its own, which either worker takes: all of so many go to one of
+# them once in ten million times.
+ENOUGH = 24
+# Of them, the workers read anew what was revoked once a moment.
+ROUNDS = 200
+
+
+@dataclass(frozen=True)
+class House:
+    """A server that takes an issuer's tokens only, and the Redis that it keeps credentials in."""
+
+    server: Server
+    issuer: Issuer
+    redis: RedisServer
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / "kaiten"), *arguments]
+        return subprocess.run(
+            command, env=self.server.env, check=False, capture_output=True, text=True
+        )
+
+    def done(self, *arguments: str) -> str:
+        result = self.command(*arguments)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    def statuses(self, headers: dict[str, str], count: int = ENOUGH) -> Counter[int]:
+        """Return what so many requests come to, by connections of their own."""
+        body = {"text": "Where is my parcel?"}
+        with httpx.Client(headers={**headers, "Connection": "close"}, timeout=60) as client:
+            url = f"{self.server.url}/api/v1/predict"
+            return Counter(client.post(url, json=body).status_code for _ in range(count))
+
+    def until_all_are(self, status: int, headers: dict[str, str]) -> None:
+        """Ask until both workers answer so; nothing but 200 and 401 is answered on the way."""
+        for _ in range(ROUNDS):
+            found = self.statuses(headers)
+            assert set(found) <= {200, 401}
+            if set(found) == {status}:
+                return
+        raise AssertionError(found)
+
+
+@pytest.fixture(scope="module")
+def house(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with redis_server() as redis, issuing() as issuer:
+        env = environment(
+            bentoml_home,
+            tmp_path_factory.mktemp("home"),
+            KAITEN_AUTH__ISSUERS=json.dumps([issuer.settings()]),
+            KAITEN_AUTH__JWKS__MIN_INTERVAL_S="1",
+            KAITEN_AUTH__CREDENTIALS_POLL_S="0.1",
+            KAITEN_STATE__REDIS_URL=redis.url,
+            BENTOML_CONFIG_OPTIONS=f"services.kaiten_service.workers={WORKERS}",
+        )
+        with serving(env) as server:
+            server.process.wait_for("Completed async startup hook", count=WORKERS)
+            until_all_ready(server.url)
+            yield House(server, issuer, redis)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_first_token_of_a_new_key_is_taken_by_both_workers(house: House) -> None:
+    for _ in range(2):
+        assert house.statuses(bearer(house.issuer.token())) == {200: ENOUGH}
+        house.issuer.rotate()
+    assert house.statuses(bearer(house.issuer.token())) == {200: ENOUGH}
+
+
+def test_tokens_of_others_are_refused(house: House) -> None:
+    stranger = Issuer(family="strangers")
+    for token in (
+        stranger.token(),
+        # Who signs with a key of his own, under the id of one that is published.
+        stranger.token(iss=house.issuer.name),
+        house.issuer.token(aud="others"),
+        house.issuer.token(exp=1),
+    ):
+        assert house.statuses(bearer(token), 4) == {401: 4}
+
+
+def test_none_are_made_here(house: House) -> None:
+    result = house.command("token", "--subject", "alice", "--scope", "predict")
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert "none are made here" in result.stderr
+    assert "with a token of auth.issuers as TOKEN" in house.server.process.log
+
+
+def test_api_key_works_until_it_is_revoked(house: House) -> None:
+    made = house.command("api-key", "create", "--subject", "job", "--scope", "predict")
+    key = {"X-API-Key": made.stdout.strip()}
+    (line,) = made.stderr.splitlines()
+    told = json.loads(line)
+    assert (told["event"], told["logger"]) == ("api_key_created", "kaiten.security")
+    house.until_all_are(200, key)
+    (key_id,) = json.loads(house.done("api-key", "list", "--json"))
+    assert key_id == told["key_id"]
+    house.done("revoke", "--api-key", key_id)
+    house.until_all_are(401, key)
+
+
+def test_token_is_revoked_by_its_id_and_others_of_its_subject_hold(house: House) -> None:
+    ids = token_hex(8), token_hex(8)
+    first, second = (house.issuer.token(jti=each) for each in ids)
+    both = house.statuses(bearer(first)) + house.statuses(bearer(second))
+    assert both == {200: 2 * ENOUGH}
+    house.done("revoke", "--jti", ids[0], "--issuer", house.issuer.name)
+    house.until_all_are(401, bearer(first))
+    assert house.statuses(bearer(second)) == {200: ENOUGH}
+
+
+def test_subject_loses_what_it_was_issued_and_others_do_not(house: House) -> None:
+    old, other = house.issuer.token("bob"), house.issuer.token("carol")
+    assert house.statuses(bearer(old)) == {200: ENOUGH}
+    house.done("revoke", "--subject", "bob", "--issuer", house.issuer.name)
+    house.until_all_are(401, bearer(old))
+    assert house.statuses(bearer(other)) == {200: ENOUGH}
+    # A clock that is a little ahead stands for a while that has passed.
+    later = house.issuer.token("bob", iat=int(time.time()) + 5)
+    assert house.statuses(bearer(later)) == {200: ENOUGH}
+
+
+def test_known_keys_hold_while_the_issuer_is_away(house: House) -> None:
+    token = house.issuer.token()
+    assert house.statuses(bearer(token)) == {200: ENOUGH}
+    house.issuer.down()
+    assert house.statuses(bearer(house.issuer.token("dave"))) == {200: ENOUGH}
+    house.issuer.rotate()
+    # Nobody can tell whether the issuer has such a key.
+    assert house.statuses(bearer(house.issuer.token()), 1) == {503: 1}
+    house.issuer.up()
+    assert house.statuses(bearer(house.issuer.token())) == {200: ENOUGH}
+
+
+def test_what_is_revoked_stays_so_when_redis_is_killed(house: House) -> None:
+    revoked, other = house.issuer.token("erin"), house.issuer.token("frank")
+    made = house.done("api-key", "create", "--subject", "job", "--scope", "predict")
+    house.done("revoke", "--subject", "erin", "--issuer", house.issuer.name)
+    house.until_all_are(401, bearer(revoked))
+    house.until_all_are(200, {"X-API-Key": made})
+    house.redis.kill()
+    house.server.process.wait_for("credentials_not_read", count=WORKERS)
+    assert house.statuses(bearer(revoked)) == {401: ENOUGH}
+    assert house.statuses(bearer(other)) == {200: ENOUGH}
+    assert house.statuses({"X-API-Key": made}) == {200: ENOUGH}
+    result = house.command("revoke", "--subject", "frank", "--issuer", house.issuer.name)
+    assert result.returncode == 1
+    assert "state.redis_url" in result.stderr
+    with redis_server(house.redis.port):
+        house.server.process.wait_for("credentials_read_again", count=WORKERS)
+        # It kept nothing, and the workers did.
+        assert house.statuses(bearer(revoked)) == {401: ENOUGH}
+        assert len(json.loads(house.done("api-key", "list", "--json"))) == 1
+
+
+def test_nothing_private_was_logged(house: House) -> None:
+    log = house.server.process.log
+    assert not re.search(r"eyJ|kaiten_[0-9a-f]{16}|alice|frank|erin", log)
