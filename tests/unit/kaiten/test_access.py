@@ -17,7 +17,7 @@ from kaiten.errors import SetupError
 from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.sections import Logging
 
-SECRET = "8f14e45fceea167a5a36dedd4bea2543"
+SECRET = "0123456789abcdef" * 4
 OTHERS = {"issuer": "https://login.example.org/", "audience": "kaiten", "jwks_url": "https://a/b"}
 SOMEBODY = ("--subject", "nightly-job", "--scope", "predict")
 
