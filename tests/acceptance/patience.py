@@ -13,7 +13,7 @@ from schemathesis.transport.prepare import get_exclude_headers
 
 HEADER = "X-Request-Timeout-Ms"
 ENOUGH_MS = 20_000
-API_KEY = "X-API-Key"
+CREDENTIAL = "X-API-Key"
 
 
 @schemathesis.hook
@@ -25,4 +25,4 @@ def before_call(
     short = asked.isascii() and asked.isdigit() and 0 < int(asked) < ENOUGH_MS
     if short and not get_exclude_headers(case):
         case.headers[HEADER] = str(ENOUGH_MS)
-    case.headers.pop(API_KEY, None)
+    case.headers.pop(CREDENTIAL, None)
