@@ -6,7 +6,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.acceptance import contract, fuzz, gate, jwks, kill_worker, overload, poison, soak
+from tests.acceptance import (
+    bench_gpu,
+    contract,
+    fuzz,
+    gate,
+    jwks,
+    kill_worker,
+    overload,
+    poison,
+    soak,
+)
 from tests.acceptance.report import Report, console
 from tests.e2e.house import ROOT, quickstart_store
 
@@ -19,6 +29,7 @@ _SUITES = {
     "fuzz": fuzz.run,
     "contract": contract.run,
     "jwks": jwks.run,
+    "bench_gpu": bench_gpu.run,
 }
 
 
