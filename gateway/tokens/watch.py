@@ -46,7 +46,8 @@ class CredentialsWatch:
         if self._away or found != (self._current or Credentials()):
             # What an operator who has revoked something looks for.
             counts = {name: len(each) for name, each in found}
-            logger.info("credentials_read", **counts)
+            event = "credentials_read_again" if self._away else "credentials_read"
+            logger.info(event, **counts)
         self._current, self._away = found, False
 
     async def keep_current(self) -> None:
