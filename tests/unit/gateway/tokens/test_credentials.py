@@ -1,8 +1,5 @@
 """API keys and revocations, kept in a file or a real Redis, and read by every worker."""
 
-import shutil
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +9,6 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 from redis import Redis
-from redis.backoff import ConstantBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
 from structlog.testing import capture_logs
 
 from gateway.tokens.authenticator import Authenticator
@@ -25,40 +19,17 @@ from gateway.tokens.verifier import OneKey, TokenRejected, TrustedIssuer, Verifi
 from gateway.tokens.watch import CredentialsWatch
 from kaiten.errors import NotReady, StateUnavailable, Unauthenticated
 from kaiten.sections import State
+from tests.redis_server import redis_server
 from tests.unit.gateway.tokens.mint import AUDIENCE, ISSUER, public_pem, token
 
 NOW = 1_800_000_000.0
 SOON = datetime.fromtimestamp(NOW + 60, UTC)
 
 
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start a Redis of the tests' own."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    command = [
-        program,
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--dir",
-        str(folder),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            retried = Retry(ConstantBackoff(0.05), 200)
-            Redis(port=port, retry=retried, retry_on_error=[RedisError]).ping()
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.terminate()
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    with redis_server() as server:
+        yield server.url
 
 
 @pytest.fixture(params=["file", "redis"])
