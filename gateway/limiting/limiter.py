@@ -12,7 +12,6 @@ from itertools import count
 import structlog
 
 from gateway.limiting.in_process import InProcess
-from gateway.limiting.in_redis import InRedis
 from gateway.limiting.rules import Headers, Rules, Standing, Store, StoreUnavailable
 from gateway.ports import LimitsWatch
 from kaiten.sections import Limits, State
@@ -176,6 +175,9 @@ def limiter_for(
         return None
     rules, shared = Rules(limits), None
     if state.redis_url is not None:
+        # Who shares no Redis loads none.
+        from gateway.limiting.in_redis import InRedis  # noqa: PLC0415
+
         url = state.redis_url.get_secret_value()
         shared = InRedis(rules, url, request_timeout_s + _LEASE_MARGIN_S)
     return Limiter(rules, InProcess(rules), shared, watch)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.tokens.verifier import TokenRejected, Verified
 from kaiten.context import Principal
+from kaiten.errors import StateUnavailable
 
 # A fixed beginning lets scanners of secrets know one where it leaked.
 PREFIX = "kaiten_"
@@ -51,6 +52,14 @@ class Credentials(BaseModel):
     revoked_tokens: dict[str, int] = Field(default_factory=dict)
     revoked_subjects: dict[str, int] = Field(default_factory=dict)
 
+    @classmethod
+    def parsed(cls, content: bytes | str, where: str) -> "Credentials":
+        """Return what was written; StateUnavailable, naming where it lies, for anything else."""
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError:
+            raise StateUnavailable(where, "what it holds is not as it was written") from None
+
     def check(self, verified: Verified) -> None:
         """Raise TokenRejected for a token that was revoked, by its id or with its subject's."""
         principal = verified.principal
@@ -83,13 +92,16 @@ class Credentials(BaseModel):
         )
 
 
+Change = Callable[[Credentials], Credentials]
+
+
 class CredentialStore(Protocol):
     """Where the document lies."""
 
     def read(self) -> Credentials:
         """Return it, empty where there is none; StateUnavailable where it can not be read."""
 
-    def change(self, change: Callable[[Credentials], Credentials]) -> None:
+    def change(self, change: Change) -> None:
         """Replace it by what it is changed to; of two who change at once, both take effect."""
 
 

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import psutil
 
-from gateway.limiting.in_redis import fault_of, place_of
 from gateway.tokens.build import check_keys
 from gateway.tokens.sources import sources_of
 from kaiten import tls
@@ -159,6 +158,9 @@ def _redis(settings: Settings) -> str | None:
     """Return what a worker would find. No problem where it does not answer: a start goes on."""
     if settings.state.redis_url is None:
         return None
+    # Who shares no Redis loads none.
+    from gateway.limiting.in_redis import fault_of, place_of  # noqa: PLC0415
+
     url = settings.state.redis_url.get_secret_value()
     fault = fault_of(url)
     told = f"does not answer ({fault}): each worker would count by itself" if fault else "answers"

@@ -13,8 +13,9 @@ from structlog.testing import capture_logs
 
 from gateway.tokens.authenticator import Authenticator
 from gateway.tokens.credentials import Credentials, CredentialStore, new_api_key
+from gateway.tokens.in_redis import RedisCredentials
 from gateway.tokens.keys import from_pem
-from gateway.tokens.stores import FileCredentials, RedisCredentials, credential_store
+from gateway.tokens.stores import FileCredentials, credential_store
 from gateway.tokens.verifier import OneKey, TokenRejected, TrustedIssuer, Verifier
 from gateway.tokens.watch import CredentialsWatch
 from kaiten.errors import NotReady, StateUnavailable, Unauthenticated
