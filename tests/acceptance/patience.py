@@ -1,8 +1,7 @@
-"""Loaded by Schemathesis: callers who can be answered.
+"""Loaded by Schemathesis: callers who would wait for less time than a model takes, wait longer.
 
 A deadline of a few milliseconds is valid, and the 504 that it brings is right; but a 5xx all the
-same, and none is to be passed over: who would wait for less than a model takes, waits longer. The
-suite brings a token, and whoever brings a made-up API key as well is a 401: so nobody does.
+same, and none is to be passed over.
 """
 
 from typing import Any
@@ -13,7 +12,6 @@ from schemathesis.transport.prepare import get_exclude_headers
 
 HEADER = "X-Request-Timeout-Ms"
 ENOUGH_MS = 20_000
-CREDENTIAL = "X-API-Key"
 
 
 @schemathesis.hook
@@ -25,4 +23,3 @@ def before_call(
     short = asked.isascii() and asked.isdigit() and 0 < int(asked) < ENOUGH_MS
     if short and not get_exclude_headers(case):
         case.headers[HEADER] = str(ENOUGH_MS)
-    case.headers.pop(CREDENTIAL, None)
