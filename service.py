@@ -101,7 +101,8 @@ class Parts:
     @cached_property
     def profiler(self) -> Profiler:
         folder = self.settings.home / "profiles"
-        return Profiler(folder, self.settings.monitors, self.instruments.records_dropped)
+        dropped = self.instruments.records_dropped
+        return Profiler(folder, self.settings.profiles, self.settings.drift, dropped)
 
     @cached_property
     def runners(self) -> list[Runner | RemoteRunner]:

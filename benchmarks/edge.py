@@ -46,6 +46,9 @@ class _Answer:
     index: int = 1
     confidence: float = 0.9
     tokens: int = 12
+    unknown_tokens: int = 0
+    entropy: float = 0.3
+    distance: float | None = 0.5
 
 
 @dataclass(frozen=True)

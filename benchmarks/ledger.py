@@ -24,10 +24,11 @@ from kaiten.sections import (
     ApiVersions,
     Auth,
     Batching,
+    Drift,
     Gateway,
     Limits,
     Logging,
-    Monitors,
+    Profiles,
     Runners,
     State,
 )
@@ -175,7 +176,7 @@ def through_edge(
     limits, nothing = Gateway(), _Unwatched()
     instruments = Instruments(metrics) if metrics else None
     # Never started: what it would do in its own thread is no part of a request.
-    sink = Profiler(Path(), Monitors(max_pending_records=10**7), lambda _: None)
+    sink = Profiler(Path(), Profiles(max_pending_records=10**7), Drift(), lambda _: None)
     predictor = Predictor([stub], limits)
     routes = Routes(lambda: predictor, Instruments, limits, ApiVersions())
     parts = EdgeParts(

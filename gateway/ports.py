@@ -6,10 +6,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kaiten.context import PredictionRecord
+from kaiten.records import Answer, PredictionRecord
 
 
-class Classified(Protocol):
+class Classified(Answer, Protocol):
     """What a runner answers for one text."""
 
     @property
@@ -19,14 +19,6 @@ class Classified(Protocol):
     @property
     def index(self) -> int:
         """The most probable label's; the first of equals."""
-
-    @property
-    def confidence(self) -> float:
-        """Its probability."""
-
-    @property
-    def tokens(self) -> int:
-        """The length that was computed, in tokens."""
 
 
 class Runner(Protocol):

@@ -16,8 +16,9 @@ from gateway.schemas import (
     ScoredLabel,
 )
 from kaiten import tags
-from kaiten.context import PredictionRecord, RequestContext, current
+from kaiten.context import RequestContext, current
 from kaiten.errors import InferenceFailed, NotReady, Unauthenticated, UnknownModel
+from kaiten.records import Origin, record
 from kaiten.sections import Gateway
 
 logger = structlog.get_logger(__name__)
@@ -92,15 +93,11 @@ class Predictor:
         if not all(math.isfinite(answer.confidence) for answer in answers):
             logger.error("scores_not_finite", model=runner.tag)
             raise InferenceFailed
+        subject = context.principal.identity if context.principal else ""
+        origin = Origin(context.request_id, subject, runner.tag)
         context.records += [
-            PredictionRecord(
-                model=runner.tag,
-                text_length=len(text),
-                token_count=answer.tokens,
-                label=runner.labels[answer.index],
-                confidence=answer.confidence,
-            )
-            for text, answer in zip(texts, answers, strict=True)
+            record(origin, item, text, runner.labels[answer.index], answer)
+            for item, (text, answer) in enumerate(zip(texts, answers, strict=True))
         ]
         return answers
 

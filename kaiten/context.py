@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from kaiten.errors import Forbidden, KaitenError
+from kaiten.records import PredictionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +30,6 @@ class Principal:
         """Raise Forbidden unless the token may ask this model (its name, without version)."""
         if not self.scopes & {"predict", f"predict:{model}"}:
             raise Forbidden(f"predict:{model}")
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionRecord:
-    """What monitoring keeps of one answered input: measures of the text, never the text."""
-
-    model: str
-    text_length: int
-    token_count: int
-    label: str
-    confidence: float
 
 
 @dataclass(slots=True)

@@ -183,6 +183,8 @@ class State(Section):
 
     # redis://[:password@]host:port/number; rediss:// for TLS. Without one, each worker has its own.
     redis_url: SecretStr | None = None
+    # postgresql+psycopg://user:password@host/name; without one, an SQLite file in KAITEN_HOME.
+    database_url: SecretStr | None = None
 
     @field_validator("redis_url")
     @classmethod
@@ -298,11 +300,43 @@ class ApiVersions(Section):
         return lifetime
 
 
-class Monitors(Section):
-    """What is watched."""
+class Profiles(Section):
+    """How answers are profiled."""
 
-    profile_window_s: float = Field(300, gt=0)
+    enabled: bool = True
+    # A folder or an address that fsspec knows; None is the folder profiles in KAITEN_HOME.
+    target: str | None = None
+    by_tenant: bool = False
     max_pending_records: int = Field(10_000, ge=1)
+
+
+class Drift(Section):
+    """When answers count as other than those that the version was validated on."""
+
+    window_rows: int = Field(1000, ge=10)
+    window_s: float = Field(3600, ge=1)
+    min_rows: int = Field(200, ge=10)
+    false_discovery_rate: float = Field(0.05, gt=0, lt=1)
+    min_effect: float = Field(0.1, gt=0, lt=1)
+    clear_after: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _can_be_judged(self) -> "Drift":
+        if self.min_rows > self.window_rows:
+            raise ValueError(
+                "min_rows is over window_rows, so no window could be judged; lower the first or "
+                "raise the second"
+            )
+        return self
+
+
+class Quality(Section):
+    """How answers are held against the labels that come in later."""
+
+    enabled: bool = True
+    window_rows: int = Field(1000, ge=10)
+    keep_days: float = Field(30, gt=0)
+    keep_rows: int = Field(1_000_000, ge=1)
 
 
 class Logging(Section):

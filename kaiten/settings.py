@@ -29,12 +29,14 @@ from kaiten.sections import (
     ApiVersions,
     Auth,
     Batching,
+    Drift,
     Environment,
     Gateway,
     Issuer,
     Limits,
     Logging,
-    Monitors,
+    Profiles,
+    Quality,
     Runners,
     Serving,
     Signatures,
@@ -51,6 +53,7 @@ _SECRETS = (
     ("auth", "secret"),
     ("signatures", "password"),
     ("state", "redis_url"),
+    ("state", "database_url"),
     ("logging", "pseudonym_key"),
 )
 # Of files that lie where a worker, which may stand in another folder, must find them.
@@ -108,7 +111,9 @@ class Settings(BaseSettings):
     state: State = State()
     auth: Auth = Auth()
     tls: Tls = Tls()
-    monitors: Monitors = Monitors()
+    profiles: Profiles = Profiles()
+    drift: Drift = Drift()
+    quality: Quality = Quality()
     logging: Logging = Logging()
 
     @model_validator(mode="after")

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from kaiten import tags
-from kaiten.context import PredictionRecord
-from kaiten.sections import Monitors
+from kaiten.records import PredictionRecord
+from kaiten.sections import Drift, Profiles
 
 if TYPE_CHECKING:
     from monitors.tracking import ModelProfile
@@ -32,17 +32,19 @@ class Profiler:
     def __init__(
         self,
         folder: Path,
-        settings: Monitors,
+        settings: Profiles,
+        drift: Drift,
         on_drop: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
         self._settings = settings
+        self._window_s = drift.window_s
         self._on_drop = on_drop
         self._clock = clock
         self._pending: deque[PredictionRecord] = deque()
         self._profiles: dict[str, ModelProfile] = {}
-        self._window_ends = clock() + settings.profile_window_s
+        self._window_ends = clock() + self._window_s
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="profiler", daemon=True)
 
@@ -83,7 +85,7 @@ class Profiler:
                 logger.exception("profiling_failed")
                 self._on_drop(len(records))
         if self._clock() >= self._window_ends:
-            self._window_ends = self._clock() + self._settings.profile_window_s
+            self._window_ends = self._clock() + self._window_s
             self._write()
 
     def _track(self, records: Sequence[PredictionRecord]) -> None:

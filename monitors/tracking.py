@@ -16,7 +16,7 @@ if not hasattr(np, "unicode_"):
 import pandas as pd
 from whylogs.core import DatasetProfile
 
-from kaiten.context import PredictionRecord
+from kaiten.records import PredictionRecord
 
 _COLUMNS = ("text_length", "token_count", "label", "confidence")
 

@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 from kaiten.cli.operator import Request, operator
-from kaiten.context import PredictionRecord
+from kaiten.records import Origin, record
 from kaiten.sections import Runners
 from kaiten.settings import Settings, load_settings
 from lifecycle.consistency import installed_versions
@@ -134,15 +134,15 @@ def _rss(process: psutil.Process) -> int:
 def _reference(model: StoredModel, asked: rows.Rows, scores: NDArray[np.float32]) -> bytes:
     """Return the whylogs profile of the answers, which drift is measured from."""
     processor = find_task(model.card.task).load_processor(model.folder, model.card.max_length)
-    items = processor.prepare(asked.texts)
-    labels = model.card.labels
+    # Probabilities are the softmax of their own logarithms.
+    logits = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+    answers = processor.finish(processor.prepare(asked.texts), logits)
+    labels, origin = model.card.labels, Origin("", "", model.card.tag)
     profile = ModelProfile()
     profile.track(
         [
-            PredictionRecord(
-                model.card.tag, len(text), item.cost, labels[row.argmax()], float(row.max())
-            )
-            for text, item, row in zip(asked.texts, items, scores, strict=True)
+            record(origin, 0, text, labels[answer.index], answer)
+            for text, answer in zip(asked.texts, answers, strict=True)
         ]
     )
     with TemporaryDirectory() as folder:

@@ -72,6 +72,14 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return scores
 
 
+def entropy(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the entropy of probabilities, shape (texts, labels), in nats: shape (texts,)."""
+    # What is no longer told from 0 adds nothing.
+    tiny = np.finfo(np.float32).tiny
+    found: NDArray[np.float32] = -(scores * np.log(np.maximum(scores, tiny))).sum(axis=1)
+    return found
+
+
 def pad(
     token_ids: Sequence[Sequence[int]], pad_id: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

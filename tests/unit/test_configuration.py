@@ -21,6 +21,7 @@ LEFT_OUT = {
     "home",
     "signatures.password",
     "state.redis_url",
+    "state.database_url",
     "runners.sockets",
     "logging.pseudonym_key",
 }

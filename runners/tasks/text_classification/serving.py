@@ -1,9 +1,11 @@
 """Serving a text classifier. Neither torch nor transformers is imported here."""
 
+import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from tokenizers import Tokenizer
 from kaiten.errors import ModelRejected
 from kaiten.sections import Runners
 from runners.engines import open_engine
-from runners.engines.base import SENTENCES, Engine, Samples, softmax
+from runners.engines.base import SENTENCES, Engine, Samples, entropy, softmax
 from runners.tasks.base import Task
 
 # The model's tokenizer as serving uses it: it holds the padding token and the side that is cut.
@@ -33,12 +35,19 @@ class TokenisedText:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The probabilities of one text, shape (labels,), and the highest; its length in tokens."""
+    """The probabilities of one text, shape (labels,), and the highest; its length in tokens.
+
+    ``entropy`` is that of the probabilities, in nats; ``distance`` the embedding's to the nearest
+    reference centroid, None where there is none.
+    """
 
     scores: NDArray[np.float32]
     index: int
     confidence: float
     tokens: int
+    unknown_tokens: int = 0
+    entropy: float = 0.0
+    distance: float | None = None
 
 
 class TextProcessor:
@@ -57,6 +66,7 @@ class TextProcessor:
         tokenizer.enable_truncation(max_length, direction=side)
         self._tokenizer = tokenizer
         self._max_length = max_length
+        self._unknown_id = _unknown_id(tokenizer)
 
     def prepare(self, inputs: Sequence[str]) -> list[TokenisedText]:
         """Tokenise texts, 20 us for a short one; what is over the maximum length is cut off."""
@@ -68,11 +78,21 @@ class TextProcessor:
     ) -> list[Classification]:
         """Turn logits, shape (texts, labels), into probabilities by softmax."""
         scores = softmax(raw)
-        columns = scores, scores.argmax(axis=1).tolist(), scores.max(axis=1).tolist(), batch
+        columns = (
+            scores,
+            scores.argmax(axis=1).tolist(),
+            scores.max(axis=1).tolist(),
+            entropy(scores).tolist(),
+            batch,
+        )
         return [
-            Classification(row, index, confidence, text.cost)
-            for row, index, confidence, text in zip(*columns, strict=True)
+            Classification(row, index, confidence, text.cost, self._unknown_in(text), spread)
+            for row, index, confidence, spread, text in zip(*columns, strict=True)
         ]
+
+    def _unknown_in(self, text: TokenisedText) -> int:
+        # None: a tokenizer by bytes knows every token, and no id is equal to it.
+        return text.ids.count(self._unknown_id)
 
     def probes(self) -> tuple[TokenisedText, TokenisedText]:
         """Return a short text and one of the maximum length, with the model's special tokens."""
@@ -152,6 +172,15 @@ class TextCodec:
 
 
 codec = TextCodec()
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
+    """Return the id of the token that stands for what the vocabulary has not, if there is one."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if "unk_id" in model:
+        return cast("int | None", model["unk_id"])
+    token = model.get("unk_token")
+    return None if token is None else tokenizer.token_to_id(token)
 
 
 def load_processor(folder: Path, max_length: int) -> TextProcessor:

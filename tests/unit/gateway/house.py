@@ -26,7 +26,7 @@ from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
 from gateway.tokens.build import build
 from kaiten.cli.token import mint
-from kaiten.context import PredictionRecord
+from kaiten.records import PredictionRecord
 from kaiten.sections import ApiVersions, Auth, Gateway, Serving, Tls
 from kaiten.settings import Settings
 from kaiten.signing import SigningSecret
@@ -60,6 +60,9 @@ class Answer:
 
     scores: NDArray[np.float32]
     tokens: int
+    unknown_tokens: int = 0
+    entropy: float = 0.5
+    distance: float | None = None
 
     @property
     def index(self) -> int:

@@ -220,8 +220,8 @@ def test_unknown_key_in_the_file_is_refused(text: str, field: str, file: Path) -
         ("KAITEN_RUNNERS__DEVICE", "cuda:", "runners.device"),
         ("KAITEN_RUNNERS__THREADS", "-1", "runners.threads"),
         ("KAITEN_AUTH__LEEWAY_S", "301", "auth.leeway_s"),
-        ("KAITEN_MONITORS__PROFILE_WINDOW_S", "0", "monitors.profile_window_s"),
-        ("KAITEN_MONITORS__MAX_PENDING_RECORDS", "0", "monitors.max_pending_records"),
+        ("KAITEN_DRIFT__WINDOW_S", "0", "drift.window_s"),
+        ("KAITEN_PROFILES__MAX_PENDING_RECORDS", "0", "profiles.max_pending_records"),
         ("KAITEN_LOGGING__LEVEL", "trace", "logging.level"),
     ],
 )

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from kaiten.context import PredictionRecord
-from kaiten.sections import Monitors
+from kaiten.records import PredictionRecord
+from kaiten.sections import Drift, Profiles
 from monitors.profiles import Profiler
 from monitors.tracking import ModelProfile
+from tests.records import recorded
 from tests.unit.gateway.house import CANARY, V2, House
 
 # After monitors.tracking, which mends what whylogs asks of numpy.
@@ -35,8 +36,9 @@ class Setup:
         self.folder = folder
         self.dropped: list[int] = []
         self.clock = Clock()
-        settings = Monitors(profile_window_s=WINDOW_S, max_pending_records=max_pending_records)
-        self.profiler = Profiler(folder, settings, self.dropped.append, self.clock)
+        settings = Profiles(max_pending_records=max_pending_records)
+        drift = Drift(window_s=WINDOW_S)
+        self.profiler = Profiler(folder, settings, drift, self.dropped.append, self.clock)
 
     def end_window(self) -> None:
         self.clock.now += WINDOW_S
@@ -58,7 +60,7 @@ def setup(tmp_path: Path) -> Setup:
 def record(
     model: str = INTENT, length: int = 10, label: str = "billing", confidence: float = 0.5
 ) -> PredictionRecord:
-    return PredictionRecord(model, length, token_count=3, label=label, confidence=confidence)
+    return recorded(model=model, text_length=length, label=label, confidence=confidence)
 
 
 def rows(view: Any) -> int:  # noqa: ANN401  whylogs has no types
