@@ -100,9 +100,25 @@ class Parts:
 
     @cached_property
     def profiler(self) -> Profiler:
-        folder = self.settings.home / "profiles"
-        dropped = self.instruments.records_dropped
-        return Profiler(folder, self.settings.profiles, self.settings.drift, dropped)
+        return Profiler(
+            self.settings.home / "drift",
+            self.settings.profiles,
+            self.settings.drift,
+            self.watch,
+            self.instruments.records_dropped,
+            self.tenant_of,
+        )
+
+    def watch(self) -> Watch:
+        """Return what judges windows; the one worker that does loads what it takes."""
+        from monitors.drift.watch import Watch  # noqa: PLC0415
+
+        home = self.settings.home
+        return Watch(self.states, self.reference_of, Nowhere(), self.settings.drift)
+
+    @cached_property
+    def states(self) -> States:
+        return States(self.settings.home / "drift")
 
     @cached_property
     def runners(self) -> list[Runner | RemoteRunner]:

@@ -23,6 +23,7 @@ from prometheus_client import (
     Metric,
     generate_latest,
 )
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
@@ -50,6 +51,38 @@ class Report(Protocol):
     def inference_seconds(self) -> float: ...
 
 
+class FeatureDrift(Protocol):
+    """What the last window told of a feature."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def effect(self) -> float: ...
+
+
+class Drift(Protocol):
+    """What is known of the drift of one version."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def arm(self) -> str: ...
+    @property
+    def drifted(self) -> bool | None: ...
+    @property
+    def windows(self) -> int: ...
+    @property
+    def features(self) -> Sequence[FeatureDrift]: ...
+
+
+class DriftSource(Protocol):
+    """Tells the drift of each version that is served."""
+
+    def drift(self) -> Sequence[Drift]: ...
+
+
 class Instruments:
     """The instruments of one worker.
 
@@ -66,6 +99,7 @@ class Instruments:
         self._directory = directory
         self._service = {"service_name": service, "service_version": bento_version}
         self._registry = registry = CollectorRegistry()
+        self._drift: DriftSource | None = None
         if directory is not None:
             _forget_dead_workers(Path(directory))
         self._models = _ModelInstruments(registry)
@@ -134,6 +168,10 @@ class Instruments:
         """Note whether this worker counts by itself."""
         self._limits_degraded.set(degraded)
 
+    def show_drift(self, source: DriftSource) -> None:
+        """Have the exposition tell what a source knows: the same, whichever worker is asked."""
+        self._drift = source
+
     def exposition(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, and its content type."""
         source = self._registry
@@ -142,6 +180,8 @@ class Instruments:
             MultiProcessCollector(source, path=self._directory)  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
         registry.register(_WithBentoNames(source, self._service))
+        if self._drift is not None:
+            registry.register(_DriftMetrics(self._drift))
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
@@ -275,6 +315,36 @@ class _WithBentoNames(Collector):
         for (sample_name, items), value in sums.items():
             derived.add_sample(sample_name, dict(items) | self._service, value)
         return derived
+
+
+class _DriftMetrics(Collector):
+    """Reads what is kept of drift as it is asked for."""
+
+    def __init__(self, source: DriftSource) -> None:
+        self._source = source
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield whether each version drifts, how far its features are off, and since how long."""
+        labels = (*_MODEL, "arm")
+        drift = GaugeMetricFamily("model_drift", "1 where the version drifts.", labels=labels)
+        referred = GaugeMetricFamily(
+            "model_drift_reference", "0 where there is nothing to tell drift from.", labels=labels
+        )
+        windows = CounterMetricFamily("model_drift_windows", "Windows judged.", labels=labels)
+        effects = GaugeMetricFamily(
+            "model_drift_effect",
+            "How far a feature of the last window is off, from 0 to 1.",
+            labels=(*labels, "feature"),
+        )
+        for each in self._source.drift():
+            version = [each.model, each.version, each.arm]
+            referred.add_metric(version, each.drifted is not None)
+            windows.add_metric(version, each.windows)
+            if each.drifted is not None:
+                drift.add_metric(version, each.drifted)
+            for feature in each.features:
+                effects.add_metric([*version, feature.name], feature.effect)
+        yield from (drift, referred, windows, effects)
 
 
 def own_directory(parent: Path) -> Path:

@@ -1,50 +1,61 @@
-"""whylogs profiles of what was answered, per model version.
+"""Profiles of what was answered, beside the request path.
 
-Records wait in a bounded queue; a side thread tracks them in columns and writes a profile once a
-window and at shutdown. The request path pays for one append to the queue.
+Records wait in a bounded queue, and the request path pays for one append to it. A side thread puts
+them into the spool about once a second; that of one worker of a host, whichever holds the lock,
+closes the windows that they fill. The kernel takes the lock from a worker that is killed.
 """
 
-import os
 import threading
-import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import structlog
+from filelock import FileLock, Timeout
 
-from kaiten import tags
 from kaiten.records import PredictionRecord
 from kaiten.sections import Drift, Profiles
-
-if TYPE_CHECKING:
-    from monitors.tracking import ModelProfile
+from monitors.spool import Spool
+from monitors.windows import Window, ended
 
 logger = structlog.get_logger(__name__)
-_CHUNK_RECORDS = 2000
-_POLL_SECONDS = 1.0
+_TURN_S = 1.0
+_LOCK_FILE = "watch.lock"
+
+
+class Watch(Protocol):
+    """Judges the windows of a host."""
+
+    def close(self, window: Window) -> None:
+        """Keep and judge a window; its parts are removed afterwards."""
 
 
 class Profiler:
-    """Profiles records in a thread of its own, from start to close."""
+    """Profiles records in a thread of its own, from start to close.
+
+    ``watch`` is asked for where this worker is the one that closes windows and there is one to
+    close: what it is made of takes memory.
+    """
 
     def __init__(
         self,
         folder: Path,
         settings: Profiles,
         drift: Drift,
+        watch: Callable[[], Watch],
         on_drop: Callable[[int], None],
-        clock: Callable[[], float] = time.monotonic,
+        tenant_of: Callable[[str], str] = lambda _: "",
     ) -> None:
-        self._folder = folder
         self._settings = settings
-        self._window_s = drift.window_s
+        self._drift = drift
+        self._watch = watch
         self._on_drop = on_drop
-        self._clock = clock
+        self._tenant_of = tenant_of
+        self._spool = Spool(folder / "spool")
+        self._lock = FileLock(folder / _LOCK_FILE, blocking=False, thread_local=False)
         self._pending: deque[PredictionRecord] = deque()
-        self._profiles: dict[str, ModelProfile] = {}
-        self._window_ends = clock() + self._window_s
+        self._failing = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="profiler", daemon=True)
 
@@ -60,64 +71,63 @@ class Profiler:
             self._on_drop(len(records) - room)
 
     def close(self) -> None:
-        """Profile what waits, write every profile, and stop."""
+        """Put what waits into the spool, and stop."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._spool_pending()
+        self._lock.release()
 
     def _run(self) -> None:
-        while not self._closing.wait(_POLL_SECONDS):
+        while not self._closing.wait(_TURN_S):
             self.step()
-        self.step()
-        self._write()
 
     def step(self) -> None:
-        """Take one turn: track what waits, and write if the window has ended.
+        """Take one turn: spool what waits, and close the windows that have ended, if that is ours.
 
         A failure costs profiles, and no more.
         """
-        while self._pending:
-            count = min(len(self._pending), _CHUNK_RECORDS)
-            records = [self._pending.popleft() for _ in range(count)]
+        self._spool_pending()
+        try:
+            if self._holds_the_lock():
+                self._close_windows()
+            self._failing = False
+        except Exception:
+            # Once, and not with every turn.
+            if not self._failing:
+                logger.exception("windows_not_looked_at")
+            self._failing = True
+
+    def _spool_pending(self) -> None:
+        records = [self._pending.popleft() for _ in range(len(self._pending))]
+        if not records:
+            return
+        try:
+            self._spool.put(records, self._tenant_of)
+        except Exception:
+            logger.exception("profiling_failed")
+            self._on_drop(len(records))
+
+    def _holds_the_lock(self) -> bool:
+        if not self._lock.is_locked:
+            self._lock_folder().mkdir(parents=True, exist_ok=True)
             try:
-                self._track(records)
-            except Exception:
-                logger.exception("profiling_failed")
-                self._on_drop(len(records))
-        if self._clock() >= self._window_ends:
-            self._window_ends = self._clock() + self._window_s
-            self._write()
+                self._lock.acquire()
+            except Timeout:
+                return False
+        return True
 
-    def _track(self, records: Sequence[PredictionRecord]) -> None:
-        # Here, so that only this thread waits for the import, and only where there are records.
-        from monitors.tracking import ModelProfile  # noqa: PLC0415
-
-        by_model: dict[str, list[PredictionRecord]] = defaultdict(list)
-        for record in records:
-            by_model[record.model].append(record)
-        for model, own in by_model.items():
-            if model not in self._profiles:
-                self._profiles[model] = ModelProfile()
-            self._profiles[model].track(own)
-
-    def _write(self) -> None:
-        """Write each profile to <folder>/<name>/<version>/<start>-<process>.bin, and forget it.
-
-        One that can not be written goes on into the next window.
-        """
-        for model, profile in [*self._profiles.items()]:
+    def _close_windows(self) -> None:
+        for window in ended(self._spool, self._drift):
             try:
-                self._write_one(model, profile)
+                self._watch().close(window)
             except Exception:
-                logger.exception("profile_not_written", model=model)
-            else:
-                del self._profiles[model]
+                logger.exception("window_not_judged", model=window.source.model)
+                self._on_drop(window.rows)
+            # One that fails would fail again, and hold up all after it.
+            self._spool.forget(window.parts)
+            if self._closing.is_set():
+                return
 
-    def _write_one(self, model: str, profile: "ModelProfile") -> None:
-        folder = self._folder.joinpath(*tags.split(model))
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{profile.started_at:%Y%m%dT%H%M%S.%fZ}-{os.getpid()}.bin"
-        partial = target.with_suffix(".partial")
-        profile.write(partial)
-        partial.replace(target)
-        logger.info("profile_written", model=model, path=str(target))
+    def _lock_folder(self) -> Path:
+        return Path(self._lock.lock_file).parent

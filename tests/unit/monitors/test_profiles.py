@@ -1,156 +1,83 @@
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from kaiten.records import PredictionRecord
 from kaiten.sections import Drift, Profiles
 from monitors.profiles import Profiler
-from monitors.tracking import ModelProfile
+from monitors.spool import Source, Spool, columns
+from monitors.windows import Window
 from tests.records import recorded
-from tests.unit.gateway.house import CANARY, V2, House
+from tests.unit.gateway.house import CANARY, TAG, V2, House
 
-# After monitors.tracking, which mends what whylogs asks of numpy.
-from whylogs.core.view.dataset_profile_view import DatasetProfileView  # isort: skip
-
-INTENT = "intent:1.0.0"
-TOPIC = "topic:2.1.0"
-WINDOW_S = 300.0
+WINDOW_ROWS = 20
 
 
-class Clock:
-    """Time that passes when told."""
+@dataclass
+class Judge:
+    """Notes the windows that are closed; a failure is raised instead."""
 
-    def __init__(self) -> None:
-        self.now = 1000.0
+    closed: list[int] = field(default_factory=list)
+    failure: Exception | None = None
+    asked: threading.Event = field(default_factory=threading.Event)
 
-    def __call__(self) -> float:
-        return self.now
+    def close(self, window: Window) -> None:
+        self.asked.set()
+        if self.failure is not None:
+            raise self.failure
+        self.closed.append(window.rows)
 
 
-class Setup:
+class Worker:
     """A profiler that is driven by hand."""
 
-    def __init__(self, folder: Path, max_pending_records: int = 10_000) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        max_pending_records: int = 10_000,
+        tenant_of: Callable[[str], str] = lambda _: "",
+    ) -> None:
         self.dropped: list[int] = []
-        self.clock = Clock()
-        settings = Profiles(max_pending_records=max_pending_records)
-        drift = Drift(window_s=WINDOW_S)
-        self.profiler = Profiler(folder, settings, drift, self.dropped.append, self.clock)
+        self.judge = Judge()
+        self.asked = 0
+        self.spool = Spool(folder / "spool")
+        self.profiler = Profiler(
+            folder,
+            Profiles(max_pending_records=max_pending_records),
+            Drift(window_rows=WINDOW_ROWS, min_rows=10),
+            self._watch,
+            self.dropped.append,
+            tenant_of,
+        )
 
-    def end_window(self) -> None:
-        self.clock.now += WINDOW_S
-        self.profiler.step()
+    def _watch(self) -> Judge:
+        self.asked += 1
+        return self.judge
 
-    def files(self) -> list[Path]:
-        return sorted(path for path in self.folder.rglob("*") if path.is_file())
+    def put(self, count: int) -> None:
+        self.profiler.put([recorded(model=TAG)] * count)
 
-    def views(self, model: str) -> list[Any]:
-        folder = self.folder.joinpath(*model.split(":"))
-        return [DatasetProfileView.read(str(path)) for path in sorted(folder.glob("*.bin"))]
+    @property
+    def spooled(self) -> int:
+        return sum(part.rows for part in self.spool.parts(Source(TAG, "production")))
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> Setup:
-    return Setup(tmp_path)
+def worker(tmp_path: Path) -> Worker:
+    return Worker(tmp_path)
 
 
-def record(
-    model: str = INTENT, length: int = 10, label: str = "billing", confidence: float = 0.5
-) -> PredictionRecord:
-    return recorded(model=model, text_length=length, label=label, confidence=confidence)
-
-
-def rows(view: Any) -> int:  # noqa: ANN401  whylogs has no types
-    return int(view.get_column("confidence").get_metric("counts").n.value)
-
-
-def mean(view: Any, column: str) -> float:  # noqa: ANN401
-    return float(view.get_column(column).get_metric("distribution").mean.value)
-
-
-def labels(view: Any) -> dict[str, int]:  # noqa: ANN401
-    items = view.get_column("label").get_metric("frequent_items").strings
-    return {item.value: round(item.est) for item in items}
-
-
-def test_answers_are_counted_per_model_version(setup: Setup) -> None:
-    setup.profiler.put([record()] * 3 + [record(TOPIC)] * 2)
-    setup.profiler.put([record("intent:1.1.0"), record()])
-    setup.end_window()
-    counts = {model: [*map(rows, setup.views(model))] for model in (INTENT, "intent:1.1.0", TOPIC)}
-    assert counts == {INTENT: [4], "intent:1.1.0": [1], TOPIC: [2]}
-
-
-def test_the_columns_of_a_record_are_profiled(setup: Setup) -> None:
-    setup.profiler.put([record()])
-    setup.end_window()
-    (view,) = setup.views(INTENT)
-    assert set(view.get_columns()) == {"text_length", "token_count", "label", "confidence"}
-
-
-def test_means_are_right(setup: Setup) -> None:
-    setup.profiler.put([record(length=10 * n, confidence=n / 10) for n in range(1, 10)])
-    setup.end_window()
-    (view,) = setup.views(INTENT)
-    assert mean(view, "text_length") == pytest.approx(50)
-    assert mean(view, "token_count") == pytest.approx(3)
-    assert mean(view, "confidence") == pytest.approx(0.5)
-
-
-def test_labels_are_counted(setup: Setup) -> None:
-    setup.profiler.put([record(label=label) for label in ("billing", "other", "billing")])
-    setup.end_window()
-    (view,) = setup.views(INTENT)
-    assert labels(view) == {"billing": 2, "other": 1}
-
-
-def test_every_record_of_many_is_profiled(setup: Setup) -> None:
-    setup.profiler.put([record(length=n) for n in range(9_999)])
-    setup.end_window()
-    (view,) = setup.views(INTENT)
-    assert rows(view) == 9_999
-    assert mean(view, "text_length") == pytest.approx(4_999)
-
-
-def test_a_profile_is_written_when_its_window_ends_and_not_before(setup: Setup) -> None:
-    setup.profiler.put([record()])
-    setup.profiler.step()
-    setup.clock.now += WINDOW_S - 1
-    setup.profiler.step()
-    assert setup.files() == []
-    setup.clock.now += 1
-    setup.profiler.step()
-    assert [path.suffix for path in setup.files()] == [".bin"]
-
-
-def test_a_new_window_begins_a_new_profile(setup: Setup) -> None:
-    setup.profiler.put([record(label="billing")])
-    setup.end_window()
-    setup.profiler.put([record(label="other")] * 2)
-    setup.profiler.step()
-    assert len(setup.files()) == 1
-    setup.end_window()
-    assert [labels(view) for view in setup.views(INTENT)] == [{"billing": 1}, {"other": 2}]
-
-
-def test_what_has_been_written_is_not_written_again(setup: Setup) -> None:
-    setup.profiler.put([record()])
-    setup.end_window()
-    setup.end_window()
-    setup.end_window()
-    assert len(setup.files()) == 1
-
-
-@pytest.mark.parametrize("turns", [1, 3])
-def test_nothing_is_written_when_nothing_came(setup: Setup, turns: int) -> None:
-    for _ in range(turns):
-        setup.profiler.put([])
-        setup.end_window()
-    assert setup.files() == []
-    assert setup.dropped == []
+def test_a_turn_spools_what_waits(worker: Worker) -> None:
+    worker.put(3)
+    worker.put(4)
+    assert worker.spooled == 0
+    worker.profiler.step()
+    assert worker.spooled == 7
+    worker.profiler.step()
+    assert worker.spooled == 7
 
 
 @pytest.mark.parametrize(
@@ -166,76 +93,111 @@ def test_nothing_is_written_when_nothing_came(setup: Setup, turns: int) -> None:
 def test_what_has_no_room_is_counted_as_dropped(
     tmp_path: Path, puts: list[int], kept: int, dropped: list[int]
 ) -> None:
-    setup = Setup(tmp_path, max_pending_records=5)
+    worker = Worker(tmp_path, max_pending_records=5)
     for count in puts:
-        setup.profiler.put([record()] * count)
-    setup.end_window()
-    assert [*map(rows, setup.views(INTENT))] == [kept]
-    assert setup.dropped == dropped
+        worker.put(count)
+    worker.profiler.step()
+    assert (worker.spooled, worker.dropped) == (kept, dropped)
 
 
 def test_there_is_room_again_after_a_turn(tmp_path: Path) -> None:
-    setup = Setup(tmp_path, max_pending_records=5)
+    worker = Worker(tmp_path, max_pending_records=5)
     for _ in range(3):
-        setup.profiler.put([record()] * 5)
-        setup.profiler.step()
-    setup.end_window()
-    assert [*map(rows, setup.views(INTENT))] == [15]
-    assert setup.dropped == []
+        worker.put(5)
+        worker.profiler.step()
+    assert (worker.spooled, worker.dropped) == (15, [])
 
 
-def test_a_profile_is_read_back_as_it_was_tracked(tmp_path: Path) -> None:
-    profile = ModelProfile()
-    profile.track([record(label="billing"), record(label="other")])
-    profile.track([record(label="other")])
-    profile.write(tmp_path / "profile.bin")
-    view = DatasetProfileView.read(str(tmp_path / "profile.bin"))
-    assert (rows(view), labels(view)) == (3, {"billing": 1, "other": 2})
+def test_a_full_window_is_closed_and_forgotten(worker: Worker) -> None:
+    worker.put(WINDOW_ROWS)
+    worker.profiler.step()
+    assert worker.judge.closed == [WINDOW_ROWS]
+    assert worker.spooled == 0
 
 
-def test_closing_a_profiler_that_never_started_ends(setup: Setup) -> None:
-    setup.profiler.close()
-    assert setup.files() == []
+def test_what_judges_is_asked_for_only_where_there_is_a_window(worker: Worker) -> None:
+    worker.put(WINDOW_ROWS - 1)
+    worker.profiler.step()
+    assert worker.asked == 0
+    worker.put(1)
+    worker.profiler.step()
+    assert worker.asked == 1
 
 
-def test_closing_writes_what_is_left(setup: Setup) -> None:
-    setup.profiler.start()
-    setup.profiler.put([record()] * 3)
-    setup.profiler.close()
-    assert [*map(rows, setup.views(INTENT))] == [3]
+def test_windows_count_over_all_workers_and_one_of_them_closes(tmp_path: Path) -> None:
+    first, second = Worker(tmp_path), Worker(tmp_path)
+    first.profiler.step()
+    for each in (second, first):
+        each.put(WINDOW_ROWS // 2)
+    second.profiler.step()
+    first.profiler.step()
+    assert (first.judge.closed, second.judge.closed) == ([WINDOW_ROWS], [])
 
 
-async def test_no_text_is_in_a_profile(setup: Setup) -> None:
-    await House(sink=setup.profiler).post(V2, {"inputs": [CANARY, f"billing {CANARY}"]})
-    setup.end_window()
-    (view,) = setup.views(INTENT)
-    assert labels(view) == {"billing": 2}
-    (path,) = setup.files()
-    assert CANARY.encode() not in path.read_bytes()
+def test_another_worker_takes_over_once_one_is_gone(tmp_path: Path) -> None:
+    first, second = Worker(tmp_path), Worker(tmp_path)
+    first.profiler.step()
+    second.profiler.step()
+    first.put(WINDOW_ROWS)
+    first.profiler.close()
+    assert first.judge.closed == []
+    second.profiler.step()
+    assert second.judge.closed == [WINDOW_ROWS]
 
 
-def unwritable(folder: Path) -> Callable[[], None]:
-    """Put a file where the profiles' folder should be; the call returned takes it away."""
-    folder.write_text("in the way", encoding="utf-8")
-    return folder.unlink
+def test_a_window_that_can_not_be_judged_is_counted_and_holds_up_no_other(worker: Worker) -> None:
+    worker.judge.failure = OSError(28, "No space left on device")
+    worker.put(WINDOW_ROWS)
+    with capture_logs() as logs:
+        worker.profiler.step()
+    assert worker.dropped == [WINDOW_ROWS]
+    assert [each["event"] for each in logs] == ["window_not_judged"]
+    worker.judge.failure = None
+    worker.put(WINDOW_ROWS)
+    worker.profiler.step()
+    assert worker.judge.closed == [WINDOW_ROWS]
 
 
-def test_what_can_not_be_written_goes_on_into_the_next_window(tmp_path: Path) -> None:
-    mend = unwritable(tmp_path / "profiles")
-    setup = Setup(tmp_path / "profiles")
-    setup.profiler.put([record(), record(TOPIC)])
-    setup.end_window()
-    mend()
-    setup.profiler.put([record(label="other")])
-    setup.end_window()
-    assert [labels(view) for view in setup.views(INTENT)] == [{"billing": 1, "other": 1}]
-    assert len(setup.views(TOPIC)) == 1
+def test_what_can_not_be_spooled_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "in-the-way").write_text("a file")
+    worker = Worker(tmp_path / "in-the-way")
+    worker.put(3)
+    with capture_logs() as logs:
+        worker.profiler.step()
+        worker.profiler.close()
+    assert worker.dropped == [3]
+    assert {each["event"] for each in logs} == {"profiling_failed", "windows_not_looked_at"}
 
 
-def test_closing_ends_though_nothing_can_be_written(tmp_path: Path) -> None:
-    unwritable(tmp_path / "profiles")
-    setup = Setup(tmp_path / "profiles")
-    setup.profiler.start()
-    setup.profiler.put([record()])
-    setup.profiler.close()
-    assert (tmp_path / "profiles").is_file()
+def test_closing_a_profiler_that_never_started_spools_what_is_left(worker: Worker) -> None:
+    worker.put(3)
+    worker.profiler.close()
+    assert worker.spooled == 3
+
+
+def test_the_thread_takes_turns_until_it_is_closed(worker: Worker) -> None:
+    worker.profiler.start()
+    worker.put(WINDOW_ROWS)
+    assert worker.judge.asked.wait(30)
+    worker.put(3)
+    worker.profiler.close()
+    assert worker.judge.closed == [WINDOW_ROWS]
+    assert worker.spooled == 3
+
+
+async def test_no_text_is_spooled(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    await House(sink=worker.profiler).post(V2, {"inputs": [CANARY, f"billing {CANARY}"]})
+    worker.profiler.step()
+    (part,) = worker.spool.parts(Source(TAG, "production"))
+    assert columns([part.read()])["label"].tolist() == ["billing", "billing"]
+    for encoding in ("utf-8", "utf-32-le"):
+        assert CANARY.encode(encoding) not in part.path.read_bytes()
+
+
+def test_tenants_are_told_apart_by_their_pseudonyms(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, tenant_of=lambda subject: f"pseudonym of {len(subject)}")
+    worker.put(2)
+    worker.profiler.step()
+    (part,) = worker.spool.parts(Source(TAG, "production"))
+    assert part.read()["tenant"].tolist() == ["pseudonym of 13"] * 2

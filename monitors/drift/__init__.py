@@ -1,0 +1,1 @@
+"""Drift: whether answers are still like those that a version was validated on."""

@@ -1,0 +1,65 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from monitors.drift.state import NO_REFERENCE, DriftReport, DriftState, States, WindowState, first
+from monitors.spool import Source
+
+SOURCE = Source("intent:1.0.0", "production")
+AT = datetime(2026, 11, 28, tzinfo=UTC)
+
+
+def judged(windows: int, reference: str | None = "r1") -> DriftState:
+    window = WindowState(id=f"w-{windows}", rows=1000, started_at=AT, ended_at=AT)
+    return first(SOURCE, reference).model_copy(update={"windows": windows, "window": window})
+
+
+def test_a_state_is_kept_with_its_last_window(tmp_path: Path) -> None:
+    states = States(tmp_path)
+    for windows in (1, 2):
+        states.put(SOURCE, judged(windows), f"profile {windows}".encode())
+    # Another process.
+    found = States(tmp_path).get(SOURCE, "r1")
+    assert found == judged(2)
+    assert States(tmp_path).last_window(SOURCE, found) == b"profile 2"
+    assert len([*tmp_path.rglob("*.bin")]) == 1
+
+
+def test_a_version_begins_anew_with_another_reference(tmp_path: Path) -> None:
+    states = States(tmp_path)
+    states.put(SOURCE, judged(5), b"profile")
+    assert states.get(SOURCE, "r2") == first(SOURCE, "r2")
+
+
+def test_a_version_without_a_reference_says_so() -> None:
+    state = first(SOURCE, None)
+    assert (state.drifted, state.reason) == (None, NO_REFERENCE)
+    assert first(SOURCE, "r1").reason is None
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"model": "intent"}', "[]"])
+def test_a_state_that_is_broken_begins_anew(tmp_path: Path, content: str) -> None:
+    states = States(tmp_path)
+    states.put(SOURCE, judged(5), b"profile")
+    (file,) = tmp_path.rglob("*.json")
+    file.write_text(content)
+    assert states.get(SOURCE, "r1") == first(SOURCE, "r1")
+
+
+def test_a_last_window_that_is_gone_is_none(tmp_path: Path) -> None:
+    states = States(tmp_path)
+    assert states.last_window(SOURCE, first(SOURCE, "r1")) is None
+    states.put(SOURCE, judged(1), b"profile")
+    (file,) = tmp_path.rglob("*.bin")
+    file.unlink()
+    assert states.last_window(SOURCE, judged(1)) is None
+
+
+def test_every_served_version_is_told_of_and_no_other(tmp_path: Path) -> None:
+    states = States(tmp_path)
+    states.put(SOURCE, judged(3), b"profile")
+    states.put(Source("old:1.0.0", "production"), judged(9), b"profile")
+    report = DriftReport(states, {"topic:2.0.0": None, "intent:1.0.0": "r1"})
+    found = [(each.model, each.version, each.windows, each.drifted) for each in report.drift()]
+    assert found == [("topic", "2.0.0", 0, None), ("intent", "1.0.0", 3, False)]

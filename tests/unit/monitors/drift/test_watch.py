@@ -1,0 +1,174 @@
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from kaiten.records import PredictionRecord
+from kaiten.sections import Drift
+from monitors.drift.state import DriftState, States
+from monitors.drift.watch import REFERENCE_FILE, Watch
+from monitors.features import Columns, columns_of
+from monitors.spool import Source, Spool
+from monitors.tracking import Profile
+from monitors.windows import Window, ended
+from tests.records import recorded
+from tests.unit.monitors.drift.profiles import answers, usual
+
+RANDOM = np.random.default_rng(20261128)
+SETTINGS = Drift(window_rows=500, min_rows=100)
+MODEL = "intent:1.0.0"
+SOURCE = Source(MODEL, "production")
+
+
+@dataclass
+class Shelf:
+    """Keeps profiles in memory."""
+
+    kept: list[tuple[str, str | None, int]] = field(default_factory=list)
+
+    def put(self, content: bytes, window: Window, tenant: str | None) -> None:
+        self.kept.append((window.id, tenant, Profile.read(content).count("label")))
+
+
+class Setup:
+    def __init__(self, folder: Path, *, has_reference: bool = True) -> None:
+        self.spool, self.shelf = Spool(folder / "spool"), Shelf()
+        self.states = States(folder / "drift")
+        reference = folder / "report-1"
+        reference.mkdir()
+        (reference / REFERENCE_FILE).write_bytes(usual(RANDOM, 3000).written())
+        self.reference = reference if has_reference else None
+        self.watch = Watch(self.states, lambda _: self.reference, self.shelf, SETTINGS)
+
+    def put(self, columns: Columns, tenant_of: Callable[[str], str] = lambda _: "") -> None:
+        self.spool.put(records(columns), tenant_of)
+
+    def close(self) -> DriftState:
+        for window in ended(self.spool, SETTINGS):
+            self.watch.close(window)
+            self.spool.forget(window.parts)
+        return self.state
+
+    @property
+    def state(self) -> DriftState:
+        return self.states.get(SOURCE, self.reference.name if self.reference else None)
+
+    def window(self, **changed: np.ndarray) -> DriftState:
+        self.put(answers(RANDOM, 500, **changed))
+        return self.close()
+
+
+def records(columns: Columns) -> list[PredictionRecord]:
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    return [
+        recorded(model=MODEL, subject=f"s{i}", **dict(zip(columns, row, strict=True)))
+        for i, row in enumerate(rows)
+    ]
+
+
+def far() -> np.ndarray:
+    return RANDOM.normal(0.8, 0.1, 500)
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(tmp_path)
+
+
+def test_usual_windows_tell_no_drift(setup: Setup) -> None:
+    for windows in range(1, 6):
+        state = setup.window()
+        assert (state.drifted, state.windows, state.told) == (False, windows, 0)
+    assert not any(feature.drifted for feature in state.features)
+    assert state.window is not None
+    assert state.window.rows == 500
+
+
+def test_drift_is_told_with_its_cause_and_lasts_until_it_is_quiet(setup: Setup) -> None:
+    setup.window()
+    began = setup.window(distance=far())
+    assert (began.drifted, began.told, began.since) == (True, 1, began.window.started_at)
+    assert [each.name for each in began.features if each.drifted] == ["distance"]
+    # The next window is looked at with the one before, which still shows it.
+    seen = [setup.window() for _ in range(4)]
+    assert [state.drifted for state in seen] == [True, True, False, False]
+    assert seen[0].since == began.since
+    assert seen[-1].since is None
+
+
+def test_drift_that_goes_on_is_one_drift(setup: Setup) -> None:
+    states = [setup.window(distance=far()) for _ in range(4)]
+    assert [state.drifted for state in states] == [True] * 4
+    assert {state.since for state in states} == {states[0].since}
+
+
+def test_without_a_reference_windows_are_kept_and_nothing_is_told(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, has_reference=False)
+    state = setup.window(distance=far())
+    assert (state.drifted, state.windows, state.features) == (None, 1, ())
+    assert [rows for _, _, rows in setup.shelf.kept] == [500]
+
+
+def test_a_window_that_was_judged_before_its_judge_was_killed_counts_once(setup: Setup) -> None:
+    setup.put(answers(RANDOM, 500))
+    (window,) = ended(setup.spool, SETTINGS)
+    setup.watch.close(window)
+    # Its parts are still there: the next one finds them.
+    assert setup.close().windows == 1
+    assert setup.spool.sources() == []
+
+
+def test_a_state_that_could_not_be_kept_leaves_the_old_one(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.window()
+    before = setup.state
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("monitors.drift.state.replace", full)
+    setup.put(answers(RANDOM, 500))
+    with pytest.raises(OSError, match="No space"):
+        setup.close()
+    assert setup.state == before
+    monkeypatch.undo()
+    assert setup.close().windows == 2
+
+
+def test_tenants_have_profiles_of_their_own_and_the_rest_is_put_together(setup: Setup) -> None:
+    # 120 tenants of four answers, and one of twenty.
+    setup.put(answers(RANDOM, 500), lambda subject: f"t{max(0, int(subject[1:]) - 16) // 4:03}")
+    setup.close()
+    tenants = {tenant: rows for _, tenant, rows in setup.shelf.kept}
+    assert (tenants[None], tenants["t000"]) == (500, 20)
+    assert len(tenants) == 1 + 100 + 1
+    assert tenants["others"] == 500 - 20 - 99 * 4
+
+
+def test_beginning_and_end_of_a_drift_are_logged_once(setup: Setup) -> None:
+    with capture_logs() as logs:
+        setup.window()
+        for _ in range(3):
+            setup.window(distance=far())
+        for _ in range(4):
+            setup.window()
+    events = [(each["event"], each["features"]) for each in logs]
+    assert events == [("drift_began", ["distance"]), ("drift_ended", [])]
+
+
+def test_states_hold_when_they_began_in_universal_time(setup: Setup) -> None:
+    state = setup.window(distance=far())
+    assert isinstance(state.since, datetime)
+    assert state.since.tzinfo is not None
+
+
+def test_columns_come_back_as_they_went_in() -> None:
+    columns = answers(RANDOM, 10)
+    assert {k: v.tolist() for k, v in columns_of(records(columns)).items()} == {
+        k: v.tolist() for k, v in columns.items()
+    }
