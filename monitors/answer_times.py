@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from http import HTTPStatus
 from math import ceil, log
 from pathlib import Path
 
@@ -24,20 +23,20 @@ from numpy.typing import NDArray
 RELATIVE_ERROR = 0.01
 # In seconds. What is quicker counts as the one, and what is slower as the other.
 LEAST, MOST = 1e-5, 600.0
+_INSTANT = 1e-9
 _GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _PER_LOG = 1 / log(_GAMMA)
 _FIRST, _LAST = ceil(log(LEAST) * _PER_LOG), ceil(log(MOST) * _PER_LOG)
 _BUCKETS = _LAST - _FIRST + 1
 # What each bucket stands for: no value in it is further off than the relative error.
 _VALUES = 2 * _GAMMA ** np.arange(_FIRST, _LAST + 1) / (_GAMMA + 1)
-_SUCCESSES = range(HTTPStatus.OK, HTTPStatus.MULTIPLE_CHOICES)
-_OTHERS = range(HTTPStatus.MULTIPLE_CHOICES, 600)
+_GOOD, _OTHER, _END = 200, 300, 600
 
 # A file is float64 throughout: since when, by Unix time, and then a row a route: the sum, the
 # least (0 where there is none) and the most, the buckets, and the other answers by status.
 _SUM, _MIN, _MAX, _HEAD = range(4)
 _STATUSES = _HEAD + _BUCKETS
-_ROW = _STATUSES + len(_OTHERS)
+_ROW = _STATUSES + _END - _OTHER
 _BYTES = 8
 
 
@@ -57,7 +56,7 @@ class Times:
     def others(self) -> Mapping[int, int]:
         """How many answers had another status, by status."""
         counts = self.row[_STATUSES:]
-        return {_OTHERS[place]: int(counts[place]) for place in np.flatnonzero(counts)}
+        return {_OTHER + int(place): int(counts[place]) for place in np.flatnonzero(counts)}
 
     @property
     def mean(self) -> float | None:
@@ -102,15 +101,17 @@ class AnswerTimes:
     def add(self, route: str, status: int, seconds: float) -> None:
         """Add an answer, by the status that the caller saw."""
         own, row = self._own, self._rows[route]
-        if status not in _SUCCESSES:
-            place = min(max(status, _OTHERS[0]), _OTHERS[-1]) - _OTHERS[0]
-            own[row + _STATUSES + place] += 1
+        if not _GOOD <= status < _OTHER:
+            own[row + _STATUSES + min(max(status, _OTHER), _END - 1) - _OTHER] += 1
             return
-        own[row + _HEAD + _bucket(seconds)] += 1
+        # 0 is no time yet.
+        seconds = max(seconds, _INSTANT)
         own[row + _SUM] += seconds
         if not 0 < own[row + _MIN] <= seconds:
             own[row + _MIN] = seconds
         own[row + _MAX] = max(own[row + _MAX], seconds)
+        # Last: who finds it counted finds the others as well.
+        own[row + _HEAD + _bucket(seconds)] += 1
 
     def read(self) -> tuple[datetime, Sequence[Times]]:
         """Return since when answers are counted, and what each route took, over all workers."""
