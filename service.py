@@ -19,10 +19,12 @@ from bentoml.exceptions import BentoMLException
 from bentoml.serving import running_inside_container
 from opentelemetry.util.http import ExcludeList
 
+from gateway.access import MODEL_ROUTES
 from gateway.edge import Edge, EdgeParts
 from gateway.limiting.limiter import Limiter, limiter_for
 from gateway.middleware.authentication import Callers
 from gateway.middleware.back_stop import BackStopMiddleware
+from gateway.operations import Operations
 from gateway.predictions import Predictor
 from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
@@ -48,6 +50,7 @@ from lifecycle.consistency import check, check_opset, installed_versions
 from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore, StoredModel
 from monitors import logs
+from monitors.answer_times import AnswerTimes
 from monitors.instruments import Instruments, own_directory
 from monitors.log_files import check_folder
 from monitors.profiles import Profiler
@@ -96,7 +99,12 @@ class Parts:
 
     @cached_property
     def instruments(self) -> Instruments:
-        return Instruments(metrics_directory(), NAME, bentoml.server_context.bento_version)
+        version = bentoml.server_context.bento_version
+        return Instruments(metrics_directory(), NAME, version, self.answer_times)
+
+    @cached_property
+    def answer_times(self) -> AnswerTimes:
+        return AnswerTimes(MODEL_ROUTES, metrics_directory())
 
     @cached_property
     def profiler(self) -> Profiler:
@@ -226,6 +234,7 @@ routes = Routes(
     parts.settings.gateway,
     parts.settings.api_versions,
 )
+operations = Operations(lambda: parts.answer_times)
 
 
 # The values of configuration.yaml, for a `bentoml serve` that names no configuration file.
@@ -322,4 +331,4 @@ class Kaiten:
 
 # mypy passes over what a decorator makes of a class.
 Kaiten.add_asgi_middleware(Edge, parts=lambda: parts.edge)  # type: ignore[attr-defined]
-Kaiten.mount_asgi_app(routes.app())  # type: ignore[attr-defined]
+Kaiten.mount_asgi_app(routes.app(operations.routes()))  # type: ignore[attr-defined]

@@ -30,6 +30,7 @@ class Access:
 OPEN = Access(_READ, scope=None)
 DOCS = Access(_READ, scope=None, exposure="docs")
 METRICS = Access(_READ, scope=None, exposure="metrics")
+OPERATIONS = Access(_READ, scope="ops")
 _PREDICT = Access(("POST",), scope="predict", model_route=True)
 
 # What the docs page is made of, as BentoML serves it.
@@ -50,6 +51,7 @@ ROUTES = {
     "/healthz": OPEN,
     "/health": OPEN,
     "/metrics": METRICS,
+    "/ops/stats": OPERATIONS,
     "/docs": DOCS,
     "/docs.json": DOCS,
     "/api/v1/openapi.json": DOCS,
@@ -58,6 +60,7 @@ ROUTES = {
     "/": DOCS,
     STATIC_TEMPLATE: DOCS,
 }
+MODEL_ROUTES = tuple(path for path, access in ROUTES.items() if access.model_route)
 
 
 class AccessTable:

@@ -1,6 +1,6 @@
 """The OpenAPI document of each version of the API."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -16,6 +16,7 @@ from gateway.schemas import (
     PredictV1Response,
     PredictV2Request,
     PredictV2Response,
+    StatsResponse,
 )
 from gateway.versions import DEFAULT, HEADER, KNOWN, NEGOTIATED, PREDICT
 from kaiten.sections import Gateway
@@ -27,6 +28,7 @@ _MODELS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "1": (PredictV1Request, PredictV1Response),
     "2": (PredictV2Request, PredictV2Response),
 }
+_OF_ALL_VERSIONS: tuple[type[BaseModel], ...] = (HealthResponse, StatsResponse, ErrorEnvelope)
 _SUMMARIES = {"1": "Classify one text", "2": "Classify several texts"}
 # Nobody meets them on a route that is there: it is another path, or the caller has left.
 _ELSEWHERE = {"not_found", "caller_gone"}
@@ -124,7 +126,7 @@ def document(version: str, limits: Gateway, *, deprecated: bool = False) -> Json
 
 def _schemas(version: str, limits: Gateway) -> dict[str, Json]:
     """Return the schemas that the document points to, with the limits in force."""
-    models: tuple[type[BaseModel], ...] = (*_MODELS[version], HealthResponse, ErrorEnvelope)
+    models = (*_MODELS[version], *_OF_ALL_VERSIONS)
     _, found = models_json_schema([(m, "validation") for m in models], ref_template=_REF)
     schemas: dict[str, Json] = deepcopy(found["$defs"])
     if version == "1":
@@ -144,6 +146,9 @@ def _operations(limits: Gateway) -> Json:
         "/healthz": _get("Whether the process runs", _plain()),
         "/readyz": _get("Whether every model can answer", _plain(), ready=True),
         **_metrics(limits),
+        "/ops/stats": _asking(
+            "How many answers each route gave, and how fast", _json(StatsResponse)
+        ),
     }
 
 
@@ -174,16 +179,24 @@ def _metrics(exposed: Gateway) -> Json:
     summary = "Prometheus metrics of all workers"
     if exposed.metrics == "open":
         return {"/metrics": _get(summary, _plain())}
-    route = _get(summary, _plain(), more=_OF_CALLERS)
+    return {"/metrics": _asking(summary, _plain())}
+
+
+def _get(summary: str, content: Json, *, ready: bool = False) -> Json:
+    codes = {*_OF_EVERY_ROUTE, *(["not_ready"] if ready else [])}
+    return _reading(summary, content, codes, (request_context.HEADER,))
+
+
+def _asking(summary: str, content: Json) -> Json:
+    """Return a route that asks who calls."""
+    codes = _OF_EVERY_ROUTE | _OF_CALLERS
+    route = _reading(summary, content, codes, (request_context.HEADER, *_OF_LIMITS))
     route["get"]["security"] = _SECURITY
-    return {"/metrics": route}
+    return route
 
 
-def _get(
-    summary: str, content: Json, *, ready: bool = False, more: Collection[str] = frozenset()
-) -> Json:
-    codes = {*_OF_EVERY_ROUTE, *more, *(["not_ready"] if ready else [])}
-    told = {request_context.HEADER: request_context.HEADER}
+def _reading(summary: str, content: Json, codes: Collection[str], headers: Iterable[str]) -> Json:
+    told = {name: name for name in headers}
     return {
         "get": {
             "summary": summary,

@@ -1,6 +1,7 @@
 """What the gateway needs of the rest of the house; a composition root joins them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 import numpy as np
@@ -62,6 +63,36 @@ class MetricsSource(Protocol):
 
     def exposition(self) -> tuple[bytes, str]:
         """Return them in Prometheus' text format, and its content type."""
+
+
+class RouteTimes(Protocol):
+    """How long a route took for its good answers (2xx), in seconds; None where there was none."""
+
+    @property
+    def route(self) -> str: ...
+    @property
+    def count(self) -> int:
+        """Of the good answers."""
+
+    @property
+    def others(self) -> Mapping[int, int]:
+        """How many answers had another status, by status."""
+
+    @property
+    def mean(self) -> float | None: ...
+    @property
+    def least(self) -> float | None: ...
+    @property
+    def most(self) -> float | None: ...
+    def quantile(self, share: float) -> float | None:
+        """Return the time that this share of the good answers, from 0 to 1, took at most."""
+
+
+class TimesSource(Protocol):
+    """Gives how long answers took, over all workers."""
+
+    def read(self) -> tuple[datetime, Sequence[RouteTimes]]:
+        """Return since when they are counted, and what each route took."""
 
 
 class LimitsWatch(Protocol):

@@ -119,6 +119,34 @@ class HealthResponse(BaseModel):
     timestamp: datetime
 
 
+class RouteStats(BaseModel):
+    """What a route has answered; times are of its successful answers, null where it had none.
+
+    They run from the end of the request's headers to the end of the answer; a percentile is within
+    1 % of the time of the answer that stands there.
+    """
+
+    route: str
+    count: int = Field(ge=0, description="Successful answers (2xx).")
+    errors: dict[str, int] = Field(
+        description="All other answers, by status; 499 where the caller had left."
+    )
+    mean_ms: float | None
+    min_ms: float | None
+    max_ms: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+
+
+class StatsResponse(BaseModel):
+    """Each route's answers since the server started, over all workers, those gone as well."""
+
+    since: datetime
+    routes: list[RouteStats]
+
+
 class ErrorDetail(BaseModel):
     """One thing that is wrong."""
 

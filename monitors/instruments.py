@@ -28,6 +28,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from kaiten import tags
+from monitors.answer_times import AnswerTimes
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -87,7 +88,7 @@ class Instruments:
     """The instruments of one worker.
 
     With a ``directory`` (PROMETHEUS_MULTIPROC_DIR) the exposition sums over all workers that share
-    it; without one it is this process's own.
+    it; without one it is this process's own. ``times`` is told of each answer as well.
     """
 
     def __init__(
@@ -95,8 +96,10 @@ class Instruments:
         directory: str | None = None,
         service: str = "kaiten_service",
         bento_version: str = "not available",
+        times: AnswerTimes | None = None,
     ) -> None:
         self._directory = directory
+        self._times = times
         self._service = {"service_name": service, "service_version": bento_version}
         self._registry = registry = CollectorRegistry()
         self._drift: DriftSource | None = None
@@ -155,6 +158,8 @@ class Instruments:
         self._in_progress.labels(endpoint).dec()
         self._requests.labels(endpoint, str(status), *tags.split(model)).inc()
         self._durations.labels(endpoint, str(status)).observe(seconds)
+        if self._times is not None:
+            self._times.add(endpoint, status, seconds)
 
     def records_dropped(self, count: int) -> None:
         """Count answers that were not profiled."""

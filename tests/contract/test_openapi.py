@@ -225,6 +225,16 @@ async def test_health_is_as_documented(version: str) -> None:
     told(version, "/health", "get", answer)
 
 
+@pytest.mark.parametrize("version", DOCUMENTS)
+async def test_stats_are_as_documented(version: str) -> None:
+    for scope, status in (("ops", 200), ("predict", 403)):
+        answer = await House().ask("GET", "/ops/stats", headers={"Authorization": bearer(scope)})
+        assert answer.status_code == status
+        schema = schema_of(version, "/ops/stats", "get", status)
+        assert problems(version, answer.json(), schema) == []
+        told(version, "/ops/stats", "get", answer)
+
+
 @pytest.mark.parametrize(
     ("runner", "headers", "body", "status"),
     [

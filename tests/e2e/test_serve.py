@@ -6,6 +6,7 @@ import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import bentoml
 import httpx
@@ -26,6 +27,14 @@ def predictions(client: httpx.Client, inputs: list[str]) -> list[dict[str, objec
     return found
 
 
+def stats(server: Server, route: str) -> dict[str, Any]:
+    """Return what /ops/stats tells of a route, whichever worker answers."""
+    with server.client(server.token("--subject", "operator", "--scope", "ops")) as client:
+        routes = client.get("/ops/stats").json()["routes"]
+    (found,) = [each for each in routes if each["route"] == route]
+    return dict(found)
+
+
 def counted(metrics: str) -> float:
     return sum(
         sample.value
@@ -40,6 +49,7 @@ def test_exactly_500_requests_over_two_workers_are_counted(
 ) -> None:
     with server.client(token) as client:
         before = counted(client.get("/metrics").text)
+    before_stats = stats(server, "/api/v1/predict")
 
     def ask(_: int) -> int:
         # A connection of its own, so that both workers get some.
@@ -56,6 +66,13 @@ def test_exactly_500_requests_over_two_workers_are_counted(
     assert max(len([*folder.glob("counter_*.db")]) for folder in folders) == 2
     assert statuses == {200}
     assert after - before == 500
+    # Each on a connection of its own, so that both workers are asked: they tell the same.
+    told = [stats(server, "/api/v1/predict") for _ in range(6)]
+    assert all(each == told[0] for each in told)
+    assert told[0]["count"] - before_stats["count"] == 500
+    assert told[0]["errors"] == before_stats["errors"]
+    assert 0 < told[0]["min_ms"] <= told[0]["p50_ms"] <= told[0]["p99_ms"] <= told[0]["max_ms"]
+    assert told[0]["min_ms"] <= told[0]["mean_ms"] <= told[0]["max_ms"]
 
 
 def test_two_servers_on_one_model_store_count_apart(

@@ -17,9 +17,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
+from gateway.access import MODEL_ROUTES
 from gateway.edge import EdgeParts, wrap
 from gateway.limiting.limiter import Limiter
 from gateway.middleware.authentication import Callers
+from gateway.operations import Operations
 from gateway.ports import RecordSink, Runner
 from gateway.predictions import Predictor
 from gateway.routes import Routes, for_bentoml
@@ -30,6 +32,7 @@ from kaiten.records import PredictionRecord
 from kaiten.sections import ApiVersions, Auth, Gateway, Serving, Tls
 from kaiten.settings import Settings
 from kaiten.signing import SigningSecret
+from monitors.answer_times import AnswerTimes
 from monitors.instruments import Instruments
 
 V1 = "/api/v1/predict"
@@ -268,5 +271,6 @@ def _routes(predictor: Predictor, routes: Routes) -> Starlette:
         answer: PredictV2Response | Response = await for_bentoml(many)
         return answer if isinstance(answer, Response) else JSONResponse(answer.model_dump())
 
+    operations = Operations(lambda: AnswerTimes(MODEL_ROUTES))
     bento = Route(BENTO, predict, methods=["POST"])
-    return Starlette(routes=[bento, Mount("/", routes.app())])
+    return Starlette(routes=[bento, Mount("/", routes.app(operations.routes()))])
