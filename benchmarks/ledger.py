@@ -85,6 +85,10 @@ class _Instant:
         pass
 
 
+def _unwatched() -> Any:
+    raise AssertionError("its windows are closed in its own thread, which is never started")
+
+
 class _Unwatched:
     """Notes nothing, wherever something may be noted."""
 
@@ -176,7 +180,9 @@ def through_edge(
     limits, nothing = Gateway(), _Unwatched()
     instruments = Instruments(metrics) if metrics else None
     # Never started: what it would do in its own thread is no part of a request.
-    sink = Profiler(Path(), Profiles(max_pending_records=10**7), Drift(), lambda _: None)
+    sink = Profiler(
+        Path(), Profiles(max_pending_records=10**7), Drift(), _unwatched, lambda _: None
+    )
     predictor = Predictor([stub], limits)
     routes = Routes(lambda: predictor, Instruments, limits, ApiVersions())
     parts = EdgeParts(

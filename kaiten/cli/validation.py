@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import psutil
@@ -31,7 +30,8 @@ from lifecycle.store import ModelStore, StoredModel
 from lifecycle.validation import page, rows
 from lifecycle.validation.report import Report
 from lifecycle.validation.run import Asked, Device, Subject, Validator
-from monitors.tracking import ModelProfile
+from monitors.features import columns_of
+from monitors.tracking import Profile
 from runners.choice import Bounds, choose
 from runners.engines import choose_engine
 from runners.engines.cuda import reserved_bytes
@@ -138,16 +138,11 @@ def _reference(model: StoredModel, asked: rows.Rows, scores: NDArray[np.float32]
     logits = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
     answers = processor.finish(processor.prepare(asked.texts), logits)
     labels, origin = model.card.labels, Origin("", "", model.card.tag)
-    profile = ModelProfile()
-    profile.track(
-        [
-            record(origin, 0, text, labels[answer.index], answer)
-            for text, answer in zip(asked.texts, answers, strict=True)
-        ]
-    )
-    with TemporaryDirectory() as folder:
-        profile.write(path := Path(folder) / "reference.bin")
-        return path.read_bytes()
+    records = [
+        record(origin, 0, text, labels[answer.index], answer)
+        for text, answer in zip(asked.texts, answers, strict=True)
+    ]
+    return Profile.of(columns_of(records)).written()
 
 
 def _asked_for(request: Request, asked: Asked, compared: StoredModel | None) -> dict[str, str]:
