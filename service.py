@@ -150,7 +150,8 @@ class Parts:
     def _runner(self, model: StoredModel) -> Runner:
         card, batching = model.card, self.settings.batching
         check_opset(card, choose_engine(model.folder, self.settings.runners).newest_opset)
-        task = find_task(card.task).load(model.folder, card.max_length, self._placed)
+        family = find_task(card.task)
+        task = family.load(model.folder, card.max_length, self._placed, model.reference)
         observer = self.instruments.observer(card.tag)
         return Runner(card.tag, card.labels, task, batching, observer, _end_worker)
 
