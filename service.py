@@ -157,7 +157,7 @@ class Parts:
     @cached_property
     def references(self) -> dict[str, Path | None]:
         """The folder of each served version's reference, which drift is told from."""
-        return dict.fromkeys(model.card.tag for model in self.models)
+        return {model.card.tag: model.reference for model in self.models}
 
     @cached_property
     def models(self) -> list[StoredModel]:
@@ -209,7 +209,8 @@ class Parts:
     def _runner(self, model: StoredModel) -> Runner:
         card, batching = model.card, self.settings.batching
         check_opset(card, choose_engine(model.folder, self.settings.runners).newest_opset)
-        task = find_task(card.task).load(model.folder, card.max_length, self._placed)
+        family = find_task(card.task)
+        task = family.load(model.folder, card.max_length, self._placed, model.reference)
         observer = self.instruments.observer(card.tag)
         return Runner(card.tag, card.labels, task, batching, observer, _end_worker)
 

@@ -112,9 +112,9 @@ def parts(folder: Path, texts: Sequence[str], metrics: str) -> Ledger:
     processor, model = task.processor, task.model
     items = dict(zip(texts, processor.prepare(texts), strict=True))
     batches = _batches(sorted(items.values(), key=lambda item: item.cost))
-    logits = [model.infer(batch) for batch in batches]
-    answers = processor.finish(batches[0], logits[0])
-    labels = [str(number) for number in range(logits[0].shape[1])]
+    raw = [model.infer(batch) for batch in batches]
+    answers = processor.finish(batches[0], raw[0])
+    labels = [str(number) for number in range(raw[0].logits.shape[1])]
     stub = Stub(answers[0], labels)
     watched, unwatched = through_edge(stub, texts, metrics), through_edge(stub, texts, None)
     edge = asyncio.run(cpu_us(unwatched))
@@ -126,7 +126,7 @@ def parts(folder: Path, texts: Sequence[str], metrics: str) -> Ledger:
         "tokenise": _each(len(texts), lambda: [processor.prepare([text]) for text in texts]),
         "queue": queue,
         "infer": _each(len(texts), lambda: [model.infer(batch) for batch in batches]),
-        "finish": _each(len(texts), lambda: [*map(processor.finish, batches, logits)]),
+        "finish": _each(len(texts), lambda: [*map(processor.finish, batches, raw)]),
         "observe": asyncio.run(cpu_us(watched)) - edge + _batch_notes(metrics, batches),
     }
 
