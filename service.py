@@ -52,7 +52,7 @@ from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore, StoredModel
 from monitors import logs
 from monitors.answer_times import AnswerTimes
-from monitors.drift.state import DriftReport, States
+from monitors.drift.state import NO_REFERENCE, DriftReport, States
 from monitors.instruments import Instruments, own_directory
 from monitors.log_files import check_folder
 from monitors.profiles import Profiler
@@ -318,6 +318,8 @@ class Kaiten:
             found = [find_model(name) for name in settings.serving.models]
             for model in found:
                 find_task(model.card.task)
+                if settings.profiles.enabled and model.reference is None:
+                    logger.warning("drift_not_watched", model=model.card.tag, reason=NO_REFERENCE)
                 choice = choose_engine(model.folder, settings.runners)
                 logger.info("engine_chosen", model=model.card.tag, **asdict(choice))
             hand_down(

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import model as benchmark
+from benchmarks import places
 from examples.quickstart.train import Example
 from kaiten.records import Origin, record
 from kaiten.sections import Drift, Runners
@@ -94,7 +95,7 @@ def _validated(reference: Sequence[Example], folder: Path) -> StoredModel:
     name, _, version = _TAG.partition(":")
     named = ("--name", name, "--version", version, "--task", "text-classification")
     for arguments in (
-        ("register", str(benchmark.places.MODEL), *named),
+        ("register", str(places.MODEL), *named),
         ("validate", _TAG, "--data", str(file)),
     ):
         subprocess.run([str(BIN / "kaiten"), *arguments], env=env, cwd=ROOT, check=True)
@@ -129,11 +130,11 @@ class Trial:
     def false_alarms(self, report: Report, name: str) -> None:
         """Count windows that raise drift where there is none, by us and by the article's rule."""
         state, before, raised, article = self._state, None, 0, Counter[str]()
-        for number in range(self._length):
+        for _ in range(self._length):
             rows = self._random.choice(len(self._part), _ROWS, replace=False)
             window = self._usual.window(rows)
             was = state.told
-            state, findings = self._next(state, before, window)
+            state, _findings = self._next(state, before, window)
             raised += state.told - was
             article.update(self._by_the_article(window))
             before = window
@@ -252,7 +253,7 @@ class Trial:
         return Answered(columns, columns[LABEL] == self._truth if known else None)
 
     def _by_the_article(self, window: Profile) -> list[str]:
-        """Return the features that the article's rule calls drifted: KS at p < 0.05, and no more."""
+        """Return the features that drift by the article's rule: KS at p < 0.05, and no more."""
         differ = {
             feature.name: numbers_differ(self._reference, window, feature.name)
             for feature in FEATURES
