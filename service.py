@@ -51,6 +51,7 @@ from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore, StoredModel
 from monitors import logs
 from monitors.answer_times import AnswerTimes
+from monitors.archive.target import check_target
 from monitors.instruments import Instruments, own_directory
 from monitors.log_files import check_folder
 from monitors.profiles import Profiler
@@ -276,6 +277,7 @@ class Kaiten:
             build_tokens(settings, parts.secret)
             tls.check(settings.tls, in_force["ssl"])
             check_folder(settings.logging)
+            check_target(settings.profiles.target)
             if parts.pseudonyms is None:
                 hand_down_pseudonym_key(secrets.token_hex(32))
                 logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")
