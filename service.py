@@ -9,6 +9,7 @@ import threading
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bentoml
 import structlog
@@ -51,7 +52,9 @@ from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore, StoredModel
 from monitors import logs
 from monitors.answer_times import AnswerTimes
+from monitors.archive.archive import Archive
 from monitors.archive.target import check_target
+from monitors.drift.state import NO_REFERENCE, DriftReport, States
 from monitors.instruments import Instruments, own_directory
 from monitors.log_files import check_folder
 from monitors.profiles import Profiler
@@ -61,6 +64,9 @@ from runners.remote.client import RemoteRunner
 from runners.remote.processes import DeviceProcesses, own_folder, socket_of
 from runners.runner import Runner
 from runners.tasks import find_task
+
+if TYPE_CHECKING:
+    from monitors.drift.watch import Watch
 
 # `bentoml serve` has asked whether it may report usage, and keeps the answer, before it imports
 # this module; importing kaiten has said no since.
@@ -88,6 +94,12 @@ _ROOM = 4
 logger = structlog.get_logger("kaiten.service")
 
 
+class NoRecords:
+    """Keeps none."""
+
+    def put(self, records: object) -> None: ...
+
+
 class Parts:
     """What one worker holds, each part built when it is first asked for."""
 
@@ -101,38 +113,57 @@ class Parts:
     @cached_property
     def instruments(self) -> Instruments:
         version = bentoml.server_context.bento_version
-        return Instruments(metrics_directory(), NAME, version, self.answer_times)
+        found = Instruments(metrics_directory(), NAME, version, self.answer_times)
+        found.show_drift(self.drift)
+        return found
 
     @cached_property
     def answer_times(self) -> AnswerTimes:
         return AnswerTimes(MODEL_ROUTES, metrics_directory())
 
     @cached_property
-    def profiler(self) -> Profiler:
+    def profiler(self) -> Profiler | None:
+        if not self.settings.profiles.enabled:
+            return None
+        by_tenant = self.settings.profiles.by_tenant and self.pseudonyms is not None
         return Profiler(
             self.settings.home / "drift",
             self.settings.profiles,
             self.settings.drift,
-            self.watch,
+            lambda: self.watch,
             self.instruments.records_dropped,
-            self.tenant_of,
+            self.pseudonyms.of if by_tenant and self.pseudonyms else lambda _: "",
         )
 
-    def watch(self) -> Watch:
-        """Return what judges windows; the one worker that does loads what it takes."""
+    @cached_property
+    def watch(self) -> "Watch":
+        # Here: of all workers, the one that judges windows pays for what it takes.
         from monitors.drift.watch import Watch  # noqa: PLC0415
 
-        home = self.settings.home
-        return Watch(self.states, self.reference_of, Nowhere(), self.settings.drift)
+        archive = Archive(self.settings.profiles.target, self.settings.home)
+        return Watch(self.states, self.references, archive, self.settings.drift)
 
     @cached_property
     def states(self) -> States:
         return States(self.settings.home / "drift")
 
     @cached_property
+    def drift(self) -> DriftReport:
+        return DriftReport(self.states, self.references)
+
+    @cached_property
+    def references(self) -> dict[str, Path | None]:
+        """The folder of each served version's reference, which drift is told from."""
+        return {model.card.tag: model.reference for model in self.models}
+
+    @cached_property
+    def models(self) -> list[StoredModel]:
+        return [find_model(name) for name in self.settings.serving.models]
+
+    @cached_property
     def runners(self) -> list[Runner | RemoteRunner]:
         make = self._remote_runner if self.settings.runners.process == "device" else self._runner
-        return [make(find_model(name)) for name in self.settings.serving.models]
+        return [make(model) for model in self.models]
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -146,7 +177,7 @@ class Parts:
             Callers(self.tokens.authenticator, loopback_only),
             routes.direct(),
             self.instruments,
-            self.profiler,
+            self.profiler or NoRecords(),
             self.limiter,
         )
 
@@ -175,7 +206,8 @@ class Parts:
     def _runner(self, model: StoredModel) -> Runner:
         card, batching = model.card, self.settings.batching
         check_opset(card, choose_engine(model.folder, self.settings.runners).newest_opset)
-        task = find_task(card.task).load(model.folder, card.max_length, self._placed)
+        family = find_task(card.task)
+        task = family.load(model.folder, card.max_length, self._placed, model.reference)
         observer = self.instruments.observer(card.tag)
         return Runner(card.tag, card.labels, task, batching, observer, _end_worker)
 
@@ -235,7 +267,7 @@ routes = Routes(
     parts.settings.gateway,
     parts.settings.api_versions,
 )
-operations = Operations(lambda: parts.answer_times)
+operations = Operations(lambda: parts.answer_times, lambda: parts.drift)
 
 
 # The values of configuration.yaml, for a `bentoml serve` that names no configuration file.
@@ -284,6 +316,8 @@ class Kaiten:
             found = [find_model(name) for name in settings.serving.models]
             for model in found:
                 find_task(model.card.task)
+                if settings.profiles.enabled and model.reference is None:
+                    logger.warning("drift_not_watched", model=model.card.tag, reason=NO_REFERENCE)
                 choice = choose_engine(model.folder, settings.runners)
                 logger.info("engine_chosen", model=model.card.tag, **asdict(choice))
             hand_down(
@@ -302,7 +336,8 @@ class Kaiten:
     @bentoml.on_startup
     async def start(self) -> None:
         """Warm the models up beside the server, so that liveness and readiness tell them apart."""
-        parts.profiler.start()
+        if parts.profiler is not None:
+            parts.profiler.start()
         self.watching = parts.tokens.start()
         self.warming = [asyncio.create_task(runner.start()) for runner in parts.runners]
         # What is here by now stays: the collector need not walk through it again and again.
@@ -316,7 +351,8 @@ class Kaiten:
             task.cancel()
         await asyncio.gather(*self.watching, return_exceptions=True)
         await asyncio.gather(*(runner.close() for runner in parts.runners), *self.warming)
-        await asyncio.to_thread(parts.profiler.close)
+        if parts.profiler is not None:
+            await asyncio.to_thread(parts.profiler.close)
         if parts.limiter is not None:
             await parts.limiter.close()
 

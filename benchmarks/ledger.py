@@ -85,6 +85,10 @@ class _Instant:
         pass
 
 
+def _unwatched() -> Any:
+    raise AssertionError("its windows are closed in its own thread, which is never started")
+
+
 class _Unwatched:
     """Notes nothing, wherever something may be noted."""
 
@@ -108,9 +112,9 @@ def parts(folder: Path, texts: Sequence[str], metrics: str) -> Ledger:
     processor, model = task.processor, task.model
     items = dict(zip(texts, processor.prepare(texts), strict=True))
     batches = _batches(sorted(items.values(), key=lambda item: item.cost))
-    logits = [model.infer(batch) for batch in batches]
-    answers = processor.finish(batches[0], logits[0])
-    labels = [str(number) for number in range(logits[0].shape[1])]
+    raw = [model.infer(batch) for batch in batches]
+    answers = processor.finish(batches[0], raw[0])
+    labels = [str(number) for number in range(raw[0].logits.shape[1])]
     stub = Stub(answers[0], labels)
     watched, unwatched = through_edge(stub, texts, metrics), through_edge(stub, texts, None)
     edge = asyncio.run(cpu_us(unwatched))
@@ -122,7 +126,7 @@ def parts(folder: Path, texts: Sequence[str], metrics: str) -> Ledger:
         "tokenise": _each(len(texts), lambda: [processor.prepare([text]) for text in texts]),
         "queue": queue,
         "infer": _each(len(texts), lambda: [model.infer(batch) for batch in batches]),
-        "finish": _each(len(texts), lambda: [*map(processor.finish, batches, logits)]),
+        "finish": _each(len(texts), lambda: [*map(processor.finish, batches, raw)]),
         "observe": asyncio.run(cpu_us(watched)) - edge + _batch_notes(metrics, batches),
     }
 
@@ -176,7 +180,9 @@ def through_edge(
     limits, nothing = Gateway(), _Unwatched()
     instruments = Instruments(metrics) if metrics else None
     # Never started: what it would do in its own thread is no part of a request.
-    sink = Profiler(Path(), Profiles(max_pending_records=10**7), Drift(), lambda _: None)
+    sink = Profiler(
+        Path(), Profiles(max_pending_records=10**7), Drift(), _unwatched, lambda _: None
+    )
     predictor = Predictor([stub], limits)
     routes = Routes(lambda: predictor, Instruments, limits, ApiVersions())
     parts = EdgeParts(

@@ -52,6 +52,7 @@ ROUTES = {
     "/health": OPEN,
     "/metrics": METRICS,
     "/ops/stats": OPERATIONS,
+    "/ops/drift": OPERATIONS,
     "/docs": DOCS,
     "/docs.json": DOCS,
     "/api/v1/openapi.json": DOCS,

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from gateway.contract import Row, rows
 from gateway.middleware import deadline, request_context
 from gateway.schemas import (
+    DriftResponse,
     ErrorEnvelope,
     HealthResponse,
     PredictV1Request,
@@ -28,7 +29,12 @@ _MODELS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "1": (PredictV1Request, PredictV1Response),
     "2": (PredictV2Request, PredictV2Response),
 }
-_OF_ALL_VERSIONS: tuple[type[BaseModel], ...] = (HealthResponse, StatsResponse, ErrorEnvelope)
+_OF_ALL_VERSIONS: tuple[type[BaseModel], ...] = (
+    HealthResponse,
+    StatsResponse,
+    DriftResponse,
+    ErrorEnvelope,
+)
 _SUMMARIES = {"1": "Classify one text", "2": "Classify several texts"}
 # Nobody meets them on a route that is there: it is another path, or the caller has left.
 _ELSEWHERE = {"not_found", "caller_gone"}
@@ -148,6 +154,9 @@ def _operations(limits: Gateway) -> Json:
         **_metrics(limits),
         "/ops/stats": _asking(
             "How many answers each route gave, and how fast", _json(StatsResponse)
+        ),
+        "/ops/drift": _asking(
+            "Whether the answers of each served version have drifted", _json(DriftResponse)
         ),
     }
 

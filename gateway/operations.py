@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.ports import RouteTimes, TimesSource
-from gateway.schemas import RouteStats, StatsResponse
+from gateway.ports import DriftSource, RouteTimes, TimesSource
+from gateway.schemas import DriftResponse, RouteStats, StatsResponse, VersionDrift
 
 _DIGITS = 3
 
@@ -17,18 +17,24 @@ _DIGITS = 3
 class Operations:
     """The handlers; a caller has the scope ops. They ask for what the service builds later."""
 
-    def __init__(self, times: Callable[[], TimesSource]) -> None:
+    def __init__(self, times: Callable[[], TimesSource], drift: Callable[[], DriftSource]) -> None:
         self._times = times
+        self._drift = drift
 
     def routes(self) -> list[Route]:
         """Return the routes, to stand beside all others."""
-        return [Route("/ops/stats", self.stats)]
+        return [Route("/ops/stats", self.stats), Route("/ops/drift", self.drift)]
 
     async def stats(self, _: Request) -> Response:
         """Tell how many answers each route gave, and how long they took."""
         # It reads files, one a worker.
         since, routes = await asyncio.to_thread(self._times().read)
         return _json(StatsResponse(since=since, routes=[*map(_stats, routes)]))
+
+    async def drift(self, _: Request) -> Response:
+        """Tell whether the answers of each served version have drifted."""
+        found = await asyncio.to_thread(self._drift().drift)
+        return _json(DriftResponse(models=[*map(VersionDrift.model_validate, found)]))
 
 
 def _json(answer: BaseModel) -> Response:

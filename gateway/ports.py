@@ -95,6 +95,13 @@ class TimesSource(Protocol):
         """Return since when they are counted, and what each route took."""
 
 
+class DriftSource(Protocol):
+    """Gives the drift of each version that is served: the same from every worker."""
+
+    def drift(self) -> Sequence[object]:
+        """Return what is known of each version, with the attributes of schemas.VersionDrift."""
+
+
 class LimitsWatch(Protocol):
     """Told of what the limits do."""
 

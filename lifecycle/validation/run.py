@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kaiten.sections import Validation
 from lifecycle.store import StoredModel
-from lifecycle.validation.answers import Predict, Scores, answer_all, latencies_ms
+from lifecycle.validation.answers import Floats, Predict, answer_all, latencies_ms
 from lifecycle.validation.measures import by_slice, compare, measure
 from lifecycle.validation.report import Cost, Data, Golden, Report, checks
 from lifecycle.validation.rows import Rows
@@ -23,15 +24,33 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A version, and what it answers."""
+    """A version, and what it answers; ``width`` is that of its embeddings, 0 where it has none."""
 
     model: StoredModel
     predict: Predict
+    width: int = 0
 
     @property
     def tag(self) -> str:
         """``name:version``."""
         return self.model.card.tag
+
+
+class Answers(NamedTuple):
+    """The right label of each row, by its index, -1 where there is none; and what was answered.
+
+    Probabilities of shape (rows, labels), embeddings of shape (rows, width).
+    """
+
+    right: NDArray[np.int64]
+    scores: Floats
+    embeddings: Floats
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each row is answered as it is labelled."""
+        found: NDArray[np.bool_] = self.scores.argmax(axis=1) == self.right
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +84,21 @@ class Validator:
 
     def validate(
         self, subject: Subject, against: Callable[[], Subject] | None, asked: Asked
-    ) -> tuple[Report, Scores]:
-        """Return the report, and the probabilities of the rows, shape (rows, labels).
+    ) -> tuple[Report, Answers]:
+        """Return the report, and what was answered.
 
         ``against`` loads the version to compare with, when its turn has come.
         """
         rows = asked.rows
-        right, scores = self._answers(subject, rows)
-        correct = scores.argmax(axis=1) == right
+        answers = self._answers(subject, rows)
         golden = self._golden(subject, asked)
         # Before another version is loaded, whose memory is not this one's.
         cost = self._cost(subject, rows.texts)
         comparison = None
         if against is not None:
             other = against()
-            right_there, scores_there = self._answers(other, rows)
-            correct_there = scores_there.argmax(axis=1) == right_there
-            comparison = compare(correct, correct_there, other.tag)
-        measures = measure(right, scores, subject.model.card.labels)
+            comparison = compare(answers.correct, self._answers(other, rows).correct, other.tag)
+        measures = measure(answers.right, answers.scores, subject.model.card.labels)
         report = Report(
             tag=subject.tag,
             card=subject.model.digest,
@@ -90,32 +106,34 @@ class Validator:
             versions=dict(self.device.versions),
             data=Data(file=asked.file.name, digest=rows.digest, rows=len(rows)),
             measures=measures,
-            slices=by_slice(correct, rows.slices),
+            slices=by_slice(answers.correct, rows.slices),
             comparison=comparison,
             golden=golden,
             cost=cost,
             checks=checks(measures, cost, comparison, golden, self.limits),
         )
-        return report, scores
+        return report, answers
 
     def forget(self) -> None:
         """Remove what was kept of a validation that has its report."""
         for kept in self._written:
             kept.unlink(missing_ok=True)
 
-    def _answers(self, subject: Subject, rows: Rows) -> tuple[NDArray[np.int64], Scores]:
-        """Return the index of each row's right label, -1 where there is none, and all scores."""
+    def _answers(self, subject: Subject, rows: Rows) -> Answers:
         labels = {label: index for index, label in enumerate(subject.model.card.labels)}
         right = np.array([labels.get(label, -1) for label in rows.labels])
         told = lambda known: self.told(subject.tag, known, len(rows))  # noqa: E731
         kept = self._kept(subject, rows)
-        return right, answer_all(rows.texts, len(labels), subject.predict, kept, told)
+        columns = len(labels) + subject.width
+        found = answer_all(rows.texts, columns, subject.predict, kept, told)
+        return Answers(right, found[:, : len(labels)], found[:, len(labels) :])
 
     def _kept(self, subject: Subject, rows: Rows) -> Path:
         # Of these bytes on these texts, in this environment: nothing else is gone on with.
         known = [
             subject.model.digest,
             self.device.name,
+            str(subject.width),
             *self.device.versions.values(),
             *rows.texts,
         ]
@@ -127,12 +145,12 @@ class Validator:
     def _golden(self, subject: Subject, asked: Asked) -> Golden | None:
         if asked.golden is None or asked.golden_file is None:
             return None
-        right, scores = self._answers(subject, asked.golden)
-        wrong = np.flatnonzero(scores.argmax(axis=1) != right) + 1
+        correct = self._answers(subject, asked.golden).correct
+        wrong = np.flatnonzero(~correct) + 1
         return Golden(
             file=asked.golden_file.name,
             digest=asked.golden.digest,
-            rows=len(right),
+            rows=len(correct),
             wrong=wrong.tolist(),
         )
 

@@ -130,13 +130,13 @@ class States:
 class DriftReport:
     """Tells the drift of the served versions, from what was kept: every worker tells the same."""
 
-    def __init__(self, states: States, references: Mapping[str, str | None]) -> None:
+    def __init__(self, states: States, references: Mapping[str, Path | None]) -> None:
         self._states = states
         self._references = references
 
     def drift(self) -> list[DriftState]:
         """Return the state of each served version, in their order."""
         return [
-            self._states.get(Source(model, PRODUCTION), reference)
-            for model, reference in self._references.items()
+            self._states.get(Source(model, PRODUCTION), folder.name if folder else None)
+            for model, folder in self._references.items()
         ]

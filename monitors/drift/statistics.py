@@ -97,7 +97,8 @@ def _chi_square(counts: NDArray[np.int64]) -> float:
         return 1.0
     scale = np.sqrt(sizes[1] / sizes[0])
     found = ((pooled[0] * scale - pooled[1] / scale) ** 2 / pooled.sum(axis=0)).sum()
-    return float(chdtrc(pooled.shape[1] - 1, found))
+    p_value: float = chdtrc(pooled.shape[1] - 1, found)
+    return p_value
 
 
 def _stability(counts: NDArray[np.int64]) -> float:
@@ -106,7 +107,7 @@ def _stability(counts: NDArray[np.int64]) -> float:
     before, now = smooth / smooth.sum(axis=1, keepdims=True)
     index = float(((now - before) * np.log(now / before)).sum())
     by_chance = (counts.shape[1] - 1) * float((1 / counts.sum(axis=1)).sum())
-    return max(0.0, index - by_chance)
+    return float(max(0.0, index - by_chance))
 
 
 def _each(counts: NDArray[np.int64]) -> tuple[Shares, Shares]:

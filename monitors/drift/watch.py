@@ -1,7 +1,7 @@
 """What becomes of a window that has ended: it is kept, judged and told of."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -35,10 +35,10 @@ class Archive(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Judges windows. ``references`` gives the folder of a model's reference, if it has one."""
+    """Judges windows; ``references`` is the folder of each served model's reference, if any."""
 
     states: States
-    references: Callable[[str], Path | None]
+    references: Mapping[str, Path | None]
     archive: Archive
     settings: Drift
 
@@ -51,7 +51,7 @@ class Watch:
         measured = columns(rows)
         profile = Profile.of(measured, window.started_at)
         self._keep(window, measured, profile, np.concatenate([part[TENANT] for part in rows]))
-        folder = self.references(window.source.model)
+        folder = self.references.get(window.source.model)
         before = self.states.get(window.source, folder.name if folder else None)
         if before.window is not None and before.window.id == window.id:
             return

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,17 @@ class Samples:
     pad_id: int = 0
 
 
+class Computed(NamedTuple):
+    """What a network makes of a batch.
+
+    Logits of shape (texts, labels); embeddings, which its last layer computed them from, of shape
+    (texts, width), None where the network has none.
+    """
+
+    logits: NDArray[np.float32]
+    embeddings: NDArray[np.float32] | None = None
+
+
 class Engine(Protocol):
     """A loaded network.
 
@@ -56,10 +67,10 @@ class Engine(Protocol):
         OutOfMemory where the device can not hold one.
         """
 
-    def logits(
+    def compute(
         self, token_ids: Sequence[Sequence[int]], pad_id: int, *, alone: bool = False
-    ) -> NDArray[np.float32]:
-        """Return the logits of a batch, shape (texts, labels); texts are padded to the longest.
+    ) -> Computed:
+        """Return the logits and embeddings of a batch; texts are padded to the longest.
 
         ``alone`` says that nothing else computes or waits, so that it may use every thread.
         """

@@ -1,7 +1,7 @@
 """The CUDA engine: packed batches in half precision, replayed from graphs made before ready.
 
 A batch is one row of numbers in pinned memory. A lane copies it to the device, replays the graph of
-the smallest shape with room for it, and copies the logits back, all on a stream of its own: one
+the smallest shape with room for it, and copies its answer back, all on a stream of its own: one
 lane's copies and Python run while the other's batch computes. Nothing is compiled, captured or
 allocated for a caller.
 """
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from kaiten.errors import OutOfMemory
 from kaiten.sections import Runners
 from runners.engines import CUDA_LANES
-from runners.engines.base import Samples, pad
+from runners.engines.base import Computed, Samples, pad
+from runners.engines.embedding import joined, parted
 from runners.engines.packed_network import PackedNetwork, is_packable
 from runners.engines.packing import Grid, Shape, pack
 from runners.engines.precision import parity
@@ -31,7 +32,6 @@ from runners.engines.torch_engine import load_network
 
 logger = structlog.get_logger(__name__)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-Logits = NDArray[np.float32]
 TokenIds = Sequence[Sequence[int]]
 Compute = Callable[[], torch.Tensor]
 
@@ -107,8 +107,8 @@ class CudaStream:
 class Lane(Protocol):
     """Computes one batch at a time."""
 
-    def logits(self, token_ids: TokenIds) -> Logits:
-        """Return the logits of a batch, shape (texts, labels)."""
+    def compute(self, token_ids: TokenIds) -> Computed:
+        """Return the logits and embeddings of a batch."""
 
 
 class PackedLane:
@@ -132,10 +132,10 @@ class PackedLane:
                 compute = partial(network, given, shape, min(longest, shape.tokens))
                 self._graphs[shape] = stream.capture(compute)
             stream.wait()
-        labels = self._graphs[grid.largest][1].shape[1]
-        self._answers = stream.staging(grid.largest.texts, labels, dtype=torch.float32)
+        self._labels, columns = network.num_labels, self._graphs[grid.largest][1].shape[1]
+        self._answers = stream.staging(grid.largest.texts, columns, dtype=torch.float32)
 
-    def logits(self, token_ids: TokenIds) -> Logits:
+    def compute(self, token_ids: TokenIds) -> Computed:
         count = len(token_ids)
         shape = self._grid.fit(sum(map(len, token_ids)), count)
         pack(token_ids, shape, self._first, self._row[: shape.size])
@@ -146,8 +146,7 @@ class PackedLane:
             self._answers[:count].copy_(found[:count], non_blocking=True)
             self._stream.wait()
         # The next batch is answered in the same place.
-        answer: Logits = self._answers[:count].numpy().copy()
-        return answer
+        return parted(self._answers[:count].numpy().copy(), self._labels)
 
 
 class PaddedLane:
@@ -157,13 +156,13 @@ class PaddedLane:
         self._network, self._stream, self._pad_id = network, stream, pad_id
         stream.follow()
 
-    def logits(self, token_ids: TokenIds) -> Logits:
+    def compute(self, token_ids: TokenIds) -> Computed:
         ids, mask = (torch.from_numpy(each) for each in pad(token_ids, self._pad_id))
         device = self._stream.device
         with self._stream.ordered():
             found = self._network(input_ids=ids.to(device), attention_mask=mask.to(device))
-            answer: Logits = found.logits.float().cpu().numpy()
-        return answer
+            answer = joined(found.logits).cpu().numpy()
+        return parted(answer, self._network.config.num_labels)
 
 
 class CudaEngine:
@@ -210,11 +209,11 @@ class CudaEngine:
             self._lanes.put(lane)
 
     @torch.inference_mode()
-    def logits(self, token_ids: TokenIds, pad_id: int, *, alone: bool = False) -> Logits:  # noqa: ARG002
-        """Return a batch's logits, shape (texts, labels); OutOfMemory where it does not fit."""
+    def compute(self, token_ids: TokenIds, pad_id: int, *, alone: bool = False) -> Computed:  # noqa: ARG002
+        """Return a batch's logits and embeddings; OutOfMemory where it does not fit."""
         lane = self._lanes.get()
         try:
-            return lane.logits(token_ids)
+            return lane.compute(token_ids)
         except torch.OutOfMemoryError:
             raise OutOfMemory from None
         finally:
@@ -228,13 +227,14 @@ class CudaEngine:
     @torch.inference_mode()
     def _halve(self, precision: str, texts: TokenIds) -> None:
         """Keep half precision, and packing if there can be, where the answers stay the same."""
-        exact = PaddedLane(self._network, self._streams[0], self._pad_id).logits(texts)
+        exact = PaddedLane(self._network, self._streams[0], self._pad_id).compute(texts)
         kept, half = self._network, deepcopy(self._network).to(DTYPES[precision])
         self.packed = is_packable(half)
         self._network = PackedNetwork(half) if self.packed else half
         # With the room of these texts alone.
         grid = Grid([Shape(sum(map(len, texts)), len(texts))])
-        found = parity(exact, self._lane(self._streams[0], grid).logits(texts))
+        there = self._lane(self._streams[0], grid).compute(texts)
+        found = parity(exact.logits, there.logits)
         facts = {"precision": precision, "packed": self.packed, **asdict(found)}
         if found.holds:
             logger.info("half_precision_holds", **facts)
@@ -245,4 +245,4 @@ class CudaEngine:
     def _compute_largest(self, lanes: Sequence[Lane], tokens: int, items: int) -> None:
         longest = [[0] * self._longest] * max(1, min(items, tokens // self._longest))
         for lane in lanes:
-            lane.logits(longest)
+            lane.compute(longest)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from kaiten.sections import Runners
 from runners.engines import MODEL_FILE
 from runners.engines.base import Engine, pad
+from runners.engines.embedding import embedding_of
 from runners.engines.onnx_engine import OnnxEngine
 from runners.engines.pruning import prune
 from runners.engines.torch_engine import TorchEngine
@@ -39,6 +40,7 @@ _FOLDER = Path(MODEL_FILE).parent
 # A full disk says nothing about the network, and an engine is chosen for good.
 _NOT_THE_NETWORKS = (OSError, MemoryError)
 _AXES = {0: "texts", 1: "tokens"}
+_INPUTS, _OUTPUTS = ["input_ids", "attention_mask"], ["logits", "embedding"]
 
 
 def export(
@@ -123,9 +125,9 @@ def _difference(
     """Return the largest difference of a logit, by both sessions of the exported engine."""
     largest = 0.0
     for batch in [*([text] for text in texts), texts]:
-        expected = engine.logits(batch, pad_id)
+        expected = engine.compute(batch, pad_id).logits
         for alone in (False, True):
-            found = exported.logits(batch, pad_id, alone=alone)
+            found = exported.compute(batch, pad_id, alone=alone).logits
             largest = max(largest, _largest(found - expected))
     return largest
 
@@ -139,7 +141,10 @@ def trace(
     network: Any,  # noqa: ANN401  transformers has no types
     example: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> onnx.ModelProto:
-    """Trace the network on an example with some padding, so that nothing is seen as constant."""
+    """Trace the network on an example with some padding, so that nothing is seen as constant.
+
+    It gives ``logits``, and ``embedding`` where the network is watched and has one.
+    """
     implementation = network.config._attn_implementation  # noqa: SLF001  it has no public name
     # Plain matrix products: the other forms hold branches that an export can not follow.
     network.set_attn_implementation("eager")
@@ -154,17 +159,18 @@ def trace(
         ):
             traced = Path(folder) / "traced.onnx"
             warnings.simplefilter("ignore")
+            # In evaluation as the network is: the exporter puts it back into what this is in.
+            plain, given = _Plain(network).eval(), tuple(map(torch.from_numpy, example))
+            names = _OUTPUTS[: len(plain(*given))]
             torch.onnx.export(
-                # In evaluation as the network is: the exporter puts it back into what this is in.
-                _Logits(network).eval(),
-                tuple(map(torch.from_numpy, example)),
+                plain,
+                given,
                 str(traced),
-                input_names=["input_ids", "attention_mask"],
-                output_names=["logits"],
+                input_names=_INPUTS,
+                output_names=names,
                 dynamic_axes={
-                    "input_ids": _AXES,
-                    "attention_mask": _AXES,
-                    "logits": {0: _AXES[0]},
+                    **dict.fromkeys(_INPUTS, _AXES),
+                    **{name: {0: _AXES[0]} for name in names},
                 },
                 opset_version=OPSET,
                 # The newer exporter takes several times as long, and needs one package more.
@@ -185,15 +191,16 @@ def save(network: onnx.ModelProto, target: Path) -> None:
         weights.chmod(target.stat().st_mode)
 
 
-class _Logits(torch.nn.Module):
+class _Plain(torch.nn.Module):
     """A network that takes and gives plain tensors."""
 
     def __init__(self, network: Any) -> None:  # noqa: ANN401  transformers has no types
         super().__init__()
         self._network = network
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._network(
-            input_ids=input_ids, attention_mask=attention_mask
-        ).logits
-        return logits
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        logits = self._network(input_ids=input_ids, attention_mask=attention_mask).logits
+        embedding = embedding_of(logits)
+        return (logits,) if embedding is None else (logits, embedding)

@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from kaiten.cores import cores
 from kaiten.sections import Runners
 from runners.engines import MODEL_FILE
-from runners.engines.base import pad
+from runners.engines.base import Computed, pad
 
 
 class OnnxEngine:
@@ -34,15 +32,17 @@ class OnnxEngine:
     def reserve(self, tokens: int, items: int) -> None:
         """Reserve nothing: a CPU's memory is the machine's."""
 
-    def logits(
+    def compute(
         self, token_ids: Sequence[Sequence[int]], pad_id: int, *, alone: bool = False
-    ) -> NDArray[np.float32]:
-        """Return the logits of a batch, shape (texts, labels); may be called from every lane."""
+    ) -> Computed:
+        """Return the logits and embeddings of a batch; may be called from every lane.
+
+        A version that an older Kaiten registered gives no embeddings.
+        """
         ids, mask = pad(token_ids, pad_id)
         session = self._wide if alone else self._narrow
-        logits: NDArray[np.float32]
-        (logits,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
-        return logits
+        # As they were exported: logits, and then the embedding if there is one.
+        return Computed(*session.run(None, {"input_ids": ids, "attention_mask": mask}))
 
 
 def newest_opset() -> int:

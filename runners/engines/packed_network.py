@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
+from runners.engines.embedding import joined
 from runners.engines.packing import Layout, Shape
 
 _NAME = "kaiten_packed"
@@ -34,10 +35,11 @@ def is_packable(network: Any) -> bool:  # noqa: ANN401  transformers has no type
 
 
 class PackedNetwork(torch.nn.Module):
-    """A packable network, from one row of numbers (see packing.Layout) to logits.
+    """A packable network, from one row of numbers (see packing.Layout) to logits and embeddings.
 
     It changes the network's attention for good. ``first_position`` is that of a text's first token:
-    the families after RoBERTa count from padding_idx + 1.
+    the families after RoBERTa count from padding_idx + 1. ``num_labels`` is how many logits a text
+    has.
     """
 
     def __init__(self, network: Any) -> None:  # noqa: ANN401
@@ -46,11 +48,12 @@ class PackedNetwork(torch.nn.Module):
         network.set_attn_implementation(_NAME)
         padding: int | None = network.base_model.embeddings.position_embeddings.padding_idx
         self.first_position = 0 if padding is None else padding + 1
+        self.num_labels: int = network.config.num_labels
         self._network = network
         self._head = _HEADS[network.config.model_type]
 
     def forward(self, batch: torch.Tensor, shape: Shape, longest: int) -> torch.Tensor:
-        """Return the logits in float32, shape (texts, labels).
+        """Return the logits, and beside them the embeddings: float32, (texts, labels + width).
 
         ``longest`` bounds the tokens of each text.
         """
@@ -65,7 +68,7 @@ class PackedNetwork(torch.nn.Module):
             max_length_k=longest,
         ).last_hidden_state
         first = hidden[0].index_select(0, batch[layout.firsts])[:, None]
-        return self._head(self._network, first).float()
+        return joined(self._head(self._network, first))
 
 
 def _attention(

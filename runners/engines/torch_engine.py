@@ -4,19 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from kaiten.errors import ModelRejected
 from kaiten.sections import Runners
-from runners.engines.base import pad
+from runners.engines.base import Computed, pad
+from runners.engines.embedding import joined, parted, watch
 
 
 def load_network(folder: Path) -> Any:  # noqa: ANN401  transformers has no types
-    """Load a folder's classifier onto the CPU; ModelRejected where weights are missing."""
+    """Load a folder's classifier onto the CPU, its embeddings watched.
+
+    ModelRejected where weights are missing.
+    """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     # Safetensors only, and never code or files from elsewhere.
@@ -30,6 +32,7 @@ def load_network(folder: Path) -> Any:  # noqa: ANN401  transformers has no type
     # transformers fills what is missing at random, and would serve that.
     if missing := sorted(loaded["missing_keys"]):
         raise ModelRejected("weights", f"lack {', '.join(missing[:5])}", "Save the whole model.")
+    watch(network)
     return network.eval()
 
 
@@ -78,14 +81,14 @@ class TorchEngine:
         """Reserve nothing: a CPU's memory is the machine's."""
 
     @torch.inference_mode()
-    def logits(
+    def compute(
         self,
         token_ids: Sequence[Sequence[int]],
         pad_id: int,
         *,
         alone: bool = False,  # noqa: ARG002  with one lane, every batch has all threads
-    ) -> NDArray[np.float32]:
-        """Return the logits of a batch, shape (texts, labels); texts are padded to the longest."""
+    ) -> Computed:
+        """Return the logits and embeddings of a batch; texts are padded to the longest."""
         if self._threads and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         ids, mask = pad(token_ids, pad_id)
@@ -93,5 +96,4 @@ class TorchEngine:
             input_ids=torch.from_numpy(ids).to(self.device),
             attention_mask=torch.from_numpy(mask).to(self.device),
         )
-        logits: NDArray[np.float32] = output.logits.float().cpu().numpy()
-        return logits
+        return parted(joined(output.logits).cpu().numpy(), self._model.config.num_labels)

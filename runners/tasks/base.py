@@ -49,7 +49,10 @@ class Model(Protocol[ItemT_contra, RawT_co]):
     def packed(self) -> bool: ...
 
     def infer(self, batch: Sequence[ItemT_contra], *, alone: bool = False) -> RawT_co:
-        """Compute a batch, on a lane's thread; ``alone``: nothing else computes or waits."""
+        """Compute a batch, on a lane's thread; ``alone``: nothing else computes or waits.
+
+        A validation reads ``embeddings`` of what comes out, shape (items, width), or None.
+        """
 
     def check(self) -> None:
         """Compute one item that is known to work; raises where the device does not any more."""
@@ -123,8 +126,13 @@ class TaskModule(Protocol):
     def load_processor(self, folder: Path, max_length: int) -> Processor[Any, Any, Any, Any]:
         """Load what a registered model needs besides its network; ``max_length`` in tokens."""
 
-    def load(self, folder: Path, max_length: int, settings: Runners) -> Task[Any, Any, Any, Any]:
-        """Load a registered model onto its device; ``max_length`` as its card says."""
+    def load(
+        self, folder: Path, max_length: int, settings: Runners, reference: Path | None = None
+    ) -> Task[Any, Any, Any, Any]:
+        """Load a registered model onto its device; ``max_length`` as its card says.
+
+        ``reference`` is the folder of the report that answers are measured from, if there is one.
+        """
 
 
 class InspectionModule(Protocol):

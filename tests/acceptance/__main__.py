@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.acceptance import (
     bench_gpu,
     contract,
+    drift,
     fuzz,
     gate,
     jwks,
@@ -29,6 +30,7 @@ _SUITES = {
     "fuzz": fuzz.run,
     "contract": contract.run,
     "jwks": jwks.run,
+    "drift": drift.run,
     "bench_gpu": bench_gpu.run,
 }
 

@@ -88,8 +88,8 @@ def test_alone_padded_and_packed_agree_with_a_cpu(
     assert engine.packed
     pad = pad_id(folder)
     for batch in batches():
-        expected, found = exact.logits(batch, pad), engine.logits(batch, pad)
-        alone = np.concatenate([engine.logits([text], pad) for text in batch])
+        expected, found = exact.compute(batch, pad).logits, engine.compute(batch, pad).logits
+        alone = np.concatenate([engine.compute([text], pad).logits for text in batch])
         rounding = ROUNDING * np.abs(expected).max()
         np.testing.assert_allclose(found, expected, atol=rounding)
         np.testing.assert_allclose(found, alone, atol=rounding)
@@ -105,8 +105,8 @@ def test_single_precision_is_padded_and_close(folder: Path, exact: TorchEngine) 
     found.reserve(TOKENS, ITEMS)
     assert not found.packed
     for batch in batches():
-        expected = exact.logits(batch, pad_id(folder))
-        np.testing.assert_allclose(found.logits(batch, pad_id(folder)), expected, atol=1e-3)
+        expected = exact.compute(batch, pad_id(folder)).logits
+        np.testing.assert_allclose(found.compute(batch, pad_id(folder)).logits, expected, atol=1e-3)
 
 
 def test_nothing_is_allocated_for_a_caller(engine: CudaEngine, folder: Path) -> None:
@@ -116,18 +116,18 @@ def test_nothing_is_allocated_for_a_caller(engine: CudaEngine, folder: Path) -> 
 
     before = allocations()
     for batch in batches():
-        engine.logits(batch, pad_id(folder))
+        engine.compute(batch, pad_id(folder))
     assert allocations() == before
 
 
 def test_lanes_answer_their_own(engine: CudaEngine, folder: Path) -> None:
     every = [*batches()]
-    expected = [engine.logits(batch, pad_id(folder)) for batch in every]
+    expected = [engine.compute(batch, pad_id(folder)).logits for batch in every]
     found: dict[int, Any] = {}
 
     def lane(first: int) -> None:
         for index in range(first, len(every), 2):
-            found[index] = engine.logits(every[index], pad_id(folder))
+            found[index] = engine.compute(every[index], pad_id(folder)).logits
 
     threads = [threading.Thread(target=lane, args=(first,)) for first in range(2)]
     for thread in threads:

@@ -118,7 +118,7 @@ def _check_vocabulary(tokenizer: Tokenizer, engine: TorchEngine) -> None:
 
 def _check_logits(model: TextClassifier, probes: Sequence[TokenisedText], labels: int) -> None:
     """Raise ModelRejected unless texts, short and longest, score alone as in a batch."""
-    alone = np.concatenate([model.infer([text]) for text in probes])
+    alone = np.concatenate([model.infer([text]).logits for text in probes])
     finite = bool(np.isfinite(alone).all())
     if alone.shape[1] != labels or not finite:
         raise ModelRejected(
@@ -126,7 +126,8 @@ def _check_logits(model: TextClassifier, probes: Sequence[TokenisedText], labels
             f"give {alone.shape[1]} logits, finite: {finite}, for {labels} labels",
             "Check id2label in config.json, and that training did not diverge.",
         )
-    if not np.allclose(model.infer(probes), alone, rtol=_BATCH_TOLERANCE, atol=_BATCH_TOLERANCE):
+    together = model.infer(probes).logits
+    if not np.allclose(together, alone, rtol=_BATCH_TOLERANCE, atol=_BATCH_TOLERANCE):
         raise ModelRejected(
             "model",
             "answers otherwise in a padded batch than alone",

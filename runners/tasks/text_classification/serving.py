@@ -1,11 +1,12 @@
 """Serving a text classifier. Neither torch nor transformers is imported here."""
 
 import json
+import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer
 
 from kaiten.errors import ModelRejected
 from kaiten.sections import Runners
+from runners import centroids
 from runners.engines import open_engine
 from runners.engines.base import SENTENCES, Engine, Samples, entropy, softmax
 from runners.tasks.base import Task
@@ -31,6 +33,19 @@ class TokenisedText:
     def cost(self) -> int:
         """Its length in tokens."""
         return len(self.ids)
+
+
+class Raw(NamedTuple):
+    """What was computed of some texts.
+
+    Logits of shape (texts, labels); distances to the nearest reference centroid, shape (texts,),
+    NaN where there is none; embeddings of shape (texts, width), None where the network has none,
+    and where they were computed in another process.
+    """
+
+    logits: NDArray[np.float32]
+    distances: NDArray[np.float32]
+    embeddings: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +88,21 @@ class TextProcessor:
         # "fast" leaves out the offsets, which nobody asks for.
         return [TokenisedText(found.ids) for found in self._tokenizer.encode_batch_fast(inputs)]
 
-    def finish(
-        self, batch: Sequence[TokenisedText], raw: NDArray[np.float32]
-    ) -> list[Classification]:
-        """Turn logits, shape (texts, labels), into probabilities by softmax."""
-        scores = softmax(raw)
+    def finish(self, batch: Sequence[TokenisedText], raw: Raw) -> list[Classification]:
+        """Turn logits into probabilities by softmax."""
+        scores = softmax(raw.logits)
         columns = (
             scores,
             scores.argmax(axis=1).tolist(),
             scores.max(axis=1).tolist(),
-            entropy(scores).tolist(),
             batch,
+            map(self._unknown_in, batch),
+            entropy(scores).tolist(),
+            (None if math.isnan(each) else each for each in raw.distances.tolist()),
         )
         return [
-            Classification(row, index, confidence, text.cost, self._unknown_in(text), spread)
-            for row, index, confidence, spread, text in zip(*columns, strict=True)
+            Classification(row, index, confidence, text.cost, *rest)
+            for row, index, confidence, text, *rest in zip(*columns, strict=True)
         ]
 
     def _unknown_in(self, text: TokenisedText) -> int:
@@ -110,10 +125,20 @@ class TextProcessor:
 
 
 class TextClassifier:
-    """A loaded classifier; ``probes`` are a short text and one of the maximum length."""
+    """A loaded classifier; ``probes`` are a short text and one of the maximum length.
 
-    def __init__(self, engine: Engine, pad_id: int, probes: Sequence[TokenisedText]) -> None:
+    ``reference`` are the centroids that distances are taken to, shape (labels, width).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        pad_id: int,
+        probes: Sequence[TokenisedText],
+        reference: NDArray[np.float32] | None = None,
+    ) -> None:
         self._engine, self._pad_id, self._probes = engine, pad_id, probes
+        self._reference = reference
 
     @property
     def lanes(self) -> int:
@@ -135,9 +160,16 @@ class TextClassifier:
         """Whether the engine computes a batch's own tokens, and no padding."""
         return self._engine.packed
 
-    def infer(self, batch: Sequence[TokenisedText], *, alone: bool = False) -> NDArray[np.float32]:
-        """Return logits, shape (texts, labels)."""
-        return self._engine.logits([text.ids for text in batch], self._pad_id, alone=alone)
+    def infer(self, batch: Sequence[TokenisedText], *, alone: bool = False) -> Raw:
+        """Return what the network computes, and how far that is from the reference."""
+        logits, embeddings = self._engine.compute(
+            [text.ids for text in batch], self._pad_id, alone=alone
+        )
+        if self._reference is None or embeddings is None:
+            distances = np.full(len(batch), np.nan, np.float32)
+        else:
+            distances = centroids.distances(embeddings, self._reference)
+        return Raw(logits, distances, embeddings)
 
     def check(self) -> None:
         """Compute a short text; raises where the engine can not."""
@@ -152,7 +184,10 @@ class TextClassifier:
 
 
 class TextCodec:
-    """Token ids as int32, and logits as float32, in the byte order of the machine."""
+    """Token ids as int32, logits and distances as float32, in the byte order of the machine.
+
+    Embeddings stay where they were computed.
+    """
 
     def encode_items(self, items: Sequence[TokenisedText]) -> list[bytes]:
         """Return 4 bytes a token."""
@@ -162,13 +197,14 @@ class TextCodec:
         """Return the texts; ValueError for bytes that are no token ids."""
         return [TokenisedText(array("i", part)) for part in parts]
 
-    def encode_raw(self, raw: NDArray[np.float32]) -> list[bytes]:
-        """Return 4 bytes a label for each text."""
-        return [row.tobytes() for row in raw]
+    def encode_raw(self, raw: Raw) -> list[bytes]:
+        """Return 4 bytes a label for each text, and 4 for its distance."""
+        return [row.tobytes() for row in np.column_stack((raw.logits, raw.distances))]
 
-    def decode_raw(self, parts: Sequence[bytes]) -> NDArray[np.float32]:
-        """Return logits, shape (texts, labels)."""
-        return np.frombuffer(b"".join(parts), dtype=np.float32).reshape(len(parts), -1)
+    def decode_raw(self, parts: Sequence[bytes]) -> Raw:
+        """Return logits and distances."""
+        found = np.frombuffer(b"".join(parts), dtype=np.float32).reshape(len(parts), -1)
+        return Raw(found[:, :-1], found[:, -1])
 
 
 codec = TextCodec()
@@ -189,9 +225,10 @@ def load_processor(folder: Path, max_length: int) -> TextProcessor:
 
 
 def load(
-    folder: Path, max_length: int, settings: Runners
-) -> Task[str, TokenisedText, NDArray[np.float32], Classification]:
-    """Load a registered classifier."""
+    folder: Path, max_length: int, settings: Runners, reference: Path | None = None
+) -> Task[str, TokenisedText, Raw, Classification]:
+    """Load a registered classifier, and the centroids of a report, if it has any."""
     processor = load_processor(folder, max_length)
     engine = open_engine(folder, settings, processor.samples())
-    return Task(processor, TextClassifier(engine, processor.pad_id, processor.probes()))
+    known = None if reference is None else centroids.read(reference)
+    return Task(processor, TextClassifier(engine, processor.pad_id, processor.probes(), known))

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from kaiten.sections import Runners
@@ -43,9 +41,7 @@ class FragileProcessor(serving.TextProcessor):
 class FragileClassifier(serving.TextClassifier):
     """A classifier that can not compute a batch with POISON in it."""
 
-    def infer(
-        self, batch: Sequence[serving.TokenisedText], *, alone: bool = False
-    ) -> NDArray[np.float32]:
+    def infer(self, batch: Sequence[serving.TokenisedText], *, alone: bool = False) -> serving.Raw:
         for item in batch:
             if isinstance(item, FragileText) and POISON in item.text:
                 # As libraries do, it names the text.
@@ -54,8 +50,11 @@ class FragileClassifier(serving.TextClassifier):
 
 
 def load(
-    folder: Path, max_length: int, settings: Runners
-) -> Task[str, serving.TokenisedText, NDArray[np.float32], serving.Classification]:
+    folder: Path,
+    max_length: int,
+    settings: Runners,
+    reference: Path | None = None,
+) -> Task[str, serving.TokenisedText, serving.Raw, serving.Classification]:
     tokenizer = Tokenizer.from_file(str(folder / serving.TOKENIZER_FILE))
     processor = FragileProcessor(tokenizer, max_length)
     # Of plain texts: they are computed before any is asked for.

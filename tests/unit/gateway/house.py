@@ -145,6 +145,13 @@ class Book:
         self.answered.append((endpoint, model, status))
 
 
+class Drift:
+    """Knows of no version."""
+
+    def drift(self) -> list[object]:
+        return []
+
+
 @dataclass
 class Records:
     """The records that were handed on."""
@@ -271,6 +278,6 @@ def _routes(predictor: Predictor, routes: Routes) -> Starlette:
         answer: PredictV2Response | Response = await for_bentoml(many)
         return answer if isinstance(answer, Response) else JSONResponse(answer.model_dump())
 
-    operations = Operations(lambda: AnswerTimes(MODEL_ROUTES))
+    operations = Operations(lambda: AnswerTimes(MODEL_ROUTES), Drift)
     bento = Route(BENTO, predict, methods=["POST"])
     return Starlette(routes=[bento, Mount("/", routes.app(operations.routes()))])

@@ -7,16 +7,16 @@ from starlette.applications import Starlette
 from gateway.access import MODEL_ROUTES
 from gateway.operations import Operations
 from monitors.answer_times import AnswerTimes
-from tests.unit.gateway.house import V1, V2, House, bearer, error_of
+from tests.unit.gateway.house import V1, V2, Drift, House, bearer, error_of
 
-STATS = "/ops/stats"
+STATS, DRIFT = "/ops/stats", "/ops/drift"
 NOTHING = dict.fromkeys(
     ("mean_ms", "min_ms", "max_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms"), None
 )
 
 
 async def stats(times: AnswerTimes) -> httpx.Response:
-    app = Starlette(routes=Operations(lambda: times).routes())
+    app = Starlette(routes=Operations(lambda: times, Drift).routes())
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://kaiten", trust_env=False
     ) as client:
@@ -41,19 +41,21 @@ async def test_each_route_of_a_model_is_told_in_milliseconds() -> None:
     assert datetime.fromisoformat(answer["since"]) <= datetime.now(UTC)
 
 
+@pytest.mark.parametrize("route", [STATS, DRIFT])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_operators_are_told_and_nobody_else(method: str) -> None:
+async def test_operators_are_told_and_nobody_else(method: str, route: str) -> None:
     house = House()
-    assert (await house.ask(method, STATS)).status_code == 401
-    others = await house.ask(method, STATS, headers={"Authorization": bearer("predict")})
+    assert (await house.ask(method, route)).status_code == 401
+    others = await house.ask(method, route, headers={"Authorization": bearer("predict")})
     assert others.status_code == 403
-    operators = await house.ask(method, STATS, headers={"Authorization": bearer("ops")})
+    operators = await house.ask(method, route, headers={"Authorization": bearer("ops")})
     assert operators.status_code == 200
     assert operators.headers["Content-Type"] == "application/json"
     assert bool(operators.content) == (method == "GET")
 
 
-async def test_it_can_only_be_read() -> None:
-    answer = await House().post(STATS, {}, {"Authorization": bearer("ops")})
+@pytest.mark.parametrize("route", [STATS, DRIFT])
+async def test_it_can_only_be_read(route: str) -> None:
+    answer = await House().post(route, {}, {"Authorization": bearer("ops")})
     assert answer.status_code == 405
     assert error_of(answer)["code"] == "method_not_allowed"

@@ -11,7 +11,8 @@ from kaiten.sections import Versioning
 from lifecycle.card import CARD_FILE
 from lifecycle.history import Action, Entry, Stage, serving
 from lifecycle.promotion import Promotions, Request
-from lifecycle.store import REPORT_FILE, ModelStore
+from lifecycle.reference import REPORT_FILE
+from lifecycle.store import ModelStore
 from tests.unit.lifecycle.cards import stored, validated
 
 STAGING, PRODUCTION = Stage.STAGING, Stage.PRODUCTION

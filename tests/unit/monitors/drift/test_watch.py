@@ -42,7 +42,7 @@ class Setup:
         reference.mkdir()
         (reference / REFERENCE_FILE).write_bytes(usual(RANDOM, 3000).written())
         self.reference = reference if has_reference else None
-        self.watch = Watch(self.states, lambda _: self.reference, self.shelf, SETTINGS)
+        self.watch = Watch(self.states, {MODEL: self.reference}, self.shelf, SETTINGS)
 
     def put(self, columns: Columns, tenant_of: Callable[[str], str] = lambda _: "") -> None:
         self.spool.put(records(columns), tenant_of)
@@ -91,6 +91,7 @@ def test_usual_windows_tell_no_drift(setup: Setup) -> None:
 def test_drift_is_told_with_its_cause_and_lasts_until_it_is_quiet(setup: Setup) -> None:
     setup.window()
     began = setup.window(distance=far())
+    assert began.window is not None
     assert (began.drifted, began.told, began.since) == (True, 1, began.window.started_at)
     assert [each.name for each in began.features if each.drifted] == ["distance"]
     # The next window is looked at with the one before, which still shows it.

@@ -117,19 +117,19 @@ def test_packed_in_half_precision_answers_as_torch_does(
 ) -> None:
     assert packed.packed
     for batch in batches():
-        expected, found = exact.logits(batch, 0), packed.logits(batch, 0)
+        expected, found = exact.compute(batch, 0).logits, packed.compute(batch, 0).logits
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=ROUNDING * np.abs(expected).max())
 
 
 def test_an_answer_depends_on_no_other_batch(packed: CudaEngine) -> None:
-    alone = packed.logits(TEXTS[20:21], 0)
+    alone = packed.compute(TEXTS[20:21], 0).logits
     for batch in batches():
-        packed.logits(batch, 0)
-    np.testing.assert_array_equal(packed.logits(TEXTS[20:21], 0), alone)
-    first = packed.logits(TEXTS[5:7], 0)
+        packed.compute(batch, 0)
+    np.testing.assert_array_equal(packed.compute(TEXTS[20:21], 0).logits, alone)
+    first = packed.compute(TEXTS[5:7], 0).logits
     kept = first.copy()
-    packed.logits(TEXTS[30:32], 0)
+    packed.compute(TEXTS[30:32], 0)
     np.testing.assert_array_equal(first, kept)
 
 
@@ -139,7 +139,7 @@ def test_nothing_is_captured_for_a_caller(tiny_classifier: Path) -> None:
     before = [stream.captured for stream in made.streams]
     assert len(before) == made.engine.lanes == 2
     for batch in batches():
-        made.engine.logits(batch, 0)
+        made.engine.compute(batch, 0)
     assert [stream.captured for stream in made.streams] == before
 
 
@@ -164,7 +164,9 @@ def test_single_precision_is_padded_and_exact(
     engine.reserve(TOKENS, ITEMS)
     assert not engine.packed
     for batch in batches():
-        np.testing.assert_allclose(engine.logits(batch, 0), exact.logits(batch, 0), atol=1e-5)
+        np.testing.assert_allclose(
+            engine.compute(batch, 0).logits, exact.compute(batch, 0).logits, atol=1e-5
+        )
 
 
 def test_half_precision_that_answers_otherwise_is_refused(
@@ -178,7 +180,9 @@ def test_half_precision_that_answers_otherwise_is_refused(
     engine = Made(tiny_classifier).engine
     engine.reserve(TOKENS, ITEMS)
     assert not engine.packed
-    np.testing.assert_allclose(engine.logits(TEXTS[:3], 0), exact.logits(TEXTS[:3], 0), atol=1e-5)
+    np.testing.assert_allclose(
+        engine.compute(TEXTS[:3], 0).logits, exact.compute(TEXTS[:3], 0).logits, atol=1e-5
+    )
     assert [log["event"] for log in logs] == ["half_precision_refused"]
 
 
@@ -200,20 +204,22 @@ def test_memory_that_lacks_for_a_batch_costs_that_batch_alone(tiny_classifier: P
     # More often than there are lanes.
     for _ in range(5):
         with pytest.raises(OutOfMemory):
-            made.engine.logits(TEXTS[:2], 0)
+            made.engine.compute(TEXTS[:2], 0)
     for stream in made.streams:
         stream.short_of_memory = False
-    assert made.engine.logits(TEXTS[:2], 0).shape == (2, 3)
+    assert made.engine.compute(TEXTS[:2], 0).logits.shape == (2, 3)
 
 
 def test_lanes_compute_at_once_and_each_answers_its_own(packed: CudaEngine) -> None:
-    expected = {index: packed.logits(TEXTS[index : index + 2], 0) for index in range(0, 40, 2)}
+    expected = {
+        index: packed.compute(TEXTS[index : index + 2], 0).logits for index in range(0, 40, 2)
+    }
     together, found = threading.Barrier(2), dict[int, Any]()
 
     def lane(indices: range) -> None:
         for index in indices:
             together.wait(10)
-            found[index] = packed.logits(TEXTS[index : index + 2], 0)
+            found[index] = packed.compute(TEXTS[index : index + 2], 0).logits
 
     threads = [threading.Thread(target=lane, args=(range(at, 40, 4),)) for at in (0, 2)]
     for thread in threads:

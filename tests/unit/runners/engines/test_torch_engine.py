@@ -19,19 +19,19 @@ def threads() -> Iterator[int]:
 
 def test_threads_are_as_set(tiny_classifier: Path, threads: int) -> None:
     engine = TorchEngine(tiny_classifier, Runners(device="cpu", threads=threads + 1))
-    engine.logits([[2, 5, 3]], pad_id=0)
+    engine.compute([[2, 5, 3]], pad_id=0)
     assert torch.get_num_threads() == threads + 1
 
 
 def test_zero_threads_leave_torchs_own(tiny_classifier: Path, threads: int) -> None:
     engine = TorchEngine(tiny_classifier, Runners(device="cpu", threads=0))
-    engine.logits([[2, 5, 3]], pad_id=0)
+    engine.compute([[2, 5, 3]], pad_id=0)
     assert torch.get_num_threads() == threads
 
 
 def test_logits_have_a_row_a_text_and_a_column_a_label(tiny_classifier: Path) -> None:
     engine = TorchEngine(tiny_classifier, Runners(device="cpu"))
-    logits = engine.logits([[2, 5, 6, 7, 3], [2, 3], [2, 5, 3]], pad_id=0)
+    logits = engine.compute([[2, 5, 6, 7, 3], [2, 3], [2, 5, 3]], pad_id=0).logits
     assert logits.shape == (3, 3)
     assert logits.dtype == np.float32
 
@@ -39,6 +39,6 @@ def test_logits_have_a_row_a_text_and_a_column_a_label(tiny_classifier: Path) ->
 @pytest.mark.parametrize("pad_id", [0, 9])
 def test_padding_has_no_say(pad_id: int, tiny_classifier: Path) -> None:
     engine = TorchEngine(tiny_classifier, Runners(device="cpu"))
-    alone = engine.logits([[2, 5, 3]], pad_id=0)
-    together = engine.logits([[2, 5, 3], [2, *range(5, 45), 3]], pad_id)
+    alone = engine.compute([[2, 5, 3]], pad_id=0).logits
+    together = engine.compute([[2, 5, 3], [2, *range(5, 45), 3]], pad_id).logits
     np.testing.assert_allclose(together[:1], alone, atol=1e-4)

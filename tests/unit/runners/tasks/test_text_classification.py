@@ -17,12 +17,15 @@ from transformers import BertTokenizerFast
 
 from kaiten.errors import ModelRejected
 from kaiten.sections import Runners
+from runners import centroids
+from runners.engines import MODEL_FILE
 from runners.engines.export import MAX_TOKENS, export
 from runners.engines.torch_engine import TorchEngine
 from runners.tasks.base import ModelFacts, Task
 from runners.tasks.text_classification import inspection
 from runners.tasks.text_classification.serving import (
     Classification,
+    Raw,
     TokenisedText,
     codec,
     load,
@@ -31,23 +34,44 @@ from runners.tasks.text_classification.serving import (
 
 # One thread: torch's wait for each other's, which costs seconds where other tests run beside.
 CPU = Runners(device="cpu", threads=1)
-Classifier = Task[str, TokenisedText, NDArray[np.float32], Classification]
+Classifier = Task[str, TokenisedText, Raw, Classification]
 LABELS = ["billing", "delivery", "other"]
 # Every length from one word to over the maximum, no two texts alike.
 TEXTS = [" ".join(f"w{(start * word) % 55}" for word in range(start + 1)) for start in range(1, 65)]
 
 
 @pytest.fixture(scope="module", params=["onnx", "torch"])
-def classifier(
+def registered(
     request: pytest.FixtureRequest, tiny_classifier: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Classifier:
+) -> Path:
     made = tmp_path_factory.mktemp("made")
     facts = inspection.inspect(tiny_classifier, made)
     assert facts.engine.name == "onnx"
-    registered = shutil.copytree(tiny_classifier, made, dirs_exist_ok=True)
+    shutil.copytree(tiny_classifier, made, dirs_exist_ok=True)
     if request.param == "torch":
-        (made / "onnx/model.onnx").unlink()
+        (made / MODEL_FILE).unlink()
+    return made
+
+
+@pytest.fixture(scope="module")
+def classifier(registered: Path) -> Classifier:
     return load(registered, 64, CPU)
+
+
+@pytest.fixture
+def measured(classifier: Classifier, registered: Path, tmp_path: Path) -> Classifier:
+    """Return the classifier with the first three texts as its reference, a centroid each."""
+    embeddings = classifier.model.infer(classifier.processor.prepare(TEXTS[:3])).embeddings
+    assert embeddings is not None
+    made = centroids.centroids_of(embeddings, np.arange(3))
+    return load(registered, 64, CPU, reported(tmp_path, made))
+
+
+def reported(folder: Path, made: NDArray[np.float32]) -> Path:
+    """Write centroids as a report's folder holds them, and return the folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / centroids.CENTROIDS_FILE).write_bytes(centroids.written(made))
+    return folder
 
 
 @pytest.fixture
@@ -226,7 +250,7 @@ def test_scores_are_probabilities(classifier: Classifier) -> None:
 def test_scores_of_large_logits_are_finite(classifier: Classifier) -> None:
     batch = classifier.processor.prepare(["w1"])
     logits = np.array([[1000, 0, -1000]], dtype=np.float32)
-    (found,) = classifier.processor.finish(batch, logits)
+    (found,) = classifier.processor.finish(batch, Raw(logits, np.zeros(1, np.float32)))
     np.testing.assert_array_equal(found.scores, [1, 0, 0])
 
 
@@ -248,13 +272,67 @@ def test_warm_up_computes_the_longest_text(classifier: Classifier) -> None:
     classifier.model.warm_up(512, 8)
 
 
-def test_items_and_logits_pass_between_processes_unchanged(classifier: Classifier) -> None:
-    items = classifier.processor.prepare(TEXTS)
+def test_items_and_what_is_computed_pass_between_processes_unchanged(
+    measured: Classifier,
+) -> None:
+    items = measured.processor.prepare(TEXTS)
     carried = codec.decode_items(codec.encode_items(items))
     assert [[*item.ids] for item in carried] == [[*item.ids] for item in items]
-    logits = classifier.model.infer(carried)
-    np.testing.assert_array_equal(logits, classifier.model.infer(items))
-    np.testing.assert_array_equal(codec.decode_raw(codec.encode_raw(logits)), logits)
+    raw = measured.model.infer(carried)
+    np.testing.assert_array_equal(raw.logits, measured.model.infer(items).logits)
+    told = codec.encode_raw(raw)
+    # Three labels and a distance; embeddings stay.
+    assert {len(each) for each in told} == {4 * 4}
+    found = codec.decode_raw(told)
+    np.testing.assert_array_equal(found.logits, raw.logits)
+    np.testing.assert_array_equal(found.distances, raw.distances)
+    assert found.embeddings is None
+    assert measured.processor.finish(items, found)[9].distance == raw.distances[9] > 0
+
+
+def test_answers_without_a_distance_pass_too(classifier: Classifier) -> None:
+    items = classifier.processor.prepare(TEXTS[:2])
+    raw = codec.decode_raw(codec.encode_raw(classifier.model.infer(items)))
+    assert [each.distance for each in classifier.processor.finish(items, raw)] == [None, None]
+
+
+def test_distance_is_that_to_the_nearest_centroid(
+    measured: Classifier, classifier: Classifier
+) -> None:
+    raw = classifier.model.infer(classifier.processor.prepare(TEXTS))
+    assert raw.embeddings is not None
+    assert np.isnan(raw.distances).all()
+    found = predict(measured, TEXTS)
+    # Those of the first three texts themselves.
+    distances = np.array([each.distance for each in found], np.float32)
+    np.testing.assert_allclose(distances[:3], 0, atol=1e-2)
+    unit = raw.embeddings / np.linalg.norm(raw.embeddings, axis=1, keepdims=True)
+    expected = np.linalg.norm(unit[:, None] - unit[None, :3], axis=2).min(axis=1)
+    np.testing.assert_allclose(distances, expected, atol=1e-2)
+    assert {each.distance for each in predict(classifier, TEXTS)} == {None}
+
+
+def test_report_without_centroids_gives_no_distance(
+    classifier: Classifier, registered: Path, tmp_path: Path
+) -> None:
+    served = load(registered, 64, CPU, tmp_path)
+    assert {each.distance for each in predict(served, TEXTS)} == {None}
+
+
+def test_version_whose_export_has_no_embedding_is_served_without(
+    tiny_classifier: Path, tmp_path: Path
+) -> None:
+    """As an older Kaiten has registered it."""
+    inspection.inspect(tiny_classifier, tmp_path)
+    file = tmp_path / MODEL_FILE
+    graph = onnx.load(file, load_external_data=False)
+    assert [each.name for each in graph.graph.output] == ["logits", "embedding"]
+    del graph.graph.output[1]
+    onnx.save(graph, file)
+    reference = reported(tmp_path / "report", np.eye(2, 32, dtype=np.float32))
+    for found in predict(load(tmp_path, 64, CPU, reference), TEXTS[:5]):
+        assert found.distance is None
+        assert found.confidence > 0
 
 
 def test_bytes_that_are_no_token_ids_are_refused() -> None:

@@ -1,0 +1,263 @@
+"""Drift and its estimate of accuracy on BANKING77, through a real model.
+
+The rows that the model was not trained on are three disjoint parts: a reference, one that the
+thresholds were chosen on, and one that they are tried on here. The thresholds are the settings'
+own; what they were chosen on is printed beside, and nothing is chosen here.
+"""
+
+import csv
+import os
+import random
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import model as benchmark
+from benchmarks import places
+from examples.quickstart.train import Example
+from kaiten.records import Origin, record
+from kaiten.sections import Drift, Runners
+from lifecycle.card import ModelCard
+from lifecycle.store import StoredModel
+from monitors.drift.judge import Finding, judge
+from monitors.drift.state import DriftState, WindowState, first
+from monitors.drift.statistics import numbers_differ
+from monitors.drift.watch import REFERENCE_FILE, after
+from monitors.features import FEATURES, LABEL, Columns, columns_of
+from monitors.spool import Source
+from monitors.tracking import Profile
+from runners.tasks.text_classification.serving import load
+from tests.acceptance.report import Report
+from tests.acceptance.shifts import SHIFTS, Shift
+from tests.e2e.house import BIN, ROOT, environment
+
+_DATA = ROOT.parent / "shared" / "data" / "banking77"
+_TAG = "banking:1.0.0"
+_SOURCE = Source(_TAG, "production")
+_WINDOWS, _ROWS, _TRIALS = 1000, 1000, 50
+_SETTINGS = Drift()
+_TRIPLED = "one class tripled"
+_ARTICLE_P = 0.05
+_BATCH = 64
+Rows = NDArray[np.int64]
+
+
+async def run(report: Report, _: Path, folder: Path) -> None:
+    data = benchmark.read_data(Path(os.environ.get("BANKING77_DIR", _DATA)))
+    if data.source != "BANKING77":
+        raise FileNotFoundError("this suite needs BANKING77: set BANKING77_DIR")
+    facts = benchmark.ensure_model(data)
+    reference, tuning, test = _parts()
+    model = _validated(reference, folder)
+    report.tell(
+        "model",
+        accuracy=facts.accuracy,
+        training_rows=facts.training_texts,
+        reference_rows=len(reference),
+        tuning_rows=len(tuning),
+        test_rows=len(test),
+        thresholds=_SETTINGS.model_dump_json(),
+    )
+    for name, part in {"tuning": tuning, "test": test}.items():
+        trial = Trial(model, part, _length(report))
+        trial.false_alarms(report, name)
+        trial.power(report, name)
+
+
+def _length(report: Report) -> int:
+    return max(20, round(_WINDOWS * report.scale))
+
+
+def _parts() -> tuple[list[Example], list[Example], list[Example]]:
+    """Return the rows that the model was not trained on, in three parts."""
+    folder = Path(os.environ.get("BANKING77_DIR", _DATA))
+    rows = benchmark.held_out(folder)
+    random.Random(benchmark.SEED).shuffle(rows)
+    third = len(rows) // 3
+    return rows[:third], rows[third : 2 * third], rows[2 * third :]
+
+
+def _validated(reference: Sequence[Example], folder: Path) -> StoredModel:
+    """Register the model and validate it on the reference, by the commands."""
+    file = folder / "reference.csv"
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["text", "label"])
+        writer.writerows([row.text, row.label] for row in reference)
+    env = environment(folder / "bentoml", folder / "home")
+    name, _, version = _TAG.partition(":")
+    named = ("--name", name, "--version", version, "--task", "text-classification")
+    for arguments in (
+        ("register", str(places.MODEL), *named),
+        ("validate", _TAG, "--data", str(file)),
+    ):
+        subprocess.run([str(BIN / "kaiten"), *arguments], env=env, cwd=ROOT, check=True)
+    place = folder / "bentoml" / "models" / name / version
+    return StoredModel(ModelCard.read(place), place)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answers to texts, in columns, and whether each is right where that is known."""
+
+    columns: Columns
+    correct: NDArray[np.bool_] | None = None
+
+    def window(self, rows: Rows) -> Profile:
+        return Profile.of({name: values[rows] for name, values in self.columns.items()})
+
+
+class Trial:
+    """Windows drawn from one part of the rows, judged as a server judges them."""
+
+    def __init__(self, model: StoredModel, part: Sequence[Example], length: int) -> None:
+        reference = model.reference
+        assert reference is not None
+        self._model, self._part, self._length = model, part, length
+        self._reference = Profile.read((reference / REFERENCE_FILE).read_bytes())
+        self._random = np.random.default_rng(benchmark.SEED)
+        self._truth = np.array([row.label for row in part])
+        self._usual = self._answered(Shift(frozenset()))
+        self._state = first(_SOURCE, reference.name)
+
+    def false_alarms(self, report: Report, name: str) -> None:
+        """Count windows that raise drift where there is none, by us and by the article's rule."""
+        state, before, raised, article = self._state, None, 0, Counter[str]()
+        for _ in range(self._length):
+            rows = self._random.choice(len(self._part), _ROWS, replace=False)
+            window = self._usual.window(rows)
+            was = state.told
+            state, _findings = self._next(state, before, window)
+            raised += state.told - was
+            article.update(self._by_the_article(window))
+            before = window
+        self._state, self._before = state, before
+        share = raised / self._length
+        report.tell(
+            f"{name}: {self._length} windows without drift",
+            raised=raised,
+            raised_share=share,
+            article_any_feature=article["any"] / self._length,
+            article_by_feature={k: v / self._length for k, v in article.items() if k != "any"},
+        )
+        if name == "test":
+            report.check("false alarms, share of windows", share, passed=share < 0.01)
+
+    def power(self, report: Report, name: str) -> None:
+        """See within how many windows each shift is found, and what is called its cause."""
+        for shift_name, draw, causes in self._shifted():
+            found, right, named, effects = 0, 0, Counter[str](), []
+            for trial in range(_TRIALS):
+                # By turns at a server's first windows, and after very many without drift.
+                fresh = trial % 2 == 0
+                state = first(_SOURCE, self._state.reference) if fresh else self._state
+                before = None if fresh else self._before
+                for _ in range(2):
+                    window = draw()
+                    state, findings = self._next(state, before, window)
+                    before = window
+                    if state.drifted:
+                        break
+                cause = findings[0]
+                found += bool(state.drifted)
+                right += bool(state.drifted) and cause.feature in causes
+                named[cause.feature] += 1
+                effects.append(cause.difference.effect)
+            facts: dict[str, Any] = {
+                "found_within_2_windows": found / _TRIALS,
+                "right_cause_first": right / _TRIALS,
+                "first": dict(named),
+                "median_effect": float(np.median(effects)),
+            }
+            report.tell(f"{name}: {shift_name}", **facts)
+            if name == "test":
+                report.check(
+                    f"{shift_name}: found, and its cause first",
+                    [facts["found_within_2_windows"], facts["right_cause_first"]],
+                    passed=found == right == _TRIALS,
+                )
+
+    def _shifted(self) -> Iterator[tuple[str, Callable[[], Profile], frozenset[str]]]:
+        """Yield each shift, what draws a window of it, and its causes."""
+        for name, shift in SHIFTS.items():
+            changed = self._answered(shift)
+            yield name, self._drawn(changed, shift.share), shift.causes
+        yield _TRIPLED, self._tripled(), frozenset({LABEL})
+
+    def _drawn(self, changed: Answered, share: float) -> Callable[[], Profile]:
+        def draw() -> Profile:
+            count = round(_ROWS * share)
+            own = self._random.choice(len(changed.columns[LABEL]), count, replace=False)
+            rest = self._random.choice(len(self._part), _ROWS - count, replace=False)
+            return Profile.of(
+                {
+                    name: np.concatenate([values[own], self._usual.columns[name][rest]])
+                    for name, values in changed.columns.items()
+                }
+            )
+
+        return draw
+
+    def _tripled(self) -> Callable[[], Profile]:
+        """Draw windows in which the largest class comes three times as often."""
+        (name, size), *_ = Counter(self._truth.tolist()).most_common(1)
+        own, others = np.flatnonzero(self._truth == name), np.flatnonzero(self._truth != name)
+        count = round(3 * _ROWS * size / len(self._truth))
+
+        def draw() -> Profile:
+            grown = self._random.choice(own, count, replace=count > len(own))
+            rest = self._random.choice(others, _ROWS - count, replace=False)
+            return self._usual.window(np.concatenate([grown, rest]))
+
+        return draw
+
+    def _next(
+        self, state: DriftState, before: Profile | None, window: Profile
+    ) -> tuple[DriftState, list[Finding]]:
+        windows = [window] if before is None else [before, window]
+        findings = judge(self._reference, windows, _SETTINGS.min_effect)
+        now = datetime.now(UTC)
+        facts = WindowState(id="window", rows=_ROWS, started_at=now, ended_at=now)
+        return after(state, facts, findings, _SETTINGS), findings
+
+    def _answered(self, shift: Shift) -> Answered:
+        texts = list(shift.texts([row.text for row in self._part]))
+        card = self._model.card
+        task = load(
+            self._model.folder, card.max_length, Runners(device="cpu"), self._model.reference
+        )
+        processor = shift.processor(self._model.folder, card.max_length)
+        answers: list[Any] = [None] * len(texts)
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        for at in range(0, len(order), _BATCH):
+            chosen = order[at : at + _BATCH]
+            items = processor.prepare([texts[index] for index in chosen])
+            found = processor.finish(items, task.model.infer(items, alone=True))
+            for index, answer in zip(chosen, found, strict=True):
+                answers[index] = answer
+        origin = Origin("", "", _TAG)
+        columns = columns_of(
+            [
+                record(origin, 0, text, card.labels[answer.index], answer)
+                for text, answer in zip(texts, answers, strict=True)
+            ]
+        )
+        known = len(texts) == len(self._part)
+        return Answered(columns, columns[LABEL] == self._truth if known else None)
+
+    def _by_the_article(self, window: Profile) -> list[str]:
+        """Return the features that drift by the article's rule: KS at p < 0.05, and no more."""
+        differ = {
+            feature.name: numbers_differ(self._reference, window, feature.name)
+            for feature in FEATURES
+            if not feature.of_classes
+        }
+        found = [name for name, each in differ.items() if each and each.p_value < _ARTICLE_P]
+        return [*found, *(["any"] if found else [])]
