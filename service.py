@@ -52,6 +52,8 @@ from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore, StoredModel
 from monitors import logs
 from monitors.answer_times import AnswerTimes
+from monitors.archive.archive import Archive
+from monitors.archive.target import check_target
 from monitors.drift.state import NO_REFERENCE, DriftReport, States
 from monitors.instruments import Instruments, own_directory
 from monitors.log_files import check_folder
@@ -98,12 +100,6 @@ class NoRecords:
     def put(self, records: object) -> None: ...
 
 
-class NoArchive:
-    """Keeps nothing."""
-
-    def put(self, content: object, window: object, tenant: object) -> None: ...
-
-
 class Parts:
     """What one worker holds, each part built when it is first asked for."""
 
@@ -144,7 +140,8 @@ class Parts:
         # Here: of all workers, the one that judges windows pays for what it takes.
         from monitors.drift.watch import Watch  # noqa: PLC0415
 
-        return Watch(self.states, self.references, NoArchive(), self.settings.drift)
+        archive = Archive(self.settings.profiles.target, self.settings.home)
+        return Watch(self.states, self.references, archive, self.settings.drift)
 
     @cached_property
     def states(self) -> States:
@@ -312,6 +309,7 @@ class Kaiten:
             build_tokens(settings, parts.secret)
             tls.check(settings.tls, in_force["ssl"])
             check_folder(settings.logging)
+            check_target(settings.profiles.target)
             if parts.pseudonyms is None:
                 hand_down_pseudonym_key(secrets.token_hex(32))
                 logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")

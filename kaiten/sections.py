@@ -1,6 +1,7 @@
 """The sections of the settings; a section is all of them that a module is given."""
 
 import json
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
@@ -308,6 +309,17 @@ class Profiles(Section):
     target: str | None = None
     by_tenant: bool = False
     max_pending_records: int = Field(10_000, ge=1)
+
+    @field_validator("target")
+    @classmethod
+    def _holds_no_password(cls, value: str | None) -> str | None:
+        # Whatever is between, as a password may hold what ends an address.
+        if value is not None and re.search(r"://.*:.*@", value):
+            raise ValueError(
+                "holds a password, and this file goes into every bento; give credentials as the "
+                "store's own library looks for them (for S3, AWS_ACCESS_KEY_ID and the like)"
+            )
+        return value
 
 
 class Drift(Section):

@@ -246,19 +246,26 @@ def hand_down(
             # A worker that finds no device any more must fail, and not serve from a CPU.
             os.environ["KAITEN_RUNNERS__DEVICE"] = "cuda"
     os.environ["KAITEN_HOME"] = str(settings.home.resolve())
-    for section, key in _PATHS:
-        path: Path | None = getattr(getattr(settings, section), key)
-        if path is not None:
-            # Not resolved: the Python of an environment is a link, and what it links to has none.
-            os.environ[f"{PREFIX}{section}__{key}".upper()] = str(path.absolute())
-    if settings.auth.issuers:
-        issuers = [*map(_found_anywhere, settings.auth.issuers)]
-        os.environ["KAITEN_AUTH__ISSUERS"] = json.dumps(issuers)
+    _hand_down_paths(settings)
     os.environ["KAITEN_RUNNERS__THREADS"] = str(threads_of_each(settings, holders))
     if sockets is not None:
         os.environ["KAITEN_RUNNERS__SOCKETS"] = str(sockets)
     if models:
         os.environ["KAITEN_SERVING__MODELS"] = ",".join(models)
+
+
+def _hand_down_paths(settings: Settings) -> None:
+    for section, key in _PATHS:
+        path: Path | None = getattr(getattr(settings, section), key)
+        if path is not None:
+            # Not resolved: the Python of an environment is a link, and what it links to has none.
+            os.environ[f"{PREFIX}{section}__{key}".upper()] = str(path.absolute())
+    target = settings.profiles.target
+    if target is not None and "://" not in target:
+        os.environ["KAITEN_PROFILES__TARGET"] = str(Path(target).absolute())
+    if settings.auth.issuers:
+        issuers = [*map(_found_anywhere, settings.auth.issuers)]
+        os.environ["KAITEN_AUTH__ISSUERS"] = json.dumps(issuers)
 
 
 def _found_anywhere(issuer: Issuer) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from kaiten.signing import DEVELOPMENT_SECRET_FILE, configured_secret, signing_s
 from lifecycle.consistency import check, check_opset, installed_versions
 from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore
+from monitors.archive.target import check_target
 from monitors.log_files import check_folder
 from runners.engines import PACKAGES, EngineChoice, choose_engine
 from runners.engines.cuda import CudaDevice, details
@@ -135,6 +136,7 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
     workers, timeout_s, own_tls = service
     _attempt(problems, "tls", partial(tls.check, settings.tls, own_tls))
     _attempt(problems, "logging.folder", partial(check_folder, settings.logging))
+    _attempt(problems, "profiles.target", partial(check_target, settings.profiles.target))
     _attempt(problems, "serving", partial(check_back_stop, settings, timeout_s))
     count = count_of(workers)
     placement = _attempt(problems, "runners.device", partial(places, settings.runners, count))

@@ -154,6 +154,7 @@ def test_changed_model_is_told_with_its_remedy(tmp_path: Path) -> None:
         ("KAITEN_CONFIG", "/no/such/file.yaml", "KAITEN_CONFIG"),
         ("BENTOML_CONFIG", "/no/such/file.yaml", "BENTOML_CONFIG"),
         ("KAITEN_LOGGING__FOLDER", "/dev/null/logs", "logging.folder"),
+        ("KAITEN_PROFILES__TARGET", "/dev/null/profiles", "profiles.target"),
         ("KAITEN_TLS__CERTIFICATE", "/no/such/file", "tls"),
     ],
 )

@@ -73,3 +73,24 @@ def test_what_is_no_address_of_a_redis_is_refused_and_never_told(
     told = "".join(traceback.format_exception(refused.value))
     assert "canary" not in told
     assert "nary" not in told
+
+
+@pytest.mark.parametrize(
+    "target", ["s3://key:canary@bucket/prefix", "sftp://me:can/ary@host/x", "a::s3://k:canary@b"]
+)
+def test_a_target_with_a_password_is_refused_and_never_told(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_PROFILES__TARGET", target)
+    with pytest.raises(InvalidSettings, match="holds a password") as refused:
+        load_settings()
+    assert [detail.field for detail in refused.value.details] == ["profiles.target"]
+    told = "".join(traceback.format_exception(refused.value))
+    assert "canary" not in told
+    assert "ary@" not in told
+
+
+@pytest.mark.parametrize("target", ["s3://bucket/a", "abfs://box@account.example/x", "/srv/a@b:c"])
+def test_a_target_without_a_password_is_taken(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_PROFILES__TARGET", target)
+    assert load_settings().profiles.target == target

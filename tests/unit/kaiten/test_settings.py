@@ -523,6 +523,17 @@ def test_hand_down_makes_relative_paths_absolute(
     assert load_settings().auth.secret_file == tmp_path / "secret"
 
 
+@pytest.mark.parametrize("target", ["s3://bucket/prefix", "/srv/profiles", "profiles"])
+def test_hand_down_makes_the_folder_of_profiles_absolute_and_leaves_an_address(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAITEN_PROFILES__TARGET", target)
+    hand_down(load_settings(), None)
+    expected = str(tmp_path / target) if target == "profiles" else target
+    assert load_settings().profiles.target == expected
+
+
 def test_hand_down_makes_the_files_of_issuers_absolute(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
