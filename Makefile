@@ -38,7 +38,7 @@ signatures: $(SIGNATURES)  ## make the environment that signs and verifies model
 
 .PHONY: test
 test: $(ENV) $(SIGNATURES)  ## run all tests, with branch coverage
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term
 
 .PHONY: bench
 bench: $(ENV)  ## measure against peers and the hardware; 100 minutes, needs wrk; BENCH=--quick for a try

@@ -75,9 +75,8 @@ def fuzzed(
     """Let Schemathesis ask so many times for each operation of a version, in each mode."""
     token = server.token()
     outcome = Outcome()
-    # Coverage measures the server.
-    env = {name: value for name, value in server.env.items() if not name.startswith("COVERAGE_")}
-    env |= {"SCHEMATHESIS_HOOKS": "tests.acceptance.patience", "PYTHONPATH": str(ROOT)}
+    hooks = {"SCHEMATHESIS_HOOKS": "tests.acceptance.patience", "PYTHONPATH": str(ROOT)}
+    env = {**server.env, **hooks}
     for mode in modes:
         # A folder of its own, where no configuration lies that could switch a check off.
         place = folder / mode

@@ -49,9 +49,6 @@ def served(
 ) -> Iterator[Served]:
     """Serve from a folder with code; it is ready once all of its workers have started."""
     env = environment(store, home, PYTHONPATH=str(cwd), **settings)
-    if cwd != ROOT:
-        # Coverage measures the checkout; a copy is gone when it reports.
-        env = {name: value for name, value in env.items() if not name.startswith("COVERAGE_")}
     with serving(env, cwd=cwd) as server:
         target = Target(int(server.url.rpartition(":")[2]), server.token())
         each = Served(server, target, Watch(server.process.popen.pid))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -11,12 +12,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import httpx
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
@@ -24,6 +26,8 @@ BIN = Path(sys.executable).parent
 READY_LIMIT_S = 120
 # Under the 60 seconds for which BentoML holds a request that no one answers.
 STOP_LIMIT_S = 30
+# Below those that the kernel gives away, so that nobody takes one before its server does.
+_PORTS = range(10_000, 32_000)
 
 
 @dataclass
@@ -103,13 +107,22 @@ def quickstart_store() -> Path:
     sources = sorted([QUICKSTART / "train.py", *(QUICKSTART / "data").glob("*.jsonl")])
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     home = ROOT / ".kaiten" / "tests" / f"bentoml-{digest}"
-    if not (home / "models" / "support-intent" / "1.0.0").exists():
-        for outdated in home.parent.glob("bentoml-*"):
-            shutil.rmtree(outdated)
-        home.mkdir(parents=True)
-        command = [sys.executable, str(QUICKSTART / "train.py")]
-        subprocess.run(command, env=environment(home, home), check=True, cwd=ROOT)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    # `make test` runs two processes of tests; the second waits for the first one's model.
+    with FileLock(home.parent / "store.lock"):
+        if not (home / "models" / "support-intent" / "1.0.0").exists():
+            for outdated in home.parent.glob("bentoml-*"):
+                shutil.rmtree(outdated)
+            home.mkdir()
+            command = [sys.executable, str(QUICKSTART / "train.py")]
+            subprocess.run(command, env=environment(home, home), check=True, cwd=ROOT)
     return home
+
+
+def copied_store(store: Path, copy: Path) -> Path:
+    """Copy a model store, without what the servers that use it write meanwhile."""
+    servers = shutil.ignore_patterns("prometheus_multiproc_dir", "tmp")
+    return shutil.copytree(store, copy, symlinks=True, ignore=servers)
 
 
 def quickstart_texts() -> list[str]:
@@ -174,7 +187,10 @@ def until_all_ready(url: str, limit: int = 1000) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nobody has, of those that two processes of tests hardly draw at once."""
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")

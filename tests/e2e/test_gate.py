@@ -2,14 +2,13 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.house import BIN, QUICKSTART, environment, serving
+from tests.e2e.house import BIN, QUICKSTART, copied_store, environment, serving
 
 pytestmark = pytest.mark.e2e
 TAG = "support-intent:1.0.0"
@@ -19,8 +18,24 @@ ROWS = QUICKSTART / "data" / "test.jsonl"
 @pytest.fixture
 def env(bentoml_home: Path, tmp_path: Path) -> Mapping[str, str]:
     """Return an environment with a copy of the store, as `make quickstart` leaves it."""
-    shutil.copytree(bentoml_home, tmp_path / "bentoml", symlinks=True)
-    return environment(tmp_path / "bentoml", tmp_path / "home")
+    store = copied_store(bentoml_home, tmp_path / "bentoml")
+    return environment(store, tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def validated_store(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose version has a report, which takes as long to make as a server to start."""
+    folder = tmp_path_factory.mktemp("validated")
+    store = copied_store(bentoml_home, folder / "bentoml")
+    done = kaiten(environment(store, folder / "home"), "validate", TAG, "--data", str(ROWS))
+    assert done.returncode == 0, done.stderr
+    return store
+
+
+@pytest.fixture
+def validated(validated_store: Path, tmp_path: Path) -> Mapping[str, str]:
+    """Return an environment with a copy of that store."""
+    return environment(copied_store(validated_store, tmp_path / "bentoml"), tmp_path / "home")
 
 
 def kaiten(env: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -71,14 +86,13 @@ def test_from_quickstart_to_production(env: Mapping[str, str], tmp_path: Path) -
         assert answer.raise_for_status().json()["model"] == TAG
 
 
-def test_one_changed_byte_is_refused_by_name(env: Mapping[str, str], tmp_path: Path) -> None:
-    assert kaiten(env, "validate", TAG, "--data", str(ROWS)).returncode == 0
+def test_one_changed_byte_is_refused_by_name(validated: Mapping[str, str], tmp_path: Path) -> None:
     weights = tmp_path / "bentoml/models/support-intent/1.0.0/model.safetensors"
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.unlink()
     weights.write_bytes(content)
-    refused = promote(env, "staging")
+    refused = promote(validated, "staging")
     assert refused.returncode == 1
     assert "model.safetensors: is missing or changed" in refused.stderr
 
@@ -92,21 +106,20 @@ def test_report_that_does_not_pass_exits_1_and_says_why(env: Mapping[str, str]) 
 
 
 def test_exported_version_is_whole_where_it_is_imported(
-    env: Mapping[str, str], tmp_path: Path
+    validated: Mapping[str, str], tmp_path: Path
 ) -> None:
-    assert kaiten(env, "validate", TAG, "--data", str(ROWS)).returncode == 0
-    assert promote(env, "staging").returncode == 0
+    assert promote(validated, "staging").returncode == 0
     # Uncompressed: xz takes two minutes for these weights.
     archive = tmp_path / "exported.tar"
-    elsewhere = {**env, "BENTOML_HOME": str(tmp_path / "elsewhere")}
+    elsewhere = {**validated, "BENTOML_HOME": str(tmp_path / "elsewhere")}
     for known, arguments in (
-        (env, ("export", TAG, str(archive))),
+        (validated, ("export", TAG, str(archive))),
         (elsewhere, ("import", str(archive))),
     ):
         command = [str(BIN / "bentoml"), "models", *arguments]
         subprocess.run(command, env=known, check=True, capture_output=True)
     told = kaiten(elsewhere, "models", TAG, "--json")
-    assert json.loads(told.stdout) == json.loads(kaiten(env, "models", TAG, "--json").stdout)
+    assert json.loads(told.stdout) == json.loads(kaiten(validated, "models", TAG, "--json").stdout)
     # It has brought its promotion, without the trail.
     assert kaiten(elsewhere, "history", "support-intent").returncode == 1
     doctor = kaiten({**elsewhere, "KAITEN_ENVIRONMENT": "production"}, "doctor", "--json")

@@ -16,6 +16,7 @@ from tests.e2e.house import (
     QUICKSTART,
     ROOT,
     Server,
+    copied_store,
     environment,
     free_port,
     running,
@@ -63,13 +64,10 @@ def test_plain_bentoml_serve_works_in_the_checkout(bentoml_home: Path, tmp_path:
 
 
 def test_built_bento_serves_from_another_folder(bentoml_home: Path, tmp_path: Path) -> None:
-    store = tmp_path / "bentoml"
-    shutil.copytree(bentoml_home, store, symlinks=True)
+    store = copied_store(bentoml_home, tmp_path / "bentoml")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     env = environment(store, Path(".kaiten"), KAITEN_AUTH__SECRET=SECRET)
-    # The bento's copy of the code is gone when coverage is reported.
-    env = {name: value for name, value in env.items() if not name.startswith("COVERAGE_")}
     # A bento serves in production, and there only what was promoted.
     rows = str(QUICKSTART / "data" / "test.jsonl")
     for command in (

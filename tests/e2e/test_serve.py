@@ -11,6 +11,7 @@ from typing import Any
 import bentoml
 import httpx
 import jwt
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -62,8 +63,9 @@ def test_exactly_500_requests_over_two_workers_are_counted(
     with server.client() as client:
         after = counted(client.get("/metrics").text)
     # BentoML's processes share one folder a server, and each writes a file of its own.
-    folders = (bentoml_home / "prometheus_multiproc_dir").iterdir()
-    assert max(len([*folder.glob("counter_*.db")]) for folder in folders) == 2
+    processes = psutil.Process(server.process.popen.pid).children(recursive=True)
+    folders = bentoml_home / "prometheus_multiproc_dir"
+    assert len([*folders.glob(f"*.{processes[0].pid}/counter_*.db")]) == 2
     assert statuses == {200}
     assert after - before == 500
     # Each on a connection of its own, so that both workers are asked: they tell the same.
