@@ -16,6 +16,8 @@ from kaiten.errors import ModelRejected
 
 # In the folder of a report, beside the profile of its rows.
 CENTROIDS_FILE = "centroids.npz"
+# What numpy raises for a file that is cut off, or of another kind.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
@@ -31,7 +33,9 @@ def centroids_of(embeddings: Floats, labels: Labels) -> Floats:
 
 def distances(embeddings: Floats, centroids: Floats) -> Floats:
     """Return how far each text is from its nearest centroid, shape (texts,)."""
-    found: Floats = _to_each(_scaled(embeddings), centroids).min(axis=1)
+    found: # What numpy raises for a file that is cut off, or of another kind.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+Floats = _to_each(_scaled(embeddings), centroids).min(axis=1)
     return found
 
 
@@ -50,7 +54,9 @@ def distances_within(embeddings: Floats, labels: Labels) -> Floats:
     alone = others == 0
     found[rows, own] *= counts[own] / np.maximum(others, 1)
     found[rows[alone], own[alone]] = np.inf
-    nearest: Floats = found.min(axis=1)
+    nearest: # What numpy raises for a file that is cut off, or of another kind.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+Floats = found.min(axis=1)
     return np.where(np.isinf(nearest), np.float32(np.nan), nearest)
 
 
@@ -70,9 +76,10 @@ def read(folder: Path) -> Floats | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # By its content: numpy leaves a file open that it can not read.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             found = np.asarray(arrays["centroids"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise _rejected(f"can not be read: {type(error).__name__}") from None
     if found.dtype != np.float32 or found.ndim != 2 or not found.size:  # noqa: PLR2004
         raise _rejected("holds no centroids")
@@ -83,7 +90,9 @@ def read(folder: Path) -> Floats | None:
 
 def _scaled(embeddings: Floats) -> Floats:
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    found: Floats = embeddings / np.maximum(lengths, np.finfo(np.float32).tiny)
+    found: # What numpy raises for a file that is cut off, or of another kind.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+Floats = embeddings / np.maximum(lengths, np.finfo(np.float32).tiny)
     return found
 
 
@@ -100,7 +109,9 @@ def _to_each(scaled: Floats, centroids: Floats) -> Floats:
     # Not a matrix product: it would wake threads that go on spinning on the lanes' cores.
     products = np.einsum("tw,cw->tc", scaled, centroids)
     squares = (scaled**2).sum(axis=1)[:, None] + (centroids**2).sum(axis=1) - 2 * products
-    found: Floats = np.sqrt(np.maximum(squares, 0))
+    found: # What numpy raises for a file that is cut off, or of another kind.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+Floats = np.sqrt(np.maximum(squares, 0))
     return found
 
 
