@@ -33,9 +33,7 @@ def centroids_of(embeddings: Floats, labels: Labels) -> Floats:
 
 def distances(embeddings: Floats, centroids: Floats) -> Floats:
     """Return how far each text is from its nearest centroid, shape (texts,)."""
-    found: # What numpy raises for a file that is cut off, or of another kind.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
-Floats = _to_each(_scaled(embeddings), centroids).min(axis=1)
+    found: Floats = _to_each(_scaled(embeddings), centroids).min(axis=1)
     return found
 
 
@@ -54,9 +52,7 @@ def distances_within(embeddings: Floats, labels: Labels) -> Floats:
     alone = others == 0
     found[rows, own] *= counts[own] / np.maximum(others, 1)
     found[rows[alone], own[alone]] = np.inf
-    nearest: # What numpy raises for a file that is cut off, or of another kind.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
-Floats = found.min(axis=1)
+    nearest: Floats = found.min(axis=1)
     return np.where(np.isinf(nearest), np.float32(np.nan), nearest)
 
 
@@ -90,9 +86,7 @@ def read(folder: Path) -> Floats | None:
 
 def _scaled(embeddings: Floats) -> Floats:
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    found: # What numpy raises for a file that is cut off, or of another kind.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
-Floats = embeddings / np.maximum(lengths, np.finfo(np.float32).tiny)
+    found: Floats = embeddings / np.maximum(lengths, np.finfo(np.float32).tiny)
     return found
 
 
@@ -109,9 +103,7 @@ def _to_each(scaled: Floats, centroids: Floats) -> Floats:
     # Not a matrix product: it would wake threads that go on spinning on the lanes' cores.
     products = np.einsum("tw,cw->tc", scaled, centroids)
     squares = (scaled**2).sum(axis=1)[:, None] + (centroids**2).sum(axis=1) - 2 * products
-    found: # What numpy raises for a file that is cut off, or of another kind.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
-Floats = np.sqrt(np.maximum(squares, 0))
+    found: Floats = np.sqrt(np.maximum(squares, 0))
     return found
 
 
