@@ -9,6 +9,7 @@ import threading
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bentoml
 import structlog
@@ -24,13 +25,14 @@ from gateway.limiting.limiter import Limiter, limiter_for
 from gateway.middleware.authentication import Callers
 from gateway.middleware.back_stop import BackStopMiddleware
 from gateway.predictions import Predictor
+from gateway.quality import QualityRoutes
 from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
 from gateway.tokens.build import Tokens
 from gateway.tokens.build import build as build_tokens
 from kaiten import tls
 from kaiten.cores import count_of
-from kaiten.errors import SetupError
+from kaiten.errors import DatabaseUnavailable, SetupError
 from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.sections import Runners
 from kaiten.settings import (
@@ -48,6 +50,7 @@ from lifecycle.consistency import check, check_opset, installed_versions
 from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore, StoredModel
 from monitors import logs
+from monitors.fan_out import FanOut
 from monitors.instruments import Instruments, own_directory
 from monitors.log_files import check_folder
 from monitors.profiles import Profiler
@@ -57,6 +60,9 @@ from runners.remote.client import RemoteRunner
 from runners.remote.processes import DeviceProcesses, own_folder, socket_of
 from runners.runner import Runner
 from runners.tasks import find_task
+
+if TYPE_CHECKING:
+    from monitors.quality.desk import QualityDesk
 
 # `bentoml serve` has asked whether it may report usage, and keeps the answer, before it imports
 # this module; importing kaiten has said no since.
@@ -105,9 +111,28 @@ class Parts:
         return Profiler(folder, self.settings.profiles, self.settings.drift, dropped)
 
     @cached_property
+    def quality(self) -> "QualityDesk":
+        # Who keeps no predictions loads no database.
+        from monitors.quality.database import database_url  # noqa: PLC0415
+        from monitors.quality.desk import QualityDesk  # noqa: PLC0415
+
+        home, quality = self.settings.home, self.settings.quality
+        versions = {each.card.tag: (each.card.labels, each.reference) for each in self.models}
+        url = database_url(self.settings.state, home)
+        return QualityDesk(url, home, quality, versions, self.instruments)
+
+    @cached_property
+    def sink(self) -> FanOut:
+        return FanOut(self.profiler, *([self.quality] if self.settings.quality.enabled else []))
+
+    @cached_property
+    def models(self) -> list[StoredModel]:
+        return [find_model(name) for name in self.settings.serving.models]
+
+    @cached_property
     def runners(self) -> list[Runner | RemoteRunner]:
         make = self._remote_runner if self.settings.runners.process == "device" else self._runner
-        return [make(find_model(name)) for name in self.settings.serving.models]
+        return [make(model) for model in self.models]
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -119,9 +144,9 @@ class Parts:
         return EdgeParts(
             self.settings,
             Callers(self.tokens.authenticator, loopback_only),
-            routes.direct(),
+            routes.direct() | quality_routes.direct(),
             self.instruments,
-            self.profiler,
+            self.sink,
             self.limiter,
         )
 
@@ -185,6 +210,24 @@ def find_model(name: str) -> StoredModel:
     return model
 
 
+def _prepare_database(settings: Settings) -> None:
+    """Make its tables before any worker asks for them; one that is away stops no start.
+
+    Then whoever reaches it first makes them.
+    """
+    if not settings.quality.enabled:
+        return
+    from monitors.quality.database import Database, database_url  # noqa: PLC0415
+
+    database = Database(database_url(settings.state, settings.home))
+    try:
+        database.migrate()
+    except DatabaseUnavailable:
+        logger.warning("started_without_database", remedy="state.database_url")
+    finally:
+        database.close()
+
+
 def _end_worker() -> None:
     """End this process in good order, or at once where callers hold it up; another takes its place.
 
@@ -209,7 +252,9 @@ routes = Routes(
     lambda: parts.instruments,
     parts.settings.gateway,
     parts.settings.api_versions,
+    quality=parts.settings.quality.enabled,
 )
+quality_routes = QualityRoutes(lambda: parts.quality, parts.settings.gateway)
 
 
 # The values of configuration.yaml, for a `bentoml serve` that names no configuration file.
@@ -251,6 +296,7 @@ class Kaiten:
             build_tokens(settings, parts.secret)
             tls.check(settings.tls, in_force["ssl"])
             check_folder(settings.logging)
+            _prepare_database(settings)
             if parts.pseudonyms is None:
                 hand_down_pseudonym_key(secrets.token_hex(32))
                 logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")
@@ -276,6 +322,8 @@ class Kaiten:
     async def start(self) -> None:
         """Warm the models up beside the server, so that liveness and readiness tell them apart."""
         parts.profiler.start()
+        if parts.settings.quality.enabled:
+            parts.quality.start()
         self.watching = parts.tokens.start()
         self.warming = [asyncio.create_task(runner.start()) for runner in parts.runners]
         # What is here by now stays: the collector need not walk through it again and again.
@@ -290,6 +338,8 @@ class Kaiten:
         await asyncio.gather(*self.watching, return_exceptions=True)
         await asyncio.gather(*(runner.close() for runner in parts.runners), *self.warming)
         await asyncio.to_thread(parts.profiler.close)
+        if parts.settings.quality.enabled:
+            await asyncio.to_thread(parts.quality.close)
         if parts.limiter is not None:
             await parts.limiter.close()
 
@@ -306,4 +356,4 @@ class Kaiten:
 
 # mypy passes over what a decorator makes of a class.
 Kaiten.add_asgi_middleware(Edge, parts=lambda: parts.edge)  # type: ignore[attr-defined]
-Kaiten.mount_asgi_app(routes.app())  # type: ignore[attr-defined]
+Kaiten.mount_asgi_app(routes.app(quality_routes.routes()))  # type: ignore[attr-defined]

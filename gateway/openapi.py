@@ -1,6 +1,6 @@
 """The OpenAPI document of each version of the API."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -11,13 +11,16 @@ from gateway.contract import Row, rows
 from gateway.middleware import deadline, request_context
 from gateway.schemas import (
     ErrorEnvelope,
+    FeedbackRequest,
+    FeedbackResponse,
     HealthResponse,
     PredictV1Request,
     PredictV1Response,
     PredictV2Request,
     PredictV2Response,
+    QualityResponse,
 )
-from gateway.versions import DEFAULT, HEADER, KNOWN, NEGOTIATED, PREDICT
+from gateway.versions import DEFAULT, FEEDBACK, HEADER, KNOWN, NEGOTIATED, PREDICT
 from kaiten.sections import Gateway
 
 _REF = "#/components/schemas/{model}"
@@ -27,11 +30,17 @@ _MODELS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "1": (PredictV1Request, PredictV1Response),
     "2": (PredictV2Request, PredictV2Response),
 }
+_OF_ALL_VERSIONS: tuple[type[BaseModel], ...] = (HealthResponse, ErrorEnvelope)
+_FEEDBACK: tuple[type[BaseModel], type[BaseModel]] = (FeedbackRequest, FeedbackResponse)
 _SUMMARIES = {"1": "Classify one text", "2": "Classify several texts"}
 # Nobody meets them on a route that is there: it is another path, or the caller has left.
 _ELSEWHERE = {"not_found", "caller_gone"}
-# Version 1 names no model.
-_NOT_OF_VERSION = {"1": {"unknown_model"}, "2": set[str]()}
+# A prediction goes without the database; and version 1 names no model.
+_NOT_OF_VERSION = {
+    "1": {"unknown_model", "database_unavailable"},
+    "2": {"database_unavailable"},
+}
+_NOT_OF_FEEDBACK = {"unknown_model", "queue_full", "inference_failed"}
 _OF_EVERY_ROUTE = {
     *("malformed_request", "method_not_allowed", "unsupported_content_type", "headers_too_large"),
     *("internal_error", "deadline_exceeded"),
@@ -92,14 +101,20 @@ _HEADERS: dict[str, Json] = {
 }
 
 
-def document(version: str, limits: Gateway, *, deprecated: bool = False) -> Json:
-    """Return the OpenAPI 3.1 document of a version: its routes, and those of every version."""
+def document(
+    version: str, limits: Gateway, *, deprecated: bool = False, quality: bool = True
+) -> Json:
+    """Return the OpenAPI 3.1 document of a version: its routes, and those of every version.
+
+    ``quality`` is whether predictions and labels are kept.
+    """
     paths = {
         PREDICT[version]: _prediction(version),
         NEGOTIATED: _prediction(version, negotiated=True),
     }
     if version == "2":
         paths["/predict"] = _prediction(version, "The same, for bentoml.SyncHTTPClient")
+        paths |= {FEEDBACK: _feedback()} if quality else {}
     for path in paths.values():
         # Only where it is so: a document says nothing of what is as usual.
         path["post"] |= {"deprecated": True} if deprecated else {}
@@ -110,9 +125,9 @@ def document(version: str, limits: Gateway, *, deprecated: bool = False) -> Json
             "version": version,
             "description": "Predictions by a fine-tuned model. Make a token with `kaiten token`.",
         },
-        "paths": paths | _operations(limits),
+        "paths": paths | _operations(limits, quality=quality),
         "components": {
-            "schemas": _schemas(version, limits),
+            "schemas": _schemas(version, limits, quality=quality),
             "headers": _HEADERS | _version_headers(version),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
@@ -122,9 +137,11 @@ def document(version: str, limits: Gateway, *, deprecated: bool = False) -> Json
     }
 
 
-def _schemas(version: str, limits: Gateway) -> dict[str, Json]:
+def _schemas(version: str, limits: Gateway, *, quality: bool) -> dict[str, Json]:
     """Return the schemas that the document points to, with the limits in force."""
-    models: tuple[type[BaseModel], ...] = (*_MODELS[version], HealthResponse, ErrorEnvelope)
+    models = (*_MODELS[version], *_OF_ALL_VERSIONS)
+    if quality:
+        models += (QualityResponse, *(_FEEDBACK if version == "2" else ()))
     _, found = models_json_schema([(m, "validation") for m in models], ref_template=_REF)
     schemas: dict[str, Json] = deepcopy(found["$defs"])
     if version == "1":
@@ -133,17 +150,23 @@ def _schemas(version: str, limits: Gateway) -> dict[str, Json]:
         texts = schemas["PredictV2Request"]["properties"]["inputs"]
         texts["maxItems"] = limits.max_inputs
         texts["items"]["maxLength"] = limits.max_text_chars
+    if "FeedbackRequest" in schemas:
+        labels = schemas["FeedbackRequest"]["properties"]["feedback"]
+        labels["maxItems"] = limits.max_inputs
     return schemas
 
 
-def _operations(limits: Gateway) -> Json:
+def _operations(limits: Gateway, *, quality: bool) -> Json:
     """Return the routes that no version changes."""
+    summary = "How good each version's answers are, by labels and without"
+    more = {"/ops/quality": _asking(summary, _json(QualityResponse), {"database_unavailable"})}
     return {
         "/health": _get("Whether the service can answer", _json(HealthResponse), ready=True),
         "/livez": _get("Whether the process runs", _plain()),
         "/healthz": _get("Whether the process runs", _plain()),
         "/readyz": _get("Whether every model can answer", _plain(), ready=True),
         **_metrics(limits),
+        **(more if quality else {}),
     }
 
 
@@ -167,6 +190,24 @@ def _prediction(version: str, summary: str = "", *, negotiated: bool = False) ->
     }
 
 
+def _feedback() -> Json:
+    """Return the route that takes labels."""
+    body, answer = _FEEDBACK
+    codes = {row.code for row in rows()} - _ELSEWHERE - _NOT_OF_FEEDBACK
+    names = (request_context.HEADER, HEADER, *_OF_LIFETIME, *_OF_LIMITS)
+    told = {name: name for name in names}
+    return {
+        "post": {
+            "summary": "Say what texts should have been answered with",
+            "tags": ["predictions"],
+            "security": _SECURITY,
+            "parameters": _parameters("2", required=False),
+            "requestBody": {"required": True, "content": _json(body)},
+            "responses": _success(_json(answer), told) | _failures(codes, told),
+        }
+    }
+
+
 def _metrics(exposed: Gateway) -> Json:
     """Return the route of the metrics, as it is exposed."""
     if exposed.metrics == "closed":
@@ -174,16 +215,24 @@ def _metrics(exposed: Gateway) -> Json:
     summary = "Prometheus metrics of all workers"
     if exposed.metrics == "open":
         return {"/metrics": _get(summary, _plain())}
-    route = _get(summary, _plain(), more=_OF_CALLERS)
+    return {"/metrics": _asking(summary, _plain())}
+
+
+def _get(summary: str, content: Json, *, ready: bool = False) -> Json:
+    codes = {*_OF_EVERY_ROUTE, *(["not_ready"] if ready else [])}
+    return _reading(summary, content, codes, (request_context.HEADER,))
+
+
+def _asking(summary: str, content: Json, more: Collection[str] = frozenset()) -> Json:
+    """Return a route that asks who calls."""
+    codes = {*_OF_EVERY_ROUTE, *_OF_CALLERS, *more}
+    route = _reading(summary, content, codes, (request_context.HEADER, *_OF_LIMITS))
     route["get"]["security"] = _SECURITY
-    return {"/metrics": route}
+    return route
 
 
-def _get(
-    summary: str, content: Json, *, ready: bool = False, more: Collection[str] = frozenset()
-) -> Json:
-    codes = {*_OF_EVERY_ROUTE, *more, *(["not_ready"] if ready else [])}
-    told = {request_context.HEADER: request_context.HEADER}
+def _reading(summary: str, content: Json, codes: Collection[str], headers: Iterable[str]) -> Json:
+    told = {name: name for name in headers}
     return {
         "get": {
             "summary": summary,

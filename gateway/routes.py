@@ -1,7 +1,7 @@
 """The routes that the gateway mounts into BentoML's app."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TypeVar, cast
@@ -36,19 +36,22 @@ class Routes:
         metrics: Callable[[], MetricsSource],
         limits: Gateway,
         versions: ApiVersions,
+        *,
+        quality: bool = True,
     ) -> None:
         self._predictor = predictor
         self._metrics = metrics
         self._limits = limits
         self._versions = versions
+        self._quality = quality
         self._exposing: asyncio.Task[tuple[bytes, str]] | None = None
 
     def direct(self) -> dict[str, ASGIApp]:
         """Return the handlers that the edge calls itself, by path."""
         return {PREDICT["1"]: self.predict_v1, PREDICT["2"]: self.predict_v2}
 
-    def app(self) -> Starlette:
-        """Return the app to mount at the root, for all other routes of ours."""
+    def app(self, more: Iterable[Route] = ()) -> Starlette:
+        """Return the app to mount at the root, for all other routes of ours, and for more."""
         return Starlette(
             routes=[
                 Route("/health", self.health),
@@ -56,6 +59,7 @@ class Routes:
                 *(Route(path, self.openapi) for path in ("/docs.json", *DOCUMENTS.values())),
                 Route("/docs", self.docs),
                 Route("/", self.docs),
+                *more,
             ]
         )
 
@@ -97,6 +101,7 @@ class Routes:
                 version,
                 self._limits,
                 deprecated=self._versions.of(version).deprecated_at is not None,
+                quality=self._quality,
             )
             for version in DOCUMENTS
         }

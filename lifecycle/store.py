@@ -48,6 +48,12 @@ class StoredModel:
         return file.is_file() and sha256(file) == digest
 
     @property
+    def reference(self) -> Path | None:
+        """The folder of its newest report, None where it was never validated."""
+        reports = [*(self.folder / REPORTS).glob(f"*/{REPORT_FILE}")]
+        return max(reports, key=lambda each: each.stat().st_mtime).parent if reports else None
+
+    @property
     def promotions(self) -> list[Entry]:
         """The entries by which these bytes came to each stage last, which go where they go.
 

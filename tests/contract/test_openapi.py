@@ -122,6 +122,8 @@ def test_a_prediction_documents_every_failure_that_can_occur(version: str, path:
     }
     # A known path is found, nobody is there to be told 499, and version 1 names no model.
     never = {(404, "not_found"), (499, "caller_gone")}
+    # And it goes without the database.
+    never |= {(503, "database_unavailable")}
     never |= {(404, "unknown_model")} if version == "1" else set()
     assert documented == {*STATUS_AND_CODE.values(), INTERNAL} - never
 

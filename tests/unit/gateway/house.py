@@ -22,12 +22,14 @@ from gateway.limiting.limiter import Limiter
 from gateway.middleware.authentication import Callers
 from gateway.ports import RecordSink, Runner
 from gateway.predictions import Predictor
+from gateway.quality import QualityRoutes
 from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
 from gateway.tokens.build import build
 from kaiten.cli.token import mint
+from kaiten.quality import Label, VersionQuality
 from kaiten.records import PredictionRecord
-from kaiten.sections import ApiVersions, Auth, Gateway, Serving, Tls
+from kaiten.sections import ApiVersions, Auth, Gateway, Quality, Serving, Tls
 from kaiten.settings import Settings
 from kaiten.signing import SigningSecret
 from monitors.instruments import Instruments
@@ -152,6 +154,27 @@ class Records:
         self.kept.extend(records)
 
 
+@dataclass
+class Desk:
+    """Keeps the labels that it is given, and tells what it is made with; or raises."""
+
+    found: Sequence[VersionQuality] = ()
+    error: Exception | None = None
+    taken: list[tuple[Sequence[Label], frozenset[str] | None]] = field(default_factory=list)
+
+    async def take(
+        self, labels: Sequence[Label], models: frozenset[str] | None, deadline: float
+    ) -> None:
+        if self.error is not None:
+            raise self.error
+        self.taken.append((labels, models))
+
+    async def read(self, deadline: float) -> Sequence[VersionQuality]:
+        if self.error is not None:
+            raise self.error
+        return self.found
+
+
 def callers(settings: Settings, secret: SigningSecret) -> Callers:
     """Return who tells who calls, by a secret alone, and with no credentials of other kinds."""
     tokens = build(settings, secret)
@@ -173,9 +196,13 @@ class House:
         tls: Tls | None = None,
         limiter: Limiter | None = None,
         versions: ApiVersions = AS_THEY_ARE,
+        desk: Desk | None = None,
+        quality: Quality = Quality(),  # noqa: B008  it is frozen
     ) -> None:
         predictor = Predictor(runners or (Classifier(),), gateway)
-        routes = Routes(lambda: predictor, Instruments, gateway, versions)
+        routes = Routes(lambda: predictor, Instruments, gateway, versions, quality=quality.enabled)
+        self.desk = desk or Desk()
+        labels = QualityRoutes(lambda: self.desk, gateway)
         settings = Settings.model_construct(
             home=Path("/nowhere"),
             serving=Serving(request_timeout_s=request_timeout_s),
@@ -183,15 +210,16 @@ class House:
             auth=AUTH,
             tls=tls or Tls(),
             api_versions=versions,
+            quality=quality,
         )
         self.traffic = Book()
         self.records = Records()
         self.app = wrap(
-            inner or _routes(predictor, routes),
+            inner or _routes(predictor, routes, labels),
             EdgeParts(
                 settings,
                 callers(settings, secret or SigningSecret(SECRET, development=False)),
-                routes.direct() if inner is None else {},
+                routes.direct() | labels.direct() if inner is None else {},
                 self.traffic,
                 sink or self.records,
                 limiter,
@@ -259,7 +287,7 @@ def _raw(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode()
 
 
-def _routes(predictor: Predictor, routes: Routes) -> Starlette:
+def _routes(predictor: Predictor, routes: Routes, labels: QualityRoutes) -> Starlette:
     """Return our routes beside one that stands for BentoML's own."""
 
     async def predict(request: Request) -> Response:
@@ -269,4 +297,4 @@ def _routes(predictor: Predictor, routes: Routes) -> Starlette:
         return answer if isinstance(answer, Response) else JSONResponse(answer.model_dump())
 
     bento = Route(BENTO, predict, methods=["POST"])
-    return Starlette(routes=[bento, Mount("/", routes.app())])
+    return Starlette(routes=[bento, Mount("/", routes.app(labels.routes()))])
