@@ -24,6 +24,7 @@ from gateway.edge import Edge, EdgeParts
 from gateway.limiting.limiter import Limiter, limiter_for
 from gateway.middleware.authentication import Callers
 from gateway.middleware.back_stop import BackStopMiddleware
+from gateway.ports import RecordSink
 from gateway.predictions import Predictor
 from gateway.quality import QualityRoutes
 from gateway.routes import Routes, for_bentoml
@@ -98,7 +99,7 @@ class Parts:
 
     def build(self) -> None:
         """Build all parts now, so that a model or a secret that fails, fails the start."""
-        _ = self.predictor, self.edge
+        _ = self.predictor, self.edge, self.sinks
 
     @cached_property
     def instruments(self) -> Instruments:
@@ -122,8 +123,8 @@ class Parts:
         return QualityDesk(url, home, quality, versions, self.instruments)
 
     @cached_property
-    def sink(self) -> FanOut:
-        return FanOut(self.profiler, *([self.quality] if self.settings.quality.enabled else []))
+    def sinks(self) -> list[RecordSink]:
+        return [self.profiler, *([self.quality] if self.settings.quality.enabled else [])]
 
     @cached_property
     def models(self) -> list[StoredModel]:
@@ -146,7 +147,8 @@ class Parts:
             Callers(self.tokens.authenticator, loopback_only),
             routes.direct() | quality_routes.direct(),
             self.instruments,
-            self.sink,
+            # Later: the app is there before its models.
+            FanOut(lambda: self.sinks),
             self.limiter,
         )
 

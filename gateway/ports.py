@@ -78,7 +78,8 @@ class LimitsWatch(Protocol):
 class QualityDesk(Protocol):
     """Takes labels for what was answered, and tells what they come to.
 
-    Deadlines are by time.monotonic(); DatabaseUnavailable where its database can not be reached in time.
+    Deadlines are by time.monotonic(); DatabaseUnavailable where the database does not answer by
+    then.
     """
 
     async def take(

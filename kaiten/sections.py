@@ -393,8 +393,8 @@ def check_database_url(url: str) -> None:
     if not usable or parts.scheme not in {"postgresql", "postgresql+psycopg", "postgres"}:
         raise ValueError(
             "is no address of a PostgreSQL; write it as "
-            "postgresql+psycopg://USER:PASSWORD@HOST:5432/NAME, with what is special in the password "
-            "percent-encoded, or leave it out for an SQLite file"
+            "postgresql+psycopg://USER:PASSWORD@HOST:5432/NAME, with what is special in the "
+            "password percent-encoded, or leave it out for an SQLite file"
         )
 
 

@@ -1,6 +1,6 @@
 """Hands records on to several who keep them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from kaiten.records import PredictionRecord
@@ -14,12 +14,12 @@ class Sink(Protocol):
 
 
 class FanOut:
-    """Each of the sinks is given every record."""
+    """Each of the sinks is given every record; they are asked for as the first comes."""
 
-    def __init__(self, *sinks: Sink) -> None:
+    def __init__(self, sinks: Callable[[], Sequence[Sink]]) -> None:
         self._sinks = sinks
 
     def put(self, records: Sequence[PredictionRecord]) -> None:
         """Hand them on."""
-        for sink in self._sinks:
+        for sink in self._sinks():
             sink.put(records)

@@ -64,11 +64,11 @@ class Database:
         """Give a transaction that sees one state, and waits for no writer; DatabaseUnavailable."""
         with self._told():
             self._migrate_once()
-            with self._engine.connect() as connection:
-                yield connection.execution_options(**{_READING: True})
+            with _looking(self._engine) as connection:
+                yield connection
 
     def migrate(self) -> None:
-        """Bring the tables up to date; DatabaseUnavailable, or StateUnavailable where it can not."""
+        """Bring the tables up to date; DatabaseUnavailable, StateUnavailable where it can not."""
         with self._told():
             self._migrate_once()
 
@@ -133,7 +133,7 @@ def fault_of(url: URL) -> str | None:
         return None
     engine = _engine(url)
     try:
-        with engine.connect() as connection:
+        with _looking(engine) as connection:
             _revision(connection, place_of(url))
     except SQLAlchemyError as error:
         return fault(error)
@@ -166,7 +166,7 @@ def migrate(engine: Engine) -> None:
     place = place_of(engine.url)
     if engine.dialect.name == "sqlite":
         Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
-    with engine.connect() as connection:
+    with _looking(engine) as connection:
         if _revision(connection, place) == HEAD:
             return
     with engine.begin() as connection:
@@ -176,6 +176,13 @@ def migrate(engine: Engine) -> None:
         if _revision(connection, place) != HEAD:
             _upgrade(connection)
             logger.info("database_migrated", at=place, revision=HEAD)
+
+
+@contextmanager
+def _looking(engine: Engine) -> Iterator[Connection]:
+    """Give a transaction that only reads, and so takes no lock."""
+    with engine.connect() as connection:
+        yield connection.execution_options(**{_READING: True})
 
 
 def _revision(connection: Connection, place: str) -> str | None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
 from gateway.tokens.build import build
 from kaiten.cli.token import mint
-from kaiten.quality import Label, VersionQuality
+from kaiten.quality import Estimate, Label, Measures, VersionQuality
 from kaiten.records import PredictionRecord
 from kaiten.sections import ApiVersions, Auth, Gateway, Quality, Serving, Tls
 from kaiten.settings import Settings
@@ -50,6 +50,27 @@ SECRET = "0123456789abcdef" * 4
 AUTH = Auth()
 AS_THEY_ARE = ApiVersions()
 LIMITS = Gateway(max_body_bytes=256 * 1024, max_inputs=8, max_text_chars=100)
+
+# One version of which all is known, and one of which nothing is.
+FOUND = (
+    VersionQuality(
+        "intent",
+        "1.0.0",
+        "production",
+        Measures(
+            labelled=40,
+            first_at=datetime(2026, 11, 1, tzinfo=UTC),
+            last_at=datetime(2026, 11, 2, tzinfo=UTC),
+            accuracy=0.9,
+            precision=0.8,
+            recall=0.7,
+            f1=0.75,
+            observed_error=0.02,
+        ),
+        Estimate(accuracy=0.88, low=0.85, high=0.91, rows=1000, error=0.01),
+    ),
+    VersionQuality("intent", "2.0.0", "shadow", None, None),
+)
 
 # Whatever JSON holds.
 Json = Any

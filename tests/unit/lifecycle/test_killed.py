@@ -102,7 +102,9 @@ class House:
         asked = Asked(Path("test.jsonl"), rows)
         report, _ = validator.validate(Subject(model, predict), None, asked)
         assert report.passed
-        command._keep(self.store, model, report, {"against": "1.0.0"}, b"profile")
+        command._keep(
+            self.store, model, report, {"against": "1.0.0"}, {"reference.bin": b"profile"}
+        )
         validator.forget()
 
     def promote(self, stage: Stage) -> None:
