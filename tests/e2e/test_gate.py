@@ -48,6 +48,10 @@ def test_from_quickstart_to_production(env: Mapping[str, str], tmp_path: Path) -
     # It asks nobody for anything.
     assert not re.search(r'(src|href)="(?!#|data:)|url\((?!#)|@import|<script', page)
     assert (folder / "reference.bin").stat().st_size > 1000
+    calibration = json.loads((folder / "calibration.json").read_text())
+    assert calibration["rows"] == report["measures"]["rows"]
+    assert 0 < calibration["error"] == report["estimate_error"] < 0.1
+    assert f"{calibration['error']:.3f} on average" in page
     # Reports go where their readers are, and hold no text.
     texts = [json.loads(line)["text"] for line in ROWS.read_text().splitlines()]
     assert not [text for text in texts if text in page or text in validated.stdout]
