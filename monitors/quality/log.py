@@ -21,6 +21,7 @@ from monitors.quality.tables import predictions
 
 logger = structlog.get_logger(__name__)
 _POLL_S = 1.0
+_END_S = 10.0
 Row = dict[str, str | int | float]
 
 
@@ -61,7 +62,8 @@ class PredictionLog:
         """Write what waits, and stop; what can not be written now is counted as dropped."""
         self._closing.set()
         if self._thread.is_alive():
-            self._thread.join()
+            # No longer: a database may hang.
+            self._thread.join(_END_S)
 
     def step(self) -> None:
         """Write what waits in one transaction; where the database is away, it waits on."""

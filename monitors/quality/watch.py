@@ -18,6 +18,7 @@ from monitors.quality.windows import Windows
 logger = structlog.get_logger(__name__)
 POLL_S = 3.0
 _PRUNE_S = 60.0
+_END_S = 10.0
 LOCK_FILE = "quality.lock"
 
 
@@ -43,6 +44,7 @@ class QualityWatch:
         gauges: Gauges,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._home = home
         self._lock = FileLock(home / LOCK_FILE, thread_local=False)
         self._labels = labels
         self._windows = windows
@@ -62,14 +64,15 @@ class QualityWatch:
         """Stop, and leave the rest to another worker."""
         self._closing.set()
         if self._thread.is_alive():
-            self._thread.join()
+            # No longer: a database may hang.
+            self._thread.join(_END_S)
         self._lock.release()
 
     def step(self) -> bool:
         """Take one turn, if it is this worker's; a failure costs the turn, and no more."""
-        if not self._is_ours():
-            return False
         try:
+            if not self._is_ours():
+                return False
             self._turn()
         except DatabaseUnavailable:
             # Told of by the database; what is shown stays.
@@ -85,6 +88,7 @@ class QualityWatch:
 
     def _is_ours(self) -> bool:
         if not self._lock.is_locked:
+            self._home.mkdir(parents=True, exist_ok=True)
             try:
                 self._lock.acquire(timeout=0)
             except Timeout:
