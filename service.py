@@ -27,13 +27,14 @@ from gateway.middleware.authentication import Callers
 from gateway.middleware.back_stop import BackStopMiddleware
 from gateway.operations import Operations
 from gateway.predictions import Predictor
+from gateway.quality import QualityRoutes
 from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
 from gateway.tokens.build import Tokens
 from gateway.tokens.build import build as build_tokens
 from kaiten import tls
 from kaiten.cores import count_of
-from kaiten.errors import SetupError
+from kaiten.errors import DatabaseUnavailable, SetupError
 from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.sections import Runners
 from kaiten.settings import (
@@ -55,6 +56,7 @@ from monitors.answer_times import AnswerTimes
 from monitors.archive.archive import Archive
 from monitors.archive.target import check_target
 from monitors.drift.state import NO_REFERENCE, DriftReport, States
+from monitors.fan_out import FanOut
 from monitors.instruments import Instruments, own_directory
 from monitors.log_files import check_folder
 from monitors.profiles import Profiler
@@ -67,6 +69,7 @@ from runners.tasks import find_task
 
 if TYPE_CHECKING:
     from monitors.drift.watch import Watch
+    from monitors.quality.desk import QualityDesk
 
 # `bentoml serve` has asked whether it may report usage, and keeps the answer, before it imports
 # this module; importing kaiten has said no since.
@@ -94,12 +97,6 @@ _ROOM = 4
 logger = structlog.get_logger("kaiten.service")
 
 
-class NoRecords:
-    """Keeps none."""
-
-    def put(self, records: object) -> None: ...
-
-
 class Parts:
     """What one worker holds, each part built when it is first asked for."""
 
@@ -108,7 +105,7 @@ class Parts:
 
     def build(self) -> None:
         """Build all parts now, so that a model or a secret that fails, fails the start."""
-        _ = self.predictor, self.edge
+        _ = self.predictor, self.edge, self.sinks
 
     @cached_property
     def instruments(self) -> Instruments:
@@ -161,6 +158,26 @@ class Parts:
         return [find_model(name) for name in self.settings.serving.models]
 
     @cached_property
+    def quality(self) -> "QualityDesk":
+        # Who keeps no predictions loads no database.
+        from monitors.quality.database import database_url  # noqa: PLC0415
+        from monitors.quality.desk import QualityDesk  # noqa: PLC0415
+
+        home, quality = self.settings.home, self.settings.quality
+        versions = {each.card.tag: (each.card.labels, each.reference) for each in self.models}
+        url = database_url(self.settings.state, home)
+        return QualityDesk(url, home, quality, versions, self.instruments)
+
+    @cached_property
+    def sinks(self) -> "list[Profiler | QualityDesk]":
+        """What answers are handed to, each with a thread of its own."""
+        found: list[Profiler | QualityDesk | None] = [
+            self.profiler,
+            self.quality if self.settings.quality.enabled else None,
+        ]
+        return [each for each in found if each is not None]
+
+    @cached_property
     def runners(self) -> list[Runner | RemoteRunner]:
         make = self._remote_runner if self.settings.runners.process == "device" else self._runner
         return [make(model) for model in self.models]
@@ -175,9 +192,10 @@ class Parts:
         return EdgeParts(
             self.settings,
             Callers(self.tokens.authenticator, loopback_only),
-            routes.direct(),
+            routes.direct() | quality_routes.direct(),
             self.instruments,
-            self.profiler or NoRecords(),
+            # Later: the app is there before its models.
+            FanOut(lambda: self.sinks),
             self.limiter,
         )
 
@@ -242,6 +260,24 @@ def find_model(name: str) -> StoredModel:
     return model
 
 
+def _prepare_database(settings: Settings) -> None:
+    """Make its tables before any worker asks for them; one that is away stops no start.
+
+    Then whoever reaches it first makes them.
+    """
+    if not settings.quality.enabled:
+        return
+    from monitors.quality.database import Database, database_url  # noqa: PLC0415
+
+    database = Database(database_url(settings.state, settings.home))
+    try:
+        database.migrate()
+    except DatabaseUnavailable:
+        logger.warning("started_without_database", remedy="state.database_url")
+    finally:
+        database.close()
+
+
 def _end_worker() -> None:
     """End this process in good order, or at once where callers hold it up; another takes its place.
 
@@ -266,8 +302,10 @@ routes = Routes(
     lambda: parts.instruments,
     parts.settings.gateway,
     parts.settings.api_versions,
+    quality=parts.settings.quality.enabled,
 )
 operations = Operations(lambda: parts.answer_times, lambda: parts.drift)
+quality_routes = QualityRoutes(lambda: parts.quality, parts.settings.gateway)
 
 
 # The values of configuration.yaml, for a `bentoml serve` that names no configuration file.
@@ -310,6 +348,7 @@ class Kaiten:
             tls.check(settings.tls, in_force["ssl"])
             check_folder(settings.logging)
             check_target(settings.profiles.target)
+            _prepare_database(settings)
             if parts.pseudonyms is None:
                 hand_down_pseudonym_key(secrets.token_hex(32))
                 logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")
@@ -336,8 +375,8 @@ class Kaiten:
     @bentoml.on_startup
     async def start(self) -> None:
         """Warm the models up beside the server, so that liveness and readiness tell them apart."""
-        if parts.profiler is not None:
-            parts.profiler.start()
+        for sink in parts.sinks:
+            sink.start()
         self.watching = parts.tokens.start()
         self.warming = [asyncio.create_task(runner.start()) for runner in parts.runners]
         # What is here by now stays: the collector need not walk through it again and again.
@@ -351,8 +390,8 @@ class Kaiten:
             task.cancel()
         await asyncio.gather(*self.watching, return_exceptions=True)
         await asyncio.gather(*(runner.close() for runner in parts.runners), *self.warming)
-        if parts.profiler is not None:
-            await asyncio.to_thread(parts.profiler.close)
+        for sink in parts.sinks:
+            await asyncio.to_thread(sink.close)
         if parts.limiter is not None:
             await parts.limiter.close()
 
@@ -369,4 +408,6 @@ class Kaiten:
 
 # mypy passes over what a decorator makes of a class.
 Kaiten.add_asgi_middleware(Edge, parts=lambda: parts.edge)  # type: ignore[attr-defined]
-Kaiten.mount_asgi_app(routes.app(operations.routes()))  # type: ignore[attr-defined]
+Kaiten.mount_asgi_app(  # type: ignore[attr-defined]
+    routes.app([*operations.routes(), *quality_routes.routes()])
+)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.schemas import Body, PredictV2Request
-from kaiten.sections import Exposure, Gateway
+from gateway.versions import FEEDBACK
+from kaiten.sections import Exposure, Gateway, Quality
 
 _READ = ("GET", "HEAD")
 
@@ -16,15 +17,15 @@ class Access:
 
     ``scope`` None means open to all, and each row has to say so. Model routes are counted, timed,
     and take a JSON body. ``checked_as`` is for a body that BentoML parses itself: in its own
-    lenient way, so it is checked before BentoML sees it. ``exposure`` is for a row that is open
-    only if the setting of that name in the gateway's section says so.
+    lenient way, so it is checked before BentoML sees it. ``exposure`` is for a row that is there
+    only if a setting says so: that of its name in the gateway's section, or quality.enabled.
     """
 
     methods: tuple[str, ...]
     scope: str | None
     model_route: bool = False
     checked_as: type[Body] | None = None
-    exposure: Literal["docs", "metrics"] | None = None
+    exposure: Literal["docs", "metrics", "quality"] | None = None
 
 
 OPEN = Access(_READ, scope=None)
@@ -32,6 +33,7 @@ DOCS = Access(_READ, scope=None, exposure="docs")
 METRICS = Access(_READ, scope=None, exposure="metrics")
 OPERATIONS = Access(_READ, scope="ops")
 _PREDICT = Access(("POST",), scope="predict", model_route=True)
+_FEEDBACK = Access(("POST",), scope="feedback", model_route=True, exposure="quality")
 
 # What the docs page is made of, as BentoML serves it.
 STATIC_PREFIX = "/static_content/"
@@ -46,6 +48,7 @@ ROUTES = {
     "/api/v1/predict": _PREDICT,
     "/api/v2/predict": _PREDICT,
     "/predict": Access(("POST",), scope="predict", model_route=True, checked_as=PredictV2Request),
+    FEEDBACK: _FEEDBACK,
     "/livez": OPEN,
     "/readyz": OPEN,
     "/healthz": OPEN,
@@ -53,6 +56,7 @@ ROUTES = {
     "/metrics": METRICS,
     "/ops/stats": OPERATIONS,
     "/ops/drift": OPERATIONS,
+    "/ops/quality": Access(_READ, scope="ops", exposure="quality"),
     "/docs": DOCS,
     "/docs.json": DOCS,
     "/api/v1/openapi.json": DOCS,
@@ -65,10 +69,16 @@ MODEL_ROUTES = tuple(path for path, access in ROUTES.items() if access.model_rou
 
 
 class AccessTable:
-    """The routes as the settings expose them: open, for the scope ``ops``, or not there at all."""
+    """The routes as the settings expose them: as they are, for the scope ``ops``, or not at all."""
 
-    def __init__(self, settings: Gateway) -> None:
-        exposures = {None: "open", "docs": settings.docs, "metrics": settings.metrics}
+    def __init__(self, settings: Gateway, quality: Quality | None = None) -> None:
+        kept = (quality or Quality()).enabled
+        exposures: dict[str | None, Exposure] = {
+            None: "open",
+            "docs": settings.docs,
+            "metrics": settings.metrics,
+            "quality": "open" if kept else "closed",
+        }
         self._rows = {
             path: _as(access, exposures[access.exposure])
             for path, access in ROUTES.items()

@@ -85,6 +85,11 @@ REMEDIES: Mapping[str, Remedy] = {
     "issuer_unavailable": Remedy(
         "Wait; whoever made the token can not be reached.", Retry.AFTER, ("Retry-After",)
     ),
+    "database_unavailable": Remedy(
+        "Wait, and send it again: the same label twice is one label.",
+        Retry.AFTER,
+        ("Retry-After",),
+    ),
     "deadline_exceeded": Remedy(
         "Send less at once, or allow more time in `X-Request-Timeout-Ms`.",
         Retry.AFTER,

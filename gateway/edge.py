@@ -43,7 +43,7 @@ class EdgeParts:
 def layers(parts: EdgeParts) -> list[Layer]:
     """Return the middleware, each as it takes an app; the first is the innermost."""
     settings = parts.settings
-    table = AccessTable(settings.gateway)
+    table = AccessTable(settings.gateway, settings.quality)
     found: list[Layer] = [
         partial(DirectMiddleware, handlers=parts.handlers),
         # After authentication: an unknown caller makes us read no body.

@@ -35,6 +35,7 @@ STATUS_AND_CODE: Mapping[type[errors.KaitenError], tuple[int, str]] = {
     errors.InferenceFailed: (500, "inference_failed"),
     errors.NotReady: (503, "not_ready"),
     errors.IssuerUnavailable: (503, "issuer_unavailable"),
+    errors.DatabaseUnavailable: (503, "database_unavailable"),
     errors.DeadlineExceeded: (504, "deadline_exceeded"),
 }
 INTERNAL = (500, "internal_error")
@@ -108,6 +109,7 @@ _WITH_RETRY_AFTER = (
     errors.RateLimited,
     errors.TooManyConcurrent,
     errors.IssuerUnavailable,
+    errors.DatabaseUnavailable,
     errors.NotReady,
 )
 _FIXED_HEADERS: Mapping[type[Exception], Mapping[str, str]] = {

@@ -12,14 +12,17 @@ from gateway.middleware import deadline, request_context
 from gateway.schemas import (
     DriftResponse,
     ErrorEnvelope,
+    FeedbackRequest,
+    FeedbackResponse,
     HealthResponse,
     PredictV1Request,
     PredictV1Response,
     PredictV2Request,
     PredictV2Response,
+    QualityResponse,
     StatsResponse,
 )
-from gateway.versions import DEFAULT, HEADER, KNOWN, NEGOTIATED, PREDICT
+from gateway.versions import DEFAULT, FEEDBACK, HEADER, KNOWN, NEGOTIATED, PREDICT
 from kaiten.sections import Gateway
 
 _REF = "#/components/schemas/{model}"
@@ -35,11 +38,16 @@ _OF_ALL_VERSIONS: tuple[type[BaseModel], ...] = (
     DriftResponse,
     ErrorEnvelope,
 )
+_FEEDBACK: tuple[type[BaseModel], type[BaseModel]] = (FeedbackRequest, FeedbackResponse)
 _SUMMARIES = {"1": "Classify one text", "2": "Classify several texts"}
 # Nobody meets them on a route that is there: it is another path, or the caller has left.
 _ELSEWHERE = {"not_found", "caller_gone"}
-# Version 1 names no model.
-_NOT_OF_VERSION = {"1": {"unknown_model"}, "2": set[str]()}
+# A prediction goes without the database; and version 1 names no model.
+_NOT_OF_VERSION = {
+    "1": {"unknown_model", "database_unavailable"},
+    "2": {"database_unavailable"},
+}
+_NOT_OF_FEEDBACK = {"unknown_model", "queue_full", "inference_failed"}
 _OF_EVERY_ROUTE = {
     *("malformed_request", "method_not_allowed", "unsupported_content_type", "headers_too_large"),
     *("internal_error", "deadline_exceeded"),
@@ -100,14 +108,20 @@ _HEADERS: dict[str, Json] = {
 }
 
 
-def document(version: str, limits: Gateway, *, deprecated: bool = False) -> Json:
-    """Return the OpenAPI 3.1 document of a version: its routes, and those of every version."""
+def document(
+    version: str, limits: Gateway, *, deprecated: bool = False, quality: bool = True
+) -> Json:
+    """Return the OpenAPI 3.1 document of a version: its routes, and those of every version.
+
+    ``quality`` is whether predictions and labels are kept.
+    """
     paths = {
         PREDICT[version]: _prediction(version),
         NEGOTIATED: _prediction(version, negotiated=True),
     }
     if version == "2":
         paths["/predict"] = _prediction(version, "The same, for bentoml.SyncHTTPClient")
+        paths |= {FEEDBACK: _feedback()} if quality else {}
     for path in paths.values():
         # Only where it is so: a document says nothing of what is as usual.
         path["post"] |= {"deprecated": True} if deprecated else {}
@@ -118,9 +132,9 @@ def document(version: str, limits: Gateway, *, deprecated: bool = False) -> Json
             "version": version,
             "description": "Predictions by a fine-tuned model. Make a token with `kaiten token`.",
         },
-        "paths": paths | _operations(limits),
+        "paths": paths | _operations(limits, quality=quality),
         "components": {
-            "schemas": _schemas(version, limits),
+            "schemas": _schemas(version, limits, quality=quality),
             "headers": _HEADERS | _version_headers(version),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
@@ -130,9 +144,11 @@ def document(version: str, limits: Gateway, *, deprecated: bool = False) -> Json
     }
 
 
-def _schemas(version: str, limits: Gateway) -> dict[str, Json]:
+def _schemas(version: str, limits: Gateway, *, quality: bool) -> dict[str, Json]:
     """Return the schemas that the document points to, with the limits in force."""
     models = (*_MODELS[version], *_OF_ALL_VERSIONS)
+    if quality:
+        models += (QualityResponse, *(_FEEDBACK if version == "2" else ()))
     _, found = models_json_schema([(m, "validation") for m in models], ref_template=_REF)
     schemas: dict[str, Json] = deepcopy(found["$defs"])
     if version == "1":
@@ -141,11 +157,16 @@ def _schemas(version: str, limits: Gateway) -> dict[str, Json]:
         texts = schemas["PredictV2Request"]["properties"]["inputs"]
         texts["maxItems"] = limits.max_inputs
         texts["items"]["maxLength"] = limits.max_text_chars
+    if "FeedbackRequest" in schemas:
+        labels = schemas["FeedbackRequest"]["properties"]["feedback"]
+        labels["maxItems"] = limits.max_inputs
     return schemas
 
 
-def _operations(limits: Gateway) -> Json:
+def _operations(limits: Gateway, *, quality: bool) -> Json:
     """Return the routes that no version changes."""
+    summary = "How good each version's answers are, by labels and without"
+    more = {"/ops/quality": _asking(summary, _json(QualityResponse), {"database_unavailable"})}
     return {
         "/health": _get("Whether the service can answer", _json(HealthResponse), ready=True),
         "/livez": _get("Whether the process runs", _plain()),
@@ -158,6 +179,7 @@ def _operations(limits: Gateway) -> Json:
         "/ops/drift": _asking(
             "Whether the answers of each served version have drifted", _json(DriftResponse)
         ),
+        **(more if quality else {}),
     }
 
 
@@ -181,6 +203,24 @@ def _prediction(version: str, summary: str = "", *, negotiated: bool = False) ->
     }
 
 
+def _feedback() -> Json:
+    """Return the route that takes labels."""
+    body, answer = _FEEDBACK
+    codes = {row.code for row in rows()} - _ELSEWHERE - _NOT_OF_FEEDBACK
+    names = (request_context.HEADER, HEADER, *_OF_LIFETIME, *_OF_LIMITS)
+    told = {name: name for name in names}
+    return {
+        "post": {
+            "summary": "Say what texts should have been answered with",
+            "tags": ["predictions"],
+            "security": _SECURITY,
+            "parameters": _parameters("2", required=False),
+            "requestBody": {"required": True, "content": _json(body)},
+            "responses": _success(_json(answer), told) | _failures(codes, told),
+        }
+    }
+
+
 def _metrics(exposed: Gateway) -> Json:
     """Return the route of the metrics, as it is exposed."""
     if exposed.metrics == "closed":
@@ -196,9 +236,9 @@ def _get(summary: str, content: Json, *, ready: bool = False) -> Json:
     return _reading(summary, content, codes, (request_context.HEADER,))
 
 
-def _asking(summary: str, content: Json) -> Json:
+def _asking(summary: str, content: Json, more: Collection[str] = frozenset()) -> Json:
     """Return a route that asks who calls."""
-    codes = _OF_EVERY_ROUTE | _OF_CALLERS
+    codes = {*_OF_EVERY_ROUTE, *_OF_CALLERS, *more}
     route = _reading(summary, content, codes, (request_context.HEADER, *_OF_LIMITS))
     route["get"]["security"] = _SECURITY
     return route

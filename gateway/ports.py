@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kaiten.quality import Label, VersionQuality
 from kaiten.records import Answer, PredictionRecord
 
 
@@ -112,8 +113,27 @@ class LimitsWatch(Protocol):
         """Note whether this worker counts by itself, as the shared store does not answer."""
 
 
+class QualityDesk(Protocol):
+    """Takes labels for what was answered, and tells what they come to.
+
+    Deadlines are by time.monotonic(); DatabaseUnavailable where the database does not answer by
+    then.
+    """
+
+    async def take(
+        self, labels: Sequence[Label], models: frozenset[str] | None, deadline: float
+    ) -> None:
+        """Keep all labels for good, or none; ``models`` may be labelled, None for all of them.
+
+        InvalidInput, or Forbidden, for what does not fit an answer that is known.
+        """
+
+    async def read(self, deadline: float) -> Sequence[VersionQuality]:
+        """Return what is known of each version."""
+
+
 class RecordSink(Protocol):
     """Takes the records of answered inputs; never blocks, never raises."""
 
     def put(self, records: Sequence[PredictionRecord]) -> None:
-        """Keep the records for profiling, or count them as dropped."""
+        """Keep the records, or count them as dropped."""

@@ -36,11 +36,14 @@ class Routes:
         metrics: Callable[[], MetricsSource],
         limits: Gateway,
         versions: ApiVersions,
+        *,
+        quality: bool = True,
     ) -> None:
         self._predictor = predictor
         self._metrics = metrics
         self._limits = limits
         self._versions = versions
+        self._quality = quality
         self._exposing: asyncio.Task[tuple[bytes, str]] | None = None
 
     def direct(self) -> dict[str, ASGIApp]:
@@ -98,6 +101,7 @@ class Routes:
                 version,
                 self._limits,
                 deprecated=self._versions.of(version).deprecated_at is not None,
+                quality=self._quality,
             )
             for version in DOCUMENTS
         }

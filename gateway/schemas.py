@@ -112,6 +112,79 @@ class PredictV2Response(BaseModel):
     predictions: list[Prediction]
 
 
+# As middleware/request_context.py takes one.
+REQUEST_ID_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
+MAX_LABEL_CHARS = 1000
+LabelText = Annotated[
+    str,
+    Field(max_length=MAX_LABEL_CHARS),
+    AfterValidator(_is_text),
+    WithJsonSchema({"type": "string", "pattern": TEXT_PATTERN, "maxLength": MAX_LABEL_CHARS}),
+]
+
+
+class FeedbackItem(Body):
+    """The label that a text of an earlier request should have been given."""
+
+    request_id: str = Field(
+        pattern=REQUEST_ID_PATTERN, description="The X-Request-ID of the answer."
+    )
+    item: Whole = Field(
+        0, ge=0, lt=MAX_INPUTS, description="The place of the text in the request's inputs."
+    )
+    label: LabelText = Field(description="One of the model's labels.", examples=["order_status"])
+
+
+class FeedbackRequest(Body):
+    """Labels for texts that were answered; a later one takes an earlier one's place."""
+
+    feedback: Annotated[list[FeedbackItem], FailFast()] = Field(min_length=1, max_length=MAX_INPUTS)
+
+
+class FeedbackResponse(BaseModel):
+    """All labels are kept, and stay so."""
+
+    accepted: int = Field(ge=1)
+    request_id: str
+
+
+class EstimatedAccuracy(BaseModel):
+    """The accuracy to expect without labels, over the latest rows, with its 95 % interval."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    accuracy: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    rows: int = Field(ge=1)
+    error: float = Field(ge=0, description="The mean absolute error, as measured at validation.")
+
+
+class ModelQuality(BaseModel):
+    """What is known of a version in an arm; null without labels, or without a calibration."""
+
+    model: str
+    version: str
+    arm: str
+    labelled: int = Field(ge=0, description="Labelled answers that the measures are of.")
+    first_at: datetime | None
+    last_at: datetime | None
+    accuracy: float | None
+    precision: float | None = Field(description="The mean over labels, as recall and f1.")
+    recall: float | None
+    f1: float | None
+    estimate: EstimatedAccuracy | None
+    observed_error: float | None = Field(
+        description="How far an estimate for the labelled answers is from their accuracy."
+    )
+
+
+class QualityResponse(BaseModel):
+    """Every version that has answered, by name, version and arm."""
+
+    models: list[ModelQuality]
+
+
 class HealthResponse(BaseModel):
     """The service can answer; where it can not, the answer is a 503 in the error envelope."""
 

@@ -6,6 +6,7 @@ HEADER = "API-Version"
 # The route that the header chooses a version on; absent, it means the default.
 NEGOTIATED = "/api/predict"
 PREDICT: Mapping[str, str] = {"1": "/api/v1/predict", "2": "/api/v2/predict"}
+FEEDBACK = "/api/v2/feedback"
 DOCUMENTS: Mapping[str, str] = {"1": "/api/v1/openapi.json", "2": "/api/v2/openapi.json"}
 DEFAULT, NEWEST = "1", "2"
 # As callers may write them.
@@ -16,4 +17,5 @@ VERSION_OF: Mapping[str, str] = {
     **{path: version for routes in (PREDICT, DOCUMENTS) for version, path in routes.items()},
     # Its body and its answer are those of version 2, and change only with it.
     "/predict": "2",
+    FEEDBACK: "2",
 }

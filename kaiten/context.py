@@ -31,6 +31,14 @@ class Principal:
         if not self.scopes & {"predict", f"predict:{model}"}:
             raise Forbidden(f"predict:{model}")
 
+    @property
+    def labelled_models(self) -> frozenset[str] | None:
+        """The names of the models that the token may give labels for; None for all of them."""
+        if "feedback" in self.scopes:
+            return None
+        own = (scope.partition(":") for scope in self.scopes)
+        return frozenset(name for kind, _, name in own if kind == "feedback")
+
 
 @dataclass(slots=True)
 class RequestContext:

@@ -36,6 +36,7 @@ KaitenError
         NotReady
         InferenceFailed
         IssuerUnavailable
+        DatabaseUnavailable
 
 Classes take facts and build the sentence. What a type means in HTTP stands in gateway/errors.py.
 """
@@ -326,6 +327,14 @@ class IssuerUnavailable(ServiceError):
     def __init__(self, retry_after_s: int = 5) -> None:
         self.retry_after_s = retry_after_s
         super().__init__("The token's issuer can not be reached; try again later.")
+
+
+class DatabaseUnavailable(ServiceError):
+    """The database of predictions and labels can not be reached; nothing of it was kept."""
+
+    def __init__(self, retry_after_s: int = 2) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__("The database can not be reached; try again later.")
 
 
 class InferenceFailed(ServiceError):

@@ -194,6 +194,13 @@ class State(Section):
             check_redis_url(value.get_secret_value())
         return value
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_database_url(value.get_secret_value())
+        return value
+
 
 class Jwks(Section):
     """How keys that an issuer publishes are kept; durations in seconds."""
@@ -349,6 +356,7 @@ class Quality(Section):
     window_rows: int = Field(1000, ge=10)
     keep_days: float = Field(30, gt=0)
     keep_rows: int = Field(1_000_000, ge=1)
+    max_pending_records: int = Field(10_000, ge=1)
 
 
 class Logging(Section):
@@ -383,6 +391,22 @@ def check_redis_url(url: str) -> None:
         raise ValueError(
             "is no address of a Redis; write it as redis://:PASSWORD@HOST:6379/0, with what is "
             "special in the password percent-encoded"
+        )
+
+
+def check_database_url(url: str) -> None:
+    """Raise ValueError, which does not quote it, for what is no address of a PostgreSQL."""
+    try:
+        parts = urlsplit(url)
+        # As above: what a slash in a password leaves is no port.
+        usable = bool(parts.hostname and parts.path.strip("/") and parts.port != 0)
+    except ValueError:
+        usable = False
+    if not usable or parts.scheme not in {"postgresql", "postgresql+psycopg", "postgres"}:
+        raise ValueError(
+            "is no address of a PostgreSQL; write it as "
+            "postgresql+psycopg://USER:PASSWORD@HOST:5432/NAME, with what is special in the "
+            "password percent-encoded, or leave it out for an SQLite file"
         )
 
 

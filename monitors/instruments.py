@@ -28,6 +28,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from kaiten import tags
+from kaiten.quality import VersionQuality
 from monitors.answer_times import AnswerTimes
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -131,7 +132,12 @@ class Instruments:
             "Answers that were not profiled, because the profiler was behind.",
             registry=registry,
         )
-
+        self._predictions_dropped = Counter(
+            "model_quality_records_dropped_total",
+            "Answers that no label can be joined to, as the database did not take them in time.",
+            registry=registry,
+        )
+        self._quality = _QualityInstruments(registry)
         self._limited = Counter(
             "model_requests_limited_total",
             "Requests that were refused as their subject had reached a limit of its own.",
@@ -164,6 +170,15 @@ class Instruments:
     def records_dropped(self, count: int) -> None:
         """Count answers that were not profiled."""
         self._records_dropped.inc(count)
+
+    def predictions_dropped(self, count: int) -> None:
+        """Count predictions that were not written."""
+        self._predictions_dropped.inc(count)
+
+    def quality_measured(self, found: Sequence[VersionQuality]) -> None:
+        """Show how good the answers of each version are."""
+        for each in found:
+            self._quality.show(each)
 
     def request_limited(self, limit: str) -> None:
         """Count a request that a limit refused."""
@@ -235,6 +250,38 @@ class _ModelInstruments:
             (*_MODEL, "reason"),
             registry=registry,
         )
+
+
+class _QualityInstruments:
+    """What is known of each version's quality; the latest that any worker has measured counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        gauge = partial(
+            Gauge,
+            labelnames=(*_MODEL, "arm"),
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        self._measured = {
+            "accuracy": gauge("model_accuracy", "The share of labelled answers that were right."),
+            "precision": gauge("model_precision", "Precision, as a mean over labels."),
+            "recall": gauge("model_recall", "Recall, as a mean over labels."),
+            "f1": gauge("model_f1", "F1, as a mean over labels."),
+            "labelled": gauge("model_labelled_answers", "Labelled answers that they tell of."),
+        }
+        name, of = "model_accuracy_estimate", "accuracy that is expected without labels"
+        self._estimated = {
+            "accuracy": gauge(name, f"The {of}, from calibrated confidence."),
+            "low": gauge(f"{name}_low", f"The lower end of its 95 % interval: the {of}."),
+            "high": gauge(f"{name}_high", f"The upper end of its 95 % interval: the {of}."),
+        }
+
+    def show(self, found: VersionQuality) -> None:
+        labels = (found.model, found.version, found.arm)
+        for part, gauges in ((found.measures, self._measured), (found.estimate, self._estimated)):
+            if part is not None:
+                for name, gauge in gauges.items():
+                    gauge.labels(*labels).set(getattr(part, name))
 
 
 class ModelObserver:

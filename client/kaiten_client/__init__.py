@@ -1,7 +1,8 @@
 """Calls a Kaiten server: typed predictions, one deadline over all tries, one tree of errors."""
 
-from kaiten_client.answers import Prediction, PredictResponse, ScoredLabel
+from kaiten_client.answers import FeedbackResponse, Prediction, PredictResponse, ScoredLabel
 from kaiten_client.async_client import AsyncClient
+from kaiten_client.calls import Label
 from kaiten_client.client import Client
 from kaiten_client.errors import (
     ConnectionFailed,
@@ -28,9 +29,11 @@ __all__ = [
     "Client",
     "ConnectionFailed",
     "Detail",
+    "FeedbackResponse",
     "Forbidden",
     "InvalidRequest",
     "KaitenError",
+    "Label",
     "NotFound",
     "PredictResponse",
     "Prediction",

@@ -21,6 +21,13 @@ class Prediction(ScoredLabel):
     top_k: tuple[ScoredLabel, ...]
 
 
+class FeedbackResponse(_Answer):
+    """How many labels are kept: all that were sent."""
+
+    accepted: int
+    request_id: str
+
+
 class PredictResponse(_Answer):
     """A prediction for each input, in order, and ``name:version`` of the model that answered."""
 

@@ -7,8 +7,8 @@ from typing import Self, TypeVar, Unpack
 
 import httpx
 
-from kaiten_client.answers import PredictResponse
-from kaiten_client.calls import means_not_ready, prediction, readiness
+from kaiten_client.answers import FeedbackResponse, PredictResponse
+from kaiten_client.calls import Label, labelling, means_not_ready, prediction, readiness
 from kaiten_client.errors import KaitenError
 from kaiten_client.exchange import Done, Exchange, Try
 from kaiten_client.replies import Reply
@@ -73,6 +73,15 @@ class AsyncClient:
         call = prediction(inputs, top_k, model)
         return await self._run(Exchange(call, self._target, timeout_s))
 
+    async def feedback(
+        self,
+        labels: Sequence[Label | tuple[str, int, str]],
+        *,
+        timeout_s: float | None = None,
+    ) -> FeedbackResponse:
+        """Say what texts should have been answered with, as Client.feedback does."""
+        return await self._run(Exchange(labelling(labels), self._target, timeout_s))
+
     async def ready(self, *, timeout_s: float | None = None) -> bool:
         """Tell whether every model can answer, as Client.ready does."""
         try:
@@ -84,7 +93,7 @@ class AsyncClient:
 
     async def _run(self, exchange: Exchange[T]) -> T:
         while True:
-            token = await self._ask_token() if exchange.call.prediction else None
+            token = await self._ask_token() if exchange.call.authenticated else None
             verdict = exchange.judge(await self._send(exchange, exchange.next_try(token)))
             if isinstance(verdict, Done):
                 return verdict.value

@@ -6,8 +6,8 @@ from typing import Self, TypeVar, Unpack
 
 import httpx
 
-from kaiten_client.answers import PredictResponse
-from kaiten_client.calls import means_not_ready, prediction, readiness
+from kaiten_client.answers import FeedbackResponse, PredictResponse
+from kaiten_client.calls import Label, labelling, means_not_ready, prediction, readiness
 from kaiten_client.errors import KaitenError
 from kaiten_client.exchange import Done, Exchange, Try
 from kaiten_client.replies import Reply
@@ -77,6 +77,20 @@ class Client:
         call = prediction(inputs, top_k, model)
         return self._run(Exchange(call, self._target, timeout_s))
 
+    def feedback(
+        self,
+        labels: Sequence[Label | tuple[str, int, str]],
+        *,
+        timeout_s: float | None = None,
+    ) -> FeedbackResponse:
+        """Say what texts should have been answered with; it is kept for good once this returns.
+
+        Each names the answer's ``request_id``, the text's place in it, and the right label. A label
+        for the same text takes the place of an earlier one, so it is safe to send again. A
+        KaitenError if there is no answer; then none is kept, or the answer was lost.
+        """
+        return self._run(Exchange(labelling(labels), self._target, timeout_s))
+
     def ready(self, *, timeout_s: float | None = None) -> bool:
         """Tell whether every model can answer; False as well while the server is not there.
 
@@ -91,7 +105,7 @@ class Client:
 
     def _run(self, exchange: Exchange[T]) -> T:
         while True:
-            attempt = exchange.next_try(self._ask_token() if exchange.call.prediction else None)
+            attempt = exchange.next_try(self._ask_token() if exchange.call.authenticated else None)
             verdict = exchange.judge(self._send(exchange, attempt))
             if isinstance(verdict, Done):
                 return verdict.value

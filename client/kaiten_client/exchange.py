@@ -68,7 +68,7 @@ class Exchange(Generic[T]):
         self.call = call
         self._target = target
         self._due = target.timing.now() + limit_s
-        self._retries_left = target.retries if call.prediction else 0
+        self._retries_left = target.retries if call.authenticated else 0
         self._backoff_s = _FIRST_BACKOFF_S
         self._gateway_failed = False
         self._token: str | None = None
@@ -128,7 +128,7 @@ class Exchange(Generic[T]):
             "User-Agent": USER_AGENT,
             "X-Request-ID": self.call.request_id,
         }
-        if not self.call.prediction:
+        if not self.call.authenticated:
             return headers
         headers["Content-Type"] = "application/json"
         headers["X-Request-Timeout-Ms"] = str(min(max(1, int(left_s * 1000)), _MAX_TIMEOUT_MS))

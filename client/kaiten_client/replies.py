@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import mktime_tz, parsedate_tz
 from http import HTTPStatus
+from typing import TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from kaiten_client.answers import PredictResponse
+from kaiten_client.answers import FeedbackResponse, PredictResponse
 from kaiten_client.errors import (
     ConnectionFailed,
     Detail,
@@ -25,6 +26,7 @@ from kaiten_client.errors import (
     UnknownModel,
 )
 
+AnswerT = TypeVar("AnswerT", bound=BaseModel)
 _BY_STATUS: Mapping[int, type[KaitenError]] = {
     401: Unauthenticated,
     403: Forbidden,
@@ -102,17 +104,29 @@ def error_without_reply(error: httpx.RequestError, host: str, request_id: str) -
 
 def read_predictions(reply: Reply, request_id: str, count: int) -> PredictResponse:
     """Return the predictions for so many inputs; UnexpectedAnswer if the reply holds no such."""
+    answer = _read(reply, request_id, PredictResponse)
+    if len(answer.predictions) != count:
+        reason = f"{len(answer.predictions)} predictions for {count} inputs"
+        raise _unexpected(reply, request_id, reason)
+    return answer
+
+
+def read_feedback(reply: Reply, request_id: str, count: int) -> FeedbackResponse:
+    """Return that so many labels are kept; UnexpectedAnswer if the reply does not say so."""
+    answer = _read(reply, request_id, FeedbackResponse)
+    if answer.accepted != count:
+        raise _unexpected(reply, request_id, f"{answer.accepted} accepted of {count} labels")
+    return answer
+
+
+def _read(reply: Reply, request_id: str, model: type[AnswerT]) -> AnswerT:
     try:
-        answer = PredictResponse.model_validate_json(reply.content)
+        return model.model_validate_json(reply.content)
     except ValidationError as error:
         # Places and kinds only: the error's own text quotes the answer.
         found = error.errors(include_input=False, include_url=False)
         places = [f"{'.'.join(map(str, each['loc'])) or 'body'} {each['type']}" for each in found]
         raise _unexpected(reply, request_id, ", ".join(places[:3])) from None
-    if len(answer.predictions) != count:
-        reason = f"{len(answer.predictions)} predictions for {count} inputs"
-        raise _unexpected(reply, request_id, reason)
-    return answer
 
 
 def _kind(status: int, code: str | None) -> type[KaitenError]:

@@ -87,6 +87,7 @@ def _setting_rows(in_force: InForce | None) -> Iterator[tuple[str, str]]:
     yield "home", str(in_force.home)
     yield "secret", in_force.secret or "not usable, see below"
     yield "redis", in_force.redis or "none: each worker counts by itself"
+    yield "database", in_force.database or "none: no predictions are kept"
     for issuer, source in in_force.issuers.items():
         yield "issuer", issuer
         yield "", source

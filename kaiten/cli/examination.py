@@ -51,7 +51,8 @@ class InForce:
 
     ``placement`` names the CUDA device of each worker in turn, and is empty where there is none;
     ``process`` is runners.process; ``redis`` where it is and whether it answers, None without;
-    ``issuers`` where the keys of each come from, and whether they can be had now.
+    ``database`` likewise, where predictions and labels are kept; ``issuers`` where the keys of each
+    come from, and whether they can be had now.
     """
 
     settings: Path | None
@@ -64,6 +65,7 @@ class InForce:
     placement: list[str]
     process: str
     redis: str | None
+    database: str | None
     issuers: dict[str, str]
 
 
@@ -152,6 +154,7 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
         placement=placement or [],
         process=settings.runners.process,
         redis=_redis(settings),
+        database=_attempt(problems, "state.database_url", partial(_database, settings)),
         issuers=sources_of(settings.auth),
     )
 
@@ -166,6 +169,19 @@ def _redis(settings: Settings) -> str | None:
     url = settings.state.redis_url.get_secret_value()
     fault = fault_of(url)
     told = f"does not answer ({fault}): each worker would count by itself" if fault else "answers"
+    return f"{place_of(url)} {told}"
+
+
+def _database(settings: Settings) -> str | None:
+    """Return what a start would find; as above, it goes on where nothing answers."""
+    if not settings.quality.enabled:
+        return None
+    # Who keeps no predictions loads no database.
+    from monitors.quality.database import database_url, fault_of, place_of  # noqa: PLC0415
+
+    url = database_url(settings.state, settings.home)
+    fault = fault_of(url)
+    told = f"can not be used ({fault}): feedback would be refused" if fault else "can be used"
     return f"{place_of(url)} {told}"
 
 

@@ -14,10 +14,11 @@ from kaiten.settings import load_settings
 from kaiten.signing import ALGORITHM, signing_secret
 from kaiten.tags import NAME_PATTERN
 
-_SCOPE = re.compile(rf"predict(:{NAME_PATTERN})?|feedback|ops|admin")
+_SCOPE = re.compile(rf"(predict|feedback)(:{NAME_PATTERN})?|ops|admin")
+_SCOPES = "predict, predict:NAME, feedback, feedback:NAME, ops or admin"
 Scopes = Annotated[
     list[str],
-    typer.Option(help="predict, predict:NAME, feedback, ops or admin; may be repeated."),
+    typer.Option(help=f"{_SCOPES}; may be repeated."),
 ]
 Ttl = Annotated[str, typer.Option(help="How long it holds, such as 30m, 1h or 7d.")]
 _TTL = re.compile(r"(\d+)([smhd])")
@@ -73,7 +74,7 @@ def checked_scopes(scopes: list[str]) -> list[str]:
     for scope in scopes:
         if not _SCOPE.fullmatch(scope):
             raise typer.BadParameter(
-                f"{scope!r} is no scope; use predict, predict:NAME, feedback, ops or admin",
+                f"{scope!r} is no scope; use {_SCOPES}",
                 param_hint="--scope",
             )
     return scopes

@@ -32,6 +32,7 @@ from lifecycle.validation import page, rows
 from lifecycle.validation.report import Report
 from lifecycle.validation.run import Answers, Asked, Device, Subject, Validator
 from monitors.features import columns_of
+from monitors.quality import calibration
 from monitors.tracking import Profile
 from runners import centroids
 from runners.choice import Bounds, choose
@@ -59,7 +60,13 @@ def run(request: Request, *, as_json: bool) -> bool:
         load = partial(_subject, compared, settings) if compared else None
         report, answers = validator.validate(subject, load, asked)
     asked_for = _asked_for(request, asked, compared)
-    digest = _keep(store, model, report, asked_for, _reference(model, asked.rows, answers))
+    calibrated = _calibration(model, asked.rows, answers.scores)
+    report = report.model_copy(update={"estimate_error": calibrated.error})
+    others = {
+        **_reference(model, asked.rows, answers),
+        calibration.FILE: calibrated.model_dump_json().encode(),
+    }
+    digest = _keep(store, model, report, asked_for, others)
     validator.forget()
     if as_json:
         typer.echo(report.model_dump_json())
@@ -167,6 +174,15 @@ def _placed(answers: Answers) -> tuple[NDArray[np.float32], dict[str, bytes]]:
     return found, {centroids.CENTROIDS_FILE: content}
 
 
+def _calibration(
+    model: StoredModel, asked: rows.Rows, scores: NDArray[np.float32]
+) -> calibration.Calibration:
+    """Return what turns confidence into the accuracy to expect, by the rows' labels."""
+    labels = {label: index for index, label in enumerate(model.card.labels)}
+    right = np.array([labels.get(label, -1) for label in asked.labels])
+    return calibration.fit(scores.max(axis=1), scores.argmax(axis=1) == right)
+
+
 def _asked_for(request: Request, asked: Asked, compared: StoredModel | None) -> dict[str, str]:
     """Return what the trail tells of how much was asked, so that less can be told from more."""
     told = {"partly": "true"} if request.partly else {}
@@ -182,10 +198,10 @@ def _keep(
     model: StoredModel,
     report: Report,
     asked_for: dict[str, str],
-    reference: Mapping[str, bytes],
+    others: Mapping[str, bytes],
 ) -> str:
     """Write the report into the version, then into the trail; return its SHA-256."""
-    others = {"report.html": page.render(report).encode(), **reference}
+    others = {"report.html": page.render(report).encode(), **others}
     digest = model.add_report(report.model_dump_json(indent=1) + "\n", others)
     with store.history(model.card.name).changing() as draft:
         draft.add(
@@ -227,6 +243,10 @@ def _tell(report: Report, folder: Path) -> None:
     console.print(
         f"  accuracy {measures.accuracy:.3f}, macro F1 {measures.macro.f1:.3f}, calibration error "
         f"{measures.calibration_error:.3f}, p99 {report.cost.latency_p99_ms:.1f} ms"
+    )
+    console.print(
+        f"  accuracy as estimated without labels is {report.estimate_error:.3f} off, by windows of "
+        "these rows"
     )
     if comparison is not None:
         console.print(

@@ -54,6 +54,8 @@ on {{ report.data.rows }} rows of {{ report.data.file }}, {{ report.at.strftime(
 <tr><td>{{ name }}</td><td class="n">{{ "%.3f"|format(of.precision) }}</td>
 <td class="n">{{ "%.3f"|format(of.recall) }}</td><td class="n">{{ "%.3f"|format(of.f1) }}</td></tr>{% endfor %}</table>
 <div class="plots">{{ plots }}</div>
+{% if report.estimate_error is not none %}<p>Without labels, accuracy is estimated from confidence (CBPE): off by
+{{ "%.3f"|format(report.estimate_error) }} on average, on windows of these rows that the estimate had not seen.</p>{% endif %}
 
 {% if report.comparison %}{% set c = report.comparison %}<h2>Against {{ c.against }}</h2>
 <p>Accuracy differs by <b>{{ "%+.2f"|format(100 * c.difference) }} points</b>, 95 % interval

@@ -58,7 +58,10 @@ class Check(_Part):
 
 
 class Report(_Part):
-    """A version's report; ``card`` is the SHA-256 of the card of what was measured."""
+    """A version's report; ``card`` is the SHA-256 of the card of what was measured.
+
+    ``estimate_error`` is the mean absolute error of the accuracy as it is estimated without labels.
+    """
 
     tag: str
     card: str
@@ -71,6 +74,7 @@ class Report(_Part):
     golden: Golden | None = None
     cost: Cost
     checks: list[Check]
+    estimate_error: float | None = None
 
     @property
     def passed(self) -> bool:

@@ -28,7 +28,9 @@ _LOOKED = {0, 1}
 _SEED = 20261125
 registered.load_all_checks()
 CHECKS = frozenset(registered.CHECKS.get_all_names())
-_FIELDS = {"1": {"text"}, "2": {"inputs", "top_k", "model"}}
+_FIELDS = {"1": {"text"}, "2": {"inputs", "top_k", "model", "feedback"}}
+# Of all that the documents describe.
+_SCOPES = ("predict", "feedback", "ops")
 _REFUSED = {"400", "422"}
 Json = Any
 
@@ -73,7 +75,8 @@ def fuzzed(
     server: Server, version: str, examples: int, folder: Path, modes: Sequence[str] = ("all",)
 ) -> Outcome:
     """Let Schemathesis ask so many times for each operation of a version, in each mode."""
-    token = server.token()
+    scopes = (part for scope in _SCOPES for part in ("--scope", scope))
+    token = server.token("--subject", "tester", *scopes)
     outcome = Outcome()
     hooks = {"SCHEMATHESIS_HOOKS": "tests.acceptance.patience", "PYTHONPATH": str(ROOT)}
     env = {**server.env, **hooks}

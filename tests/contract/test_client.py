@@ -13,14 +13,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import kaiten_client
 from gateway.openapi import document
 from gateway.versions import NEWEST
-from kaiten.errors import InferenceFailed, QueueFull
-from kaiten_client import AsyncClient, PredictResponse
-from kaiten_client.calls import PREDICT, READY, prediction
+from kaiten.errors import DatabaseUnavailable, InferenceFailed, QueueFull
+from kaiten_client import AsyncClient, FeedbackResponse, Label, PredictResponse
+from kaiten_client.calls import FEEDBACK, PREDICT, READY, labelling, prediction
 from kaiten_client.replies import ErrorEnvelope, Reply, error_of
 from tests.unit.gateway.house import (
     LIMITS,
     TAG,
     Classifier,
+    Desk,
     House,
     Json,
     Raising,
@@ -30,6 +31,7 @@ from tests.unit.gateway.house import (
 
 DOCUMENT = document(NEWEST, LIMITS)
 SCHEMAS = DOCUMENT["components"]["schemas"]
+LABELLED = DOCUMENT["paths"][FEEDBACK]["post"]
 ASKED = DOCUMENT["paths"][PREDICT]["post"]
 # What a caller may do about each status is another; a status that is new here needs a decision.
 CLASSES: dict[int, type[kaiten_client.KaitenError]] = {
@@ -102,6 +104,14 @@ def test_what_is_sent_is_taken(model: str | None) -> None:
     assert validator.is_valid(httpx.Response(200, content=body).json())
 
 
+def test_labels_that_are_sent_are_taken() -> None:
+    body = labelling([Label("a", 0, "delivery"), ("b", 2, "other")]).content
+    content = schema(LABELLED["requestBody"]["content"])
+    validator = OAS31Validator({**content, "components": DOCUMENT["components"]})
+    assert validator.is_valid(httpx.Response(200, content=body).json())
+    assert gaps_of(FeedbackResponse, schema(LABELLED["responses"]["200"]["content"])) == []
+
+
 def test_what_is_read_is_promised() -> None:
     assert gaps_of(PredictResponse, schema(ASKED["responses"]["200"]["content"])) == []
 
@@ -133,7 +143,8 @@ def test_a_gap_is_found() -> None:
         for status, answer in ASKED["responses"].items()
         if status != "200"
         for code in codes_of(answer)
-    ],
+    ]
+    + [(503, "database_unavailable")],
 )
 def test_every_documented_failure_has_a_class(status: int, code: str) -> None:
     body = {"code": code, "message": "", "details": [], "request_id": "id"}
@@ -200,6 +211,22 @@ async def test_the_gateways_failures_are_the_clients_errors(
         kaiten_client.Unavailable: 5,
     }
     assert error.retry_after_s == waits.get(kind)
+
+
+async def test_the_gateway_keeps_the_clients_labels() -> None:
+    house = House()
+    async with client_of(house.app, bearer("feedback")[7:]) as client:
+        answer = await client.feedback([("a", 0, "delivery"), Label("b", 2, "other")])
+    assert answer.accepted == 2
+    assert house.desk.taken == [([("a", 0, "delivery"), ("b", 2, "other")], None)]
+
+
+async def test_a_database_that_is_away_is_unavailable() -> None:
+    house = House(desk=Desk(error=DatabaseUnavailable(2)))
+    async with client_of(house.app, bearer("feedback")[7:]) as client:
+        with pytest.raises(kaiten_client.Unavailable) as raised:
+            await client.feedback([("a", 0, "delivery")])
+    assert (raised.value.code, raised.value.retry_after_s) == ("database_unavailable", 2)
 
 
 async def test_the_request_is_known_by_the_clients_id() -> None:

@@ -13,16 +13,18 @@ from gateway.middleware.security_headers import SecurityHeadersMiddleware
 from gateway.openapi import document
 from gateway.schemas import TEXT_PATTERN
 from gateway.versions import DOCUMENTS as PATHS
-from gateway.versions import HEADER, NEGOTIATED, NEWEST, PREDICT
-from kaiten.errors import DeadlineExceeded, InferenceFailed, QueueFull
+from gateway.versions import FEEDBACK, HEADER, NEGOTIATED, NEWEST, PREDICT
+from kaiten.errors import DatabaseUnavailable, DeadlineExceeded, InferenceFailed, QueueFull
 from kaiten.sections import ApiVersions, Exposure, Lifetime
 from tests.unit.gateway.house import (
     BENTO,
+    FOUND,
     GOOD,
     LIMITS,
     V1,
     V2,
     Classifier,
+    Desk,
     House,
     Json,
     Raising,
@@ -122,6 +124,8 @@ def test_a_prediction_documents_every_failure_that_can_occur(version: str, path:
     }
     # A known path is found, nobody is there to be told 499, and version 1 names no model.
     never = {(404, "not_found"), (499, "caller_gone")}
+    # And it goes without the database.
+    never |= {(503, "database_unavailable")}
     never |= {(404, "unknown_model")} if version == "1" else set()
     assert documented == {*STATUS_AND_CODE.values(), INTERNAL} - never
 
@@ -213,6 +217,48 @@ async def test_what_is_taken_and_answered_is_as_documented(
 async def test_what_the_document_forbids_is_refused(version: str, body: Json) -> None:
     assert problems(version, body, body_of(version, PREDICT[version]))
     assert (await House().post(PREDICT[version], body)).status_code == 422
+
+
+LABELS = {"feedback": [{"request_id": "a.b-C_1", "item": 1, "label": "billing"}]}
+
+
+async def test_feedback_is_as_documented() -> None:
+    told_ = {"Authorization": bearer("feedback")}
+    assert problems("2", LABELS, body_of("2", FEEDBACK)) == []
+    answer = await House().post(FEEDBACK, LABELS, told_)
+    assert answer.json()["accepted"] == 1
+    assert problems("2", answer.json(), schema_of("2", FEEDBACK, "post", 200)) == []
+    told("2", FEEDBACK, "post", answer)
+    for status, house, headers in (
+        (403, House(), {}),
+        (503, House(desk=Desk(error=DatabaseUnavailable())), told_),
+    ):
+        answer = await house.post(FEEDBACK, LABELS, headers)
+        assert answer.status_code == status
+        assert problems("2", answer.json(), schema_of("2", FEEDBACK, "post", status)) == []
+        told("2", FEEDBACK, "post", answer)
+
+
+@pytest.mark.parametrize("version", DOCUMENTS)
+async def test_quality_is_as_documented(version: str) -> None:
+    for status, house, scope in (
+        (200, House(desk=Desk(found=FOUND)), "ops"),
+        (403, House(), "predict"),
+        (503, House(desk=Desk(error=DatabaseUnavailable())), "ops"),
+    ):
+        headers = {"Authorization": bearer(scope)}
+        answer = await house.ask("GET", "/ops/quality", headers=headers)
+        assert answer.status_code == status
+        schema = schema_of(version, "/ops/quality", "get", status)
+        assert problems(version, answer.json(), schema) == []
+        told(version, "/ops/quality", "get", answer)
+
+
+def test_what_is_not_kept_is_not_documented() -> None:
+    for version, made in DOCUMENTS.items():
+        paths = set(document(version, LIMITS, quality=False)["paths"])
+        gone = {"1": {"/ops/quality"}, "2": {"/ops/quality", FEEDBACK}}
+        assert set(made["paths"]) - paths == gone[version]
 
 
 @pytest.mark.parametrize("version", DOCUMENTS)

@@ -64,6 +64,10 @@ def test_from_quickstart_to_production(env: Mapping[str, str], tmp_path: Path) -
     assert (folder / "reference.bin").stat().st_size > 1000
     # Fourteen labels by 384.
     assert (folder / "centroids.npz").stat().st_size > 14 * 384 * 4
+    calibration = json.loads((folder / "calibration.json").read_text())
+    assert calibration["rows"] == report["measures"]["rows"]
+    assert 0 < calibration["error"] == report["estimate_error"] < 0.1
+    assert f"{calibration['error']:.3f} on average" in page
     # Reports go where their readers are, and hold no text.
     texts = [json.loads(line)["text"] for line in ROWS.read_text().splitlines()]
     assert not [text for text in texts if text in page or text in validated.stdout]

@@ -8,7 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
-from kaiten_client import AsyncClient, Client, KaitenError, PredictResponse, Timing
+from kaiten_client import (
+    AsyncClient,
+    Client,
+    FeedbackResponse,
+    KaitenError,
+    PredictResponse,
+    Timing,
+)
 
 URL = "https://kaiten.example"
 TEXT = "canary-4711 where is my parcel?"
@@ -123,6 +130,17 @@ class House:
         async def ask() -> PredictResponse:
             async with self.async_client(**options) as client:
                 return await client.predict(inputs, **asked)
+
+        return asyncio.run(ask())
+
+    def feedback(self, labels: Given, **options: Given) -> FeedbackResponse:
+        if self.kind == "sync":
+            with self.client(**options) as client:
+                return client.feedback(labels)
+
+        async def ask() -> FeedbackResponse:
+            async with self.async_client(**options) as client:
+                return await client.feedback(labels)
 
         return asyncio.run(ask())
 

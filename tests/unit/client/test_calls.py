@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pytest
 
 from kaiten_client import InvalidRequest
-from kaiten_client.calls import prediction
+from kaiten_client.calls import labelling, prediction
 from tests.unit.client.house import Given
 
 
@@ -41,6 +41,22 @@ def test_what_is_no_list_of_texts_is_named_and_not_sent(inputs: Given, fields: l
     assert [detail.field for detail in raised.value.details] == fields
     assert raised.value.status is None
     assert len(raised.value.request_id) == 32
+    assert "canary" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "fields"),
+    [
+        ("canary", [f"feedback.{index}" for index in range(6)]),
+        ([("a", 0, "b"), ("canary", "0", "b"), ("a", True, "b"), ("a", 0)], ["1", "2", "3"]),
+        ([None], ["feedback.0"]),
+    ],
+)
+def test_what_is_no_label_is_named_and_not_sent(labels: Given, fields: list[str]) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        labelling(labels)
+    named = [detail.field for detail in raised.value.details]
+    assert named == [f"feedback.{field.removeprefix('feedback.')}" for field in fields]
     assert "canary" not in str(raised.value)
 
 

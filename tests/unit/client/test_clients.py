@@ -10,6 +10,7 @@ import pytest
 
 from kaiten_client import (
     KaitenError,
+    Label,
     TimedOut,
     UnexpectedAnswer,
     __version__,
@@ -37,6 +38,27 @@ def test_a_prediction_is_asked_for_and_read(kind: str) -> None:
     }
     assert {name: request.headers[name] for name in expected} == expected
     assert len(request.headers["X-Request-ID"]) == 32
+
+
+@BOTH
+def test_feedback_is_given_again_until_it_is_kept(kind: str) -> None:
+    away = failure(503, "database_unavailable", headers={"Retry-After": "2"})
+    kept = httpx.Response(200, json={"accepted": 2, "request_id": "served"})
+    house = House(kind, away, kept)
+    labels = [Label("one", 0, "delivery"), ("two", 3, "billing")]
+    answer = house.feedback(labels, token=TOKEN, timeout_s=5)
+    assert (answer.accepted, answer.request_id) == (2, "served")
+    assert house.time.waited == [2]
+    first, again = house.script.requests
+    assert (again.method, str(again.url)) == ("POST", f"{URL}/api/v2/feedback")
+    assert first.content == again.content
+    assert json.loads(again.content) == {
+        "feedback": [
+            {"request_id": "one", "item": 0, "label": "delivery"},
+            {"request_id": "two", "item": 3, "label": "billing"},
+        ]
+    }
+    assert house.script.sent("Authorization") == [f"Bearer {TOKEN}"] * 2
 
 
 @BOTH

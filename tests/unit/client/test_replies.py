@@ -19,7 +19,7 @@ from kaiten_client import (
     UnexpectedAnswer,
     UnknownModel,
 )
-from kaiten_client.replies import Reply, error_of, read_predictions
+from kaiten_client.replies import Reply, error_of, read_feedback, read_predictions
 from tests.unit.client.house import GOOD, failure
 
 DATE = "Wed, 25 Nov 2026 10:00:00 GMT"
@@ -154,6 +154,20 @@ def test_what_is_not_the_schema_is_unexpected(content: bytes | dict[str, Any]) -
     assert "canary" not in str(raised.value)
     # Nor by the trace: pydantic's error quotes the answer.
     assert raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"accepted": "2", "request_id": "theirs"}'])
+def test_what_does_not_say_that_labels_are_kept_is_unexpected(content: bytes) -> None:
+    answer = httpx.Response(200, content=content)
+    with pytest.raises(UnexpectedAnswer):
+        read_feedback(reply(answer), "own", 2)
+
+
+def test_fewer_labels_than_were_sent_are_unexpected() -> None:
+    answer = httpx.Response(200, json={"accepted": 1, "request_id": "theirs"})
+    with pytest.raises(UnexpectedAnswer, match="1 accepted of 2 labels"):
+        read_feedback(reply(answer), "own", 2)
+    assert read_feedback(reply(answer), "own", 1).accepted == 1
 
 
 def test_answers_for_other_inputs_are_unexpected() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from gateway.middleware.authentication import Callers
 from gateway.operations import Operations
 from gateway.ports import RecordSink, Runner
 from gateway.predictions import Predictor
+from gateway.quality import QualityRoutes
 from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
 from gateway.tokens.build import build
 from kaiten.cli.token import mint
+from kaiten.quality import Estimate, Label, Measures, VersionQuality
 from kaiten.records import PredictionRecord
-from kaiten.sections import ApiVersions, Auth, Gateway, Serving, Tls
+from kaiten.sections import ApiVersions, Auth, Gateway, Quality, Serving, Tls
 from kaiten.settings import Settings
 from kaiten.signing import SigningSecret
 from monitors.answer_times import AnswerTimes
@@ -51,6 +53,27 @@ SECRET = "0123456789abcdef" * 4
 AUTH = Auth()
 AS_THEY_ARE = ApiVersions()
 LIMITS = Gateway(max_body_bytes=256 * 1024, max_inputs=8, max_text_chars=100)
+
+# One version of which all is known, and one of which nothing is.
+FOUND = (
+    VersionQuality(
+        "intent",
+        "1.0.0",
+        "production",
+        Measures(
+            labelled=40,
+            first_at=datetime(2026, 11, 1, tzinfo=UTC),
+            last_at=datetime(2026, 11, 2, tzinfo=UTC),
+            accuracy=0.9,
+            precision=0.8,
+            recall=0.7,
+            f1=0.75,
+            observed_error=0.02,
+        ),
+        Estimate(accuracy=0.88, low=0.85, high=0.91, rows=1000, error=0.01),
+    ),
+    VersionQuality("intent", "2.0.0", "shadow", None, None),
+)
 
 # Whatever JSON holds.
 Json = Any
@@ -162,6 +185,27 @@ class Records:
         self.kept.extend(records)
 
 
+@dataclass
+class Desk:
+    """Keeps the labels that it is given, and tells what it is made with; or raises."""
+
+    found: Sequence[VersionQuality] = ()
+    error: Exception | None = None
+    taken: list[tuple[Sequence[Label], frozenset[str] | None]] = field(default_factory=list)
+
+    async def take(
+        self, labels: Sequence[Label], models: frozenset[str] | None, deadline: float
+    ) -> None:
+        if self.error is not None:
+            raise self.error
+        self.taken.append((labels, models))
+
+    async def read(self, deadline: float) -> Sequence[VersionQuality]:
+        if self.error is not None:
+            raise self.error
+        return self.found
+
+
 def callers(settings: Settings, secret: SigningSecret) -> Callers:
     """Return who tells who calls, by a secret alone, and with no credentials of other kinds."""
     tokens = build(settings, secret)
@@ -183,9 +227,13 @@ class House:
         tls: Tls | None = None,
         limiter: Limiter | None = None,
         versions: ApiVersions = AS_THEY_ARE,
+        desk: Desk | None = None,
+        quality: Quality = Quality(),  # noqa: B008  it is frozen
     ) -> None:
         predictor = Predictor(runners or (Classifier(),), gateway)
-        routes = Routes(lambda: predictor, Instruments, gateway, versions)
+        routes = Routes(lambda: predictor, Instruments, gateway, versions, quality=quality.enabled)
+        self.desk = desk or Desk()
+        labels = QualityRoutes(lambda: self.desk, gateway)
         settings = Settings.model_construct(
             home=Path("/nowhere"),
             serving=Serving(request_timeout_s=request_timeout_s),
@@ -193,15 +241,16 @@ class House:
             auth=AUTH,
             tls=tls or Tls(),
             api_versions=versions,
+            quality=quality,
         )
         self.traffic = Book()
         self.records = Records()
         self.app = wrap(
-            inner or _routes(predictor, routes),
+            inner or _routes(predictor, routes, labels),
             EdgeParts(
                 settings,
                 callers(settings, secret or SigningSecret(SECRET, development=False)),
-                routes.direct() if inner is None else {},
+                routes.direct() | labels.direct() if inner is None else {},
                 self.traffic,
                 sink or self.records,
                 limiter,
@@ -269,7 +318,7 @@ def _raw(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode()
 
 
-def _routes(predictor: Predictor, routes: Routes) -> Starlette:
+def _routes(predictor: Predictor, routes: Routes, labels: QualityRoutes) -> Starlette:
     """Return our routes beside one that stands for BentoML's own."""
 
     async def predict(request: Request) -> Response:
@@ -280,4 +329,5 @@ def _routes(predictor: Predictor, routes: Routes) -> Starlette:
 
     operations = Operations(lambda: AnswerTimes(MODEL_ROUTES), Drift)
     bento = Route(BENTO, predict, methods=["POST"])
-    return Starlette(routes=[bento, Mount("/", routes.app(operations.routes()))])
+    more = [*operations.routes(), *labels.routes()]
+    return Starlette(routes=[bento, Mount("/", routes.app(more))])

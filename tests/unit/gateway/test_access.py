@@ -13,7 +13,7 @@ from tests.unit.gateway.house import LIMITS, House, bearer, error_of
 OPEN_TO_ALL = {"/livez", "/readyz", "/healthz", "/health"}
 STATIC_FILE = f"{STATIC_PREFIX}swagger-ui.css"
 # The edge answers them itself, before any app.
-DIRECT = {"/api/predict", "/api/v1/predict", "/api/v2/predict"}
+DIRECT = {"/api/predict", "/api/v1/predict", "/api/v2/predict", "/api/v2/feedback"}
 DOCS = {"/", "/docs", "/docs.json"}
 # Asks every route that BentoML and we have joined into one app, by itself, as the server does.
 SCRIPT = """

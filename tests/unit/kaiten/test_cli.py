@@ -90,14 +90,26 @@ def test_token_holds_for_its_ttl(ttl: str, seconds: int, monkeypatch: pytest.Mon
 
 def test_token_joins_repeated_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
-    scopes = ["predict", "predict:support-intent", "feedback", "ops", "admin"]
+    scopes = ["predict", "predict:support-intent", "feedback", "feedback:support-intent"]
+    scopes += ["ops", "admin"]
     options = [part for scope in scopes for part in ("--scope", scope)]
     result = run("token", "--subject", "alice", *options)
     assert claims_of(result.stdout.strip(), SECRET)["scope"] == " ".join(scopes)
 
 
 @pytest.mark.parametrize(
-    "scope", ["", "root", "Predict", "predict:", "predict:-a", "predict ops", "ops:a", "predict:A"]
+    "scope",
+    [
+        "",
+        "root",
+        "Predict",
+        "predict:",
+        "predict:-a",
+        "predict ops",
+        "ops:a",
+        "predict:A",
+        "feedback:",
+    ],
 )
 def test_token_refuses_an_unknown_scope(scope: str) -> None:
     result = run("token", "--subject", "alice", "--scope", "predict", "--scope", scope)

@@ -18,6 +18,7 @@ from runners import engines
 from runners.engines import cuda
 from runners.engines.cuda import CudaDevice
 from tests.issuer import issuing
+from tests.postgres_server import postgres_server
 from tests.redis_server import redis_server
 from tests.unit.gateway.tokens.mint import public_pem
 
@@ -289,6 +290,30 @@ def test_whether_redis_answers_is_told_and_stops_nothing(
         told = f"{place} does not answer (ConnectionError): each worker would count by itself"
         assert report(0)["in_force"]["redis"] == told
         assert "canary" not in said(0)
+
+
+def test_whether_the_database_can_be_used_is_told_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(DEFAULT, tmp_path)
+
+    def told() -> str | None:
+        found: str | None = report(0)["in_force"]["database"]
+        return found
+
+    assert told() == f"{tmp_path / 'quality.sqlite'} can be used"
+    assert not (tmp_path / "quality.sqlite").exists()
+    with postgres_server() as server:
+        monkeypatch.setenv("KAITEN_STATE__DATABASE_URL", server.url)
+        place = f"127.0.0.1:{server.port}/postgres"
+        assert told() == f"{place} can be used"
+        server.stop()
+        away = "can not be used (OperationalError): feedback would be refused"
+        assert told() == f"{place} {away}"
+        assert "canary" not in said(0)
+        server.start()
+    monkeypatch.setenv("KAITEN_QUALITY__ENABLED", "false")
+    assert told() is None
 
 
 def test_where_keys_of_issuers_come_from_is_told_and_stops_nothing(

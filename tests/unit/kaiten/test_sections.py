@@ -61,6 +61,32 @@ def test_an_address_of_a_redis_is_taken(url: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     "url",
+    [
+        *("canary", "mysql://me:canary@h/n", "postgresql://me:canary@h", "postgresql:///n"),
+        *("postgresql://me:ca/nary@h/n", "postgresql://h:canary/n", "sqlite:///canary.sqlite"),
+    ],
+)
+def test_what_is_no_address_of_a_postgresql_is_refused_and_never_told(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_STATE__DATABASE_URL", url)
+    with pytest.raises(InvalidSettings) as refused:
+        load_settings()
+    assert [detail.field for detail in refused.value.details] == ["state.database_url"]
+    assert "nary" not in "".join(traceback.format_exception(refused.value))
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_an_address_of_a_postgresql_is_taken(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"{scheme}://me:p%2Fw@h:5433/quality"
+    monkeypatch.setenv("KAITEN_STATE__DATABASE_URL", url)
+    address = load_settings().state.database_url
+    assert address is not None
+    assert address.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url",
     ["canary:6379", "http://canary", "redis://", "redis://:ca/nary@h", "redis://h:canary", "unix:"],
 )
 def test_what_is_no_address_of_a_redis_is_refused_and_never_told(

@@ -36,6 +36,22 @@ sys.stdout.buffer.write(Instruments(sys.argv[1]).exposition()[0])
 """
 
 
+QUALITY = """
+import sys
+from datetime import UTC, datetime
+from kaiten.quality import Estimate, Measures, VersionQuality
+from monitors.instruments import Instruments
+at = datetime.now(UTC)
+measures = Measures(40, at, at, float(sys.argv[2]), 0.8, 0.7, 0.75)
+estimate = Estimate(0.88, 0.85, 0.91, 1000, 0.01)
+found = [
+    VersionQuality("intent", "1.0.0", "production", measures, estimate),
+    VersionQuality("intent", "2.0.0", "shadow", None, None),
+]
+Instruments(sys.argv[1]).quality_measured(found)
+"""
+
+
 class Samples:
     """The samples of an exposition, by name and labels."""
 
@@ -286,3 +302,28 @@ def test_refusals_are_counted_by_limit_and_a_worker_that_counts_by_itself_is_sho
     assert found.value("model_limits_degraded") == 1
     instruments.limits_degraded(degraded=False)
     assert samples(instruments).value("model_limits_degraded") == 0
+
+
+def test_quality_is_what_any_worker_has_measured_last(tmp_path: Path) -> None:
+    environment = environment_for({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)})
+    for accuracy in ("0.5", "0.9"):
+        command = [sys.executable, "-c", QUALITY, str(tmp_path), accuracy]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    command = [sys.executable, "-c", SCRAPE, str(tmp_path)]
+    scraped = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    samples = Samples(scraped.stdout)
+    found = {"arm": "production", **MODEL}
+    assert samples.labels("model_accuracy") == [found]
+    assert samples.value("model_accuracy", **found) == 0.9
+    assert samples.value("model_f1", **found) == 0.75
+    assert samples.value("model_labelled_answers", **found) == 40
+    assert samples.value("model_accuracy_estimate", **found) == 0.88
+    assert samples.value("model_accuracy_estimate_low", **found) == 0.85
+    assert samples.value("model_accuracy_estimate_high", **found) == 0.91
+
+
+def test_predictions_that_were_not_written_are_counted() -> None:
+    instruments = Instruments()
+    instruments.predictions_dropped(3)
+    samples = Samples(instruments.exposition()[0])
+    assert samples.value("model_quality_records_dropped_total") == 3

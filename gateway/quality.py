@@ -1,0 +1,78 @@
+"""Labels for what was answered, and what they say: the routes of both."""
+
+from collections.abc import Callable
+from dataclasses import asdict, fields
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.parsing import parse
+from gateway.ports import QualityDesk
+from gateway.schemas import (
+    EstimatedAccuracy,
+    FeedbackRequest,
+    FeedbackResponse,
+    ModelQuality,
+    QualityResponse,
+)
+from gateway.versions import FEEDBACK
+from kaiten.context import current
+from kaiten.errors import Detail, InvalidInput, Unauthenticated
+from kaiten.quality import Label, Measures, VersionQuality
+from kaiten.sections import Gateway
+
+_NOTHING = {each.name: None for each in fields(Measures)} | {"labelled": 0}
+
+
+class QualityRoutes:
+    """The handlers; they ask for what the service builds later than its routes."""
+
+    def __init__(self, desk: Callable[[], QualityDesk], limits: Gateway) -> None:
+        self._desk = desk
+        self._limits = limits
+
+    def direct(self) -> dict[str, ASGIApp]:
+        """Return the handlers that the edge calls itself, by path."""
+        return {FEEDBACK: self.feedback}
+
+    def routes(self) -> list[Route]:
+        """Return the routes to stand beside all others."""
+        return [Route("/ops/quality", self.quality)]
+
+    async def feedback(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Keep labels; the body comes whole, from the middleware that has read it."""
+        body = parse((await receive())["body"], FeedbackRequest)
+        if len(body.feedback) > self._limits.max_inputs:
+            reason = f"has over {self._limits.max_inputs} items"
+            raise InvalidInput([Detail("feedback", reason)])
+        context = current()
+        if context.principal is None:
+            raise Unauthenticated(token_sent=False)
+        labels = [Label(each.request_id, each.item, each.label) for each in body.feedback]
+        await self._desk().take(labels, context.principal.labelled_models, context.deadline)
+        answer = FeedbackResponse(accepted=len(labels), request_id=context.request_id)
+        await _json(answer)(scope, receive, send)
+
+    async def quality(self, _: Request) -> Response:
+        """Tell what is known of each version."""
+        found = await self._desk().read(current().deadline)
+        return _json(QualityResponse(models=[*map(_told, found)]))
+
+
+def _told(found: VersionQuality) -> ModelQuality:
+    estimate = found.estimate and EstimatedAccuracy.model_validate(found.estimate)
+    measures = asdict(found.measures) if found.measures else _NOTHING
+    return ModelQuality(
+        model=found.model,
+        version=found.version,
+        arm=found.arm,
+        estimate=estimate,
+        **measures,
+    )
+
+
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")

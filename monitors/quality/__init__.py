@@ -1,0 +1,1 @@
+"""How good answers are: predictions that wait for labels, labels, and what both come to."""

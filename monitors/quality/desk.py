@@ -1,0 +1,101 @@
+"""The quality of answers, as a worker has it: what is written, asked and watched, put together."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from sqlalchemy.engine import URL
+
+from kaiten.errors import DatabaseUnavailable
+from kaiten.quality import Label, VersionQuality
+from kaiten.records import PredictionRecord
+from kaiten.sections import Quality
+from monitors.quality import calibration
+from monitors.quality.database import RETRY_S, Database
+from monitors.quality.labels import Labels
+from monitors.quality.log import PredictionLog
+from monitors.quality.pruning import Pruning
+from monitors.quality.watch import Gauges, QualityWatch
+from monitors.quality.windows import Windows
+
+T = TypeVar("T")
+_THREADS = 4
+# For the answer to be on its way before the request's own deadline.
+_MARGIN_S = 0.2
+# More than a connection and a statement take where the database answers at all.
+_PATIENCE_S = 10.0
+
+
+class Watched(Gauges, Protocol):
+    """Told of what was measured, and of what was lost."""
+
+    def predictions_dropped(self, count: int) -> None:
+        """Count predictions that were not written."""
+
+
+class QualityDesk:
+    """What callers and the other parts of a worker ask; ``versions`` are those that it serves.
+
+    They are given by ``name:version``: their labels, and the folder of their newest report. Nothing
+    here holds up the event loop, and no thread beside its own few waits for the database.
+    """
+
+    def __init__(
+        self,
+        url: URL,
+        home: Path,
+        settings: Quality,
+        versions: Mapping[str, tuple[Sequence[str], Path | None]],
+        watched: Watched,
+    ) -> None:
+        self._database = Database(url)
+        self._labels = Labels(self._database, {tag: of[0] for tag, of in versions.items()})
+        read = {tag: calibration.read(report) for tag, (_, report) in versions.items()}
+        calibrations = {tag: found for tag, found in read.items() if found is not None}
+        self._windows = Windows(self._database, calibrations, settings.window_rows)
+        self._log = PredictionLog(self._database, settings, watched.predictions_dropped)
+        pruning = Pruning(self._database, settings)
+        self._watch = QualityWatch(home, self._labels, self._windows, pruning, watched)
+        self._threads = ThreadPoolExecutor(_THREADS, "quality")
+
+    def start(self) -> None:
+        """Begin to write and to watch."""
+        self._log.start()
+        self._watch.start()
+
+    def put(self, records: Sequence[PredictionRecord]) -> None:
+        """Keep the records to be written, or count them as dropped."""
+        self._log.put(records)
+
+    async def take(
+        self, labels: Sequence[Label], models: frozenset[str] | None, deadline: float
+    ) -> None:
+        """Keep all labels, on the disk when this returns, or none; see Labels.take."""
+        await self._do(lambda: self._labels.take(labels, models), deadline)
+
+    async def read(self, deadline: float) -> Sequence[VersionQuality]:
+        """Return what is known of each version that has answered; DatabaseUnavailable."""
+        return await self._do(self._windows.read, deadline)
+
+    def close(self) -> None:
+        """Write what waits, and stop."""
+        self._watch.close()
+        self._log.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._database.close()
+
+    async def _do(self, work: Callable[[], T], deadline: float) -> T:
+        """Return what work returns on a thread; DatabaseUnavailable shortly before the deadline.
+
+        A database that hangs holds up its threads, and whoever asks next waits no longer than this.
+        """
+        loop = asyncio.get_running_loop()
+        left_s = max(0.0, deadline - time.monotonic() - _MARGIN_S)
+        try:
+            async with asyncio.timeout(min(left_s, _PATIENCE_S)):
+                return await loop.run_in_executor(self._threads, work)
+        except TimeoutError:
+            raise DatabaseUnavailable(RETRY_S) from None

@@ -1,0 +1,117 @@
+"""The log of predictions, which labels are joined to: never a text, nor who asked.
+
+Records wait in a bounded queue; a side thread writes what has come, once a second. The request path
+pays for one append to the queue.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+from sqlalchemy import Connection, insert, select
+
+from kaiten import tags
+from kaiten.errors import DatabaseUnavailable
+from kaiten.records import PredictionRecord
+from kaiten.sections import Quality
+from monitors.quality.database import Database
+from monitors.quality.tables import predictions
+
+logger = structlog.get_logger(__name__)
+_POLL_S = 1.0
+_END_S = 10.0
+Row = dict[str, str | int | float]
+
+
+class PredictionLog:
+    """Writes records in a thread of its own, from start to close."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Quality,
+        on_drop: Callable[[int], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._max_pending = settings.max_pending_records
+        self._on_drop = on_drop
+        self._clock = clock
+        self._pending: deque[tuple[float, PredictionRecord]] = deque()
+        # What is being written: it stays until it is.
+        self._batch: list[Row] = []
+        self._tried = False
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+
+    def start(self) -> None:
+        """Start the side thread."""
+        self._thread.start()
+
+    def put(self, records: Sequence[PredictionRecord]) -> None:
+        """Keep records to be written; what does not fit is counted as dropped."""
+        now = self._clock()
+        room = max(0, self._max_pending - len(self._pending) - len(self._batch))
+        self._pending.extend((now, record) for record in records[:room])
+        if len(records) > room:
+            self._on_drop(len(records) - room)
+
+    def close(self) -> None:
+        """Write what waits, and stop; what can not be written now is counted as dropped."""
+        self._closing.set()
+        if self._thread.is_alive():
+            # No longer: a database may hang.
+            self._thread.join(_END_S)
+
+    def step(self) -> None:
+        """Write what waits in one transaction; where the database is away, it waits on."""
+        if not self._batch:
+            self._batch = [_row(*self._pending.popleft()) for _ in range(len(self._pending))]
+            self._tried = False
+        if not self._batch:
+            return
+        try:
+            self._write()
+        except DatabaseUnavailable:
+            self._tried = True
+            return
+        except Exception:
+            logger.exception("predictions_not_written")
+            self._on_drop(len(self._batch))
+        self._batch = []
+
+    def _run(self) -> None:
+        while not self._closing.wait(_POLL_S):
+            self.step()
+        # Once for a batch that has failed before, and once for what came after it.
+        self.step()
+        self.step()
+        if left := len(self._batch) + len(self._pending):
+            self._on_drop(left)
+
+    def _write(self) -> None:
+        with self._database.writing() as connection:
+            # A connection that broke at the very end may have broken after it.
+            if not (self._tried and _is_there(connection, self._batch[0])):
+                connection.execute(insert(predictions), self._batch)
+
+
+def _row(answered_at: float, record: PredictionRecord) -> Row:
+    model, version = tags.split(record.model)
+    return {
+        "request_id": record.request_id,
+        "item": record.item,
+        "model": model,
+        "version": version,
+        "arm": record.arm,
+        "label": record.label,
+        "confidence": record.confidence,
+        "answered_at": answered_at,
+    }
+
+
+def _is_there(connection: Connection, row: Row) -> bool:
+    same = (predictions.c[name] == value for name, value in row.items())
+    return connection.scalar(select(predictions.c.id).where(*same).limit(1)) is not None

@@ -1,0 +1,9 @@
+"""What Alembic runs: the revisions that are missing, on the connection that it is handed."""
+
+from alembic import context
+
+from monitors.quality.tables import METADATA
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
+with context.begin_transaction():
+    context.run_migrations()

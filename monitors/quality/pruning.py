@@ -1,0 +1,59 @@
+"""Forgets what is older than it is kept for, or one too many; nothing that is neither."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, Delete, delete, func, select, tuple_
+
+from kaiten.sections import Quality
+from monitors.quality.database import Database
+from monitors.quality.tables import feedback, predictions
+
+# In one transaction: a writer waits for it.
+_BATCH = 1000
+_DAY_S = 86_400
+
+
+class Pruning:
+    """Deletes in small transactions, between which others write."""
+
+    def __init__(self, database: Database, settings: Quality) -> None:
+        self._database = database
+        self._keep_s = settings.keep_days * _DAY_S
+        self._keep_rows = settings.keep_rows
+
+    def prune(self, now: float) -> int:
+        """Return how many rows were deleted; DatabaseUnavailable. ``now`` by the epoch."""
+        with self._database.reading() as connection:
+            statements = [*self._statements(connection, now - self._keep_s)]
+        return sum(self._repeat(each) for each in statements)
+
+    def _repeat(self, statement: Delete) -> int:
+        deleted = _BATCH
+        total = 0
+        while deleted == _BATCH:
+            with self._database.writing() as connection:
+                deleted = connection.execute(statement).rowcount
+            total += deleted
+        return total
+
+    def _statements(self, connection: Connection, before: float) -> Iterator[Delete]:
+        id_, at = predictions.c.id, predictions.c.answered_at
+        # Those that were written first are those that were answered first, but for seconds.
+        oldest = select(id_, at).order_by(id_).limit(_BATCH).subquery()
+        old = select(oldest.c.id).where(oldest.c.answered_at < before)
+        yield delete(predictions).where(id_.in_(old))
+        first, last = connection.execute(select(func.min(id_), func.max(id_))).one()
+        # Numbers may be left out, so only their count tells; most of the time, nothing needs one.
+        if last is not None and last - first >= self._keep_rows:
+            beyond = select(id_).order_by(id_.desc()).offset(self._keep_rows).limit(1)
+            bound = connection.scalar(beyond)
+            if bound is not None:
+                many = select(id_).where(id_ <= bound).order_by(id_).limit(_BATCH)
+                yield delete(predictions).where(id_.in_(many))
+        key, received = tuple_(feedback.c.request_id, feedback.c.item), feedback.c.received_at
+        by_time = select(feedback.c.request_id, feedback.c.item).order_by(received).limit(_BATCH)
+        yield delete(feedback).where(key.in_(by_time.where(received < before)))
+        kept = select(received).order_by(received.desc()).offset(self._keep_rows - 1).limit(1)
+        bound = connection.scalar(kept)
+        if bound is not None:
+            yield delete(feedback).where(key.in_(by_time.where(received < bound)))

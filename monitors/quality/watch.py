@@ -1,0 +1,110 @@
+"""Keeps the database in order, and the metrics of quality true: one worker of a host does."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from filelock import FileLock, Timeout
+
+from kaiten.errors import DatabaseUnavailable
+from kaiten.quality import VersionQuality
+from monitors.quality.labels import Labels
+from monitors.quality.pruning import Pruning
+from monitors.quality.windows import Windows
+
+logger = structlog.get_logger(__name__)
+POLL_S = 3.0
+_PRUNE_S = 60.0
+_END_S = 10.0
+LOCK_FILE = "quality.lock"
+
+
+class Gauges(Protocol):
+    """Told of what was measured."""
+
+    def quality_measured(self, found: Sequence[VersionQuality]) -> None:
+        """Show it."""
+
+
+class QualityWatch:
+    """A thread that measures whenever something has changed, from start to close.
+
+    Of a host's workers, the one that holds the lock does it, until it ends, in whatever way.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        labels: Labels,
+        windows: Windows,
+        pruning: Pruning,
+        gauges: Gauges,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._home = home
+        self._lock = FileLock(home / LOCK_FILE, thread_local=False)
+        self._labels = labels
+        self._windows = windows
+        self._pruning = pruning
+        self._gauges = gauges
+        self._clock = clock
+        self._prune_at = clock()
+        self._seen: tuple[int, float] | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="quality-watch", daemon=True)
+
+    def start(self) -> None:
+        """Start the side thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, and leave the rest to another worker."""
+        self._closing.set()
+        if self._thread.is_alive():
+            # No longer: a database may hang.
+            self._thread.join(_END_S)
+        self._lock.release()
+
+    def step(self) -> bool:
+        """Take one turn, if it is this worker's; a failure costs the turn, and no more."""
+        try:
+            if not self._is_ours():
+                return False
+            self._turn()
+        except DatabaseUnavailable:
+            # Told of by the database; what is shown stays.
+            self._seen = None
+        except Exception:
+            logger.exception("quality_not_measured")
+            self._seen = None
+        return True
+
+    def _run(self) -> None:
+        while not self._closing.wait(POLL_S):
+            self.step()
+
+    def _is_ours(self) -> bool:
+        if not self._lock.is_locked:
+            self._home.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                return False
+        return True
+
+    def _turn(self) -> None:
+        found = self._labels.join_waiting()
+        if found.dropped:
+            logger.warning("labels_do_not_fit", dropped=found.dropped)
+        mark, now = self._windows.mark(), self._clock()
+        # Once a minute anyway: another host may have joined some, or its clock be behind.
+        if found.joined or mark != self._seen or now >= self._prune_at:
+            self._gauges.quality_measured(self._windows.read())
+            self._seen = mark
+        if now >= self._prune_at:
+            self._prune_at = now + _PRUNE_S
+            if deleted := self._pruning.prune(now):
+                logger.info("quality_pruned", rows=deleted)

@@ -1,0 +1,99 @@
+"""The latest answers of each version, and how good they are: read from the database alone.
+
+So it is the same, whichever worker or host is asked.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+from sqlalchemy import Connection, Row, Select, func, select, tuple_
+
+from kaiten.quality import Measures, VersionQuality
+from monitors.quality.calibration import Calibration
+from monitors.quality.database import Database
+from monitors.quality.measures import scores
+from monitors.quality.tables import feedback, predictions
+
+# By ``name:version``.
+Calibrations = Mapping[str, Calibration]
+
+
+class Answering(NamedTuple):
+    """A version in one arm."""
+
+    model: str
+    version: str
+    arm: str
+
+
+class Windows:
+    """Measures over the latest ``rows`` answers of each version."""
+
+    def __init__(self, database: Database, calibrations: Calibrations, rows: int) -> None:
+        self._database = database
+        self._calibrations = calibrations
+        self._rows = rows
+
+    def read(self) -> list[VersionQuality]:
+        """Return what is known of each version that has answered; DatabaseUnavailable."""
+        with self._database.reading() as connection:
+            return [self._quality(connection, each) for each in _answering(connection)]
+
+    def mark(self) -> tuple[int, float]:
+        """Return what changes with each prediction and each label; DatabaseUnavailable."""
+        with self._database.reading() as connection:
+            last_id = connection.scalar(select(func.max(predictions.c.id))) or 0
+            last_label = connection.scalar(select(func.max(feedback.c.received_at))) or 0
+        return last_id, last_label
+
+    def _quality(self, connection: Connection, of: Answering) -> VersionQuality:
+        calibration = self._calibrations.get(f"{of.model}:{of.version}")
+        labelled = connection.execute(self._latest(of).where(predictions.c.truth.is_not(None)))
+        measures = _measures(labelled.all(), calibration)
+        estimate = None
+        if calibration is not None:
+            latest = self._latest(of).with_only_columns(predictions.c.confidence)
+            estimate = calibration.estimate(connection.scalars(latest).all())
+        return VersionQuality(*of, measures, estimate)
+
+    def _latest(self, of: Answering) -> Select[Any]:
+        columns = predictions.c
+        found = select(columns.label, columns.truth, columns.confidence, columns.answered_at)
+        found = found.where(*(columns[name] == value for name, value in of._asdict().items()))
+        return found.order_by(columns.id.desc()).limit(self._rows)
+
+
+def _measures(rows: Sequence[Row[Any]], calibration: Calibration | None) -> Measures | None:
+    if not rows:
+        return None
+    answered, right, sure, at = (np.asarray(column).tolist() for column in zip(*rows, strict=True))
+    found = scores(answered, right)
+    error = None
+    if calibration is not None:
+        error = abs(calibration.estimate(sure).accuracy - found.accuracy)
+    return Measures(
+        labelled=len(rows),
+        first_at=datetime.fromtimestamp(min(at), UTC),
+        last_at=datetime.fromtimestamp(max(at), UTC),
+        accuracy=found.accuracy,
+        precision=found.precision,
+        recall=found.recall,
+        f1=found.f1,
+        observed_error=error,
+    )
+
+
+def _answering(connection: Connection) -> Iterator[Answering]:
+    """Yield each version that has answered, in order, by one step in the index for each.
+
+    DISTINCT would read all of it.
+    """
+    columns = (predictions.c.model, predictions.c.version, predictions.c.arm)
+    following = select(*columns).order_by(*columns).limit(1)
+    row = connection.execute(following).one_or_none()
+    while row is not None:
+        yield Answering(*row)
+        after = following.where(tuple_(*columns) > tuple_(*row))
+        row = connection.execute(after).one_or_none()

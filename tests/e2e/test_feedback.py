@@ -1,0 +1,181 @@
+"""Labels for what was answered, over two workers: by SQLite, and by a PostgreSQL that restarts."""
+
+import re
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Row, Table, create_engine, select
+from sqlalchemy.engine import URL, make_url
+
+from monitors.quality.tables import feedback, predictions
+from tests.acceptance.watch import Watch
+from tests.e2e.house import Server, environment, serving, until_all_ready
+from tests.postgres_server import postgres_server
+
+pytestmark = pytest.mark.e2e
+TEXTS = ["I forgot my password", "Where is my parcel?"]
+ANSWERS = ["login_problem", "order_status"]
+FEEDBACK = "/api/v2/feedback"
+ENOUGH = 2000
+
+
+@dataclass
+class Callers:
+    """Ask, and say what was right, by connections of their own; note what was accepted."""
+
+    server: Server
+    url: URL
+    answered: list[str] = field(default_factory=list)
+    accepted: dict[tuple[str, int], str] = field(default_factory=dict)
+    refused: Counter[int] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        scopes = [part for scope in ("predict", "feedback", "ops") for part in ("--scope", scope)]
+        token = self.server.token("--subject", "tester", *scopes)
+        self.headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
+
+    def post(self, path: str, body: object, request_id: str) -> int:
+        """Return the status, or 0 where the connection broke."""
+        headers = self.headers | {"X-Request-ID": request_id}
+        try:
+            return httpx.post(
+                f"{self.server.url}{path}", json=body, headers=headers, timeout=60
+            ).status_code
+        except httpx.TransportError:
+            return 0
+
+    def ask_and_tell(self, right: list[str]) -> None:
+        """Ask both texts, and say what they should have been answered with."""
+        request_id = uuid.uuid4().hex
+        status = self.post("/api/v2/predict", {"inputs": TEXTS}, request_id)
+        if status == 200:
+            self.answered.append(request_id)
+            labels = {(request_id, item): label for item, label in enumerate(right)}
+            self.tell(labels)
+        else:
+            self.refused[status] += 1
+
+    def tell(self, labels: dict[tuple[str, int], str]) -> None:
+        rows = [{"request_id": id_, "item": n, "label": each} for (id_, n), each in labels.items()]
+        status = self.post(FEEDBACK, {"feedback": rows}, "")
+        if status == 200:
+            self.accepted |= labels
+        else:
+            self.refused[status] += 1
+
+    def many(self, count: int, right: list[str]) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: self.ask_and_tell(right), range(count)))
+
+    def many_while(self, happens: Callable[[], None], count: int) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(self.many, count, ANSWERS)
+            happens()
+            asking.result()
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"{self.server.url}{path}", headers=self.headers, timeout=60)
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        assert any(holds() for _ in range(ENOUGH)), self.server.process.log[-3000:]
+
+    def quality(self) -> dict[str, float]:
+        models = self.get("/ops/quality").json()["models"]
+        found: dict[str, float] = models[0] if models else {"labelled": 0}
+        return found
+
+    def kept(self) -> dict[tuple[str, int], str]:
+        return {(row.request_id, row.item): row.label for row in self._rows(feedback)}
+
+    def written(self) -> set[str]:
+        return {row.request_id for row in self._rows(predictions)}
+
+    def _rows(self, table: Table) -> Sequence[Row[Any]]:
+        engine = create_engine(self.url)
+        with engine.connect() as connection:
+            rows = connection.execute(select(table)).all()
+        engine.dispose()
+        return rows
+
+
+def serve(bentoml_home: Path, home: Path, **extra: str) -> dict[str, str]:
+    return environment(
+        bentoml_home, home, BENTOML_CONFIG_OPTIONS="services.kaiten_service.workers=2", **extra
+    )
+
+
+@pytest.fixture
+def with_sqlite(bentoml_home: Path, tmp_path: Path) -> Iterator[Callers]:
+    with serving(serve(bentoml_home, tmp_path)) as server:
+        until_all_ready(server.url)
+        yield Callers(server, URL.create("sqlite", database=str(tmp_path / "quality.sqlite")))
+
+
+def test_labels_tell_how_good_answers_are_and_outlast_a_killed_worker(with_sqlite: Callers) -> None:
+    callers = with_sqlite
+    callers.many(15, ANSWERS)
+    callers.many(5, [ANSWERS[0], "refund_status"])
+    assert len(callers.accepted) == 40
+    callers.until(lambda: callers.quality()["labelled"] == 40)
+    # The same, whichever worker answers.
+    assert {callers.quality()["accuracy"] for _ in range(20)} == {35 / 40}
+    shown = r'model_accuracy{arm="production",model="support-intent",version="1.0.0"} 0.875\b'
+    callers.until(lambda: re.search(shown, callers.get("/metrics").text) is not None)
+
+    unknown = callers.post(
+        FEEDBACK,
+        {"feedback": [{"request_id": callers.answered[0], "item": 0, "label": "nonsense"}]},
+        "",
+    )
+    assert unknown == 422
+    victim, _ = Watch(callers.server.process.popen.pid).workers()
+    callers.many_while(victim.kill, 60)
+    assert set(callers.refused) <= {0}
+    until_all_ready(callers.server.url)
+    callers.many(10, ANSWERS)
+    # An answer may have been lost on its way, and no label that was accepted.
+    assert callers.kept().items() >= callers.accepted.items()
+    last = callers.answered[-1]
+    callers.until(lambda: last in callers.written())
+    # What the killed worker had in hand for a second is lost, and nothing else.
+    assert len(set(callers.answered) - callers.written()) < 60
+    assert not re.search("I forgot|parcel", Path(str(callers.url.database)).read_text("latin-1"))
+
+
+def test_postgresql_that_restarts_loses_nothing(bentoml_home: Path, tmp_path: Path) -> None:
+    with postgres_server() as postgres:
+        env = serve(bentoml_home, tmp_path, KAITEN_STATE__DATABASE_URL=postgres.url)
+        # It starts, and serves, without one.
+        postgres.stop()
+        with serving(env) as server:
+            until_all_ready(server.url)
+            callers = Callers(server, make_url(postgres.url))
+            callers.many(5, ANSWERS)
+            assert callers.accepted == {}
+            assert callers.refused == {503: 5}
+            assert callers.get("/ops/quality").status_code == 503
+            postgres.start()
+            callers.until(lambda: callers.get("/ops/quality").status_code == 200)
+            callers.until(lambda: set(callers.answered) <= callers.written())
+
+            callers.many_while(postgres.restart, 60)
+            assert set(callers.refused) == {503}
+            postgres.restart()
+            callers.until(lambda: callers.get("/ops/quality").status_code == 200)
+            callers.until(lambda: set(callers.answered) <= callers.written())
+            callers.many(5, ANSWERS)
+            assert callers.kept().items() >= callers.accepted.items()
+            callers.until(lambda: callers.quality()["labelled"] >= len(callers.accepted))
+            assert callers.quality()["accuracy"] == 1.0
+            log = server.process.log
+        assert postgres.password not in log
+        assert "database_away" in log
+        assert "database_back" in log
+        assert "Traceback" not in log

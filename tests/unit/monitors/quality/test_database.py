@@ -1,0 +1,162 @@
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import func, insert, select, text
+from sqlalchemy.engine import URL, make_url
+from structlog.testing import capture_logs
+
+from kaiten.errors import DatabaseUnavailable, StateUnavailable
+from kaiten.sections import State
+from monitors.quality import database as module
+from monitors.quality.database import RETRY_S, Database, database_url, fault_of, place_of
+from monitors.quality.tables import HEAD, METADATA, predictions
+from tests.e2e.house import free_port
+from tests.postgres_server import PostgresServer, postgres_server
+from tests.unit.monitors.quality.house import row
+from tests.unit.monitors.quality.process import ROWS, TIMES, write
+
+HERE = Path(module.__file__).parent
+
+
+def rows_in(database: Database) -> int:
+    with database.reading() as connection:
+        return connection.scalar(select(func.count()).select_from(predictions)) or 0
+
+
+def test_migrations_come_to_the_tables(database: Database) -> None:
+    database.migrate()
+    with database.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+
+
+def test_head_is_that_of_the_migrations() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(HERE / "migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+
+def test_processes_that_start_at_once_migrate_once_and_all_that_they_write_is_there(
+    url: URL,
+) -> None:
+    plain = url.render_as_string(hide_password=False)
+    with ProcessPoolExecutor(3, get_context("spawn")) as pool:
+        list(pool.map(write, [plain] * 3))
+    database = Database(url)
+    assert rows_in(database) == 3 * TIMES * ROWS
+    assert fault_of(url) is None
+    database.close()
+
+
+def test_transaction_that_fails_leaves_nothing(database: Database) -> None:
+    def write_and_fail() -> None:
+        with database.writing() as connection:
+            connection.execute(insert(predictions), [row()])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_fail()
+    assert rows_in(database) == 0
+
+
+def test_commit_outlasts_a_power_loss(database: Database) -> None:
+    if database._url.get_backend_name() != "sqlite":
+        pytest.skip("PostgreSQL syncs by default")
+    with database.writing() as connection:
+        assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert connection.scalar(text("PRAGMA synchronous")) == 2
+
+
+def test_tables_of_a_newer_kaiten_are_left_alone(url: URL) -> None:
+    database = Database(url)
+    with database.writing() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    database.close()
+    database = Database(url)
+    with pytest.raises(StateUnavailable, match="revision 9999"):
+        database.migrate()
+    database.close()
+    assert "9999" in (fault_of(url) or "")
+
+
+def test_default_is_a_file_at_home(tmp_path: Path) -> None:
+    url = database_url(State(), tmp_path)
+    assert place_of(url) == str(tmp_path / "quality.sqlite")
+    assert fault_of(url) is None
+    assert not (tmp_path / "quality.sqlite").exists()
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_address_of_a_postgresql_names_no_secret(scheme: str, tmp_path: Path) -> None:
+    state = State.model_validate({"database_url": f"{scheme}://me:canary@host:5433/quality"})
+    url = database_url(state, tmp_path)
+    assert url.drivername == "postgresql+psycopg"
+    assert place_of(url) == "host:5433/quality"
+
+
+def test_database_that_is_away_is_asked_again_after_a_while() -> None:
+    now = 100.0
+    url = make_url(f"postgresql+psycopg://kaiten:canary@127.0.0.1:{free_port()}/postgres")
+    database = Database(url, lambda: now)
+    assert "OperationalError" in (fault_of(url) or "")
+    with capture_logs() as logged:
+        for _ in range(3):
+            with pytest.raises(DatabaseUnavailable) as raised, database.writing():
+                pass
+    assert raised.value.retry_after_s == RETRY_S
+    assert [each["event"] for each in logged] == ["database_away"]
+    assert "canary" not in str(logged)
+    database.close()
+
+
+def test_postgresql_that_restarts_is_found_again_and_has_what_was_written() -> None:
+    now = 100.0
+    with postgres_server() as server:
+        database = Database(make_url(server.url), lambda: now)
+        with database.writing() as connection:
+            connection.execute(insert(predictions), [row()])
+        server.stop()
+        with pytest.raises(DatabaseUnavailable):
+            rows_in(database)
+        server.start()
+        with pytest.raises(DatabaseUnavailable):
+            rows_in(database)
+        now += RETRY_S
+        with capture_logs() as logged:
+            assert rows_in(database) == 1
+        assert [each["event"] for each in logged] == ["database_back"]
+        database.close()
+
+
+def test_wrong_password_is_told_without_it(postgres: PostgresServer) -> None:
+    url = make_url(postgres.url).set(password="wrong-canary")
+    database = Database(url)
+    with capture_logs() as logged, pytest.raises(DatabaseUnavailable):
+        database.migrate()
+    assert "canary" not in str(logged)
+    assert "canary" not in (fault_of(url) or "")
+    database.close()
+
+
+def test_writers_wait_for_each_other(database: Database) -> None:
+    def some(_: int) -> None:
+        with database.writing() as connection:
+            connection.execute(insert(predictions), [row()])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(some, range(64)))
+    assert rows_in(database) == 64
+
+
+def test_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    file = tmp_path / "quality.sqlite"
+    file.write_bytes(b"nothing of the kind" * 1000)
+    database = Database(URL.create("sqlite", database=str(file)))
+    with pytest.raises(StateUnavailable, match="SQLITE_NOTADB"):
+        database.migrate()
+    database.close()

@@ -1,0 +1,75 @@
+"""The whole of it, as a worker has it, over real databases."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import URL, make_url
+
+from kaiten.errors import DatabaseUnavailable
+from kaiten.quality import Label
+from kaiten.sections import Quality
+from monitors.quality.calibration import FILE
+from monitors.quality.database import Database
+from monitors.quality.desk import QualityDesk
+from tests.postgres_server import PostgresServer
+from tests.records import recorded
+from tests.unit.monitors.quality.house import kept
+from tests.unit.monitors.quality.test_watch import Shown
+from tests.unit.monitors.quality.test_windows import HONEST
+
+LABEL = Label("request-1", 0, "billing")
+
+
+@dataclass
+class Told(Shown):
+    dropped: list[int] = field(default_factory=list)
+
+    def predictions_dropped(self, count: int) -> None:
+        self.dropped.append(count)
+
+
+def desk_of(url: URL, home: Path) -> QualityDesk:
+    (home / FILE).write_text(HONEST.model_dump_json())
+    versions = {"intent:1.0.0": (["billing", "delivery"], home)}
+    return QualityDesk(url, home, Quality(), versions, Told())
+
+
+def in_time(seconds: float = 60) -> float:
+    return time.monotonic() + seconds
+
+
+async def test_what_is_answered_labelled_and_measured(url: URL, tmp_path: Path) -> None:
+    desk = desk_of(url, tmp_path)
+    desk.put([recorded(confidence=0.8), recorded(item=1, confidence=0.6)])
+    desk.start()
+    await desk.take([LABEL], None, in_time())
+    await asyncio.to_thread(desk.close)
+    again = desk_of(url, tmp_path)
+    (found,) = await again.read(in_time())
+    assert (found.model, found.version, found.arm) == ("intent", "1.0.0", "production")
+    assert found.estimate is not None
+    assert found.estimate.accuracy == pytest.approx(0.7)
+    await asyncio.to_thread(again.close)
+
+
+async def test_database_that_hangs_is_given_up_before_the_deadline_and_holds_up_nobody(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = make_url(postgres.url)
+    desk, other = desk_of(url, tmp_path), Database(url)
+    with other.writing() as connection:
+        # Whoever writes feedback waits for this.
+        connection.execute(text("LOCK TABLE feedback IN ACCESS EXCLUSIVE MODE"))
+        asked = [asyncio.create_task(desk.take([LABEL], None, in_time(0.5))) for _ in range(20)]
+        # The loop goes on meanwhile.
+        await asyncio.sleep(0)
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(each) for each in found} == {DatabaseUnavailable}
+    await desk.take([LABEL], None, in_time())
+    assert kept(other)["request-1", 0][0] == "billing"
+    await asyncio.to_thread(desk.close)
+    other.close()

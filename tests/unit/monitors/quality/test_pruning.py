@@ -1,0 +1,64 @@
+import pytest
+from sqlalchemy import insert
+
+from kaiten.sections import Quality
+from monitors.quality.database import Database
+from monitors.quality.pruning import Pruning
+from monitors.quality.tables import feedback
+from tests.unit.monitors.quality.house import kept, put, row, truths
+
+DAY_S = 86_400
+NOW = 100.0 * DAY_S
+
+
+def put_labels(database: Database, received: list[float]) -> None:
+    rows = [
+        {"request_id": f"r{number}", "item": 0, "label": "x", "received_at": at, "joined": False}
+        for number, at in enumerate(received)
+    ]
+    with database.writing() as connection:
+        connection.execute(insert(feedback), rows)
+
+
+def pruned(database: Database, days: float = 30, rows: int = 1_000_000) -> int:
+    return Pruning(database, Quality(keep_days=days, keep_rows=rows)).prune(NOW)
+
+
+def left(database: Database) -> list[int]:
+    return [item for _, item, _ in truths(database)]
+
+
+def test_what_is_within_both_bounds_stays(database: Database) -> None:
+    put(database, *(row(item=item, answered_at=NOW - 29 * DAY_S) for item in range(5)))
+    put_labels(database, [NOW - 29 * DAY_S] * 5)
+    assert pruned(database, rows=5) == 0
+    assert left(database) == [0, 1, 2, 3, 4]
+    assert len(kept(database)) == 5
+
+
+def test_what_is_too_old_goes(database: Database) -> None:
+    ages = [31, 32, 29, 31, 1]
+    put(database, *(row(item=age, answered_at=NOW - age * DAY_S) for age in ages))
+    put_labels(database, [NOW - age * DAY_S for age in ages])
+    assert pruned(database) == 6
+    assert left(database) == [29, 1]
+    assert {key for key, _ in kept(database)} == {"r2", "r4"}
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_what_is_one_too_many_goes_by_count_and_not_by_number(
+    database: Database, rows: int
+) -> None:
+    # Numbers of which most were never given, as a sequence leaves them out.
+    put(database, *(row(id=1 + 100 * item, item=item, answered_at=NOW) for item in range(5)))
+    put_labels(database, [NOW + number for number in range(5)])
+    assert pruned(database, rows=rows) == 2 * (5 - rows)
+    assert left(database) == [0, 1, 2, 3, 4][-rows:]
+    assert sorted(key for key, _ in kept(database)) == [f"r{n}" for n in range(5)][-rows:]
+
+
+def test_more_than_a_batch_goes_in_several(database: Database) -> None:
+    put(database, *(row(item=item, answered_at=0.0) for item in range(2500)))
+    put(database, row(item=2500, answered_at=NOW))
+    assert pruned(database) == 2500
+    assert left(database) == [2500]

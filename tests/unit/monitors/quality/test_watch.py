@@ -1,0 +1,109 @@
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import make_url
+from structlog.testing import capture_logs
+
+from kaiten.quality import Label, VersionQuality
+from kaiten.sections import Quality
+from monitors.quality.database import Database
+from monitors.quality.labels import Labels
+from monitors.quality.pruning import Pruning
+from monitors.quality.watch import QualityWatch
+from monitors.quality.windows import Windows
+from tests.e2e.house import free_port
+from tests.unit.monitors.quality.house import put, row, truths
+
+
+@dataclass
+class Shown:
+    shown: list[Sequence[VersionQuality]] = field(default_factory=list)
+
+    def quality_measured(self, found: Sequence[VersionQuality]) -> None:
+        self.shown.append(found)
+
+
+@dataclass
+class Host:
+    """The workers of one host, each with a clock that the test sets."""
+
+    home: Path
+    database: Database
+    now: float = 1000.0
+    shown: Shown = field(default_factory=Shown)
+
+    def worker(self) -> QualityWatch:
+        labels = Labels(self.database, {"intent:1.0.0": ["billing"]}, lambda: self.now)
+        windows = Windows(self.database, {}, 10)
+        pruning = Pruning(self.database, Quality(keep_days=1))
+        clock = lambda: self.now  # noqa: E731
+        return QualityWatch(self.home, labels, windows, pruning, self.shown, clock)
+
+    @property
+    def accuracies(self) -> list[float | None]:
+        measures = (found[0].measures for found in self.shown.shown)
+        return [each.accuracy if each else None for each in measures]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path, Database(make_url(f"sqlite:///{tmp_path / 'quality.sqlite'}")))
+
+
+def test_one_worker_measures_until_it_ends(host: Host) -> None:
+    first, second = host.worker(), host.worker()
+    assert first.step()
+    assert not second.step()
+    first.close()
+    assert second.step()
+    second.close()
+
+
+def test_what_has_not_changed_is_not_measured_again(host: Host) -> None:
+    put(host.database, row(answered_at=host.now))
+    watch = host.worker()
+    for _ in range(3):
+        watch.step()
+    assert host.accuracies == [None]
+    Labels(host.database, {}, lambda: host.now).take([Label("request-1", 0, "billing")], None)
+    watch.step()
+    watch.step()
+    assert host.accuracies == [None, 1.0]
+    watch.close()
+
+
+def test_label_that_came_first_is_joined_and_measured(host: Host) -> None:
+    labels = Labels(host.database, {}, lambda: host.now)
+    labels.take([Label("request-1", 0, "delivery"), Label("unfit", 0, "delivery")], None)
+    watch = host.worker()
+    watch.step()
+    put(host.database, row(answered_at=host.now, version="2.0.0"))
+    put(host.database, row(answered_at=host.now, request_id="unfit"))
+    with capture_logs() as logged:
+        watch.step()
+    assert [each["event"] for each in logged] == ["labels_do_not_fit"]
+    assert truths(host.database) == [("request-1", 0, "delivery"), ("unfit", 0, None)]
+    assert host.shown.shown[-1][1].measures is not None
+    watch.close()
+
+
+def test_what_is_too_old_is_pruned_each_minute(host: Host) -> None:
+    watch = host.worker()
+    watch.step()
+    put(host.database, row(answered_at=0.0))
+    host.now += 2 * 86_400
+    watch.step()
+    assert truths(host.database) == []
+    watch.close()
+
+
+def test_database_that_is_away_costs_turns_and_no_more(tmp_path: Path) -> None:
+    url = make_url(f"postgresql+psycopg://kaiten:x@127.0.0.1:{free_port()}/postgres")
+    host = Host(tmp_path, Database(url))
+    watch = host.worker()
+    assert watch.step()
+    assert watch.step()
+    assert host.shown.shown == []
+    watch.close()
