@@ -16,6 +16,8 @@ from kaiten.errors import ModelRejected
 
 # In the folder of a report, beside the profile of its rows.
 CENTROIDS_FILE = "centroids.npz"
+# What numpy raises for a file that is cut off, or of another kind.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
@@ -70,9 +72,10 @@ def read(folder: Path) -> Floats | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # By its content: numpy leaves a file open that it can not read.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             found = np.asarray(arrays["centroids"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise _rejected(f"can not be read: {type(error).__name__}") from None
     if found.dtype != np.float32 or found.ndim != 2 or not found.size:  # noqa: PLR2004
         raise _rejected("holds no centroids")

@@ -88,11 +88,15 @@ def test_alone_padded_and_packed_agree_with_a_cpu(
     assert engine.packed
     pad = pad_id(folder)
     for batch in batches():
-        expected, found = exact.compute(batch, pad).logits, engine.compute(batch, pad).logits
-        alone = np.concatenate([engine.compute([text], pad).logits for text in batch])
-        rounding = ROUNDING * np.abs(expected).max()
-        np.testing.assert_allclose(found, expected, atol=rounding)
-        np.testing.assert_allclose(found, alone, atol=rounding)
+        lone = [engine.compute([text], pad) for text in batch]
+        for found, expected, *alone in zip(
+            engine.compute(batch, pad), exact.compute(batch, pad), *lone, strict=True
+        ):
+            assert found is not None
+            assert expected is not None
+            rounding = ROUNDING * np.abs(expected).max()
+            np.testing.assert_allclose(found, expected, atol=rounding)
+            np.testing.assert_allclose(found, np.concatenate(alone), atol=rounding)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -10,9 +10,11 @@ from typer.testing import CliRunner, Result
 
 from kaiten.cli import app
 from kaiten.cli.evidence import Repository, gather
-from kaiten.sections import Evidence
+from kaiten.sections import Evidence, Runners
 from lifecycle.card import Provenance
 from lifecycle.store import ModelStore
+from runners import centroids
+from runners.tasks.text_classification.serving import load
 from tests.unit.lifecycle.cards import card, stored
 
 TEXTS = [f"w{number} w{number * 7 % 50} w{number * 3 % 40}" for number in range(40)]
@@ -71,6 +73,39 @@ def test_from_a_report_to_production_and_back(registered: str, tmp_path: Path) -
     told = run("history", "tiny")
     assert [word in told.stdout for word in ("registered", "validated, passed", "it is better")]
     assert run("rollback", "tiny", "--reason", "a try").exit_code == 1
+
+
+@pytest.mark.usefixtures("lenient")
+def test_report_is_the_reference_that_answers_are_measured_from(
+    registered: str, tmp_path: Path
+) -> None:
+    model, rows = ModelStore().get(registered), data(tmp_path)
+
+    def reference() -> Path | None:
+        return model.reference
+
+    assert reference() is None
+    assert run("validate", registered, "--data", rows).exit_code == 0
+    first = reference()
+    assert first is not None
+    files = {"report.json", "report.html", "reference.bin", "centroids.npz"}
+    assert {each.name for each in first.iterdir()} == files
+    # A centroid for each label that was answered with, as wide as the network's pooled output.
+    task = load(model.folder, model.card.max_length, Runners(device="cpu", threads=1), first)
+    items = task.processor.prepare(TEXTS)
+    found = task.processor.finish(items, task.model.infer(items))
+    kept = centroids.read(first)
+    assert kept is not None
+    assert kept.shape == (len({each.index for each in found}), 32)
+    assert all(each.distance is not None and 0 <= each.distance <= 2 for each in found)
+    assert max(each.distance or 0 for each in found) > 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KAITEN_VALIDATION__MIN_ACCURACY", "1")
+        assert run("validate", registered, "--data", rows).exit_code == 1
+    assert reference() == first
+    assert run("validate", registered, "--data", rows).exit_code == 0
+    assert reference() not in {first, None}
 
 
 @pytest.mark.usefixtures("lenient")

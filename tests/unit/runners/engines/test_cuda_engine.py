@@ -14,7 +14,7 @@ from structlog.typing import EventDict
 
 from kaiten.errors import OutOfMemory
 from kaiten.sections import Runners
-from runners.engines.base import Samples
+from runners.engines.base import Computed, Samples
 from runners.engines.cuda_engine import CudaEngine
 from runners.engines.torch_engine import TorchEngine
 
@@ -112,14 +112,21 @@ def batches() -> Iterator[list[list[int]]]:
             yield batch
 
 
+def agree(computed: Computed, wanted: Computed, rounding: float) -> None:
+    """Compare logits and embeddings, which both must have; ``rounding`` is of the largest."""
+    for found, expected in zip(computed, wanted, strict=True):
+        assert found is not None
+        assert expected is not None
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=rounding * np.abs(expected).max())
+
+
 def test_packed_in_half_precision_answers_as_torch_does(
     packed: CudaEngine, exact: TorchEngine
 ) -> None:
     assert packed.packed
     for batch in batches():
-        expected, found = exact.compute(batch, 0).logits, packed.compute(batch, 0).logits
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=ROUNDING * np.abs(expected).max())
+        agree(packed.compute(batch, 0), exact.compute(batch, 0), ROUNDING)
 
 
 def test_an_answer_depends_on_no_other_batch(packed: CudaEngine) -> None:
@@ -164,9 +171,7 @@ def test_single_precision_is_padded_and_exact(
     engine.reserve(TOKENS, ITEMS)
     assert not engine.packed
     for batch in batches():
-        np.testing.assert_allclose(
-            engine.compute(batch, 0).logits, exact.compute(batch, 0).logits, atol=1e-5
-        )
+        agree(engine.compute(batch, 0), exact.compute(batch, 0), 1e-5)
 
 
 def test_half_precision_that_answers_otherwise_is_refused(

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from runners.engines.base import pad
+from runners.engines.embedding import watch
 from runners.engines.export import trace
 from runners.engines.pruning import prune
 
@@ -66,6 +67,7 @@ def test_classifiers_answer_the_same_and_compute_less(family: str) -> None:
     config: PretrainedConfig = FAMILIES[family]
     torch.manual_seed(7)
     network = AutoModelForSequenceClassification.from_config(config).eval()
+    watch(network)
     pad_id = config.pad_token_id or 0
     texts = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [15]]
     model = trace(network, pad(texts[:2], pad_id))
@@ -77,11 +79,13 @@ def test_classifiers_answer_the_same_and_compute_less(family: str) -> None:
     assert operations(model).count("Slice") > operations(whole).count("Slice")
     for batch in (texts, texts[:1], texts[1:]):
         ids, mask = pad(batch, pad_id)
-        (found,), (expected,) = (
+        (found, embedding), expected = (
             run(each, input_ids=ids, attention_mask=mask) for each in (model, whole)
         )
         assert found.shape == (len(batch), 5)
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert embedding.shape == (len(batch), 16)
+        np.testing.assert_allclose(found, expected[0], atol=1e-6)
+        np.testing.assert_allclose(embedding, expected[1], atol=1e-6)
 
 
 def test_what_follows_a_token_by_itself_is_done_for_the_first_alone() -> None:

@@ -2,24 +2,31 @@
 
 import asyncio
 import math
+import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from kaiten.context import RequestContext, bind
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
-from kaiten.sections import Batching
+from kaiten.sections import Batching, Runners
+from runners import centroids
 from runners.remote import client
 from runners.remote.client import RemoteRunner
 from runners.remote.frames import Answer, Kind, frame
 from runners.remote.server import DeviceServer, carried
 from runners.runner import Runner
+from runners.tasks.base import Codec, Processor, Task
+from runners.tasks.text_classification import serving
+from runners.tasks.text_classification.inspection import inspect
 from tests.unit.runners.test_batcher import Item, Recorder, settle
 
 # Ends a test that would hang; nothing waits so long.
@@ -98,8 +105,10 @@ class House:
         self._leave = asyncio.Event()
         self.serving: asyncio.Task[None] | None = None
 
-    def serve(self, limits: Batching | None = None) -> None:
-        task = carried(self.network, Letters())
+    def serve(
+        self, limits: Batching | None = None, task: Task[Any, Any, Any, Any] | None = None
+    ) -> None:
+        task = task or carried(self.network, Letters())
         died = lambda: self.deaths.append("died")  # noqa: E731
         runner = Runner("letters:1.0.0", ["a"], task, limits or Batching(), self.told, died)
         self.serving = asyncio.create_task(self._serve(runner))
@@ -117,9 +126,14 @@ class House:
     def leave(self) -> None:
         self._leave.set()
 
-    def worker(self, tag: str = "letters:1.0.0", max_pending: int = 512) -> RemoteRunner:
-        letters = Letters()
-        worker = RemoteRunner(tag, ["a"], letters, letters, self.socket, max_pending)
+    def worker(
+        self,
+        tag: str = "letters:1.0.0",
+        max_pending: int = 512,
+        ends: tuple[Processor[Any, Any, Any, Any], Codec[Any, Any]] | None = None,
+    ) -> RemoteRunner:
+        processor, codec = ends or (Letters(), Letters())
+        worker = RemoteRunner(tag, ["a"], processor, codec, self.socket, max_pending)
         self._workers.append((worker, asyncio.create_task(worker.start())))
         return worker
 
@@ -198,6 +212,33 @@ async def test_no_inputs_are_no_call(house: House) -> None:
     worker = await house.ready_worker()
     assert await worker.predict([]) == []
     assert house.network.batches == []
+
+
+@pytest.mark.parametrize("with_reference", [True, False])
+async def test_distance_is_taken_where_the_network_is(
+    with_reference: bool,  # noqa: FBT001
+    house: House,
+    tiny_classifier: Path,
+    tmp_path: Path,
+) -> None:
+    served = Path(shutil.copytree(tiny_classifier, tmp_path / "model"))
+    inspect(tiny_classifier, served)
+    one_centroid = centroids.written(np.eye(1, 32, dtype=np.float32))
+    (tmp_path / centroids.CENTROIDS_FILE).write_bytes(one_centroid)
+    reference = tmp_path if with_reference else None
+    task = serving.load(served, 64, Runners(device="cpu", threads=1), reference)
+    house.serve(task=carried(task.model, serving.codec))
+    worker = house.worker(ends=(serving.load_processor(served, 64), serving.codec))
+    await until_ready(worker)
+    found = await worker.predict(texts := ["w1", "w2 w3"])
+
+    items = task.processor.prepare(texts)
+    for answer, expected in zip(
+        found, task.processor.finish(items, task.model.infer(items)), strict=True
+    ):
+        assert answer.index == expected.index
+        assert (answer.distance is not None) is with_reference
+        assert answer.distance == (pytest.approx(expected.distance) if with_reference else None)
 
 
 async def test_long_inputs_and_many_pass(house: House) -> None:

@@ -302,12 +302,12 @@ def test_distance_is_that_to_the_nearest_centroid(
     raw = classifier.model.infer(classifier.processor.prepare(TEXTS))
     assert raw.embeddings is not None
     assert np.isnan(raw.distances).all()
-    found = predict(measured, TEXTS)
+    found = np.array([each.distance for each in predict(measured, TEXTS)])
     # Those of the first three texts themselves.
-    np.testing.assert_allclose([each.distance for each in found[:3]], 0, atol=1e-2)
+    np.testing.assert_allclose(found[:3], 0, atol=1e-2)
     unit = raw.embeddings / np.linalg.norm(raw.embeddings, axis=1, keepdims=True)
     expected = np.linalg.norm(unit[:, None] - unit[None, :3], axis=2).min(axis=1)
-    np.testing.assert_allclose([each.distance for each in found], expected, atol=1e-2)
+    np.testing.assert_allclose(found, expected, atol=1e-2)
     assert {each.distance for each in predict(classifier, TEXTS)} == {None}
 
 
