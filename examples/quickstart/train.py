@@ -225,8 +225,7 @@ def make() -> None:
 def validate() -> None:
     """Validate the registered version on held-out rows, so that drift has a reference.
 
-    A refused one serves as well, outside production: only the time that an answer takes here is
-    left to chance.
+    One that is refused, as on a slow machine, serves too, outside production.
     """
     # Who has the model already, or wants but its data, loads nothing of it.
     validation = import_module("kaiten.cli.validation")
