@@ -33,9 +33,17 @@ def report(reference: Reference | str, unreadable: int = 0) -> Report:
     )
 
 
-def with_odd_label() -> Reference:
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render(report(Reference("report-1", usual(RANDOM, 3000))))
+
+
+@pytest.fixture(scope="module")
+def odd_page() -> str:
+    """Return the page of a version with a label that is no plain word, and damaged profiles."""
     label = np.array([ODD] * ROWS)
-    return Reference("report-1", Profile.of(answers(RANDOM, ROWS, label=label)))
+    reference = Reference("report-1", Profile.of(answers(RANDOM, ROWS, label=label)))
+    return render(report(reference, unreadable=2))
 
 
 class Elements(HTMLParser):
@@ -56,46 +64,43 @@ class Elements(HTMLParser):
         self.text += data
 
 
-def test_a_page_tells_the_verdict_and_its_cause_first() -> None:
-    text = Elements(render(report(Reference("report-1", usual(RANDOM, 3000))))).text
+def test_a_page_tells_the_verdict_and_its_cause_first(page: str) -> None:
+    text = Elements(page).text
     assert "intent:1.0.0, production" in text
     assert "3000 answers in 3 windows" in text
     assert "Reference: the rows of report report-1" in text
-    features = re.findall(r"^(text_length|token_count|confidence|label)$", text, re.M)
+    features = re.findall(r"^(text_length|token_count|confidence|label)$", text, re.MULTILINE)
     assert features[0] == "text_length"
     assert "reference_median" in text
 
 
 @pytest.mark.parametrize("name", ["text_length", "confidence", "label"])
-def test_each_feature_is_drawn_over_its_reference(name: str) -> None:
-    found = Elements(render(report(Reference("report-1", usual(RANDOM, 3000)))))
+def test_each_feature_is_drawn_over_its_reference(name: str, page: str) -> None:
+    found = Elements(page)
     # One for each feature, and the time line.
     assert found.tags.count("svg") == 10
     assert f"{name} (line: these windows; grey: reference)" in found.text
 
 
-def test_a_page_asks_nobody_and_runs_nothing() -> None:
-    page = render(report(with_odd_label()))
-    found = Elements(page)
+def test_a_page_asks_nobody_and_runs_nothing(odd_page: str) -> None:
+    found = Elements(odd_page)
     assert "script" not in found.tags
     assert not [each for each in found.links if each and not each.startswith("#")]
-    assert not re.findall(r"url\((?!#)", page)
+    assert not re.findall(r"url\((?!#)", odd_page)
     # Names of vocabularies alone look like addresses.
-    assert set(re.findall(r"\bhttps?://[^\s\"'<]+", page)) <= {
+    assert set(re.findall(r"\bhttps?://[^\s\"'<]+", odd_page)) <= {
         "http://www.w3.org/2000/svg",
         "http://www.w3.org/1999/xlink",
     }
 
 
-def test_what_stands_in_a_label_is_text() -> None:
-    page = render(report(with_odd_label()))
-    assert "<script>" not in page
-    assert ODD in Elements(page).text
-    assert "s3://bucket/<prefix>" in Elements(page).text
+def test_what_stands_in_a_label_is_text(odd_page: str) -> None:
+    assert "<script>" not in odd_page
+    assert ODD in Elements(odd_page).text
+    assert "s3://bucket/<prefix>" in Elements(odd_page).text
 
 
-def test_colours_are_those_of_the_page_in_light_and_dark() -> None:
-    page = render(report(Reference("report-1", usual(RANDOM, 3000))))
+def test_colours_are_those_of_the_page_in_light_and_dark(page: str) -> None:
     body = page[page.index("</style>") :]
     used = set(re.findall(r"var\(--(\w+)\)", body))
     assert {"ink", "quiet", "good", "line1"} <= used
@@ -112,7 +117,6 @@ def test_a_version_without_a_reference_says_so_plainly() -> None:
     assert found.tags.count("svg") == 9
 
 
-def test_what_could_not_be_read_is_told() -> None:
-    known = Reference("report-1", usual(RANDOM, 3000))
-    assert "2 profiles could not be read" in Elements(render(report(known, 2))).text
-    assert "could not be read" not in render(report(known))
+def test_what_could_not_be_read_is_told(page: str, odd_page: str) -> None:
+    assert "2 profiles could not be read" in Elements(odd_page).text
+    assert "could not be read" not in page
