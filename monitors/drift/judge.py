@@ -4,7 +4,6 @@ Two spans are looked at, the window and it with the one before: a small change t
 only in the second. A feature counts where its effect is large enough, whatever its p-value.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from monitors.drift.statistics import Difference, classes_differ, numbers_differ
 from monitors.features import FEATURES, Feature
 from monitors.tracking import Profile
 
-# Effects that differ by less than this factor tell no order of causes.
+# What moved by less than this factor more or less tells no order of causes.
 _ALIKE = 1.5
 _STAGES = {feature.name: feature.stage for feature in FEATURES}
 
@@ -49,18 +48,22 @@ def judge(reference: Profile, windows: Sequence[Profile], min_effect: float) -> 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
     """Return findings with likely causes first.
 
-    What differs most comes first; of what differs about as much, what comes first on the way from
-    a text to its answer, as it may be the cause of the rest.
+    What moved most answers comes first; of what moved about as many, what comes first on the way
+    from a text to its answer, as it may be the cause of the rest.
     """
-    return sorted(
-        findings,
-        key=lambda each: (
-            each.p_value >= 1,
-            -_magnitude(each.difference.effect),
-            _STAGES[each.feature],
-            -each.difference.effect,
-        ),
-    )
+    left, found = list(findings), list[Finding]()
+    while left:
+        most = max(map(_moved, left))
+        alike = [each for each in left if _moved(each) * _ALIKE >= most]
+        first = min(alike, key=lambda each: (_STAGES[each.feature], -_moved(each)))
+        left.remove(first)
+        found.append(first)
+    return found
+
+
+def _moved(finding: Finding) -> float:
+    # What differs by too little, or by chance, has moved nothing.
+    return finding.difference.moved if finding.p_value < 1 else 0.0
 
 
 def _of(
@@ -97,7 +100,3 @@ def _adjusted(findings: Sequence[Finding]) -> list[Finding]:
     return [
         replace(each, p_value=float(value)) for each, value in zip(ordered, adjusted, strict=True)
     ]
-
-
-def _magnitude(effect: float) -> int:
-    return math.floor(math.log(max(effect, 1e-9), _ALIKE))

@@ -26,10 +26,14 @@ Shares = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Of one feature: an effect from 0 to 1, and the p-value under no difference at all."""
+    """Of one feature: an effect from 0 to 1, and the p-value under no difference at all.
+
+    ``moved`` estimates the share of answers that are others, which features can be ranked by.
+    """
 
     effect: float
     p_value: float
+    moved: float
     details: Mapping[str, float | str] = field(default_factory=dict)
 
 
@@ -49,7 +53,10 @@ def numbers_differ(reference: Profile, current: Profile, column: str) -> Differe
     p_value = float(kolmogorov((root + 0.12 + 0.11 / root) * distance))
     medians = [float(each[len(_RANKS) // 2]) for each in found]
     return Difference(
-        distance, p_value, {"reference_median": medians[0], "median": medians[1], "ks": distance}
+        distance,
+        p_value,
+        distance,
+        {"reference_median": medians[0], "median": medians[1], "ks": distance},
     )
 
 
@@ -74,7 +81,8 @@ def classes_differ(reference: Profile, current: Profile, column: str) -> Differe
     # Either may tell: Bonferroni's correction for both, and within the second for all classes.
     return Difference(
         max(moved, min(1.0, abs(float(effects[surest])))),
-        min(1.0, 2 * min(whole, one)),
+        float(min(1.0, 2 * min(whole, one))),
+        moved,
         {
             "psi": index,
             "chi_square_p": whole,

@@ -14,6 +14,7 @@ from tests.acceptance import (
     gate,
     jwks,
     kill_worker,
+    monitors,
     overload,
     poison,
     soak,
@@ -31,6 +32,7 @@ _SUITES = {
     "contract": contract.run,
     "jwks": jwks.run,
     "drift": drift.run,
+    "monitors": monitors.run,
     "bench_gpu": bench_gpu.run,
 }
 

@@ -1,0 +1,85 @@
+"""What profiles, drift and quality cost a server: two servers, with them and without, by turns."""
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+
+from benchmarks.client import Pool
+from tests.acceptance.load import closed_loop
+from tests.acceptance.places import TWO_WORKERS, Served, served
+from tests.acceptance.report import Report, console
+from tests.acceptance.soak import LANES, REQUESTS, WINDOWS, Slope, counted, soaked
+from tests.e2e.house import quickstart_texts
+
+_OFF = {"KAITEN_PROFILES__ENABLED": "false", "KAITEN_QUALITY__ENABLED": "false"}
+_ROUNDS, _ROUND_S, _WARM_UP_S = 10, 10.0, 5.0
+_LEAST_THROUGHPUT = 0.95
+_MOST_MEMORY_MIB = 150
+_MOST_GROWTH = 0.03
+# Threads, caches and the allocator find their size.
+_FIRST_WINDOWS = 0.1
+_SEED = 20261128
+
+
+async def run(report: Report, store: Path, folder: Path) -> None:
+    with ExitStack() as stack:
+        on = stack.enter_context(served(store, folder / "on", TWO_WORKERS))
+        off = stack.enter_context(served(store, folder / "off", {**TWO_WORKERS, **_OFF}))
+        await _by_turns(report, on, off)
+    # Alone, as another server would only slow it down.
+    with served(store, folder / "soak", TWO_WORKERS) as alone:
+        await _growth(report, alone)
+
+
+async def _by_turns(report: Report, on: Served, off: Served) -> None:
+    rounds = max(2, round(_ROUNDS * report.scale))
+    ratios, memories = [], []
+    async with on.pool() as with_them, off.pool() as without:
+        pairs = ((with_them, _bodies(on)), (without, _bodies(off)))
+        for pool, bodies in pairs:
+            await closed_loop(pool, bodies, LANES, _WARM_UP_S)
+        for number in range(rounds):
+            # Who goes first takes turns as well.
+            order = pairs if number % 2 else pairs[::-1]
+            rates = {id(pool): await _rate(pool, bodies) for pool, bodies in order}
+            ratios.append(rates[id(with_them)] / rates[id(without)])
+            memories.append(on.watch.memory_mib() - off.watch.memory_mib())
+            console.print(f"  {number + 1}/{rounds}: {ratios[-1]:.3f}, {memories[-1]:+.0f} MiB")
+    report.tell("by turns", ratios=ratios, memory_mib=memories)
+    share = median(ratios)
+    report.check("throughput with them, share of without", share, passed=share >= _LEAST_THROUGHPUT)
+    most = max(memories)
+    report.check("memory that they take, MiB", most, passed=most <= _MOST_MEMORY_MIB)
+
+
+async def _rate(pool: Pool, bodies: Iterator[bytes]) -> float:
+    return (await closed_loop(pool, bodies, LANES, _ROUND_S)).rate()
+
+
+def _bodies(server: Served) -> Iterator[bytes]:
+    texts = quickstart_texts()
+    random.Random(_SEED).shuffle(texts)
+    return cycle([server.target.v1(text) for text in texts])
+
+
+async def _growth(report: Report, server: Served) -> None:
+    windows = await soaked(server, round(REQUESTS * report.scale), WINDOWS)
+    kept = windows[round(len(windows) * _FIRST_WINDOWS) :]
+    memory = Slope.of([window.memory_mib for window in kept])
+    statuses = counted(windows)
+    report.tell(
+        "growth",
+        requests=sum(statuses.values()),
+        statuses=statuses,
+        memory_mib=memory.mean,
+        memory_change=memory.change,
+        memory_change_error=memory.error,
+        memories=[window.memory_mib for window in windows],
+    )
+    report.check("every request is answered", statuses, passed=set(statuses) == {200})
+    report.check(
+        "memory does not grow by more than 3 %", memory.change, passed=memory.change <= _MOST_GROWTH
+    )

@@ -1,0 +1,129 @@
+"""Drift of a server with two workers, told alike by both, whichever of them is killed."""
+
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from monitors.tracking import Profile
+from tests.acceptance.places import TWO_WORKERS, Served, served
+from tests.e2e.house import quickstart_texts, until_all_ready
+
+Json = Any
+pytestmark = pytest.mark.e2e
+WINDOW = 60
+LIMIT = 5000
+SETTINGS = {
+    "KAITEN_DRIFT__WINDOW_ROWS": str(WINDOW),
+    "KAITEN_DRIFT__MIN_ROWS": "30",
+    **TWO_WORKERS,
+}
+
+
+@pytest.fixture(scope="module")
+def watched(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(bentoml_home, tmp_path_factory.mktemp("home"), SETTINGS) as each:
+        yield each
+
+
+@pytest.fixture(scope="module")
+def operator(watched: Served) -> Iterator[Callable[[], Json]]:
+    """Return what tells the drift of the one version, by whichever worker answers."""
+    token = watched.server.token("--subject", "ops", "--scope", "ops")
+    # Each time on a connection of its own, which either worker may take.
+    headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
+    with httpx.Client(base_url=watched.server.url, headers=headers, timeout=60) as client:
+
+        def drift() -> Json:
+            (found,) = client.get("/ops/drift").raise_for_status().json()["models"]
+            return found
+
+        yield drift
+
+
+def ask(each: Served, texts: list[str]) -> None:
+    """Send each text on a connection of its own: both workers get some."""
+    headers = {"Authorization": f"Bearer {each.server.token()}", "Connection": "close"}
+    with httpx.Client(base_url=each.server.url, headers=headers, timeout=60) as client:
+        for text in texts:
+            client.post("/api/v1/predict", json={"text": text}).raise_for_status()
+
+
+def after(drift: Callable[[], Json], windows: int) -> Json:
+    """Return what is told once so many windows were judged."""
+    found = next((each for _ in range(LIMIT) if (each := drift())["windows"] >= windows), None)
+    assert found is not None, f"no {windows} windows were judged"
+    return found
+
+
+def test_usual_answers_are_judged_and_do_not_drift(
+    watched: Served, operator: Callable[[], Json]
+) -> None:
+    assert operator()["reference"] is not None
+    ask(watched, quickstart_texts()[:WINDOW])
+    found = after(operator, 1)
+    assert (found["model"], found["version"], found["arm"]) == (
+        "support-intent",
+        "1.0.0",
+        "production",
+    )
+    assert found["drifted"] is False
+    assert found["window"]["rows"] == WINDOW
+    assert "distance" in {feature["name"] for feature in found["features"]}
+
+
+def test_drift_is_told_alike_by_both_workers_and_by_the_metrics(
+    watched: Served, operator: Callable[[], Json]
+) -> None:
+    before = operator()["windows"]
+    ask(watched, [text.upper() for text in quickstart_texts()[:WINDOW]])
+    found = after(operator, before + 1)
+    assert found["drifted"] is True
+    assert found["features"][0]["name"] == "upper_case_share"
+    assert all(operator() == found for _ in range(10))
+    metrics = httpx.get(f"{watched.server.url}/metrics").text
+    labels = '{arm="production",model="support-intent",version="1.0.0"}'
+    assert f"model_drift{labels} 1.0" in metrics
+    assert f"model_drift_reference{labels} 1.0" in metrics
+    assert f"model_drift_windows_total{labels} {found['windows']:.1f}" in metrics
+    assert "drift_began" in watched.server.process.log
+
+
+def test_whoever_is_killed_takes_no_window_along(
+    watched: Served, operator: Callable[[], Json]
+) -> None:
+    before = operator()["windows"]
+    ask(watched, quickstart_texts()[: WINDOW // 2])
+    # It holds what closes windows, and the other takes that over.
+    keeper = next(each for each in watched.watch.workers() if _keeps_the_lock(each))
+    os.kill(keeper.pid, signal.SIGKILL)
+    watched.wait_for_starts(3)
+    until_all_ready(watched.server.url)
+    ask(watched, quickstart_texts()[:WINDOW])
+    found = after(operator, before + 1)
+    # He loses what he had not spooled, of a second at most, and never what he had.
+    assert WINDOW <= found["window"]["rows"] <= WINDOW + WINDOW // 2
+    stats = httpx.get(f"{watched.server.url}/metrics").text
+    (asked,) = re.findall(r'model_requests_total{.*predict".*status="200".*} (.*)', stats)
+    assert float(asked) == 2 * WINDOW + WINDOW // 2 + WINDOW
+
+
+def _keeps_the_lock(worker: psutil.Process) -> bool:
+    return any(file.path.endswith("watch.lock") for file in worker.open_files())
+
+
+def test_each_window_is_archived_as_whylogs_reads_it(
+    watched: Served, operator: Callable[[], Json]
+) -> None:
+    home = Path(watched.server.env["KAITEN_HOME"])
+    files = sorted((home / "profiles").rglob("*.bin"))
+    assert len(files) == operator()["windows"]
+    for file in files:
+        profile = Profile.read(file.read_bytes())
+        assert WINDOW <= profile.count("label") < 2 * WINDOW
