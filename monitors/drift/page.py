@@ -147,20 +147,27 @@ def _timeline(version: VersionReport, report: Report) -> Markup:
 
 
 def _effects(axes: Axes, version: VersionReport, report: Report) -> None:
-    windows = sorted(version.windows, key=lambda window: window.ended_at)
-    times: Any = [window.ended_at for window in windows]
     names = [each.name for each in version.features if each.verdict is not None][:_LINES]
-    for place, name in enumerate(names, 1):
-        effects = [window.effects.get(name, float("nan")) for window in windows]
-        axes.plot(times, effects, ".-", color=_COLOURS[f"line{place}"], linewidth=1, label=name)
+    for host in version.hosts:
+        own = [window for window in version.windows if window.host == host]
+        times: Any = [window.ended_at for window in own]
+        for place, name in enumerate(names, 1):
+            effects = [window.effects.get(name, float("nan")) for window in own]
+            label = name if host == version.hosts[0] else None
+            axes.plot(
+                times, effects, ".-", color=_COLOURS[f"line{place}"], linewidth=1, label=label
+            )
     axes.axhline(report.min_effect, color=_QUIET, linewidth=1, linestyle="--", label="min_effect")
+    # Those that drifted come last, over others of the same time.
+    windows = sorted(version.windows, key=lambda window: bool(window.drifted))
+    ends: Any = [window.ended_at for window in windows]
     colours = [_BAD if window.drifted else _GOOD for window in windows]
-    axes.scatter(times, [-0.06] * len(windows), c=colours, marker="s", s=14)
+    axes.scatter(ends, [-0.06] * len(windows), c=colours, marker="s", s=14)
     axes.set(ylim=(-0.12, 1.02), ylabel="effect")
     locator = AutoDateLocator()  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    axes.set_title("Windows; the squares tell which drifted", loc="left", fontsize=9)
+    axes.set_title("Windows of each host; the squares tell which drifted", loc="left", fontsize=9)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
 
 
