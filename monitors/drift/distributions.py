@@ -12,6 +12,7 @@ from monitors.tracking import Profile
 
 _BINS = 30
 _MOST_CLASSES = 20
+_ALIKE = 1e-4
 # The outermost bins hold what is beyond these ranks too, so that no outlier squeezes all others.
 _RANKS = (0.005, *np.linspace(0.05, 0.95, 19).tolist(), 0.995)
 
@@ -56,6 +57,10 @@ def _edges(quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
         # Whole numbers, each of which is in one bin, and as many in each.
         step = max(1, int(np.ceil((high - low + 1) / _BINS)))
         return np.arange(low, high + step + 1, step) - 0.5
+    largest = max(abs(low), abs(high))
+    if high - low < _ALIKE * largest:
+        # As good as one number, which bins would only tell from its rounding.
+        return np.array([low - largest / 2, high + largest / 2])
     return np.linspace(low, high, _BINS + 1)
 
 

@@ -45,9 +45,14 @@ def test_an_outlier_squeezes_nothing() -> None:
     assert sum(each.current) == pytest.approx(1)
 
 
-def test_a_feature_that_is_always_the_same_is_one_bar() -> None:
-    each = found("unknown_share", usual(RANDOM))
-    assert max(each.current) == pytest.approx(1)
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3, -7.5, 1e-9, 1e9 + 0.5])
+def test_a_feature_that_is_always_the_same_is_one_bar(value: float) -> None:
+    same = Profile.of(answers(RANDOM, 1000, confidence=np.full(1000, value)))
+    nearly = Profile.of(answers(RANDOM, 1000, confidence=np.full(1000, value * (1 + 1e-12))))
+    for each in (found("confidence", same), found("confidence", same, nearly)):
+        assert max(each.current) == pytest.approx(1)
+        assert each.edges is not None
+        assert each.edges[0] < value < each.edges[-1]
 
 
 def test_classes_are_those_of_both_most_frequent_first_and_the_rest_together() -> None:
