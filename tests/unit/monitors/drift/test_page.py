@@ -1,0 +1,122 @@
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from kaiten.sections import Drift
+from monitors.drift.page import render
+from monitors.drift.report import Reference, Report, version_report
+from monitors.tracking import Profile
+from tests.unit.monitors.drift.archived import ROWS, SOURCE, START, window, windows
+from tests.unit.monitors.drift.profiles import answers, usual
+
+RANDOM = np.random.default_rng(20261128)
+SETTINGS = Drift()
+LONG = RANDOM.gamma(4, 60, ROWS).round()
+ODD = "<script>alert($1)</script> & $x_1$"
+
+
+def report(reference: Reference | str, unreadable: int = 0) -> Report:
+    found = [*windows(RANDOM, 2), window(RANDOM, 2, text_length=LONG)]
+    version = version_report(SOURCE, found, reference, SETTINGS)
+    assert version is not None
+    return Report(
+        made_at=datetime(2026, 11, 28, 12, tzinfo=UTC),
+        since=START,
+        archive="s3://bucket/<prefix>",
+        min_effect=SETTINGS.min_effect,
+        false_discovery_rate=SETTINGS.false_discovery_rate,
+        unreadable=unreadable,
+        versions=(version,),
+    )
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render(report(Reference("report-1", usual(RANDOM, 3000))))
+
+
+@pytest.fixture(scope="module")
+def odd_page() -> str:
+    """Return the page of a version with a label that is no plain word, and damaged profiles."""
+    label = np.array([ODD] * ROWS)
+    reference = Reference("report-1", Profile.of(answers(RANDOM, ROWS, label=label)))
+    return render(report(reference, unreadable=2))
+
+
+class Elements(HTMLParser):
+    """What a page is made of, and the text that a reader sees."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str | None] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in {"src", "href", "xlink:href"}]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_page_tells_the_verdict_and_its_cause_first(page: str) -> None:
+    text = Elements(page).text
+    assert "intent:1.0.0, production" in text
+    assert "3000 answers in 3 windows" in text
+    assert "Reference: the rows of report report-1" in text
+    features = re.findall(r"^(text_length|token_count|confidence|label)$", text, re.MULTILINE)
+    assert features[0] == "text_length"
+    assert "reference_median" in text
+
+
+@pytest.mark.parametrize("name", ["text_length", "confidence", "label"])
+def test_each_feature_is_drawn_over_its_reference(name: str, page: str) -> None:
+    found = Elements(page)
+    # One for each feature, and the time line.
+    assert found.tags.count("svg") == 10
+    assert f"{name} (line: these windows; grey: reference)" in found.text
+
+
+def test_a_page_asks_nobody_and_runs_nothing(odd_page: str) -> None:
+    found = Elements(odd_page)
+    assert "script" not in found.tags
+    assert not [each for each in found.links if each and not each.startswith("#")]
+    assert not re.findall(r"url\((?!#)", odd_page)
+    # Names of vocabularies alone look like addresses.
+    assert set(re.findall(r"\bhttps?://[^\s\"'<]+", odd_page)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+
+
+def test_what_stands_in_a_label_is_text(odd_page: str) -> None:
+    assert "<script>" not in odd_page
+    assert ODD in Elements(odd_page).text
+    assert "s3://bucket/<prefix>" in Elements(odd_page).text
+
+
+def test_colours_are_those_of_the_page_in_light_and_dark(page: str) -> None:
+    body = page[page.index("</style>") :]
+    used = set(re.findall(r"var\(--(\w+)\)", body))
+    assert {"ink", "quiet", "good", "line1"} <= used
+    light, dark = page.split("prefers-color-scheme: dark")
+    assert all(f"--{name}:" in light and f"--{name}:" in dark for name in used)
+    assert not re.findall(r"#0\d0\d0\d\b", page)
+
+
+def test_a_version_without_a_reference_says_so_plainly() -> None:
+    found = Elements(render(report("it was never validated")))
+    assert "Nothing to compare with: it was never validated." in found.text
+    assert "not judged" in found.text
+    assert "no drift" not in found.text
+    assert found.tags.count("svg") == 9
+
+
+def test_what_could_not_be_read_is_told(page: str, odd_page: str) -> None:
+    assert "2 profiles could not be read" in Elements(odd_page).text
+    assert "could not be read" not in page
