@@ -1,0 +1,242 @@
+"""What a worker of the service is made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from starlette.applications import Starlette
+
+from gateway.access import MODEL_ROUTES
+from gateway.edge import EdgeParts
+from gateway.limiting.limiter import Limiter, limiter_for
+from gateway.middleware.authentication import Callers
+from gateway.operations import Operations
+from gateway.predictions import Predictor
+from gateway.quality import QualityRoutes
+from gateway.routes import Routes
+from gateway.tokens.build import Tokens
+from gateway.tokens.build import build as build_tokens
+from kaiten.pseudonyms import Pseudonyms, shared_key
+from kaiten.sections import Runners
+from kaiten.settings import Settings, metrics_directory
+from kaiten.signing import SigningSecret, secret_in_force
+from lifecycle.consistency import check, check_opset, installed_versions
+from lifecycle.resolution import resolve
+from lifecycle.store import ModelStore, StoredModel
+from monitors.answer_times import AnswerTimes
+from monitors.archive.archive import Archive
+from monitors.drift.state import DriftReport, States
+from monitors.fan_out import FanOut
+from monitors.instruments import Instruments
+from monitors.profiles import Profiler
+from runners.engines import choose_engine
+from runners.engines.placement import take_place
+from runners.remote.client import RemoteRunner
+from runners.remote.processes import socket_of
+from runners.runner import Runner
+from runners.tasks import find_task
+
+if TYPE_CHECKING:
+    from monitors.drift.watch import Watch
+    from monitors.quality.desk import QualityDesk
+
+# What a worker may hold for a device process, in queues' lengths: that process itself refuses more
+# than one, and this only bounds what waits to be tokenised, travels or is computed.
+_ROOM = 4
+logger = structlog.get_logger("kaiten.service")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What BentoML knows of the process at hand, once it is a worker: from 0, which one it is.
+
+    ``end`` ends it, so that another takes its place.
+    """
+
+    service: str
+    worker: Callable[[], int]
+    bento_version: Callable[[], str]
+    end: Callable[[], None]
+
+
+class Parts:
+    """What one worker holds, each part built when it is first asked for."""
+
+    def __init__(self, settings: Settings, process: Process) -> None:
+        self.settings = settings
+        self._process = process
+
+    def build(self) -> None:
+        """Build all parts now, so that a model or a secret that fails, fails the start."""
+        _ = self.predictor, self.edge, self.sinks
+
+    @cached_property
+    def instruments(self) -> Instruments:
+        process = self._process
+        found = Instruments(
+            metrics_directory(), process.service, process.bento_version(), self.answer_times
+        )
+        found.show_drift(self.drift)
+        return found
+
+    @cached_property
+    def answer_times(self) -> AnswerTimes:
+        return AnswerTimes(MODEL_ROUTES, metrics_directory())
+
+    @cached_property
+    def profiler(self) -> Profiler | None:
+        if not self.settings.profiles.enabled:
+            return None
+        by_tenant = self.settings.profiles.by_tenant and self.pseudonyms is not None
+        return Profiler(
+            self.settings.home / "drift",
+            self.settings.profiles,
+            self.settings.drift,
+            lambda: self.watch,
+            self.instruments.records_dropped,
+            self.pseudonyms.of if by_tenant and self.pseudonyms else lambda _: "",
+        )
+
+    @cached_property
+    def watch(self) -> "Watch":
+        # Here: of all workers, the one that judges windows pays for what it takes.
+        from monitors.drift.watch import Watch  # noqa: PLC0415
+
+        archive = Archive(self.settings.profiles.target, self.settings.home)
+        return Watch(self.states, self.references, archive, self.settings.drift)
+
+    @cached_property
+    def states(self) -> States:
+        return States(self.settings.home / "drift")
+
+    @cached_property
+    def drift(self) -> DriftReport:
+        return DriftReport(self.states, self.references)
+
+    @cached_property
+    def references(self) -> dict[str, Path | None]:
+        """The folder of each served version's reference, which drift is told from."""
+        return {model.card.tag: model.reference for model in self.models}
+
+    @cached_property
+    def models(self) -> list[StoredModel]:
+        return [find_model(name, self.settings) for name in self.settings.serving.models]
+
+    @cached_property
+    def quality(self) -> "QualityDesk":
+        # Who keeps no predictions loads no database.
+        from monitors.quality.database import database_url  # noqa: PLC0415
+        from monitors.quality.desk import QualityDesk  # noqa: PLC0415
+
+        home, quality = self.settings.home, self.settings.quality
+        versions = {each.card.tag: (each.card.labels, each.reference) for each in self.models}
+        url = database_url(self.settings.state, home)
+        return QualityDesk(url, home, quality, versions, self.instruments)
+
+    @cached_property
+    def sinks(self) -> "list[Profiler | QualityDesk]":
+        """What answers are handed to, each with a thread of its own."""
+        found: list[Profiler | QualityDesk | None] = [
+            self.profiler,
+            self.quality if self.settings.quality.enabled else None,
+        ]
+        return [each for each in found if each is not None]
+
+    @cached_property
+    def runners(self) -> list[Runner | RemoteRunner]:
+        make = self._remote_runner if self.settings.runners.process == "device" else self._runner
+        return [make(model) for model in self.models]
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        return Predictor(self.runners, self.settings.gateway, lambda: self.tokens.watch.known)
+
+    @cached_property
+    def edge(self) -> EdgeParts:
+        loopback_only = self.secret is not None and self.secret.development
+        return EdgeParts(
+            self.settings,
+            Callers(self.tokens.authenticator, loopback_only),
+            self.routes.direct() | self.quality_routes.direct(),
+            self.instruments,
+            # Later: the app is there before its models.
+            FanOut(lambda: self.sinks),
+            self.limiter,
+        )
+
+    @cached_property
+    def routes(self) -> Routes:
+        return Routes(
+            lambda: self.predictor,
+            lambda: self.instruments,
+            self.settings.gateway,
+            self.settings.api_versions,
+            quality=self.settings.quality.enabled,
+        )
+
+    @cached_property
+    def quality_routes(self) -> QualityRoutes:
+        return QualityRoutes(lambda: self.quality, self.settings.gateway)
+
+    @cached_property
+    def app(self) -> Starlette:
+        """The app of all routes that the edge does not call itself."""
+        operations = Operations(lambda: self.answer_times, lambda: self.drift)
+        return self.routes.app([*operations.routes(), *self.quality_routes.routes()])
+
+    @cached_property
+    def secret(self) -> SigningSecret | None:
+        return secret_in_force(self.settings)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        return build_tokens(self.settings, self.secret)
+
+    @cached_property
+    def pseudonyms(self) -> Pseudonyms | None:
+        key = shared_key(self.settings.logging, self.secret.value if self.secret else None)
+        return Pseudonyms(key) if key else None
+
+    @cached_property
+    def limiter(self) -> Limiter | None:
+        timeout_s = self.settings.serving.request_timeout_s
+        return limiter_for(self.settings.limits, self.settings.state, timeout_s, self.instruments)
+
+    @cached_property
+    def _placed(self) -> Runners:
+        return take_place(self.settings.runners, self._process.worker())
+
+    def _runner(self, model: StoredModel) -> Runner:
+        card, batching = model.card, self.settings.batching
+        check_opset(card, choose_engine(model.folder, self.settings.runners).newest_opset)
+        family = find_task(card.task)
+        task = family.load(model.folder, card.max_length, self._placed, model.reference)
+        observer = self.instruments.observer(card.tag)
+        return Runner(card.tag, card.labels, task, batching, observer, self._process.end)
+
+    def _remote_runner(self, model: StoredModel) -> RemoteRunner:
+        card, family = model.card, find_task(model.card.task)
+        return RemoteRunner(
+            card.tag,
+            card.labels,
+            family.load_processor(model.folder, card.max_length),
+            family.codec,
+            socket_of(self.settings.runners, self._process.worker()),
+            _ROOM * self.settings.batching.max_queue_items,
+        )
+
+
+def find_model(name: str, settings: Settings) -> StoredModel:
+    """Return the version that a name in serving.models stands for."""
+    store = ModelStore(settings.signatures)
+    found = resolve(name, store, in_production=settings.in_production)
+    model = found.model
+    if not found.promoted:
+        logger.warning("unpromoted_version_pinned", model=model.card.tag)
+    packages = choose_engine(model.folder, settings.runners).packages
+    for difference in check(model.card, installed_versions(packages)):
+        logger.warning("environment_differs", model=model.card.tag, difference=str(difference))
+    return model

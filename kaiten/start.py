@@ -1,0 +1,108 @@
+"""What is done once, before a server's workers start: check all that may stop it, and hand down."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from gateway.tokens.build import build as build_tokens
+from kaiten import tls
+from kaiten.cores import count_of
+from kaiten.errors import DatabaseUnavailable
+from kaiten.parts import Parts
+from kaiten.settings import (
+    Settings,
+    bentoml_configuration,
+    check_back_stop,
+    hand_down,
+    hand_down_pseudonym_key,
+    settings_file,
+)
+from lifecycle.store import ModelStore, StoredModel
+from monitors.archive.target import check_target
+from monitors.drift.state import NO_REFERENCE
+from monitors.log_files import check_folder
+from runners.engines import choose_engine
+from runners.engines.placement import devices, holders
+from runners.remote.processes import DeviceProcesses, own_folder
+from runners.tasks import find_task
+
+logger = structlog.get_logger("kaiten.service")
+
+
+def prepare(parts: Parts, in_force: Mapping[str, Any], metrics: Path) -> None:
+    """Check the settings, secrets, models and engines, and give the workers what they need.
+
+    ``in_force`` is what BentoML's settings give the service, ``metrics`` the folder of this
+    server's metrics. SetupError for what stops the start.
+    """
+    settings = parts.settings
+    workers = count_of(in_force["workers"])
+    _tell(settings, workers)
+    sockets = own_folder() if settings.runners.process == "device" else None
+    _check(parts, in_force)
+    _prepare_database(settings)
+    if parts.pseudonyms is None:
+        hand_down_pseudonym_key(secrets.token_hex(32))
+        logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")
+    for model in parts.models:
+        _check_model(model, settings)
+    hand_down(
+        settings,
+        holders(settings.runners, workers),
+        devices(settings.runners),
+        sockets,
+        [model.card.tag for model in parts.models],
+    )
+    if sockets is not None:
+        folders = sockets, ModelStore().folder, metrics
+        DeviceProcesses(settings.runners, workers, *folders).start()
+
+
+def _tell(settings: Settings, workers: int) -> None:
+    logger.info(
+        "configuration_in_force",
+        settings=str(settings_file() or "none: the values in kaiten/sections.py"),
+        bentoml=bentoml_configuration() or "none named: the values in service.py",
+        environment=settings.environment,
+        workers=workers,
+        process=settings.runners.process,
+    )
+
+
+def _check(parts: Parts, in_force: Mapping[str, Any]) -> None:
+    settings = parts.settings
+    check_back_stop(settings, in_force["traffic"]["timeout"])
+    build_tokens(settings, parts.secret)
+    tls.check(settings.tls, in_force["ssl"])
+    check_folder(settings.logging)
+    check_target(settings.profiles.target)
+
+
+def _check_model(model: StoredModel, settings: Settings) -> None:
+    find_task(model.card.task)
+    if settings.profiles.enabled and model.reference is None:
+        logger.warning("drift_not_watched", model=model.card.tag, reason=NO_REFERENCE)
+    choice = choose_engine(model.folder, settings.runners)
+    logger.info("engine_chosen", model=model.card.tag, **asdict(choice))
+
+
+def _prepare_database(settings: Settings) -> None:
+    """Make its tables before any worker asks for them; one that is away stops no start.
+
+    Then whoever reaches it first makes them.
+    """
+    if not settings.quality.enabled:
+        return
+    from monitors.quality.database import Database, database_url  # noqa: PLC0415
+
+    database = Database(database_url(settings.state, settings.home))
+    try:
+        database.migrate()
+    except DatabaseUnavailable:
+        logger.warning("started_without_database", remedy="state.database_url")
+    finally:
+        database.close()
