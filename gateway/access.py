@@ -17,15 +17,17 @@ class Access:
 
     ``scope`` None means open to all, and each row has to say so. Model routes are counted, timed,
     and take a JSON body. ``checked_as`` is for a body that BentoML parses itself: in its own
-    lenient way, so it is checked before BentoML sees it. ``exposure`` is for a row that is there
-    only if a setting says so: that of its name in the gateway's section, or quality.enabled.
+    lenient way, so it is checked before BentoML sees it. ``exposure`` is for a row that is open
+    only if the setting of that name in the gateway's section says so, ``of_quality`` for one that
+    is there only if predictions are kept.
     """
 
     methods: tuple[str, ...]
     scope: str | None
     model_route: bool = False
     checked_as: type[Body] | None = None
-    exposure: Literal["docs", "metrics", "quality"] | None = None
+    exposure: Literal["docs", "metrics"] | None = None
+    of_quality: bool = False
 
 
 OPEN = Access(_READ, scope=None)
@@ -33,7 +35,7 @@ DOCS = Access(_READ, scope=None, exposure="docs")
 METRICS = Access(_READ, scope=None, exposure="metrics")
 OPERATIONS = Access(_READ, scope="ops")
 _PREDICT = Access(("POST",), scope="predict", model_route=True)
-_FEEDBACK = Access(("POST",), scope="feedback", model_route=True, exposure="quality")
+_FEEDBACK = Access(("POST",), scope="feedback", model_route=True, of_quality=True)
 
 # What the docs page is made of, as BentoML serves it.
 STATIC_PREFIX = "/static_content/"
@@ -56,7 +58,7 @@ ROUTES = {
     "/metrics": METRICS,
     "/ops/stats": OPERATIONS,
     "/ops/drift": OPERATIONS,
-    "/ops/quality": Access(_READ, scope="ops", exposure="quality"),
+    "/ops/quality": Access(_READ, scope="ops", of_quality=True),
     "/docs": DOCS,
     "/docs.json": DOCS,
     "/api/v1/openapi.json": DOCS,
@@ -69,20 +71,15 @@ MODEL_ROUTES = tuple(path for path, access in ROUTES.items() if access.model_rou
 
 
 class AccessTable:
-    """The routes as the settings expose them: as they are, for the scope ``ops``, or not at all."""
+    """The routes as the settings expose them: open, for the scope ``ops``, or not there at all."""
 
     def __init__(self, settings: Gateway, quality: Quality | None = None) -> None:
         kept = (quality or Quality()).enabled
-        exposures: dict[str | None, Exposure] = {
-            None: "open",
-            "docs": settings.docs,
-            "metrics": settings.metrics,
-            "quality": "open" if kept else "closed",
-        }
+        exposures = {None: "open", "docs": settings.docs, "metrics": settings.metrics}
         self._rows = {
             path: _as(access, exposures[access.exposure])
             for path, access in ROUTES.items()
-            if exposures[access.exposure] != "closed"
+            if exposures[access.exposure] != "closed" and (kept or not access.of_quality)
         }
 
     def of(self, path: str) -> Access | None:

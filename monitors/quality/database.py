@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ def migrate(engine: Engine) -> None:
     """Bring the tables up to date, once over all who try: the others find them so."""
     place = place_of(engine.url)
     if engine.dialect.name == "sqlite":
-        Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
+        _make(Path(str(engine.url.database)))
     with _looking(engine) as connection:
         if _revision(connection, place) == HEAD:
             return
@@ -194,6 +194,14 @@ def _revision(connection: Connection, place: str) -> str | None:
         reason = f"its tables are of revision {found}, and this Kaiten knows {HEAD}; take the newer"
         raise StateUnavailable(place, reason)
     return found
+
+
+def _make(file: Path) -> None:
+    """Make an empty database that its owner alone may read; SQLite's other files are like it."""
+    # Where there is no place for it, connecting says so.
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(0o600)
 
 
 def _upgrade(connection: Connection) -> None:

@@ -15,6 +15,7 @@ OPT_OUTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 HEAVY = {"torch", "transformers", "onnxruntime"}
+STORES = {"redis", "sqlalchemy", "alembic", "psycopg"}
 SERVER = {"service", "kaiten", "gateway", "runners", "monitors", "lifecycle"}
 
 
@@ -53,7 +54,7 @@ def loaded_by(module: str, home: Path) -> set[str]:
 
 @pytest.mark.parametrize("module", ["kaiten.cli", "runners.tasks"])
 def test_frameworks_are_loaded_with_a_model_only(module: str, tmp_path: Path) -> None:
-    assert not loaded_by(module, tmp_path) & {*HEAVY, "redis"}
+    assert not loaded_by(module, tmp_path) & {*HEAVY, *STORES}
 
 
 def test_service_loads_no_framework_and_writes_no_file_when_imported(
@@ -61,7 +62,7 @@ def test_service_loads_no_framework_and_writes_no_file_when_imported(
 ) -> None:
     loaded = loaded_by("service", tmp_path)
     assert loaded >= SERVER
-    assert not loaded & {*HEAVY, "redis"}
+    assert not loaded & {*HEAVY, *STORES}
     # BentoML makes its home's folders, empty, when it is asked where the home is.
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

@@ -64,7 +64,7 @@ def test_an_address_of_a_redis_is_taken(url: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "url",
     [
-        *("canary", "mysql://me:canary@h/n", "postgresql://me:canary@h", "postgresql:///n"),
+        *("canary", "mysql://me:$canary@h/n", "postgresql://me:$canary@h", "postgresql:///n"),
         *("postgresql://me:ca/nary@h/n", "postgresql://h:canary/n", "sqlite:///canary.sqlite"),
     ],
 )
@@ -80,7 +80,7 @@ def test_what_is_no_address_of_a_postgresql_is_refused_and_never_told(
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_an_address_of_a_postgresql_is_taken(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"{scheme}://me:p%2Fw@h:5433/quality"
+    url = f"{scheme}://me:p$%2Fw@h:5433/quality"
     monkeypatch.setenv("KAITEN_STATE__DATABASE_URL", url)
     address = load_settings().state.database_url
     assert address is not None

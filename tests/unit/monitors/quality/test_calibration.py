@@ -41,18 +41,18 @@ def test_measured_error_is_that_of_windows_not_seen(calibration: Calibration) ->
     assert 0.002 < calibration.error < 0.03
 
 
-@pytest.mark.parametrize(("known", "rows"), [(300, 200), (1000, 1000)])
-def test_interval_holds_the_accuracy_that_labels_show_in_95_of_100(known: int, rows: int) -> None:
+def test_interval_holds_the_accuracy_that_labels_show_in_95_of_100() -> None:
     random = np.random.default_rng(20261128)
     hits = []
-    for _ in range(10):
-        calibration = fit(*drawn(random, known))
-        for _ in range(40):
+    for _ in range(25):
+        calibration = fit(*drawn(random, 300))
+        for _ in range(20):
             # Inputs that are harder or easier than those at validation: covariate shift.
-            sure, right = drawn(random, rows, random.uniform(3, 8))
+            sure, right = drawn(random, 200, random.uniform(3, 8))
             found = calibration.estimate(sure)
             hits.append(found.low <= right.mean() <= found.high)
-    assert 0.91 <= np.mean(hits) <= 0.99
+    # Those of one calibration hang together; over 100 of them, it was 0.937 (ADR 16).
+    assert 0.9 <= np.mean(hits) <= 0.98
 
 
 def test_concept_shift_is_not_seen(calibration: Calibration) -> None:

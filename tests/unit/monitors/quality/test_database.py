@@ -72,6 +72,25 @@ def test_commit_outlasts_a_power_loss(database: Database) -> None:
         assert connection.scalar(text("PRAGMA synchronous")) == 2
 
 
+def test_file_is_its_owners_alone_and_so_are_those_beside_it(tmp_path: Path) -> None:
+    database = Database(database_url(State(), tmp_path / "new"))
+    with database.writing() as connection:
+        connection.execute(insert(predictions), [row()])
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
+    assert modes == dict.fromkeys(
+        ("quality.sqlite", "quality.sqlite-wal", "quality.sqlite-shm"), 0o600
+    )
+    database.close()
+
+
+def test_place_where_no_file_can_be_is_away(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    database = Database(database_url(State(), tmp_path / "file"))
+    with pytest.raises(DatabaseUnavailable):
+        database.migrate()
+    database.close()
+
+
 def test_tables_of_a_newer_kaiten_are_left_alone(url: URL) -> None:
     database = Database(url)
     with database.writing() as connection:
