@@ -1,4 +1,4 @@
-"""Drift and its estimate of accuracy on BANKING77, through a real model.
+"""Drift, and accuracy without labels, on BANKING77 through a real model.
 
 The rows that the model was not trained on are three disjoint parts: a reference, one that the
 thresholds were chosen on, and one that they are tried on here. The thresholds are the settings'
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from monitors.drift.state import DriftState, WindowState, first
 from monitors.drift.statistics import numbers_differ
 from monitors.drift.watch import REFERENCE_FILE, after
 from monitors.features import FEATURES, LABEL, Columns, columns_of
+from monitors.quality import calibration
 from monitors.spool import Source
 from monitors.tracking import Profile
 from runners.tasks.text_classification.serving import load
@@ -41,7 +43,7 @@ from tests.e2e.house import BIN, ROOT, environment
 _DATA = ROOT.parent / "shared" / "data" / "banking77"
 _TAG = "banking:1.0.0"
 _SOURCE = Source(_TAG, "production")
-_WINDOWS, _ROWS, _TRIALS = 1000, 1000, 50
+_WINDOWS, _ROWS, _TRIALS, _ESTIMATED = 1000, 1000, 50, 200
 _SETTINGS = Drift()
 _TRIPLED = "one class tripled"
 _ARTICLE_P = 0.05
@@ -69,6 +71,7 @@ async def run(report: Report, _: Path, folder: Path) -> None:
         trial = Trial(model, part, _length(report))
         trial.false_alarms(report, name)
         trial.power(report, name)
+        trial.estimates(report, name)
 
 
 def _length(report: Report) -> int:
@@ -105,13 +108,28 @@ def _validated(reference: Sequence[Example], folder: Path) -> StoredModel:
 
 @dataclass(frozen=True)
 class Answered:
-    """The answers to texts, in columns, and whether each is right where that is known."""
+    """The answers to texts, in columns, and whether each is right: none is, for other domains."""
 
     columns: Columns
-    correct: NDArray[np.bool_] | None = None
+    correct: NDArray[np.bool_]
 
-    def window(self, rows: Rows) -> Profile:
-        return Profile.of({name: values[rows] for name, values in self.columns.items()})
+    def at(self, rows: Rows) -> "Answered":
+        picked = {name: values[rows] for name, values in self.columns.items()}
+        return Answered(picked, self.correct[rows])
+
+    def and_also(self, other: "Answered") -> "Answered":
+        joined = {
+            name: np.concatenate([values, other.columns[name]])
+            for name, values in self.columns.items()
+        }
+        return Answered(joined, np.concatenate([self.correct, other.correct]))
+
+    @property
+    def profile(self) -> Profile:
+        return Profile.of(self.columns)
+
+
+Draw = Callable[[], Answered]
 
 
 class Trial:
@@ -131,8 +149,8 @@ class Trial:
         """Count windows that raise drift where there is none, by us and by the article's rule."""
         state, before, raised, article = self._state, None, 0, Counter[str]()
         for _ in range(self._length):
-            rows = self._random.choice(len(self._part), _ROWS, replace=False)
-            window = self._usual.window(rows)
+            rows = self._rows(_ROWS)
+            window = self._usual.at(rows).profile
             was = state.told
             state, _findings = self._next(state, before, window)
             raised += state.told - was
@@ -160,7 +178,7 @@ class Trial:
                 state = first(_SOURCE, self._state.reference) if fresh else self._state
                 before = None if fresh else self._before
                 for _ in range(2):
-                    window = draw()
+                    window = draw().profile
                     state, findings = self._next(state, before, window)
                     before = window
                     if state.drifted:
@@ -184,37 +202,66 @@ class Trial:
                     passed=found == right == _TRIALS,
                 )
 
-    def _shifted(self) -> Iterator[tuple[str, Callable[[], Profile], frozenset[str]]]:
+    def estimates(self, report: Report, name: str) -> None:
+        """Hold estimates of accuracy without labels against what the labels say."""
+        folder = self._model.reference
+        calibrated = calibration.read(folder)
+        assert calibrated is not None
+        usual = lambda: self._usual.at(self._rows(_ROWS))  # noqa: E731
+        for shift_name, draw in {
+            "no shift": usual,
+            **{k: d for k, d, _ in self._shifted()},
+        }.items():
+            errors, truths, within = [], [], 0
+            for _ in range(max(10, round(_ESTIMATED * report.scale))):
+                window = draw()
+                truth = float(window.correct.mean())
+                found = calibrated.estimate(window.columns["confidence"])
+                errors.append(abs(found.accuracy - truth))
+                truths.append(truth)
+                within += found.low <= truth <= found.high
+            error = float(np.mean(errors))
+            report.tell(
+                f"{name}: accuracy without labels, {shift_name}",
+                mean_absolute_error=error,
+                accuracy=float(np.mean(truths)),
+                within_the_interval=within / len(errors),
+            )
+            if name == "test" and shift_name == "no shift":
+                report.check("CBPE, mean absolute error", error, passed=error < 0.03)
+
+    @cached_property
+    def _changed(self) -> dict[str, Answered]:
+        return {name: self._answered(shift) for name, shift in SHIFTS.items()}
+
+    def _shifted(self) -> Iterator[tuple[str, Draw, frozenset[str]]]:
         """Yield each shift, what draws a window of it, and its causes."""
         for name, shift in SHIFTS.items():
-            changed = self._answered(shift)
-            yield name, self._drawn(changed, shift.share), shift.causes
+            yield name, self._drawn(self._changed[name], shift.share), shift.causes
         yield _TRIPLED, self._tripled(), frozenset({LABEL})
 
-    def _drawn(self, changed: Answered, share: float) -> Callable[[], Profile]:
-        def draw() -> Profile:
-            count = round(_ROWS * share)
-            own = self._random.choice(len(changed.columns[LABEL]), count, replace=False)
-            rest = self._random.choice(len(self._part), _ROWS - count, replace=False)
-            return Profile.of(
-                {
-                    name: np.concatenate([values[own], self._usual.columns[name][rest]])
-                    for name, values in changed.columns.items()
-                }
-            )
+    def _rows(self, count: int) -> Rows:
+        return self._random.choice(len(self._part), count, replace=False)
+
+    def _drawn(self, changed: Answered, share: float) -> Draw:
+        count = round(_ROWS * share)
+
+        def draw() -> Answered:
+            own = self._random.choice(len(changed.correct), count, replace=False)
+            return changed.at(own).and_also(self._usual.at(self._rows(_ROWS - count)))
 
         return draw
 
-    def _tripled(self) -> Callable[[], Profile]:
+    def _tripled(self) -> Draw:
         """Draw windows in which the largest class comes three times as often."""
         (name, size), *_ = Counter(self._truth.tolist()).most_common(1)
         own, others = np.flatnonzero(self._truth == name), np.flatnonzero(self._truth != name)
         count = round(3 * _ROWS * size / len(self._truth))
 
-        def draw() -> Profile:
+        def draw() -> Answered:
             grown = self._random.choice(own, count, replace=count > len(own))
             rest = self._random.choice(others, _ROWS - count, replace=False)
-            return self._usual.window(np.concatenate([grown, rest]))
+            return self._usual.at(np.concatenate([grown, rest]))
 
         return draw
 
@@ -249,8 +296,9 @@ class Trial:
                 for text, answer in zip(texts, answers, strict=True)
             ]
         )
-        known = len(texts) == len(self._part)
-        return Answered(columns, columns[LABEL] == self._truth if known else None)
+        if len(texts) != len(self._part):
+            return Answered(columns, np.zeros(len(texts), np.bool_))
+        return Answered(columns, columns[LABEL] == self._truth)
 
     def _by_the_article(self, window: Profile) -> list[str]:
         """Return the features that drift by the article's rule: KS at p < 0.05, and no more."""
