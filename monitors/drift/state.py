@@ -1,6 +1,6 @@
 """What is known of each version's drift: one file each, which every worker reads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -128,9 +128,12 @@ class States:
 
 
 class DriftReport:
-    """Tells the drift of the served versions, from what was kept: every worker tells the same."""
+    """Tells the drift of the served versions, from what was kept: every worker tells the same.
 
-    def __init__(self, states: States, references: Mapping[str, Path | None]) -> None:
+    ``references`` gives the folder of each one's reference, if it has one.
+    """
+
+    def __init__(self, states: States, references: Callable[[], Mapping[str, Path | None]]) -> None:
         self._states = states
         self._references = references
 
@@ -138,5 +141,5 @@ class DriftReport:
         """Return the state of each served version, in their order."""
         return [
             self._states.get(Source(model, PRODUCTION), folder.name if folder else None)
-            for model, folder in self._references.items()
+            for model, folder in self._references().items()
         ]

@@ -88,7 +88,10 @@ def test_report_is_the_reference_that_answers_are_measured_from(
     assert run("validate", registered, "--data", rows).exit_code == 0
     first = reference()
     assert first is not None
-    files = {"report.json", "report.html", "reference.bin", "centroids.npz"}
+    files = {
+        *("report.json", "report.html", "reference.bin"),
+        *("centroids.npz", "calibration.json"),
+    }
     assert {each.name for each in first.iterdir()} == files
     # A centroid for each label that was answered with, as wide as the network's pooled output.
     task = load(model.folder, model.card.max_length, Runners(device="cpu", threads=1), first)

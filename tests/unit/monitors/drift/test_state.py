@@ -60,6 +60,7 @@ def test_every_served_version_is_told_of_and_no_other(tmp_path: Path) -> None:
     states = States(tmp_path)
     states.put(SOURCE, judged(3), b"profile")
     states.put(Source("old:1.0.0", "production"), judged(9), b"profile")
-    report = DriftReport(states, {"topic:2.0.0": None, "intent:1.0.0": Path("reports/r1")})
+    references = {"topic:2.0.0": None, "intent:1.0.0": Path("reports/r1")}
+    report = DriftReport(states, lambda: references)
     found = [(each.model, each.version, each.windows, each.drifted) for each in report.drift()]
     assert found == [("topic", "2.0.0", 0, None), ("intent", "1.0.0", 3, False)]
