@@ -3,6 +3,8 @@
 from string import ascii_uppercase
 from typing import NamedTuple, Protocol
 
+# In the folder of a validation's report: the profile of its answers, which drift is told from.
+REFERENCE_FILE = "reference.bin"
 # Where an answer comes from that goes to its caller.
 PRODUCTION = "production"
 _UPPER_CASE = ascii_uppercase.encode()

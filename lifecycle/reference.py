@@ -4,11 +4,10 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel
 
+from kaiten.records import REFERENCE_FILE
 from lifecycle.card import sha256
 
 REPORT_FILE = "report.json"
-# What drift is measured from: the whylogs profile of a report's rows.
-REFERENCE_FILE = "reference.bin"
 _NAMED_BY = 16
 
 

@@ -12,8 +12,8 @@ from kaiten import tags
 from kaiten.cli.token import duration
 from kaiten.errors import ModelNotFound, SetupError
 from kaiten.files import replace
+from kaiten.records import REFERENCE_FILE
 from kaiten.settings import Settings, load_settings
-from lifecycle.reference import REFERENCE_FILE
 from lifecycle.store import ModelStore
 from monitors.archive.archive import Archive
 from monitors.archive.names import Kept

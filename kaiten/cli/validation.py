@@ -21,12 +21,11 @@ from rich.progress import (
 )
 
 from kaiten.cli.operator import Request, operator
-from kaiten.records import Origin, record
+from kaiten.records import REFERENCE_FILE, Origin, record
 from kaiten.sections import Runners
 from kaiten.settings import Settings, load_settings
 from lifecycle.consistency import installed_versions
 from lifecycle.history import Action, Event, Stage, serving
-from lifecycle.reference import REFERENCE_FILE
 from lifecycle.store import ModelStore, StoredModel
 from lifecycle.validation import page, rows
 from lifecycle.validation.report import Report

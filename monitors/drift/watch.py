@@ -10,6 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from kaiten.records import REFERENCE_FILE
 from kaiten.sections import Drift
 from monitors.drift.judge import Finding, judge
 from monitors.drift.levels import level
@@ -23,7 +24,6 @@ logger = structlog.get_logger(__name__)
 # Of a window: a caller who makes subjects up may not fill a disk.
 _MOST_TENANTS = 100
 _OTHERS = "others"
-REFERENCE_FILE = "reference.bin"
 
 
 class Archive(Protocol):

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from benchmarks import model as benchmark
 from benchmarks import places
 from examples.quickstart.train import Example
-from kaiten.records import Origin, record
+from kaiten.records import REFERENCE_FILE, Origin, record
 from kaiten.sections import Drift, Runners
 from lifecycle.card import ModelCard
 from lifecycle.store import StoredModel
 from monitors.drift.judge import Finding, judge
 from monitors.drift.state import DriftState, WindowState, first
 from monitors.drift.statistics import numbers_differ
-from monitors.drift.watch import REFERENCE_FILE, after
+from monitors.drift.watch import after
 from monitors.features import FEATURES, LABEL, Columns, columns_of
 from monitors.quality import calibration
 from monitors.spool import Source

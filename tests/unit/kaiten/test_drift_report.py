@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from kaiten.cli import app
 from kaiten.errors import SetupError
-from lifecycle.reference import REFERENCE_FILE
+from kaiten.records import REFERENCE_FILE
 from lifecycle.store import ModelStore
 from monitors.archive.archive import Archive
 from monitors.spool import Part, Source

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle.reference import REFERENCE_FILE, REPORT_FILE, folder_of, reference_of
+from kaiten.records import REFERENCE_FILE
+from lifecycle.reference import REPORT_FILE, folder_of, reference_of
 
 CARD, OTHER = "c" * 64, "d" * 64
 

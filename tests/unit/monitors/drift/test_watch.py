@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from kaiten.records import PredictionRecord
+from kaiten.records import REFERENCE_FILE, PredictionRecord
 from kaiten.sections import Drift
 from monitors.drift.state import DriftState, States
-from monitors.drift.watch import REFERENCE_FILE, Watch
+from monitors.drift.watch import Watch
 from monitors.features import Columns, columns_of
 from monitors.spool import Source, Spool
 from monitors.tracking import Profile
