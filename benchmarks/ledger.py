@@ -181,7 +181,7 @@ def through_edge(
     instruments = Instruments(metrics) if metrics else None
     # Never started: what it would do in its own thread is no part of a request.
     sink = Profiler(
-        Path(), Profiles(max_pending_records=10**7), Drift(), _unwatched, lambda _: None
+        Path(), [], (Profiles(max_pending_records=10**7), Drift()), _unwatched, lambda _: None
     )
     predictor = Predictor([stub], limits)
     routes = Routes(lambda: predictor, Instruments, limits, ApiVersions())

@@ -258,6 +258,9 @@ class VersionDrift(_Kept):
     drifted: bool | None = Field(description="null where there is no reference; see reason.")
     since: datetime | None
     reference: str | None = Field(description="The validation report that holds it.")
+    reference_rows: int | None = Field(
+        description="How many rows it has: with few, only large changes can be told."
+    )
     reason: str | None
     windows: int = Field(ge=0, description="How many windows were judged.")
     window: DriftWindow | None

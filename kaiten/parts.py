@@ -24,7 +24,7 @@ from kaiten.sections import Runners
 from kaiten.settings import Settings, metrics_directory
 from kaiten.signing import SigningSecret, secret_in_force
 from lifecycle.consistency import check, check_opset, installed_versions
-from lifecycle.resolution import resolve
+from lifecycle.resolution import reference_in_force, resolve
 from lifecycle.store import ModelStore, StoredModel
 from monitors.answer_times import AnswerTimes
 from monitors.archive.archive import Archive
@@ -93,8 +93,8 @@ class Parts:
         by_tenant = self.settings.profiles.by_tenant and self.pseudonyms is not None
         return Profiler(
             self.settings.home / "drift",
-            self.settings.profiles,
-            self.settings.drift,
+            [*self.references],
+            (self.settings.profiles, self.settings.drift),
             lambda: self.watch,
             self.instruments.records_dropped,
             self.pseudonyms.of if by_tenant and self.pseudonyms else lambda _: "",
@@ -115,12 +115,14 @@ class Parts:
     @cached_property
     def drift(self) -> DriftReport:
         # Later: the app is there before its models.
-        return DriftReport(self.states, lambda: self.references)
+        watched = self.settings.profiles.enabled
+        return DriftReport(self.states, lambda: self.references, watched=watched)
 
     @cached_property
     def references(self) -> dict[str, Path | None]:
         """The folder of each served version's reference, which drift is told from."""
-        return {model.card.tag: model.reference for model in self.models}
+        known = self.settings.serving.references
+        return {model.card.tag: reference_in_force(model, known) for model in self.models}
 
     @cached_property
     def models(self) -> list[StoredModel]:
@@ -133,7 +135,10 @@ class Parts:
         from monitors.quality.desk import QualityDesk  # noqa: PLC0415
 
         home, quality = self.settings.home, self.settings.quality
-        versions = {each.card.tag: (each.card.labels, each.reference) for each in self.models}
+        versions = {
+            each.card.tag: (each.card.labels, self.references[each.card.tag])
+            for each in self.models
+        }
         url = database_url(self.settings.state, home)
         return QualityDesk(url, home, quality, versions, self.instruments)
 
@@ -214,7 +219,7 @@ class Parts:
         card, batching = model.card, self.settings.batching
         check_opset(card, choose_engine(model.folder, self.settings.runners).newest_opset)
         family = find_task(card.task)
-        task = family.load(model.folder, card.max_length, self._placed, model.reference)
+        task = family.load(model.folder, card.max_length, self._placed, self.references[card.tag])
         observer = self.instruments.observer(card.tag)
         return Runner(card.tag, card.labels, task, batching, observer, self._process.end)
 

@@ -6,10 +6,11 @@ Order of precedence: environment (``KAITEN_SECTION__KEY``), then kaiten.yaml, th
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -229,15 +230,15 @@ def hand_down(
     holders: object,
     devices: Sequence[str] = (),
     sockets: Path | None = None,
-    models: Sequence[str] = (),
+    models: Mapping[str, Path | None] = MappingProxyType({}),
 ) -> None:
     """Give the workers started from here what they can not work out themselves.
 
     That is KAITEN_HOME, since a worker that serves a bento stands in the bento's own folder, where
     no state belongs, the files that settings name likewise, each one's share of the cores, where
     the setting leaves it open, the CUDA devices to share out, where the device processes listen,
-    and the versions that a model's name alone stands for: a promotion must not make two workers
-    differ.
+    and the versions that a model's name alone stands for, with the folders of their references: a
+    promotion or a validation must not make two workers differ.
     ``holders`` is how many processes hold the models, as share takes it.
     """
     if devices:
@@ -252,6 +253,8 @@ def hand_down(
         os.environ["KAITEN_RUNNERS__SOCKETS"] = str(sockets)
     if models:
         os.environ["KAITEN_SERVING__MODELS"] = ",".join(models)
+        references = {tag: folder.name if folder else "" for tag, folder in models.items()}
+        os.environ["KAITEN_SERVING__REFERENCES"] = json.dumps(references)
 
 
 def _hand_down_paths(settings: Settings) -> None:

@@ -55,7 +55,7 @@ def prepare(parts: Parts, in_force: Mapping[str, Any], metrics: Path) -> None:
         holders(settings.runners, workers),
         devices(settings.runners),
         sockets,
-        [model.card.tag for model in parts.models],
+        parts.references,
     )
     if sockets is not None:
         folders = sockets, ModelStore().folder, metrics

@@ -1,10 +1,12 @@
 """Which version a name in serving.models stands for, and whether it may serve here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from kaiten import tags
 from kaiten.errors import ModelNotFound, PromotionRefused
+from lifecycle.card import REPORTS
 from lifecycle.history import Entry, Stage, good_in_production, serving
 from lifecycle.store import ModelStore, StoredModel
 
@@ -15,6 +17,18 @@ class Resolved:
 
     model: StoredModel
     promoted: bool
+
+
+def reference_in_force(model: StoredModel, handed_down: Mapping[str, str]) -> Path | None:
+    """Return the folder of the report that a version's drift is told from, if there is one.
+
+    ``handed_down`` is what was chosen at the server's start, by tag: the name of the folder, or
+    nothing. What it does not name is looked for: the server has not started yet.
+    """
+    if model.card.tag not in handed_down:
+        return model.reference
+    name = handed_down[model.card.tag]
+    return model.folder / REPORTS / name if name else None
 
 
 def resolve(reference: str, store: ModelStore, *, in_production: bool) -> Resolved:

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -62,6 +63,13 @@ class FeatureDrift(Protocol):
     def effect(self) -> float: ...
 
 
+class DriftWindow(Protocol):
+    """The last window of a version."""
+
+    @property
+    def ended_at(self) -> datetime: ...
+
+
 class Drift(Protocol):
     """What is known of the drift of one version."""
 
@@ -75,6 +83,8 @@ class Drift(Protocol):
     def drifted(self) -> bool | None: ...
     @property
     def windows(self) -> int: ...
+    @property
+    def window(self) -> DriftWindow | None: ...
     @property
     def features(self) -> Sequence[FeatureDrift]: ...
 
@@ -376,27 +386,41 @@ class _DriftMetrics(Collector):
         self._source = source
 
     def collect(self) -> Iterable[Metric]:
-        """Yield whether each version drifts, how far its features are off, and since how long."""
+        """Yield whether each version drifts, how far its features are off, and as of when."""
         labels = (*_MODEL, "arm")
         drift = GaugeMetricFamily("model_drift", "1 where the version drifts.", labels=labels)
         referred = GaugeMetricFamily(
             "model_drift_reference", "0 where there is nothing to tell drift from.", labels=labels
         )
         windows = CounterMetricFamily("model_drift_windows", "Windows judged.", labels=labels)
+        ended = GaugeMetricFamily(
+            "model_drift_window_ended_seconds",
+            "When the last window ended, in seconds since the epoch.",
+            labels=labels,
+        )
         effects = GaugeMetricFamily(
             "model_drift_effect",
             "How far a feature of the last window is off, from 0 to 1.",
             labels=(*labels, "feature"),
         )
-        for each in self._source.drift():
+        for each in self._known():
             version = [each.model, each.version, each.arm]
             referred.add_metric(version, each.drifted is not None)
             windows.add_metric(version, each.windows)
             if each.drifted is not None:
                 drift.add_metric(version, each.drifted)
+            if each.window is not None:
+                ended.add_metric(version, each.window.ended_at.timestamp())
             for feature in each.features:
                 effects.add_metric([*version, feature.name], feature.effect)
-        yield from (drift, referred, windows, effects)
+        yield from (drift, referred, windows, ended, effects)
+
+    def _known(self) -> Sequence[Drift]:
+        try:
+            return self._source.drift()
+        except OSError:
+            # All other metrics are to be told all the same.
+            return ()
 
 
 def own_directory(parent: Path) -> Path:

@@ -143,6 +143,9 @@ def _describe_exception(_: object, __: str, event: EventDict) -> EventDict:
     error = info[1] if isinstance(info, tuple) else info
     if isinstance(error, BaseException):
         event["error"] = type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            # A full disk, say: the system's words, without the file.
+            event["fault"] = error.strerror
         event["raised_at"] = [
             f"{frame.filename}:{frame.lineno} in {frame.name}"
             for frame in traceback.extract_tb(error.__traceback__)

@@ -1,12 +1,12 @@
 """Profiles of what was answered, beside the request path.
 
-Records wait in a bounded queue, and the request path pays for one append to it. A side thread puts
-them into the spool about once a second; that of one worker of a host, whichever holds the lock,
-closes the windows that they fill. The kernel takes the lock from a worker that is killed.
+Records wait in a bounded sample, and the request path pays for one append to it. A side thread puts
+them into the spool about once a second. Of a host's workers, whichever holds a model's lock closes
+the windows that its answers fill; the kernel takes the lock from a worker that is killed.
 """
 
+import random
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +14,11 @@ from typing import Protocol
 import structlog
 from filelock import FileLock, Timeout
 
+from kaiten import tags
 from kaiten.records import PredictionRecord
 from kaiten.sections import Drift, Profiles
-from monitors.spool import Spool
+from monitors.sample import Sample
+from monitors.spool import Source, Spool
 from monitors.windows import Window, ended
 
 logger = structlog.get_logger(__name__)
@@ -28,34 +30,36 @@ class Watch(Protocol):
     """Judges the windows of a host."""
 
     def close(self, window: Window) -> None:
-        """Keep and judge a window; its parts are removed afterwards."""
+        """Keep and judge a window; its parts are removed afterwards.
+
+        OSError where it may be tried again.
+        """
 
 
 class Profiler:
     """Profiles records in a thread of its own, from start to close.
 
-    ``watch`` is asked for where this worker is the one that closes windows and there is one to
-    close: what it is made of takes memory.
+    ``models`` are those that are served here. ``watch`` is asked for where this worker is the one
+    that closes windows and there is one to close: what it is made of takes memory.
     """
 
     def __init__(
         self,
         folder: Path,
-        settings: Profiles,
-        drift: Drift,
+        models: Sequence[str],
+        settings: tuple[Profiles, Drift],
         watch: Callable[[], Watch],
         on_drop: Callable[[int], None],
         tenant_of: Callable[[str], str] = lambda _: "",
     ) -> None:
-        self._settings = settings
-        self._drift = drift
+        profiles, self._drift = settings
         self._watch = watch
         self._on_drop = on_drop
         self._tenant_of = tenant_of
         self._spool = Spool(folder / "spool")
-        self._lock = FileLock(folder / _LOCK_FILE, blocking=False, thread_local=False)
-        self._pending: deque[PredictionRecord] = deque()
-        self._failing = False
+        self._locks = {model: _lock(folder, model) for model in models}
+        self._pending = Sample(profiles.max_pending_records, random.Random())  # noqa: S311  no secret
+        self._failing: set[str] = set()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="profiler", daemon=True)
 
@@ -64,11 +68,9 @@ class Profiler:
         self._thread.start()
 
     def put(self, records: Sequence[PredictionRecord]) -> None:
-        """Keep records for profiling; what does not fit is counted as dropped."""
-        room = max(0, self._settings.max_pending_records - len(self._pending))
-        self._pending.extend(records[:room])
-        if len(records) > room:
-            self._on_drop(len(records) - room)
+        """Keep records for profiling: past the bound a fair sample, with what is lost counted."""
+        if dropped := self._pending.add(records):
+            self._on_drop(dropped)
 
     def close(self) -> None:
         """Put what waits into the spool, and stop."""
@@ -76,58 +78,75 @@ class Profiler:
         if self._thread.is_alive():
             self._thread.join()
         self._spool_pending()
-        self._lock.release()
+        for lock in self._locks.values():
+            lock.release()
 
     def _run(self) -> None:
         while not self._closing.wait(_TURN_S):
             self.step()
 
     def step(self) -> None:
-        """Take one turn: spool what waits, and close the windows that have ended, if that is ours.
+        """Take one turn: spool what waits, and close the windows that have ended and are ours.
 
         A failure costs profiles, and no more.
         """
         self._spool_pending()
-        try:
-            if self._holds_the_lock():
-                self._close_windows()
-            self._failing = False
-        except Exception:
-            # Once, and not with every turn.
-            if not self._failing:
-                logger.exception("windows_not_looked_at")
-            self._failing = True
+        for model, lock in self._locks.items():
+            try:
+                if _held(lock):
+                    for source in self._spool.arms(model):
+                        self._close_windows(source)
+                self._failing.discard(model)
+            except Exception:
+                # It may pass: what was not done is tried with the next turn, and told of once.
+                if model not in self._failing:
+                    logger.exception("windows_not_looked_at", model=model)
+                self._failing.add(model)
 
     def _spool_pending(self) -> None:
-        records = [self._pending.popleft() for _ in range(len(self._pending))]
+        records = self._pending.take()
         if not records:
             return
         try:
-            self._spool.put(records, self._tenant_of)
+            dropped = self._spool.put(records, self._tenant_of)
+            self._failing.discard("")
         except Exception:
-            logger.exception("profiling_failed")
-            self._on_drop(len(records))
+            dropped = len(records)
+            if "" not in self._failing:
+                logger.exception("profiling_failed")
+            self._failing.add("")
+        if dropped:
+            self._on_drop(dropped)
 
-    def _holds_the_lock(self) -> bool:
-        if not self._lock.is_locked:
-            self._lock_folder().mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock.acquire()
-            except Timeout:
-                return False
-        return True
-
-    def _close_windows(self) -> None:
-        for window in ended(self._spool, self._drift):
+    def _close_windows(self, source: Source) -> None:
+        for window in ended(self._spool, source, self._drift):
             try:
                 self._watch().close(window)
+            except OSError:
+                raise
             except Exception:
-                logger.exception("window_not_judged", model=window.source.model)
+                # It would fail again, and hold up all after it.
+                logger.exception("window_not_judged", model=source.model)
                 self._on_drop(window.rows)
-            # One that fails would fail again, and hold up all after it.
             self._spool.forget(window.parts)
+            # It may have taken a while.
+            self._spool_pending()
             if self._closing.is_set():
                 return
 
-    def _lock_folder(self) -> Path:
-        return Path(self._lock.lock_file).parent
+
+def _lock(folder: Path, model: str) -> FileLock:
+    # Of the model, and not of the host: another server here may serve others.
+    path = folder.joinpath(*tags.split(model), _LOCK_FILE)
+    return FileLock(path, blocking=False, thread_local=False)
+
+
+def _held(lock: FileLock) -> bool:
+    """Return whether this process holds a lock, which it takes if it can."""
+    if not lock.is_locked:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            return False
+    return True

@@ -1,11 +1,15 @@
 """Where the workers of a host put what they have seen, until it fills a window.
 
 A part is one file of rows, which appears whole; its name tells when it was written, by whom and of
-how many rows, so that a window's size is known without a look inside. Parts stay until their window
-has been judged: whoever is killed meanwhile, the next one finds them.
+how many rows, so that a window's size is known without a look inside. The parts of a window that
+has ended are moved into a folder of its own, which stays until it was judged: whoever is killed
+meanwhile, the next one finds it, and no row counts twice.
 """
 
+import io
 import os
+import re
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -13,16 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from kaiten import tags
+from kaiten.files import replace
 from kaiten.records import PredictionRecord
 from monitors.features import FEATURES, Columns, columns_of
 
+logger = structlog.get_logger(__name__)
 TENANT = "tenant"
 _SUFFIX = ".npy"
+_NAME = re.compile(r"(\d{13})-\d+-\d+-(\d+)")
 # Whose measures they are is nobody else's business.
 _MODE = 0o600
+# Where nobody closes windows, a disk is not to be filled: an hour and more of parts.
+_MOST_PARTS = 5000
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -46,56 +56,88 @@ class Part:
     at: float
     rows: int
 
-    def read(self) -> NDArray[np.void]:
-        """Return the rows, whose fields are the features and the tenant."""
-        found: NDArray[np.void] = np.load(self.path, allow_pickle=False)
-        return found
-
 
 class Spool:
-    """The parts of all windows that are not full yet."""
+    """The parts of all windows that have not been judged yet."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._folder = folder
         self._clock = clock
         self._written = 0
 
-    def put(self, records: Sequence[PredictionRecord], tenant_of: Callable[[str], str]) -> None:
-        """Write records, one part for each model and arm; ``tenant_of`` names a subject."""
+    def put(self, records: Sequence[PredictionRecord], tenant_of: Callable[[str], str]) -> int:
+        """Write records, one part for each model and arm; return how many had no room.
+
+        ``tenant_of`` names a subject. OSError where one can not be written.
+        """
         by_source: dict[Source, list[PredictionRecord]] = defaultdict(list)
         for record in records:
             by_source[Source(record.model, record.arm)].append(record)
+        refused = 0
         for source, own in by_source.items():
-            self._write(source, _rows(own, [tenant_of(each.subject) for each in own]))
+            if sum(1 for _ in self._made(source).iterdir()) >= _MOST_PARTS:
+                refused += len(own)
+            else:
+                self._write(source, _rows(own, [tenant_of(each.subject) for each in own]))
+        return refused
 
-    def sources(self) -> list[Source]:
-        """Return whose parts there are."""
-        folders = {path.parent for path in self._folder.glob(f"*/*/*/*{_SUFFIX}")}
-        return sorted(
-            Source(f"{each.parent.parent.name}:{each.parent.name}", each.name) for each in folders
-        )
+    def arms(self, model: str) -> list[Source]:
+        """Return the sources of a model that there may be parts of."""
+        folder = self._folder.joinpath(*tags.split(model))
+        return sorted(Source(model, each.name) for each in folder.glob("*/"))
 
     def parts(self, source: Source) -> list[Part]:
-        """Return a source's parts, oldest first."""
-        folder = self._folder / source.path
-        return sorted(_named(folder.glob(f"*{_SUFFIX}")), key=lambda part: part.path.name)
+        """Return a source's parts of no window yet, oldest first."""
+        return _named((self._folder / source.path).glob(f"*{_SUFFIX}"))
+
+    def claimed(self, source: Source) -> list[list[Part]]:
+        """Return the parts of each window that has ended and was not forgotten, oldest first."""
+        folders = sorted((self._folder / source.path).glob("*/"))
+        return [_named(folder.glob(f"*{_SUFFIX}")) for folder in folders]
+
+    def claim(self, source: Source, parts: Sequence[Part]) -> list[Part]:
+        """Move parts into a folder of their own, and return them where they are now."""
+        folder = self._folder / source.path / parts[0].path.stem
+        folder.mkdir(exist_ok=True)
+        return [
+            Part(part.path.rename(folder / part.path.name), part.at, part.rows) for part in parts
+        ]
 
     def forget(self, parts: Sequence[Part]) -> None:
-        """Remove parts whose window has been judged."""
-        for part in parts:
-            part.path.unlink(missing_ok=True)
+        """Remove the parts of a window that was claimed, with their folder."""
+        shutil.rmtree(parts[0].path.parent)
 
-    def _write(self, source: Source, rows: NDArray[np.void]) -> None:
+    def _made(self, source: Source) -> Path:
         folder = self._folder / source.path
         folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _write(self, source: Source, rows: NDArray[np.void]) -> None:
         self._written += 1
         name = f"{int(self._clock() * 1000):013d}-{os.getpid()}-{self._written}-{len(rows)}"
-        partial = folder / f"{name}.partial"
-        with os.fdopen(
-            os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _MODE), "wb"
-        ) as file:
-            np.save(file, rows, allow_pickle=False)
-        partial.rename(folder / f"{name}{_SUFFIX}")
+        content = io.BytesIO()
+        np.save(content, rows, allow_pickle=False)
+        replace(self._made(source) / f"{name}{_SUFFIX}", content.getvalue(), _MODE)
+
+
+def read(parts: Sequence[Part]) -> list[NDArray[np.void]]:
+    """Return the rows of each part, whose fields are the features and the tenant.
+
+    One that holds something else, as a power cut or an older version may leave it, is left out.
+    """
+    wanted = {feature.name for feature in FEATURES} | {TENANT}
+    found = []
+    for part in parts:
+        try:
+            rows = np.load(part.path, allow_pickle=False)
+            whole = set(rows.dtype.names or ()) >= wanted
+        except (ValueError, EOFError):
+            whole = False
+        if whole:
+            found.append(rows)
+        else:
+            logger.warning("part_unreadable", part=part.path.name, rows=part.rows)
+    return found
 
 
 def columns(parts: Sequence[NDArray[np.void]]) -> Columns:
@@ -113,7 +155,8 @@ def _rows(records: Sequence[PredictionRecord], tenants: Sequence[str]) -> NDArra
     return rows
 
 
-def _named(paths: Iterator[Path]) -> Iterator[Part]:
-    for path in paths:
-        at, _, _, rows = path.stem.split("-")
-        yield Part(path, int(at) / 1000, int(rows))
+def _named(paths: Iterator[Path]) -> list[Part]:
+    """Return the parts among files, oldest first; what has another kind of name is none."""
+    named = ((path, _NAME.fullmatch(path.stem)) for path in paths)
+    parts = [Part(path, int(m[1]) / 1000, int(m[2])) for path, m in named if m]
+    return sorted(parts, key=lambda part: part.path.name)

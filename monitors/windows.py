@@ -11,15 +11,15 @@ from monitors.spool import Part, Source, Spool
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Parts that make a window, oldest first; its id is that of its first part."""
+    """Parts that make a window, oldest first, and are no other's."""
 
     source: Source
     parts: Sequence[Part]
 
     @property
     def id(self) -> str:
-        """What tells it from every other."""
-        return self.parts[0].path.stem
+        """What tells it from every other: the folder that holds its parts."""
+        return self.parts[0].path.parent.name
 
     @property
     def rows(self) -> int:
@@ -38,16 +38,21 @@ class Window:
 
 
 def ended(
-    spool: Spool, settings: Drift, clock: Callable[[], float] = time.time
+    spool: Spool, source: Source, settings: Drift, clock: Callable[[], float] = time.time
 ) -> Iterator[Window]:
-    """Yield each window that has ended: by its rows, or by its age if it has enough of them."""
-    for source in spool.sources():
-        gathered: list[Part] = []
-        for part in spool.parts(source):
-            gathered.append(part)
-            if sum(each.rows for each in gathered) >= settings.window_rows:
-                yield Window(source, gathered)
-                gathered = []
-        window = Window(source, gathered)
-        if window.rows >= settings.min_rows and clock() - gathered[0].at >= settings.window_s:
-            yield window
+    """Yield each window of a source that has ended, and claim it.
+
+    It has by its rows, or by its age if it has enough of them. What was claimed before and not
+    forgotten comes first. One process at a time asks for a source's.
+    """
+    yield from (Window(source, parts) for parts in spool.claimed(source) if parts)
+    gathered: list[Part] = []
+    rows = 0
+    for part in spool.parts(source):
+        gathered.append(part)
+        rows += part.rows
+        if rows >= settings.window_rows:
+            yield Window(source, spool.claim(source, gathered))
+            gathered, rows = [], 0
+    if rows >= settings.min_rows and clock() - gathered[0].at >= settings.window_s:
+        yield Window(source, spool.claim(source, gathered))

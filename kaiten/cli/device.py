@@ -14,6 +14,7 @@ import typer
 from kaiten.errors import NotReady, SetupError
 from kaiten.settings import Settings, load_settings, metrics_directory
 from lifecycle.consistency import check_opset
+from lifecycle.resolution import reference_in_force
 from lifecycle.store import ModelStore
 from monitors import logs
 from monitors.instruments import Instruments
@@ -102,7 +103,8 @@ def _runner(
     model = store.get(tag)
     card, family = model.card, find_task(model.card.task)
     check_opset(card, choose_engine(model.folder, settings.runners).newest_opset)
-    task = family.load(model.folder, card.max_length, settings.runners, model.reference)
+    reference = reference_in_force(model, settings.serving.references)
+    task = family.load(model.folder, card.max_length, settings.runners, reference)
     return Runner(
         tag,
         card.labels,

@@ -60,7 +60,15 @@ def _made(model: str, since: datetime) -> Report:
     archive = Archive(settings.profiles.target, settings.home)
     where = settings.profiles.target or str(settings.home / "profiles")
     reading = _Reading(archive, settings, since)
-    versions = [reading.version(source) for source in archive.sources(_checked(model))]
+    try:
+        versions = [reading.version(source) for source in archive.sources(_checked(model))]
+    except SetupError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever a store's library raises
+        raise SetupError(
+            f"{where} can not be read ({type(error).__name__}); look at profiles.target, and at "
+            "the credentials that its store asks for."
+        ) from None
     found = tuple(each for each in versions if each is not None)
     if not found:
         raise SetupError(

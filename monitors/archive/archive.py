@@ -33,7 +33,7 @@ class Archive:
         self,
         target: str | None,
         home: Path,
-        patience_s: float = 30,
+        patience_s: float = 5,
         pause_s: float = 60,
         most_waiting: int = 1000,
         clock: Callable[[], float] = time.monotonic,
@@ -57,6 +57,12 @@ class Archive:
         if not self._delivered(path, content, ends):
             self._keep(path, content)
             return
+        try:
+            self._deliver_waiting(ends)
+        except OSError as error:
+            logger.warning("profiles_not_delivered", fault=error.strerror or type(error).__name__)
+
+    def _deliver_waiting(self, ends: float) -> None:
         for waiting in self._outbox.waiting():
             if not self._delivered(waiting, self._outbox.read(waiting), ends):
                 return

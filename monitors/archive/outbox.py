@@ -5,6 +5,9 @@ from pathlib import Path, PurePosixPath
 
 from kaiten.files import replace
 
+# Whose measures they are is nobody else's business.
+_MODE = 0o600
+
 
 class Outbox:
     """Holds at most so many files, each under the path that it is to have elsewhere."""
@@ -17,7 +20,7 @@ class Outbox:
         """Keep a file, and return those that had to go for it, oldest first."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, content)
+        replace(path, content, _MODE)
         gone = self.waiting()[: -self._most]
         for each in gone:
             self.forget(each)

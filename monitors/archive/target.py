@@ -23,6 +23,8 @@ _FIELD = "profiles.target"
 # So that a call that nobody waits for any more ends. s3fs itself tries five times.
 _TIMEOUTS = {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 0}}
 _S3 = {"config_kwargs": _TIMEOUTS, "use_listings_cache": False, "skip_instance_cache": True}
+# In a folder: whose measures they are is nobody else's business.
+_MODE = 0o600
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "s3a": _S3}
 
 
@@ -65,7 +67,7 @@ class Target:
             if isinstance(self._files, LocalFileSystem):
                 file = Path(self._at(path))
                 file.parent.mkdir(parents=True, exist_ok=True)
-                replace(file, content)
+                replace(file, content, _MODE)
             else:
                 self._files.pipe_file(self._at(path), content)
         except BaseException as error:  # noqa: BLE001  it goes to whoever waits

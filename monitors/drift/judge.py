@@ -15,6 +15,7 @@ from monitors.tracking import Profile
 
 # What moved by less than this factor more or less tells no order of causes.
 _ALIKE = 1.5
+_SURE = 0.05
 _STAGES = {feature.name: feature.stage for feature in FEATURES}
 
 
@@ -62,8 +63,8 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _moved(finding: Finding) -> float:
-    # What differs by too little, or by chance, has moved nothing.
-    return finding.difference.moved if finding.p_value < 1 else 0.0
+    # What differs by too little, or may do so by chance, has moved nothing.
+    return finding.difference.moved if finding.p_value <= _SURE else 0.0
 
 
 def _of(

@@ -14,10 +14,14 @@ from monitors.spool import Source
 
 logger = structlog.get_logger(__name__)
 NO_REFERENCE = "it has no reference: validate it (kaiten validate), and start the server again"
+UNREADABLE = "its reference can not be read: validate it again, and start the server again"
+NOT_WATCHED = "profiles.enabled is false"
+_MODE = 0o600
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A newer Kaiten may have kept more.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class FeatureState(_Part):
@@ -59,6 +63,7 @@ class DriftState(_Part):
     drifted: bool | None
     since: datetime | None = None
     reference: str | None = None
+    reference_rows: int | None = None
     reason: str | None = None
     windows: int = 0
     told: int = 0
@@ -88,26 +93,27 @@ class States:
         self._folder = folder
 
     def get(self, source: Source, reference: str | None) -> DriftState:
-        """Return a version's state; a new one where none was kept, or one of another reference."""
+        """Return a version's state; a new one where none was kept, or one of another reference.
+
+        OSError where it is there and can not be read.
+        """
         try:
             kept = DriftState.model_validate_json(self._file(source).read_bytes())
         except FileNotFoundError:
             return first(source, reference)
-        except (OSError, ValidationError):
-            logger.warning("drift_state_unreadable", model=source.model, arm=source.arm)
+        except ValidationError:
+            logger.warning("drift_state_broken", model=source.model, arm=source.arm)
             return first(source, reference)
         return kept if kept.reference == reference else first(source, reference)
 
     def put(self, source: Source, state: DriftState, window: bytes) -> None:
         """Keep a state, and the profile of its last window."""
         file = self._file(source)
-        file.parent.mkdir(parents=True, exist_ok=True)
         kept = self._window(source, state.window.id if state.window else "")
-        partial = kept.with_suffix(".partial")
-        partial.write_bytes(window)
-        partial.replace(kept)
-        replace(file, state.model_dump_json(indent=1) + "\n")
-        for older in file.parent.glob(f"{source.arm}-*.bin"):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        replace(kept, window, _MODE)
+        replace(file, state.model_dump_json(indent=1) + "\n", _MODE)
+        for older in kept.parent.iterdir():
             if older != kept:
                 older.unlink(missing_ok=True)
 
@@ -124,21 +130,32 @@ class States:
         return self._folder / source.path.with_name(f"{source.arm}.json")
 
     def _window(self, source: Source, name: str) -> Path:
-        return self._file(source).with_name(f"{source.arm}-{name}.bin")
+        return self._folder / source.path / f"{name}.bin"
 
 
 class DriftReport:
     """Tells the drift of the served versions, from what was kept: every worker tells the same.
 
-    ``references`` gives the folder of each one's reference, if it has one.
+    ``references`` gives the folder of each one's reference, if it has one; ``watched`` says whether
+    anybody compares.
     """
 
-    def __init__(self, states: States, references: Callable[[], Mapping[str, Path | None]]) -> None:
+    def __init__(
+        self,
+        states: States,
+        references: Callable[[], Mapping[str, Path | None]],
+        *,
+        watched: bool = True,
+    ) -> None:
         self._states = states
         self._references = references
+        self._watched = watched
 
     def drift(self) -> list[DriftState]:
-        """Return the state of each served version, in their order."""
+        """Return the state of each served version, in their order; OSError."""
+        if not self._watched:
+            found = [first(Source(model, PRODUCTION), None) for model in self._references()]
+            return [each.model_copy(update={"reason": NOT_WATCHED}) for each in found]
         return [
             self._states.get(Source(model, PRODUCTION), folder.name if folder else None)
             for model, folder in self._references().items()

@@ -2,9 +2,11 @@
 
 Numbers: the two-sample Kolmogorov-Smirnov test on the sketches' cumulative distributions, its
 p-value by Stephens' approximation (Journal of the Royal Statistical Society B 32, 1970). Classes:
-the chi-square test of two samples, the population stability index without what chance alone gives
-it (Yurdakul, "Statistical properties of population stability index", 2018), and, since a test over
-all classes hardly sees one of many, an exact binomial test of each with Cohen's h as its effect.
+the chi-square test of two samples, and, since a test over all classes hardly sees one of many, an
+exact binomial test of each; the population stability index without what chance alone gives it
+(Yurdakul, "Statistical properties of population stability index", 2018) is told beside.
+
+Rows are taken to be independent: one text that is asked over and over is many of them.
 """
 
 from collections.abc import Mapping
@@ -21,6 +23,8 @@ _RANKS = np.linspace(0, 1, 257)
 _LEAST_EXPECTED = 5
 # Half a count more for each class, so that one that is new has a logarithm.
 _SMOOTHING = 0.5
+# A change of one class that chance would make in more than one of twenty windows is none.
+_SURE = 0.05
 Shares = NDArray[np.float64]
 
 
@@ -28,7 +32,8 @@ Shares = NDArray[np.float64]
 class Difference:
     """Of one feature: an effect from 0 to 1, and the p-value under no difference at all.
 
-    ``moved`` estimates the share of answers that are others, which features can be ranked by.
+    ``moved`` is at least the share of answers that would have to be others, which features can be
+    ranked by: for numbers it is KS's D.
     """
 
     effect: float
@@ -63,8 +68,8 @@ def numbers_differ(reference: Profile, current: Profile, column: str) -> Differe
 def classes_differ(reference: Profile, current: Profile, column: str) -> Difference | None:
     """Compare two samples of classes; None where one has none.
 
-    The effect is the larger of that of the whole (half the root of the stability index, which
-    bounds the share of answers that have moved) and of the class that changed most surely (h).
+    What moved is their total variation distance, less what chance gives it. The effect is that, or
+    Cohen's h of the class that changed most surely, if that is sure at all and larger.
     """
     before, now = reference.classes(column), current.classes(column)
     if not before or not now:
@@ -74,17 +79,17 @@ def classes_differ(reference: Profile, current: Profile, column: str) -> Differe
     whole = _chi_square(counts)
     p_values, effects = _each(counts)
     surest = int(np.lexsort((-np.abs(effects), p_values))[0])
-    index = _stability(counts)
-    moved = min(1.0, float(np.sqrt(index)) / 2)
+    moved = _moved(counts)
     one = min(1.0, float(p_values[surest]) * len(names))
+    height = abs(float(effects[surest])) if one <= _SURE else 0.0
     shares = counts[:, surest] / counts.sum(axis=1)
     # Either may tell: Bonferroni's correction for both, and within the second for all classes.
     return Difference(
-        max(moved, min(1.0, abs(float(effects[surest])))),
+        max(moved, min(1.0, height)),
         float(min(1.0, 2 * min(whole, one))),
         moved,
         {
-            "psi": index,
+            "psi": _stability(counts),
             "chi_square_p": whole,
             "class": names[surest],
             "reference_share": float(shares[0]),
@@ -116,6 +121,16 @@ def _stability(counts: NDArray[np.int64]) -> float:
     index = float(((now - before) * np.log(now / before)).sum())
     by_chance = (counts.shape[1] - 1) * float((1 / counts.sum(axis=1)).sum())
     return float(max(0.0, index - by_chance))
+
+
+def _moved(counts: NDArray[np.int64]) -> float:
+    """Return the total variation distance of two samples of classes over what chance gives it."""
+    sizes = counts.sum(axis=1)
+    before, now = counts / sizes[:, None]
+    share = counts.sum(axis=0) / sizes.sum()
+    # The mean of a normal's absolute value, of each class's difference.
+    by_chance = np.sqrt(2 / np.pi * share * (1 - share) * (1 / sizes).sum()).sum() / 2
+    return float(max(0.0, np.abs(now - before).sum() / 2 - by_chance))
 
 
 def _each(counts: NDArray[np.int64]) -> tuple[Shares, Shares]:

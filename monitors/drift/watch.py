@@ -14,15 +14,16 @@ from kaiten.records import REFERENCE_FILE
 from kaiten.sections import Drift
 from monitors.drift.judge import Finding, judge
 from monitors.drift.levels import level
-from monitors.drift.state import DriftState, FeatureState, States, WindowState
-from monitors.features import Columns
-from monitors.spool import TENANT, Source, columns
+from monitors.drift.state import UNREADABLE, DriftState, FeatureState, States, WindowState
+from monitors.features import LABEL
+from monitors.spool import TENANT, Source, columns, read
 from monitors.tracking import Profile
 from monitors.windows import Window
 
 logger = structlog.get_logger(__name__)
-# Of a window: a caller who makes subjects up may not fill a disk.
-_MOST_TENANTS = 100
+# A profile of fewer answers would tell what somebody asked, and takes as long as any other.
+_LEAST_OF_A_TENANT = 20
+_MOST_TENANTS = 50
 _OTHERS = "others"
 
 
@@ -43,26 +44,25 @@ class Watch:
     settings: Drift
 
     def close(self, window: Window) -> None:
-        """Keep the profile of a window, judge it, and keep and tell what was found.
+        """Judge a window, keep what was found, and archive its profile.
 
         Twice is as good as once: whoever did it before may have been killed before he said so.
+        OSError where a file can not be read or written, and it may be tried again.
         """
-        rows = [part.read() for part in window.parts]
+        rows = read(window.parts)
+        if not rows:
+            return
         measured = columns(rows)
         profile = Profile.of(measured, window.started_at)
-        self._keep(window, measured, profile, np.concatenate([part[TENANT] for part in rows]))
         folder = self.references.get(window.source.model)
         before = self.states.get(window.source, folder.name if folder else None)
-        if before.window is not None and before.window.id == window.id:
-            return
-        found = self._judged(before, window, profile, folder)
-        self.states.put(window.source, found, profile.written())
-        _log(window.source, before, found)
-
-    def _keep(
-        self, window: Window, measured: Columns, profile: Profile, tenants: NDArray[np.str_]
-    ) -> None:
+        if before.window is None or before.window.id != window.id:
+            found = self._judged(before, window, profile, folder)
+            self.states.put(window.source, found, profile.written())
+            _log(window.source, before, found)
+        # Last: where profiles go may take its time.
         self.archive.put(profile.written(), window, None)
+        tenants = np.concatenate([part[TENANT] for part in rows])
         for tenant, own in _by_tenant(tenants).items():
             part = {name: values[own] for name, values in measured.items()}
             self.archive.put(Profile.of(part, window.started_at).written(), window, tenant)
@@ -71,15 +71,24 @@ class Watch:
         self, before: DriftState, window: Window, profile: Profile, folder: Path | None
     ) -> DriftState:
         facts = WindowState(
-            id=window.id, rows=window.rows, started_at=window.started_at, ended_at=window.ended_at
+            id=window.id,
+            rows=profile.count(LABEL),
+            started_at=window.started_at,
+            ended_at=window.ended_at,
         )
+        unjudged = {"windows": before.windows + 1, "window": facts, "features": ()}
         if folder is None:
-            return before.model_copy(update={"windows": before.windows + 1, "window": facts})
-        reference = Profile.read((folder / REFERENCE_FILE).read_bytes())
+            return before.model_copy(update=unjudged)
+        try:
+            reference = Profile.read((folder / REFERENCE_FILE).read_bytes())
+        except Exception:
+            logger.exception("reference_unreadable", model=window.source.model)
+            return before.model_copy(update={**unjudged, "drifted": None, "reason": UNREADABLE})
         kept = self.states.last_window(window.source, before)
         windows = [Profile.read(kept), profile] if kept else [profile]
         findings = judge(reference, windows, self.settings.min_effect)
-        return after(before, facts, findings, self.settings)
+        found = after(before, facts, findings, self.settings)
+        return found.model_copy(update={"reference_rows": reference.count(LABEL)})
 
 
 def after(
@@ -102,9 +111,11 @@ def after(
     return before.model_copy(
         update={
             "drifted": drifted,
+            "reason": None,
             "since": since if drifted else None,
             "windows": before.windows + 1,
-            "told": before.told + told,
+            # A drift that goes on is one discovery.
+            "told": before.told + (told and not before.drifted),
             "quiet": quiet,
             "window": window.model_copy(update={"p_value": surest, "level": limit}),
             "features": tuple(_feature(each, at, settings.min_effect) for each in findings),
@@ -124,10 +135,12 @@ def _feature(finding: Finding, level_in_force: float, min_effect: float) -> Feat
 
 
 def _by_tenant(tenants: NDArray[np.str_]) -> Mapping[str, NDArray[np.bool_]]:
-    """Return which rows are whose; what is beyond the largest tenants is put together."""
+    """Return which rows are whose; those of small tenants, and of too many, are put together."""
     sizes = Counter(tenants.tolist())
     sizes.pop("", None)
-    largest = [name for name, _ in sizes.most_common(_MOST_TENANTS)]
+    largest = [
+        name for name, size in sizes.most_common(_MOST_TENANTS) if size >= _LEAST_OF_A_TENANT
+    ]
     found = {name: tenants == name for name in largest}
     rest = ~np.isin(tenants, ["", *largest])
     return {**found, _OTHERS: rest} if rest.any() else found

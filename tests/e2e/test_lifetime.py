@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from monitors.spool import Spool, columns
+from monitors.spool import Spool, columns, read
 from tests.e2e.house import (
     BIN,
     QUICKSTART,
@@ -39,8 +39,8 @@ def test_ctrl_c_stops_cleanly_and_what_was_seen_waits_for_its_window(
         code = server.process.stop(signal.SIGINT)
         log = server.process.log
     spool = Spool(tmp_path / "drift" / "spool")
-    (source,) = spool.sources()
-    found = columns([part.read() for part in spool.parts(source)])
+    (source,) = spool.arms("support-intent:1.0.0")
+    found = columns(read(spool.parts(source)))
 
     assert code == 0
     assert "Traceback" not in log

@@ -22,6 +22,7 @@ LEFT_OUT = {
     "signatures.password",
     "state.redis_url",
     "state.database_url",
+    "serving.references",
     "runners.sockets",
     "logging.pseudonym_key",
 }

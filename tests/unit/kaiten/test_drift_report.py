@@ -66,7 +66,7 @@ def archive(home: Path, tmp_path: Path) -> Archive:
 def put(archive: Archive, hours_ago: float, tag: str = TAG, **changed: np.ndarray) -> None:
     at = (datetime.now(UTC) - timedelta(hours=hours_ago)).timestamp()
     window = Window(
-        Source(tag, "production"), [Part(Path(f"{int(at * 1000)}-17-1-{ROWS}.npy"), at, ROWS)]
+        Source(tag, "production"), [Part(Path(str(int(at * 1000)), "part.npy"), at, ROWS)]
     )
     archive.put(Profile.of(answers(RANDOM, ROWS, **changed), window.started_at).written(), window)
 

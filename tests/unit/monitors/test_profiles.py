@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from kaiten.sections import Drift, Profiles
 from monitors.profiles import Profiler
-from monitors.spool import Source, Spool, columns
+from monitors.spool import Source, Spool, columns, read
 from monitors.windows import Window
 from tests.records import recorded
 from tests.unit.gateway.house import CANARY, TAG, V2, House
@@ -39,6 +39,7 @@ class Worker:
         folder: Path,
         max_pending_records: int = 10_000,
         tenant_of: Callable[[str], str] = lambda _: "",
+        models: Sequence[str] = (TAG,),
     ) -> None:
         self.dropped: list[int] = []
         self.judge = Judge()
@@ -46,8 +47,11 @@ class Worker:
         self.spool = Spool(folder / "spool")
         self.profiler = Profiler(
             folder,
-            Profiles(max_pending_records=max_pending_records),
-            Drift(window_rows=WINDOW_ROWS, min_rows=10),
+            models,
+            (
+                Profiles(max_pending_records=max_pending_records),
+                Drift(window_rows=WINDOW_ROWS, min_rows=10),
+            ),
             self._watch,
             self.dropped.append,
             tenant_of,
@@ -146,7 +150,7 @@ def test_another_worker_takes_over_once_one_is_gone(tmp_path: Path) -> None:
 
 
 def test_a_window_that_can_not_be_judged_is_counted_and_holds_up_no_other(worker: Worker) -> None:
-    worker.judge.failure = OSError(28, "No space left on device")
+    worker.judge.failure = ValueError("what nobody thought of")
     worker.put(WINDOW_ROWS)
     with capture_logs() as logs:
         worker.profiler.step()
@@ -156,6 +160,30 @@ def test_a_window_that_can_not_be_judged_is_counted_and_holds_up_no_other(worker
     worker.put(WINDOW_ROWS)
     worker.profiler.step()
     assert worker.judge.closed == [WINDOW_ROWS]
+
+
+def test_a_window_that_a_full_disk_holds_up_is_tried_again_and_told_of_once(worker: Worker) -> None:
+    worker.judge.failure = OSError(28, "No space left on device")
+    worker.put(WINDOW_ROWS)
+    with capture_logs() as logs:
+        for _ in range(3):
+            worker.profiler.step()
+    assert worker.dropped == []
+    assert [each["event"] for each in logs] == ["windows_not_looked_at"]
+    worker.judge.failure = None
+    worker.profiler.step()
+    assert worker.judge.closed == [WINDOW_ROWS]
+
+
+def test_a_server_closes_the_windows_of_what_it_serves_and_of_nothing_else(tmp_path: Path) -> None:
+    other = Worker(tmp_path, models=["topic:2.1.0"])
+    # It comes first, and holds what it needs.
+    other.profiler.step()
+    worker = Worker(tmp_path)
+    worker.put(WINDOW_ROWS)
+    worker.profiler.step()
+    other.profiler.step()
+    assert (worker.judge.closed, other.judge.closed) == ([WINDOW_ROWS], [])
 
 
 def test_what_can_not_be_spooled_is_counted(tmp_path: Path) -> None:
@@ -190,7 +218,7 @@ async def test_no_text_is_spooled(tmp_path: Path) -> None:
     await House(sink=worker.profiler).post(V2, {"inputs": [CANARY, f"billing {CANARY}"]})
     worker.profiler.step()
     (part,) = worker.spool.parts(Source(TAG, "production"))
-    assert columns([part.read()])["label"].tolist() == ["billing", "billing"]
+    assert columns(read([part]))["label"].tolist() == ["billing", "billing"]
     for encoding in ("utf-8", "utf-32-le"):
         assert CANARY.encode(encoding) not in part.path.read_bytes()
 
@@ -200,4 +228,4 @@ def test_tenants_are_told_apart_by_their_pseudonyms(tmp_path: Path) -> None:
     worker.put(2)
     worker.profiler.step()
     (part,) = worker.spool.parts(Source(TAG, "production"))
-    assert part.read()["tenant"].tolist() == ["pseudonym of 13"] * 2
+    assert read([part])[0]["tenant"].tolist() == ["pseudonym of 13"] * 2

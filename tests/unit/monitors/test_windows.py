@@ -5,9 +5,10 @@ import pytest
 
 from kaiten.sections import Drift
 from monitors.spool import Source, Spool
-from monitors.windows import ended
+from monitors.windows import Window, ended
 from tests.records import recorded
 
+INTENT = "intent:1.0.0"
 SETTINGS = Drift(window_rows=100, window_s=60, min_rows=30)
 
 
@@ -16,12 +17,16 @@ class Setup:
         self.now = 1000.0
         self.spool = Spool(folder, lambda: self.now)
 
-    def put(self, *sizes: int, model: str = "intent:1.0.0") -> None:
+    def put(self, *sizes: int, model: str = INTENT) -> None:
         for size in sizes:
             self.spool.put([recorded(model=model)] * size, lambda _: "")
 
+    def windows(self, model: str = INTENT) -> list[Window]:
+        source = Source(model, "production")
+        return [*ended(self.spool, source, SETTINGS, lambda: self.now)]
+
     def ended(self) -> list[int]:
-        return [window.rows for window in ended(self.spool, SETTINGS, lambda: self.now)]
+        return [window.rows for window in self.windows()]
 
 
 @pytest.fixture
@@ -70,15 +75,30 @@ def test_each_model_has_windows_of_its_own(setup: Setup) -> None:
     setup.put(60, model="topic:2.1.0")
     assert setup.ended() == []
     setup.put(60)
-    (window,) = ended(setup.spool, SETTINGS, lambda: setup.now)
-    assert window.source == Source("intent:1.0.0", "production")
+    (window,) = setup.windows()
+    assert window.source == Source(INTENT, "production")
+    assert setup.windows("topic:2.1.0") == []
 
 
 def test_a_window_tells_its_time_and_is_known_by_its_first_part(setup: Setup) -> None:
     setup.put(60)
-    first = setup.spool.parts(Source("intent:1.0.0", "production"))[0].path.stem
+    first = setup.spool.parts(Source(INTENT, "production"))[0].path.stem
     setup.now += 30
     setup.put(60)
-    (window,) = ended(setup.spool, SETTINGS, lambda: setup.now)
+    (window,) = setup.windows()
     assert window.id == first
     assert (window.started_at.timestamp(), window.ended_at.timestamp()) == (1000, 1030)
+
+
+def test_a_window_comes_again_as_it_was_until_it_is_forgotten(setup: Setup) -> None:
+    setup.put(40)
+    setup.now += 60
+    (window,) = setup.windows()
+    # Whoever was to judge it is killed, and more comes before the next one looks.
+    setup.put(70, 40)
+    found = setup.windows()
+    assert [each.rows for each in found] == [40, 110]
+    assert found[0] == window
+    for each in found:
+        setup.spool.forget(each.parts)
+    assert setup.ended() == []

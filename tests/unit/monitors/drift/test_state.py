@@ -1,9 +1,18 @@
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from monitors.drift.state import NO_REFERENCE, DriftReport, DriftState, States, WindowState, first
+from monitors.drift.state import (
+    NO_REFERENCE,
+    NOT_WATCHED,
+    DriftReport,
+    DriftState,
+    States,
+    WindowState,
+    first,
+)
 from monitors.spool import Source
 
 SOURCE = Source("intent:1.0.0", "production")
@@ -23,7 +32,8 @@ def test_a_state_is_kept_with_its_last_window(tmp_path: Path) -> None:
     found = States(tmp_path).get(SOURCE, "r1")
     assert found == judged(2)
     assert States(tmp_path).last_window(SOURCE, found) == b"profile 2"
-    assert len([*tmp_path.rglob("*.bin")]) == 1
+    (file,) = tmp_path.rglob("*.bin")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_a_version_begins_anew_with_another_reference(tmp_path: Path) -> None:
@@ -36,6 +46,32 @@ def test_a_version_without_a_reference_says_so() -> None:
     state = first(SOURCE, None)
     assert (state.drifted, state.reason) == (None, NO_REFERENCE)
     assert first(SOURCE, "r1").reason is None
+
+
+def test_where_nobody_compares_that_is_what_is_told(tmp_path: Path) -> None:
+    states = States(tmp_path)
+    states.put(SOURCE, judged(5), b"profile")
+    report = DriftReport(states, lambda: {"intent:1.0.0": Path("reports/r1")}, watched=False)
+    (found,) = report.drift()
+    assert (found.drifted, found.reason, found.windows) == (None, NOT_WATCHED, 0)
+
+
+def test_a_state_that_can_not_be_read_now_is_not_taken_for_none(tmp_path: Path) -> None:
+    states = States(tmp_path)
+    states.put(SOURCE, judged(5), b"profile")
+    (file,) = tmp_path.rglob("*.json")
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(IsADirectoryError):
+        states.get(SOURCE, "r1")
+
+
+def test_what_a_newer_version_has_kept_is_read(tmp_path: Path) -> None:
+    states = States(tmp_path)
+    states.put(SOURCE, judged(5), b"profile")
+    (file,) = tmp_path.rglob("*.json")
+    file.write_text(file.read_text().replace('"model"', '"later": 1, "model"', 1))
+    assert states.get(SOURCE, "r1") == judged(5)
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"model": "intent"}', "[]"])

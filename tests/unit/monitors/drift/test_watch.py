@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from kaiten.records import REFERENCE_FILE, PredictionRecord
 from kaiten.sections import Drift
-from monitors.drift.state import DriftState, States
+from monitors.drift.state import UNREADABLE, DriftState, States
 from monitors.drift.watch import Watch
 from monitors.features import Columns, columns_of
 from monitors.spool import Source, Spool
@@ -48,7 +48,7 @@ class Setup:
         self.spool.put(records(columns), tenant_of)
 
     def close(self) -> DriftState:
-        for window in ended(self.spool, SETTINGS):
+        for window in ended(self.spool, SOURCE, SETTINGS):
             self.watch.close(window)
             self.spool.forget(window.parts)
         return self.state
@@ -97,6 +97,7 @@ def test_drift_is_told_with_its_cause_and_lasts_until_it_is_quiet(setup: Setup) 
     # The next window is looked at with the one before, which still shows it.
     seen = [setup.window() for _ in range(4)]
     assert [state.drifted for state in seen] == [True, True, False, False]
+    assert seen[-1].told == 1
     assert seen[0].since == began.since
     assert seen[-1].since is None
 
@@ -105,6 +106,7 @@ def test_drift_that_goes_on_is_one_drift(setup: Setup) -> None:
     states = [setup.window(distance=far()) for _ in range(4)]
     assert [state.drifted for state in states] == [True] * 4
     assert {state.since for state in states} == {states[0].since}
+    assert {state.told for state in states} == {1}
 
 
 def test_without_a_reference_windows_are_kept_and_nothing_is_told(tmp_path: Path) -> None:
@@ -116,11 +118,15 @@ def test_without_a_reference_windows_are_kept_and_nothing_is_told(tmp_path: Path
 
 def test_a_window_that_was_judged_before_its_judge_was_killed_counts_once(setup: Setup) -> None:
     setup.put(answers(RANDOM, 500))
-    (window,) = ended(setup.spool, SETTINGS)
+    (window,) = ended(setup.spool, SOURCE, SETTINGS)
     setup.watch.close(window)
-    # Its parts are still there: the next one finds them.
+    # Its parts are still there, and more has come: the next one finds them.
+    setup.put(answers(RANDOM, 200))
     assert setup.close().windows == 1
-    assert setup.spool.sources() == []
+    assert setup.spool.claimed(SOURCE) == []
+    assert sum(part.rows for part in setup.spool.parts(SOURCE)) == 200
+    # It was archived again, under the same name: nobody knows whether it was before.
+    assert [name for name, _, _ in setup.shelf.kept] == [window.id] * 2
 
 
 def test_a_state_that_could_not_be_kept_leaves_the_old_one(
@@ -142,13 +148,35 @@ def test_a_state_that_could_not_be_kept_leaves_the_old_one(
 
 
 def test_tenants_have_profiles_of_their_own_and_the_rest_is_put_together(setup: Setup) -> None:
-    # 120 tenants of four answers, and one of twenty.
-    setup.put(answers(RANDOM, 500), lambda subject: f"t{max(0, int(subject[1:]) - 16) // 4:03}")
+    # Ten of twenty answers, and many of one, whose profile would tell what it was.
+    names = [f"large-{index % 10}" if index < 200 else f"small-{index}" for index in range(500)]
+    setup.put(answers(RANDOM, 500), lambda subject: names[int(subject[1:])])
     setup.close()
     tenants = {tenant: rows for _, tenant, rows in setup.shelf.kept}
-    assert (tenants[None], tenants["t000"]) == (500, 20)
-    assert len(tenants) == 1 + 100 + 1
-    assert tenants["others"] == 500 - 20 - 99 * 4
+    assert tenants.pop(None) == 500
+    assert tenants.pop("others") == 300
+    assert tenants == {f"large-{index}": 20 for index in range(10)}
+
+
+def test_of_too_many_tenants_the_largest_have_profiles_of_their_own(setup: Setup) -> None:
+    setup.put(answers(RANDOM, 1200), lambda subject: f"t{int(subject[1:]) % 60:02}")
+    setup.close()
+    tenants = {tenant for _, tenant, _ in setup.shelf.kept}
+    assert len(tenants) == 1 + 50 + 1
+
+
+def test_a_reference_that_can_not_be_read_is_told_and_not_silent(setup: Setup) -> None:
+    assert setup.window().drifted is False
+    assert setup.reference is not None
+    content = (setup.reference / REFERENCE_FILE).read_bytes()
+    (setup.reference / REFERENCE_FILE).write_bytes(b"nonsense")
+    with capture_logs() as logs:
+        state = setup.window()
+    assert (state.drifted, state.reason, state.windows) == (None, UNREADABLE, 2)
+    assert [each["event"] for each in logs] == ["reference_unreadable"]
+    (setup.reference / REFERENCE_FILE).write_bytes(content)
+    state = setup.window()
+    assert (state.drifted, state.reason, state.reference_rows) == (False, None, 3000)
 
 
 def test_beginning_and_end_of_a_drift_are_logged_once(setup: Setup) -> None:
