@@ -60,8 +60,9 @@ def _made(model: str, since: datetime) -> Report:
     archive = Archive(settings.profiles.target, settings.home)
     where = settings.profiles.target or str(settings.home / "profiles")
     reading = _Reading(archive, settings, since)
+    named = _checked(model)
     try:
-        versions = [reading.version(source) for source in archive.sources(_checked(model))]
+        versions = [reading.version(source) for source in archive.sources(named)]
     except SetupError:
         raise
     except Exception as error:  # noqa: BLE001  whatever a store's library raises

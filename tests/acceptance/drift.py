@@ -46,6 +46,8 @@ _SOURCE = Source(_TAG, "production")
 _WINDOWS, _ROWS, _TRIALS, _ESTIMATED = 1000, 1000, 50, 200
 _SETTINGS = Drift()
 _TRIPLED = "one class tripled"
+_MUST_BE_FOUND = {*SHIFTS, _TRIPLED}
+_SPLITS = 2
 _ARTICLE_P = 0.05
 _BATCH = 64
 Rows = NDArray[np.int64]
@@ -67,15 +69,26 @@ async def run(report: Report, _: Path, folder: Path) -> None:
         test_rows=len(test),
         thresholds=_SETTINGS.model_dump_json(),
     )
-    for name, part in {"tuning": tuning, "test": test}.items():
-        trial = Trial(model, part, _length(report))
-        trial.false_alarms(report, name)
-        trial.power(report, name)
-        trial.estimates(report, name)
+    # Shown beside, with a fifth of the work.
+    _tried(report, model, "tuning", tuning, report.scale / 5)
+    _tried(report, model, "test", test, report.scale)
+    for seed in range(_SPLITS):
+        # The draw of reference and test is chance as well.
+        rows = [*reference, *test]
+        random.Random(seed).shuffle(rows)
+        half = len(rows) // 2
+        again = _validated(rows[:half], folder / f"split-{seed}")
+        length = max(20, round(_WINDOWS * report.scale / 5))
+        Trial(again, rows[half:], length).false_alarms(report, f"split {seed}")
 
 
-def _length(report: Report) -> int:
-    return max(20, round(_WINDOWS * report.scale))
+def _tried(
+    report: Report, model: StoredModel, name: str, part: Sequence[Example], scale: float
+) -> None:
+    trial = Trial(model, part, max(20, round(_WINDOWS * scale)))
+    trial.false_alarms(report, name)
+    trial.power(report, name, max(4, round(_TRIALS * scale)))
+    trial.estimates(report, name, max(10, round(_ESTIMATED * scale)))
 
 
 def _parts() -> tuple[list[Example], list[Example], list[Example]]:
@@ -89,6 +102,7 @@ def _parts() -> tuple[list[Example], list[Example], list[Example]]:
 
 def _validated(reference: Sequence[Example], folder: Path) -> StoredModel:
     """Register the model and validate it on the reference, by the commands."""
+    folder.mkdir(exist_ok=True)
     file = folder / "reference.csv"
     with file.open("w", encoding="utf-8", newline="") as opened:
         writer = csv.writer(opened)
@@ -165,14 +179,14 @@ class Trial:
             article_any_feature=article["any"] / self._length,
             article_by_feature={k: v / self._length for k, v in article.items() if k != "any"},
         )
-        if name == "test":
-            report.check("false alarms, share of windows", share, passed=share < 0.01)
+        if name != "tuning":
+            report.check(f"{name}: false alarms, share of windows", share, passed=share < 0.01)
 
-    def power(self, report: Report, name: str) -> None:
+    def power(self, report: Report, name: str, trials: int) -> None:
         """See within how many windows each shift is found, and what is called its cause."""
         for shift_name, draw, causes in self._shifted():
             found, right, named, effects = 0, 0, Counter[str](), []
-            for trial in range(_TRIALS):
+            for trial in range(trials):
                 # By turns at a server's first windows, and after very many without drift.
                 fresh = trial % 2 == 0
                 state = first(_SOURCE, self._state.reference) if fresh else self._state
@@ -189,20 +203,20 @@ class Trial:
                 named[cause.feature] += 1
                 effects.append(cause.difference.effect)
             facts: dict[str, Any] = {
-                "found_within_2_windows": found / _TRIALS,
-                "right_cause_first": right / _TRIALS,
+                "found_within_2_windows": found / trials,
+                "right_cause_first": right / trials,
                 "first": dict(named),
                 "median_effect": float(np.median(effects)),
             }
             report.tell(f"{name}: {shift_name}", **facts)
-            if name == "test":
+            if name == "test" and shift_name in _MUST_BE_FOUND:
                 report.check(
                     f"{shift_name}: found, and its cause first",
                     [facts["found_within_2_windows"], facts["right_cause_first"]],
-                    passed=found == right == _TRIALS,
+                    passed=found == right == trials,
                 )
 
-    def estimates(self, report: Report, name: str) -> None:
+    def estimates(self, report: Report, name: str, windows: int) -> None:
         """Hold estimates of accuracy without labels against what the labels say."""
         folder = self._model.reference
         calibrated = calibration.read(folder)
@@ -213,7 +227,7 @@ class Trial:
             **{k: d for k, d, _ in self._shifted()},
         }.items():
             errors, truths, within = [], [], 0
-            for _ in range(max(10, round(_ESTIMATED * report.scale))):
+            for _ in range(windows):
                 window = draw()
                 truth = float(window.correct.mean())
                 found = calibrated.estimate(window.columns["confidence"])
@@ -238,7 +252,11 @@ class Trial:
         """Yield each shift, what draws a window of it, and its causes."""
         for name, shift in SHIFTS.items():
             yield name, self._drawn(self._changed[name], shift.share), shift.causes
-        yield _TRIPLED, self._tripled(), frozenset({LABEL})
+        yield _TRIPLED, self._tripled(0), frozenset({LABEL})
+        # Told, and not promised: what is harder than was asked for.
+        domain = "a fifth from another domain"
+        yield "a tenth of it", self._drawn(self._changed[domain], 0.1), SHIFTS[domain].causes
+        yield "a class of middling size tripled", self._tripled(38), frozenset({LABEL})
 
     def _rows(self, count: int) -> Rows:
         return self._random.choice(len(self._part), count, replace=False)
@@ -252,9 +270,9 @@ class Trial:
 
         return draw
 
-    def _tripled(self) -> Draw:
-        """Draw windows in which the largest class comes three times as often."""
-        (name, size), *_ = Counter(self._truth.tolist()).most_common(1)
+    def _tripled(self, place: int) -> Draw:
+        """Draw windows in which a class comes three times as often; the largest has place 0."""
+        name, size = Counter(self._truth.tolist()).most_common()[place]
         own, others = np.flatnonzero(self._truth == name), np.flatnonzero(self._truth != name)
         count = round(3 * _ROWS * size / len(self._truth))
 
