@@ -1,11 +1,15 @@
 """What profiles, drift and quality cost a server: two servers, with them and without, by turns."""
 
+import asyncio
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
 from statistics import median
+
+import httpx
 
 from benchmarks.client import Pool
 from tests.acceptance.load import closed_loop
@@ -19,6 +23,7 @@ _ROUNDS, _ROUND_S, _WARM_UP_S = 10, 10.0, 5.0
 _LEAST_THROUGHPUT = 0.95
 _MOST_MEMORY_MIB = 150
 _MOST_GROWTH = 0.03
+_VERDICT_S = 5.0
 # Threads, caches and the allocator find their size.
 _FIRST_WINDOWS = 0.1
 _SEED = 20261128
@@ -29,6 +34,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
         on = stack.enter_context(served(store, folder / "on", TWO_WORKERS))
         off = stack.enter_context(served(store, folder / "off", {**TWO_WORKERS, **_OFF}))
         await _by_turns(report, on, off)
+        await _verdicts(report, on)
     # Alone, as another server would only slow it down.
     with served(store, folder / "soak", TWO_WORKERS) as alone:
         await _growth(report, alone)
@@ -53,6 +59,32 @@ async def _by_turns(report: Report, on: Served, off: Served) -> None:
     report.check("throughput with them, share of without", share, passed=share >= _LEAST_THROUGHPUT)
     most = max(memories)
     report.check("memory that they take, MiB", most, passed=most <= _MOST_MEMORY_MIB)
+
+
+async def _verdicts(report: Report, on: Served) -> None:
+    """See how long after a window's end its verdict is told, under load."""
+    token = on.server.token("--subject", "operator", "--scope", "ops")
+    headers = {"Authorization": f"Bearer {token}"}
+    told: dict[str, float] = {}
+    async with (
+        on.pool() as pool,
+        httpx.AsyncClient(base_url=on.server.url, headers=headers, timeout=60) as operator,
+    ):
+        loading = asyncio.create_task(closed_loop(pool, _bodies(on), LANES, 3 * _ROUND_S))
+        while not loading.done():
+            (found,) = (await operator.get("/ops/drift")).json()["models"]
+            if found["window"]:
+                ended = datetime.fromisoformat(found["window"]["ended_at"])
+                seconds = (datetime.now(UTC) - ended).total_seconds()
+                told.setdefault(found["window"]["ended_at"], seconds)
+            await asyncio.sleep(0.05)
+        await loading
+    # The one that was there before has been told for long. Rows wait up to a second for their part.
+    after = [seconds + 1 for seconds in [*told.values()][1:]]
+    report.tell("verdicts", windows=len(after), median_s=median(after), most_s=max(after))
+    report.check(
+        "from a window's end to its verdict, s", max(after), passed=max(after) < _VERDICT_S
+    )
 
 
 async def _rate(pool: Pool, bodies: Iterator[bytes]) -> float:
