@@ -17,9 +17,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from kaiten.errors import Detail, Forbidden, InvalidInput
+from kaiten.errors import DatabaseUnavailable, Detail, Forbidden, InvalidInput
 from kaiten.quality import Label
-from monitors.quality.database import Database
+from monitors.quality.database import RETRY_S, Database
 from monitors.quality.tables import feedback, predictions
 
 # A prediction is written within seconds, or once the database is back. A label that has waited for
@@ -53,12 +53,17 @@ class Labels:
         self._known = {tag: frozenset(labels) for tag, labels in known.items()}
         self._clock = clock
 
-    def take(self, labels: Sequence[Label], models: frozenset[str] | None) -> None:
+    def take(
+        self,
+        labels: Sequence[Label],
+        models: frozenset[str] | None,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Keep all of them, on the disk when this returns, or none; of two for one text, the last.
 
         ``models`` are the names that the sender may label, None for all. InvalidInput or Forbidden
         for what does not fit a prediction that is known, where another may still come;
-        DatabaseUnavailable.
+        DatabaseUnavailable, also where by the end of it the sender has given up.
         """
         last = {(each.request_id, each.item): each.label for each in labels}
         # In one order, whoever sends them: two senders would else wait for each other.
@@ -70,6 +75,8 @@ class Labels:
                 found = _matches(connection, of.in_(keys[start : start + _KEYS_AT_ONCE]))
                 self._check(labels, {(each.request_id, each.item): each for each in found}, models)
                 _join(connection, found)
+            if given_up():
+                raise DatabaseUnavailable(RETRY_S)
 
     def join_waiting(self) -> Joined:
         """Join labels whose predictions were written after them; DatabaseUnavailable.

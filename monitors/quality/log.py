@@ -58,9 +58,13 @@ class PredictionLog:
         if len(records) > room:
             self._on_drop(len(records) - room)
 
+    def stop(self) -> None:
+        """Begin to end; close waits for it."""
+        self._closing.set()
+
     def close(self) -> None:
         """Write what waits, and stop; what can not be written now is counted as dropped."""
-        self._closing.set()
+        self.stop()
         if self._thread.is_alive():
             # No longer: a database may hang.
             self._thread.join(_END_S)

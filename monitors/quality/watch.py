@@ -60,9 +60,13 @@ class QualityWatch:
         """Start the side thread."""
         self._thread.start()
 
+    def stop(self) -> None:
+        """Begin to end; close waits for it."""
+        self._closing.set()
+
     def close(self) -> None:
         """Stop, and leave the rest to another worker."""
-        self._closing.set()
+        self.stop()
         if self._thread.is_alive():
             # No longer: a database may hang.
             self._thread.join(_END_S)
