@@ -19,6 +19,7 @@ from monitors.quality.labels import Labels
 from monitors.quality.log import PredictionLog
 from monitors.quality.pruning import Pruning
 from monitors.quality.threads import Threads
+from monitors.quality.versions import Versions
 from monitors.quality.watch import Gauges, QualityWatch
 from monitors.quality.windows import Windows
 
@@ -53,11 +54,12 @@ class QualityDesk:
         watched: Watched,
     ) -> None:
         self._database = Database(url)
-        self._labels = Labels(self._database, {tag: of[0] for tag, of in versions.items()})
+        self._labels = Labels(self._database)
+        served = Versions({tag: of[0] for tag, of in versions.items()})
         read = {tag: calibration.read(report) for tag, (_, report) in versions.items()}
         calibrations = {tag: found for tag, found in read.items() if found is not None}
         self._windows = Windows(self._database, calibrations, settings.window_rows)
-        self._log = PredictionLog(self._database, settings, watched.predictions_dropped)
+        self._log = PredictionLog(self._database, served, settings, watched.predictions_dropped)
         pruning = Pruning(self._database, settings)
         self._watch = QualityWatch(home, self._labels, self._windows, pruning, watched)
         self._threads = Threads(_THREADS, "quality")

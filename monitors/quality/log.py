@@ -18,6 +18,7 @@ from kaiten.records import PredictionRecord
 from kaiten.sections import Quality
 from monitors.quality.database import Database
 from monitors.quality.tables import predictions
+from monitors.quality.versions import Versions
 
 logger = structlog.get_logger(__name__)
 _POLL_S = 1.0
@@ -31,11 +32,13 @@ class PredictionLog:
     def __init__(
         self,
         database: Database,
+        versions: Versions,
         settings: Quality,
         on_drop: Callable[[int], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
+        self._versions = versions
         self._max_pending = settings.max_pending_records
         self._on_drop = on_drop
         self._clock = clock
@@ -99,6 +102,8 @@ class PredictionLog:
         with self._database.writing() as connection:
             # A connection that broke at the very end may have broken after it.
             if not (self._tried and _is_there(connection, self._batch[0])):
+                answered = {f"{row['model']}:{row['version']}" for row in self._batch}
+                self._versions.keep(connection, answered)
                 connection.execute(insert(predictions), self._batch)
 
 

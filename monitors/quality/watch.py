@@ -11,13 +11,14 @@ from filelock import FileLock, Timeout
 
 from kaiten.errors import DatabaseUnavailable
 from kaiten.quality import VersionQuality
-from monitors.quality.labels import Labels
+from monitors.quality.labels import WAIT_S, Labels
 from monitors.quality.pruning import Pruning
 from monitors.quality.windows import Windows
 
 logger = structlog.get_logger(__name__)
 POLL_S = 3.0
 _PRUNE_S = 60.0
+_RECENT_S = 60.0
 _END_S = 10.0
 LOCK_FILE = "quality.lock"
 
@@ -100,12 +101,12 @@ class QualityWatch:
         return True
 
     def _turn(self) -> None:
-        found = self._labels.join_waiting()
-        if found.dropped:
-            logger.warning("labels_do_not_fit", dropped=found.dropped)
-        mark, now = self._windows.mark(), self._clock()
+        now = self._clock()
+        # Most predictions come within seconds; a label that has none yet is looked at less often.
+        joined = self._labels.join_waiting(WAIT_S if now >= self._prune_at else _RECENT_S)
+        mark = self._windows.mark()
         # Once a minute anyway: another host may have joined some, or its clock be behind.
-        if found.joined or mark != self._seen or now >= self._prune_at:
+        if joined or mark != self._seen or now >= self._prune_at:
             self._gauges.quality_measured(self._windows.read())
             self._seen = mark
         if now >= self._prune_at:

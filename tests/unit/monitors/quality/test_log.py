@@ -11,9 +11,12 @@ from kaiten.sections import Quality
 from monitors.quality.database import RETRY_S, Database
 from monitors.quality.log import PredictionLog
 from monitors.quality.tables import predictions
+from monitors.quality.versions import Versions
 from tests.postgres_server import postgres_server
 from tests.records import recorded
 from tests.unit.monitors.quality.house import truths
+
+VERSIONS = Versions({"intent:1.0.0": ["billing", "delivery"]})
 
 
 @dataclass
@@ -25,7 +28,9 @@ class Dropped:
 
 
 def log_of(database: Database, dropped: Dropped, room: int = 100) -> PredictionLog:
-    return PredictionLog(database, Quality(max_pending_records=room), dropped, lambda: 1234.5)
+    return PredictionLog(
+        database, VERSIONS, Quality(max_pending_records=room), dropped, lambda: 1234.5
+    )
 
 
 def test_what_was_answered_is_written_without_a_text_or_a_subject(database: Database) -> None:

@@ -13,7 +13,14 @@ NOW = 100.0 * DAY_S
 
 def put_labels(database: Database, received: list[float]) -> None:
     rows = [
-        {"request_id": f"r{number}", "item": 0, "label": "x", "received_at": at, "joined": False}
+        {
+            "request_id": f"r{number}",
+            "item": 0,
+            "models": "*",
+            "label": "x",
+            "received_at": at,
+            "joined": False,
+        }
         for number, at in enumerate(received)
     ]
     with database.writing() as connection:
