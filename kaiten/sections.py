@@ -398,14 +398,16 @@ def check_database_url(url: str) -> None:
     """Raise ValueError, which does not quote it, for what is no address of a PostgreSQL."""
     try:
         parts = urlsplit(url)
-        # As above: what a slash in a password leaves is no port.
+        # As above: what a slash in a password leaves is no port. Where digits come before it, or
+        # there is an @ in it, some parsers take a part of it for the host or the name, and tell it.
         usable = bool(parts.hostname and parts.path.strip("/") and parts.port != 0)
+        usable = usable and url.count("@") == parts.netloc.count("@") <= 1
     except ValueError:
         usable = False
     if not usable or parts.scheme not in {"postgresql", "postgresql+psycopg", "postgres"}:
         raise ValueError(
             "is no address of a PostgreSQL; write it as "
-            "postgresql+psycopg://USER:$PASSWORD@HOST:5432/NAME, with what is special in the "
+            "postgresql+psycopg://USER:PASSWORD@HOST:5432/NAME, with what is special in the "
             "password percent-encoded, or leave it out for an SQLite file"
         )
 

@@ -16,6 +16,8 @@ from sqlalchemy import (
 METADATA = MetaData()
 # What the migrations come to.
 HEAD = "0001"
+# Its own, as another user of Alembic may use the database.
+VERSION_TABLE = "kaiten_alembic_version"
 
 # In place of the models, where a sender may label all of them: no name is written so.
 ALL = "*"

@@ -55,7 +55,8 @@ class Windows:
         estimate = None
         if calibration is not None:
             latest = self._latest(of).with_only_columns(predictions.c.confidence)
-            estimate = calibration.estimate(connection.scalars(latest).all())
+            confidences = connection.scalars(latest).all()
+            estimate = calibration.estimate(confidences) if confidences else None
         return VersionQuality(*of, measures, estimate)
 
     def _latest(self, of: Answering) -> Select[Any]:
