@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy.engine import URL
 
-from kaiten.errors import DatabaseUnavailable, DeadlineExceeded
+from kaiten.errors import DatabaseUnavailable, DeadlineExceeded, Forbidden, InvalidInput
 from kaiten.quality import Label, VersionQuality
 from kaiten.records import PredictionRecord
 from kaiten.sections import Quality
@@ -21,7 +21,7 @@ from monitors.quality.pruning import Pruning
 from monitors.quality.threads import Threads
 from monitors.quality.versions import Versions
 from monitors.quality.watch import Gauges, QualityWatch
-from monitors.quality.windows import Windows
+from monitors.quality.windows import Reference, Windows
 
 T = TypeVar("T")
 _THREADS = 4
@@ -36,6 +36,11 @@ class Watched(Gauges, Protocol):
 
     def predictions_dropped(self, count: int) -> None:
         """Count predictions that were not written."""
+
+
+def _reference(report: Path | None) -> Reference | None:
+    found = calibration.read(report)
+    return None if report is None or found is None else Reference(report.name, found)
 
 
 class QualityDesk:
@@ -53,12 +58,12 @@ class QualityDesk:
         versions: Mapping[str, tuple[Sequence[str], Path | None]],
         watched: Watched,
     ) -> None:
+        self._watched = watched
         self._database = Database(url)
         self._labels = Labels(self._database)
         served = Versions({tag: of[0] for tag, of in versions.items()})
-        read = {tag: calibration.read(report) for tag, (_, report) in versions.items()}
-        calibrations = {tag: found for tag, found in read.items() if found is not None}
-        self._windows = Windows(self._database, calibrations, settings.window_rows)
+        references = {tag: _reference(report) for tag, (_, report) in versions.items()}
+        self._windows = Windows(self._database, references, settings.window_rows)
         self._log = PredictionLog(self._database, served, settings, watched.predictions_dropped)
         pruning = Pruning(self._database, settings)
         self._watch = QualityWatch(home, self._labels, self._windows, pruning, watched)
@@ -75,17 +80,26 @@ class QualityDesk:
 
     async def take(
         self, labels: Sequence[Label], models: frozenset[str] | None, deadline: float
-    ) -> None:
+    ) -> int:
         """Keep all labels, on the disk when this returns, or none; see Labels.take.
 
+        Returns how many are joined to their answers; the others wait for them.
         Where a connection breaks as they are committed, nobody knows which of the two it is.
         """
         given_up = Event()
         try:
-            await self._do(lambda: self._labels.take(labels, models, given_up.is_set), deadline)
+            joined = await self._do(
+                lambda: self._labels.take(labels, models, given_up.is_set), deadline
+            )
+        except (InvalidInput, Forbidden):
+            self._watched.labels_taken("refused", len(labels))
+            raise
         finally:
             # Of one who was told that they are not kept, none may be written later.
             given_up.set()
+        self._watched.labels_taken("joined", joined)
+        self._watched.labels_taken("waiting", len(labels) - joined)
+        return joined
 
     async def read(self, deadline: float) -> Sequence[VersionQuality]:
         """Return what is known of each version that has answered; DatabaseUnavailable."""

@@ -27,7 +27,13 @@ class Gauges(Protocol):
     """Told of what was measured."""
 
     def quality_measured(self, found: Sequence[VersionQuality]) -> None:
-        """Show it."""
+        """Show it, and nothing of what is not there any more."""
+
+    def labels_taken(self, outcome: str, count: int) -> None:
+        """Count labels by what became of them."""
+
+    def database_away(self, *, away: bool) -> None:
+        """Show whether the database does not answer."""
 
 
 class QualityWatch:
@@ -79,7 +85,9 @@ class QualityWatch:
             if not self._is_ours():
                 return False
             self._turn()
+            self._gauges.database_away(away=False)
         except DatabaseUnavailable:
+            self._gauges.database_away(away=True)
             # Told of by the database; what is shown stays.
             self._seen = None
         except Exception:
@@ -104,6 +112,7 @@ class QualityWatch:
         now = self._clock()
         # Most predictions come within seconds; a label that has none yet is looked at less often.
         joined = self._labels.join_waiting(WAIT_S if now >= self._prune_at else _RECENT_S)
+        self._gauges.labels_taken("joined_later", joined)
         mark = self._windows.mark()
         # Once a minute anyway: another host may have joined some, or its clock be behind.
         if joined or mark != self._seen or now >= self._prune_at:

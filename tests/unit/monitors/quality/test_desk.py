@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
 
-from kaiten.errors import DeadlineExceeded
+from kaiten.errors import DeadlineExceeded, Forbidden, InvalidInput
 from kaiten.quality import Label
 from kaiten.sections import Quality
 from monitors.quality.calibration import FILE
@@ -18,7 +18,7 @@ from monitors.quality.desk import QualityDesk
 from monitors.quality.tables import feedback
 from tests.postgres_server import PostgresServer
 from tests.records import recorded
-from tests.unit.monitors.quality.house import kept
+from tests.unit.monitors.quality.house import kept, know, put, row
 from tests.unit.monitors.quality.test_watch import Shown
 from tests.unit.monitors.quality.test_windows import HONEST
 
@@ -81,6 +81,22 @@ async def test_database_that_hangs_is_given_up_before_the_deadline_and_holds_up_
     assert kept(other)[HUNG[:2]][0] == "delivery"
     await asyncio.to_thread(desk.close)
     other.close()
+
+
+async def test_what_becomes_of_labels_is_counted(
+    database: Database, url: URL, tmp_path: Path
+) -> None:
+    know(database)
+    put(database, row())
+    told = Told()
+    desk = QualityDesk(url, tmp_path, Quality(), {}, told)
+    labels = [LABEL, LABEL._replace(label="delivery"), LABEL._replace(item=1)]
+    assert await desk.take(labels, None, in_time()) == 2
+    for unfit, models in ((LABEL._replace(label="parcels"), None), (LABEL, frozenset({"other"}))):
+        with pytest.raises((InvalidInput, Forbidden)):
+            await desk.take([unfit], models, in_time())
+    assert told.labels == {"joined": 2, "waiting": 1, "refused": 2}
+    await asyncio.to_thread(desk.close)
 
 
 @pytest.mark.parametrize("seconds", [0.1, -1])

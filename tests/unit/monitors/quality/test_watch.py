@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,17 @@ from tests.unit.monitors.quality.house import know, put, row, truths
 @dataclass
 class Shown:
     shown: list[Sequence[VersionQuality]] = field(default_factory=list)
+    labels: Counter[str] = field(default_factory=Counter)
+    away: list[bool] = field(default_factory=list)
 
     def quality_measured(self, found: Sequence[VersionQuality]) -> None:
         self.shown.append(found)
+
+    def labels_taken(self, outcome: str, count: int) -> None:
+        self.labels[outcome] += count
+
+    def database_away(self, *, away: bool) -> None:
+        self.away.append(away)
 
 
 @dataclass
@@ -93,6 +102,8 @@ def test_label_that_came_first_is_joined_and_measured(host: Host) -> None:
     host.now += 60
     watch.step()
     assert truths(host.database)[1] == ("later", 0, "billing")
+    assert host.shown.labels == {"joined_later": 2}
+    assert set(host.shown.away) == {False}
     watch.close()
 
 
@@ -113,4 +124,5 @@ def test_database_that_is_away_costs_turns_and_no_more(tmp_path: Path) -> None:
     assert watch.step()
     assert watch.step()
     assert host.shown.shown == []
+    assert host.shown.away == [True, True]
     watch.close()
