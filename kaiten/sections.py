@@ -183,7 +183,7 @@ class State(Section):
 
     # redis://[:password@]host:port/number; rediss:// for TLS. Without one, each worker has its own.
     redis_url: SecretStr | None = None
-    # postgresql+psycopg://user:$password@host/name; without one, an SQLite file in KAITEN_HOME.
+    # postgresql+psycopg://user:password@host/name; without one, an SQLite file in KAITEN_HOME.
     database_url: SecretStr | None = None
 
     @field_validator("redis_url")
@@ -357,6 +357,15 @@ class Quality(Section):
     keep_days: float = Field(30, gt=0)
     keep_rows: int = Field(1_000_000, ge=1)
     max_pending_records: int = Field(10_000, ge=1)
+
+    @model_validator(mode="after")
+    def _holds_a_window(self) -> "Quality":
+        if self.keep_rows < self.window_rows:
+            raise ValueError(
+                "keep_rows is under window_rows, so no window would ever be whole; raise the first "
+                "or lower the second"
+            )
+        return self
 
 
 class Logging(Section):

@@ -60,6 +60,7 @@ class QualityWatch:
         self._clock = clock
         self._prune_at = clock()
         self._seen: tuple[int, float] | None = None
+        self._failing = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="quality-watch", daemon=True)
 
@@ -85,14 +86,17 @@ class QualityWatch:
             if not self._is_ours():
                 return False
             self._turn()
+            self._failing = False
             self._gauges.database_away(away=False)
         except DatabaseUnavailable:
             self._gauges.database_away(away=True)
             # Told of by the database; what is shown stays.
             self._seen = None
         except Exception:
-            logger.exception("quality_not_measured")
-            self._seen = None
+            # Told once, until it works again.
+            if not self._failing:
+                logger.exception("quality_not_measured")
+            self._seen, self._failing = None, True
         return True
 
     def _run(self) -> None:

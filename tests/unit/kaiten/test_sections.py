@@ -81,6 +81,12 @@ def test_what_is_no_address_of_a_postgresql_is_refused_and_never_told(
     assert "nary" not in "".join(traceback.format_exception(refused.value))
 
 
+def test_fewer_answers_kept_than_a_window_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_QUALITY__KEEP_ROWS", "999")
+    with pytest.raises(InvalidSettings, match="keep_rows is under window_rows"):
+        load_settings()
+
+
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_an_address_of_a_postgresql_is_taken(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"{scheme}://me:p$%2Fw@h:5433/quality"
