@@ -183,7 +183,7 @@ class State(Section):
 
     # redis://[:password@]host:port/number; rediss:// for TLS. Without one, each worker has its own.
     redis_url: SecretStr | None = None
-    # postgresql+psycopg://user:password@host/name; without one, an SQLite file in KAITEN_HOME.
+    # postgresql+psycopg://user:<password>@host/name; without one, an SQLite file in KAITEN_HOME.
     database_url: SecretStr | None = None
 
     @field_validator("redis_url")
@@ -416,7 +416,7 @@ def check_database_url(url: str) -> None:
     if not usable or parts.scheme not in {"postgresql", "postgresql+psycopg", "postgres"}:
         raise ValueError(
             "is no address of a PostgreSQL; write it as "
-            "postgresql+psycopg://USER:PASSWORD@HOST:5432/NAME, with what is special in the "
+            "postgresql+psycopg://USER:<PASSWORD>@HOST:5432/NAME, with what is special in the "
             "password percent-encoded, or leave it out for an SQLite file"
         )
 

@@ -67,7 +67,7 @@ def test_an_address_of_a_redis_is_taken(url: str, monkeypatch: pytest.MonkeyPatc
         *("canary", "mysql://me:$canary@h/n", "postgresql://me:$canary@h", "postgresql:///n"),
         *("postgresql://me:ca/nary@h/n", "postgresql://h:canary/n", "sqlite:///canary.sqlite"),
         # Of each of these, some parser takes a part of the password for the host or the name.
-        *("postgresql://me:ca@nary@h/n", "postgresql://me:1/nary@h/n", "postgresql://h/n@nary"),
+        *("postgresql://me:$ca@nary@h/n", "postgresql://me:1/nary@h/n", "postgresql://h/n@nary"),
         *("postgresql://me:1/nary@h:5433/n", "postgresql://me:1/n?nary@h/n"),
     ],
 )
