@@ -86,7 +86,7 @@ REMEDIES: Mapping[str, Remedy] = {
         "Wait; whoever made the token can not be reached.", Retry.AFTER, ("Retry-After",)
     ),
     "database_unavailable": Remedy(
-        "Wait, and send it again: the same label twice is one label.",
+        "Wait, and send it again, as it may not be kept: the same label twice is one label.",
         Retry.AFTER,
         ("Retry-After",),
     ),

@@ -116,15 +116,16 @@ class LimitsWatch(Protocol):
 class QualityDesk(Protocol):
     """Takes labels for what was answered, and tells what they come to.
 
-    Deadlines are by time.monotonic(); DatabaseUnavailable where the database does not answer by
-    then.
+    Deadlines are by time.monotonic(); DeadlineExceeded where one is too near, DatabaseUnavailable
+    where the database does not answer.
     """
 
     async def take(
         self, labels: Sequence[Label], models: frozenset[str] | None, deadline: float
-    ) -> None:
+    ) -> int:
         """Keep all labels for good, or none; ``models`` may be labelled, None for all of them.
 
+        Returns how many are joined to their answers, where the others wait for theirs.
         InvalidInput, or Forbidden, for what does not fit an answer that is known.
         """
 

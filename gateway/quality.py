@@ -20,7 +20,7 @@ from gateway.schemas import (
 )
 from gateway.versions import FEEDBACK
 from kaiten.context import current
-from kaiten.errors import Detail, InvalidInput, Unauthenticated
+from kaiten.errors import Detail, Forbidden, InvalidInput, Unauthenticated
 from kaiten.quality import Label, Measures, VersionQuality
 from kaiten.sections import Gateway
 
@@ -52,12 +52,21 @@ class QualityRoutes:
         if context.principal is None:
             raise Unauthenticated(token_sent=False)
         labels = [Label(each.request_id, each.item, each.label) for each in body.feedback]
-        await self._desk().take(labels, context.principal.labelled_models, context.deadline)
-        answer = FeedbackResponse(accepted=len(labels), request_id=context.request_id)
+        models = context.principal.labelled_models
+        if models is not None and not models:
+            # Of an issuer's own scopes, none that names a model.
+            raise Forbidden("feedback")
+        joined = await self._desk().take(labels, models, context.deadline)
+        answer = FeedbackResponse(
+            accepted=len(labels), joined=joined, request_id=context.request_id
+        )
         await _json(answer)(scope, receive, send)
 
     async def quality(self, _: Request) -> Response:
-        """Tell what is known of each version."""
+        """Tell what is known of each version: the same from every worker that serves it.
+
+        A host that does not serve a version has no calibration of it, and gives no estimate.
+        """
         found = await self._desk().read(current().deadline)
         return _json(QualityResponse(models=[*map(_told, found)]))
 
@@ -70,6 +79,8 @@ def _told(found: VersionQuality) -> ModelQuality:
         version=found.version,
         arm=found.arm,
         estimate=estimate,
+        reference=found.reference,
+        reason=found.reason,
         **measures,
     )
 

@@ -145,6 +145,9 @@ class FeedbackResponse(BaseModel):
     """All labels are kept, and stay so."""
 
     accepted: int = Field(ge=1)
+    joined: int = Field(
+        ge=0, description="How many have found their answers; the others wait for theirs."
+    )
     request_id: str
 
 
@@ -158,10 +161,16 @@ class EstimatedAccuracy(BaseModel):
     high: float = Field(ge=0, le=1)
     rows: int = Field(ge=1)
     error: float = Field(ge=0, description="The mean absolute error, as measured at validation.")
+    error_rows: int = Field(ge=1, description="Answers in each window that it was measured on.")
+    error_windows: int = Field(ge=1, description="How many windows those were.")
 
 
 class ModelQuality(BaseModel):
-    """What is known of a version in an arm; null without labels, or without a calibration."""
+    """What is known of a version in an arm; null without labels, or without a calibration.
+
+    The same from every worker of every host, but that a host which does not serve the version
+    estimates nothing.
+    """
 
     model: str
     version: str
@@ -177,6 +186,8 @@ class ModelQuality(BaseModel):
     observed_error: float | None = Field(
         description="How far an estimate for the labelled answers is from their accuracy."
     )
+    reference: str | None = Field(description="The validation report that estimates are made by.")
+    reason: str | None = Field(description="Why there is no estimate.")
 
 
 class QualityResponse(BaseModel):

@@ -4,6 +4,7 @@ import math
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from kaiten import tags
 from kaiten.errors import Forbidden, KaitenError
 from kaiten.records import PredictionRecord
 
@@ -37,7 +38,7 @@ class Principal:
         if "feedback" in self.scopes:
             return None
         own = (scope.partition(":") for scope in self.scopes)
-        return frozenset(name for kind, _, name in own if kind == "feedback")
+        return frozenset(name for kind, _, name in own if kind == "feedback" and tags.is_name(name))
 
 
 @dataclass(slots=True)

@@ -330,7 +330,10 @@ class IssuerUnavailable(ServiceError):
 
 
 class DatabaseUnavailable(ServiceError):
-    """The database of predictions and labels can not be reached; nothing of it was kept."""
+    """The database of predictions and labels can not be reached.
+
+    Nothing is kept of what was sent, but where the connection broke just as it was written.
+    """
 
     def __init__(self, retry_after_s: int = 2) -> None:
         self.retry_after_s = retry_after_s

@@ -17,7 +17,8 @@ class Label(NamedTuple):
 class Estimate:
     """An accuracy that was told without labels, over ``rows`` answers, with its 95 % interval.
 
-    ``error`` is the mean absolute error of such estimates, as it was measured at validation.
+    ``error`` is the mean absolute error of such estimates, as it was measured at validation on
+    ``error_windows`` windows of ``error_rows`` answers; other windows have another.
     """
 
     accuracy: float
@@ -25,6 +26,8 @@ class Estimate:
     high: float
     rows: int
     error: float
+    error_rows: int
+    error_windows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,16 @@ class Measures:
 
 @dataclass(frozen=True, slots=True)
 class VersionQuality:
-    """What is known of a version in an arm; None without labels, or without a calibration."""
+    """What is known of a version in an arm; None without labels, or without a calibration.
+
+    ``reference`` names the validation report that has the calibration, ``reason`` why there is no
+    estimate.
+    """
 
     model: str
     version: str
     arm: str
     measures: Measures | None
     estimate: Estimate | None
+    reference: str | None = None
+    reason: str | None = None

@@ -186,7 +186,7 @@ class State(Section):
 
     # redis://[:password@]host:port/number; rediss:// for TLS. Without one, each worker has its own.
     redis_url: SecretStr | None = None
-    # postgresql+psycopg://user:$password@host/name; without one, an SQLite file in KAITEN_HOME.
+    # postgresql+psycopg://user:<password>@host/name; without one, an SQLite file in KAITEN_HOME.
     database_url: SecretStr | None = None
 
     @field_validator("redis_url")
@@ -361,6 +361,15 @@ class Quality(Section):
     keep_rows: int = Field(1_000_000, ge=1)
     max_pending_records: int = Field(10_000, ge=1)
 
+    @model_validator(mode="after")
+    def _holds_a_window(self) -> "Quality":
+        if self.keep_rows < self.window_rows:
+            raise ValueError(
+                "keep_rows is under window_rows, so no window would ever be whole; raise the first "
+                "or lower the second"
+            )
+        return self
+
 
 class Logging(Section):
     """What is logged."""
@@ -401,14 +410,16 @@ def check_database_url(url: str) -> None:
     """Raise ValueError, which does not quote it, for what is no address of a PostgreSQL."""
     try:
         parts = urlsplit(url)
-        # As above: what a slash in a password leaves is no port.
+        # As above: what a slash in a password leaves is no port. Where digits come before it, or
+        # there is an @ in it, some parsers take a part of it for the host or the name, and tell it.
         usable = bool(parts.hostname and parts.path.strip("/") and parts.port != 0)
+        usable = usable and url.count("@") == parts.netloc.count("@") <= 1
     except ValueError:
         usable = False
     if not usable or parts.scheme not in {"postgresql", "postgresql+psycopg", "postgres"}:
         raise ValueError(
             "is no address of a PostgreSQL; write it as "
-            "postgresql+psycopg://USER:$PASSWORD@HOST:5432/NAME, with what is special in the "
+            "postgresql+psycopg://USER:<PASSWORD>@HOST:5432/NAME, with what is special in the "
             "password percent-encoded, or leave it out for an SQLite file"
         )
 

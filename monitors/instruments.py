@@ -5,6 +5,7 @@ for PROMETHEUS_MULTIPROC_DIR as it is imported, and BentoML sets it only for its
 """
 
 import glob
+import math
 import os
 import shutil
 import socket
@@ -148,6 +149,18 @@ class Instruments:
             registry=registry,
         )
         self._quality = _QualityInstruments(registry)
+        self._labels = Counter(
+            "model_feedback_labels_total",
+            "Labels that came in: joined to an answer, waiting for one, joined_later, or refused.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._database_away = Gauge(
+            "model_database_away",
+            "1 where the database of predictions and labels does not answer.",
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
         self._limited = Counter(
             "model_requests_limited_total",
             "Requests that were refused as their subject had reached a limit of its own.",
@@ -186,9 +199,16 @@ class Instruments:
         self._predictions_dropped.inc(count)
 
     def quality_measured(self, found: Sequence[VersionQuality]) -> None:
-        """Show how good the answers of each version are."""
-        for each in found:
-            self._quality.show(each)
+        """Show how good the answers of each version are, and nothing of one that is not there."""
+        self._quality.show(found)
+
+    def labels_taken(self, outcome: str, count: int) -> None:
+        """Count labels that came in, by what became of them."""
+        self._labels.labels(outcome).inc(count)
+
+    def database_away(self, *, away: bool) -> None:
+        """Note whether the database of predictions and labels does not answer."""
+        self._database_away.set(away)
 
     def request_limited(self, limit: str) -> None:
         """Count a request that a limit refused."""
@@ -286,12 +306,21 @@ class _QualityInstruments:
             "high": gauge(f"{name}_high", f"The upper end of its 95 % interval: the {of}."),
         }
 
-    def show(self, found: VersionQuality) -> None:
-        labels = (found.model, found.version, found.arm)
-        for part, gauges in ((found.measures, self._measured), (found.estimate, self._estimated)):
-            if part is not None:
-                for name, gauge in gauges.items():
-                    gauge.labels(*labels).set(getattr(part, name))
+        self._shown: set[tuple[Gauge, tuple[str, str, str]]] = set()
+
+    def show(self, found: Sequence[VersionQuality]) -> None:
+        values = {
+            (gauge, (each.model, each.version, each.arm)): getattr(part, name)
+            for each in found
+            for part, gauges in ((each.measures, self._measured), (each.estimate, self._estimated))
+            if part is not None
+            for name, gauge in gauges.items()
+        }
+        # The files of several workers hold it: it can be overwritten, and not taken away.
+        gone = dict.fromkeys(self._shown - values.keys(), math.nan)
+        for (gauge, labels), value in (gone | values).items():
+            gauge.labels(*labels).set(value)
+        self._shown = {*values}
 
 
 class ModelObserver:

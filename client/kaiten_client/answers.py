@@ -22,9 +22,14 @@ class Prediction(ScoredLabel):
 
 
 class FeedbackResponse(_Answer):
-    """How many labels are kept: all that were sent."""
+    """How many labels are kept, all that were sent, and how many have found their answers.
+
+    The others wait, as an answer is written a second after it is given; a label for none waits in
+    vain.
+    """
 
     accepted: int
+    joined: int
     request_id: str
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kaiten.quality import Estimate
 
@@ -53,6 +53,16 @@ class Calibration(BaseModel):
     windows: int
     window_rows: int
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Calibration":
+        knots = len(self.knots)
+        if not (self.rows and self.confidence and knots):
+            raise ValueError("holds no rows, no points or no knots")
+        lengths = {len(self.accuracy) - len(self.confidence), len(self.covariance) - knots}
+        if lengths != {0} or any(len(row) != knots for row in self.covariance):
+            raise ValueError("has lists whose lengths do not fit together")
+        return self
+
     def estimate(self, confidences: ArrayLike) -> Estimate:
         """Return the accuracy to expect of at least one answer with these confidences.
 
@@ -74,6 +84,8 @@ class Calibration(BaseModel):
             high=min(1.0, accuracy + margin),
             rows=len(sure),
             error=self.error,
+            error_rows=self.window_rows,
+            error_windows=self.windows,
         )
 
     def _weights(self, sure: Floats) -> Floats:

@@ -17,7 +17,8 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings, StateUnavailable
 from kaiten.sections import State
-from monitors.quality.tables import HEAD
+from monitors.quality.faults import failed_once, fault, lacks_tables, means_away
+from monitors.quality.tables import HEAD, VERSION_TABLE
 
 logger = structlog.get_logger(__name__)
 FILE = "quality.sqlite"
@@ -37,7 +38,8 @@ class Database:
     """One process's connections, made as they are needed.
 
     Where it can not be reached, nobody waits for it in vain: for RETRY_S seconds after a failure it
-    is not asked again, and DatabaseUnavailable is raised at once.
+    is not asked again, and DatabaseUnavailable is raised at once. Where its tables are gone, with
+    the file or by a server that was restored, they are made again.
     """
 
     def __init__(self, url: URL, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,6 +48,7 @@ class Database:
         self._engine = _engine(url)
         self._migrating = threading.Lock()
         self._migrated = self._away = False
+        self._file: int | None = None
         self._retry_at = clock()
 
     @contextmanager
@@ -78,20 +81,25 @@ class Database:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        if self._away and self._clock() < self._retry_at:
-            raise DatabaseUnavailable(RETRY_S)
+        self._check()
         try:
             yield
         except (DBAPIError, NoConnection) as error:
-            if not means_away(error):
+            if means_away(error):
+                self._lost(error)
+            elif not failed_once(error):
                 raise
-            self._lost(error)
             raise DatabaseUnavailable(RETRY_S) from None
         if self._away:
             self._away = False
             logger.info("database_back")
 
+    def _check(self) -> None:
+        if self._away and self._clock() < self._retry_at:
+            raise DatabaseUnavailable(RETRY_S)
+
     def _lost(self, error: SQLAlchemyError) -> None:
+        self._migrated = self._migrated and not lacks_tables(error)
         self._retry_at = self._clock() + RETRY_S
         if not self._away:
             self._away = True
@@ -99,14 +107,24 @@ class Database:
 
     def _migrate_once(self) -> None:
         with self._migrating:
+            if self._migrated and _file_of(self._url) != self._file:
+                # Who has the old one open would write into what nobody finds.
+                self._engine.dispose()
+                self._migrated = False
             if not self._migrated:
-                try:
-                    migrate(self._engine)
-                except DBAPIError as error:
-                    if means_away(error):
-                        raise
-                    raise StateUnavailable(place_of(self._url), fault(error)) from None
+                # Whoever waited for the first to try need not find out for itself.
+                self._check()
+                self._migrate()
                 self._migrated = True
+
+    def _migrate(self) -> None:
+        try:
+            migrate(self._engine)
+        except DBAPIError as error:
+            if means_away(error) or failed_once(error):
+                raise
+            raise StateUnavailable(place_of(self._url), fault(error)) from None
+        self._file = _file_of(self._url)
 
 
 def database_url(state: State, home: Path) -> URL:
@@ -134,31 +152,12 @@ def fault_of(url: URL) -> str | None:
     engine = _engine(url)
     try:
         with _looking(engine) as connection:
-            _revision(connection, place_of(url))
+            _revision(connection)
     except SQLAlchemyError as error:
         return fault(error)
-    except StateUnavailable as error:
-        return error.message
     finally:
         engine.dispose()
     return None
-
-
-def fault(error: SQLAlchemyError) -> str:
-    """Return what went wrong, in words that hold no value, and no password."""
-    cause = getattr(error, "orig", None) or error
-    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
-    return f"{type(cause).__name__} ({code})" if code else type(cause).__name__
-
-
-def means_away(error: SQLAlchemyError) -> bool:
-    """Tell whether waiting may mend it: no connection, or one that was lost, locked or full."""
-    if isinstance(error, DBAPIError):
-        kind = type(error.orig).__mro__
-        return error.connection_invalidated or any(
-            each.__name__ == "OperationalError" for each in kind
-        )
-    return isinstance(error, NoConnection)
 
 
 def migrate(engine: Engine) -> None:
@@ -167,33 +166,50 @@ def migrate(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         _make(Path(str(engine.url.database)))
     with _looking(engine) as connection:
-        if _revision(connection, place) == HEAD:
+        if _is_up_to_date(connection):
             return
     with engine.begin() as connection:
         # SQLite's transaction has the only lock there is.
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        if _revision(connection, place) != HEAD:
-            _upgrade(connection)
+            # What it changes may be large.
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+        if not _is_up_to_date(connection):
+            _upgrade(connection, place)
             logger.info("database_migrated", at=place, revision=HEAD)
 
 
 @contextmanager
 def _looking(engine: Engine) -> Iterator[Connection]:
-    """Give a transaction that only reads, and so takes no lock."""
+    """Give a transaction that only reads one state, and so takes no lock."""
+    options: dict[str, Any] = {_READING: True}
+    if engine.dialect.name == "postgresql":
+        options["isolation_level"] = "REPEATABLE READ"
     with engine.connect() as connection:
-        yield connection.execution_options(**{_READING: True})
+        yield connection.execution_options(**options)
 
 
-def _revision(connection: Connection, place: str) -> str | None:
-    """Return the revision of its tables, None where it has none; StateUnavailable for a newer."""
-    if not inspect(connection).has_table("alembic_version"):
+def _is_up_to_date(connection: Connection) -> bool:
+    """Tell whether nothing is to be done: a newer revision only adds to what this one uses."""
+    return (_revision(connection) or "") >= HEAD
+
+
+def _revision(connection: Connection) -> str | None:
+    """Return the revision of its tables, None where it has none."""
+    if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    if found is not None and found > HEAD:
-        reason = f"its tables are of revision {found}, and this Kaiten knows {HEAD}; take the newer"
-        raise StateUnavailable(place, reason)
+    found: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
     return found
+
+
+def _file_of(url: URL) -> int | None:
+    """Return what tells an SQLite file from one that takes its name later."""
+    if url.get_backend_name() != "sqlite":
+        return None
+    try:
+        return Path(str(url.database)).stat().st_ino
+    except OSError:
+        return None
 
 
 def _make(file: Path) -> None:
@@ -204,15 +220,20 @@ def _make(file: Path) -> None:
         file.touch(0o600)
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, place: str) -> None:
     # Only whoever migrates loads it.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError:
+        reason = f"{VERSION_TABLE} names a revision that no Kaiten has; see who else uses it"
+        raise StateUnavailable(place, reason) from None
 
 
 def _engine(url: URL) -> Engine:

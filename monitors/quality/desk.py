@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Protocol, TypeVar
 
 from sqlalchemy.engine import URL
 
-from kaiten.errors import DatabaseUnavailable
+from kaiten.errors import DatabaseUnavailable, DeadlineExceeded, Forbidden, InvalidInput
 from kaiten.quality import Label, VersionQuality
 from kaiten.records import PredictionRecord
 from kaiten.sections import Quality
@@ -18,8 +18,10 @@ from monitors.quality.database import RETRY_S, Database
 from monitors.quality.labels import Labels
 from monitors.quality.log import PredictionLog
 from monitors.quality.pruning import Pruning
+from monitors.quality.threads import Threads
+from monitors.quality.versions import Versions
 from monitors.quality.watch import Gauges, QualityWatch
-from monitors.quality.windows import Windows
+from monitors.quality.windows import Reference, Windows
 
 T = TypeVar("T")
 _THREADS = 4
@@ -34,6 +36,11 @@ class Watched(Gauges, Protocol):
 
     def predictions_dropped(self, count: int) -> None:
         """Count predictions that were not written."""
+
+
+def _reference(report: Path | None) -> Reference | None:
+    found = calibration.read(report)
+    return None if report is None or found is None else Reference(report.name, found)
 
 
 class QualityDesk:
@@ -51,15 +58,16 @@ class QualityDesk:
         versions: Mapping[str, tuple[Sequence[str], Path | None]],
         watched: Watched,
     ) -> None:
+        self._watched = watched
         self._database = Database(url)
-        self._labels = Labels(self._database, {tag: of[0] for tag, of in versions.items()})
-        read = {tag: calibration.read(report) for tag, (_, report) in versions.items()}
-        calibrations = {tag: found for tag, found in read.items() if found is not None}
-        self._windows = Windows(self._database, calibrations, settings.window_rows)
-        self._log = PredictionLog(self._database, settings, watched.predictions_dropped)
+        self._labels = Labels(self._database)
+        served = Versions({tag: of[0] for tag, of in versions.items()})
+        references = {tag: _reference(report) for tag, (_, report) in versions.items()}
+        self._windows = Windows(self._database, references, settings.window_rows)
+        self._log = PredictionLog(self._database, served, settings, watched.predictions_dropped)
         pruning = Pruning(self._database, settings)
         self._watch = QualityWatch(home, self._labels, self._windows, pruning, watched)
-        self._threads = ThreadPoolExecutor(_THREADS, "quality")
+        self._threads = Threads(_THREADS, "quality")
 
     def start(self) -> None:
         """Begin to write and to watch."""
@@ -72,9 +80,26 @@ class QualityDesk:
 
     async def take(
         self, labels: Sequence[Label], models: frozenset[str] | None, deadline: float
-    ) -> None:
-        """Keep all labels, on the disk when this returns, or none; see Labels.take."""
-        await self._do(lambda: self._labels.take(labels, models), deadline)
+    ) -> int:
+        """Keep all labels, on the disk when this returns, or none; see Labels.take.
+
+        Returns how many are joined to their answers; the others wait for them.
+        Where a connection breaks as they are committed, nobody knows which of the two it is.
+        """
+        given_up = Event()
+        try:
+            joined = await self._do(
+                lambda: self._labels.take(labels, models, given_up.is_set), deadline
+            )
+        except (InvalidInput, Forbidden):
+            self._watched.labels_taken("refused", len(labels))
+            raise
+        finally:
+            # Of one who was told that they are not kept, none may be written later.
+            given_up.set()
+        self._watched.labels_taken("joined", joined)
+        self._watched.labels_taken("waiting", len(labels) - joined)
+        return joined
 
     async def read(self, deadline: float) -> Sequence[VersionQuality]:
         """Return what is known of each version that has answered; DatabaseUnavailable."""
@@ -82,20 +107,27 @@ class QualityDesk:
 
     def close(self) -> None:
         """Write what waits, and stop."""
+        # Both at once: where the database hangs, each takes its time to be given up.
+        self._watch.stop()
+        self._log.stop()
         self._watch.close()
         self._log.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         self._database.close()
 
     async def _do(self, work: Callable[[], T], deadline: float) -> T:
-        """Return what work returns on a thread; DatabaseUnavailable shortly before the deadline.
+        """Return what work returns on a thread, shortly before the deadline at the latest.
 
-        A database that hangs holds up its threads, and whoever asks next waits no longer than this.
+        DatabaseUnavailable where it takes longer than any database that answers, DeadlineExceeded
+        where there was less time. A database that hangs holds up its threads, and nobody else.
         """
-        loop = asyncio.get_running_loop()
-        left_s = max(0.0, deadline - time.monotonic() - _MARGIN_S)
+        left_s = deadline - time.monotonic() - _MARGIN_S
+        if left_s <= 0:
+            raise DeadlineExceeded
         try:
             async with asyncio.timeout(min(left_s, _PATIENCE_S)):
-                return await loop.run_in_executor(self._threads, work)
+                return await asyncio.wrap_future(self._threads.submit(work))
         except TimeoutError:
+            if left_s < _PATIENCE_S:
+                raise DeadlineExceeded from None
             raise DatabaseUnavailable(RETRY_S) from None

@@ -1,175 +1,226 @@
-"""Labels: taken in, and joined to the predictions that they are for."""
+"""Labels: taken in, and joined to the predictions that they are for.
+
+Whoever changes both tables locks feedback first, then predictions in their order: so none waits for
+another in a circle.
+"""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
     bindparam,
-    delete,
     func,
+    or_,
     select,
     tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from kaiten.errors import Detail, Forbidden, InvalidInput
+from kaiten.errors import DatabaseUnavailable, Detail, Forbidden, InvalidInput
 from kaiten.quality import Label
-from monitors.quality.database import Database
-from monitors.quality.tables import feedback, predictions
+from monitors.quality.database import RETRY_S, Database
+from monitors.quality.tables import ALL, feedback, predictions, version_labels
 
 # A prediction is written within seconds, or once the database is back. A label that has waited for
 # longer waits for nothing, and is only kept.
-_WAIT_S = 3600
+WAIT_S = 3600
 _AT_ONCE = 10_000
 # Under what SQLite takes in one statement.
 _KEYS_AT_ONCE = 1000
+_MAX_DETAILS = 20
 Key = tuple[str, int]
-# A label, and the prediction that it is for: request_id, item, label, models, id, model, version.
+# A label and the prediction that it is for: request_id, item, label, models, received_at, id.
 Match = Row[*tuple[Any, ...]]
 
 
-class Joined(NamedTuple):
-    """How many labels found their predictions, and how many did not fit them."""
-
-    joined: int
-    dropped: int
-
-
 class Labels:
-    """The labels that came in; ``known`` has those of each ``name:version`` that is served here."""
+    """The labels that came in."""
 
-    def __init__(
-        self,
-        database: Database,
-        known: Mapping[str, Sequence[str]],
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database
-        self._known = {tag: frozenset(labels) for tag, labels in known.items()}
         self._clock = clock
 
-    def take(self, labels: Sequence[Label], models: frozenset[str] | None) -> None:
+    def take(
+        self,
+        labels: Sequence[Label],
+        models: frozenset[str] | None,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> int:
         """Keep all of them, on the disk when this returns, or none; of two for one text, the last.
 
-        ``models`` are the names that the sender may label, None for all. InvalidInput or Forbidden
-        for what does not fit a prediction that is known, where another may still come;
-        DatabaseUnavailable.
+        Returns how many have found their predictions, where others may still. ``models`` are the
+        names that the sender may label, None for all. InvalidInput or Forbidden where a prediction
+        is known, and none that fits; DatabaseUnavailable, also where by the end of it the sender
+        has given up.
         """
         last = {(each.request_id, each.item): each.label for each in labels}
         # In one order, whoever sends them: two senders would else wait for each other.
         keys = sorted(last)
+        sender = ALL if models is None else " ".join(sorted(models))
         with self._database.writing() as connection:
-            _keep(connection, [(key, last[key]) for key in keys], models, self._clock())
-            for start in range(0, len(keys), _KEYS_AT_ONCE):
-                of = tuple_(feedback.c.request_id, feedback.c.item)
-                found = _matches(connection, of.in_(keys[start : start + _KEYS_AT_ONCE]))
-                self._check(labels, {(each.request_id, each.item): each for each in found}, models)
-                _join(connection, found)
+            _keep(connection, [(key, last[key]) for key in keys], sender, self._clock())
+            found = [*_found(connection, keys)]
+            if answered := _answered(connection, _missing(keys, found, sender), sender):
+                # Once more: the one that fits may have been written between the two.
+                found = [*_found(connection, keys)]
+                unfit = [key for key in _missing(keys, found, sender) if key in answered]
+                places = {(label.request_id, label.item): at for at, label in enumerate(labels)}
+                _refuse(connection, unfit, sender, places)
+            # Those that others have sent before wait no more, and do not count any more.
+            _join(connection, sorted(found, key=lambda m: (m.models == sender, m.received_at)))
+            if given_up():
+                raise DatabaseUnavailable(RETRY_S)
+        missing = {*_missing(keys, found, sender)}
+        return sum((each.request_id, each.item) not in missing for each in labels)
 
-    def join_waiting(self) -> Joined:
-        """Join labels whose predictions were written after them; DatabaseUnavailable.
+    def join_waiting(self, within_s: float) -> int:
+        """Join labels of the last seconds whose predictions were written after them.
 
-        Those that do not fit are dropped: when they were taken, nobody could tell.
+        Returns how many; DatabaseUnavailable. Nobody is kept waiting where there are none.
         """
+        recent = feedback.c.received_at > self._clock() - within_s
+        with self._database.reading() as connection:
+            seen = connection.execute(_matches(recent).limit(_AT_ONCE)).all()
+        if not seen:
+            return 0
         with self._database.writing() as connection:
-            found = _matches(connection, feedback.c.received_at > self._clock() - _WAIT_S)
-            fitting = [each for each in found if self._fits(each)]
-            unfit = [each for each in found if not self._fits(each)]
-            _join(connection, fitting)
-            _drop(connection, unfit)
-        return Joined(len(fitting), len(unfit))
-
-    def _check(
-        self, labels: Sequence[Label], found: Mapping[Key, Match], models: frozenset[str] | None
-    ) -> None:
-        details = []
-        for index, label in enumerate(labels):
-            match = found.get((label.request_id, label.item))
-            if match is None:
-                continue
-            if models is not None and match.model not in models:
-                raise Forbidden(f"feedback:{match.model}")
-            if not self._has(match, label.label):
-                reason = f"is no label of {match.model}:{match.version}, which answered"
-                details.append(Detail(f"feedback.{index}.label", reason))
-        if details:
-            raise InvalidInput(details)
-
-    def _fits(self, match: Match) -> bool:
-        allowed = match.models is None or match.model in match.models.split()
-        return allowed and self._has(match, match.label)
-
-    def _has(self, match: Match, label: str) -> bool:
-        labels = self._known.get(f"{match.model}:{match.version}")
-        # Of a version that is not served here, nobody can tell.
-        return labels is None or label in labels
+            found = [*_found(connection, sorted({(each.request_id, each.item) for each in seen}))]
+            _join(connection, sorted(found, key=lambda m: m.received_at))
+        return len(found)
 
 
 def _keep(
-    connection: Connection,
-    labels: Sequence[tuple[Key, str]],
-    models: frozenset[str] | None,
-    now: float,
+    connection: Connection, labels: Sequence[tuple[Key, str]], sender: str, now: float
 ) -> None:
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     insert = dialect.insert(feedback)
-    taken: dict[str, object] = {"received_at": now, "models": None, "joined": False}
-    if models is not None:
-        taken["models"] = " ".join(sorted(models))
-    replaced = {name: insert.excluded[name] for name in ("label", *taken)}
+    replaced = {name: insert.excluded[name] for name in ("label", "received_at", "joined")}
     connection.execute(
-        insert.on_conflict_do_update(index_elements=["request_id", "item"], set_=replaced),
+        insert.on_conflict_do_update(index_elements=[*feedback.primary_key], set_=replaced),
         [
-            {"request_id": id_, "item": item, "label": label} | taken
+            {
+                "request_id": id_,
+                "item": item,
+                "models": sender,
+                "label": label,
+                "received_at": now,
+                "joined": False,
+            }
             for (id_, item), label in labels
         ],
     )
 
 
-def _matches(connection: Connection, which: ColumnElement[bool]) -> Sequence[Match]:
-    """Return those of the labels that are not joined whose prediction is known.
-
-    Where a caller has used one request id twice, it is the later prediction.
-    """
-    other = predictions.alias()
-    latest = (
-        select(func.max(other.c.id))
-        .where(other.c.request_id == feedback.c.request_id, other.c.item == feedback.c.item)
-        .scalar_subquery()
+_other = predictions.alias("other")
+_padded = " " + feedback.c.models + " "
+_ALLOWED = or_(
+    feedback.c.models == ALL,
+    # A name among them, by what both databases know.
+    func.replace(_padded, " " + _other.c.model + " ", "") != _padded,
+)
+_KNOWN = (
+    select(version_labels.c.label)
+    .where(
+        version_labels.c.model == _other.c.model,
+        version_labels.c.version == _other.c.version,
+        version_labels.c.label == feedback.c.label,
     )
-    found = select(
-        *(feedback.c.request_id, feedback.c.item, feedback.c.label, feedback.c.models),
-        *(predictions.c.id, predictions.c.model, predictions.c.version),
-    ).join_from(feedback, predictions, predictions.c.id == latest)
+    .correlate(_other, feedback)
+    .exists()
+)
+
+
+def _to_latest(*which: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return what joins a label to the latest prediction of its text that is one of which.
+
+    A caller may use one request id twice, and another caller the same one.
+    """
+    of_text = (_other.c.request_id == feedback.c.request_id, _other.c.item == feedback.c.item)
+    latest = select(_other.c.id).where(*of_text, *which).order_by(_other.c.id.desc()).limit(1)
+    return predictions.c.id == latest.correlate(feedback).scalar_subquery()
+
+
+def _matches(which: ColumnElement[bool]) -> Any:  # noqa: ANN401  a Select of many columns
+    """Select those labels that are not joined for which there is a prediction that fits."""
+    names = ("request_id", "item", "label", "models", "received_at")
+    found = select(*(feedback.c[name] for name in names), predictions.c.id)
+    found = found.join_from(feedback, predictions, _to_latest(_ALLOWED, _KNOWN))
     # As the index of them has it.
-    found = found.where(~feedback.c.joined, which).order_by(feedback.c.received_at.desc())
-    return connection.execute(found.limit(_AT_ONCE)).all()
+    return found.where(~feedback.c.joined, which).order_by(feedback.c.received_at.desc())
+
+
+def _found(connection: Connection, keys: Sequence[Key]) -> Iterator[Match]:
+    """Yield the matches of these texts; what another has in hand is left to it."""
+    for which in _among(keys):
+        locked = _matches(which).with_for_update(of=feedback, skip_locked=True)
+        yield from connection.execute(locked)
+
+
+def _among(keys: Sequence[Key]) -> Iterator[ColumnElement[bool]]:
+    of = tuple_(feedback.c.request_id, feedback.c.item)
+    for start in range(0, len(keys), _KEYS_AT_ONCE):
+        yield of.in_(keys[start : start + _KEYS_AT_ONCE])
+
+
+def _missing(keys: Sequence[Key], found: Sequence[Match], sender: str) -> list[Key]:
+    own = {(each.request_id, each.item) for each in found if each.models == sender}
+    return [key for key in keys if key not in own]
+
+
+def _refuse(
+    connection: Connection, keys: Sequence[Key], sender: str, places: Mapping[Key, int]
+) -> None:
+    """Raise for texts that were answered by no model that has the label and may be labelled."""
+    if not keys:
+        return
+    allowed = _answered(connection, keys, sender, _ALLOWED)
+    if len(allowed) < len(keys):
+        # Which model it was is nobody's business who may not label it.
+        raise Forbidden("feedback")
+    by_place = sorted((places[key], tag) for key, tag in allowed.items())
+    raise InvalidInput(
+        [
+            Detail(f"feedback.{place}.label", f"is no label of {tag}, which answered")
+            for place, tag in by_place[:_MAX_DETAILS]
+        ]
+    )
+
+
+def _answered(
+    connection: Connection, keys: Sequence[Key], sender: str, *which: ColumnElement[bool]
+) -> dict[Key, str]:
+    """Return who answered last, as ``name:version``, by text."""
+    columns = (feedback.c.request_id, feedback.c.item, predictions.c.model, predictions.c.version)
+    rows = select(*columns).join_from(feedback, predictions, _to_latest(*which))
+    found: dict[Key, str] = {}
+    for among in _among(keys):
+        for id_, item, model, version in connection.execute(
+            rows.where(among, feedback.c.models == sender)
+        ):
+            found[id_, item] = f"{model}:{version}"
+    return found
 
 
 def _join(connection: Connection, matches: Sequence[Match]) -> None:
+    """Write the labels into their predictions; of several for one, the last counts."""
     if not matches:
         return
+    truths = {each.id: each.label for each in matches}
     connection.execute(
         update(predictions)
         .where(predictions.c.id == bindparam("of"))
         .values(truth=bindparam("is")),
-        [{"of": each.id, "is": each.label} for each in sorted(matches, key=lambda m: m.id)],
+        [{"of": id_, "is": truths[id_]} for id_ in sorted(truths)],
     )
-    connection.execute(update(feedback).where(*_OF_KEY).values(joined=True), _keys(matches))
-
-
-def _drop(connection: Connection, matches: Sequence[Match]) -> None:
-    if matches:
-        connection.execute(delete(feedback).where(*_OF_KEY), _keys(matches))
-
-
-_OF_KEY = (feedback.c.request_id == bindparam("of"), feedback.c.item == bindparam("at"))
-
-
-def _keys(matches: Sequence[Match]) -> list[dict[str, object]]:
-    return [{"of": each.request_id, "at": each.item} for each in matches]
+    key = (feedback.c.request_id, feedback.c.item, feedback.c.models)
+    connection.execute(
+        update(feedback)
+        .where(*(column == bindparam(f"of_{column.name}") for column in key))
+        .values(joined=True),
+        [{f"of_{column.name}": getattr(each, column.name) for column in key} for each in matches],
+    )

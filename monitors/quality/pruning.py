@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sqlalchemy import Connection, Delete, delete, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Delete, delete, func, select, true, tuple_
 
 from kaiten.sections import Quality
 from monitors.quality.database import Database
@@ -25,7 +25,25 @@ class Pruning:
         """Return how many rows were deleted; DatabaseUnavailable. ``now`` by the epoch."""
         with self._database.reading() as connection:
             statements = [*self._statements(connection, now - self._keep_s)]
-        return sum(self._repeat(each) for each in statements)
+        deleted = sum(self._repeat(each) for each in statements)
+        return deleted + self._prune_labels_beyond()
+
+    def _prune_labels_beyond(self) -> int:
+        """Delete the oldest labels beyond the count; those that wait for an answer first.
+
+        So labels for nothing drive out each other, and none that has found its answer.
+        """
+        with self._database.reading() as connection:
+            kept = connection.scalar(select(func.count()).select_from(feedback)) or 0
+        left = beyond = max(0, kept - self._keep_rows)
+        for which in (~feedback.c.joined, true()):
+            deleted = 1
+            while left and deleted:
+                with self._database.writing() as connection:
+                    statement = _delete_labels(which, min(left, _BATCH))
+                    deleted = connection.execute(statement).rowcount
+                left -= deleted
+        return beyond - left
 
     def _repeat(self, statement: Delete) -> int:
         deleted = _BATCH
@@ -50,10 +68,11 @@ class Pruning:
             if bound is not None:
                 many = select(id_).where(id_ <= bound).order_by(id_).limit(_BATCH)
                 yield delete(predictions).where(id_.in_(many))
-        key, received = tuple_(feedback.c.request_id, feedback.c.item), feedback.c.received_at
-        by_time = select(feedback.c.request_id, feedback.c.item).order_by(received).limit(_BATCH)
-        yield delete(feedback).where(key.in_(by_time.where(received < before)))
-        kept = select(received).order_by(received.desc()).offset(self._keep_rows - 1).limit(1)
-        bound = connection.scalar(kept)
-        if bound is not None:
-            yield delete(feedback).where(key.in_(by_time.where(received < bound)))
+        yield _delete_labels(feedback.c.received_at < before, _BATCH)
+
+
+def _delete_labels(which: ColumnElement[bool], count: int) -> Delete:
+    """Delete the oldest of them."""
+    key = (feedback.c.request_id, feedback.c.item, feedback.c.models)
+    oldest = select(*key).where(which).order_by(feedback.c.received_at).limit(count)
+    return delete(feedback).where(tuple_(*key).in_(oldest))

@@ -11,13 +11,14 @@ from filelock import FileLock, Timeout
 
 from kaiten.errors import DatabaseUnavailable
 from kaiten.quality import VersionQuality
-from monitors.quality.labels import Labels
+from monitors.quality.labels import WAIT_S, Labels
 from monitors.quality.pruning import Pruning
 from monitors.quality.windows import Windows
 
 logger = structlog.get_logger(__name__)
 POLL_S = 3.0
 _PRUNE_S = 60.0
+_RECENT_S = 60.0
 _END_S = 10.0
 LOCK_FILE = "quality.lock"
 
@@ -26,7 +27,13 @@ class Gauges(Protocol):
     """Told of what was measured."""
 
     def quality_measured(self, found: Sequence[VersionQuality]) -> None:
-        """Show it."""
+        """Show it, and nothing of what is not there any more."""
+
+    def labels_taken(self, outcome: str, count: int) -> None:
+        """Count labels by what became of them."""
+
+    def database_away(self, *, away: bool) -> None:
+        """Show whether the database does not answer."""
 
 
 class QualityWatch:
@@ -53,6 +60,7 @@ class QualityWatch:
         self._clock = clock
         self._prune_at = clock()
         self._seen: tuple[int, float] | None = None
+        self._failing = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="quality-watch", daemon=True)
 
@@ -60,9 +68,13 @@ class QualityWatch:
         """Start the side thread."""
         self._thread.start()
 
+    def stop(self) -> None:
+        """Begin to end; close waits for it."""
+        self._closing.set()
+
     def close(self) -> None:
         """Stop, and leave the rest to another worker."""
-        self._closing.set()
+        self.stop()
         if self._thread.is_alive():
             # No longer: a database may hang.
             self._thread.join(_END_S)
@@ -74,12 +86,17 @@ class QualityWatch:
             if not self._is_ours():
                 return False
             self._turn()
+            self._failing = False
+            self._gauges.database_away(away=False)
         except DatabaseUnavailable:
+            self._gauges.database_away(away=True)
             # Told of by the database; what is shown stays.
             self._seen = None
         except Exception:
-            logger.exception("quality_not_measured")
-            self._seen = None
+            # Told once, until it works again.
+            if not self._failing:
+                logger.exception("quality_not_measured")
+            self._seen, self._failing = None, True
         return True
 
     def _run(self) -> None:
@@ -96,12 +113,13 @@ class QualityWatch:
         return True
 
     def _turn(self) -> None:
-        found = self._labels.join_waiting()
-        if found.dropped:
-            logger.warning("labels_do_not_fit", dropped=found.dropped)
-        mark, now = self._windows.mark(), self._clock()
+        now = self._clock()
+        # Most predictions come within seconds; a label that has none yet is looked at less often.
+        joined = self._labels.join_waiting(WAIT_S if now >= self._prune_at else _RECENT_S)
+        self._gauges.labels_taken("joined_later", joined)
+        mark = self._windows.mark()
         # Once a minute anyway: another host may have joined some, or its clock be behind.
-        if found.joined or mark != self._seen or now >= self._prune_at:
+        if joined or mark != self._seen or now >= self._prune_at:
             self._gauges.quality_measured(self._windows.read())
             self._seen = mark
         if now >= self._prune_at:

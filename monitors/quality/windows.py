@@ -1,6 +1,7 @@
 """The latest answers of each version, and how good they are: read from the database alone.
 
-So it is the same, whichever worker or host is asked.
+So it is the same, whichever worker or host is asked; but estimates are made by those hosts that
+serve the version, and have its calibration.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +17,19 @@ from monitors.quality.database import Database
 from monitors.quality.measures import scores
 from monitors.quality.tables import feedback, predictions
 
-# By ``name:version``.
-Calibrations = Mapping[str, Calibration]
+_NOT_HERE = "the host that was asked does not serve the version, and has no calibration of it"
+_NOT_CALIBRATED = "the version's validation report holds no calibration; run kaiten validate"
+
+
+class Reference(NamedTuple):
+    """What accuracy is estimated by, and the name of the validation report that holds it."""
+
+    name: str
+    calibration: Calibration
+
+
+# By ``name:version``, of all that are served here; None where a version has no calibration.
+References = Mapping[str, Reference | None]
 
 
 class Answering(NamedTuple):
@@ -31,9 +43,9 @@ class Answering(NamedTuple):
 class Windows:
     """Measures over the latest ``rows`` answers of each version."""
 
-    def __init__(self, database: Database, calibrations: Calibrations, rows: int) -> None:
+    def __init__(self, database: Database, references: References, rows: int) -> None:
         self._database = database
-        self._calibrations = calibrations
+        self._references = references
         self._rows = rows
 
     def read(self) -> list[VersionQuality]:
@@ -49,14 +61,20 @@ class Windows:
         return last_id, last_label
 
     def _quality(self, connection: Connection, of: Answering) -> VersionQuality:
-        calibration = self._calibrations.get(f"{of.model}:{of.version}")
+        tag = f"{of.model}:{of.version}"
+        reference = self._references.get(tag)
+        calibration = reference and reference.calibration
         labelled = connection.execute(self._latest(of).where(predictions.c.truth.is_not(None)))
         measures = _measures(labelled.all(), calibration)
         estimate = None
         if calibration is not None:
             latest = self._latest(of).with_only_columns(predictions.c.confidence)
-            estimate = calibration.estimate(connection.scalars(latest).all())
-        return VersionQuality(*of, measures, estimate)
+            confidences = connection.scalars(latest).all()
+            estimate = calibration.estimate(confidences) if confidences else None
+        if reference is not None:
+            return VersionQuality(*of, measures, estimate, reference=reference.name)
+        reason = _NOT_CALIBRATED if tag in self._references else _NOT_HERE
+        return VersionQuality(*of, measures, estimate, reason=reason)
 
     def _latest(self, of: Answering) -> Select[Any]:
         columns = predictions.c

@@ -217,7 +217,7 @@ async def test_the_gateway_keeps_the_clients_labels() -> None:
     house = House()
     async with client_of(house.app, bearer("feedback")[7:]) as client:
         answer = await client.feedback([("a", 0, "delivery"), Label("b", 2, "other")])
-    assert answer.accepted == 2
+    assert (answer.accepted, answer.joined) == (2, 1)
     assert house.desk.taken == [([("a", 0, "delivery"), ("b", 2, "other")], None)]
 
 

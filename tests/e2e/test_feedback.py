@@ -1,6 +1,8 @@
 """Labels for what was answered, over two workers: by SQLite, and by a PostgreSQL that restarts."""
 
+import math
 import re
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from sqlalchemy import Row, Table, create_engine, select
 from sqlalchemy.engine import URL, make_url
@@ -24,6 +27,7 @@ TEXTS = ["I forgot my password", "Where is my parcel?"]
 ANSWERS = ["login_problem", "order_status"]
 FEEDBACK = "/api/v2/feedback"
 ENOUGH = 2000
+IN_HAND_S = 3
 
 
 @dataclass
@@ -32,7 +36,8 @@ class Callers:
 
     server: Server
     url: URL
-    answered: list[str] = field(default_factory=list)
+    # When each answer came, by the request's id.
+    answered: dict[str, float] = field(default_factory=dict)
     accepted: dict[tuple[str, int], str] = field(default_factory=dict)
     refused: Counter[int] = field(default_factory=Counter)
 
@@ -56,7 +61,7 @@ class Callers:
         request_id = uuid.uuid4().hex
         status = self.post("/api/v2/predict", {"inputs": TEXTS}, request_id)
         if status == 200:
-            self.answered.append(request_id)
+            self.answered[request_id] = time.monotonic()
             labels = {(request_id, item): label for item, label in enumerate(right)}
             self.tell(labels)
         else:
@@ -79,6 +84,19 @@ class Callers:
             asking = pool.submit(self.many, count, ANSWERS)
             happens()
             asking.result()
+
+    def kill_while_they_ask(self, victim: psutil.Process) -> float:
+        """Kill a worker once some labels of this load were accepted; return when."""
+        before, killed = len(self.accepted), math.inf
+
+        def kill() -> None:
+            nonlocal killed
+            self.until(lambda: self.quality()["labelled"] > 0 and len(self.accepted) > before)
+            killed = time.monotonic()
+            victim.kill()
+
+        self.many_while(kill, 120)
+        return killed
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"{self.server.url}{path}", headers=self.headers, timeout=60)
@@ -131,22 +149,30 @@ def test_labels_tell_how_good_answers_are_and_outlast_a_killed_worker(with_sqlit
 
     unknown = callers.post(
         FEEDBACK,
-        {"feedback": [{"request_id": callers.answered[0], "item": 0, "label": "nonsense"}]},
+        {
+            "feedback": [
+                {"request_id": next(iter(callers.answered)), "item": 0, "label": "nonsense"}
+            ]
+        },
         "",
     )
     assert unknown == 422
     victim, _ = Watch(callers.server.process.popen.pid).workers()
-    callers.many_while(victim.kill, 60)
+    killed = callers.kill_while_they_ask(victim)
     assert set(callers.refused) <= {0}
     until_all_ready(callers.server.url)
     callers.many(10, ANSWERS)
     # An answer may have been lost on its way, and no label that was accepted.
     assert callers.kept().items() >= callers.accepted.items()
-    last = callers.answered[-1]
+    last = max(callers.answered, key=callers.answered.__getitem__)
     callers.until(lambda: last in callers.written())
-    # What the killed worker had in hand for a second is lost, and nothing else.
-    assert len(set(callers.answered) - callers.written()) < 60
-    assert not re.search("I forgot|parcel", Path(str(callers.url.database)).read_text("latin-1"))
+    # What the killed worker had in hand, of a second and the write that was under way, and no more.
+    lost = callers.answered.keys() - callers.written()
+    assert all(abs(callers.answered[each] - killed) < IN_HAND_S for each in lost)
+    files = [*Path(str(callers.url.database)).parent.glob("quality.sqlite*")]
+    held = "".join(file.read_text("latin-1") for file in files)
+    assert last in held
+    assert not re.search("I forgot|parcel|tester", held)
 
 
 def test_postgresql_that_restarts_loses_nothing(bentoml_home: Path, tmp_path: Path) -> None:
@@ -163,14 +189,18 @@ def test_postgresql_that_restarts_loses_nothing(bentoml_home: Path, tmp_path: Pa
             assert callers.get("/ops/quality").status_code == 503
             postgres.start()
             callers.until(lambda: callers.get("/ops/quality").status_code == 200)
-            callers.until(lambda: set(callers.answered) <= callers.written())
+            callers.until(lambda: callers.answered.keys() <= callers.written())
 
+            callers.refused.clear()
             callers.many_while(postgres.restart, 60)
-            assert set(callers.refused) == {503}
+            assert set(callers.refused) <= {503}
+            assert callers.accepted
             postgres.restart()
             callers.until(lambda: callers.get("/ops/quality").status_code == 200)
-            callers.until(lambda: set(callers.answered) <= callers.written())
+            callers.until(lambda: callers.answered.keys() <= callers.written())
+            before = len(callers.accepted)
             callers.many(5, ANSWERS)
+            assert len(callers.accepted) == before + 10
             assert callers.kept().items() >= callers.accepted.items()
             callers.until(lambda: callers.quality()["labelled"] >= len(callers.accepted))
             assert callers.quality()["accuracy"] == 1.0

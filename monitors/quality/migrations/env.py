@@ -2,8 +2,12 @@
 
 from alembic import context
 
-from monitors.quality.tables import METADATA
+from monitors.quality.tables import METADATA, VERSION_TABLE
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=METADATA,
+    version_table=VERSION_TABLE,
+)
 with context.begin_transaction():
     context.run_migrations()

@@ -43,11 +43,11 @@ def test_a_prediction_is_asked_for_and_read(kind: str) -> None:
 @BOTH
 def test_feedback_is_given_again_until_it_is_kept(kind: str) -> None:
     away = failure(503, "database_unavailable", headers={"Retry-After": "2"})
-    kept = httpx.Response(200, json={"accepted": 2, "request_id": "served"})
+    kept = httpx.Response(200, json={"accepted": 2, "joined": 1, "request_id": "served"})
     house = House(kind, away, kept)
     labels = [Label("one", 0, "delivery"), ("two", 3, "billing")]
     answer = house.feedback(labels, token=TOKEN, timeout_s=5)
-    assert (answer.accepted, answer.request_id) == (2, "served")
+    assert (answer.accepted, answer.joined, answer.request_id) == (2, 1, "served")
     assert house.time.waited == [2]
     first, again = house.script.requests
     assert (again.method, str(again.url)) == ("POST", f"{URL}/api/v2/feedback")

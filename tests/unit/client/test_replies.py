@@ -164,10 +164,10 @@ def test_what_does_not_say_that_labels_are_kept_is_unexpected(content: bytes) ->
 
 
 def test_fewer_labels_than_were_sent_are_unexpected() -> None:
-    answer = httpx.Response(200, json={"accepted": 1, "request_id": "theirs"})
+    answer = httpx.Response(200, json={"accepted": 1, "joined": 0, "request_id": "theirs"})
     with pytest.raises(UnexpectedAnswer, match="1 accepted of 2 labels"):
         read_feedback(reply(answer), "own", 2)
-    assert read_feedback(reply(answer), "own", 1).accepted == 1
+    assert read_feedback(reply(answer), "own", 1).joined == 0
 
 
 def test_answers_for_other_inputs_are_unexpected() -> None:

@@ -70,9 +70,18 @@ FOUND = (
             f1=0.75,
             observed_error=0.02,
         ),
-        Estimate(accuracy=0.88, low=0.85, high=0.91, rows=1000, error=0.01),
+        Estimate(
+            accuracy=0.88,
+            low=0.85,
+            high=0.91,
+            rows=1000,
+            error=0.01,
+            error_rows=200,
+            error_windows=5,
+        ),
+        reference="report",
     ),
-    VersionQuality("intent", "2.0.0", "shadow", None, None),
+    VersionQuality("intent", "2.0.0", "shadow", None, None, reason="there is none"),
 )
 
 # Whatever JSON holds.
@@ -195,10 +204,11 @@ class Desk:
 
     async def take(
         self, labels: Sequence[Label], models: frozenset[str] | None, deadline: float
-    ) -> None:
+    ) -> int:
         if self.error is not None:
             raise self.error
         self.taken.append((labels, models))
+        return len(labels) - 1
 
     async def read(self, deadline: float) -> Sequence[VersionQuality]:
         if self.error is not None:

@@ -19,7 +19,8 @@ async def test_labels_are_handed_on_and_counted() -> None:
     other = {"request_id": "a.B-2_", "label": "no label of ours"}
     answer = await house.post(FEEDBACK, {"feedback": [GOOD, other]}, SENDER)
     assert answer.status_code == 200
-    assert answer.json() == {"accepted": 2, "request_id": answer.headers["X-Request-ID"]}
+    own = answer.headers["X-Request-ID"]
+    assert answer.json() == {"accepted": 2, "joined": 1, "request_id": own}
     assert answer.headers["API-Version"] == "2"
     labels = [("one", 1, "billing"), ("a.B-2_", 0, "no label of ours")]
     assert house.desk.taken == [(labels, None)]
@@ -35,6 +36,8 @@ async def test_labels_are_handed_on_and_counted() -> None:
         (("feedback", "feedback:intent"), None),
         (("feedback:intent", "predict"), {"intent"}),
         (("feedback:a", "feedback:b"), {"a", "b"}),
+        # What an issuer writes otherwise names no model.
+        (("feedback:a", "feedback:a b", "feedback:*", "feedback:"), {"a"}),
     ],
 )
 async def test_a_scope_tells_which_models_may_be_labelled(
@@ -46,7 +49,7 @@ async def test_a_scope_tells_which_models_may_be_labelled(
     assert [allowed for _, allowed in house.desk.taken] == [models]
 
 
-@pytest.mark.parametrize("scope", ["predict", "ops", "predict:feedback", "feedbacks"])
+@pytest.mark.parametrize("scope", ["predict", "ops", "predict:feedback", "feedbacks", "feedback:*"])
 async def test_another_scope_labels_nothing(scope: str) -> None:
     house = House()
     headers = {"Authorization": bearer(scope)}
@@ -124,10 +127,21 @@ async def test_quality_is_told_to_operators() -> None:
         "precision": 0.8,
         "recall": 0.7,
         "f1": 0.75,
-        "estimate": {"accuracy": 0.88, "low": 0.85, "high": 0.91, "rows": 1000, "error": 0.01},
+        "estimate": {
+            "accuracy": 0.88,
+            "low": 0.85,
+            "high": 0.91,
+            "rows": 1000,
+            "error": 0.01,
+            "error_rows": 200,
+            "error_windows": 5,
+        },
+        "reference": "report",
+        "reason": None,
         "observed_error": 0.02,
     }
     assert (other["version"], other["labelled"]) == ("2.0.0", 0)
+    assert (other["reference"], other["reason"]) == (None, "there is none")
     assert other["accuracy"] is other["estimate"] is other["first_at"] is None
     for headers in ({}, SENDER):
         refused = await house.ask("GET", "/ops/quality", headers=headers)

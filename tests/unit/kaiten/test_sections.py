@@ -66,6 +66,9 @@ def test_an_address_of_a_redis_is_taken(url: str, monkeypatch: pytest.MonkeyPatc
     [
         *("canary", "mysql://me:$canary@h/n", "postgresql://me:$canary@h", "postgresql:///n"),
         *("postgresql://me:ca/nary@h/n", "postgresql://h:canary/n", "sqlite:///canary.sqlite"),
+        # Of each of these, some parser takes a part of the password for the host or the name.
+        *("postgresql://me:$ca@nary@h/n", "postgresql://me:1/nary@h/n", "postgresql://h/n@nary"),
+        *("postgresql://me:1/nary@h:5433/n", "postgresql://me:1/n?nary@h/n"),
     ],
 )
 def test_what_is_no_address_of_a_postgresql_is_refused_and_never_told(
@@ -76,6 +79,12 @@ def test_what_is_no_address_of_a_postgresql_is_refused_and_never_told(
         load_settings()
     assert [detail.field for detail in refused.value.details] == ["state.database_url"]
     assert "nary" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_fewer_answers_kept_than_a_window_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_QUALITY__KEEP_ROWS", "999")
+    with pytest.raises(InvalidSettings, match="keep_rows is under window_rows"):
+        load_settings()
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

@@ -1,12 +1,15 @@
+import math
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from kaiten.quality import Measures, VersionQuality
 from kaiten.settings import ROOT, environment_for
 from monitors.instruments import Instruments
 from runners.observer import BatchReport
@@ -43,7 +46,7 @@ from kaiten.quality import Estimate, Measures, VersionQuality
 from monitors.instruments import Instruments
 at = datetime.now(UTC)
 measures = Measures(40, at, at, float(sys.argv[2]), 0.8, 0.7, 0.75)
-estimate = Estimate(0.88, 0.85, 0.91, 1000, 0.01)
+estimate = Estimate(0.88, 0.85, 0.91, 1000, 0.01, 200, 5)
 found = [
     VersionQuality("intent", "1.0.0", "production", measures, estimate),
     VersionQuality("intent", "2.0.0", "shadow", None, None),
@@ -327,3 +330,30 @@ def test_predictions_that_were_not_written_are_counted() -> None:
     instruments.predictions_dropped(3)
     samples = Samples(instruments.exposition()[0])
     assert samples.value("model_quality_records_dropped_total") == 3
+
+
+def test_what_is_not_measured_any_more_is_not_shown_as_if_it_were() -> None:
+    instruments = Instruments()
+    at = datetime.now(UTC)
+    one, other = (
+        VersionQuality("intent", version, "production", Measures(1, at, at, 1, 1, 1, 1), None)
+        for version in ("1.0.0", "2.0.0")
+    )
+    instruments.quality_measured([one, other])
+    instruments.quality_measured([other])
+    found = samples(instruments)
+    arm = {"arm": "production", "model": "intent"}
+    assert math.isnan(found.value("model_accuracy", version="1.0.0", **arm))
+    assert found.value("model_accuracy", version="2.0.0", **arm) == 1
+
+
+def test_labels_and_their_database_are_told() -> None:
+    instruments = Instruments()
+    instruments.labels_taken("waiting", 3)
+    instruments.labels_taken("waiting", 1)
+    instruments.database_away(away=True)
+    found = samples(instruments)
+    assert found.value("model_feedback_labels_total", outcome="waiting") == 4
+    assert found.value("model_database_away") == 1
+    instruments.database_away(away=False)
+    assert samples(instruments).value("model_database_away") == 0

@@ -12,7 +12,7 @@ _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     """Make the tables, and the indexes that every question to them goes by."""
     op.create_table(
-        "predictions",
+        "kaiten_predictions",
         sa.Column("id", _ID, primary_key=True, autoincrement=True),
         sa.Column("request_id", sa.Text(), nullable=False),
         sa.Column("item", sa.Integer(), nullable=False),
@@ -24,30 +24,40 @@ def upgrade() -> None:
         sa.Column("answered_at", sa.Double(), nullable=False),
         sa.Column("truth", sa.Text()),
     )
-    op.create_index("predictions_by_request", "predictions", ["request_id", "item", "id"])
-    op.create_index("predictions_by_version", "predictions", ["model", "version", "arm", "id"])
+    op.create_index(
+        "kaiten_predictions_by_request", "kaiten_predictions", ["request_id", "item", "id"]
+    )
+    op.create_index(
+        "kaiten_predictions_by_version", "kaiten_predictions", ["model", "version", "arm", "id"]
+    )
     labelled = sa.text("truth IS NOT NULL")
     op.create_index(
-        "predictions_labelled",
-        "predictions",
+        "kaiten_predictions_labelled",
+        "kaiten_predictions",
         ["model", "version", "arm", "id"],
         sqlite_where=labelled,
         postgresql_where=labelled,
     )
     op.create_table(
-        "feedback",
+        "kaiten_feedback",
         sa.Column("request_id", sa.Text(), primary_key=True),
         sa.Column("item", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("models", sa.Text(), primary_key=True),
         sa.Column("label", sa.Text(), nullable=False),
         sa.Column("received_at", sa.Double(), nullable=False),
-        sa.Column("models", sa.Text()),
         sa.Column("joined", sa.Boolean(), nullable=False),
     )
-    op.create_index("feedback_by_time", "feedback", ["received_at"])
+    op.create_index("kaiten_feedback_by_time", "kaiten_feedback", ["received_at"])
     op.create_index(
-        "feedback_waiting",
-        "feedback",
+        "kaiten_feedback_waiting",
+        "kaiten_feedback",
         ["received_at"],
         sqlite_where=sa.text("joined = 0"),
         postgresql_where=sa.text("NOT joined"),
+    )
+    op.create_table(
+        "kaiten_version_labels",
+        sa.Column("model", sa.Text(), primary_key=True),
+        sa.Column("version", sa.Text(), primary_key=True),
+        sa.Column("label", sa.Text(), primary_key=True),
     )

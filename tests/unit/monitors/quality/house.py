@@ -6,6 +6,7 @@ from sqlalchemy import insert, select
 
 from monitors.quality.database import Database
 from monitors.quality.tables import feedback, predictions
+from monitors.quality.versions import Versions
 
 
 def row(**fields: Any) -> dict[str, Any]:  # noqa: ANN401  of many types
@@ -28,6 +29,12 @@ def put(database: Database, *rows: dict[str, Any]) -> None:
     """Write predictions."""
     with database.writing() as connection:
         connection.execute(insert(predictions), [*rows])
+
+
+def know(database: Database, tag: str = "intent:1.0.0", *labels: str) -> None:
+    """Have the database know a version's labels, billing and delivery where none are named."""
+    with database.writing() as connection:
+        Versions({tag: labels or ("billing", "delivery")}).keep(connection, [tag])
 
 
 def truths(database: Database) -> list[tuple[str, int, str | None]]:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,36 @@ def test_calibration_is_the_same_each_time_and_as_it_was_written(
     again = fit(*drawn(np.random.default_rng(1), 2000))
     (tmp_path / FILE).write_text(again.model_dump_json())
     assert read(tmp_path) == again == calibration
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"rows": 0},
+        {"confidence": [], "accuracy": []},
+        {"knots": [], "covariance": []},
+        {"accuracy": [0.5]},
+        {"covariance": [[0.1]]},
+        {"covariance": [[0.1], [0.1]]},
+    ],
+)
+def test_calibration_that_does_not_fit_together_is_none(
+    changed: dict[str, object], tmp_path: Path
+) -> None:
+    whole = {
+        "rows": 10,
+        "confidence": [0, 1],
+        "accuracy": [0, 1],
+        "knots": [0, 1],
+        "covariance": [[0.1, 0], [0, 0.1]],
+        "error": 0.1,
+        "windows": 1,
+        "window_rows": 10,
+    }
+    (tmp_path / FILE).write_text(json.dumps(whole))
+    assert read(tmp_path) is not None
+    (tmp_path / FILE).write_text(json.dumps(whole | changed))
+    assert read(tmp_path) is None
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}"])

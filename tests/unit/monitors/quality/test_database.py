@@ -7,15 +7,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import create_engine, event, func, insert, select, text
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
 from kaiten.errors import DatabaseUnavailable, StateUnavailable
 from kaiten.sections import State
 from monitors.quality import database as module
 from monitors.quality.database import RETRY_S, Database, database_url, fault_of, place_of
-from monitors.quality.tables import HEAD, METADATA, predictions
+from monitors.quality.tables import HEAD, METADATA, VERSION_TABLE, predictions
 from tests.e2e.house import free_port
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.unit.monitors.quality.house import row
@@ -32,7 +33,8 @@ def rows_in(database: Database) -> int:
 def test_migrations_come_to_the_tables(database: Database) -> None:
     database.migrate()
     with database.reading() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, METADATA) == []
 
 
 def test_head_is_that_of_the_migrations() -> None:
@@ -91,16 +93,144 @@ def test_place_where_no_file_can_be_is_away(tmp_path: Path) -> None:
     database.close()
 
 
-def test_tables_of_a_newer_kaiten_are_left_alone(url: URL) -> None:
+def revision(database: Database, found: str) -> None:
+    with database.writing() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{found}'"))
+
+
+def test_tables_of_a_newer_kaiten_are_used_and_left_alone(database: Database, url: URL) -> None:
+    revision(database, "9999")
+    older = Database(url)
+    with older.writing() as connection:
+        connection.execute(insert(predictions), [row()])
+        assert connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}")) == "9999"
+    older.close()
+    assert fault_of(url) is None
+
+
+def test_revision_that_no_kaiten_has_is_told(database: Database, url: URL) -> None:
+    revision(database, "0000-of-another")
+    other = Database(url)
+    with pytest.raises(StateUnavailable, match=VERSION_TABLE):
+        other.migrate()
+    other.close()
+
+
+def test_another_user_of_alembic_and_its_tables_are_left_alone(url: URL) -> None:
+    theirs = create_engine(url)
+    statements = (
+        "CREATE TABLE alembic_version (version_num VARCHAR(32))",
+        "INSERT INTO alembic_version VALUES ('theirs')",
+        "CREATE TABLE feedback (id INTEGER)",
+    )
+    with theirs.begin() as connection:
+        for each in statements:
+            connection.execute(text(each))
     database = Database(url)
     with database.writing() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(insert(predictions), [row()])
     database.close()
+    with theirs.begin() as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "theirs"
+        assert connection.execute(text("SELECT * FROM feedback")).all() == []
+    theirs.dispose()
+
+
+def test_tables_that_are_gone_are_made_again(url: URL) -> None:
+    now = 100.0
+    database = Database(url, lambda: now)
+    assert rows_in(database) == 0
+    other = create_engine(url)
+    with other.begin() as connection:
+        METADATA.drop_all(connection)
+        connection.execute(text(f"DROP TABLE {VERSION_TABLE}"))
+    other.dispose()
+    with capture_logs() as logged, pytest.raises(DatabaseUnavailable):
+        rows_in(database)
+    assert [each["event"] for each in logged] == ["database_away"]
+    now += RETRY_S
+    assert rows_in(database) == 0
+    database.close()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_file_that_is_gone_is_made_again(tmp_path: Path, *, at_once: bool) -> None:
+    url = database_url(State(), tmp_path)
     database = Database(url)
-    with pytest.raises(StateUnavailable, match="revision 9999"):
-        database.migrate()
+    assert rows_in(database) == 0
+    for path in tmp_path.iterdir():
+        path.unlink()
+    if at_once:
+        other = Database(url)
+        other.migrate()
+        other.close()
+    with database.writing() as connection:
+        connection.execute(insert(predictions), [row()])
     database.close()
-    assert "9999" in (fault_of(url) or "")
+    again = Database(url)
+    assert rows_in(again) == 1
+    again.close()
+    assert (tmp_path / "quality.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+RAISE = "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{}'; END $$"
+
+
+@pytest.mark.parametrize("code", ["25006", "25P03", "25P04", "53100"])
+def test_server_that_can_not_now_is_away(postgres: PostgresServer, code: str) -> None:
+    database = Database(make_url(postgres.url))
+    with capture_logs() as logged, pytest.raises(DatabaseUnavailable), database.reading() as on:
+        on.execute(text(RAISE.format(code)))
+    assert code in logged[-1]["fault"]
+    with pytest.raises(DatabaseUnavailable):
+        rows_in(database)
+    database.close()
+
+
+@pytest.mark.parametrize("code", ["57014", "40P01", "55P03"])
+def test_try_that_failed_is_no_reason_to_wait(postgres: PostgresServer, code: str) -> None:
+    database = Database(make_url(postgres.url))
+    with capture_logs() as logged, pytest.raises(DatabaseUnavailable), database.reading() as on:
+        on.execute(text(RAISE.format(code)))
+    assert "database_away" not in str(logged)
+    database.migrate()
+    database.close()
+
+
+def test_fault_of_our_own_is_raised_as_it_is(database: Database) -> None:
+    with pytest.raises(DBAPIError), database.reading() as connection:
+        connection.execute(text("SELECT nothing"))
+
+
+def test_reading_sees_one_state(database: Database) -> None:
+    count = select(func.count()).select_from(predictions)
+    database.migrate()
+    with database.reading() as connection:
+        before = connection.scalar(count)
+        with database.writing() as other:
+            other.execute(insert(predictions), [row()])
+        assert connection.scalar(count) == before
+    assert rows_in(database) == 1
+
+
+def test_those_who_wait_for_the_first_to_try_need_not_try() -> None:
+    database = Database(make_url(f"postgresql+psycopg://x:x@127.0.0.1:{free_port()}/x"), lambda: 0)
+    tries: list[str] = []
+
+    def first(*_: object) -> None:
+        # Whoever is next waits for the lock that this one has.
+        tries.append("tried")
+        pool.submit(write_nothing)
+
+    def write_nothing() -> None:
+        with pytest.raises(DatabaseUnavailable), database.writing():
+            pass
+
+    event.listen(database._engine, "do_connect", first)
+    with ThreadPoolExecutor(1) as pool:
+        write_nothing()
+    assert tries == ["tried"]
+    database.close()
 
 
 def test_default_is_a_file_at_home(tmp_path: Path) -> None:

@@ -9,19 +9,21 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
 
-from kaiten.errors import DatabaseUnavailable
+from kaiten.errors import DeadlineExceeded, Forbidden, InvalidInput
 from kaiten.quality import Label
 from kaiten.sections import Quality
 from monitors.quality.calibration import FILE
 from monitors.quality.database import Database
 from monitors.quality.desk import QualityDesk
+from monitors.quality.tables import feedback
 from tests.postgres_server import PostgresServer
 from tests.records import recorded
-from tests.unit.monitors.quality.house import kept
+from tests.unit.monitors.quality.house import kept, know, put, row
 from tests.unit.monitors.quality.test_watch import Shown
 from tests.unit.monitors.quality.test_windows import HONEST
 
 LABEL = Label("request-1", 0, "billing")
+HUNG = LABEL._replace(request_id="hung")
 
 
 @dataclass
@@ -63,13 +65,47 @@ async def test_database_that_hangs_is_given_up_before_the_deadline_and_holds_up_
     desk, other = desk_of(url, tmp_path), Database(url)
     with other.writing() as connection:
         # Whoever writes feedback waits for this.
-        connection.execute(text("LOCK TABLE feedback IN ACCESS EXCLUSIVE MODE"))
-        asked = [asyncio.create_task(desk.take([LABEL], None, in_time(0.5))) for _ in range(20)]
+        connection.execute(text(f"LOCK TABLE {feedback.name} IN ACCESS EXCLUSIVE MODE"))
+        left = asyncio.create_task(desk.take([HUNG], None, in_time()))
+        asked = [asyncio.create_task(desk.take([HUNG], None, in_time(0.5))) for _ in range(20)]
         # The loop goes on meanwhile.
         await asyncio.sleep(0)
         found = await asyncio.gather(*asked, return_exceptions=True)
-        assert {type(each) for each in found} == {DatabaseUnavailable}
-    await desk.take([LABEL], None, in_time())
-    assert kept(other)["request-1", 0][0] == "billing"
+        assert {type(each) for each in found} == {DeadlineExceeded}
+        left.cancel()
+        await asyncio.wait([left])
+    # What was given up is not written, though its thread has it in hand: the threads take it first.
+    await asyncio.gather(*(desk.read(in_time()) for _ in range(20)))
+    assert HUNG[:2] not in kept(other)
+    await desk.take([HUNG._replace(label="delivery")], None, in_time())
+    assert kept(other)[HUNG[:2]][0] == "delivery"
     await asyncio.to_thread(desk.close)
     other.close()
+
+
+async def test_what_becomes_of_labels_is_counted(
+    database: Database, url: URL, tmp_path: Path
+) -> None:
+    know(database)
+    put(database, row())
+    told = Told()
+    desk = QualityDesk(url, tmp_path, Quality(), {}, told)
+    labels = [LABEL, LABEL._replace(label="delivery"), LABEL._replace(item=1)]
+    assert await desk.take(labels, None, in_time()) == 2
+    for unfit, models in ((LABEL._replace(label="parcels"), None), (LABEL, frozenset({"other"}))):
+        with pytest.raises((InvalidInput, Forbidden)):
+            await desk.take([unfit], models, in_time())
+    assert told.labels == {"joined": 2, "waiting": 1, "refused": 2}
+    await asyncio.to_thread(desk.close)
+
+
+@pytest.mark.parametrize("seconds", [0.1, -1])
+async def test_who_has_no_time_is_refused_and_nothing_is_kept(
+    database: Database, url: URL, tmp_path: Path, seconds: float
+) -> None:
+    desk = desk_of(url, tmp_path)
+    with pytest.raises(DeadlineExceeded):
+        await desk.take([LABEL], None, in_time(seconds))
+    await asyncio.gather(*(desk.read(in_time()) for _ in range(20)))
+    assert kept(database) == {}
+    await asyncio.to_thread(desk.close)

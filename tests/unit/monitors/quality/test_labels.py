@@ -1,23 +1,28 @@
-import pytest
+from concurrent.futures import Future, ThreadPoolExecutor
 
-from kaiten.errors import Forbidden, InvalidInput
+import pytest
+from sqlalchemy import select
+
+from kaiten.errors import DatabaseUnavailable, Forbidden, InvalidInput
 from kaiten.quality import Label
 from monitors.quality.database import Database
-from monitors.quality.labels import Joined, Labels
-from tests.unit.monitors.quality.house import kept, put, row, truths
+from monitors.quality.labels import WAIT_S, Labels
+from monitors.quality.tables import feedback
+from tests.unit.monitors.quality.house import kept, know, put, row, truths
 
 NOW = 5000.0
-KNOWN = {"intent:1.0.0": ["billing", "delivery"]}
+INTENT, OTHER = frozenset({"intent"}), frozenset({"other", "another"})
 
 
 @pytest.fixture
 def labels(database: Database) -> Labels:
-    return Labels(database, KNOWN, lambda: NOW)
+    know(database)
+    return Labels(database, lambda: NOW)
 
 
 def test_label_is_joined_to_its_prediction(database: Database, labels: Labels) -> None:
     put(database, row(request_id="a"), row(request_id="a", item=1), row(request_id="b"))
-    labels.take([Label("a", 1, "delivery"), Label("b", 0, "billing")], None)
+    assert labels.take([Label("a", 1, "delivery"), Label("b", 0, "billing")], None) == 2
     assert truths(database) == [("a", 0, None), ("a", 1, "delivery"), ("b", 0, "billing")]
     assert kept(database) == {("a", 1): ("delivery", True), ("b", 0): ("billing", True)}
 
@@ -25,12 +30,13 @@ def test_label_is_joined_to_its_prediction(database: Database, labels: Labels) -
 def test_label_that_comes_before_its_prediction_is_joined_later(
     database: Database, labels: Labels
 ) -> None:
-    labels.take([Label("a", 0, "delivery"), Label("nothing", 0, "delivery")], None)
-    assert labels.join_waiting() == Joined(0, 0)
+    assert labels.take([Label("a", 0, "delivery"), Label("nothing", 0, "delivery")], None) == 0
+    assert labels.join_waiting(WAIT_S) == 0
     put(database, row(request_id="a"))
-    assert labels.join_waiting() == Joined(1, 0)
+    assert Labels(database, lambda: NOW + 60).join_waiting(60) == 0
+    assert labels.join_waiting(60) == 1
     assert truths(database) == [("a", 0, "delivery")]
-    assert labels.join_waiting() == Joined(0, 0)
+    assert labels.join_waiting(WAIT_S) == 0
     assert kept(database)["nothing", 0] == ("delivery", False)
 
 
@@ -60,34 +66,129 @@ def test_label_that_the_version_has_not_is_refused_with_all_others(
     assert kept(database) == {}
 
 
-def test_any_label_is_taken_for_a_version_that_is_not_served_here(
+def test_label_is_held_to_those_of_a_version_that_another_host_serves(
     database: Database, labels: Labels
 ) -> None:
-    put(database, row(request_id="a", version="2.0.0"))
+    put(database, row(request_id="a", version="2.0.0"), row(request_id="b", version="3.0.0"))
+    know(database, "intent:2.0.0", "parcels")
     labels.take([Label("a", 0, "parcels")], None)
-    assert truths(database) == [("a", 0, "parcels")]
+    # Of the third, nobody knows any label.
+    for unfit in (Label("a", 0, "billing"), Label("b", 0, "billing")):
+        with pytest.raises(InvalidInput):
+            labels.take([unfit], None)
+    assert truths(database) == [("a", 0, "parcels"), ("b", 0, None)]
 
 
 def test_sender_labels_the_models_of_its_scope_only(database: Database, labels: Labels) -> None:
-    put(database, row(request_id="a"), row(request_id="b", model="other"))
-    labels.take([Label("a", 0, "billing")], frozenset({"intent"}))
+    put(database, row(request_id="a"), row(request_id="b", model="secret"))
+    labels.take([Label("a", 0, "billing")], INTENT)
     with pytest.raises(Forbidden) as refused:
-        labels.take([Label("a", 0, "delivery"), Label("b", 0, "x")], frozenset({"intent"}))
-    assert refused.value.scope == "feedback:other"
+        labels.take([Label("a", 0, "delivery"), Label("b", 0, "x")], INTENT)
+    assert refused.value.scope == "feedback"
+    assert "secret" not in refused.value.message
     assert truths(database) == [("a", 0, "billing"), ("b", 0, None)]
 
 
-@pytest.mark.parametrize(
-    ("label", "models"), [("parcels", None), ("billing", frozenset({"other", "another"}))]
-)
-def test_label_that_turns_out_not_to_fit_is_dropped(
+@pytest.mark.parametrize("models", [None, INTENT])
+def test_another_model_that_answers_by_the_same_id_is_in_nobodys_way(
+    database: Database, labels: Labels, models: frozenset[str] | None
+) -> None:
+    know(database, "other:1.0.0", "parcels")
+    put(database, row(request_id="a"), row(request_id="a", model="other"))
+    assert labels.take([Label("a", 0, "delivery")], models) == 1
+    assert truths(database) == [("a", 0, "delivery"), ("a", 0, None)]
+
+
+def test_name_that_holds_another_is_not_it(database: Database, labels: Labels) -> None:
+    know(database, "tent:1.0.0", "billing")
+    put(database, row(request_id="a", model="tent"))
+    with pytest.raises(Forbidden):
+        labels.take([Label("a", 0, "billing")], INTENT)
+
+
+@pytest.mark.parametrize(("label", "models"), [("parcels", None), ("billing", OTHER)])
+def test_label_that_turns_out_not_to_fit_counts_for_nothing(
     database: Database, labels: Labels, label: str, models: frozenset[str] | None
 ) -> None:
     labels.take([Label("a", 0, label), Label("b", 0, "billing")], models)
     put(database, row(request_id="a"), row(request_id="c"))
-    assert labels.join_waiting() == Joined(0, 1)
+    assert labels.join_waiting(WAIT_S) == 0
     assert truths(database) == [("a", 0, None), ("c", 0, None)]
-    assert set(kept(database)) == {("b", 0)}
+
+
+def test_label_that_waits_is_not_replaced_by_one_for_other_models(
+    database: Database, labels: Labels
+) -> None:
+    labels.take([Label("a", 0, "delivery")], INTENT)
+    labels.take([Label("a", 0, "billing")], OTHER)
+    put(database, row(request_id="a"))
+    assert labels.join_waiting(WAIT_S) == 1
+    assert truths(database) == [("a", 0, "delivery")]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_of_two_senders_who_may_the_later_counts(
+    database: Database, labels: Labels, *, at_once: bool
+) -> None:
+    labels.take([Label("a", 0, "delivery")], INTENT)
+    if at_once:
+        put(database, row(request_id="a"))
+    Labels(database, lambda: NOW + 1).take([Label("a", 0, "billing")], None)
+    if not at_once:
+        put(database, row(request_id="a"))
+    labels.join_waiting(WAIT_S)
+    assert truths(database) == [("a", 0, "billing")]
+
+
+def test_label_that_was_refused_is_taken_once_it_is_corrected(
+    database: Database, labels: Labels
+) -> None:
+    put(database, row(request_id="a"))
+    labels.take([Label("a", 0, "delivery")], None)
+    with pytest.raises(InvalidInput):
+        labels.take([Label("a", 0, "parcels")], None)
+    assert kept(database) == {("a", 0): ("delivery", True)}
+    labels.take([Label("a", 0, "billing")], None)
+    assert truths(database) == [("a", 0, "billing")]
+
+
+def test_sender_who_has_given_up_leaves_nothing(database: Database, labels: Labels) -> None:
+    put(database, row(request_id="a"))
+    with pytest.raises(DatabaseUnavailable):
+        labels.take([Label("a", 0, "delivery")], None, lambda: True)
+    assert kept(database) == {}
+    assert truths(database) == [("a", 0, None)]
+
+
+def test_senders_and_the_watch_hold_up_nobody_and_the_last_that_was_taken_counts(
+    database: Database, labels: Labels
+) -> None:
+    texts = [f"r{number:03}" for number in range(200)]
+
+    def tell(models: frozenset[str] | None) -> None:
+        for label in ["billing", "delivery"] * 5:
+            labels.take([Label(text, 0, label) for text in texts], models)
+
+    with ThreadPoolExecutor(4) as pool:
+        # Each waits for its prediction when the watch comes.
+        told: list[Future[object]] = [pool.submit(tell, models) for models in (None, INTENT)]
+        put(database, *(row(request_id=text) for text in reversed(texts)))
+        told += [pool.submit(labels.join_waiting, WAIT_S) for _ in range(10)]
+        for each in told:
+            each.result(60)
+    assert {truth for _, _, truth in truths(database)} == {"delivery"}
+
+
+def test_watch_leaves_a_label_that_is_being_corrected(database: Database, labels: Labels) -> None:
+    if database._url.get_backend_name() == "sqlite":
+        pytest.skip("SQLite lets one write at a time")
+    labels.take([Label("a", 0, "billing")], None)
+    put(database, row(request_id="a"))
+    own = select(feedback).with_for_update()
+    with database.writing() as connection:
+        connection.execute(own)
+        assert labels.join_waiting(WAIT_S) == 0
+    assert labels.join_waiting(WAIT_S) == 1
 
 
 def test_many_labels_are_taken_at_once(database: Database, labels: Labels) -> None:

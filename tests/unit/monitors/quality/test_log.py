@@ -11,9 +11,12 @@ from kaiten.sections import Quality
 from monitors.quality.database import RETRY_S, Database
 from monitors.quality.log import PredictionLog
 from monitors.quality.tables import predictions
+from monitors.quality.versions import Versions
 from tests.postgres_server import postgres_server
 from tests.records import recorded
 from tests.unit.monitors.quality.house import truths
+
+VERSIONS = Versions({"intent:1.0.0": ["billing", "delivery"]})
 
 
 @dataclass
@@ -25,7 +28,9 @@ class Dropped:
 
 
 def log_of(database: Database, dropped: Dropped, room: int = 100) -> PredictionLog:
-    return PredictionLog(database, Quality(max_pending_records=room), dropped, lambda: 1234.5)
+    return PredictionLog(
+        database, VERSIONS, Quality(max_pending_records=room), dropped, lambda: 1234.5
+    )
 
 
 def test_what_was_answered_is_written_without_a_text_or_a_subject(database: Database) -> None:
@@ -123,15 +128,36 @@ def test_what_was_committed_as_the_connection_broke_is_not_written_twice(url: UR
     database.close()
 
 
-def test_failure_that_no_waiting_mends_costs_the_batch_and_no_more(database: Database) -> None:
+def test_row_that_can_not_be_written_costs_itself_and_no_more(database: Database) -> None:
     dropped = Dropped()
     log = log_of(database, dropped)
     database.migrate()
-    log.put([recorded(label=object())])
+    bad = recorded(label=object())
+    log.put([bad if item in {3, 17} else recorded(item=item) for item in range(20)])
     with capture_logs() as logged:
         log.step()
-    assert [each["event"] for each in logged] == ["predictions_not_written"]
-    assert dropped.counts == [1]
-    log.put([recorded()])
-    log.step()
+    assert [each["event"] for each in logged] == ["predictions_not_written"] * 2
+    assert dropped.counts == [1, 1]
+    written = [item for _, item, _ in truths(database)]
+    assert written == [item for item in range(20) if item not in {3, 17}]
+
+
+def test_rows_of_which_none_can_be_written_are_told_of_once_and_not_tried_for_ever(
+    database: Database,
+) -> None:
+    dropped = Dropped()
+    log = log_of(database, dropped, room=1000)
+    database.migrate()
+    with capture_logs() as logged:
+        for _ in range(2):
+            log.put([recorded(label=object()) for _ in range(1000)])
+            log.step()
+        assert sum(dropped.counts) == 2000
+        assert len(dropped.counts) < 200
+        assert [each["event"] for each in logged] == ["predictions_not_written"]
+        log.put([recorded()])
+        log.step()
+        log.put([recorded(label=object())])
+        log.step()
+    assert [each["event"] for each in logged] == ["predictions_not_written"] * 2
     assert len(truths(database)) == 1

@@ -1,5 +1,5 @@
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from kaiten.sections import Quality
 from monitors.quality.database import Database
@@ -13,7 +13,14 @@ NOW = 100.0 * DAY_S
 
 def put_labels(database: Database, received: list[float]) -> None:
     rows = [
-        {"request_id": f"r{number}", "item": 0, "label": "x", "received_at": at, "joined": False}
+        {
+            "request_id": f"r{number}",
+            "item": 0,
+            "models": "*",
+            "label": "x",
+            "received_at": at,
+            "joined": False,
+        }
         for number, at in enumerate(received)
     ]
     with database.writing() as connection:
@@ -21,7 +28,9 @@ def put_labels(database: Database, received: list[float]) -> None:
 
 
 def pruned(database: Database, days: float = 30, rows: int = 1_000_000) -> int:
-    return Pruning(database, Quality(keep_days=days, keep_rows=rows)).prune(NOW)
+    # Without a check, as settings keep no fewer rows than a window has.
+    settings = Quality.model_construct(keep_days=days, keep_rows=rows)
+    return Pruning(database, settings).prune(NOW)
 
 
 def left(database: Database) -> list[int]:
@@ -55,6 +64,18 @@ def test_what_is_one_too_many_goes_by_count_and_not_by_number(
     assert pruned(database, rows=rows) == 2 * (5 - rows)
     assert left(database) == [0, 1, 2, 3, 4][-rows:]
     assert sorted(key for key, _ in kept(database)) == [f"r{n}" for n in range(5)][-rows:]
+
+
+def test_labels_that_wait_go_before_any_that_has_found_its_answer(database: Database) -> None:
+    put_labels(database, [NOW + number for number in range(2600)])
+    early = feedback.c.received_at < NOW + 500
+    with database.writing() as connection:
+        connection.execute(update(feedback).where(early).values(joined=True))
+    assert pruned(database, rows=700) == 1900
+    left = {key for key, _ in kept(database)}
+    assert left == {f"r{n}" for n in range(2600) if n < 500 or n >= 2400}
+    assert pruned(database, rows=400) == 300
+    assert {key for key, _ in kept(database)} == {f"r{n}" for n in range(100, 500)}
 
 
 def test_more_than_a_batch_goes_in_several(database: Database) -> None:

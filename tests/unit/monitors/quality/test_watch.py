@@ -1,10 +1,10 @@
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import make_url
-from structlog.testing import capture_logs
 
 from kaiten.quality import Label, VersionQuality
 from kaiten.sections import Quality
@@ -14,15 +14,23 @@ from monitors.quality.pruning import Pruning
 from monitors.quality.watch import QualityWatch
 from monitors.quality.windows import Windows
 from tests.e2e.house import free_port
-from tests.unit.monitors.quality.house import put, row, truths
+from tests.unit.monitors.quality.house import know, put, row, truths
 
 
 @dataclass
 class Shown:
     shown: list[Sequence[VersionQuality]] = field(default_factory=list)
+    labels: Counter[str] = field(default_factory=Counter)
+    away: list[bool] = field(default_factory=list)
 
     def quality_measured(self, found: Sequence[VersionQuality]) -> None:
         self.shown.append(found)
+
+    def labels_taken(self, outcome: str, count: int) -> None:
+        self.labels[outcome] += count
+
+    def database_away(self, *, away: bool) -> None:
+        self.away.append(away)
 
 
 @dataclass
@@ -35,7 +43,7 @@ class Host:
     shown: Shown = field(default_factory=Shown)
 
     def worker(self) -> QualityWatch:
-        labels = Labels(self.database, {"intent:1.0.0": ["billing"]}, lambda: self.now)
+        labels = Labels(self.database, lambda: self.now)
         windows = Windows(self.database, {}, 10)
         pruning = Pruning(self.database, Quality(keep_days=1))
         clock = lambda: self.now  # noqa: E731
@@ -49,7 +57,9 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    return Host(tmp_path, Database(make_url(f"sqlite:///{tmp_path / 'quality.sqlite'}")))
+    database = Database(make_url(f"sqlite:///{tmp_path / 'quality.sqlite'}"))
+    know(database)
+    return Host(tmp_path, database)
 
 
 def test_one_worker_measures_until_it_ends(host: Host) -> None:
@@ -67,7 +77,7 @@ def test_what_has_not_changed_is_not_measured_again(host: Host) -> None:
     for _ in range(3):
         watch.step()
     assert host.accuracies == [None]
-    Labels(host.database, {}, lambda: host.now).take([Label("request-1", 0, "billing")], None)
+    Labels(host.database, lambda: host.now).take([Label("request-1", 0, "billing")], None)
     watch.step()
     watch.step()
     assert host.accuracies == [None, 1.0]
@@ -75,17 +85,25 @@ def test_what_has_not_changed_is_not_measured_again(host: Host) -> None:
 
 
 def test_label_that_came_first_is_joined_and_measured(host: Host) -> None:
-    labels = Labels(host.database, {}, lambda: host.now)
-    labels.take([Label("request-1", 0, "delivery"), Label("unfit", 0, "delivery")], None)
+    labels = Labels(host.database, lambda: host.now)
+    labels.take([Label("request-1", 0, "billing"), Label("later", 0, "billing")], None)
     watch = host.worker()
     watch.step()
-    put(host.database, row(answered_at=host.now, version="2.0.0"))
-    put(host.database, row(answered_at=host.now, request_id="unfit"))
-    with capture_logs() as logged:
-        watch.step()
-    assert [each["event"] for each in logged] == ["labels_do_not_fit"]
-    assert truths(host.database) == [("request-1", 0, "delivery"), ("unfit", 0, None)]
-    assert host.shown.shown[-1][1].measures is not None
+    put(host.database, row(answered_at=host.now))
+    watch.step()
+    assert truths(host.database) == [("request-1", 0, "billing")]
+    assert host.shown.shown[-1][0].measures is not None
+    # One that has waited for long is looked at once a minute.
+    host.now += 61
+    watch.step()
+    put(host.database, row(answered_at=host.now, request_id="later"))
+    watch.step()
+    assert truths(host.database)[1] == ("later", 0, None)
+    host.now += 60
+    watch.step()
+    assert truths(host.database)[1] == ("later", 0, "billing")
+    assert host.shown.labels == {"joined_later": 2}
+    assert set(host.shown.away) == {False}
     watch.close()
 
 
@@ -106,4 +124,5 @@ def test_database_that_is_away_costs_turns_and_no_more(tmp_path: Path) -> None:
     assert watch.step()
     assert watch.step()
     assert host.shown.shown == []
+    assert host.shown.away == [True, True]
     watch.close()

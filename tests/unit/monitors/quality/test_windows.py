@@ -4,7 +4,7 @@ import pytest
 
 from monitors.quality.calibration import Calibration
 from monitors.quality.database import Database
-from monitors.quality.windows import Windows
+from monitors.quality.windows import Reference, Windows
 from tests.unit.monitors.quality.house import put, row
 
 # As often right as it is sure.
@@ -21,7 +21,9 @@ HONEST = Calibration(
 
 
 def windows_of(database: Database, rows: int = 10) -> Windows:
-    return Windows(database, {"intent:1.0.0": HONEST}, rows)
+    return Windows(
+        database, {"intent:1.0.0": Reference("report", HONEST), "intent:2.0.0": None}, rows
+    )
 
 
 def test_nothing_is_known_of_nobody(database: Database) -> None:
@@ -47,6 +49,10 @@ def test_each_version_and_arm_is_measured_alone(database: Database) -> None:
     accuracies = [each.measures and each.measures.accuracy for each in found.values()]
     assert accuracies == [None, 0.5, 1.0, 0.0]
     assert [each.estimate is not None for each in found.values()] == [False, True, True, False]
+    assert [each.reference for each in found.values()] == [None, "report", "report", None]
+    other, _, _, bare = (each.reason for each in found.values())
+    assert "does not serve" in str(other)
+    assert "no calibration; run kaiten validate" in str(bare)
 
 
 def test_measures_are_of_the_latest_labelled_answers(database: Database) -> None:
@@ -75,6 +81,7 @@ def test_estimate_is_of_the_latest_answers_whether_labelled_or_not(database: Dat
     assert found.estimate.accuracy == pytest.approx(0.74)
     assert found.estimate.low < 0.74 < found.estimate.high
     assert (found.estimate.rows, found.estimate.error) == (10, 0.01)
+    assert (found.estimate.error_rows, found.estimate.error_windows) == (200, 5)
     # Of the two that are labelled: expected 0.9, and both were right.
     assert found.measures is not None
     assert found.measures.observed_error == pytest.approx(0.1)
