@@ -195,3 +195,14 @@ def test_many_labels_are_taken_at_once(database: Database, labels: Labels) -> No
     put(database, *(row(request_id=f"r{number}") for number in range(2500)))
     labels.take([Label(f"r{number}", 0, "delivery") for number in range(2500)], None)
     assert {truth for _, _, truth in truths(database)} == {"delivery"}
+
+
+def test_of_many_labels_that_do_not_fit_the_first_twenty_are_told(
+    database: Database, labels: Labels
+) -> None:
+    put(database, *(row(request_id="a", item=item) for item in range(30)))
+    with pytest.raises(InvalidInput) as refused:
+        labels.take([Label("a", item, "parcels") for item in reversed(range(30))], None)
+    assert [each.field for each in refused.value.details] == [
+        f"feedback.{place}.label" for place in range(20)
+    ]
