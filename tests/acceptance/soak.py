@@ -57,9 +57,11 @@ class Slope:
         return cls(slope * span / mean, variance**0.5 * span / mean, mean)
 
 
-async def soaked(served: Served, requests: int, windows: int = WINDOWS) -> list[Window]:
+async def soaked(
+    served: Served, requests: int, windows: int = WINDOWS, texts: list[str] | None = None
+) -> list[Window]:
     """Send so many requests over connections that stay, and look once a window."""
-    texts = quickstart_texts()
+    texts = texts or quickstart_texts()
     random.Random(_SEED).shuffle(texts)
     bodies = cycle([served.target.v1(text) for text in texts])
     found = []
