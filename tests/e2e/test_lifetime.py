@@ -92,7 +92,7 @@ def test_built_bento_serves_from_another_folder(bentoml_home: Path, tmp_path: Pa
     assert answer.json()["label"] == "login_problem"
     assert '"environment": "production"' in in_force
     # State lies where the server was started, never in the bento.
-    assert list((elsewhere / ".kaiten" / "profiles").rglob("*.bin"))
+    assert list((elsewhere / ".kaiten" / "drift" / "spool").rglob("*.npy"))
     assert not list((store / "bentos").rglob(".kaiten"))
 
 
