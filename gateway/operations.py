@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Callable
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.answers import json_answer
 from gateway.ports import DriftSource, RouteTimes, TimesSource
 from gateway.schemas import DriftResponse, RouteStats, StatsResponse, VersionDrift
 
@@ -29,16 +29,12 @@ class Operations:
         """Tell how many answers each route gave, and how long they took."""
         # It reads files, one a worker.
         since, routes = await asyncio.to_thread(self._times().read)
-        return _json(StatsResponse(since=since, routes=[*map(_stats, routes)]))
+        return json_answer(StatsResponse(since=since, routes=[*map(_stats, routes)]))
 
     async def drift(self, _: Request) -> Response:
         """Tell whether the answers of each served version have drifted."""
         found = await asyncio.to_thread(self._drift().drift)
-        return _json(DriftResponse(models=[*map(VersionDrift.model_validate, found)]))
-
-
-def _json(answer: BaseModel) -> Response:
-    return Response(answer.model_dump_json(), media_type="application/json")
+        return json_answer(DriftResponse(models=[*map(VersionDrift.model_validate, found)]))
 
 
 def _stats(times: RouteTimes) -> RouteStats:

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import asdict, fields
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.answers import json_answer
 from gateway.parsing import parse
 from gateway.ports import QualityDesk
 from gateway.schemas import (
@@ -60,7 +60,7 @@ class QualityRoutes:
         answer = FeedbackResponse(
             accepted=len(labels), joined=joined, request_id=context.request_id
         )
-        await _json(answer)(scope, receive, send)
+        await json_answer(answer)(scope, receive, send)
 
     async def quality(self, _: Request) -> Response:
         """Tell what is known of each version: the same from every worker that serves it.
@@ -68,7 +68,7 @@ class QualityRoutes:
         A host that does not serve a version has no calibration of it, and gives no estimate.
         """
         found = await self._desk().read(current().deadline)
-        return _json(QualityResponse(models=[*map(_told, found)]))
+        return json_answer(QualityResponse(models=[*map(_told, found)]))
 
 
 def _told(found: VersionQuality) -> ModelQuality:
@@ -83,7 +83,3 @@ def _told(found: VersionQuality) -> ModelQuality:
         reason=found.reason,
         **measures,
     )
-
-
-def _json(answer: BaseModel) -> Response:
-    return Response(answer.model_dump_json(), media_type="application/json")

@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TypeVar, cast
 
-from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.answers import json_answer
 from gateway.docs_page import DOCS_PAGE
 from gateway.errors import error_response
 from gateway.openapi import Json, document
@@ -67,19 +67,19 @@ class Routes:
         """Answer for one text; the body comes whole, from the middleware that has read it."""
         body = parse((await receive())["body"], PredictV1Request)
         answer = await self._predictor().one(body.text)
-        await _json(answer)(scope, receive, send)
+        await json_answer(answer)(scope, receive, send)
 
     async def predict_v2(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer for several texts."""
         body = parse((await receive())["body"], PredictV2Request)
         answer = await self._predictor().many(body.inputs, body.top_k, body.model)
-        await _json(answer)(scope, receive, send)
+        await json_answer(answer)(scope, receive, send)
 
     async def health(self, _: Request) -> Response:
         """Tell whether the service can answer."""
         if not self._predictor().ready:
             raise NotReady
-        return _json(HealthResponse(status="healthy", timestamp=datetime.now(UTC)))
+        return json_answer(HealthResponse(status="healthy", timestamp=datetime.now(UTC)))
 
     async def metrics(self, _: Request) -> Response:
         """Give the metrics of all workers; who asks while they are being read shares the answer."""
@@ -120,7 +120,3 @@ async def for_bentoml(answer: Awaitable[AnswerT]) -> AnswerT:
         return await answer
     except KaitenError as error:
         return cast("AnswerT", error_response(error))
-
-
-def _json(answer: BaseModel) -> Response:
-    return Response(answer.model_dump_json(), media_type="application/json")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Protocol
 
 import structlog
-from filelock import FileLock, Timeout
 
 from kaiten import tags
 from kaiten.records import PredictionRecord
 from kaiten.sections import Drift, Profiles
+from monitors.keeping import keeper, keeps
 from monitors.sample import Sample
 from monitors.spool import Source, Spool
 from monitors.windows import Window, ended
@@ -57,7 +57,10 @@ class Profiler:
         self._on_drop = on_drop
         self._tenant_of = tenant_of
         self._spool = Spool(folder / "spool")
-        self._locks = {model: _lock(folder, model) for model in models}
+        # Of a model, and not of the host: another server here may serve others.
+        self._locks = {
+            model: keeper(folder.joinpath(*tags.split(model), _LOCK_FILE)) for model in models
+        }
         self._pending = Sample(profiles.max_pending_records, random.Random())  # noqa: S311  no secret
         self._failing: set[str] = set()
         self._closing = threading.Event()
@@ -93,7 +96,7 @@ class Profiler:
         self._spool_pending()
         for model, lock in self._locks.items():
             try:
-                if _held(lock):
+                if keeps(lock):
                     for source in self._spool.arms(model):
                         self._close_windows(source)
                 self._failing.discard(model)
@@ -133,20 +136,3 @@ class Profiler:
             self._spool_pending()
             if self._closing.is_set():
                 return
-
-
-def _lock(folder: Path, model: str) -> FileLock:
-    # Of the model, and not of the host: another server here may serve others.
-    path = folder.joinpath(*tags.split(model), _LOCK_FILE)
-    return FileLock(path, blocking=False, thread_local=False)
-
-
-def _held(lock: FileLock) -> bool:
-    """Return whether this process holds a lock, which it takes if it can."""
-    if not lock.is_locked:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout:
-            return False
-    return True

@@ -75,10 +75,12 @@ class Spool:
             by_source[Source(record.model, record.arm)].append(record)
         refused = 0
         for source, own in by_source.items():
-            if sum(1 for _ in self._made(source).iterdir()) >= _MOST_PARTS:
+            folder = self._folder / source.path
+            folder.mkdir(parents=True, exist_ok=True)
+            if sum(1 for _ in folder.iterdir()) >= _MOST_PARTS:
                 refused += len(own)
             else:
-                self._write(source, _rows(own, [tenant_of(each.subject) for each in own]))
+                self._write(folder, _rows(own, [tenant_of(each.subject) for each in own]))
         return refused
 
     def arms(self, model: str) -> list[Source]:
@@ -107,17 +109,12 @@ class Spool:
         """Remove the parts of a window that was claimed, with their folder."""
         shutil.rmtree(parts[0].path.parent)
 
-    def _made(self, source: Source) -> Path:
-        folder = self._folder / source.path
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def _write(self, source: Source, rows: NDArray[np.void]) -> None:
+    def _write(self, folder: Path, rows: NDArray[np.void]) -> None:
         self._written += 1
         name = f"{int(self._clock() * 1000):013d}-{os.getpid()}-{self._written}-{len(rows)}"
         content = io.BytesIO()
         np.save(content, rows, allow_pickle=False)
-        replace(self._made(source) / f"{name}{_SUFFIX}", content.getvalue(), _MODE)
+        replace(folder / f"{name}{_SUFFIX}", content.getvalue(), _MODE)
 
 
 def read(parts: Sequence[Part]) -> list[NDArray[np.void]]:

@@ -54,14 +54,15 @@ class Watch:
             return
         measured = columns(rows)
         profile = Profile.of(measured, window.started_at)
+        content = profile.written()
         folder = self.references.get(window.source.model)
         before = self.states.get(window.source, folder.name if folder else None)
         if before.window is None or before.window.id != window.id:
             found = self._judged(before, window, profile, folder)
-            self.states.put(window.source, found, profile.written())
+            self.states.put(window.source, found, content)
             _log(window.source, before, found)
         # Last: where profiles go may take its time.
-        self.archive.put(profile.written(), window, None)
+        self.archive.put(content, window, None)
         tenants = np.concatenate([part[TENANT] for part in rows])
         for tenant, own in _by_tenant(tenants).items():
             part = {name: values[own] for name, values in measured.items()}

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 import structlog
-from filelock import FileLock, Timeout
 
 from kaiten.errors import DatabaseUnavailable
 from kaiten.quality import VersionQuality
+from monitors.keeping import keeper, keeps
 from monitors.quality.labels import WAIT_S, Labels
 from monitors.quality.pruning import Pruning
 from monitors.quality.windows import Windows
@@ -51,8 +51,7 @@ class QualityWatch:
         gauges: Gauges,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._home = home
-        self._lock = FileLock(home / LOCK_FILE, thread_local=False)
+        self._lock = keeper(home / LOCK_FILE)
         self._labels = labels
         self._windows = windows
         self._pruning = pruning
@@ -83,7 +82,7 @@ class QualityWatch:
     def step(self) -> bool:
         """Take one turn, if it is this worker's; a failure costs the turn, and no more."""
         try:
-            if not self._is_ours():
+            if not keeps(self._lock):
                 return False
             self._turn()
             self._failing = False
@@ -102,15 +101,6 @@ class QualityWatch:
     def _run(self) -> None:
         while not self._closing.wait(POLL_S):
             self.step()
-
-    def _is_ours(self) -> bool:
-        if not self._lock.is_locked:
-            self._home.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout:
-                return False
-        return True
 
     def _turn(self) -> None:
         now = self._clock()
