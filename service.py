@@ -15,6 +15,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http import traffic
 from bentoml._internal.utils.analytics import usage_stats
 from bentoml.exceptions import BentoMLException
+from bentoml.images import Image
 from bentoml.serving import running_inside_container
 from opentelemetry.util.http import ExcludeList
 
@@ -49,6 +50,8 @@ traffic.TimeoutMiddleware = BackStopMiddleware  # type: ignore[misc, assignment]
 # Not plain "kaiten": `bentoml serve kaiten:1.2.3` would first import the package of that name, from
 # wherever it is installed, and then serve the bento with that code.
 NAME = "kaiten_service"
+# BentoML's own "debian" would put a compiler into it, for packages that have all been compiled.
+IMAGE = Image(base_image="python:3.11-slim-bookworm", python_version="3.11", distro="python")
 _GRACE_S = 5
 
 
@@ -90,6 +93,7 @@ logs.configure(parts.settings.logging)
     logging={"access": {"enabled": False}},
     http={"host": "0.0.0.0" if parts.settings.in_production else "127.0.0.1"},  # noqa: S104  a container's own address
     ssl=tls.for_bentoml(parts.settings.tls),
+    image=IMAGE,
 )
 class Kaiten:
     """Predictions by fine-tuned models: batched, authenticated, measured and profiled."""

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from kaiten.cli import access, device, doctor, drift, models, promotion, serve, token, validate
+from kaiten.cli import access, bento, device, doctor, drift, models, promotion, serve, token, validate
 from kaiten.errors import SetupError
 from kaiten.sections import Logging
 from monitors import logs
@@ -27,6 +27,7 @@ app.command()(promotion.promote)
 app.command()(promotion.rollback)
 app.command()(promotion.history)
 app.command()(promotion.diff)
+app.command()(bento.build)
 app.command()(token.token)
 app.add_typer(access.api_key, name="api-key")
 app.command()(access.revoke)
