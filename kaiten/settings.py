@@ -1,6 +1,7 @@
 """The settings: one typed, frozen object, read once. The only reader of the environment.
 
-Order of precedence: environment (``KAITEN_SECTION__KEY``), then kaiten.yaml, then the values here.
+Order of precedence: environment (``KAITEN_SECTION__KEY``), then, for secrets, the files in the
+folder that ``KAITEN_SECRETS`` names, then kaiten.yaml, then the values here.
 """
 
 import json
@@ -19,12 +20,14 @@ from pydantic import ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
     YamlConfigSettingsSource,
 )
 
+from kaiten import secret_files
 from kaiten.cores import share
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.sections import (
@@ -50,7 +53,7 @@ from kaiten.sections import (
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "KAITEN_"
-# Taken from the environment only.
+# Taken from the environment and from files of their own only.
 _SECRETS = (
     ("auth", "secret"),
     ("signatures", "password"),
@@ -74,6 +77,17 @@ _PATHS = (
 _FROM_KUBERNETES = re.compile(r"(.+_)?(SERVICE_(HOST|PORT.*)|PORT(_\d.*)?)")
 
 
+class _SecretFiles(InitSettingsSource):
+    """The files in the folder that KAITEN_SECRETS names, each named like its variable."""
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        found: dict[str, dict[str, Any]] = {}
+        for name, secret in read_secret_files().items():
+            section, _, key = name.removeprefix(PREFIX.lower()).partition("__")
+            found.setdefault(section, {})[key] = secret
+        super().__init__(settings_cls, init_kwargs=found)
+
+
 class _SettingsFile(YamlConfigSettingsSource):
     """kaiten.yaml. It goes into every bento, so it may hold no secret."""
 
@@ -82,7 +96,10 @@ class _SettingsFile(YamlConfigSettingsSource):
         for section, key in _SECRETS:
             if isinstance(values := found.get(section), dict) and key in values:
                 variable = f"{PREFIX}{section}__{key}".upper()
-                reason = f"may not stand in a file that is shipped; set {variable} instead"
+                reason = (
+                    f"may not stand in a file that is shipped; set {variable} instead, or give it "
+                    f"as the file {variable.lower()} in the folder that KAITEN_SECRETS names"
+                )
                 raise InvalidSettings([Detail(f"{section}.{key}", reason)], str(settings_file()))
         return found
 
@@ -151,15 +168,15 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is the library's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the environment above kaiten.yaml, and read nothing else."""
+        """Put the environment above the secrets' files, both above kaiten.yaml; read no more."""
         file = _SettingsFile(settings_cls, yaml_file=settings_file())
-        return env_settings, file, init_settings
+        return env_settings, _SecretFiles(settings_cls), file, init_settings
 
 
 def load_settings() -> Settings:
     """Read and check the settings; InvalidSettings names each field and the remedy."""
-    file = settings_file()
-    source = str(file) if file else "environment only"
+    sources = [str(each) for each in (settings_file(), secrets_folder()) if each]
+    source = " and ".join(sources) or "environment only"
     unknown = _unknown_variables()
     if unknown:
         raise InvalidSettings(unknown, source)
@@ -194,6 +211,19 @@ def settings_file() -> Path | None:
         problem = Detail("KAITEN_CONFIG", f"names no file: {named}; give an absolute path")
         raise InvalidSettings([problem], "environment")
     return Path(named)
+
+
+def secrets_folder() -> Path | None:
+    """Return the folder of secrets, KAITEN_SECRETS; None where none is named."""
+    named = os.environ.get("KAITEN_SECRETS")
+    return Path(named) if named else None
+
+
+def read_secret_files() -> dict[str, str]:
+    """Return the secrets in that folder by their files' names; InvalidSettings as secret_files."""
+    folder = secrets_folder()
+    names = [f"{PREFIX}{section}__{key}".lower() for section, key in _SECRETS]
+    return secret_files.read(folder, names) if folder else {}
 
 
 def bentoml_configuration() -> str | None:
@@ -259,6 +289,8 @@ def hand_down(
 
 
 def _hand_down_paths(settings: Settings) -> None:
+    if folder := secrets_folder():
+        os.environ["KAITEN_SECRETS"] = str(folder.absolute())
     for section, key in _PATHS:
         path: Path | None = getattr(getattr(settings, section), key)
         if path is not None:
@@ -311,7 +343,7 @@ def _default_environment() -> Environment:
 
 def _unknown_variables() -> list[Detail]:
     """Return variables with our prefix that name no setting: pydantic would pass over them."""
-    known = [*Settings.model_fields, "config"]
+    known = [*Settings.model_fields, "config", "secrets"]
     names = [name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX)]
     sections = {name: name.lower().split("__")[0] for name in names}
     closest = partial(get_close_matches, possibilities=known, n=1)

@@ -59,7 +59,8 @@ def configured_secret(settings: Settings) -> str | None:
     if configured is None and settings.in_production and not settings.auth.issuers:
         reason = (
             "is not set, and production does not start without one; set KAITEN_AUTH__SECRET"
-            " or KAITEN_AUTH__SECRET_FILE, for example to what `openssl rand -hex 32` says, or name"
+            " or KAITEN_AUTH__SECRET_FILE, for example to what `openssl rand -hex 32` says, or give"
+            " it as the file kaiten_auth__secret in the folder that KAITEN_SECRETS names, or name"
             " others who make tokens in auth.issuers"
         )
         raise InvalidSettings([Detail("auth.secret", reason)], "production")

@@ -86,6 +86,9 @@ def _setting_rows(in_force: InForce | None) -> Iterator[tuple[str, str]]:
     yield "environment", in_force.environment
     yield "home", str(in_force.home)
     yield "secret", in_force.secret or "not usable, see below"
+    if in_force.secrets_folder is not None:
+        files = ", ".join(in_force.secret_files) or "no secret in it"
+        yield "secrets", f"{in_force.secrets_folder}: {files}"
     yield "redis", in_force.redis or "none: each worker counts by itself"
     yield "database", in_force.database or "none: no predictions are kept"
     for issuer, source in in_force.issuers.items():

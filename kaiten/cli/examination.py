@@ -16,7 +16,15 @@ from kaiten import tls
 from kaiten.cli.serve import configuration_file
 from kaiten.cores import affinity, cores, count_of, quota
 from kaiten.errors import Detail, InvalidSettings, SetupError
-from kaiten.settings import Settings, check_back_stop, load_settings, settings_file, threads_of_each
+from kaiten.settings import (
+    Settings,
+    check_back_stop,
+    load_settings,
+    read_secret_files,
+    secrets_folder,
+    settings_file,
+    threads_of_each,
+)
 from kaiten.signing import DEVELOPMENT_SECRET_FILE, configured_secret, signing_secret
 from lifecycle.consistency import check, check_opset, installed_versions
 from lifecycle.resolution import resolve
@@ -49,10 +57,11 @@ class Machine:
 class InForce:
     """What a start would go by; ``threads`` are those of each process that holds a model.
 
-    ``placement`` names the CUDA device of each worker in turn, and is empty where there is none;
-    ``process`` is runners.process; ``redis`` where it is and whether it answers, None without;
-    ``database`` likewise, where predictions and labels are kept; ``issuers`` where the keys of each
-    come from, and whether they can be had now.
+    ``secret_files`` are those found in ``secrets_folder``, which is KAITEN_SECRETS; ``placement``
+    names the CUDA device of each worker in turn, and is empty where there is none; ``process`` is
+    runners.process; ``redis`` where it is and whether it answers, None without; ``database``
+    likewise, where predictions and labels are kept; ``issuers`` where the keys of each come from,
+    and whether they can be had now.
     """
 
     settings: Path | None
@@ -60,6 +69,8 @@ class InForce:
     environment: str
     home: Path
     secret: str | None
+    secrets_folder: Path | None
+    secret_files: list[str]
     workers: object
     threads: int
     placement: list[str]
@@ -149,6 +160,8 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
         environment=settings.environment,
         home=settings.home.resolve(),
         secret=secret,
+        secrets_folder=secrets_folder(),
+        secret_files=[*read_secret_files()],
         workers=workers,
         threads=threads_of_each(settings, holding or 1),
         placement=placement or [],

@@ -172,6 +172,25 @@ def test_what_would_stop_a_start_is_told_by_its_field(
     assert "change-me" not in output
 
 
+def test_secrets_in_files_are_told_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(DEFAULT, tmp_path)
+    assert report(0)["in_force"]["secrets_folder"] is None
+    folder = tmp_path / "secrets"
+    monkeypatch.setenv("KAITEN_SECRETS", str(folder))
+    assert "no secret in it" in said(0)
+    folder.mkdir()
+    (folder / "kaiten_auth__secret").write_text(SECRET)
+    found = report(0)
+    assert found["in_force"]["secret"] == "from auth.secret"
+    assert found["in_force"]["secret_files"] == ["kaiten_auth__secret"]
+    assert SECRET not in json.dumps(found) + said(0)
+    (folder / "kaiten_auth__secrets").write_text(SECRET)
+    assert fields(report(1)) == ["kaiten_auth__secrets"]
+    assert SECRET not in said(1)
+
+
 def test_tls_of_bentomls_own_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(DEFAULT, tmp_path)
     file = tmp_path / "bentoml.yaml"

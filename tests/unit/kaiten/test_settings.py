@@ -6,12 +6,13 @@ import sys
 import traceback
 from datetime import date
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from kaiten.errors import InvalidSettings
-from kaiten.sections import PLACEHOLDERS, Auth, Lifetime
+from kaiten.sections import PLACEHOLDERS, Auth, Lifetime, Section
 from kaiten.settings import (
     ROOT,
     bentoml_configuration,
@@ -339,6 +340,115 @@ def test_unusable_secret_file_is_refused(content: bytes | None, tmp_path: Path) 
 def test_secret_file_may_not_be_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match=r"auth\.secret_file"):
         secret_of(Auth(secret_file=tmp_path))
+
+
+@pytest.fixture
+def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Name a folder of secrets, which has none yet."""
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    monkeypatch.setenv("KAITEN_SECRETS", str(folder))
+    return folder
+
+
+IN_FILES = {
+    "auth.secret": SECRET,
+    "signatures.password": SECRET,
+    "state.redis_url": "redis://:word@host:6379/0",
+    "state.database_url": "postgresql://user:word@host/name",
+    "logging.pseudonym_key": SECRET[::-1],
+}
+
+
+def given_by(name: str) -> str | None:
+    section, _, key = name.partition(".")
+    found = getattr(getattr(load_settings(), section), key)
+    return found.get_secret_value() if found else None
+
+
+@pytest.mark.parametrize("name", IN_FILES)
+def test_every_secret_may_be_a_file(name: str, secrets: Path) -> None:
+    assert given_by(name) is None
+    file = secrets / f"kaiten_{name.replace('.', '__')}"
+    file.write_text(f"{IN_FILES[name]}\n")
+    assert given_by(name) == IN_FILES[name]
+
+
+def test_there_are_no_other_secrets() -> None:
+    found = {
+        f"{section}.{key}"
+        for section, field in type(load_settings()).model_fields.items()
+        if isinstance(field.default, Section)
+        for key, part in type(field.default).model_fields.items()
+        if SecretStr in get_args(part.annotation)
+    }
+    assert found == {*IN_FILES}
+
+
+def test_variable_outranks_the_file_of_a_secret(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (secrets / "kaiten_state__redis_url").write_text("redis://file")
+    (secrets / "kaiten_state__database_url").write_text("postgresql://file/name")
+    monkeypatch.setenv("KAITEN_STATE__REDIS_URL", "redis://variable")
+    assert given_by("state.redis_url") == "redis://variable"
+    assert given_by("state.database_url") == "postgresql://file/name"
+
+
+def test_file_of_a_secret_leaves_the_rest_of_its_section(file: Path, secrets: Path) -> None:
+    file.write_text("auth:\n  issuer: ours\n")
+    (secrets / "kaiten_auth__secret").write_text(SECRET)
+    auth = load_settings().auth
+    assert (auth.issuer, secret_of(auth)) == ("ours", SECRET)
+
+
+@pytest.mark.parametrize("named", ["", "/no/such/folder"])
+def test_no_folder_of_secrets_is_as_if_none_were_named(
+    named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_SECRETS", named)
+    assert secret_of(load_settings().auth) is None
+
+
+def test_secret_in_two_files_is_refused(
+    secrets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (secrets / "kaiten_auth__secret").write_text(SECRET)
+    monkeypatch.setenv("KAITEN_AUTH__SECRET_FILE", str(tmp_path / "secret"))
+    error = refused()
+    assert "auth.secret and auth.secret_file are both set; keep one" in error.message
+    assert SECRET not in everything_told(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "field"),
+    [
+        ("kaiten_auth__secret", SECRET[:31], "auth.secret"),
+        ("kaiten_auth__secret", f"your-{SECRET}", "auth.secret"),
+        ("kaiten_state__redis_url", f"http://:{SECRET}@host", "state.redis_url"),
+        ("kaiten_state__database_url", f"mysql://user:{SECRET}@host/a", "state.database_url"),
+        ("kaiten_logging__pseudonym_key", SECRET[:31], "logging.pseudonym_key"),
+        ("kaiten_auth_secret", SECRET, "kaiten_auth_secret"),
+    ],
+)
+def test_secret_in_a_file_is_never_told(name: str, content: str, field: str, secrets: Path) -> None:
+    (secrets / name).write_text(content)
+    error = refused()
+    assert fields(error) == [field]
+    assert str(secrets) in error.message
+    assert content not in everything_told(error)
+    assert SECRET[:31] not in everything_told(error)
+
+
+def test_workers_find_the_folder_of_secrets_wherever_they_stand(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (secrets / "kaiten_auth__secret").write_text(SECRET)
+    monkeypatch.chdir(secrets.parent)
+    monkeypatch.setenv("KAITEN_SECRETS", secrets.name)
+    hand_down(load_settings(), holders=1)
+    monkeypatch.chdir("/")
+    assert secret_of(load_settings().auth) == SECRET
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", ".", ""])
