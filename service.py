@@ -65,7 +65,8 @@ def _end_worker() -> None:
 
     In a container BentoML starts no other, so the whole server ends, and the container is replaced.
     """
-    patience_s = parts.settings.serving.request_timeout_s + _GRACE_S
+    serving = parts.settings.serving
+    patience_s = serving.drain_s + serving.request_timeout_s + _GRACE_S
     last_resort = threading.Timer(patience_s, os._exit, (1,))
     last_resort.daemon = True
     last_resort.start()
@@ -118,6 +119,7 @@ class Kaiten:
         """Warm the models up beside the server, so that liveness and readiness tell them apart."""
         for sink in parts.sinks:
             sink.start()
+        parts.drain.start()
         self.watching = parts.tokens.start()
         self.warming = [asyncio.create_task(runner.start()) for runner in parts.runners]
         # What is here by now stays: the collector need not walk through it again and again.
@@ -137,7 +139,7 @@ class Kaiten:
             await parts.limiter.close()
 
     async def __is_ready__(self) -> bool:
-        return parts.predictor.ready
+        return parts.predictor.ready and not parts.drain.active
 
     @bentoml.api(route="/predict")
     async def predict(

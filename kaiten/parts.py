@@ -10,6 +10,7 @@ import structlog
 from starlette.applications import Starlette
 
 from gateway.access import MODEL_ROUTES
+from gateway.draining import Drain
 from gateway.edge import EdgeParts
 from gateway.limiting.limiter import Limiter, limiter_for
 from gateway.middleware.authentication import Callers
@@ -171,7 +172,12 @@ class Parts:
             # Later: the app is there before its models.
             FanOut(lambda: self.sinks),
             self.limiter,
+            self.drain,
         )
+
+    @cached_property
+    def drain(self) -> Drain:
+        return Drain(self.settings.serving.drain_s)
 
     @cached_property
     def routes(self) -> Routes:

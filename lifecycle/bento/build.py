@@ -30,20 +30,6 @@ SBOM, PROVENANCE = "sbom.cdx.json", "provenance.json"
 _CONSTRAINTS, _REQUIREMENTS, _BENTO_YAML = "constraints.txt", "requirements.txt", "bento.yaml"
 _SHOWN = 12
 _TOLD_LINES = 10
-# Of an image. What is writable is to be mounted, as all else may be read-only.
-_ENVIRONMENT = {
-    "KAITEN_HOME": "/var/lib/kaiten",
-    "KAITEN_SECRETS": "/run/secrets",
-    "BENTOML_HOME": "/tmp/bentoml",  # noqa: S108  a container's own
-    "BENTOML_CONFIG": "/home/bentoml/bento/src/configuration.yaml",
-    "BENTOML_DO_NOT_TRACK": "True",
-    "PYTHONDONTWRITEBYTECODE": "1",
-}
-_ON = {
-    "cpu": {"KAITEN_RUNNERS__DEVICE": "cpu"},
-    # Read by NVIDIA's container runtime: torch brings CUDA's libraries, the host the driver.
-    "cuda": {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +50,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A bento in the store; ``digest`` is over all its files but for the time in bento.yaml."""
+    """A bento in the store; ``digest`` (sha256:...) is over all files but the time it was made."""
 
     bento: str
     folder: Path
@@ -102,7 +88,7 @@ def build(order: Order, store: ModelStore, environment: Mapping[str, str]) -> Bu
         if not existed:
             _run_bentoml(context, bento, target, environment)
             _complete(target, bento, locked, models, labels)
-    return Built(bento, target, digest_of(bento_files(target)), labels, existed)
+    return Built(bento, target, f"sha256:{digest_of(bento_files(target))}", labels, existed)
 
 
 def bento_files(bento: Path) -> dict[str, str]:
@@ -154,12 +140,10 @@ def _bentofile(
 ) -> dict[str, Any]:
     told = read_bentofile(order.project)
     image = {"docker": {"base_image": order.base_image}} if order.base_image else {}
-    environment = _ENVIRONMENT | _ON[order.variant]
     return {
         **{key: told[key] for key in ("service", "description", "include")},
         "labels": dict(labels),
         "models": [model.card.tag for model in models],
-        "envs": [{"name": name, "value": value} for name, value in environment.items()],
         # Locked already, with hashes, which BentoML's own lock leaves out.
         "python": {"requirements_txt": f"./{_REQUIREMENTS}", "lock_packages": False},
         **image,

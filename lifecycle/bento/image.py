@@ -19,6 +19,21 @@ Backend = Literal["docker", "podman", "buildah"]
 _OCI = "org.opencontainers.image"
 # Asked in the container itself, where there is no curl.
 _PROBE = "import urllib.request as r; r.urlopen('http://127.0.0.1:3000/readyz', timeout=5)"
+# What is writable is to be mounted, as all else may be read-only.
+_ENVIRONMENT = {
+    "KAITEN_HOME": "/var/lib/kaiten",
+    "KAITEN_SECRETS": "/run/secrets",
+    "KAITEN_SERVING__DRAIN_S": "5",
+    "BENTOML_HOME": "/tmp/bentoml",  # noqa: S108  a container's own
+    "BENTOML_CONFIG": "/home/bentoml/bento/src/configuration.yaml",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+_ON = {
+    "cpu": {"KAITEN_RUNNERS__DEVICE": "cpu"},
+    # Read by NVIDIA's container runtime: torch brings CUDA's libraries, the host the driver.
+    "cuda": {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +92,23 @@ def _labels(bento: str, folder: Path) -> dict[str, str]:
 
 def _finish(base: str, labels: Mapping[str, str]) -> str:
     """Return the Dockerfile of what is done to the image that BentoML has made."""
-    told = " ".join(f"{key}={json.dumps(value)}" for key, value in labels.items())
     return f"""\
 FROM {base}
+ENV {_pairs(_ENVIRONMENT | _ON[labels["kaiten.variant"]])}
 USER root
 # A file that has been compiled costs a start nothing, and where all is read-only nobody can later.
 RUN python -m compileall -q --invalidation-mode unchecked-hash $BENTO_PATH/src \\
+    && printf '#!/bin/sh\\nPYTHONPATH=%s/src exec python -m kaiten.cli "$@"\\n' $BENTO_PATH \\
+        > /app/.venv/bin/kaiten && chmod 755 /app/.venv/bin/kaiten \\
     && mkdir -p $KAITEN_HOME && chown bentoml:bentoml $KAITEN_HOME
 USER 1034:1034
-LABEL {told}
+LABEL {_pairs(labels)}
 HEALTHCHECK --interval=15s --timeout=6s --start-period=2m --retries=3 CMD ["python", "-c", "{_PROBE}"]
 """
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
 
 
 def _inspect(backend: Backend, tag: str, environment: Mapping[str, str]) -> Image:
