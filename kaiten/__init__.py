@@ -8,6 +8,8 @@ they are imported, so this can not wait for the settings.
 
 import os
 
+__version__ = "0.1.0"
+
 os.environ.update(
     BENTOML_DO_NOT_TRACK="True",
     WHYLOGS_NO_ANALYTICS="True",

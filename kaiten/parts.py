@@ -20,6 +20,7 @@ from gateway.quality import QualityRoutes
 from gateway.routes import Routes
 from gateway.tokens.build import Tokens
 from gateway.tokens.build import build as build_tokens
+from kaiten import __version__
 from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.sections import Runners
 from kaiten.settings import Settings, metrics_directory
@@ -81,6 +82,7 @@ class Parts:
             metrics_directory(), process.service, process.bento_version(), self.answer_times
         )
         found.show_drift(self.drift)
+        found.show_versions(__version__, {each.card.tag: each.digest for each in self.models})
         return found
 
     @cached_property

@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from kaiten import tags
+from kaiten import __version__, tags
 from kaiten.errors import BuildRefused, PromotionRefused
 from kaiten.files import replace
 from lifecycle.bento.context import BENTOFILE, digest_of, digests, read_bentofile, stage
@@ -124,9 +123,8 @@ def _examined(reference: str, store: ModelStore) -> tuple[StoredModel, str]:
 
 def _labels(order: Order, examined: Sequence[tuple[StoredModel, str]]) -> dict[str, str]:
     """Return what a bento, and an image of it, say of themselves."""
-    project = tomllib.loads((order.project / "pyproject.toml").read_text(encoding="utf-8"))
     return {
-        "kaiten": project["project"]["version"],
+        "kaiten": __version__,
         "revision": str(revision(order.project)),
         "variant": order.variant,
         "models": " ".join(model.card.tag for model, _ in examined),
