@@ -108,9 +108,9 @@ class Kaiten:
     @staticmethod
     def check_once() -> None:
         """Stop before any worker starts if a model, its engine or the secret is missing."""
-        in_force = BentoMLContainer.config.services[NAME].get()
+        services = BentoMLContainer.config.services.get()
         try:
-            prepare(parts, in_force, own_metrics.resolve())
+            prepare(parts, services, NAME, own_metrics.resolve())
         except SetupError as error:
             raise BentoMLException(error.message) from None
 

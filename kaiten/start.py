@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from gateway.tokens.build import build as build_tokens
-from kaiten import tls
+from kaiten import service_config, tls
 from kaiten.cores import count_of
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings
 from kaiten.parts import Parts
@@ -35,13 +35,14 @@ from runners.tasks import find_task
 logger = structlog.get_logger("kaiten.service")
 
 
-def prepare(parts: Parts, in_force: Mapping[str, Any], metrics: Path) -> None:
+def prepare(parts: Parts, services: Mapping[str, Any], name: str, metrics: Path) -> None:
     """Check the settings, secrets, models and engines, and give the workers what they need.
 
-    ``in_force`` is what BentoML's settings give the service, ``metrics`` the folder of this
-    server's metrics. SetupError for what stops the start.
+    ``services`` is what BentoML's settings give its services, ours by its ``name``, ``metrics`` the
+    folder of this server's metrics. SetupError for what stops the start.
     """
-    settings = parts.settings
+    service_config.check(services, name)
+    settings, in_force = parts.settings, services[name]
     workers = count_of(in_force["workers"])
     _tell(settings, workers)
     sockets = own_folder() if settings.runners.process == "device" else None

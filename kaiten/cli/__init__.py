@@ -7,7 +7,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from kaiten.cli import access, bento, device, doctor, drift, models, promotion, serve, token, validate
+from kaiten.cli import (
+    access,
+    bento,
+    device,
+    doctor,
+    drift,
+    models,
+    promotion,
+    serve,
+    smoke,
+    token,
+    validate,
+)
 from kaiten.errors import SetupError
 from kaiten.sections import Logging
 from monitors import logs
@@ -33,6 +45,7 @@ app.command()(token.token)
 app.add_typer(access.api_key, name="api-key")
 app.command()(access.revoke)
 app.command()(doctor.doctor)
+app.command()(smoke.smoke)
 app.add_typer(drift.drift, name="drift")
 # Nobody calls it by hand.
 app.command(hidden=True)(device.device)

@@ -36,6 +36,7 @@ from runners.engines.cuda import CudaDevice, details
 from runners.engines.placement import holders, places
 from runners.tasks import find_task
 
+_SERVICE = "kaiten_service"
 _PACKAGES = ("kaiten", "bentoml", "transformers", "tokenizers", "numpy")
 FoundT = TypeVar("FoundT")
 
@@ -223,20 +224,22 @@ def _bentoml_service() -> tuple[object, float | None, dict[str, object] | None]:
         # Importing it reads BENTOML_CONFIG: no other command should fail with that file.
         configuration = import_module("bentoml._internal.configuration")
         containers = import_module("bentoml._internal.configuration.containers")
-        # As BentoML does it: the file, and over it what the environment says.
-        read = containers.BentoMLConfiguration(
+        # As BentoML does it: what service.py says, over it the file, and the environment over both.
+        services = containers.BentoMLConfiguration(
+            override_defaults={"services": {_SERVICE: {"workers": 1, "traffic": {"timeout": 60}}}},
             override_config_file=file,
             override_config_values=configuration.get_bentoml_override_config_from_env(),
             override_config_json=configuration.get_bentoml_override_config_json_from_env(),
-        ).to_dict()
-        services = read["services"]
-        # Where the file is silent, what service.py says.
-        service = {"workers": 1, "traffic": {"timeout": 60}, **services.get("kaiten_service", {})}
-        timeout_s = service["traffic"].get("timeout", 60)
+            use_version=2,
+        ).to_dict()["services"]
+        service = services[_SERVICE]
+        import_module("kaiten.service_config").check(services, _SERVICE)
+        timeout_s, own_tls = service["traffic"]["timeout"], service["ssl"]
         timeout_s = None if timeout_s is None else float(timeout_s)
-        own_tls = service.get("ssl", {})
         own_tls = own_tls if own_tls.get("enabled") or own_tls.get("certfile") else None
         return service["workers"], timeout_s, own_tls
+    except InvalidSettings:
+        raise
     except Exception as error:  # noqa: BLE001  whatever BentoML, and we, trip over in a file
         # BentoML quotes whole sections after a brace, and they may hold a key's password.
         told = " ".join(str(error).partition("{")[0].split())

@@ -199,6 +199,18 @@ def test_tls_of_bentomls_own_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert fields(report(1)) == ["services.kaiten_service.ssl"]
 
 
+def test_key_that_bentoml_would_pass_over_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(DEFAULT, tmp_path)
+    file = tmp_path / "bentoml.yaml"
+    file.write_text("services:\n  kaiten_service:\n    trafic:\n      timeout: 90\n")
+    monkeypatch.setenv("BENTOML_CONFIG", str(file))
+    (problem,) = report(1)["problems"]
+    assert problem["field"] == "services.kaiten_service.trafic"
+    assert problem["reason"] == "is no key of BentoML's; did you mean traffic?"
+
+
 def test_every_problem_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for tag in ("a:1.0.0", "b:1.0.0"):
         add(tag, tmp_path)
