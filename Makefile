@@ -66,8 +66,12 @@ wheels: $(ENV)  ## collect in .kaiten/wheels what a GPU machine without a networ
 	@touch $@
 
 .PHONY: acceptance
-acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), gate, contract, fuzz, jwks, drift, monitors, bench_gpu or all
+acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), gate, contract, fuzz, jwks, image, drift, monitors, bench_gpu or all
 	@$(BIN)/python -m tests.acceptance $(SUITE)
+
+.PHONY: image-test
+image-test: $(ENV)  ## build, run, stop and roll images without a container engine; as root, 10 minutes
+	@$(BIN)/python -m tests.acceptance image
 
 .PHONY: contract
 contract: $(ENV)  ## write docs/openapi and docs/contract.md from the code, if no caller would break

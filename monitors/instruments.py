@@ -424,7 +424,9 @@ class _ServedVersions(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the build and each version."""
         build = GaugeMetricFamily(
-            "kaiten_build_info", "The version of Kaiten, and of the bento.", labels=("kaiten", "bento")
+            "kaiten_build_info",
+            "The version of Kaiten, and of the bento.",
+            labels=("kaiten", "bento"),
         )
         build.add_metric((self._kaiten, self._bento), 1)
         yield build

@@ -41,9 +41,7 @@ def build(
 ) -> None:
     """Build a bento, kaiten_service:VERSION, with the models named, or serving.models.
 
-    Its version follows from what is in it, so that the same content is built once. Each model needs
-    a passing report and a stage. torch is left out where ONNX Runtime serves them all on a CPU.
-
+    A model needs a passing report, and a stage; the version follows from all that goes in.
     Example: kaiten build --model support-intent:1.0.0 --variant cuda
     """
     # Servers, which have this command too, lack what builds.
@@ -76,7 +74,9 @@ def containerize(
     backend: Annotated[
         Literal["docker", "podman", "buildah"], typer.Option(help="What makes the image.")
     ] = "docker",
-    tag: Annotated[str | None, typer.Option(help="The image's tag; by default the bento's.")] = None,
+    tag: Annotated[
+        str | None, typer.Option(help="The image's tag; by default the bento's.")
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(help="key=value for the backend's build, such as network=host; repeatable."),
@@ -84,7 +84,7 @@ def containerize(
     *,
     as_json: Json = False,
 ) -> None:
-    """Make an image of a bento: unprivileged, read-only but for mounts, labelled, with a health check.
+    """Make an image of a bento: unprivileged, labelled, with a health check.
 
     Example: kaiten containerize kaiten_service:1.0.0-cpu-0f2a9c81d0be --tag registry/kaiten:1.0.0
     """

@@ -158,9 +158,7 @@ def _version(order: Order, first: StoredModel, context: Path) -> str:
     return version
 
 
-def _run_bentoml(
-    context: Path, bento: str, target: Path, environment: Mapping[str, str]
-) -> None:
+def _run_bentoml(context: Path, bento: str, target: Path, environment: Mapping[str, str]) -> None:
     # A build that was killed before the last file was written.
     shutil.rmtree(target, ignore_errors=True)
     command = [sys.executable, "-m", "bentoml", "build", "--version", tags.split(bento)[1]]

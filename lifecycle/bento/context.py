@@ -51,8 +51,8 @@ def pinned(settings: str, models: Sequence[str]) -> str:
         return f"{settings}\nserving:\n  models: {value}\n"
     node = _value(serving, "models")
     if node is None:
-        start = serving.start_mark.index
-        return f"{settings[:start]}models: {value}\n{' ' * serving.start_mark.column}{settings[start:]}"
+        at, indent = serving.start_mark.index, " " * serving.start_mark.column
+        return f"{settings[:at]}models: {value}\n{indent}{settings[at:]}"
     return settings[: node.start_mark.index] + value + settings[node.end_mark.index :]
 
 
@@ -73,5 +73,7 @@ def digests(folder: Path, *, without: Iterable[str] = ()) -> dict[str, str]:
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     left_out = {*without}
     return {
-        name: sha256(path) for name, path in paths.items() if path.is_file() and name not in left_out
+        name: sha256(path)
+        for name, path in paths.items()
+        if path.is_file() and name not in left_out
     }

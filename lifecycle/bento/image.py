@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -103,7 +103,8 @@ RUN python -m compileall -q --invalidation-mode unchecked-hash $BENTO_PATH/src \
     && mkdir -p $KAITEN_HOME && chown bentoml:bentoml $KAITEN_HOME
 USER 1034:1034
 LABEL {_pairs(labels)}
-HEALTHCHECK --interval=15s --timeout=6s --start-period=2m --retries=3 CMD ["python", "-c", "{_PROBE}"]
+HEALTHCHECK --interval=15s --timeout=6s --start-period=2m --retries=3 \\
+    CMD ["python", "-c", "{_PROBE}"]
 """
 
 

@@ -53,9 +53,7 @@ def requirements(project: Path, extras: Sequence[str], *, torch: bool) -> list[s
     return [each for each in wanted if Requirement(each).name not in left_out]
 
 
-def lock(
-    wanted: Sequence[str], constraints: Path, *, variant: Variant, source: str | None
-) -> Lock:
+def lock(wanted: Sequence[str], constraints: Path, *, variant: Variant, source: str | None) -> Lock:
     """Pin these packages and all that they need, with the hashes of their files.
 
     The versions are those of ``constraints``, which were tested together. ``source`` is where torch
@@ -87,7 +85,14 @@ def find_torch(pin: str, variant: Variant, source: str | None) -> tuple[str, str
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         options = ["--dry-run", "--no-deps", "--ignore-installed", "--only-binary", ":all:"]
-        platform = ["--python-version", PYTHON, "--platform", f"{_GLIBC}_{_MACHINE}", "--target", folder]
+        platform = [
+            "--python-version",
+            PYTHON,
+            "--platform",
+            f"{_GLIBC}_{_MACHINE}",
+            "--target",
+            folder,
+        ]
         command = [sys.executable, "-m", "pip", "install", "--quiet", *options, *platform]
         _run([*command, *torch_options(source), "--report", str(report), pin], "torch")
         found = json.loads(report.read_bytes())["install"][0]
@@ -102,7 +107,7 @@ def find_torch(pin: str, variant: Variant, source: str | None) -> tuple[str, str
 
 
 def torch_options(source: str | None) -> list[str]:
-    """Return pip's options that make it look for torch in this source; the Makefile has the same."""
+    """Return pip's options to look for torch in this source, as the Makefile has them."""
     if source is None:
         return []
     is_index = "://" in source and not source.endswith(".html")

@@ -33,7 +33,8 @@ def bill(bento: str, digest: str, lock: str, models: Sequence[StoredModel]) -> s
         metadata=BomMetaData(component=root),
         components=[*_packages(lock), *map(_model, models)],
     )
-    bom.metadata.timestamp = None  # type: ignore[assignment]  the schema lets it be left out
+    # The schema lets it be left out, the library's types do not.
+    bom.metadata.timestamp = None  # type: ignore[assignment]
     bom.register_dependency(root, bom.components)
     outputter = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6)
     return outputter.output_as_string(indent=2) + "\n"

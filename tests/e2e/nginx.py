@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.house import ROOT, free_port, running
+from tests.e2e.house import ROOT, Process, free_port, running
 
 PROFILE = ROOT / "deploy" / "nginx" / "kaiten.conf"
 # Debian keeps it where only root looks for programs.
@@ -41,6 +41,18 @@ class Proxy:
     port: int
     tls_port: int
     folder: Path
+    upstream: list[int]
+    process: Process
+
+    def turn_to(self, port: int) -> None:
+        """Send what comes from now on to another port; what is under way ends where it is."""
+        profile, before = self.folder / "kaiten.conf", f"server 127.0.0.1:{self.upstream[-1]};"
+        text = profile.read_text(encoding="utf-8")
+        assert before in text
+        profile.write_text(text.replace(before, f"server 127.0.0.1:{port};"), encoding="utf-8")
+        self.upstream.append(port)
+        self.process.popen.send_signal(signal.SIGHUP)
+        self.process.wait_for("start worker process ", len(self.upstream))
 
     @property
     def access_log(self) -> str:
@@ -53,13 +65,13 @@ def proxying(
     folder: Path, upstream_port: int, changed: Mapping[str, str] | None = None
 ) -> Iterator[Proxy]:
     """Run nginx before a port, with nothing of the profile changed but places, and ``changed``."""
-    proxy = Proxy(free_port(), free_port(), folder)
+    port, tls_port = free_port(), free_port()
     _make_certificate(folder)
     places = {
         "server 127.0.0.1:3000;": f"server 127.0.0.1:{upstream_port};",
-        "listen 443 ": f"listen 127.0.0.1:{proxy.tls_port} ",
+        "listen 443 ": f"listen 127.0.0.1:{tls_port} ",
         "listen [::]:443 ssl http2 default_server;": "",
-        "listen 127.0.0.1:8080 ": f"listen 127.0.0.1:{proxy.port} ",
+        "listen 127.0.0.1:8080 ": f"listen 127.0.0.1:{port} ",
         "/etc/nginx/tls": str(folder),
         "/var/log/nginx/kaiten.log": str(folder / "access.log"),
         "/var/log/nginx/kaiten-error.log": str(folder / "error.log"),
@@ -77,7 +89,7 @@ def proxying(
     with running(command, dict(os.environ), folder) as process:
         # It listens before it starts its worker.
         process.wait_for("start worker process ")
-        yield proxy
+        yield Proxy(port, tls_port, folder, [upstream_port], process)
         # So that it logs what it still has at hand.
         process.stop(signal.SIGQUIT)
 

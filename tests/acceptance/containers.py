@@ -1,0 +1,156 @@
+"""Containers where no engine runs: podman without a daemon, and a base image of Debian's packages.
+
+For these tests only. A real image is made on Python's own base, which no registry gives us here.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.house import BIN, free_port
+
+BASE = "localhost/kaiten-test-base:bookworm"
+PROGRAMS = ("podman", "buildah", "runc", "debootstrap", "nginx")
+_REMEDY = (
+    "apt-get install --no-install-recommends podman buildah runc debootstrap "
+    "containernetworking-plugins netavark aardvark-dns iptables nginx-light"
+)
+# crun refuses hybrid cgroups, and where ulimits can not be raised the default is too high.
+_CONFIGURATION = """\
+[containers]
+default_ulimits = ["nofile=20000:20000", "nproc=20000:20000"]
+[engine]
+runtime = "runc"
+"""
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_INCLUDED = "ca-certificates,python3,python3-venv"
+_HARDENED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
+# As a deployment mounts them: state, and what need not outlive the container.
+_TMP = "--tmpfs=/tmp:rw,nosuid,nodev,size=256m,mode=1777"
+
+
+@dataclass
+class Log:
+    """The commands that were run, how long each took, and what it said last."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, command: Sequence[str], seconds: float, said: str) -> None:
+        """Keep a command and the end of its output."""
+        self.lines += [f"$ {' '.join(command)}", *said.strip().splitlines()[-6:]]
+        self.lines.append(f"# {seconds:.1f} s")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What runs containers here: the environment of its commands, and the log of them."""
+
+    env: Mapping[str, str]
+    log: Log
+
+    def run(
+        self,
+        *command: str,
+        given: str | None = None,
+        may_fail: bool = False,
+        is_secret: bool = False,
+    ) -> str:
+        """Run a command and return its output; RuntimeError, with what it said, where it fails."""
+        start = time.monotonic()
+        done = subprocess.run(
+            command, env=self.env, input=given, capture_output=True, text=True, check=False
+        )
+        said = "" if is_secret else done.stdout + done.stderr
+        self.log.add(command, time.monotonic() - start, said)
+        if done.returncode and not may_fail:
+            raise RuntimeError(
+                f"{' '.join(command[:4])}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+            )
+        return done.stdout.strip() if not done.returncode else done.stderr.strip()
+
+    def inspect(self, what: str, name: str) -> dict[str, Any]:
+        """Return what podman knows of an image or a container."""
+        found: dict[str, Any] = json.loads(self.run("podman", what, "inspect", name))[0]
+        return found
+
+
+def machine(folder: Path, env: Mapping[str, str]) -> Machine:
+    """Return a machine, with its configuration in a folder; RuntimeError where a program lacks."""
+    path = f"{BIN}{os.pathsep}{env['PATH']}{os.pathsep}/usr/sbin:/sbin"
+    missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    if missing or os.geteuid() != 0:
+        raise RuntimeError(f"as root, with {', '.join(missing) or 'all programs'}: {_REMEDY}")
+    configuration = folder / "containers.conf"
+    configuration.write_text(_CONFIGURATION, encoding="utf-8")
+    return Machine({**env, "PATH": path, "CONTAINERS_CONF": str(configuration)}, Log())
+
+
+def make_base(machine: Machine, folder: Path) -> None:
+    """Make the base image, unless it is there: Debian, Python and uv; 3 minutes."""
+    if not machine.run("podman", "image", "exists", BASE, may_fail=True):
+        return
+    root, archive = folder / "rootfs", folder / "rootfs.tar"
+    machine.run("debootstrap", "--variant=minbase", f"--include={_INCLUDED}", "bookworm", str(root))
+    shutil.copyfile(_CERTIFICATES, root / _CERTIFICATES.relative_to("/"))
+    shutil.copy(BIN / "uv", root / "usr" / "local" / "bin" / "uv")
+    for name in ("cache/apt/archives", "lib/apt/lists"):
+        shutil.rmtree(root / "var" / name, ignore_errors=True)
+    machine.run("tar", "-C", str(root), "-cf", str(archive), ".")
+    trusted = f"ENV SSL_CERT_FILE={_CERTIFICATES}"
+    machine.run("podman", "import", "--change", trusted, str(archive), BASE)
+    shutil.rmtree(root)
+    archive.unlink()
+
+
+@dataclass(frozen=True)
+class Container:
+    """A running container, and where its port 3000 is on this machine."""
+
+    machine: Machine
+    name: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def execute(self, *command: str, may_fail: bool = False) -> str:
+        """Run a command inside, as its user."""
+        return self.machine.run("podman", "exec", self.name, *command, may_fail=may_fail)
+
+    def stop(self, seconds: int = 60) -> int:
+        """Send SIGTERM, wait for the end, and return the exit code."""
+        self.machine.run("podman", "stop", "--time", str(seconds), self.name)
+        code: int = self.machine.inspect("container", self.name)["State"]["ExitCode"]
+        return code
+
+    def start_again(self) -> None:
+        """Start it once more, as it was."""
+        self.machine.run("podman", "start", self.name)
+
+
+@contextmanager
+def running(
+    machine: Machine, image: str, name: str, secrets: Path, *options: str
+) -> Iterator[Container]:
+    """Run an image unprivileged and read-only, and remove all of it in the end."""
+    port = free_port()
+    state = f"{name}-state"
+    mounts = [f"--volume={state}:/var/lib/kaiten", f"--volume={secrets}:/run/secrets:ro", _TMP]
+    options = (*_HARDENED, *mounts, f"--publish=127.0.0.1:{port}:3000", *options)
+    machine.run("podman", "run", "--detach", "--name", name, *options, image)
+    try:
+        yield Container(machine, name, port)
+    finally:
+        machine.log.lines.append(f"# the last lines of {name}:")
+        machine.run("podman", "logs", "--tail", "6", name, may_fail=True)
+        machine.run("podman", "rm", "--force", "--time", "0", name, may_fail=True)
+        with suppress(RuntimeError):
+            machine.run("podman", "volume", "rm", state)

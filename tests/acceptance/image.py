@@ -1,0 +1,283 @@
+"""From a model to a running image, and from one version to the next and back, without an engine."""
+
+import asyncio
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from itertools import cycle
+from pathlib import Path
+
+import httpx
+
+from kaiten.settings import ROOT
+from lifecycle.bento.build import bento_files
+from tests.acceptance import containers
+from tests.acceptance.containers import BASE, Container, Machine, make_base
+from tests.acceptance.report import Report
+from tests.e2e.house import QUICKSTART, copied_store, environment, quickstart_texts, until_ready
+from tests.e2e.nginx import Proxy, proxying
+
+MODEL = "support-intent"
+_LANES = 16
+# Answers that a load brings before and after each change.
+_STEADY = 400
+_LIMIT_S = 180
+# What a whole Kubernetes replica of staging is given.
+_SMALL = ("--cpus=0.25", "--memory=512m")
+
+
+@dataclass
+class Load:
+    """Lanes that ask one address over and over; a lane ends where it is told to go elsewhere.
+
+    ``versions`` counts answers by the model that gave them, ``failures`` everything but a 200.
+    """
+
+    url: str
+    token: str
+    follow: bool
+    versions: dict[str, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    _over: bool = False
+    _answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def during(self, act: Callable[[], Awaitable[None]]) -> None:
+        """Let the lanes run while something is done."""
+        lanes = [asyncio.create_task(self._lane(number)) for number in range(_LANES)]
+        try:
+            await self.more(_STEADY)
+            await act()
+            if not self.follow:
+                await self.more(_STEADY)
+        finally:
+            self._over = not self.follow
+            async with asyncio.timeout(_LIMIT_S):
+                await asyncio.gather(*lanes)
+
+    @property
+    def answers(self) -> int:
+        return sum(self.versions.values())
+
+    async def more(self, count: int) -> None:
+        """Wait for so many more answers."""
+        goal = self.answers + count
+        async with asyncio.timeout(_LIMIT_S):
+            while self.answers < goal:
+                self._answered.clear()
+                await self._answered.wait()
+
+    async def _lane(self, number: int) -> None:
+        texts = cycle(quickstart_texts()[number::_LANES])
+        headers = {"Authorization": f"Bearer {self.token}"}
+        if not self.follow:
+            # A connection each: nginx closes those that wait as it takes a new configuration.
+            headers["Connection"] = "close"
+        async with httpx.AsyncClient(base_url=self.url, headers=headers, timeout=60) as client:
+            while not self._over:
+                try:
+                    answer = await client.post("/api/v1/predict", json={"text": next(texts)})
+                except httpx.HTTPError as error:
+                    self.failures.append(type(error).__name__)
+                    return
+                self._count(answer)
+                if self.follow and answer.headers.get("Connection") == "close":
+                    return
+
+    def _count(self, answer: httpx.Response) -> None:
+        self._answered.set()
+        if answer.status_code != HTTPStatus.OK:
+            self.failures.append(f"{answer.status_code} {answer.text[:200]}")
+            return
+        model = answer.json()["model"]
+        self.versions[model] = self.versions.get(model, 0) + 1
+
+
+async def run(report: Report, store: Path, folder: Path) -> None:
+    """Build, containerize, run, stop, and roll over and back."""
+    home = copied_store(store, folder / "bentoml")
+    machine = containers.machine(folder, environment(home, folder / "home", BASE_IMAGE=BASE))
+    try:
+        bento = _build(report, machine, home, folder)
+        make_base(machine, folder)
+        image = _containerize(report, machine, bento, "1")
+        _release(machine, home, "1.1.0")
+        second = _containerize(
+            report, machine, _kaiten(machine, "build", "--model", f"{MODEL}:1.1.0"), "2"
+        )
+        keys = folder / "secrets"
+        keys.mkdir()
+        (keys / "kaiten_auth__secret").write_text(secrets.token_hex(32), encoding="utf-8")
+        with containers.running(machine, image, "kaiten-one", keys) as one:
+            _examine(report, one, bento)
+            with containers.running(machine, second, "kaiten-two", keys) as two:
+                await _roll(report, one, two, folder)
+                await _stop(report, two)
+        _start_small(report, machine, image, keys)
+    finally:
+        log = "\n".join(machine.log.lines) + "\n"
+        (ROOT / "docs" / "image-test.log").write_text(_anonymous(log, folder), encoding="utf-8")
+
+
+def _kaiten(machine: Machine, *arguments: str) -> Mapping[str, object]:
+    told: Mapping[str, object] = json.loads(machine.run("kaiten", *arguments, "--json"))
+    return told
+
+
+def _release(machine: Machine, home: Path, version: str) -> None:
+    """Register the quickstart's network as a version where it is not, validate and promote it."""
+    tag = f"{MODEL}:{version}"
+    folder = home / "models" / MODEL / "1.0.0"
+    if not (folder.parent / version).exists():
+        copy = home / "network"
+        copy.mkdir()
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(folder / name, copy / name)
+        named = ("--name", MODEL, "--version", version, "--task", "text-classification")
+        machine.run("kaiten", "register", str(copy), *named)
+        data = str(QUICKSTART / "data" / "test.jsonl")
+        machine.run("kaiten", "validate", tag, "--data", data)
+    machine.run("kaiten", "promote", tag, "--to", "staging", "--reason", "image test")
+
+
+def _build(report: Report, machine: Machine, home: Path, folder: Path) -> Mapping[str, object]:
+    refused = machine.run("kaiten", "build", "--model", f"{MODEL}:1.0.0", may_fail=True)
+    report.check(
+        "a bento of a version in no stage is refused", refused, passed="promote" in refused
+    )
+    _release(machine, home, "1.0.0")
+    bento = _kaiten(machine, "build", "--model", f"{MODEL}:1.0.0")
+    # A store of its own: where the bento is there already, it is not built again.
+    other = copied_store(home, folder / "other")
+    shutil.rmtree(other / "bentos")
+    again = _kaiten(
+        Machine({**machine.env, "BENTOML_HOME": str(other)}, machine.log),
+        "build", "--model", f"{MODEL}:1.0.0",
+    )  # fmt: skip
+    files = [bento_files(Path(str(each["folder"]))) for each in (bento, again)]
+    report.check(
+        "two builds of one commit have the same files",
+        f"{len(files[0])} files, {bento['digest']}",
+        passed=files[0] == files[1] and bento["digest"] == again["digest"] and len(files[0]) > 100,
+    )
+    shutil.rmtree(other)
+    return bento
+
+
+def _containerize(report: Report, machine: Machine, bento: Mapping[str, object], tag: str) -> str:
+    name, start = f"localhost/kaiten-test:{tag}", time.monotonic()
+    options = ("--backend", "podman", "--option", "network=host", "--tag", name)
+    made = _kaiten(machine, "containerize", str(bento["bento"]), *options)
+    layers = machine.run("podman", "history", "--format", "{{.Size}}|{{.CreatedBy}}", name)
+    sizes = [line.partition("|") for line in layers.splitlines()]
+    report.tell(
+        f"image {tag}",
+        bento=bento["bento"],
+        seconds=time.monotonic() - start,
+        megabytes=round(int(str(made["size"])) / 1e6),
+        layers="; ".join(f"{size}: {what[:60]}" for size, _, what in sizes if size[-2:] == "MB"),
+        labels=json.dumps(made["labels"]),
+    )  # fmt: skip
+    return name
+
+
+def _examine(report: Report, one: Container, bento: Mapping[str, object]) -> None:
+    until_ready(one.url)
+    inside = one.machine.inspect("image", "localhost/kaiten-test:1")["Config"]
+    report.check(
+        "it runs as an unprivileged user", inside["User"], passed=inside["User"] == "1034:1034"
+    )
+    written = one.execute("sh", "-c", "echo x > /home/bentoml/bento/src/service.py", may_fail=True)
+    report.check("what it serves can not be written", written, passed="Read-only" in written)
+    healthy = one.machine.run("podman", "healthcheck", "run", one.name, may_fail=True)
+    report.check("its health check passes", healthy or "healthy", passed=healthy in {"", "healthy"})
+    token = _token(one, "predict ops")
+    asked = ("--token-file", "-", "--model", f"{MODEL}:1.0.0", "--json")
+    told = json.loads(one.machine.run("kaiten", "smoke", one.url, *asked, given=token))
+    seen = "; ".join(f"{check['name']}: {check['outcome']}" for check in told["checks"])
+    report.check("kaiten smoke passes", seen, passed=told["ok"])
+    metrics = httpx.get(f"{one.url}/metrics").text
+    lines = [
+        each
+        for each in metrics.splitlines()
+        if each.startswith(("model_info", "kaiten_build_info"))
+    ]
+    version = str(bento["bento"]).partition(":")[2]
+    passed = any('version="1.0.0"' in each for each in lines) and any(
+        version in each for each in lines
+    )
+    report.check("/metrics shows the versions", " ".join(lines), passed=passed)
+
+
+def _token(container: Container, scopes: str) -> str:
+    command = ("podman", "exec", container.name, "kaiten", "token", "--subject", "image-test")
+    return container.machine.run(*command, "--scope", scopes, is_secret=True)
+
+
+async def _roll(report: Report, one: Container, two: Container, folder: Path) -> None:
+    """Go from the first version to the second and back behind nginx, under load."""
+    token = _token(one, "predict")
+    until_ready(two.url)
+    with proxying(folder, one.port) as proxy:
+        load = Load(f"http://127.0.0.1:{proxy.port}", token, follow=False)
+
+        async def over_and_back() -> None:
+            await _turn(load, proxy, one, two)
+            await _turn(load, proxy, two, one)
+
+        await load.during(over_and_back)
+    report.tell("rolled over and back", answers=load.versions, failures=load.failures[:5])
+    both = {f"{MODEL}:1.0.0", f"{MODEL}:1.1.0"}
+    report.check(
+        "no request fails while versions are rolled over and back",
+        f"{len(load.failures)} of {load.answers}",
+        passed=not load.failures and load.versions.keys() == both,
+    )
+
+
+async def _turn(load: Load, proxy: Proxy, old: Container, new: Container) -> None:
+    """Send what comes to another container, stop the old one, and start it for the way back."""
+    proxy.turn_to(new.port)
+    await load.more(_STEADY)
+    await asyncio.to_thread(old.stop)
+    await load.more(_STEADY)
+    await asyncio.to_thread(old.start_again)
+    await asyncio.to_thread(until_ready, old.url)
+
+
+async def _stop(report: Report, two: Container) -> None:
+    """Stop a container that clients ask by themselves, until it tells them to go elsewhere."""
+    token = _token(two, "predict")
+    load, codes = Load(two.url, token, follow=True), []
+
+    async def stop() -> None:
+        codes.append(await asyncio.to_thread(two.stop))
+
+    await load.during(stop)
+    report.tell("stopped under load", answers=load.answers, failures=load.failures[:5])
+    report.check(
+        "SIGTERM under load drops nothing, and it ends in good order",
+        f"{len(load.failures)} of {load.answers}, exit code {codes}",
+        passed=not load.failures and load.answers > _STEADY and codes == [0],
+    )
+
+
+def _start_small(report: Report, machine: Machine, image: str, keys: Path) -> None:
+    """Start with what a replica of staging has: how long that takes, and in how much memory."""
+    start = time.monotonic()
+    with containers.running(machine, image, "kaiten-small", keys, *_SMALL) as small:
+        until_ready(small.url)
+        seconds = time.monotonic() - start
+        used = machine.run(
+            "podman", "stats", "--no-stream", "--format", "{{.MemUsage}}", small.name
+        )
+        report.tell("0.25 cores and 512 MiB", ready_after_s=seconds, memory=used)
+        report.check("it starts on 250m and in 512 MiB", seconds, passed=seconds < _LIMIT_S)
+
+
+def _anonymous(log: str, folder: Path) -> str:
+    """Return the log without the names of this machine's folders."""
+    return log.replace(str(folder), "FOLDER").replace(str(ROOT), "CHECKOUT")
