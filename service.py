@@ -15,6 +15,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http import traffic
 from bentoml._internal.utils.analytics import usage_stats
 from bentoml.exceptions import BentoMLException
+from bentoml.images import Image
 from bentoml.serving import running_inside_container
 from opentelemetry.util.http import ExcludeList
 
@@ -49,6 +50,8 @@ traffic.TimeoutMiddleware = BackStopMiddleware  # type: ignore[misc, assignment]
 # Not plain "kaiten": `bentoml serve kaiten:1.2.3` would first import the package of that name, from
 # wherever it is installed, and then serve the bento with that code.
 NAME = "kaiten_service"
+# BentoML's own "debian" would put a compiler into it, for packages that have all been compiled.
+IMAGE = Image(base_image="python:3.11-slim-bookworm", python_version="3.11", distro="python")
 _GRACE_S = 5
 
 
@@ -62,7 +65,8 @@ def _end_worker() -> None:
 
     In a container BentoML starts no other, so the whole server ends, and the container is replaced.
     """
-    patience_s = parts.settings.serving.request_timeout_s + _GRACE_S
+    serving = parts.settings.serving
+    patience_s = serving.drain_s + serving.request_timeout_s + _GRACE_S
     last_resort = threading.Timer(patience_s, os._exit, (1,))
     last_resort.daemon = True
     last_resort.start()
@@ -90,6 +94,7 @@ logs.configure(parts.settings.logging)
     logging={"access": {"enabled": False}},
     http={"host": "0.0.0.0" if parts.settings.in_production else "127.0.0.1"},  # noqa: S104  a container's own address
     ssl=tls.for_bentoml(parts.settings.tls),
+    image=IMAGE,
 )
 class Kaiten:
     """Predictions by fine-tuned models: batched, authenticated, measured and profiled."""
@@ -114,6 +119,7 @@ class Kaiten:
         """Warm the models up beside the server, so that liveness and readiness tell them apart."""
         for sink in parts.sinks:
             sink.start()
+        parts.drain.start()
         self.watching = parts.tokens.start()
         self.warming = [asyncio.create_task(runner.start()) for runner in parts.runners]
         # What is here by now stays: the collector need not walk through it again and again.
@@ -133,7 +139,7 @@ class Kaiten:
             await parts.limiter.close()
 
     async def __is_ready__(self) -> bool:
-        return parts.predictor.ready
+        return parts.predictor.ready and not parts.drain.active
 
     @bentoml.api(route="/predict")
     async def predict(

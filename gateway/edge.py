@@ -1,12 +1,13 @@
 """The middleware around every route of the process, in order."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.access import AccessTable
+from gateway.draining import Drain
 from gateway.limiting.limiter import Limiter
 from gateway.middleware.api_version import ApiVersionMiddleware
 from gateway.middleware.authentication import AuthenticationMiddleware, Callers
@@ -14,6 +15,7 @@ from gateway.middleware.body import BodyMiddleware
 from gateway.middleware.content_type import ContentTypeMiddleware
 from gateway.middleware.deadline import DeadlineMiddleware
 from gateway.middleware.direct import DirectMiddleware
+from gateway.middleware.draining import DrainingMiddleware
 from gateway.middleware.errors import ErrorsMiddleware
 from gateway.middleware.headers import HeadersMiddleware
 from gateway.middleware.known_routes import KnownRoutesMiddleware
@@ -38,6 +40,7 @@ class EdgeParts:
     sink: RecordSink
     # None where every limit is off.
     limiter: Limiter | None = None
+    drain: Drain = field(default_factory=lambda: Drain(0))
 
 
 def layers(parts: EdgeParts) -> list[Layer]:
@@ -77,6 +80,7 @@ def layers(parts: EdgeParts) -> list[Layer]:
         partial(ApiVersionMiddleware, settings=settings.api_versions),
         # Around every answer, the errors' as well.
         partial(SecurityHeadersMiddleware, tls=settings.tls.certificate is not None),
+        partial(DrainingMiddleware, drain=parts.drain),
         # Outermost: everything else reads the context.
         RequestContextMiddleware,
     ]

@@ -7,6 +7,7 @@ KaitenError
         ModelRejected
         DataRejected
         PromotionRefused
+        BuildRefused
         StateUnavailable
         HistoryBroken
         StateBusy
@@ -105,6 +106,10 @@ class PromotionRefused(SetupError):
 
     def __init__(self, tag: str, reason: str, remedy: str) -> None:
         super().__init__(f"{tag} is not promoted: {reason}. {remedy}", [Detail("version", reason)])
+
+
+class BuildRefused(SetupError):
+    """A bento or an image that can not be made."""
 
 
 class HistoryBroken(SetupError):

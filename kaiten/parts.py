@@ -10,6 +10,7 @@ import structlog
 from starlette.applications import Starlette
 
 from gateway.access import MODEL_ROUTES
+from gateway.draining import Drain
 from gateway.edge import EdgeParts
 from gateway.limiting.limiter import Limiter, limiter_for
 from gateway.middleware.authentication import Callers
@@ -19,6 +20,7 @@ from gateway.quality import QualityRoutes
 from gateway.routes import Routes
 from gateway.tokens.build import Tokens
 from gateway.tokens.build import build as build_tokens
+from kaiten import __version__
 from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.sections import Runners
 from kaiten.settings import Settings, metrics_directory
@@ -80,6 +82,7 @@ class Parts:
             metrics_directory(), process.service, process.bento_version(), self.answer_times
         )
         found.show_drift(self.drift)
+        found.show_versions(__version__, {each.card.tag: each.digest for each in self.models})
         return found
 
     @cached_property
@@ -171,7 +174,12 @@ class Parts:
             # Later: the app is there before its models.
             FanOut(lambda: self.sinks),
             self.limiter,
+            self.drain,
         )
+
+    @cached_property
+    def drain(self) -> Drain:
+        return Drain(self.settings.serving.drain_s)
 
     @cached_property
     def routes(self) -> Routes:

@@ -48,6 +48,7 @@ class Serving(Section):
 
     models: Annotated[tuple[str, ...], NoDecode] = ("support-intent:1.0.0",)
     request_timeout_s: float = Field(30, gt=0, le=600)
+    drain_s: float = Field(0, ge=0, le=600)
     # By name:version, the folder of the report whose reference counts, or nothing. Set by the
     # process that starts the workers, for them.
     references: dict[str, str] = Field(default_factory=dict)

@@ -7,6 +7,7 @@ folder that ``KAITEN_SECRETS`` names, then kaiten.yaml, then the values here.
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
@@ -322,6 +323,17 @@ def threads_of_each(settings: Settings, holders: object) -> int:
 def environment_for(overrides: dict[str, str]) -> dict[str, str]:
     """Return this process's environment with some variables replaced, for a process to start."""
     return {**os.environ, **overrides}
+
+
+def environment_for_build(home: Path) -> dict[str, str]:
+    """Return this process's environment for BentoML's build: without settings, but for ``home``.
+
+    The build imports the service, and what comes out must follow from the files alone.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    kept.pop("BENTOML_CONFIG", None)
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    return {**kept, "PATH": tools, "KAITEN_HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _default_environment() -> Environment:

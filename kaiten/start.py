@@ -1,9 +1,11 @@
 """What is done once, before a server's workers start: check all that may stop it, and hand down."""
 
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import structlog
@@ -11,7 +13,7 @@ import structlog
 from gateway.tokens.build import build as build_tokens
 from kaiten import service_config, tls
 from kaiten.cores import count_of
-from kaiten.errors import DatabaseUnavailable
+from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings
 from kaiten.parts import Parts
 from kaiten.settings import (
     Settings,
@@ -79,8 +81,21 @@ def _check(parts: Parts, in_force: Mapping[str, Any]) -> None:
     check_back_stop(settings, in_force["traffic"]["timeout"])
     build_tokens(settings, parts.secret)
     tls.check(settings.tls, in_force["ssl"])
+    _check_home(settings.home)
     check_folder(settings.logging)
     check_target(settings.profiles.target)
+
+
+def _check_home(home: Path) -> None:
+    """Raise InvalidSettings where state can not be kept: it would be missed when it is needed."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        reason = f"{home.absolute()} can not be written: {error.strerror}; name another folder"
+        remedy = f"{reason}, or give it to user {os.getuid()}"
+        raise InvalidSettings([Detail("KAITEN_HOME", remedy)], "where state is kept") from None
 
 
 def _check_model(model: StoredModel, settings: Settings) -> None:

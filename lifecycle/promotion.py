@@ -46,7 +46,7 @@ class Promotions:
         # Before the trail is held: it reads every file of the version.
         model = self._store.get(tag)
         with self._store.history(name).changing() as draft:
-            report = _passing_report(draft.entries, model)
+            report = passing_report(draft.entries, model)
             _check_order(draft.entries, model, request.stage)
             if request.stage is Stage.PRODUCTION:
                 _check_release(model.card)
@@ -103,7 +103,7 @@ class Promotions:
             return entry
 
 
-def _passing_report(entries: Sequence[Entry], model: StoredModel) -> Entry:
+def passing_report(entries: Sequence[Entry], model: StoredModel) -> Entry:
     """Return the entry of the newest report on these bytes, which must have passed."""
     tag, version = model.card.tag, model.card.version
     remedy = f"Validate it: kaiten validate {tag} --data FILE."

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -115,6 +115,7 @@ class Instruments:
         self._service = {"service_name": service, "service_version": bento_version}
         self._registry = registry = CollectorRegistry()
         self._drift: DriftSource | None = None
+        self._served: _ServedVersions | None = None
         if directory is not None:
             _forget_dead_workers(Path(directory))
         self._models = _ModelInstruments(registry)
@@ -222,6 +223,10 @@ class Instruments:
         """Have the exposition tell what a source knows: the same, whichever worker is asked."""
         self._drift = source
 
+    def show_versions(self, kaiten: str, digests: Mapping[str, str]) -> None:
+        """Have the exposition tell what serves: Kaiten's version, and each model's card by tag."""
+        self._served = _ServedVersions(kaiten, self._service["service_version"], digests)
+
     def exposition(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, and its content type."""
         source = self._registry
@@ -232,6 +237,8 @@ class Instruments:
         registry.register(_WithBentoNames(source, self._service))
         if self._drift is not None:
             registry.register(_DriftMetrics(self._drift))
+        if self._served is not None:
+            registry.register(self._served)
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
@@ -406,6 +413,28 @@ class _WithBentoNames(Collector):
         for (sample_name, items), value in sums.items():
             derived.add_sample(sample_name, dict(items) | self._service, value)
         return derived
+
+
+class _ServedVersions(Collector):
+    """What serves, as series whose labels tell it and whose value is 1."""
+
+    def __init__(self, kaiten: str, bento: str, digests: Mapping[str, str]) -> None:
+        self._kaiten, self._bento, self._digests = kaiten, bento, digests
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the build and each version."""
+        build = GaugeMetricFamily(
+            "kaiten_build_info", "The version of Kaiten, and of the bento.", labels=("kaiten", "bento")
+        )
+        build.add_metric((self._kaiten, self._bento), 1)
+        yield build
+        models = GaugeMetricFamily(
+            "model_info", "The versions that are served, by the SHA-256 of the card.",
+            labels=(*_MODEL, "digest"),
+        )  # fmt: skip
+        for tag, digest in self._digests.items():
+            models.add_metric((*tags.split(tag), digest), 1)
+        yield models
 
 
 class _DriftMetrics(Collector):

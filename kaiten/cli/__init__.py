@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from kaiten.cli import (
     access,
+    bento,
     device,
     doctor,
     drift,
@@ -38,6 +39,8 @@ app.command()(promotion.promote)
 app.command()(promotion.rollback)
 app.command()(promotion.history)
 app.command()(promotion.diff)
+app.command()(bento.build)
+app.command()(bento.containerize)
 app.command()(token.token)
 app.add_typer(access.api_key, name="api-key")
 app.command()(access.revoke)

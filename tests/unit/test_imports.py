@@ -13,6 +13,7 @@ OPT_OUTS = {
     "WHYLOGS_NO_ANALYTICS": "True",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
 }
 HEAVY = {"torch", "transformers", "onnxruntime"}
 STORES = {"redis", "sqlalchemy", "alembic", "psycopg"}

@@ -1,0 +1,188 @@
+"""Builds a bento: BentoML's own build, of a folder and of packages that follow from the commit."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from kaiten import __version__, tags
+from kaiten.errors import BuildRefused, PromotionRefused
+from kaiten.files import replace
+from lifecycle.bento.context import BENTOFILE, digest_of, digests, read_bentofile, stage
+from lifecycle.bento.origin import revision, statement
+from lifecycle.bento.packages import WHEELS, Lock, Variant, lock, needs_torch, requirements
+from lifecycle.bento.sbom import bill
+from lifecycle.promotion import passing_report
+from lifecycle.resolution import resolve
+from lifecycle.store import ModelStore, StoredModel
+
+SERVICE = "kaiten_service"
+SBOM, PROVENANCE = "sbom.cdx.json", "provenance.json"
+_CONSTRAINTS, _REQUIREMENTS, _BENTO_YAML = "constraints.txt", "requirements.txt", "bento.yaml"
+_SHOWN = 12
+_TOLD_LINES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be built, of the checkout in ``project``.
+
+    ``models`` are references as in serving.models. Without ``torch_source``, torch is what pip is
+    set up to find; without ``base_image``, Python's own.
+    """
+
+    project: Path
+    models: tuple[str, ...]
+    variant: Variant = "cpu"
+    extras: tuple[str, ...] = ()
+    torch_source: str | None = None
+    base_image: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A bento in the store; ``digest`` (sha256:...) is over all files but the time it was made."""
+
+    bento: str
+    folder: Path
+    digest: str
+    labels: dict[str, str]
+    # It was there already, as the same content has the same version.
+    existed: bool
+
+
+def build(order: Order, store: ModelStore, environment: Mapping[str, str]) -> Built:
+    """Build a bento in the store beside the models', unless the very same one is there.
+
+    Its version is made of that of the first model, the variant and the digest of all that goes in.
+    ``environment`` is that of BentoML's build. BuildRefused, or another SetupError, where a model
+    may not serve, the packages can not be had, or BentoML fails.
+    """
+    examined = [_examined(each, store) for each in order.models]
+    models = [model for model, _ in examined]
+    torch = needs_torch([model.card for model in models], order.variant)
+    wanted = requirements(order.project, order.extras, torch=torch)
+    locked = lock(
+        wanted, order.project / _CONSTRAINTS, variant=order.variant, source=order.torch_source
+    )
+    labels = _labels(order, examined)
+    with TemporaryDirectory(prefix="kaiten-") as folder:
+        context = Path(folder)
+        stage(order.project, context, [model.card.tag for model in models])
+        (context / _REQUIREMENTS).write_text(locked.text, encoding="utf-8")
+        bentofile = yaml.safe_dump(_bentofile(order, models, labels), sort_keys=False)
+        (context / BENTOFILE).write_text(bentofile, encoding="utf-8")
+        bento = f"{SERVICE}:{_version(order, models[0], context)}"
+        target = store.folder.parent / "bentos" / Path(*tags.split(bento))
+        # Written last.
+        existed = (target / PROVENANCE).is_file()
+        if not existed:
+            _run_bentoml(context, bento, target, environment)
+            _complete(target, bento, locked, models, labels)
+    return Built(bento, target, f"sha256:{digest_of(bento_files(target))}", labels, existed)
+
+
+def bento_files(bento: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a bento, by its path, with what is told of it left out.
+
+    That is the time in bento.yaml, and the files that hold the digest of all others.
+    """
+    told = yaml.safe_load((bento / _BENTO_YAML).read_text(encoding="utf-8"))
+    del told["creation_time"]
+    lines = yaml.safe_dump(told).encode()
+    others = digests(bento, without=(_BENTO_YAML, SBOM, PROVENANCE))
+    return others | {_BENTO_YAML: hashlib.sha256(lines).hexdigest()}
+
+
+def _examined(reference: str, store: ModelStore) -> tuple[StoredModel, str]:
+    """Return a version that may serve in production, and the digest of its passing report."""
+    found = resolve(reference, store, in_production=False)
+    tag = found.model.card.tag
+    try:
+        report = passing_report(store.history(found.model.card.name).entries(), found.model).report
+    except PromotionRefused as error:
+        raise BuildRefused(
+            f"No bento is built with {tag}: {error.details[0].reason}. "
+            f"First: kaiten validate {tag} --data FILE."
+        ) from None
+    if not found.promoted:
+        raise BuildRefused(
+            f"No bento is built with {tag}: it was promoted to no stage, so the bento would not "
+            f"start. First: kaiten promote {tag} --to staging --reason REASON."
+        )
+    return found.model, report or ""
+
+
+def _labels(order: Order, examined: Sequence[tuple[StoredModel, str]]) -> dict[str, str]:
+    """Return what a bento, and an image of it, say of themselves."""
+    return {
+        "kaiten": __version__,
+        "revision": str(revision(order.project)),
+        "variant": order.variant,
+        "models": " ".join(model.card.tag for model, _ in examined),
+        "model_digests": " ".join(f"sha256:{model.digest}" for model, _ in examined),
+        "report_digests": " ".join(f"sha256:{report}" for _, report in examined),
+    }
+
+
+def _bentofile(
+    order: Order, models: Sequence[StoredModel], labels: Mapping[str, str]
+) -> dict[str, Any]:
+    told = read_bentofile(order.project)
+    image = {"docker": {"base_image": order.base_image}} if order.base_image else {}
+    return {
+        **{key: told[key] for key in ("service", "description", "include")},
+        "labels": dict(labels),
+        "models": [model.card.tag for model in models],
+        # Locked already, with hashes, which BentoML's own lock leaves out.
+        "python": {"requirements_txt": f"./{_REQUIREMENTS}", "lock_packages": False},
+        **image,
+    }
+
+
+def _version(order: Order, first: StoredModel, context: Path) -> str:
+    version = f"{first.card.version}-{order.variant}-{digest_of(digests(context))[:_SHOWN]}"
+    if not tags.is_name(version):
+        raise BuildRefused(
+            f"{version} is no version of a bento: over {tags.NAME_LIMIT} characters, most likely. "
+            "Give the model a shorter version."
+        )
+    return version
+
+
+def _run_bentoml(
+    context: Path, bento: str, target: Path, environment: Mapping[str, str]
+) -> None:
+    # A build that was killed before the last file was written.
+    shutil.rmtree(target, ignore_errors=True)
+    command = [sys.executable, "-m", "bentoml", "build", "--version", tags.split(bento)[1]]
+    done = subprocess.run(  # noqa: S603  ours
+        [*command, str(context)],
+        cwd=context, env=dict(environment), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode or not target.is_dir():
+        told = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_TOLD_LINES:])
+        raise BuildRefused(f"BentoML could not build {bento}:\n{told}")
+
+
+def _complete(
+    target: Path, bento: str, locked: Lock, models: Sequence[StoredModel], labels: Mapping[str, str]
+) -> None:
+    """Add the wheel that the lock names, the bill of materials and the provenance."""
+    if locked.wheel is not None:
+        # Where its Dockerfile installs from.
+        folder = target / "env" / "python" / WHEELS
+        folder.mkdir()
+        shutil.copyfile(locked.wheel, folder / locked.wheel.name)
+    digest = digest_of(bento_files(target))
+    replace(target / SBOM, bill(bento, digest, locked.text, models))
+    told = statement(bento, digest, labels)
+    replace(target / PROVENANCE, json.dumps(told, indent=2) + "\n")

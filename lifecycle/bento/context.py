@@ -1,0 +1,77 @@
+"""The folder that a bento is built from: the listed files, and settings that pin its models."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pathspec
+import yaml
+
+from kaiten.errors import BuildRefused
+from lifecycle.card import sha256
+
+BENTOFILE = "bentofile.yaml"
+_SETTINGS = "kaiten.yaml"
+_README = "README.md"
+
+
+def stage(project: Path, target: Path, models: Sequence[str]) -> None:
+    """Copy what the project's bentofile.yaml includes, with all modes alike, and pin the models."""
+    included = read_bentofile(project)["include"]
+    # The syntax and the library that BentoML matches them with.
+    spec = pathspec.PathSpec.from_lines("gitignore", included)
+    for name in sorted([*spec.match_tree_files(project), _README]):
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((project / name).read_bytes())
+        copy.chmod(0o644)
+    settings = target / _SETTINGS
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text(pinned(text, models), encoding="utf-8")
+
+
+def read_bentofile(project: Path) -> dict[str, Any]:
+    """Return what bentofile.yaml says; BuildRefused where there is none."""
+    try:
+        text = (project / BENTOFILE).read_text(encoding="utf-8")
+    except OSError:
+        raise BuildRefused(
+            f"There is no {BENTOFILE} in {project}. A bento is built from a checkout of Kaiten."
+        ) from None
+    told: dict[str, Any] = yaml.safe_load(text)
+    return told
+
+
+def pinned(settings: str, models: Sequence[str]) -> str:
+    """Return the text of kaiten.yaml with serving.models replaced, and all else as it is."""
+    value = f"[{', '.join(models)}]"
+    serving = _value(yaml.compose(settings), "serving")
+    if serving is None:
+        return f"{settings}\nserving:\n  models: {value}\n"
+    node = _value(serving, "models")
+    if node is None:
+        start = serving.start_mark.index
+        return f"{settings[:start]}models: {value}\n{' ' * serving.start_mark.column}{settings[start:]}"
+    return settings[: node.start_mark.index] + value + settings[node.end_mark.index :]
+
+
+def _value(mapping: yaml.Node | None, key: str) -> yaml.Node | None:
+    if not isinstance(mapping, yaml.MappingNode):
+        return None
+    return next((value for name, value in mapping.value if name.value == key), None)
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """Return the SHA-256 of a list of files, by path and SHA-256 of each."""
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def digests(folder: Path, *, without: Iterable[str] = ()) -> dict[str, str]:
+    """Return the SHA-256 of each file in a folder, by its path in it."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    left_out = {*without}
+    return {
+        name: sha256(path) for name, path in paths.items() if path.is_file() and name not in left_out
+    }

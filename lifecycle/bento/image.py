@@ -1,0 +1,130 @@
+"""From a bento to an image: BentoML's own containerize, and what its Dockerfile can not say."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from kaiten import tags
+from kaiten.errors import BuildRefused
+from lifecycle.bento.build import PROVENANCE, SERVICE
+
+Backend = Literal["docker", "podman", "buildah"]
+_OCI = "org.opencontainers.image"
+# Asked in the container itself, where there is no curl.
+_PROBE = "import urllib.request as r; r.urlopen('http://127.0.0.1:3000/readyz', timeout=5)"
+# What is writable is to be mounted, as all else may be read-only.
+_ENVIRONMENT = {
+    "KAITEN_HOME": "/var/lib/kaiten",
+    "KAITEN_SECRETS": "/run/secrets",
+    "KAITEN_SERVING__DRAIN_S": "5",
+    "BENTOML_HOME": "/tmp/bentoml",  # noqa: S108  a container's own
+    "BENTOML_CONFIG": "/home/bentoml/bento/src/configuration.yaml",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+_ON = {
+    "cpu": {"KAITEN_RUNNERS__DEVICE": "cpu"},
+    # Read by NVIDIA's container runtime: torch brings CUDA's libraries, the host the driver.
+    "cuda": {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image in the backend's store; ``size`` in bytes, unpacked."""
+
+    tag: str
+    id: str
+    size: int
+    labels: dict[str, str]
+
+
+def containerize(
+    bento: str, store: Path, backend: Backend, tag: str | None, options: Sequence[str],
+    environment: Mapping[str, str],
+) -> Image:  # fmt: skip
+    """Make an image of a bento in a BentoML home.
+
+    ``options`` (key=value) go to the backend's build; ``environment`` is that of the backend.
+    BuildRefused where the bento is not one of `kaiten build`, or the backend fails.
+    """
+    folder = store / "bentos" / Path(*tags.split(bento))
+    if tags.split(bento)[0] != SERVICE or not (folder / PROVENANCE).is_file():
+        raise BuildRefused(f"{bento} is no bento of kaiten build. Make one: kaiten build --help.")
+    if shutil.which(backend) is None:
+        raise BuildRefused(f"{backend} is not installed. Install it, or choose --backend.")
+    tag = tag or bento
+    base = f"{tag}-base"
+    command = [sys.executable, "-m", "bentoml", "containerize", bento, "--backend", backend]
+    passed_on = [part for option in options for part in ("--opt", option)]
+    _run([*command, "--image-tag", base, *passed_on], environment)
+    labels = _labels(bento, folder)
+    # Docker's format, as OCI's has no health check; docker makes no other.
+    form = [] if backend == "docker" else ["--format", "docker"]
+    more = [f"--{option}" for option in options]
+    _run([backend, "build", *form, *more, "--tag", tag, "-"], environment, _finish(base, labels))
+    try:
+        return _inspect(backend, tag, environment)
+    finally:
+        _run([backend, "rmi", base], environment)
+
+
+def _labels(bento: str, folder: Path) -> dict[str, str]:
+    told = yaml.safe_load((folder / "bento.yaml").read_text(encoding="utf-8"))["labels"]
+    subject = json.loads((folder / PROVENANCE).read_bytes())["subject"][0]
+    ours = {f"kaiten.{key}": value for key, value in told.items() if key != "revision"}
+    return {
+        f"{_OCI}.title": SERVICE,
+        f"{_OCI}.version": tags.split(bento)[1],
+        f"{_OCI}.revision": told["revision"],
+        "kaiten.bento": bento,
+        "kaiten.bento_digest": f"sha256:{subject['digest']['sha256']}",
+        **ours,
+    }
+
+
+def _finish(base: str, labels: Mapping[str, str]) -> str:
+    """Return the Dockerfile of what is done to the image that BentoML has made."""
+    return f"""\
+FROM {base}
+ENV {_pairs(_ENVIRONMENT | _ON[labels["kaiten.variant"]])}
+USER root
+# A file that has been compiled costs a start nothing, and where all is read-only nobody can later.
+RUN python -m compileall -q --invalidation-mode unchecked-hash $BENTO_PATH/src \\
+    && printf '#!/bin/sh\\nPYTHONPATH=%s/src exec python -m kaiten.cli "$@"\\n' $BENTO_PATH \\
+        > /app/.venv/bin/kaiten && chmod 755 /app/.venv/bin/kaiten \\
+    && mkdir -p $KAITEN_HOME && chown bentoml:bentoml $KAITEN_HOME
+USER 1034:1034
+LABEL {_pairs(labels)}
+HEALTHCHECK --interval=15s --timeout=6s --start-period=2m --retries=3 CMD ["python", "-c", "{_PROBE}"]
+"""
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+
+
+def _inspect(backend: Backend, tag: str, environment: Mapping[str, str]) -> Image:
+    if backend == "buildah":
+        told = json.loads(_run([backend, "inspect", "--type", "image", tag], environment))
+        docker = told["Docker"]
+        return Image(tag, told["FromImageID"], 0, docker["config"]["Labels"])
+    told = json.loads(_run([backend, "image", "inspect", tag], environment))[0]
+    return Image(tag, told["Id"], told["Size"], told["Config"]["Labels"])
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], given: str | None = None) -> str:
+    done = subprocess.run(  # noqa: S603  ours
+        command, env=dict(environment), input=given, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        told = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+        raise BuildRefused(f"{' '.join(command[:3])} failed:\n{told}")
+    return done.stdout

@@ -1,0 +1,64 @@
+"""Where a bento comes from: the commit that it was built of, and the statement that says so."""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_STATEMENT = "https://in-toto.io/Statement/v1"
+_PREDICATE = "https://slsa.dev/provenance/v1"
+
+
+def revision(project: Path) -> str:
+    """Return the commit of a checkout, with "-changed" where files differ from it, or "unknown"."""
+    commit = _git(project, "rev-parse", "--verify", "HEAD")
+    if commit is None:
+        return "unknown"
+    return f"{commit}-changed" if _git(project, "status", "--porcelain") else commit
+
+
+def statement(bento: str, digest: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    """Return an in-toto statement with SLSA provenance (v1) for a bento with these labels.
+
+    It holds no time and no host, so that two builds of one commit agree.
+    """
+    models = zip(
+        labels["models"].split(), labels["model_digests"].split(), labels["report_digests"].split(),
+        strict=True,
+    )  # fmt: skip
+    return {
+        "_type": _STATEMENT,
+        "subject": [{"name": bento, "digest": _digest(digest)}],
+        "predicateType": _PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": "urn:kaiten:build:v1",
+                "externalParameters": {"variant": labels["variant"], "models": labels["models"]},
+                "resolvedDependencies": [
+                    {"name": "source", "digest": {"gitCommit": labels["revision"]}},
+                    *(
+                        {
+                            "name": f"model:{tag}",
+                            "digest": _digest(card),
+                            "annotations": {"report": report},
+                        }
+                        for tag, card, report in models
+                    ),
+                ],
+            },
+            "runDetails": {"builder": {"id": f"urn:kaiten:{labels['kaiten']}"}},
+        },
+    }
+
+
+def _digest(text: str) -> dict[str, str]:
+    return {"sha256": text.removeprefix("sha256:")}
+
+
+def _git(project: Path, *arguments: str) -> str | None:
+    command = ["git", "-c", "safe.directory=*", "-C", str(project), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  ours
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
