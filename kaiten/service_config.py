@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, get_type_hints
 
-from _bentoml_sdk.service.config import ServiceConfig
+from _bentoml_sdk.service.config import ServiceConfig  # type: ignore[import-untyped]
 from bentoml._internal.configuration.helpers import get_default_config
 
 from kaiten.errors import Detail, InvalidSettings

@@ -61,6 +61,64 @@ def test_bentomls_timeout_is_above_ours(decorator: dict[str, Any]) -> None:
     assert decorator["traffic"]["timeout"] > load_settings().serving.request_timeout_s
 
 
+# What BentoML makes of each key of configuration.yaml, in the process that serves.
+IN_FORCE = """
+import json, service
+from _bentoml_impl.server.allocator import ResourceAllocator
+from _bentoml_impl.server.app import ServiceAppFactory
+service.Kaiten.inject_config()
+around = {
+    each.cls.__name__: each.kwargs
+    for each in ServiceAppFactory(service.Kaiten, is_main=True).middlewares
+}
+print(json.dumps({
+    "workers": ResourceAllocator().get_worker_env(service.Kaiten)[0],
+    "traffic.timeout": around["BackStopMiddleware"]["timeout"],
+    "metrics.enabled": "RunnerTrafficMetricsMiddleware" in around,
+    "logging.access.enabled": "AccessLogMiddleware" in around,
+}))
+"""
+CHANGED = {
+    "workers": 3,
+    "traffic.timeout": 45,
+    "metrics.enabled": True,
+    "logging.access.enabled": True,
+}
+
+
+def flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {path + key: value}
+    return found
+
+
+def test_every_key_of_the_configuration_is_in_force(tmp_path: Path) -> None:
+    """A key that BentoML passes over would leave what service.py says."""
+    stated = flat(read("configuration.yaml")["services"]["kaiten_service"])
+    assert stated.keys() == CHANGED.keys()
+    assert all(stated[key] != value for key, value in CHANGED.items())
+    changed = read("configuration.yaml")
+    for path, value in CHANGED.items():
+        *sections, key = path.split(".")
+        section = changed["services"]["kaiten_service"]
+        for name in sections:
+            section = section[name]
+        section[key] = value
+    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(changed))
+    for file, expected in (
+        (ROOT / "configuration.yaml", stated),
+        (tmp_path / "changed.yaml", CHANGED),
+    ):
+        env = {name: value for name, value in os.environ.items() if "KAITEN_" not in name}
+        env |= {"BENTOML_CONFIG": str(file), "BENTOML_HOME": str(tmp_path / "bentoml")}
+        command = [sys.executable, "-c", IN_FORCE]
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, check=True, capture_output=True, text=True
+        )
+        assert json.loads(done.stdout.splitlines()[-1]) == expected
+
+
 def test_bentoml_takes_our_back_stop_for_its_own() -> None:
     code = (
         "import service; service.Kaiten.inject_config(); "
