@@ -21,6 +21,8 @@ COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text("ut
 GPU: dict[str, Any] = yaml.safe_load((FOLDER / "compose.gpu.yaml").read_text("utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 KAITEN = SERVICES["kaiten"]
+# The empty file without which Compose stops.
+MARK = "made"
 # A variable, or one with a default or a message.
 _VARIABLE = re.compile(r"\$\{(\w+)(:[-?][^}]*)?\}")
 
@@ -43,7 +45,7 @@ def read_secrets(folder: Path) -> dict[str, str]:
     return {
         file.name: file.read_text("utf-8")
         for file in (folder / "secrets").iterdir()
-        if file.is_file()
+        if file.is_file() and file.name != MARK
     }
 
 
@@ -100,6 +102,7 @@ def test_secrets_of_kaiten_are_files_named_as_settings_are() -> None:
     known = {f"{PREFIX}{section}__{key}".lower() for section, key in _SECRETS}
     assert set(KAITEN["secrets"]) <= known
     assert "kaiten_auth__secret" in KAITEN["secrets"]
+    assert KAITEN["env_file"] == [f"./secrets/{MARK}"]
     assert {each["file"] for each in COMPOSE["secrets"].values()} == {
         f"./secrets/{name}" for name in COMPOSE["secrets"]
     }
@@ -181,8 +184,9 @@ def test_redis_takes_the_password_that_was_made_and_no_other(folder: Path) -> No
     make_secrets(folder)
     url = read_secrets(folder)["kaiten_state__redis_url"].strip()
     secrets = folder / "secrets"
-    options = [each.replace("/run/secrets", str(secrets)) for each in SERVICES["redis"]["command"]]
-    with redis_server(options=[*options[1:], "--dir", str(folder)]) as server:
+    places = {"/run/secrets/redis_acl": str(secrets / "redis_acl"), "/data": str(folder)}
+    options = [places.get(each, each) for each in SERVICES["redis"]["command"][1:]]
+    with redis_server(options=options) as server:
         inside = Redis.from_url(url.replace("redis:6379", f"127.0.0.1:{server.port}"))
         assert inside.set("a", "b")
         kept = inside.config_get("appendonly") | inside.config_get("maxmemory-policy")
@@ -210,10 +214,9 @@ def docker() -> list[str]:
 
 
 @pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.gpu.yaml"]])
-def test_docker_compose_takes_the_files_and_asks_for_the_image(
+def test_docker_compose_takes_the_files_and_asks_for_the_image_and_the_secrets(
     docker: list[str], folder: Path, files: list[str]
 ) -> None:
-    make_secrets(folder)
     command = [*docker, *(f"--file={file}" for file in files), "config", "--format", "json"]
     env = {k: v for k, v in os.environ.items() if k != "KAITEN_IMAGE"}
 
@@ -222,9 +225,14 @@ def test_docker_compose_takes_the_files_and_asks_for_the_image(
             command, cwd=folder, env=env | extra, check=False, capture_output=True, text=True
         )
 
-    refused = config()
-    assert refused.returncode != 0
-    assert "set KAITEN_IMAGE" in refused.stderr
-    read = json.loads(config(KAITEN_IMAGE="registry.example.org/kaiten:1.0.0").stdout)
+    image = "registry.example.org/kaiten:1.0.0"
+    without_secrets = config(KAITEN_IMAGE=image)
+    make_secrets(folder)
+    without_image = config()
+    assert without_secrets.returncode != 0
+    assert f"secrets/{MARK}" in without_secrets.stderr
+    assert without_image.returncode != 0
+    assert "set KAITEN_IMAGE" in without_image.stderr
+    read = json.loads(config(KAITEN_IMAGE=image).stdout)
     assert read["services"].keys() == SERVICES.keys()
     assert all(port["host_ip"] == "127.0.0.1" for port in read["services"]["kaiten"]["ports"])
