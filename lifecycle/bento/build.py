@@ -107,7 +107,7 @@ def _examined(reference: str, store: ModelStore) -> tuple[StoredModel, str]:
     found = resolve(reference, store, in_production=False)
     tag = found.model.card.tag
     try:
-        report = passing_report(store.history(found.model.card.name).entries(), found.model).report
+        report = _report(found.model, store)
     except PromotionRefused as error:
         raise BuildRefused(
             f"No bento is built with {tag}: {error.details[0].reason}. "
@@ -118,7 +118,21 @@ def _examined(reference: str, store: ModelStore) -> tuple[StoredModel, str]:
             f"No bento is built with {tag}: it was promoted to no stage, so the bento would not "
             f"start. First: kaiten promote {tag} --to staging --reason REASON."
         )
-    return found.model, report or ""
+    return found.model, report
+
+
+def _report(model: StoredModel, store: ModelStore) -> str:
+    """Return the digest of the report that lets a version serve, by the trail if there is one.
+
+    A version that was imported has left it behind, and carries the promotions that rest on one.
+    """
+    entries = store.history(model.card.name).entries()
+    if entries:
+        return passing_report(entries, model).report or ""
+    for promotion in reversed(model.promotions):
+        if promotion.report is not None and model.has_report(promotion.report):
+            return promotion.report
+    raise PromotionRefused(model.card.tag, "it has no passing report", "Validate it.")
 
 
 def _labels(order: Order, examined: Sequence[tuple[StoredModel, str]]) -> dict[str, str]:

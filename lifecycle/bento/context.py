@@ -53,7 +53,10 @@ def pinned(settings: str, models: Sequence[str]) -> str:
     if node is None:
         at, indent = serving.start_mark.index, " " * serving.start_mark.column
         return f"{settings[:at]}models: {value}\n{indent}{settings[at:]}"
-    return settings[: node.start_mark.index] + value + settings[node.end_mark.index :]
+    # A list in lines of its own ends where the next key begins.
+    taken = settings[node.start_mark.index : node.end_mark.index]
+    rest = taken[len(taken.rstrip()) :] + settings[node.end_mark.index :]
+    return settings[: node.start_mark.index] + value + rest
 
 
 def _value(mapping: yaml.Node | None, key: str) -> yaml.Node | None:

@@ -1,0 +1,91 @@
+"""Which models a bento may be built with; tests/e2e/test_bento.py builds one."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kaiten.errors import BuildRefused, ModelNotFound, SetupError
+from kaiten.sections import Versioning
+from kaiten.settings import ROOT
+from lifecycle.bento import build as building
+from lifecycle.bento.build import Order, build
+from lifecycle.bento.image import containerize
+from lifecycle.history import Stage
+from lifecycle.promotion import Promotions, Request
+from lifecycle.store import ModelStore
+from tests.unit.lifecycle.cards import stored, validated
+
+
+class Reached(Exception):
+    """All models may go in."""
+
+
+@pytest.fixture
+def store(model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
+    """Return a store with a version in staging, one without a stage, one refused and one bare."""
+
+    def reached(*_: object) -> object:
+        raise Reached
+
+    # What comes next takes an index of packages.
+    monkeypatch.setattr(building, "requirements", reached)
+    monkeypatch.setattr(building, "needs_torch", reached)
+    store = ModelStore()
+    for version in ("1.0.0", "1.0.1", "1.0.2", "1.0.3"):
+        model = stored(store, f"ours:{version}", tmp_path)
+        if version != "1.0.3":
+            validated(store, model, passed=version != "1.0.2")
+    promote(store, "ours:1.0.0")
+    return store
+
+
+def promote(store: ModelStore, tag: str) -> None:
+    Promotions(store, Versioning()).promote(tag, Request(Stage.STAGING, "tester", "a test", {}))
+
+
+def refusal(store: ModelStore, *models: str) -> str:
+    with pytest.raises(SetupError) as refused:
+        build(Order(ROOT, models), store, {})
+    assert isinstance(refused.value, BuildRefused | ModelNotFound)
+    return refused.value.message
+
+
+def test_version_with_a_passing_report_and_a_stage_goes_in(store: ModelStore) -> None:
+    with pytest.raises(Reached):
+        build(Order(ROOT, ("ours:1.0.0",)), store, {})
+
+
+@pytest.mark.parametrize(
+    ("tag", "reason"),
+    [
+        ("ours:1.0.1", "promoted to no stage.*kaiten promote ours:1.0.1 --to staging"),
+        ("ours:1.0.2", "does not pass.*kaiten validate ours:1.0.2"),
+        ("ours:1.0.3", "has no report.*kaiten validate ours:1.0.3"),
+        ("ours:9.9.9", "not in the model store"),
+    ],
+)
+def test_other_versions_are_refused(tag: str, reason: str, store: ModelStore) -> None:
+    said = refusal(store, "ours:1.0.0", tag)
+    assert re.search(reason, said), said
+
+
+def test_version_that_fails_after_its_promotion_is_refused(store: ModelStore) -> None:
+    validated(store, store.get("ours:1.0.0"), {"later": "rows"}, passed=False)
+    assert "does not pass" in refusal(store, "ours:1.0.0")
+
+
+def test_imported_version_goes_in_by_what_it_carries(store: ModelStore) -> None:
+    for file in (store.folder.parent / "kaiten").iterdir():
+        file.unlink()
+    with pytest.raises(Reached):
+        build(Order(ROOT, ("ours:1.0.0",)), store, {})
+    assert "has no passing report" in refusal(store, "ours:1.0.1")
+    report = next((store.get("ours:1.0.0").folder / "reports").glob("*/report.json"))
+    report.write_text("{}")
+    assert "has no passing report" in refusal(store, "ours:1.0.0")
+
+
+def test_only_a_bento_of_ours_becomes_an_image(tmp_path: Path) -> None:
+    with pytest.raises(BuildRefused, match="no bento of kaiten build"):
+        containerize("kaiten_service:1", tmp_path, "docker", None, [], {})
