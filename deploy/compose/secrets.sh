@@ -1,0 +1,35 @@
+#!/bin/sh
+# Makes what compose.yaml asks for in ./secrets, by openssl, and leaves alone what is there.
+# Only its owner may enter the folder. The files in it are readable, as each container mounts its own
+# and runs as a user that is nobody on the host.
+set -eu
+cd "$(dirname "$0")"
+umask 077
+mkdir -p secrets/alertmanager
+chmod 755 secrets/alertmanager
+cd secrets
+
+put() {
+    if [ -s "$1" ]; then
+        echo "kept secrets/$1"
+        cat > /dev/null
+    else
+        cat > "$1"
+        echo "made secrets/$1"
+    fi
+    chmod 644 "$1"
+}
+
+openssl rand -hex 32 | put kaiten_auth__secret
+openssl rand -hex 16 | put grafana_password
+# The address holds the password, and Redis itself only its hash.
+if [ ! -s kaiten_state__redis_url ] || [ ! -s redis_acl ]; then
+    rm -f kaiten_state__redis_url redis_acl
+    password=$(openssl rand -hex 32)
+    hash=$(printf %s "$password" | openssl dgst -sha256 -r | cut -d ' ' -f 1)
+    printf 'redis://:%s@redis:6379/0\n' "$password" | put kaiten_state__redis_url
+    printf 'user default on #%s ~* &* +@all\nuser health on nopass resetkeys resetchannels -@all +ping\n' \
+        "$hash" | put redis_acl
+else
+    echo "kept secrets/kaiten_state__redis_url and secrets/redis_acl"
+fi

@@ -1,0 +1,111 @@
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kaiten.settings import ROOT
+from monitors.instruments import _SECONDS, Instruments
+from tests.exposition import PENDING, Exposition, labels_by_name
+from tests.unit.deploy.promql import unknown
+
+FOLDER = ROOT / "deploy" / "prometheus"
+RULES: list[dict[str, Any]] = [
+    rule
+    for group in yaml.safe_load((FOLDER / "kaiten.rules.yaml").read_text("utf-8"))["groups"]
+    for rule in group["rules"]
+]
+CASES = (FOLDER / "kaiten.rules.test.yaml").read_text("utf-8")
+NAMES = [rule["alert"] for rule in RULES]
+
+
+def promtool(*arguments: str, folder: Path = FOLDER) -> subprocess.CompletedProcess[str]:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not on this machine: apt-get install prometheus")
+    return subprocess.run(
+        ["promtool", *arguments], cwd=folder, check=False, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "config", "prometheus.yaml"),
+        ("check", "rules", "kaiten.rules.yaml"),
+        ("test", "rules", "kaiten.rules.test.yaml"),
+    ],
+    ids=" ".join,
+)
+def test_promtool_finds_no_fault(arguments: tuple[str, ...]) -> None:
+    ran = promtool(*arguments)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("shipped", "changed"),
+    [
+        pytest.param('status=~"5..",model!=""', 'status=~"4..",model!=""', id="never fires"),
+        pytest.param("for: 5m", "for: 0s", id="fires at once"),
+        pytest.param(">= 20", ">= 0", id="fires on very few requests"),
+    ],
+)
+def test_cases_notice_a_changed_rule(tmp_path: Path, shipped: str, changed: str) -> None:
+    rules = (FOLDER / "kaiten.rules.yaml").read_text("utf-8")
+    assert shipped in rules
+    (tmp_path / "kaiten.rules.yaml").write_text(rules.replace(shipped, changed), encoding="utf-8")
+    (tmp_path / "kaiten.rules.test.yaml").write_text(CASES, encoding="utf-8")
+    ran = promtool("test", "rules", "kaiten.rules.test.yaml", folder=tmp_path)
+    assert "FAILED" in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("rule", RULES, ids=NAMES)
+def test_alert_asks_for_what_servers_expose_and_says_what_to_do(rule: dict[str, Any]) -> None:
+    exposed = labels_by_name(Exposition().page())
+    told = rule["annotations"]
+    named = re.findall(r"\b(?:model_\w+|kaiten_build_info|up)\b", told["description"])
+
+    assert unknown(rule["expr"], exposed) == []
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert told.keys() == {"summary", "description", "runbook"}
+    assert re.fullmatch(r"docs/runbook\.md#[a-z-]+", told["runbook"])
+    assert named
+    assert set(named) <= {*exposed, "up", *rule_families(exposed)}
+
+
+def rule_families(exposed: dict[str, set[str]]) -> set[str]:
+    """Return the names by which the guide knows histograms."""
+    return {name.removesuffix("_bucket") for name in exposed if name.endswith("_bucket")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_alert_fires_in_a_case(name: str) -> None:
+    told = [
+        sample["labels"]
+        for case in yaml.safe_load(CASES)["tests"]
+        for asked in case["promql_expr_test"]
+        for sample in asked.get("exp_samples", [])
+        if "pending" not in asked["expr"]
+    ]
+    assert any(f'alertname="{name}"' in labels for labels in told)
+
+
+def test_the_limit_of_latency_is_the_edge_of_a_bucket() -> None:
+    (slow,) = [rule["expr"] for rule in RULES if rule["alert"] == "KaitenSlow"]
+    (limit,) = re.findall(r"\) > (\S+)", slow)
+    assert float(limit) in _SECONDS
+
+
+def test_what_is_pending_is_not_exposed_yet() -> None:
+    # Once it is, take it out of tests/exposition.py, so that the true one is tested.
+    assert not PENDING.keys() & labels_by_name(Instruments().exposition()[0].decode()).keys()
+
+
+def test_an_unknown_metric_and_an_unknown_label_are_told() -> None:
+    exposed = {"model_known": {"model"}}
+    asked = 'sum by (model, colour) (rate(model_known{arm="a"}[1m])) / model_other'
+    assert unknown(asked, exposed) == ["model_other", "model_known{arm}", "by colour"]
+    assert unknown('max by (model) (model_known{job="kaiten"})', exposed) == []
+    assert unknown("vector(1)", exposed) == ["vector(1)"]
