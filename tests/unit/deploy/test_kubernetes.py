@@ -1,5 +1,6 @@
 """The manifests name real settings, and their parts fit together."""
 
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -13,10 +14,21 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.container.generate import BENTO_UID_GID
 
 from gateway.access import ROUTES
+from kaiten.settings import _SECRETS as SECRETS
 from kaiten.settings import ROOT, Settings, load_settings
 from tests.deploy import rules
-from tests.deploy.rendering import OVERLAYS, WANTED, Manifest, kustomizations, manifests, render
+from tests.deploy.rendering import (
+    KUBERNETES,
+    OVERLAYS,
+    WANTED,
+    Manifest,
+    kustomizations,
+    manifests,
+    render,
+)
 
+GUIDE = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+# serving.drain_s in production.
 DRAIN_S = 5
 # What a worker that is asked to end may take beyond the last request, and to write what it has.
 GRACE_S = 10
@@ -336,6 +348,24 @@ def test_prometheus_keeps_our_labels(rendered: dict[str, Rendered]) -> None:
     for each in rendered["production"].one("ServiceMonitor")["spec"]["endpoints"]:
         dropped = {one["regex"] for one in each["relabelings"] if one.get("action") == "labeldrop"}
         assert dropped == ours & theirs
+
+
+def test_an_overlay_of_ones_own_is_as_the_guide_says(
+    rendered: dict[str, Rendered], tmp_path: Path
+) -> None:
+    (text,) = re.findall(r"```yaml\n# deploy/kubernetes/overlays/ours/.+\n([^`]+)```", GUIDE)
+    below = os.path.relpath(KUBERNETES / "overlays" / "production", tmp_path)
+    text = text.replace("../production", below).replace("sha256:…", f"sha256:{'1' * 64}")
+    (tmp_path / "kustomization.yaml").write_text(text, encoding="utf-8")
+    found = Rendered(manifests(render(tmp_path)))
+    assert found.container["image"] == f"YOUR.REGISTRY/kaiten@sha256:{'1' * 64}"
+    added = found.environment.items() - rendered["production"].environment.items()
+    assert added == {("KAITEN_PROFILES__TARGET", "s3://bucket/kaiten")}
+
+
+def test_secrets_are_named_like_their_settings() -> None:
+    told = set(re.findall(r"\bkaiten_[a-z]+__[a-z_]+", GUIDE))
+    assert told <= {f"kaiten_{section}__{key}" for section, key in SECRETS}
 
 
 def test_the_operators_rules_are_the_rules() -> None:
