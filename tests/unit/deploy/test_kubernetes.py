@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -86,7 +87,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rendered]:
 
 def settings(found: Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Read the settings as a pod of these manifests would, with a secret of its own."""
-    (tmp_path / "secret").write_text("0123456789abcdef0123456789abcdef", encoding="utf-8")
+    (tmp_path / "secret").write_text(token_hex(32), encoding="utf-8")
     fields = {each["name"]: "1" for each in found.container["env"] if "valueFrom" in each}
     given = {
         "KAITEN_ENVIRONMENT": "production",
@@ -186,7 +187,8 @@ def test_what_is_written_is_mounted_and_fits(rendered: dict[str, Rendered], name
     assert places.keys() == {"/tmp", "/var/lib/kaiten", "/run/secrets"}
     limit = quantity(container["resources"]["limits"]["memory"])
     assert quantity(places["/tmp"]["emptyDir"]["sizeLimit"]) <= limit / 10
-    assert places["/run/secrets"]["secret"] == {"secretName": "kaiten", "defaultMode": 0o440}
+    mounted = places["/run/secrets"]["projected"]
+    assert mounted == {"defaultMode": 0o440, "sources": [{"secret": {"name": "kaiten"}}]}
 
 
 @pytest.mark.parametrize("name", NAMES)
