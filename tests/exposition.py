@@ -1,4 +1,4 @@
-"""Every metric that a server shows, each told once, for what reads them: rules and the dashboard."""
+"""Every metric that a server shows, each told once, for what reads them: rules, the dashboard."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -3,13 +3,15 @@
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 
 from tests.e2e.house import free_port
+
+KEEPS_NOTHING = ("--save", "", "--appendonly", "no")
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,15 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(port: int | None = None, password: str = "") -> Iterator[RedisServer]:
-    """Run a server that keeps nothing, on a port of its own or on this one."""
+def redis_server(
+    port: int | None = None, password: str = "", options: Sequence[str] = KEEPS_NOTHING
+) -> Iterator[RedisServer]:
+    """Run a server with options, on a port of its own or on this one."""
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.skip("redis-server is not on this machine: apt-get install redis-server")
     port = port or free_port()
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    options = ["--port", str(port), "--bind", "127.0.0.1", *options]
     options += ["--requirepass", password] if password else []
     with subprocess.Popen([binary, *options], stdout=subprocess.PIPE, text=True) as popen:
         try:

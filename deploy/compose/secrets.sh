@@ -33,3 +33,4 @@ if [ ! -s kaiten_state__redis_url ] || [ ! -s redis_acl ]; then
 else
     echo "kept secrets/kaiten_state__redis_url and secrets/redis_acl"
 fi
+: > made

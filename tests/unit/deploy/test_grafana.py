@@ -17,9 +17,10 @@ VARIABLES = {each["name"]: each for each in DASHBOARD["templating"]["list"]}
 TITLES = [panel["title"] for panel in PANELS]
 
 
-def provisioned(kind: str) -> Any:
+def provisioned(kind: str) -> dict[str, Any]:
     (file,) = (FOLDER / "provisioning" / kind).glob("*.yaml")
-    return yaml.safe_load(file.read_text("utf-8"))
+    found: dict[str, Any] = yaml.safe_load(file.read_text("utf-8"))
+    return found
 
 
 def strings(part: object) -> Iterator[str]:
