@@ -52,19 +52,18 @@ choose() {
     [[ -n $namespace ]] || refuse "the overlay '$1' names no namespace in its kustomization.yaml."
 }
 
-# Prints the overlay with an image in it. The tree stays as it is; the cause is what
-# `kubectl rollout history` shows.
+# Prints the overlay with an image in it, in place of the overlay's own. The tree stays as it is; the
+# cause is what `kubectl rollout history` shows.
 render() {
-    local name=${1%@*} digest=${1#*@}
     mkdir -p "$work/overlay"
     cat >"$work/overlay/kustomization.yaml" <<END
 resources: [$(realpath --relative-to="$work/overlay" "$overlay")]
-images: [{name: kaiten, newName: "$name", digest: "$digest"}]
 patches:
   - patch: |
       apiVersion: apps/v1
       kind: Deployment
       metadata: {name: kaiten, annotations: {kubernetes.io/change-cause: "$1"}}
+      spec: {template: {spec: {containers: [{name: kaiten, image: "$1"}]}}}
 END
     kubectl kustomize "$work/overlay"
 }
@@ -132,9 +131,8 @@ apply() {
     local image=$1
     [[ $image =~ ^[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}$ ]] ||
         refuse "the image '$image' is not NAME@sha256:DIGEST, which alone is always the same image."
-    render "$image" >"$work/manifests.yaml" || refuse "the overlay can not be rendered."
-    grep -qF "image: $image" "$work/manifests.yaml" ||
-        refuse "no container of the overlay has the image 'kaiten', which is to be replaced."
+    render "$image" >"$work/manifests.yaml" ||
+        refuse "the overlay can not be rendered; it has to have a Deployment named kaiten."
     before=$(revision) || refuse "the cluster does not answer, or may not be asked: see KUBECONFIG."
     trap interrupted INT TERM HUP
     say "Deploying $image to $namespace; now there: revision ${before:-none}."

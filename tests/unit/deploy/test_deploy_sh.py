@@ -24,7 +24,7 @@ OVERLAY = {
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: kaiten}
-spec: {template: {spec: {containers: [{name: kaiten, image: kaiten}]}}}
+spec: {template: {spec: {containers: [{name: kaiten, image: "other@sha256:0"}]}}}
 """,
 }
 # Writes its calls down; fails at those that FAIL names, "2 rollout status" at the second of its
@@ -131,6 +131,7 @@ def test_a_deployment_is_applied_awaited_and_proved(cluster: Cluster) -> None:
     assert f"image: {IMAGE}" in cluster.applied
     assert f"change-cause: {IMAGE}" in cluster.applied
     assert "namespace: kaiten-staging" in cluster.applied
+    assert "other@" not in cluster.applied
     assert sorted(cluster.root.glob("deploy/**/*")) == before
 
 
@@ -234,8 +235,8 @@ def test_an_image_that_is_not_named_by_its_digest_is_refused(cluster: Cluster, i
         ("kustomization.yaml", "resources: [deployment.yaml]\n", "names no namespace"),
         (
             "deployment.yaml",
-            OVERLAY["deployment.yaml"].replace("image: kaiten", "image: other"),
-            "no container",
+            OVERLAY["deployment.yaml"].replace("name: kaiten}", "name: other}", 1),
+            "named kaiten",
         ),
         ("deployment.yaml", "{", "can not be rendered"),
     ],
