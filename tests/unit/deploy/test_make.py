@@ -1,0 +1,81 @@
+"""The targets that a release is made by, with programs in place of docker, grype and cosign."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kaiten.settings import ROOT
+
+DIGEST = "sha256:" + "ab12" * 16
+IMAGE = "registry.example:5000/team/kaiten"
+IDENTITY = "https://github.com/o/r/.github/workflows/release.yaml@refs/heads/main"
+# docker tells of another registry's copy first.
+FAKE = f"""#!/bin/bash
+echo "${{0##*/}} $*" >> "$CALLS"
+[[ $* != "image inspect"* ]] || printf '%s\\n' other.example/kaiten@{DIGEST} {IMAGE}@{DIGEST} ""
+exit "${{CODE:-0}}"
+"""
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("docker", "grype", "cosign"):
+        program = tmp_path / name
+        program.write_text(FAKE, "utf-8")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    return tmp_path
+
+
+def make(target: str, **arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--silent", "--directory", str(ROOT), target]
+    environment = os.environ | arguments
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def calls(programs: Path) -> list[str]:
+    file = programs / "calls"
+    return file.read_text("utf-8").splitlines() if file.exists() else []
+
+
+def test_push_prints_the_digest_in_the_registry_that_was_pushed_to(programs: Path) -> None:
+    done = make("push", IMAGE=f"{IMAGE}:1.0.0-cpu")
+    assert done.stdout == f"{IMAGE}@{DIGEST}\n"
+    assert calls(programs)[0] == f"docker push --quiet {IMAGE}:1.0.0-cpu"
+
+
+def test_a_scan_fails_on_what_can_be_mended(programs: Path) -> None:
+    assert make("scan", IMAGE="kaiten:1").returncode == 0
+    assert calls(programs) == ["grype docker:kaiten:1 --only-fixed --fail-on high"]
+    assert make("scan", IMAGE="kaiten:1", CODE="2").returncode != 0
+
+
+def test_a_signature_is_made_and_proved_by_digest(programs: Path) -> None:
+    by_digest = f"{IMAGE}@{DIGEST}"
+    assert make("sign", IMAGE=by_digest).returncode == 0
+    assert make("verify-signature", IMAGE=by_digest, IDENTITY=IDENTITY).returncode == 0
+    signed, verified = calls(programs)
+    assert signed == f"cosign sign --yes {by_digest}"
+    assert f"--certificate-identity {IDENTITY}" in verified
+    assert verified.endswith(by_digest)
+    assert make("verify-signature", IMAGE=by_digest, IDENTITY=IDENTITY, CODE="1").returncode != 0
+
+
+@pytest.mark.parametrize("target", ["scan", "push", "sign", "verify-signature", "rollback-deploy"])
+def test_what_is_missing_is_named_with_the_remedy(programs: Path, target: str) -> None:
+    done = make(target)
+    assert done.returncode != 0
+    assert f"is missing: make {target} " in done.stderr
+    assert calls(programs) == []
+
+
+@pytest.mark.parametrize("image", ["$(shell touch {mark})", "a;touch {mark}", "`touch {mark}`"])
+@pytest.mark.parametrize("target", ["scan", "push", "sign"])
+def test_an_argument_is_no_command(programs: Path, target: str, image: str) -> None:
+    mark = programs / "mark"
+    make(target, IMAGE=image.format(mark=mark))
+    assert calls(programs)
+    assert not mark.exists()

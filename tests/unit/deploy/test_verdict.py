@@ -1,0 +1,80 @@
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytest
+
+from kaiten.settings import ROOT
+from tests.deploy.tools import Finding, ToolFailed, Tools
+from tests.deploy.verdict import BROKEN, Check, judge
+
+OURS, BAD = ROOT / "deploy" / "ours.yaml", ROOT / "bad.yaml"
+
+
+def finds(*found: Path) -> Check:
+    """Return a check that finds something in these files."""
+
+    def look(paths: Sequence[Path]) -> Iterable[Finding]:
+        return [Finding(path, "is wrong") for path in paths if path in found]
+
+    return Check("look", look, [OURS], [BAD])
+
+
+def test_it_passes_if_it_tells_of_what_is_broken_and_of_nothing_else() -> None:
+    verdict = judge(finds(BAD))
+    assert verdict.lines == ["look: 1, no findings"]
+    assert not verdict.failed
+
+
+def test_a_finding_fails_and_names_the_file() -> None:
+    verdict = judge(finds(OURS, BAD))
+    assert verdict.lines == ["look: deploy/ours.yaml: is wrong"]
+    assert verdict.failed
+
+
+def test_a_check_that_passes_over_what_is_broken_fails() -> None:
+    verdict = judge(finds())
+    assert verdict.lines == ["look: passes over bad.yaml, so it can find nothing"]
+    assert verdict.failed
+
+
+def test_a_check_of_nothing_fails() -> None:
+    verdict = judge(Check("look", lambda _: [], [], [BAD]))
+    assert verdict.lines == ["look: there is no file to look at"]
+    assert verdict.failed
+
+
+def test_a_tool_that_gives_up_fails() -> None:
+    def look(_: Sequence[Path]) -> Iterable[Finding]:
+        raise ToolFailed("it gave up")
+
+    verdict = judge(Check("look", look, [OURS], [BAD]))
+    assert verdict.lines == ["look: it gave up"]
+    assert verdict.failed
+
+
+def test_a_tool_that_is_not_there_is_named_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tools = Tools(tmp_path)
+    with pytest.raises(ToolFailed, match=r"hadolint is not here; remove .* and run"):
+        list(tools.hadolint([OURS]))
+    with pytest.raises(ToolFailed, match=r"promtool is not here; .* apt-get install prometheus"):
+        list(tools.promtool([OURS]))
+    (found,) = tools.kustomize([BROKEN / "kustomize"])
+    assert found.what.startswith("kubectl is not here; get it from https://")
+
+
+def test_a_tool_that_breaks_off_is_no_pass(tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "hadolint"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho no config >&2\nexit 1\n", encoding="utf-8")
+    program.chmod(0o755)
+    with pytest.raises(ToolFailed, match="hadolint gave no report: no config"):
+        list(Tools(tmp_path).hadolint([OURS]))
+
+
+def test_each_check_has_something_broken_to_be_tried_on() -> None:
+    looks = {name for name in vars(Tools) if not name.startswith("_")} - {"folder"}
+    assert {path.name for path in BROKEN.iterdir() if path.is_dir()} == looks
+    assert all(any(path.iterdir()) for path in BROKEN.iterdir() if path.is_dir())

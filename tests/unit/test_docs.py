@@ -1,0 +1,109 @@
+"""Every `kaiten` command and option that the documents, workflows and scripts name is there."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from kaiten.cli import app
+from kaiten.settings import ROOT
+
+FILES = [
+    *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "Makefile")),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "docs" / "adr").glob("*.md"),
+    *(ROOT / ".github" / "workflows").glob("*"),
+    *(ROOT / "deploy").rglob("*.sh"),
+]
+KAITEN = cast("TyperGroup", get_command(app))
+# Named already, and written elsewhere at the moment; looked at once they are there.
+AWAITED = {"build", "containerize", "smoke"} - KAITEN.commands.keys()
+# At the start of a command, by whatever it is started: a prompt, settings, a container, a folder.
+CALL = re.compile(
+    r"(?:(?:^|[|;&(`>]|\$\(|--|exec kaiten|\brun\b|!|time)\s*|^\s*\$\s+|\{\s)"
+    r"(?:\w+=\S*\s+)*(?:\$\(BIN\)/|\.venv/bin/)?kaiten[ ]+"
+    r"(?P<rest>[a-z](?:[^`|;&)#>\n]|(?<=\S)#)*)",
+    re.MULTILINE,
+)
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the words after `kaiten` of each call in a text, with lines joined that go on."""
+    joined = re.sub(r"\\\n\s*|>-\n\s*|(?<=\S)\n\s+(?=--)", " ", text)
+    return [words(found["rest"]) for found in CALL.finditer(joined)]
+
+
+def words(rest: str) -> list[str]:
+    # What may be left out is in brackets.
+    line = rest.replace("[", "").replace("]", "")
+    try:
+        return shlex.split(line)
+    except ValueError:  # prose, with an apostrophe in it
+        return line.split()
+
+
+def resolve(given: Sequence[str]) -> tuple[TyperCommand, list[str]] | None:
+    """Return the command that is named and the words after it; None where it does not exist."""
+    command, rest = KAITEN.commands.get(given[0]), list(given[1:])
+    if isinstance(command, TyperGroup) and rest:
+        command = command.commands.get(rest.pop(0))
+    return (command, rest) if isinstance(command, TyperCommand) else None
+
+
+CALLS = sorted(
+    {
+        (str(file.relative_to(ROOT)), tuple(call))
+        for file in FILES
+        for call in commands(file.read_text("utf-8"))
+        if call and call[0] not in AWAITED
+    }
+)
+
+
+def test_calls_are_found() -> None:
+    assert {file for file, _ in CALLS} >= {
+        "docs/guide.md",
+        "docs/runbook.md",
+        ".github/workflows/release.yaml",
+        "deploy/deploy.sh",
+    }
+    assert len(CALLS) > 45
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("$ kaiten doctor --json", [["doctor", "--json"]]),
+        ("A=1 B=2 kaiten serve --port 1 # x", [["serve", "--port", "1"]]),
+        ("exec deployment/kaiten -- kaiten token --ttl 5m", [["token", "--ttl", "5m"]]),
+        ("docker compose exec kaiten kaiten doctor", [["doctor"]]),
+        ("get deployment kaiten --ignore-not-found", []),
+        ("T=$(.venv/bin/kaiten token --subject a)", [["token", "--subject", "a"]]),
+        ("say `kaiten promote N --to staging` or", [["promote", "N", "--to", "staging"]]),
+        ("kaiten promote N \\\n  --to staging", [["promote", "N", "--to", "staging"]]),
+        ("docker compose restart kaiten", []),
+        ('kaiten sign "${M#*:}" --again # x', [["sign", "${M#*:}", "--again"]]),
+        ("kaiten serve\nkaiten models", [["serve"], ["models"]]),
+    ],
+)
+def test_how_calls_are_found(text: str, found: list[list[str]]) -> None:
+    assert commands(text) == found
+
+
+@pytest.mark.parametrize("call", ["promot a", "api-key remove x", "doctr", "api-key"])
+def test_a_command_that_is_not_there_is_told_apart(call: str) -> None:
+    assert resolve(call.split()) is None
+
+
+@pytest.mark.parametrize(("file", "call"), CALLS, ids=[f"{f}: {' '.join(c)}" for f, c in CALLS])
+def test_a_command_and_its_options_are_there(file: str, call: tuple[str, ...]) -> None:
+    found = resolve(call)
+    assert found is not None, f"{file}: kaiten {' '.join(call)}"
+    command, rest = found
+    options = {option for each in command.params for option in each.opts}
+    named = {each.partition("=")[0] for each in rest if each.startswith("--")}
+    assert named <= options | {"--help"}, file

@@ -1,0 +1,102 @@
+"""The runbook has what an alert points to, and names what there is to see."""
+
+import re
+
+import pytest
+import yaml
+
+from kaiten.settings import ROOT
+
+TEXT = (ROOT / "docs" / "runbook.md").read_text("utf-8")
+RULES = ROOT / "deploy" / "prometheus" / "kaiten.rules.yaml"
+NEEDS_RULES = pytest.mark.skipif(not RULES.exists(), reason=f"needs {RULES.name}")
+CODE = "\n".join(
+    file.read_text("utf-8")
+    for folder in ("kaiten", "gateway", "runners", "monitors", "lifecycle")
+    for file in (ROOT / folder).rglob("*.py")
+)
+SECTIONS = (
+    "deploy",
+    "roll-back",
+    "rotate-keys",
+    "scale",
+    "drifting-model",
+    "full-disk",
+    "dead-gpu",
+    "slow-or-failing",
+)
+# Section by section: from one heading to the next of its rank.
+PARTS = {
+    title.lower().replace(" ", "-"): body
+    for title, body in re.findall(r"^## (.+)\n((?:(?!^## ).*\n)*)", TEXT, re.MULTILINE)
+}
+# Alert, what it means, and where to go.
+TABLE = {
+    alert: re.findall(r"\(#([a-z-]+)\)", cells)
+    for alert, cells in re.findall(r"^\| `(Kaiten\w+)` \|(.*)\|$", PARTS["alerts"], re.MULTILINE)
+}
+
+
+def alerts() -> dict[str, str]:
+    """Return each alert's anchor in the runbook."""
+    groups = yaml.safe_load(RULES.read_text("utf-8"))["groups"]
+    rules = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    return {rule["alert"]: rule["annotations"]["runbook"] for rule in rules}
+
+
+def test_the_sections_are_there() -> None:
+    assert set(SECTIONS) | {"alerts"} <= PARTS.keys()
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_says_how_it_begins_and_how_it_ends(section: str) -> None:
+    for part in ("**You notice**", "**Look first", "**Do", "**Over** when"):
+        assert part in PARTS[section], part
+    assert re.search(r"\*\*(Back|Forward)", PARTS[section])
+
+
+def test_every_link_within_leads_somewhere() -> None:
+    assert set(re.findall(r"\(#([a-z-]+)\)", TEXT)) <= PARTS.keys()
+
+
+@NEEDS_RULES
+def test_every_alert_has_a_row_and_no_other_has() -> None:
+    assert TABLE.keys() == alerts().keys()
+
+
+@NEEDS_RULES
+def test_an_alert_and_its_row_lead_to_the_same_section() -> None:
+    for alert, address in alerts().items():
+        file, _, anchor = address.partition("#")
+        assert file == "docs/runbook.md", alert
+        assert anchor in TABLE[alert], alert
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_an_alert_is_named_where_it_leads(section: str) -> None:
+    for alert, sections in TABLE.items():
+        if section == sections[0]:
+            assert f"`{alert}`" in PARTS[section], alert
+
+
+# Events, metrics and codes, but for an option of Compose and a name that the reader gives.
+NAMED = sorted(
+    set(re.findall(r"(?<=`)[a-z]+(?:_[a-z]+)+(?=`)", TEXT)) - {"mem_limit", "old_auth_secret"}
+)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_there_is_to_see_is_in_the_code(name: str) -> None:
+    # Prometheus ends a counter's name.
+    assert f'"{name.removesuffix("_total")}' in CODE
+
+
+SETTINGS = sorted(set(re.findall(r"`([a-z]+)\.(?!override|yaml|json|sqlite)([a-z_.]+)`", TEXT)))
+
+
+@pytest.mark.parametrize(("section", "key"), SETTINGS)
+def test_a_setting_that_is_named_is_in_kaiten_yaml(section: str, key: str) -> None:
+    value = yaml.safe_load((ROOT / "kaiten.yaml").read_text("utf-8"))
+    for part in (section, *key.split(".")):
+        assert part in value
+        value = value[part]
