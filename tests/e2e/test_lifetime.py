@@ -13,10 +13,8 @@ import pytest
 from monitors.spool import Spool, columns, read
 from tests.e2e.house import (
     BIN,
-    QUICKSTART,
     ROOT,
     Server,
-    copied_store,
     environment,
     free_port,
     running,
@@ -62,38 +60,6 @@ def test_plain_bentoml_serve_works_in_the_checkout(bentoml_home: Path, tmp_path:
     assert 'model_requests_total{endpoint="/api/v1/predict"' in metrics
     assert "kaiten.yaml" in in_force
     assert "the values in service.py" in in_force
-
-
-def test_built_bento_serves_from_another_folder(bentoml_home: Path, tmp_path: Path) -> None:
-    store = copied_store(bentoml_home, tmp_path / "bentoml")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    env = environment(store, Path(".kaiten"), KAITEN_AUTH__SECRET=SECRET)
-    # A bento serves in production, and there only what was promoted.
-    rows = str(QUICKSTART / "data" / "test.jsonl")
-    for command in (
-        ["kaiten", "validate", "support-intent:1.0.0", "--data", rows],
-        ["kaiten", "promote", "support-intent:1.0.0", "--to", "staging", "--reason", "a test"],
-        ["bentoml", "build", "--version", "0.1.0"],
-    ):
-        program = [str(BIN / command[0]), *command[1:]]
-        subprocess.run(program, env=env, cwd=ROOT, check=True, capture_output=True)
-    port = free_port()
-    command = [str(BIN / "bentoml"), "serve", "kaiten_service:0.1.0", "--port", str(port)]
-    with running(command, env, cwd=elsewhere) as process:
-        url = f"http://127.0.0.1:{port}"
-        until_ready(url)
-        server = Server(url, process, env)
-        with server.client(server.token()) as client:
-            answer = client.post("/api/v1/predict", json={"text": "I forgot my password"})
-        in_force = process.wait_for("configuration_in_force")[0]
-        process.stop()
-
-    assert answer.json()["label"] == "login_problem"
-    assert '"environment": "production"' in in_force
-    # State lies where the server was started, never in the bento.
-    assert list((elsewhere / ".kaiten" / "drift" / "spool").rglob("*.npy"))
-    assert not list((store / "bentos").rglob(".kaiten"))
 
 
 def refusal(env: dict[str, str], cwd: Path = ROOT) -> str:

@@ -1,0 +1,198 @@
+"""A real bento: built twice, and served as a deployment would, until it is told to end."""
+
+import json
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from lifecycle.bento.build import PROVENANCE, SBOM, bento_files
+from tests.e2e.house import (
+    BIN,
+    QUICKSTART,
+    ROOT,
+    Server,
+    copied_store,
+    environment,
+    free_port,
+    quickstart_texts,
+    running,
+    until_ready,
+)
+
+pytestmark = pytest.mark.e2e
+
+SECRET = "f3a1" * 16
+MODEL = "support-intent:1.0.0"
+LANES = 8
+
+
+@dataclass(frozen=True)
+class Built:
+    """A bento, as the command tells of it, and the environment that it was built in."""
+
+    told: Mapping[str, Any]
+    env: Mapping[str, str]
+
+
+def kaiten(env: Mapping[str, str], *arguments: str) -> str:
+    command = [str(BIN / "kaiten"), *arguments]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    if "no set of versions" in done.stderr:
+        pytest.skip(f"an index of packages is needed to lock them: {done.stderr[-300:]}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Return a bento of the quickstart model."""
+    folder = tmp_path_factory.mktemp("built")
+    env = environment(copied_store(bentoml_home, folder / "bentoml"), folder / "home")
+    rows = str(QUICKSTART / "data" / "test.jsonl")
+    kaiten(env, "validate", MODEL, "--data", rows)
+    kaiten(env, "promote", MODEL, "--to", "staging", "--reason", "a test")
+    return Built(json.loads(kaiten(env, "build", "--model", MODEL, "--json")), env)
+
+
+def test_two_builds_of_one_commit_have_the_same_files(built: Built, tmp_path: Path) -> None:
+    first = Path(built.told["folder"])
+    home = Path(built.env["BENTOML_HOME"])
+    other = copied_store(home, tmp_path / "other")
+    # Where it is there already, it is not built again.
+    shutil.rmtree(other / "bentos")
+    env = {**built.env, "BENTOML_HOME": str(other)}
+    again = json.loads(kaiten(env, "build", "--model", MODEL, "--json"))
+    second = Path(again["folder"])
+    assert first != second
+    assert bento_files(first) == bento_files(second)
+    assert {k: v for k, v in again.items() if k != "folder"} == {
+        k: v for k, v in built.told.items() if k != "folder"
+    }
+    for name in (SBOM, PROVENANCE):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    different = [
+        (one, two)
+        for one, two in zip(
+            (first / "bento.yaml").read_text().splitlines(),
+            (second / "bento.yaml").read_text().splitlines(),
+            strict=True,
+        )
+        if one != two
+    ]
+    assert [one.partition(":")[0] for one, _ in different] == ["creation_time"]
+
+
+def test_bento_is_there_once(built: Built) -> None:
+    folder = Path(built.told["folder"])
+    made = (folder / PROVENANCE).stat().st_mtime_ns
+    assert json.loads(kaiten(built.env, "build", "--model", MODEL, "--json")) == built.told
+    assert (folder / PROVENANCE).stat().st_mtime_ns == made
+    # One that was killed half-way is made again.
+    (folder / PROVENANCE).unlink()
+    assert json.loads(kaiten(built.env, "build", "--model", MODEL, "--json")) == built.told
+    assert (folder / PROVENANCE).is_file()
+
+
+def test_bento_installs_pinned_packages_and_no_torch(built: Built) -> None:
+    folder = Path(built.told["folder"])
+    lines = (folder / "env/python/requirements.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith((" ", "#"))]
+    assert len(pins) > 80
+    assert all("==" in line for line in pins)
+    names = {line.partition("==")[0] for line in pins}
+    assert names >= {"bentoml", "onnxruntime", "psycopg"}
+    assert not names & {"torch", "transformers", "onnx"}
+    bill = json.loads((folder / SBOM).read_text())
+    assert {each["name"] for each in bill["components"]} == names | {"support-intent"}
+
+
+def test_bento_holds_the_listed_files_and_its_model_pinned(built: Built) -> None:
+    source = Path(built.told["folder"]) / "src"
+    names = {path.relative_to(source).parts[0] for path in source.rglob("*") if path.is_file()}
+    assert names == {
+        "bentofile.yaml", "configuration.yaml", "gateway", "kaiten", "kaiten.yaml", "lifecycle",
+        "monitors", "runners", "service.py",
+    }  # fmt: skip
+    assert f"models: [{MODEL}]" in (source / "kaiten.yaml").read_text()
+
+
+def test_bento_drains_before_it_ends(built: Built, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    env = {**built.env, "KAITEN_AUTH__SECRET": SECRET, "KAITEN_SERVING__DRAIN_S": "2"}
+    env["KAITEN_HOME"] = ".kaiten"
+    command = [
+        str(BIN / "bentoml"),
+        "serve",
+        built.told["bento"],
+        "--port",
+        str(port := free_port()),
+    ]
+    with running(command, env, cwd=elsewhere) as process:
+        url = f"http://127.0.0.1:{port}"
+        until_ready(url)
+        server = Server(url, process, env)
+        token = server.token()
+        lanes = [Lane(url, token, number) for number in range(LANES)]
+        for lane in lanes:
+            lane.start()
+        for lane in lanes:
+            assert lane.steady.wait(60)
+        process.popen.send_signal(signal.SIGTERM)
+        process.wait_for('"draining"')
+        with server.client() as client:
+            ready = client.get("/readyz").status_code
+            metrics = client.get("/metrics").text
+        for lane in lanes:
+            lane.join(60)
+        code = process.popen.wait(60)
+
+    assert not [lane.failure for lane in lanes if lane.failure]
+    assert all(lane.told for lane in lanes)
+    assert ready == 503
+    assert f'bento="{built.told["bento"].partition(":")[2]}"' in metrics
+    assert 'model_info{digest="' in metrics
+    assert code == 0
+    assert '"environment": "production"' in process.log
+    # State lies where the server was started, never in the bento.
+    assert list((elsewhere / ".kaiten" / "drift" / "spool").rglob("*.npy"))
+    assert not list((Path(env["BENTOML_HOME"]) / "bentos").rglob(".kaiten"))
+
+
+class Lane(threading.Thread):
+    """A caller that asks on one connection, until it is told to go elsewhere."""
+
+    def __init__(self, url: str, token: str, number: int) -> None:
+        super().__init__(daemon=True)
+        self._url, self._token, self._texts = url, token, quickstart_texts()[number::LANES]
+        self.steady = threading.Event()
+        self.told = False
+        self.failure = ""
+
+    def run(self) -> None:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        with httpx.Client(base_url=self._url, headers=headers, timeout=60) as client:
+            try:
+                while not self.told:
+                    self._ask(client)
+            except (httpx.HTTPError, AssertionError) as error:
+                self.failure = repr(error)
+        self.steady.set()
+
+    def _ask(self, client: httpx.Client) -> None:
+        for number, text in enumerate(self._texts):
+            answer = client.post("/api/v1/predict", json={"text": text})
+            assert answer.status_code == 200, answer.text
+            if number > 5:
+                self.steady.set()
+            if answer.headers.get("Connection") == "close":
+                self.told = True
+                return
