@@ -22,7 +22,6 @@ rollout_timeout=20m
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-child=
 before=
 
 say() { printf '%s\n' "$*" >&2; }
@@ -36,12 +35,8 @@ in_cluster() { kubectl --namespace "$namespace" "$@"; }
 
 # Runs a command so that a signal is answered at once, and not when the command ends.
 run() {
-    local code=0
     "$@" </dev/null &
-    child=$!
-    wait "$child" || code=$?
-    child=
-    return "$code"
+    wait $!
 }
 
 choose() {
@@ -119,7 +114,7 @@ lost() {
 # Who interrupts does not wait: the cluster is told to go back, and does so by itself.
 interrupted() {
     trap '' INT TERM HUP
-    [[ -z $child ]] || kill "$child" 2>/dev/null || true
+    jobs -pr | xargs --no-run-if-empty kill || true
     say "Interrupted."
     [[ -n $before ]] || exit 1
     undo || lost
