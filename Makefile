@@ -17,6 +17,11 @@ ENV := .venv/.installed
 SIGNATURES := .kaiten/model-signing/.installed
 AUDIT := .kaiten/audit/.installed
 DEPLOY := .kaiten/deploy/.installed
+# Where torch is looked for, here and for an image: an index, or a folder or page (.html) of wheels; else
+# where pip is set up to. https://download.pytorch.org/whl/cpu spares a machine without a GPU some GB.
+TORCH_SOURCE ?=
+export TORCH_SOURCE
+TORCH := $(if $(TORCH_SOURCE),$(if $(findstring ://,$(TORCH_SOURCE:%.html=)),--extra-index-url,--find-links) $(TORCH_SOURCE))
 # Where wheels were brought along, there is no network to install from.
 GPU_ENV := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/.installed,$(ENV))
 GPU_BIN := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/bin,$(BIN))
@@ -180,7 +185,7 @@ $(ENV): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Kaiten needs Python 3.11 or 3.12; set PYTHON=/path/to/it." >&2; exit 1; }
 	@echo "Setting up .venv with $(PYTHON); the first time takes a few minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep -E '^(torch|uv)==' constraints.txt)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) $$(grep -E '^(torch|uv)==' constraints.txt)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
 	@touch $@
 

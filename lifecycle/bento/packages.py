@@ -111,7 +111,7 @@ def torch_options(source: str | None) -> list[str]:
     if source is None:
         return []
     is_index = "://" in source and not source.endswith(".html")
-    return ["--index-url" if is_index else "--find-links", source]
+    return ["--extra-index-url" if is_index else "--find-links", source]
 
 
 def _compile(wanted: Sequence[str], constraints: str) -> str:

@@ -194,7 +194,7 @@ def _examine(report: Report, one: Container, bento: Mapping[str, object]) -> Non
     report.check("what it serves can not be written", written, passed="Read-only" in written)
     healthy = one.machine.run("podman", "healthcheck", "run", one.name, may_fail=True)
     report.check("its health check passes", healthy or "healthy", passed=healthy in {"", "healthy"})
-    token = _token(one, "predict ops")
+    token = _token(one, "predict", "ops")
     asked = ("--token-file", "-", "--model", f"{MODEL}:1.0.0", "--json")
     told = json.loads(one.machine.run("kaiten", "smoke", one.url, *asked, given=token))
     seen = "; ".join(f"{check['name']}: {check['outcome']}" for check in told["checks"])
@@ -212,9 +212,10 @@ def _examine(report: Report, one: Container, bento: Mapping[str, object]) -> Non
     report.check("/metrics shows the versions", " ".join(lines), passed=passed)
 
 
-def _token(container: Container, scopes: str) -> str:
+def _token(container: Container, *scopes: str) -> str:
     command = ("podman", "exec", container.name, "kaiten", "token", "--subject", "image-test")
-    return container.machine.run(*command, "--scope", scopes, is_secret=True)
+    options = [part for scope in scopes for part in ("--scope", scope)]
+    return container.machine.run(*command, *options, is_secret=True)
 
 
 async def _roll(report: Report, one: Container, two: Container, folder: Path) -> None:

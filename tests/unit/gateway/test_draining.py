@@ -54,13 +54,17 @@ async def headers_of(
 
 async def test_signal_reaches_the_server_after_the_drain(ends: list[int]) -> None:
     reached = asyncio.Event()
-    signal.signal(signal.SIGTERM, lambda number, _: (ends.append(number), reached.set()))
+
+    def end(number: int, _: FrameType | None) -> None:
+        ends.append(number)
+        reached.set()
+
+    signal.signal(signal.SIGTERM, end)
     drain = Drain(SOON_S)
     drain.start()
-    assert not drain.active
+    before = drain.active
     signal.raise_signal(signal.SIGTERM)
-    assert drain.active
-    assert not ends
+    assert (before, drain.active, ends) == (False, True, [])
     async with asyncio.timeout(60):
         await reached.wait()
     assert ends == [signal.SIGTERM]

@@ -100,7 +100,7 @@ def test_cuda_build_is_no_torch_for_a_cpu(wheels: Path, constraints: Path) -> No
 @pytest.mark.parametrize(
     ("source", "option"),
     [
-        ("https://example.org/whl/cpu", "--index-url"),
+        ("https://example.org/whl/cpu", "--extra-index-url"),
         ("https://example.org/torch.html", "--find-links"),
         ("/wheels", "--find-links"),
     ],
