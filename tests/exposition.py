@@ -1,6 +1,5 @@
 """Every metric that a server shows, each told once, for what reads them: rules, the dashboard."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,11 +11,6 @@ from runners.observer import BatchReport
 
 MODEL = "intent:1.0.0"
 ENDPOINT = "/api/v2/predict"
-# What the service is to show of itself, and does not yet.
-PENDING = {
-    "kaiten_build_info": ("kaiten", "bento"),
-    "model_info": ("model", "version", "digest"),
-}
 _NOW = datetime.now(UTC)
 
 
@@ -63,6 +57,7 @@ class Exposition:
         instruments.labels_taken("joined", 1)
         instruments.request_limited("requests")
         instruments.show_drift(_Drifts())
+        instruments.show_versions("0.1.0", {MODEL: "d" * 64})
 
     def answer(self, status: int, count: int) -> None:
         """Count so many requests, of 10 ms each."""
@@ -72,13 +67,7 @@ class Exposition:
 
     def page(self) -> str:
         """Return what /metrics answers."""
-        return self.instruments.exposition()[0].decode() + "".join(_pending())
-
-
-def _pending() -> Iterator[str]:
-    for name, labels in PENDING.items():
-        pairs = ",".join(f'{label}="1"' for label in labels)
-        yield f"{name}{{{pairs}}} 1\n"
+        return self.instruments.exposition()[0].decode()
 
 
 def labels_by_name(page: str) -> dict[str, set[str]]:

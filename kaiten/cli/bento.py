@@ -98,4 +98,5 @@ def containerize(
     if as_json:
         typer.echo(json.dumps(asdict(image)))
         return
-    typer.echo(f"{image.tag} is made: {image.size / 1e6:,.0f} MB, {image.id}")
+    size = f", {image.size / 1e6:,.0f} MB" if image.size is not None else ""
+    typer.echo(f"{image.tag} is made{size}: {image.id}")

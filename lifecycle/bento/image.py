@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import yaml
@@ -16,11 +17,12 @@ from kaiten.errors import BuildRefused
 from lifecycle.bento.build import PROVENANCE, SERVICE
 
 Backend = Literal["docker", "podman", "buildah"]
+_TOLD_LINES = 15
 _OCI = "org.opencontainers.image"
 # Asked in the container itself, where there is no curl.
 _PROBE = "import urllib.request as r; r.urlopen('http://127.0.0.1:3000/readyz', timeout=5)"
 # What is writable is to be mounted, as all else may be read-only.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "KAITEN_HOME": "/var/lib/kaiten",
     "KAITEN_SECRETS": "/run/secrets",
     "KAITEN_SERVING__DRAIN_S": "5",
@@ -38,11 +40,11 @@ _ON = {
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in the backend's store; ``size`` in bytes, unpacked."""
+    """An image in the backend's store; ``size`` in bytes, unpacked, where the backend tells it."""
 
     tag: str
     id: str
-    size: int
+    size: int | None
     labels: dict[str, str]
 
 
@@ -65,15 +67,16 @@ def containerize(
     command = [sys.executable, "-m", "bentoml", "containerize", bento, "--backend", backend]
     passed_on = [part for option in options for part in ("--opt", option)]
     _run([*command, "--image-tag", base, *passed_on], environment)
-    labels = _labels(bento, folder)
     # Docker's format, as OCI's has no health check; docker makes no other.
     form = [] if backend == "docker" else ["--format", "docker"]
     more = [f"--{option}" for option in options]
-    _run([backend, "build", *form, *more, "--tag", tag, "-"], environment, _finish(base, labels))
-    try:
-        return _inspect(backend, tag, environment)
-    finally:
-        _run([backend, "rmi", base], environment)
+    with TemporaryDirectory(prefix="kaiten-") as context:
+        dockerfile = Path(context) / "Dockerfile"
+        dockerfile.write_text(finishing(base, _labels(bento, folder)), encoding="utf-8")
+        build = [backend, "build", *form, *more, "--tag", tag, "--file", str(dockerfile), context]
+        _run(build, environment)
+    _run([backend, "rmi", base], environment)
+    return _inspect(backend, tag, environment)
 
 
 def _labels(bento: str, folder: Path) -> dict[str, str]:
@@ -90,11 +93,11 @@ def _labels(bento: str, folder: Path) -> dict[str, str]:
     }
 
 
-def _finish(base: str, labels: Mapping[str, str]) -> str:
+def finishing(base: str, labels: Mapping[str, str]) -> str:
     """Return the Dockerfile of what is done to the image that BentoML has made."""
     return f"""\
 FROM {base}
-ENV {_pairs(_ENVIRONMENT | _ON[labels["kaiten.variant"]])}
+ENV {_pairs(ENVIRONMENT | _ON[labels["kaiten.variant"]])}
 USER root
 # A file that has been compiled costs a start nothing, and where all is read-only nobody can later.
 RUN python -m compileall -q --invalidation-mode unchecked-hash $BENTO_PATH/src \\
@@ -115,17 +118,16 @@ def _pairs(values: Mapping[str, str]) -> str:
 def _inspect(backend: Backend, tag: str, environment: Mapping[str, str]) -> Image:
     if backend == "buildah":
         told = json.loads(_run([backend, "inspect", "--type", "image", tag], environment))
-        docker = told["Docker"]
-        return Image(tag, told["FromImageID"], 0, docker["config"]["Labels"])
+        return Image(tag, told["FromImageID"], None, told["Docker"]["config"]["Labels"])
     told = json.loads(_run([backend, "image", "inspect", tag], environment))[0]
     return Image(tag, told["Id"], told["Size"], told["Config"]["Labels"])
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str], given: str | None = None) -> str:
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> str:
     done = subprocess.run(  # noqa: S603  ours
-        command, env=dict(environment), input=given, capture_output=True, text=True, check=False
+        command, env=dict(environment), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        told = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+        told = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_TOLD_LINES:])
         raise BuildRefused(f"{' '.join(command[:3])} failed:\n{told}")
     return done.stdout

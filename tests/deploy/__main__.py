@@ -30,14 +30,15 @@ def checks(tools: Tools, scratch: Path) -> Iterator[Check]:
     rendered = list(_rendered(folders, scratch))
     deploy = ROOT / "deploy"
     workflows = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
-    dockerfile = _dockerfile(scratch)
+    dockerfiles = _dockerfiles(scratch)
     rules = sorted((deploy / "prometheus").glob("*.rules*.yaml"))
     ours = {
         tools.checkov: [*rendered, *_pods(rendered, scratch)],
         tools.schemas: rendered,
         tools.kustomize: list(folders.values()),
         tools.promtool: rules,
-        tools.hadolint: [dockerfile],
+        tools.hadolint: dockerfiles,
+        tools.shellcheck: sorted(deploy.rglob("*.sh")),
         tools.actionlint: workflows,
         tools.zizmor: workflows,
         tools.yamllint: [*sorted(deploy.rglob("*.yaml")), *workflows],
@@ -74,12 +75,12 @@ def _pod_of(service: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def _dockerfile(scratch: Path) -> Path:
-    target = scratch / "Dockerfile"
+def _dockerfiles(scratch: Path) -> list[Path]:
+    targets = [scratch / "Dockerfile", scratch / "Dockerfile.finishing"]
     environment = environment_for({"BENTOML_HOME": str(scratch / "bentoml")})
-    command = [sys.executable, "-m", "tests.deploy.containerfile", str(target)]
+    command = [sys.executable, "-m", "tests.deploy.containerfile", *map(str, targets)]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
-    return target
+    return targets
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes the Dockerfile that the image is made by: of a bento built from this checkout.
+"""Writes the Dockerfiles that an image is made by: BentoML's, of this checkout, and what follows.
 
 It runs with a BENTOML_HOME of its own.
 """
@@ -11,14 +11,17 @@ import bentoml
 from bentoml._internal.container import construct_containerfile
 
 from kaiten.settings import ROOT
+from lifecycle.bento.image import finishing
 
 
-def write(target: Path) -> None:
-    """Build a bento, and write what BentoML makes the image by to ``target``."""
+def write(target: Path, finish: Path) -> None:
+    """Build a bento, and write what BentoML makes an image by, and what finishes that image."""
     bento = bentoml.bentos.build_bentofile(version="0.0.0", build_ctx=str(ROOT))
     with construct_containerfile(bento) as (_, path):
         shutil.copyfile(path, target)
+    labels = {"kaiten.variant": "cuda", "kaiten.bento": str(bento.tag)}
+    finish.write_text(finishing("registry.example.com/kaiten:1-base", labels), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(Path(sys.argv[1]), Path(sys.argv[2]))

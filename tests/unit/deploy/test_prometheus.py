@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from kaiten.settings import ROOT
-from monitors.instruments import _SECONDS, Instruments
-from tests.exposition import PENDING, Exposition, labels_by_name
+from monitors.instruments import _SECONDS
+from tests.exposition import Exposition, labels_by_name
 from tests.unit.deploy.promql import unknown
 
 FOLDER = ROOT / "deploy" / "prometheus"
@@ -96,11 +96,6 @@ def test_the_limit_of_latency_is_the_edge_of_a_bucket() -> None:
     (slow,) = [rule["expr"] for rule in RULES if rule["alert"] == "KaitenSlow"]
     (limit,) = re.findall(r"\) > (\S+)", slow)
     assert float(limit) in _SECONDS
-
-
-def test_what_is_pending_is_not_exposed_yet() -> None:
-    # Once it is, take it out of tests/exposition.py, so that the true one is tested.
-    assert not PENDING.keys() & labels_by_name(Instruments().exposition()[0].decode()).keys()
 
 
 def test_an_unknown_metric_and_an_unknown_label_are_told() -> None:
