@@ -1,6 +1,7 @@
 """A real bento: built twice, and served as a deployment would, until it is told to end."""
 
 import json
+import secrets
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from tests.e2e.house import (
 
 pytestmark = pytest.mark.e2e
 
-SECRET = "f3a1" * 16
+SECRET = secrets.token_hex(32)
 MODEL = "support-intent:1.0.0"
 LANES = 8
 
@@ -138,6 +139,7 @@ def test_bento_drains_before_it_ends(built: Built, tmp_path: Path) -> None:
     ]
     with running(command, env, cwd=elsewhere) as process:
         url = f"http://127.0.0.1:{port}"
+        process.wait_for("Completed async startup hook")
         until_ready(url)
         server = Server(url, process, env)
         token = server.token()
