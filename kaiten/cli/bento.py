@@ -54,7 +54,8 @@ def build(
     # PostgreSQL is what several hosts share.
     extras = ("postgres", *(extra or ()))
     models = tuple(model or settings.serving.models)
-    order = Order(ROOT, models, variant, extras, torch_source or None, base_image or None)
+    torch = settings.runners.engine == "torch"
+    order = Order(ROOT, models, variant, extras, torch, torch_source or None, base_image or None)
     with TemporaryDirectory(prefix="kaiten-") as home, console.status("Building ..."):
         store = ModelStore(settings.signatures)
         built = build_bento(order, store, environment_for_build(Path(home)))

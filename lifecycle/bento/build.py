@@ -35,14 +35,15 @@ _TOLD_LINES = 10
 class Order:
     """What is to be built, of the checkout in ``project``.
 
-    ``models`` are references as in serving.models. Without ``torch_source``, torch is what pip is
-    set up to find; without ``base_image``, Python's own.
+    ``models`` are references as in serving.models; ``torch`` asks for it where no model does.
+    Without ``torch_source``, it is what pip is set up to find; without ``base_image``, Python's own.
     """
 
     project: Path
     models: tuple[str, ...]
     variant: Variant = "cpu"
     extras: tuple[str, ...] = ()
+    torch: bool = False
     torch_source: str | None = None
     base_image: str | None = None
 
@@ -68,7 +69,7 @@ def build(order: Order, store: ModelStore, environment: Mapping[str, str]) -> Bu
     """
     examined = [_examined(each, store) for each in order.models]
     models = [model for model, _ in examined]
-    torch = needs_torch([model.card for model in models], order.variant)
+    torch = order.torch or needs_torch([model.card for model in models], order.variant)
     wanted = requirements(order.project, order.extras, torch=torch)
     locked = lock(
         wanted, order.project / _CONSTRAINTS, variant=order.variant, source=order.torch_source

@@ -40,7 +40,7 @@ _ON = {
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in the backend's store; ``size`` in bytes, unpacked, where the backend tells it."""
+    """An image in the backend's store; ``size`` in bytes, unpacked, if the backend tells it."""
 
     tag: str
     id: str
