@@ -36,7 +36,8 @@ class Order:
     """What is to be built, of the checkout in ``project``.
 
     ``models`` are references as in serving.models; ``torch`` asks for it where no model does.
-    Without ``torch_source``, it is what pip is set up to find; without ``base_image``, Python's own.
+    Without ``torch_source``, it is what pip is set up to find; without ``base_image``, the base is
+    Python's own.
     """
 
     project: Path

