@@ -73,6 +73,13 @@ await() {
         --timeout="$rollout_timeout"
 }
 
+# A first deployment has the pods that its autoscaler is to begin with.
+begin() {
+    local first
+    first=$(sed -n 's|^ *kaiten/first-replicas: "\([0-9]*\)"$|\1|p' "$work/manifests.yaml")
+    [[ -n $before || -z $first ]] || in_cluster scale deployment/kaiten --replicas="$first"
+}
+
 verify() {
     local url=$1 model=${2:-} token=${TOKEN_FILE:-$work/token}
     if [[ -z ${TOKEN_FILE:-} ]]; then
@@ -131,7 +138,7 @@ apply() {
     before=$(revision) || refuse "the cluster does not answer, or may not be asked: see KUBECONFIG."
     trap interrupted INT TERM HUP
     say "Deploying $image to $namespace; now there: revision ${before:-none}."
-    if run kubectl apply --filename "$work/manifests.yaml" && await && verify "${@:2}"; then
+    if run kubectl apply --filename "$work/manifests.yaml" && begin && await && verify "${@:2}"; then
         say "$image serves in $namespace."
     else
         take_back

@@ -136,6 +136,23 @@ def test_a_deployment_is_applied_awaited_and_proved(cluster: Cluster) -> None:
     assert sorted(cluster.root.glob("deploy/**/*")) == before
 
 
+AUTOSCALER = ROOT / "deploy/kubernetes/overlays/production/autoscaler.yaml"
+
+
+def test_a_first_deployment_has_the_pods_that_its_autoscaler_begins_with(cluster: Cluster) -> None:
+    overlay = cluster.root / "deploy" / "kubernetes" / "overlays" / "staging"
+    resources = "namespace: kaiten-staging\nresources: [deployment.yaml, autoscaler.yaml]\n"
+    (overlay / "kustomization.yaml").write_text(resources, "utf-8")
+    shutil.copy(AUTOSCALER, overlay)
+    assert cluster.apply(REVISION="")[0] == 0
+    assert [call.split(" scale ")[1] for call in cluster.did("scale")] == [
+        "deployment/kaiten --replicas=3"
+    ]
+    # Later, their number is the autoscaler's.
+    assert cluster.apply(REVISION="7")[0] == 0
+    assert len(cluster.did("scale")) == 1
+
+
 def test_the_token_is_in_a_file_of_ours_alone_and_gone_after_it(cluster: Cluster) -> None:
     cluster.apply()
     (smoke,) = cluster.did("smoke http")
