@@ -93,9 +93,9 @@ def containerize(
 
     # With it, what is downloaded is kept between builds, and stays out of the image.
     environment = environment_for({"DOCKER_BUILDKIT": "1"})
-    home = ModelStore().folder.parent
+    store = ModelStore(load_settings().signatures)
     with console.status("Making the image ..."):
-        image = make_image(bento, home, backend, tag, option or (), environment)
+        image = make_image(bento, store, backend, tag, option or (), environment)
     if as_json:
         typer.echo(json.dumps(asdict(image)))
         return

@@ -5,13 +5,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from kaiten import __version__, tags
 from kaiten.errors import BuildRefused, PromotionRefused
@@ -28,6 +30,7 @@ SERVICE = "kaiten_service"
 SBOM, PROVENANCE = "sbom.cdx.json", "provenance.json"
 _CONSTRAINTS, _REQUIREMENTS, _BENTO_YAML = "constraints.txt", "requirements.txt", "bento.yaml"
 _SHOWN = 12
+_PATIENCE_S = 600
 _TOLD_LINES = 10
 
 
@@ -83,13 +86,58 @@ def build(order: Order, store: ModelStore, environment: Mapping[str, str]) -> Bu
         bentofile = yaml.safe_dump(_bentofile(order, models, labels), sort_keys=False)
         (context / BENTOFILE).write_text(bentofile, encoding="utf-8")
         bento = f"{SERVICE}:{_version(order, models[0], context)}"
-        target = store.folder.parent / "bentos" / Path(*tags.split(bento))
-        # Written last.
-        existed = (target / PROVENANCE).is_file()
-        if not existed:
-            _run_bentoml(context, bento, target, environment)
-            _complete(target, bento, locked, models, labels)
-    return Built(bento, target, f"sha256:{digest_of(bento_files(target))}", labels, existed)
+        target = folder_of(bento, store)
+        with _alone(store):
+            # Written last.
+            existed = (target / PROVENANCE).is_file()
+            if not existed:
+                _run_bentoml(context, bento, target, environment)
+                _complete(target, bento, locked, models, labels)
+    return Built(bento, target, check(bento, store), labels, existed)
+
+
+def folder_of(bento: str, store: ModelStore) -> Path:
+    """Return where a bento is, or would be, in BentoML's home, by its tag."""
+    return store.folder.parent / "bentos" / Path(*tags.split(bento))
+
+
+def check(bento: str, store: ModelStore) -> str:
+    """Return the digest (sha256:...) of a bento of ours; BuildRefused where it is not as built."""
+    folder = folder_of(bento, store)
+    if tags.split(bento)[0] != SERVICE or not (folder / PROVENANCE).is_file():
+        raise BuildRefused(f"{bento} is no bento of kaiten build. Make one: kaiten build --help.")
+    subject = json.loads((folder / PROVENANCE).read_bytes())["subject"][0]
+    digest = digest_of(bento_files(folder))
+    if subject["digest"]["sha256"] != digest:
+        raise BuildRefused(
+            f"{bento} was changed since it was built. Delete it (bentoml delete {bento}), and "
+            "build it again."
+        )
+    return f"sha256:{digest}"
+
+
+def labels_of(bento: str, store: ModelStore) -> dict[str, str]:
+    """Return the labels of a bento."""
+    told = yaml.safe_load((folder_of(bento, store) / _BENTO_YAML).read_text(encoding="utf-8"))
+    labels: dict[str, str] = told["labels"]
+    return labels
+
+
+def check_models(labels: Mapping[str, str], store: ModelStore) -> None:
+    """Raise BuildRefused unless the models in the store are those that a bento was built with.
+
+    An image takes them from there, by name and version only.
+    """
+    built = zip(
+        *(labels[key].split() for key in ("models", "model_digests", "report_digests")), strict=True
+    )
+    for tag, digest, report in built:
+        model = store.get(tag)
+        if f"sha256:{model.digest}" != digest or not model.has_report(report[len("sha256:") :]):
+            raise BuildRefused(
+                f"{tag} is not in the store as it was when the bento was built: it was registered "
+                "again, or lost its report. Build the bento again."
+            )
 
 
 def bento_files(bento: Path) -> dict[str, str]:
@@ -162,6 +210,18 @@ def _bentofile(
         "python": {"requirements_txt": f"./{_REQUIREMENTS}", "lock_packages": False},
         **image,
     }
+
+
+@contextmanager
+def _alone(store: ModelStore) -> Iterator[None]:
+    """Let one build at a time write to the store: two may make the very same bento."""
+    path = store.folder.parent / "kaiten" / ".build.lock"
+    path.parent.mkdir(exist_ok=True)
+    try:
+        with FileLock(path, timeout=_PATIENCE_S):
+            yield
+    except Timeout:
+        raise BuildRefused("Somebody else is building. Wait for them, and try again.") from None
 
 
 def _version(order: Order, first: StoredModel, context: Path) -> str:

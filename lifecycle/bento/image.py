@@ -10,11 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-import yaml
-
 from kaiten import tags
 from kaiten.errors import BuildRefused
-from lifecycle.bento.build import PROVENANCE, SERVICE
+from lifecycle.bento.build import SERVICE, check, check_models, labels_of
+from lifecycle.store import ModelStore
 
 Backend = Literal["docker", "podman", "buildah"]
 _TOLD_LINES = 15
@@ -49,17 +48,16 @@ class Image:
 
 
 def containerize(
-    bento: str, store: Path, backend: Backend, tag: str | None, options: Sequence[str],
+    bento: str, store: ModelStore, backend: Backend, tag: str | None, options: Sequence[str],
     environment: Mapping[str, str],
 ) -> Image:  # fmt: skip
-    """Make an image of a bento in a BentoML home.
+    """Make an image of a bento in the store beside the models'.
 
     ``options`` (key=value) go to the backend's build; ``environment`` is that of the backend.
-    BuildRefused where the bento is not one of `kaiten build`, or the backend fails.
+    BuildRefused where the bento or its models are not as they were built, or the backend fails.
     """
-    folder = store / "bentos" / Path(*tags.split(bento))
-    if tags.split(bento)[0] != SERVICE or not (folder / PROVENANCE).is_file():
-        raise BuildRefused(f"{bento} is no bento of kaiten build. Make one: kaiten build --help.")
+    labels = _labels(bento, check(bento, store), labels_of(bento, store))
+    check_models(labels_of(bento, store), store)
     if shutil.which(backend) is None:
         raise BuildRefused(f"{backend} is not installed. Install it, or choose --backend.")
     tag = tag or bento
@@ -72,24 +70,22 @@ def containerize(
     more = [f"--{option}" for option in options]
     with TemporaryDirectory(prefix="kaiten-") as context:
         dockerfile = Path(context) / "Dockerfile"
-        dockerfile.write_text(finishing(base, _labels(bento, folder)), encoding="utf-8")
+        dockerfile.write_text(finishing(base, labels), encoding="utf-8")
         build = [backend, "build", *form, *more, "--tag", tag, "--file", str(dockerfile), context]
         _run(build, environment)
     _run([backend, "rmi", base], environment)
     return _inspect(backend, tag, environment)
 
 
-def _labels(bento: str, folder: Path) -> dict[str, str]:
-    told = yaml.safe_load((folder / "bento.yaml").read_text(encoding="utf-8"))["labels"]
-    subject = json.loads((folder / PROVENANCE).read_bytes())["subject"][0]
-    ours = {f"kaiten.{key}": value for key, value in told.items() if key != "revision"}
+def _labels(bento: str, digest: str, told: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels of an image, by what its bento says of itself."""
     return {
         f"{_OCI}.title": SERVICE,
         f"{_OCI}.version": tags.split(bento)[1],
         f"{_OCI}.revision": told["revision"],
         "kaiten.bento": bento,
-        "kaiten.bento_digest": f"sha256:{subject['digest']['sha256']}",
-        **ours,
+        "kaiten.bento_digest": digest,
+        **{f"kaiten.{key}": value for key, value in told.items() if key != "revision"},
     }
 
 

@@ -102,6 +102,20 @@ def test_bento_is_there_once(built: Built) -> None:
     assert (folder / PROVENANCE).is_file()
 
 
+def test_bento_that_was_changed_is_refused(built: Built) -> None:
+    file = Path(built.told["folder"]) / "src" / "service.py"
+    before = file.read_bytes()
+    file.write_bytes(before + b"# changed\n")
+    command = [str(BIN / "kaiten"), "containerize", built.told["bento"]]
+    for each in (command, [str(BIN / "kaiten"), "build", "--model", MODEL]):
+        done = subprocess.run(
+            each, env=built.env, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert "was changed since it was built" in done.stderr
+    file.write_bytes(before)
+
+
 def test_bento_installs_pinned_packages_and_no_torch(built: Built) -> None:
     folder = Path(built.told["folder"])
     lines = (folder / "env/python/requirements.txt").read_text().splitlines()

@@ -9,7 +9,7 @@ from kaiten.errors import BuildRefused, ModelNotFound, SetupError
 from kaiten.sections import Versioning
 from kaiten.settings import ROOT
 from lifecycle.bento import build as building
-from lifecycle.bento.build import Order, build
+from lifecycle.bento.build import Order, build, check_models
 from lifecycle.bento.image import containerize
 from lifecycle.history import Stage
 from lifecycle.promotion import Promotions, Request
@@ -86,6 +86,21 @@ def test_imported_version_goes_in_by_what_it_carries(store: ModelStore) -> None:
     assert "has no passing report" in refusal(store, "ours:1.0.0")
 
 
-def test_only_a_bento_of_ours_becomes_an_image(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("model_store")
+def test_only_a_bento_of_ours_becomes_an_image() -> None:
     with pytest.raises(BuildRefused, match="no bento of kaiten build"):
-        containerize("kaiten_service:1", tmp_path, "docker", None, [], {})
+        containerize("kaiten_service:1", ModelStore(), "docker", None, [], {})
+
+
+def test_models_are_to_be_those_of_the_build(store: ModelStore) -> None:
+    model = store.get("ours:1.0.0")
+    report = store.history("ours").entries()[-1].report
+    labels = {
+        "models": "ours:1.0.0",
+        "model_digests": f"sha256:{model.digest}",
+        "report_digests": f"sha256:{report}",
+    }
+    check_models(labels, store)
+    for key in ("model_digests", "report_digests"):
+        with pytest.raises(BuildRefused, match="not in the store as it was"):
+            check_models({**labels, key: f"sha256:{'0' * 64}"}, store)
