@@ -51,7 +51,9 @@ traffic.TimeoutMiddleware = BackStopMiddleware  # type: ignore[misc, assignment]
 # wherever it is installed, and then serve the bento with that code.
 NAME = "kaiten_service"
 # BentoML's own "debian" would put a compiler into it, for packages that have all been compiled.
-IMAGE = Image(base_image="python:3.11-slim-bookworm", python_version="3.11", distro="python")
+IMAGE = Image(base_image="python:3.11-slim-bookworm", python_version="3.11", distro="python").run(
+    "command -v uv >/dev/null || pip install --no-cache-dir uv==0.13.9"
+)
 _GRACE_S = 5
 
 

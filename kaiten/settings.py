@@ -336,9 +336,19 @@ def environment_for_build(home: Path) -> dict[str, str]:
     return {**kept, "PATH": tools, "KAITEN_HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
+def bento_models() -> Path | None:
+    """Return the models that a bento has itself, as in an image; None elsewhere."""
+    models = ROOT.parent / "models"
+    return models if _in_bento() and models.is_dir() else None
+
+
+def _in_bento() -> bool:
+    """Return whether this is the code of a bento: bento.yaml lies above its src."""
+    return (ROOT.parent / "bento.yaml").is_file()
+
+
 def _default_environment() -> Environment:
-    """Return production inside a bento (bento.yaml lies above its src), else development."""
-    return "production" if (ROOT.parent / "bento.yaml").is_file() else "development"
+    return "production" if _in_bento() else "development"
 
 
 def _unknown_variables() -> list[Detail]:

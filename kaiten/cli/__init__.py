@@ -22,6 +22,8 @@ from kaiten.cli import (
 )
 from kaiten.errors import SetupError
 from kaiten.sections import Logging
+from kaiten.settings import bento_models
+from lifecycle.store import ModelStore
 from monitors import logs
 
 app = typer.Typer(
@@ -58,6 +60,8 @@ def main() -> None:
     # The trail's head goes to the log, whoever changes it.
     logging.getLogger("lifecycle.history").setLevel(logging.INFO)
     try:
+        if models := bento_models():
+            ModelStore.at(models)
         app()
     except SetupError as error:
         console = Console(stderr=True, highlight=False, soft_wrap=True)

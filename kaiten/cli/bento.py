@@ -1,10 +1,12 @@
 """`kaiten build` and `kaiten containerize`: from versions of models to a bento, and to an image."""
 
 import json
+import re
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -13,6 +15,8 @@ from kaiten.errors import SetupError
 from kaiten.settings import ROOT, environment_for, environment_for_build, load_settings
 from lifecycle.store import ModelStore
 
+_OPTION = re.compile(r"[a-z][a-z-]*=.*")
+_IMAGE = re.compile(r"[a-z0-9]+([._/:-]+[a-z0-9]+)*:[\w][\w.-]{0,127}")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
@@ -23,9 +27,6 @@ def build(
         typer.Option(help="name:version, or name for what is in production; may be repeated."),
     ] = None,
     variant: Annotated[Literal["cpu", "cuda"], typer.Option(help="What it is to run on.")] = "cpu",
-    extra: Annotated[
-        list[str] | None, typer.Option(help="An extra of pyproject.toml, such as s3; repeatable.")
-    ] = None,
     torch_source: Annotated[
         str | None,
         typer.Option(
@@ -44,21 +45,18 @@ def build(
     A model needs a passing report, and a stage; the version follows from all that goes in.
     Example: kaiten build --model support-intent:1.0.0 --variant cuda
     """
-    # Servers, which have this command too, lack what builds.
-    try:
-        from lifecycle.bento.build import Order  # noqa: PLC0415
-        from lifecycle.bento.build import build as build_bento  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise SetupError(f"{error.name} is missing; install kaiten[build] to build.") from None
-    settings = load_settings()
-    # PostgreSQL is what several hosts share.
-    extras = ("postgres", *(extra or ()))
-    models = tuple(model or settings.serving.models)
-    torch = settings.runners.engine == "torch"
-    order = Order(ROOT, models, variant, extras, torch, torch_source or None, base_image or None)
+    building, settings = _import("lifecycle.bento.build"), load_settings()
+    order = building.Order(
+        project=ROOT,
+        models=tuple(model or settings.serving.models),
+        variant=variant,
+        torch=settings.runners.engine == "torch",
+        torch_source=torch_source or None,
+        base_image=base_image or None,
+    )
     with TemporaryDirectory(prefix="kaiten-") as home, console.status("Building ..."):
         store = ModelStore(settings.signatures)
-        built = build_bento(order, store, environment_for_build(Path(home)))
+        built = building.build(order, store, environment_for_build(Path(home)))
     if as_json:
         told = {"bento": built.bento, "folder": str(built.folder), "digest": built.digest}
         typer.echo(json.dumps(told | built.labels))
@@ -89,15 +87,27 @@ def containerize(
 
     Example: kaiten containerize kaiten_service:1.0.0-cpu-0f2a9c81d0be --tag registry/kaiten:1.0.0
     """
-    from lifecycle.bento.image import containerize as make_image  # noqa: PLC0415
-
+    for each in option or ():
+        if not _OPTION.fullmatch(each):
+            raise SetupError(f"--option {each}: write it as key=value, such as network=host.")
+    if tag is not None and not _IMAGE.fullmatch(tag):
+        raise SetupError(f"--tag {tag}: is no image's name; write [REGISTRY/]NAME:TAG.")
+    imaging = _import("lifecycle.bento.image")
     # With it, what is downloaded is kept between builds, and stays out of the image.
     environment = environment_for({"DOCKER_BUILDKIT": "1"})
     store = ModelStore(load_settings().signatures)
     with console.status("Making the image ..."):
-        image = make_image(bento, store, backend, tag, option or (), environment)
+        image = imaging.containerize(bento, store, backend, tag, option or (), environment)
     if as_json:
         typer.echo(json.dumps(asdict(image)))
         return
     size = f", {image.size / 1e6:,.0f} MB" if image.size is not None else ""
     typer.echo(f"{image.tag} is made{size}: {image.id}")
+
+
+def _import(name: str) -> Any:  # noqa: ANN401  a module
+    # Servers, which have these commands too, lack what builds.
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise SetupError(f"{error.name} is missing; install kaiten[build] to build.") from None

@@ -154,7 +154,10 @@ class _Trial:
                 answer = await self._ask("GET", path)
             except (TimeoutError, httpx.RequestError) as error:
                 if is_tls(error):
-                    remedy = "Name the authority of its certificate (--ca), or mend its names"
+                    remedy = (
+                        "Name the authority of its certificate (--ca), or mend its names; where "
+                        "it speaks no TLS, write http://"
+                    )
                     raise Failed(self._fault(error), remedy) from None
                 seen = self._fault(error)
                 remedy = "Mind the address, and look whether the deployment has started"

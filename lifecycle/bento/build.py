@@ -29,6 +29,8 @@ from lifecycle.store import ModelStore, StoredModel
 SERVICE = "kaiten_service"
 SBOM, PROVENANCE = "sbom.cdx.json", "provenance.json"
 _CONSTRAINTS, _REQUIREMENTS, _BENTO_YAML = "constraints.txt", "requirements.txt", "bento.yaml"
+# Whatever a setting may name has to be there: nobody can add to a read-only image.
+_EXTRAS = ("postgres", "s3")
 _SHOWN = 12
 _PATIENCE_S = 600
 _TOLD_LINES = 10
@@ -46,7 +48,6 @@ class Order:
     project: Path
     models: tuple[str, ...]
     variant: Variant = "cpu"
-    extras: tuple[str, ...] = ()
     torch: bool = False
     torch_source: str | None = None
     base_image: str | None = None
@@ -73,8 +74,11 @@ def build(order: Order, store: ModelStore, environment: Mapping[str, str]) -> Bu
     """
     examined = [_examined(each, store) for each in order.models]
     models = [model for model, _ in examined]
+    names = [model.card.name for model in models]
+    if len({*names}) < len(names):
+        raise BuildRefused(f"--model: a bento serves one version of a model, not {names}.")
     torch = order.torch or needs_torch([model.card for model in models], order.variant)
-    wanted = requirements(order.project, order.extras, torch=torch)
+    wanted = requirements(order.project, _EXTRAS, torch=torch)
     locked = lock(
         wanted, order.project / _CONSTRAINTS, variant=order.variant, source=order.torch_source
     )

@@ -67,13 +67,16 @@ def containerize(
     _run([*command, "--image-tag", base, *passed_on], environment)
     # Docker's format, as OCI's has no health check; docker makes no other.
     form = [] if backend == "docker" else ["--format", "docker"]
-    more = [f"--{option}" for option in options]
+    # The base is here, and in no registry, so that most options would be amiss.
+    more = [f"--{option}" for option in options if option.startswith("network=")]
     with TemporaryDirectory(prefix="kaiten-") as context:
         dockerfile = Path(context) / "Dockerfile"
         dockerfile.write_text(finishing(base, labels), encoding="utf-8")
         build = [backend, "build", *form, *more, "--tag", tag, "--file", str(dockerfile), context]
-        _run(build, environment)
-    _run([backend, "rmi", base], environment)
+        try:
+            _run(build, environment)
+        finally:
+            _run([backend, "rmi", base], environment)
     return _inspect(backend, tag, environment)
 
 

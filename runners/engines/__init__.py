@@ -119,5 +119,8 @@ def _check_onnx(device: str, *, exported: bool) -> None:
 def _check_installed(engine: str) -> None:
     package = PACKAGES[engine]
     if find_spec(package) is None:
-        reason = f"comes to {engine}, but {package} is not installed; pip install {package}"
+        reason = (
+            f"comes to {engine}, but {package} is not installed; pip install {package}, or, in an "
+            "image, build one with this setting"
+        )
         raise InvalidSettings([Detail("runners.engine", reason)], "runners")

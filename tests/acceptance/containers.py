@@ -34,7 +34,7 @@ _TOLD_LINES = 6
 _INCLUDED = "ca-certificates,python3,python3-venv"
 _HARDENED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
 # As a deployment mounts them: state, and what need not outlive the container.
-_TMP = "--tmpfs=/tmp:rw,nosuid,nodev,size=256m,mode=1777"
+_TMP = "--tmpfs=/tmp:rw,nosuid,nodev,size=64m,mode=1777"
 
 
 @dataclass

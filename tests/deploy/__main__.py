@@ -12,7 +12,7 @@ import yaml
 
 from kaiten.settings import ROOT, environment_for
 from tests.deploy.rendering import NotRendered, kustomizations, manifests, render
-from tests.deploy.tools import Tools
+from tests.deploy.tools import ToolFailed, Tools
 from tests.deploy.verdict import BROKEN, Check, judge
 
 
@@ -79,7 +79,11 @@ def _dockerfiles(scratch: Path) -> list[Path]:
     targets = [scratch / "Dockerfile", scratch / "Dockerfile.finishing"]
     environment = environment_for({"BENTOML_HOME": str(scratch / "bentoml")})
     command = [sys.executable, "-m", "tests.deploy.containerfile", *map(str, targets)]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ToolFailed(f"no Dockerfile could be made: {done.stderr[-1000:]}")
     return targets
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -153,6 +154,12 @@ def test_bento_holds_its_settings(name: str) -> None:
     included = pathspec.PathSpec.from_lines("gitignore", read("bentofile.yaml")["include"])
     assert (ROOT / name).is_file()
     assert included.match_file(name)
+
+
+def test_image_is_made_with_the_tested_uv() -> None:
+    # BentoML's own line takes the newest, where this one has not brought it.
+    (pin,) = re.findall(r"pip install --no-cache-dir (\S+)\"", (ROOT / "service.py").read_text())
+    assert pin in (ROOT / "constraints.txt").read_text().splitlines()
 
 
 def test_bento_names_the_service() -> None:
