@@ -130,6 +130,11 @@ need = @: "$${$(1):?is missing: make $@ $(1)=$(2)}"
 .PHONY: env
 env: $(ENV)  ## set up .venv, and no more
 
+.PHONY: base-image
+base-image:  ## print the newest base of an image, by its digest, for BASE_IMAGE
+	@docker buildx imagetools inspect python:3.11-slim-bookworm \
+		--format 'python:3.11-slim-bookworm@{{.Manifest.Digest}}'
+
 .PHONY: bento
 bento: $(ENV)  ## build a bento, and tell of it in JSON (VARIANT=cuda MODEL=name:version); for CPUs by default
 	@KAITEN_SERVING__MODELS="$${MODEL:-$(QUICKSTART)}" $(BIN)/kaiten build --variant "$${VARIANT:-cpu}" --json

@@ -10,7 +10,7 @@
 # test, of the scopes predict and ops; without it, one is made in a pod, for five minutes.
 #
 # Exit codes: 0, done. 1, failed, and what served before serves. 2, nothing was touched.
-# 3, failed, and it could not be taken back: somebody has to look.
+# 3, failed, and it could not be taken back, or somebody else has deployed meanwhile: look.
 set -euo pipefail
 umask 077
 
@@ -63,10 +63,25 @@ END
     kubectl kustomize "$work/overlay"
 }
 
-revision() {
-    in_cluster get deployment kaiten --ignore-not-found \
-        --output 'jsonpath={.metadata.annotations.deployment\.kubernetes\.io/revision}'
+field() { in_cluster get deployment kaiten --ignore-not-found --output "jsonpath={$1}"; }
+
+# Whether it is still what this run has deployed: somebody else may have gone back meanwhile, or further.
+is_ours() { [[ $(field '.spec.template.spec.containers[0].image') == "$image" ]]; }
+
+not_ours() {
+    if [[ -n $before && $(revision) == "$before" ]]; then
+        say "Nothing was changed: revision $before still serves."
+        exit 1
+    fi
+    say "error: another image than $image is in $namespace now: somebody else deployed, or went back." \
+        "It is left as it is, and nothing is known of it: look at once (docs/runbook.md#deploy)."
+    exit 3
 }
+
+revision() { field '.metadata.annotations.deployment\.kubernetes\.io/revision'; }
+
+# Marks that what a rollback would go back to is what has failed.
+mark() { in_cluster annotate deployment kaiten --overwrite "kaiten/taken-back=$image" || true; }
 
 await() {
     run kubectl --namespace "$namespace" rollout status deployment/kaiten \
@@ -100,8 +115,10 @@ take_back() {
         say "Nothing served here before, so it is left as it is, to be looked at."
         exit 1
     fi
+    is_ours || not_ours
     say "Going back to revision $before."
     if undo && await; then
+        mark
         say "Revision $before serves again."
         exit 1
     fi
@@ -124,13 +141,15 @@ interrupted() {
     jobs -pr | xargs --no-run-if-empty kill || true
     say "Interrupted."
     [[ -n $before ]] || exit 1
+    is_ours || not_ours
     undo || lost
+    mark
     say "Revision $before is being brought back."
     exit 1
 }
 
 apply() {
-    local image=$1
+    image=$1
     [[ $image =~ ^[a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64}$ ]] ||
         refuse "the image '$image' is not NAME@sha256:DIGEST, which alone is always the same image."
     render "$image" >"$work/manifests.yaml" ||
@@ -139,6 +158,8 @@ apply() {
     trap interrupted INT TERM HUP
     say "Deploying $image to $namespace; now there: revision ${before:-none}."
     if run kubectl apply --filename "$work/manifests.yaml" && begin && await && verify "${@:2}"; then
+        is_ours || not_ours
+        in_cluster annotate deployment kaiten kaiten/taken-back- >/dev/null || true
         say "$image serves in $namespace."
     else
         take_back
@@ -150,8 +171,11 @@ rollback() {
     in_cluster rollout history deployment/kaiten ||
         refuse "the cluster does not answer, or may not be asked: see KUBECONFIG."
     before=${1:-}
+    [[ -n $before || -z $(field '.metadata.annotations.kaiten/taken-back') ]] ||
+        refuse "the last deployment failed and was taken back, so what served before serves already;" \
+            "to go further back, name a revision of those above."
     if undo && await; then
-        say "What served before serves again in $namespace."
+        say "Serving in $namespace: $(field '.spec.template.spec.containers[0].image')"
     else
         lost
     fi

@@ -46,12 +46,7 @@ class Promotions:
         # Before the trail is held: it reads every file of the version.
         model = self._store.get(tag)
         with self._store.history(name).changing() as draft:
-            report = passing_report(draft.entries, model)
-            _check_order(draft.entries, model, request.stage)
-            if request.stage is Stage.PRODUCTION:
-                _check_release(model.card)
-                _check_asked_enough(draft.entries, report, tag)
-                self._check_evidence(tag, request)
+            report = self._checked(draft.entries, model, request)
             entry = draft.add(
                 Event(
                     action=Action.PROMOTED,
@@ -67,6 +62,21 @@ class Promotions:
             draft.save()
             model.add_promotion(entry)
             return entry
+
+    def check(self, tag: str, request: Request) -> None:
+        """Raise as promote would, and change nothing."""
+        model = self._store.get(tag)
+        self._checked(self._store.history(model.card.name).entries(), model, request)
+
+    def _checked(self, entries: Sequence[Entry], model: StoredModel, request: Request) -> Entry:
+        """Return the entry of the report that lets a version serve in a stage."""
+        report = passing_report(entries, model)
+        _check_order(entries, model, request.stage)
+        if request.stage is Stage.PRODUCTION:
+            _check_release(model.card)
+            _check_asked_enough(entries, report, model.card.tag)
+            self._check_evidence(model.card.tag, request)
+        return report
 
     def _check_evidence(self, tag: str, request: Request) -> None:
         missing = [each for each in self._rules.release_process if not request.evidence.get(each)]

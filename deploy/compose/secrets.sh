@@ -14,14 +14,18 @@ put() {
         echo "kept secrets/$1"
         cat > /dev/null
     else
-        cat > "$1"
+        cat > ".$1"
+        mv ".$1" "$1"
         echo "made secrets/$1"
     fi
     chmod 644 "$1"
 }
 
-openssl rand -hex 32 | put kaiten_auth__secret
-openssl rand -hex 16 | put grafana_password
+# Each by a variable first: sh does not stop where only the first command of a pipe fails.
+secret=$(openssl rand -hex 32)
+echo "$secret" | put kaiten_auth__secret
+secret=$(openssl rand -hex 16)
+echo "$secret" | put grafana_password
 # The address holds the password, and Redis itself only its hash.
 if [ ! -s kaiten_state__redis_url ] || [ ! -s redis_acl ]; then
     rm -f kaiten_state__redis_url redis_acl

@@ -37,6 +37,9 @@ def promote(
         Path | None, typer.Option(help="JUnit XML of the tests, as evidence that they pass.")
     ] = None,
     *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether it may, and change nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Let a version serve in a stage; only one with a passing report, and staging comes first.
@@ -46,6 +49,10 @@ def promote(
     rules, store = _open()
     evidence = gather(store.get(tag).card, Repository(repository, tests), rules.release_process)
     request = Request(to, operator(), _given(reason), evidence)
+    if check:
+        Promotions(store, rules).check(tag, request)
+        typer.echo(f"{tag} may serve in {to.value}.")
+        return
     _tell(Promotions(store, rules).promote(tag, request), tags.split(tag)[0], as_json=as_json)
 
 

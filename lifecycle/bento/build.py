@@ -18,7 +18,14 @@ from filelock import FileLock, Timeout
 from kaiten import __version__, tags
 from kaiten.errors import BuildRefused, PromotionRefused
 from kaiten.files import replace
-from lifecycle.bento.context import BENTOFILE, digest_of, digests, read_bentofile, stage
+from lifecycle.bento.context import (
+    BENTOFILE,
+    digest_of,
+    digests,
+    files_of,
+    read_bentofile,
+    stage,
+)
 from lifecycle.bento.origin import revision, statement
 from lifecycle.bento.packages import WHEELS, Lock, Variant, lock, needs_torch, requirements
 from lifecycle.bento.sbom import bill
@@ -193,8 +200,10 @@ def _labels(order: Order, examined: Sequence[tuple[StoredModel, str]]) -> dict[s
     """Return what a bento, and an image of it, say of themselves."""
     return {
         "kaiten": __version__,
-        "revision": str(revision(order.project)),
+        "revision": revision(order.project, files_of(order.project)),
         "variant": order.variant,
+        # Which bytes a tag stood for, only a digest tells.
+        **({"base_image": order.base_image} if order.base_image else {}),
         "models": " ".join(model.card.tag for model, _ in examined),
         "model_digests": " ".join(f"sha256:{model.digest}" for model, _ in examined),
         "report_digests": " ".join(f"sha256:{report}" for _, report in examined),

@@ -16,12 +16,17 @@ _SETTINGS = "kaiten.yaml"
 _README = "README.md"
 
 
-def stage(project: Path, target: Path, models: Sequence[str]) -> None:
-    """Copy what the project's bentofile.yaml includes, with all modes alike, and pin the models."""
+def files_of(project: Path) -> list[str]:
+    """Return the files that the project's bentofile.yaml includes, and what describes it."""
     included = read_bentofile(project)["include"]
     # The syntax and the library that BentoML matches them with.
     spec = pathspec.PathSpec.from_lines("gitignore", included)
-    for name in sorted([*spec.match_tree_files(project), _README]):
+    return sorted([*spec.match_tree_files(project), _README])
+
+
+def stage(project: Path, target: Path, models: Sequence[str]) -> None:
+    """Copy what goes into a bento of the project, with all modes alike, and pin the models."""
+    for name in files_of(project):
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes((project / name).read_bytes())

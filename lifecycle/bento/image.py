@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import Literal
 
@@ -19,7 +20,11 @@ Backend = Literal["docker", "podman", "buildah"]
 _TOLD_LINES = 15
 _OCI = "org.opencontainers.image"
 # Asked in the container itself, where there is no curl.
-_PROBE = "import urllib.request as r; r.urlopen('http://127.0.0.1:3000/readyz', timeout=5)"
+_PROBE = (
+    "import urllib.request as r; "
+    # Not by a proxy, which docker may put into a container's environment.
+    "r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:3000/readyz', timeout=5)"
+)
 # What is writable is to be mounted, as all else may be read-only.
 ENVIRONMENT = {
     "KAITEN_HOME": "/var/lib/kaiten",
@@ -61,7 +66,8 @@ def containerize(
     if shutil.which(backend) is None:
         raise BuildRefused(f"{backend} is not installed. Install it, or choose --backend.")
     tag = tag or bento
-    base = f"{tag}-base"
+    # Of this build alone, and in no registry, whose image might be taken in its place.
+    base = f"localhost/kaiten-build:{token_hex(8)}"
     command = [sys.executable, "-m", "bentoml", "containerize", bento, "--backend", backend]
     passed_on = [part for option in options for part in ("--opt", option)]
     _run([*command, "--image-tag", base, *passed_on], environment)
@@ -101,7 +107,7 @@ FROM {base}
 ENV {_pairs(ENVIRONMENT | _ON[labels["kaiten.variant"]])}
 USER root
 # A file that has been compiled costs a start nothing, and where all is read-only nobody can later.
-RUN python -m compileall -q --invalidation-mode unchecked-hash "$BENTO_PATH/src" \\
+RUN python -m compileall -q --invalidation-mode checked-hash "$BENTO_PATH/src" \\
     && printf '#!/bin/sh\\nPYTHONPATH=%s/src exec python -m kaiten.cli "$@"\\n' "$BENTO_PATH" \\
         > /app/.venv/bin/kaiten && chmod 755 /app/.venv/bin/kaiten \\
     && mkdir -p "$KAITEN_HOME" && chown bentoml:bentoml "$KAITEN_HOME"

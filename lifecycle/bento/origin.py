@@ -1,7 +1,7 @@
 """Where a bento comes from: the commit that it was built of, and the statement that says so."""
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,20 @@ _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://slsa.dev/provenance/v1"
 
 
-def revision(project: Path) -> str:
-    """Return the commit of a checkout, with "-changed" where files differ from it, or "unknown"."""
+def revision(project: Path, files: Iterable[str]) -> str:
+    """Return the commit of a checkout, or "unknown".
+
+    It ends in "-changed" where the checkout differs from it, or one of ``files``, by their paths in
+    the checkout, is not in it.
+    """
     commit = _git(project, "rev-parse", "--verify", "HEAD")
     if commit is None:
         return "unknown"
-    return f"{commit}-changed" if _git(project, "status", "--porcelain") else commit
+    # Whatever a user's own settings leave out.
+    status = _git(project, "status", "--porcelain", "--untracked-files=all")
+    known = _git(project, "ls-files", "-z")
+    clean = status == "" and known is not None and {*files} <= {*known.split("\0")}
+    return commit if clean else f"{commit}-changed"
 
 
 def statement(bento: str, digest: str, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -36,6 +44,7 @@ def statement(bento: str, digest: str, labels: Mapping[str, str]) -> dict[str, A
                 "externalParameters": {"variant": labels["variant"], "models": labels["models"]},
                 "resolvedDependencies": [
                     {"name": "source", "digest": {"gitCommit": labels["revision"]}},
+                    *({"uri": f"docker://{base}"} for base in [labels.get("base_image")] if base),
                     *(
                         {
                             "name": f"model:{tag}",

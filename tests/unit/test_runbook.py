@@ -88,7 +88,7 @@ def test_what_there_is_to_see_is_in_the_code(name: str) -> None:
     assert f'"{name.removesuffix("_total")}' in CODE
 
 
-SETTINGS = sorted(set(re.findall(r"`([a-z]+)\.(?!override|yaml|json|sqlite)([a-z_.]+)`", TEXT)))
+SETTINGS = sorted(set(re.findall(r"`([a-z]+)\.(?!override|yaml|json|sqlite|sh`)([a-z_.]+)`", TEXT)))
 
 
 @pytest.mark.parametrize(("section", "key"), SETTINGS)

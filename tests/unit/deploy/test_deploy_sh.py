@@ -43,6 +43,8 @@ if [[ -n $HANG && $call == *" $HANG "* ]]; then
     exec cat "$PIPE.never"
 fi
 case "$call" in
+*" get deployment "*containers*) printf %s "$SERVED" ;;
+*" get deployment "*taken-back*) printf %s "$TAKEN" ;;
 *" get deployment "*) printf %s "$REVISION" ;;
 *" exec "*) echo a-token ;;
 esac
@@ -80,6 +82,8 @@ class Cluster:
             "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}",
             "KUBECTL": KUBECTL or "",
             "REVISION": "7",
+            "SERVED": IMAGE,
+            "TAKEN": "",
             "FAIL": "",
             "HANG": "",
             "SMOKE": "0",
@@ -124,11 +128,10 @@ def test_a_deployment_is_applied_awaited_and_proved(cluster: Cluster) -> None:
     code, told = cluster.apply()
     assert code == 0, told
     assert f"{IMAGE} serves in kaiten-staging" in told
-    verbs = ("kustomize", "get deployment", "apply", "rollout status", "exec", "smoke")
-    kinds = [
-        next(verb for verb in verbs if f" {verb} " in f"{call} ") for call in cluster.calls[:-1]
-    ]
-    assert kinds == list(verbs)
+    verbs = ("kustomize", "get deployment", "apply", "rollout status", "exec", "smoke", "annotate")
+    calls = [call for call in cluster.calls if not call.startswith("token ")]
+    kinds = [next(verb for verb in verbs if f" {verb} " in f"{call} ") for call in calls]
+    assert kinds == [*verbs[:-1], "get deployment", "annotate"]
     assert f"image: {IMAGE}" in cluster.applied
     assert f"change-cause: {IMAGE}" in cluster.applied
     assert "namespace: kaiten-staging" in cluster.applied
@@ -158,9 +161,8 @@ def test_the_token_is_in_a_file_of_ours_alone_and_gone_after_it(cluster: Cluster
     (smoke,) = cluster.did("smoke http")
     assert smoke.startswith(f"kaiten smoke {URL} --token-file ")
     assert smoke.endswith(f" --model {MODEL}")
-    assert cluster.calls[-1] == "token 600 a-token"
+    assert [call for call in cluster.calls if "a-token" in call] == ["token 600 a-token"]
     assert not Path(smoke.split()[4]).exists()
-    assert "a-token" not in "".join(cluster.calls[:-1])
 
 
 def test_a_token_of_another_issuer_can_be_brought(cluster: Cluster, tmp_path: Path) -> None:
@@ -187,7 +189,39 @@ def test_what_fails_is_taken_back(cluster: Cluster, broken: dict[str, str]) -> N
     assert undone.endswith(
         "--namespace kaiten-staging rollout undo deployment/kaiten --to-revision=7"
     )
-    assert " rollout status " in cluster.calls[-1]
+    assert " rollout status " in cluster.calls[-2]
+    assert cluster.calls[-1].endswith(f"kaiten/taken-back={IMAGE}")
+
+
+OTHER = {"SERVED": "registry.example/team/kaiten@sha256:0", "REVISION": "7"}
+
+
+def test_what_somebody_else_has_deployed_is_left_alone(cluster: Cluster) -> None:
+    # Their revision is another by the time that it is asked for again.
+    script = cluster.root / "bin" / "kubectl"
+    later = 'printf %s "$(( REVISION + $(grep -c " get deployment " "$CALLS") - 1 ))"'
+    script.write_text(script.read_text("utf-8").replace('printf %s "$REVISION"', later), "utf-8")
+    for smoke in ("0", "1"):
+        (cluster.root / "calls").unlink(missing_ok=True)
+        code, told = cluster.apply(SMOKE=smoke, **OTHER)
+        assert code == 3
+        assert "somebody else deployed" in told
+        assert not cluster.did("rollout undo")
+
+
+def test_what_was_never_applied_needs_no_way_back(cluster: Cluster) -> None:
+    code, told = cluster.apply(FAIL="1 apply", **OTHER)
+    assert code == 1
+    assert "revision 7 still serves" in told
+    assert not cluster.did("rollout undo")
+
+
+def test_rollback_after_one_that_was_taken_back_asks_how_far(cluster: Cluster) -> None:
+    code, told = cluster.run("rollback", "staging", TAKEN=IMAGE)
+    assert code == 2
+    assert "was taken back" in told
+    assert not cluster.did("rollout undo")
+    assert cluster.run("rollback", "staging", "5", TAKEN=IMAGE)[0] == 0
 
 
 @pytest.mark.parametrize("broken", ["1 rollout undo", "2 rollout status"])
@@ -299,7 +333,7 @@ def test_an_overlay_that_is_not_there_is_refused(cluster: Cluster, overlay: str)
 def test_rollback_by_hand(cluster: Cluster, asked: tuple[str, ...], to: str) -> None:
     code, told = cluster.run("rollback", "staging", *asked)
     assert code == 0
-    assert "serves again in kaiten-staging" in told
+    assert f"Serving in kaiten-staging: {IMAGE}" in told
     (undone,) = cluster.did("rollout undo")
     assert undone.endswith(f"rollout undo deployment/kaiten{to}")
 

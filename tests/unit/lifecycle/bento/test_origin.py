@@ -40,16 +40,37 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def test_revision_is_the_commit_and_whether_files_differ_from_it(tmp_path: Path) -> None:
-    assert revision(tmp_path) == "unknown"
+    assert revision(tmp_path, []) == "unknown"
     git(tmp_path, "init", "--quiet")
-    assert revision(tmp_path) == "unknown"
+    assert revision(tmp_path, []) == "unknown"
     (tmp_path / "file").write_text("one")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message", "one")
     commit = git(tmp_path, "rev-parse", "HEAD")
-    assert revision(tmp_path) == commit
+    assert revision(tmp_path, ["file"]) == commit
     (tmp_path / "file").write_text("two")
-    assert revision(tmp_path) == f"{commit}-changed"
+    assert revision(tmp_path, ["file"]) == f"{commit}-changed"
+
+
+def test_file_that_git_does_not_know_is_a_change(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "one")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    (tmp_path / "local.py").write_text("one")
+    git(tmp_path, "config", "status.showUntrackedFiles", "no")
+    assert revision(tmp_path, []) == f"{commit}-changed"
+    (tmp_path / ".git" / "info" / "exclude").write_text("local.py\n")
+    assert revision(tmp_path, []) == commit
+    # What is ignored changes nothing, unless it goes in.
+    assert revision(tmp_path, ["local.py"]) == f"{commit}-changed"
+
+
+def test_checkout_that_git_can_not_compare_counts_as_changed(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "one")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    (tmp_path / ".git" / "index").write_bytes(b"DIRC")
+    assert revision(tmp_path, []) == f"{commit}-changed"
 
 
 def test_statement_names_the_bento_its_commit_and_its_models() -> None:
