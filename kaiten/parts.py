@@ -82,7 +82,8 @@ class Parts:
             metrics_directory(), process.service, process.bento_version(), self.answer_times
         )
         found.show_drift(self.drift)
-        found.show_versions(__version__, {each.card.tag: each.digest for each in self.models})
+        # Later: the app is there before its models.
+        found.show_versions(__version__, lambda: self.digests)
         return found
 
     @cached_property
@@ -130,6 +131,11 @@ class Parts:
     @cached_property
     def models(self) -> list[StoredModel]:
         return [find_model(name, self.settings) for name in self.settings.serving.models]
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each served version's card."""
+        return {model.card.tag: model.digest for model in self.models}
 
     @cached_property
     def quality(self) -> "QualityDesk":

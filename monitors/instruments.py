@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -223,7 +223,7 @@ class Instruments:
         """Have the exposition tell what a source knows: the same, whichever worker is asked."""
         self._drift = source
 
-    def show_versions(self, kaiten: str, digests: Mapping[str, str]) -> None:
+    def show_versions(self, kaiten: str, digests: Callable[[], Mapping[str, str]]) -> None:
         """Have the exposition tell what serves: Kaiten's version, and each model's card by tag."""
         self._served = _ServedVersions(kaiten, self._service["service_version"], digests)
 
@@ -418,7 +418,7 @@ class _WithBentoNames(Collector):
 class _ServedVersions(Collector):
     """What serves, as series whose labels tell it and whose value is 1."""
 
-    def __init__(self, kaiten: str, bento: str, digests: Mapping[str, str]) -> None:
+    def __init__(self, kaiten: str, bento: str, digests: Callable[[], Mapping[str, str]]) -> None:
         self._kaiten, self._bento, self._digests = kaiten, bento, digests
 
     def collect(self) -> Iterable[Metric]:
@@ -434,7 +434,7 @@ class _ServedVersions(Collector):
             "model_info", "The versions that are served, by the SHA-256 of the card.",
             labels=(*_MODEL, "digest"),
         )  # fmt: skip
-        for tag, digest in self._digests.items():
+        for tag, digest in self._digests().items():
             models.add_metric((*tags.split(tag), digest), 1)
         yield models
 

@@ -57,7 +57,7 @@ class Exposition:
         instruments.labels_taken("joined", 1)
         instruments.request_limited("requests")
         instruments.show_drift(_Drifts())
-        instruments.show_versions("0.1.0", {MODEL: "d" * 64})
+        instruments.show_versions("0.1.0", lambda: {MODEL: "d" * 64})
 
     def answer(self, status: int, count: int) -> None:
         """Count so many requests, of 10 ms each."""

@@ -357,3 +357,14 @@ def test_labels_and_their_database_are_told() -> None:
     assert found.value("model_database_away") == 1
     instruments.database_away(away=False)
     assert samples(instruments).value("model_database_away") == 0
+
+
+def test_what_serves_is_told_by_labels() -> None:
+    instruments = Instruments(bento_version="1.0.0-cpu-0f2a")
+    served = {"ours:1.0.0": "a" * 64, "theirs:2.0.0": "b" * 64}
+    instruments.show_versions("0.1.0", lambda: served)
+    found = samples(instruments)
+    assert found.value("kaiten_build_info", kaiten="0.1.0", bento="1.0.0-cpu-0f2a") == 1
+    for tag, digest in served.items():
+        name, _, version = tag.partition(":")
+        assert found.value("model_info", model=name, version=version, digest=digest) == 1
