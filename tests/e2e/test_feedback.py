@@ -1,6 +1,5 @@
 """Labels for what was answered, over two workers: by SQLite, and by a PostgreSQL that restarts."""
 
-import math
 import re
 import time
 import uuid
@@ -27,7 +26,6 @@ TEXTS = ["I forgot my password", "Where is my parcel?"]
 ANSWERS = ["login_problem", "order_status"]
 FEEDBACK = "/api/v2/feedback"
 ENOUGH = 2000
-IN_HAND_S = 3
 
 
 @dataclass
@@ -85,18 +83,15 @@ class Callers:
             happens()
             asking.result()
 
-    def kill_while_they_ask(self, victim: psutil.Process) -> float:
-        """Kill a worker once some labels of this load were accepted; return when."""
-        before, killed = len(self.accepted), math.inf
+    def kill_while_they_ask(self, victim: psutil.Process) -> None:
+        """Kill a worker once some labels of this load were accepted."""
+        before = len(self.accepted)
 
         def kill() -> None:
-            nonlocal killed
             self.until(lambda: self.quality()["labelled"] > 0 and len(self.accepted) > before)
-            killed = time.monotonic()
             victim.kill()
 
         self.many_while(kill, 120)
-        return killed
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"{self.server.url}{path}", headers=self.headers, timeout=60)
@@ -158,17 +153,18 @@ def test_labels_tell_how_good_answers_are_and_outlast_a_killed_worker(with_sqlit
     )
     assert unknown == 422
     victim, _ = Watch(callers.server.process.popen.pid).workers()
-    killed = callers.kill_while_they_ask(victim)
-    assert set(callers.refused) <= {0}
+    before = {*callers.answered}
+    callers.kill_while_they_ask(victim)
+    # Lost with the killed worker, or told to come again by one that had too much to do.
+    assert set(callers.refused) <= {0, 503}
     until_all_ready(callers.server.url)
     callers.many(10, ANSWERS)
     # An answer may have been lost on its way, and no label that was accepted.
     assert callers.kept().items() >= callers.accepted.items()
     last = max(callers.answered, key=callers.answered.__getitem__)
     callers.until(lambda: last in callers.written())
-    # What the killed worker had in hand, of a second and the write that was under way, and no more.
-    lost = callers.answered.keys() - callers.written()
-    assert all(abs(callers.answered[each] - killed) < IN_HAND_S for each in lost)
+    # The killed worker took with it what it had in hand, and nothing that was known before.
+    assert before <= callers.written()
     files = [*Path(str(callers.url.database)).parent.glob("quality.sqlite*")]
     held = "".join(file.read_text("latin-1") for file in files)
     assert last in held
