@@ -289,7 +289,8 @@ def _start_small(report: Report, machine: Machine, image: str, keys: Path) -> No
 def _try_torch(report: Report, machine: Machine, keys: Path) -> None:
     """Make and run the image of a service whose setting asks for torch, for its size."""
     asked = Machine({**machine.env, "KAITEN_RUNNERS__ENGINE": "torch"}, machine.log)
-    bento = _kaiten(asked, "build", "--model", f"{MODEL}:1.0.0")
+    # The version that is in staging by now.
+    bento = _kaiten(asked, "build", "--model", f"{MODEL}:1.1.0")
     image = _containerize(report, machine, bento, "torch")
     engine = "--env=KAITEN_RUNNERS__ENGINE=torch"
     with containers.running(machine, image, "kaiten-torch", keys, engine) as one:
