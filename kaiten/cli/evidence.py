@@ -1,7 +1,6 @@
 """What a release brings along as evidence, as its repository shows it."""
 
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from defusedxml.ElementTree import ParseError, parse
 
 from kaiten.sections import Evidence
 from lifecycle.card import ModelCard, sha256
+from lifecycle.git import git
 
 _CHANGELOG = "CHANGELOG.md"
 
@@ -34,14 +34,16 @@ def gather(card: ModelCard, repository: Repository, wanted: Sequence[Evidence]) 
 def _commit(card: ModelCard, repository: Repository) -> str | None:
     """Return the card's commit, if the repository has it."""
     commit = card.provenance.git_commit
-    return _git(repository, "rev-parse", "--verify", f"{commit}^{{commit}}") if commit else None
+    return (
+        git(repository.folder, "rev-parse", "--verify", f"{commit}^{{commit}}") if commit else None
+    )
 
 
 def _tag(card: ModelCard, repository: Repository) -> str | None:
     """Return the git tag of the version, if it is on the card's commit."""
     commit = _commit(card, repository)
     for name in (f"{card.name}/{card.version}", f"{card.name}-{card.version}", f"v{card.version}"):
-        tagged = _git(repository, "rev-parse", "--verify", f"refs/tags/{name}^{{commit}}")
+        tagged = git(repository.folder, "rev-parse", "--verify", f"refs/tags/{name}^{{commit}}")
         if commit is not None and tagged == commit:
             return name
     return None
@@ -72,12 +74,3 @@ def _tests(card: ModelCard, repository: Repository) -> str | None:  # noqa: ARG0
     bad = any(parts & {"failure", "error"} for parts in found)
     count = sum("skipped" not in parts for parts in found)
     return f"{count} tests, {sha256(repository.tests)}" if count and not bad else None
-
-
-def _git(repository: Repository, *arguments: str) -> str | None:
-    command = ["git", "-C", str(repository.folder), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

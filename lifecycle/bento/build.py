@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 from kaiten import __version__, tags
 from kaiten.errors import BuildRefused, PromotionRefused
 from kaiten.files import replace
+from lifecycle.bento.commands import run
 from lifecycle.bento.context import (
     BENTOFILE,
     digest_of,
@@ -26,7 +26,7 @@ from lifecycle.bento.context import (
     read_bentofile,
     stage,
 )
-from lifecycle.bento.origin import revision, statement
+from lifecycle.bento.origin import models_in, revision, statement
 from lifecycle.bento.packages import WHEELS, Lock, Variant, lock, needs_torch, requirements
 from lifecycle.bento.sbom import bill
 from lifecycle.promotion import passing_report
@@ -40,7 +40,6 @@ _CONSTRAINTS, _REQUIREMENTS, _BENTO_YAML = "constraints.txt", "requirements.txt"
 _EXTRAS = ("postgres", "s3")
 _SHOWN = 12
 _PATIENCE_S = 600
-_TOLD_LINES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +88,12 @@ def build(order: Order, store: ModelStore, environment: Mapping[str, str]) -> Bu
     locked = lock(
         wanted, order.project / _CONSTRAINTS, variant=order.variant, source=order.torch_source
     )
-    labels = _labels(order, examined)
+    # Once: it walks the whole checkout.
+    files = files_of(order.project)
+    labels = _labels(order, examined, files)
     with TemporaryDirectory(prefix="kaiten-") as folder:
         context = Path(folder)
-        stage(order.project, context, [model.card.tag for model in models])
+        stage(order.project, files, context, [model.card.tag for model in models])
         (context / _REQUIREMENTS).write_text(locked.text, encoding="utf-8")
         bentofile = yaml.safe_dump(_bentofile(order, models, labels), sort_keys=False)
         (context / BENTOFILE).write_text(bentofile, encoding="utf-8")
@@ -139,10 +140,7 @@ def check_models(labels: Mapping[str, str], store: ModelStore) -> None:
 
     An image takes them from there, by name and version only.
     """
-    built = zip(
-        *(labels[key].split() for key in ("models", "model_digests", "report_digests")), strict=True
-    )
-    for tag, digest, report in built:
+    for tag, digest, report in models_in(labels):
         model = store.get(tag)
         if f"sha256:{model.digest}" != digest or not model.has_report(report[len("sha256:") :]):
             raise BuildRefused(
@@ -196,11 +194,13 @@ def _report(model: StoredModel, store: ModelStore) -> str:
     raise PromotionRefused(model.card.tag, "it has no passing report", "Validate it.")
 
 
-def _labels(order: Order, examined: Sequence[tuple[StoredModel, str]]) -> dict[str, str]:
+def _labels(
+    order: Order, examined: Sequence[tuple[StoredModel, str]], files: Sequence[str]
+) -> dict[str, str]:
     """Return what a bento, and an image of it, say of themselves."""
     return {
         "kaiten": __version__,
-        "revision": revision(order.project, files_of(order.project)),
+        "revision": revision(order.project, files),
         "variant": order.variant,
         # Which bytes a tag stood for, only a digest tells.
         **({"base_image": order.base_image} if order.base_image else {}),
@@ -251,13 +251,10 @@ def _run_bentoml(context: Path, bento: str, target: Path, environment: Mapping[s
     # A build that was killed before the last file was written.
     shutil.rmtree(target, ignore_errors=True)
     command = [sys.executable, "-m", "bentoml", "build", "--version", tags.split(bento)[1]]
-    done = subprocess.run(  # noqa: S603  ours
-        [*command, str(context)],
-        cwd=context, env=dict(environment), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode or not target.is_dir():
-        told = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_TOLD_LINES:])
-        raise BuildRefused(f"BentoML could not build {bento}:\n{told}")
+    refusal = f"BentoML could not build {bento}"
+    run([*command, str(context)], refusal, environment, context)
+    if not target.is_dir():
+        raise BuildRefused(f"{refusal}: it said that it has, and there is none.")
 
 
 def _complete(

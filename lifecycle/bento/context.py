@@ -24,9 +24,9 @@ def files_of(project: Path) -> list[str]:
     return sorted([*spec.match_tree_files(project), _README])
 
 
-def stage(project: Path, target: Path, models: Sequence[str]) -> None:
-    """Copy what goes into a bento of the project, with all modes alike, and pin the models."""
-    for name in files_of(project):
+def stage(project: Path, files: Sequence[str], target: Path, models: Sequence[str]) -> None:
+    """Copy these files of the project, with all modes alike, and pin the models."""
+    for name in files:
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes((project / name).read_bytes())

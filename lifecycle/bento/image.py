@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from typing import Literal
 from kaiten import tags
 from kaiten.errors import BuildRefused
 from lifecycle.bento.build import SERVICE, check, check_models, labels_of
+from lifecycle.bento.commands import run
 from lifecycle.store import ModelStore
 
 Backend = Literal["docker", "podman", "buildah"]
-_TOLD_LINES = 15
 _OCI = "org.opencontainers.image"
 # Asked in the container itself, where there is no curl.
 _PROBE = (
@@ -61,8 +60,8 @@ def containerize(
     ``options`` (key=value) go to the backend's build; ``environment`` is that of the backend.
     BuildRefused where the bento or its models are not as they were built, or the backend fails.
     """
-    labels = _labels(bento, check(bento, store), labels_of(bento, store))
-    check_models(labels_of(bento, store), store)
+    digest, told = check(bento, store), labels_of(bento, store)
+    check_models(told, store)
     if shutil.which(backend) is None:
         raise BuildRefused(f"{backend} is not installed. Install it, or choose --backend.")
     tag = tag or bento
@@ -77,7 +76,7 @@ def containerize(
     more = [f"--{option}" for option in options if option.startswith("network=")]
     with TemporaryDirectory(prefix="kaiten-") as context:
         dockerfile = Path(context) / "Dockerfile"
-        dockerfile.write_text(finishing(base, labels), encoding="utf-8")
+        dockerfile.write_text(finishing(base, _labels(bento, digest, told)), encoding="utf-8")
         build = [backend, "build", *form, *more, "--tag", tag, "--file", str(dockerfile), context]
         try:
             _run(build, environment)
@@ -131,10 +130,4 @@ def _inspect(backend: Backend, tag: str, environment: Mapping[str, str]) -> Imag
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    done = subprocess.run(  # noqa: S603  ours
-        command, env=dict(environment), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        told = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_TOLD_LINES:])
-        raise BuildRefused(f"{' '.join(command[:3])} failed:\n{told}")
-    return done.stdout
+    return run(command, f"{' '.join(command[:3])} failed", environment)

@@ -1,9 +1,10 @@
 """Where a bento comes from: the commit that it was built of, and the statement that says so."""
 
-import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from lifecycle.git import git
 
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://slsa.dev/provenance/v1"
@@ -30,10 +31,6 @@ def statement(bento: str, digest: str, labels: Mapping[str, str]) -> dict[str, A
 
     It holds no time and no host, so that two builds of one commit agree.
     """
-    models = zip(
-        labels["models"].split(), labels["model_digests"].split(), labels["report_digests"].split(),
-        strict=True,
-    )  # fmt: skip
     return {
         "_type": _STATEMENT,
         "subject": [{"name": bento, "digest": _digest(digest)}],
@@ -51,7 +48,7 @@ def statement(bento: str, digest: str, labels: Mapping[str, str]) -> dict[str, A
                             "digest": _digest(card),
                             "annotations": {"report": report},
                         }
-                        for tag, card, report in models
+                        for tag, card, report in models_in(labels)
                     ),
                 ],
             },
@@ -60,14 +57,16 @@ def statement(bento: str, digest: str, labels: Mapping[str, str]) -> dict[str, A
     }
 
 
+def models_in(labels: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the tag of each model that labels name, and the digests of its card and its report."""
+    keys = ("models", "model_digests", "report_digests")
+    yield from zip(*(labels[key].split() for key in keys), strict=True)
+
+
 def _digest(text: str) -> dict[str, str]:
     return {"sha256": text.removeprefix("sha256:")}
 
 
 def _git(project: Path, *arguments: str) -> str | None:
-    command = ["git", "-c", "safe.directory=*", "-C", str(project), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  ours
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    # Whoever owns the checkout: in a container it is somebody else.
+    return git(project, "-c", "safe.directory=*", *arguments)

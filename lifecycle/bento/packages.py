@@ -1,7 +1,6 @@
 """Which packages a bento installs: those that its models need, each pinned and with its hashes."""
 
 import json
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from urllib.request import url2pathname
 from packaging.requirements import Requirement
 
 from kaiten.errors import BuildRefused
+from lifecycle.bento.commands import run
 from lifecycle.card import ModelCard
 
 Variant = Literal["cpu", "cuda"]
@@ -25,7 +25,7 @@ WHEELS = "wheels"
 _TORCH = "torch"
 # What has been exported to ONNX is served on a CPU without these.
 _FOR_TORCH = {_TORCH, "transformers", "onnx"}
-_TOLD_LINES = 5
+_REFUSAL = "There is no set of versions to install of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def find_torch(pin: str, variant: Variant, source: str | None) -> tuple[str, str
             folder,
         ]
         command = [sys.executable, "-m", "pip", "install", "--quiet", *options, *platform]
-        _run([*command, *torch_options(source), "--report", str(report), pin], "torch")
+        run([*command, *torch_options(source), "--report", str(report), pin], f"{_REFUSAL} torch")
         found = json.loads(report.read_bytes())["install"][0]
     needs = found["metadata"].get("requires_dist", [])
     if variant == "cpu" and any(each.startswith(("nvidia-", "cuda-")) for each in needs):
@@ -121,7 +121,7 @@ def _compile(wanted: Sequence[str], constraints: str) -> str:
         files = ["--constraints", str(pins), "--output-file", str(out)]
         options = ["--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
         target = ["--python-version", PYTHON, "--python-platform", f"{_MACHINE}-{_GLIBC}"]
-        _run([*command, *files, *options, *target], "the packages")
+        run([*command, *files, *options, *target], f"{_REFUSAL} the packages")
         return out.read_text(encoding="utf-8")
 
 
@@ -133,10 +133,3 @@ def _blocks(text: str, *, without: str) -> Iterable[str]:
             keep = not line.startswith((f"{without}==", f"{without} @"))
         if keep:
             yield line
-
-
-def _run(command: Sequence[str], what: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  ours
-    if done.returncode:
-        told = "\n".join(done.stderr.strip().splitlines()[-_TOLD_LINES:])
-        raise BuildRefused(f"There is no set of versions to install of {what}:\n{told}")

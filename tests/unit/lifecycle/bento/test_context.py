@@ -7,7 +7,7 @@ import yaml
 
 from kaiten.errors import BuildRefused
 from kaiten.settings import ROOT
-from lifecycle.bento.context import digest_of, digests, pinned, stage
+from lifecycle.bento.context import digest_of, digests, files_of, pinned, stage
 
 MODELS = ["ours:1.0.0", "theirs:2.0.0"]
 
@@ -54,7 +54,7 @@ def project(tmp_path: Path) -> Path:
 
 def test_only_what_is_listed_is_staged(project: Path, tmp_path: Path) -> None:
     (project / "service.py").chmod(0o777)
-    stage(project, tmp_path / "staged", MODELS)
+    stage(project, files_of(project), tmp_path / "staged", MODELS)
     files = digests(tmp_path / "staged")
     assert files.keys() == {"service.py", "kaiten.yaml", "README.md", "kaiten/a.py"}
     assert (tmp_path / "staged" / "service.py").stat().st_mode & 0o777 == 0o644
@@ -72,4 +72,4 @@ def test_digest_tells_names_and_contents_and_no_more(project: Path) -> None:
 
 def test_folder_without_a_bentofile_is_no_checkout(tmp_path: Path) -> None:
     with pytest.raises(BuildRefused, match="built from a checkout"):
-        stage(tmp_path, tmp_path / "staged", MODELS)
+        files_of(tmp_path)
