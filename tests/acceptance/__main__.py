@@ -4,12 +4,15 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from tests.acceptance import (
     bench_gpu,
     contract,
     drift,
+    field,
     fuzz,
     gate,
     image,
@@ -23,7 +26,8 @@ from tests.acceptance import (
 from tests.acceptance.report import Report, console
 from tests.e2e.house import ROOT, quickstart_store
 
-_SUITES = {
+Suite = Callable[[Report, Path, Path], Awaitable[None]]
+_SUITES: dict[str, Suite] = {
     "overload": overload.run,
     "kill_worker": kill_worker.run,
     "poison": poison.run,
@@ -36,6 +40,7 @@ _SUITES = {
     "drift": drift.run,
     "monitors": monitors.run,
     "bench_gpu": bench_gpu.run,
+    "field": field.run,
 }
 
 
@@ -46,18 +51,26 @@ def main() -> int:
     parser.add_argument(
         "--scale", type=float, default=1.0, help="the share of a suite's full size, for a try"
     )
+    parser.add_argument("--only", choices=[*field.modules()], help="one module of the field suite")
     asked = parser.parse_args()
     store = quickstart_store()
-    reports = [_run(name, asked.scale, store) for name in _SUITES if asked.suite in (name, "all")]
+    suites = dict(_SUITES)
+    if asked.only:
+        suites["field"] = partial(field.run, only=asked.only)
+    reports = [
+        _run(name, suite, asked.scale, store)
+        for name, suite in suites.items()
+        if asked.suite in (name, "all")
+    ]
     return 0 if all(report.passed for report in reports) else 1
 
 
-def _run(name: str, scale: float, store: Path) -> Report:
+def _run(name: str, suite: Suite, scale: float, store: Path) -> Report:
     console.print(f"{name}:")
     report = Report(name, scale)
     with tempfile.TemporaryDirectory(prefix="kaiten-") as folder:
         try:
-            asyncio.run(_SUITES[name](report, store, Path(folder)))
+            asyncio.run(suite(report, store, Path(folder)))
         except Exception as error:
             report.check("it ran to its end", f"{type(error).__name__}: {error}", passed=False)
             raise
