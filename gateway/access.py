@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gateway.schemas import Body, PredictV2Request
-from gateway.versions import FEEDBACK
+from gateway.versions import BENTOML, FEEDBACK
 from kaiten.sections import Exposure, Gateway, Quality
 
 _READ = ("GET", "HEAD")
@@ -13,19 +12,17 @@ _READ = ("GET", "HEAD")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may call a route, and how its body is treated.
+    """Who may call a route.
 
     ``scope`` None means open to all, and each row has to say so. Model routes are counted, timed,
-    and take a JSON body. ``checked_as`` is for a body that BentoML parses itself: in its own
-    lenient way, so it is checked before BentoML sees it. ``exposure`` is for a row that is open
-    only if the setting of that name in the gateway's section says so, ``of_quality`` for one that
-    is there only if predictions are kept.
+    and take a JSON body. ``exposure`` is for a row that is open only if the setting of that name in
+    the gateway's section says so, ``of_quality`` for one that is there only if predictions are
+    kept.
     """
 
     methods: tuple[str, ...]
     scope: str | None
     model_route: bool = False
-    checked_as: type[Body] | None = None
     exposure: Literal["docs", "metrics"] | None = None
     of_quality: bool = False
 
@@ -49,7 +46,7 @@ ROUTES = {
     "/api/predict": _PREDICT,
     "/api/v1/predict": _PREDICT,
     "/api/v2/predict": _PREDICT,
-    "/predict": Access(("POST",), scope="predict", model_route=True, checked_as=PredictV2Request),
+    BENTOML: _PREDICT,
     FEEDBACK: _FEEDBACK,
     "/livez": OPEN,
     "/readyz": OPEN,

@@ -66,6 +66,9 @@ REMEDIES: Mapping[str, Remedy] = {
         Retry.AFTER,
         ("Retry-After",),
     ),
+    "body_memory_full": Remedy(
+        "Wait; send fewer large bodies at once.", Retry.AFTER, ("Retry-After",)
+    ),
     "rate_limited": Remedy(
         "Wait: a limit of yours is reached; `RateLimit` says which.",
         Retry.AFTER,

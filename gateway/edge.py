@@ -7,6 +7,7 @@ from functools import partial
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.access import AccessTable
+from gateway.body_memory import BodyMemory
 from gateway.draining import Drain
 from gateway.limiting.limiter import Limiter
 from gateway.middleware.api_version import ApiVersionMiddleware
@@ -23,7 +24,7 @@ from gateway.middleware.limits import LimitsMiddleware
 from gateway.middleware.request_context import RequestContextMiddleware
 from gateway.middleware.security_headers import SecurityHeadersMiddleware
 from gateway.middleware.traffic import TrafficMiddleware
-from gateway.ports import RecordSink, Traffic
+from gateway.ports import BodiesWatch, RecordSink, Traffic
 from kaiten.settings import Settings
 
 Layer = Callable[[ASGIApp], ASGIApp]
@@ -37,6 +38,7 @@ class EdgeParts:
     callers: Callers
     handlers: Mapping[str, ASGIApp]
     traffic: Traffic
+    bodies: BodiesWatch
     sink: RecordSink
     # None where every limit is off.
     limiter: Limiter | None = None
@@ -47,10 +49,11 @@ def layers(parts: EdgeParts) -> list[Layer]:
     """Return the middleware, each as it takes an app; the first is the innermost."""
     settings = parts.settings
     table = AccessTable(settings.gateway, settings.quality)
+    memory = BodyMemory(settings.gateway.max_body_memory_bytes, parts.bodies)
     found: list[Layer] = [
         partial(DirectMiddleware, handlers=parts.handlers),
         # After authentication: an unknown caller makes us read no body.
-        partial(BodyMiddleware, limits=settings.gateway),
+        partial(BodyMiddleware, limits=settings.gateway, memory=memory),
     ]
     # Between the two: it counts by subject, and one over its limits makes us read no body.
     if parts.limiter is not None:

@@ -28,6 +28,7 @@ STATUS_AND_CODE: Mapping[type[errors.KaitenError], tuple[int, str]] = {
     errors.UnsupportedContentEncoding: (415, "unsupported_content_encoding"),
     errors.InvalidInput: (422, "invalid_input"),
     errors.QueueFull: (429, "queue_full"),
+    errors.BodyMemoryFull: (429, "body_memory_full"),
     errors.RateLimited: (429, "rate_limited"),
     errors.TooManyConcurrent: (429, "too_many_concurrent"),
     errors.HeadersTooLarge: (431, "headers_too_large"),
@@ -105,6 +106,7 @@ def _headers(error: Exception) -> dict[str, str]:
 
 _WITH_RETRY_AFTER = (
     errors.QueueFull,
+    errors.BodyMemoryFull,
     errors.DeadlineExceeded,
     errors.RateLimited,
     errors.TooManyConcurrent,

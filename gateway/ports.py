@@ -59,6 +59,16 @@ class Traffic(Protocol):
         """Count it. ``model`` is ``name:version``, or empty where none was reached."""
 
 
+class BodiesWatch(Protocol):
+    """Told of the memory that bodies take."""
+
+    def body_bytes_changed(self, size_bytes: int) -> None:
+        """Note how many bytes the bodies of all requests under way take now."""
+
+    def body_refused(self) -> None:
+        """Count a request that was refused for want of memory for its body."""
+
+
 class MetricsSource(Protocol):
     """Gives the metrics of all workers."""
 

@@ -9,7 +9,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.answers import json_answer
-from gateway.parsing import parse
+from gateway.parsing import read
 from gateway.ports import QualityDesk
 from gateway.schemas import (
     EstimatedAccuracy,
@@ -44,7 +44,7 @@ class QualityRoutes:
 
     async def feedback(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Keep labels; the body comes whole, from the middleware that has read it."""
-        body = parse((await receive())["body"], FeedbackRequest)
+        body = await read((await receive())["body"], FeedbackRequest, self._limits)
         if len(body.feedback) > self._limits.max_inputs:
             reason = f"has over {self._limits.max_inputs} items"
             raise InvalidInput([Detail("feedback", reason)])

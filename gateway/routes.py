@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TypeVar, cast
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -12,19 +11,17 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.answers import json_answer
+from gateway.answers import JsonResponse, json_answer
 from gateway.docs_page import DOCS_PAGE
 from gateway.errors import error_response
 from gateway.openapi import Json, document
-from gateway.parsing import parse
+from gateway.parsing import read
 from gateway.ports import MetricsSource
 from gateway.predictions import Predictor
 from gateway.schemas import HealthResponse, PredictV1Request, PredictV2Request
-from gateway.versions import DOCUMENTS, NEWEST, PREDICT, VERSION_OF
+from gateway.versions import BENTOML, DOCUMENTS, NEWEST, PREDICT, VERSION_OF
 from kaiten.errors import KaitenError, NotReady
 from kaiten.sections import ApiVersions, Gateway
-
-AnswerT = TypeVar("AnswerT")
 
 
 class Routes:
@@ -48,7 +45,12 @@ class Routes:
 
     def direct(self) -> dict[str, ASGIApp]:
         """Return the handlers that the edge calls itself, by path."""
-        return {PREDICT["1"]: self.predict_v1, PREDICT["2"]: self.predict_v2}
+        return {
+            PREDICT["1"]: self.predict_v1,
+            PREDICT["2"]: self.predict_v2,
+            # BentoML's own handler would parse the body once more, on the event loop.
+            BENTOML: self.predict_v2,
+        }
 
     def app(self, more: Iterable[Route] = ()) -> Starlette:
         """Return the app to mount at the root, for all other routes of ours, and for more."""
@@ -65,15 +67,15 @@ class Routes:
 
     async def predict_v1(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer for one text; the body comes whole, from the middleware that has read it."""
-        body = parse((await receive())["body"], PredictV1Request)
+        body = await read((await receive())["body"], PredictV1Request, self._limits)
         answer = await self._predictor().one(body.text)
         await json_answer(answer)(scope, receive, send)
 
     async def predict_v2(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer for several texts."""
-        body = parse((await receive())["body"], PredictV2Request)
+        body = await read((await receive())["body"], PredictV2Request, self._limits)
         answer = await self._predictor().many(body.inputs, body.top_k, body.model)
-        await json_answer(answer)(scope, receive, send)
+        await JsonResponse(answer)(scope, receive, send)
 
     async def health(self, _: Request) -> Response:
         """Tell whether the service can answer."""
@@ -111,12 +113,12 @@ class Routes:
         return HTMLResponse(DOCS_PAGE)
 
 
-async def for_bentoml(answer: Awaitable[AnswerT]) -> AnswerT:
+async def for_bentoml(answer: Awaitable[bytes]) -> Response:
     """Return the answer, or the envelope of an error of ours.
 
     BentoML words an exception in its own way, but hands a Response on as it is.
     """
     try:
-        return await answer
+        return JsonResponse(await answer)
     except KaitenError as error:
-        return cast("AnswerT", error_response(error))
+        return error_response(error)

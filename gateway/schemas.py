@@ -1,7 +1,7 @@
 """The wire contract: what each route takes and gives."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -48,10 +48,24 @@ def _whole(value: object) -> object:
 Whole = Annotated[int, BeforeValidator(_whole)]
 
 
+# Room for repeated and unknown keys, which validation then names.
+_SPARE_PUNCTUATION = 64
+
+
 class Body(BaseModel):
-    """A request body: exact types, no unknown fields."""
+    """A request body: exact types, no unknown fields.
+
+    ``punctuation_per_item`` is how many of the characters ``, : [ {`` outside strings each item of
+    the body takes.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
+    punctuation_per_item: ClassVar[int] = 0
+
+    @classmethod
+    def max_punctuation(cls, max_inputs: int) -> int:
+        """Return the most such characters that a valid body of up to ``max_inputs`` items has."""
+        return cls.punctuation_per_item * max_inputs + _SPARE_PUNCTUATION
 
 
 class PredictV1Request(Body):
@@ -63,6 +77,7 @@ class PredictV1Request(Body):
 class PredictV2Request(Body):
     """Several texts, and how much to tell of each."""
 
+    punctuation_per_item: ClassVar[int] = 1
     # The first bad item is enough: a body of a million would take seconds to list.
     inputs: Annotated[list[Text], FailFast()] = Field(
         min_length=1,
@@ -138,6 +153,8 @@ class FeedbackItem(Body):
 class FeedbackRequest(Body):
     """Labels for texts that were answered; a later one takes an earlier one's place."""
 
+    # `{"request_id": …, "item": …, "label": …},`
+    punctuation_per_item: ClassVar[int] = 7
     feedback: Annotated[list[FeedbackItem], FailFast()] = Field(min_length=1, max_length=MAX_INPUTS)
 
 

@@ -7,6 +7,8 @@ HEADER = "API-Version"
 NEGOTIATED = "/api/predict"
 PREDICT: Mapping[str, str] = {"1": "/api/v1/predict", "2": "/api/v2/predict"}
 FEEDBACK = "/api/v2/feedback"
+# The route of BentoML's own clients; its body and its answer are those of version 2.
+BENTOML = "/predict"
 DOCUMENTS: Mapping[str, str] = {"1": "/api/v1/openapi.json", "2": "/api/v2/openapi.json"}
 DEFAULT, NEWEST = "1", "2"
 # As callers may write them.
@@ -15,7 +17,6 @@ KNOWN: Mapping[str, str] = {
 }
 VERSION_OF: Mapping[str, str] = {
     **{path: version for routes in (PREDICT, DOCUMENTS) for version, path in routes.items()},
-    # Its body and its answer are those of version 2, and change only with it.
-    "/predict": "2",
+    BENTOML: "2",
     FEEDBACK: "2",
 }

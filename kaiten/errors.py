@@ -33,6 +33,7 @@ KaitenError
         TooManyConcurrent
     ServiceError               the service's own state; waiting or another replica may help
         QueueFull
+        BodyMemoryFull
         DeadlineExceeded
         NotReady
         InferenceFailed
@@ -308,6 +309,15 @@ class QueueFull(ServiceError):
     def __init__(self, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
         super().__init__("The queue is full; try again later.")
+
+
+class BodyMemoryFull(ServiceError):
+    """Other requests' bodies take the memory that bodies may take; this one was not read."""
+
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("There is no memory for the body now; try again later.")
 
 
 class DeadlineExceeded(ServiceError):

@@ -177,6 +177,7 @@ class Parts:
             Callers(self.tokens.authenticator, loopback_only),
             self.routes.direct() | self.quality_routes.direct(),
             self.instruments,
+            self.instruments,
             # Later: the app is there before its models.
             FanOut(lambda: self.sinks),
             self.limiter,

@@ -3,7 +3,7 @@
 import json
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from limits import parse_many
@@ -87,6 +87,16 @@ class Gateway(Section):
     max_header_bytes: int = Field(16_384, ge=1024)
     max_headers: int = Field(100, ge=10)
     body_timeout_s: float = Field(10, gt=0, le=600)
+    max_body_memory_bytes: int = Field(64 * 1024 * 1024, ge=2048)
+
+    @model_validator(mode="after")
+    def _room_for_a_body(self) -> Self:
+        if self.max_body_memory_bytes < 2 * self.max_body_bytes:
+            raise ValueError(
+                "max_body_memory_bytes is under twice max_body_bytes, so that the largest body "
+                "would always be refused; raise it, or lower max_body_bytes"
+            )
+        return self
 
 
 class Limits(Section):

@@ -168,6 +168,17 @@ class Instruments:
             ("limit",),
             registry=registry,
         )
+        self._body_bytes = Gauge(
+            "model_body_bytes",
+            "Bytes of the bodies of all requests under way.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._bodies_refused = Counter(
+            "model_bodies_refused_total",
+            "Requests that were refused because there was no memory for their bodies.",
+            registry=registry,
+        )
         self._limits_degraded = Gauge(
             "model_limits_degraded",
             "Workers that count by themselves, as the shared store does not answer.",
@@ -214,6 +225,14 @@ class Instruments:
     def request_limited(self, limit: str) -> None:
         """Count a request that a limit refused."""
         self._limited.labels(limit).inc()
+
+    def body_bytes_changed(self, size_bytes: int) -> None:
+        """Note how many bytes the bodies of all requests under way take now."""
+        self._body_bytes.set(size_bytes)
+
+    def body_refused(self) -> None:
+        """Count a request that was refused for want of memory for its body."""
+        self._bodies_refused.inc()
 
     def limits_degraded(self, *, degraded: bool) -> None:
         """Note whether this worker counts by itself."""

@@ -56,6 +56,8 @@ class Exposition:
         instruments.quality_measured([quality])
         instruments.labels_taken("joined", 1)
         instruments.request_limited("requests")
+        instruments.body_bytes_changed(1000)
+        instruments.body_refused()
         instruments.show_drift(_Drifts())
         instruments.show_versions("0.1.0", lambda: {MODEL: "d" * 64})
 

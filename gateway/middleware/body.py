@@ -1,4 +1,4 @@
-"""Reads the body of a model route once, within the limit, and only if it is JSON."""
+"""Reads the body of a model route once, within its limits, and only if it is JSON."""
 
 import asyncio
 import re
@@ -8,7 +8,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import ROUTES
-from gateway.parsing import parse
+from gateway.body_memory import BodyMemory, Reservation
+from kaiten.context import current
 from kaiten.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -25,12 +26,14 @@ _LENGTH = re.compile(r"[0-9]{1,20}")
 class BodyMiddleware:
     """Refuses what is no plain JSON, too large or too slow, and hands the whole body inwards.
 
-    CallerGone if the caller leaves, before the body's end or after it; what the request had queued
-    is cancelled.
+    BodyMemoryFull if ``memory`` has no room for it, which is reserved before it is read and freed
+    once the request has ended. CallerGone if the caller leaves, before the body's end or after it;
+    what the request had queued is cancelled.
     """
 
-    def __init__(self, app: ASGIApp, limits: Gateway) -> None:
+    def __init__(self, app: ASGIApp, limits: Gateway, memory: BodyMemory) -> None:
         self._app = app
+        self._memory = memory
         self._limit_bytes = limits.max_body_bytes
         self._timeout_s = limits.body_timeout_s
 
@@ -39,13 +42,16 @@ class BodyMiddleware:
         if access is None or not access.model_route:
             await self._app(scope, receive, send)
             return
-        self._check_headers(Headers(scope=scope))
-        body = await self._read_in_time(receive)
-        if access.checked_as is not None:
-            parse(body, access.checked_as)
-        await _unless_gone(receive, self._app(scope, _replay(body), send))
+        declared_bytes = self._check_headers(Headers(scope=scope))
+        principal = current().principal
+        with self._memory.reservation(principal.identity if principal else "") as reservation:
+            reservation.grow_to(declared_bytes)
+            # Nothing here keeps the body: the handler frees it as soon as it has parsed it.
+            replay = _replay(await self._read_in_time(receive, reservation))
+            await _unless_gone(receive, self._app(scope, replay, send))
 
-    def _check_headers(self, headers: Headers) -> None:
+    def _check_headers(self, headers: Headers) -> int:
+        """Return the declared length, 0 if there is none."""
         if headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
             raise UnsupportedContentType
         # Nothing here inflates a body, so a small one can not become a large one.
@@ -56,17 +62,18 @@ class BodyMiddleware:
             raise MalformedBody("its Content-Length is no length")
         if int(length) > self._limit_bytes:
             raise BodyTooLarge(self._limit_bytes)
+        return int(length)
 
-    async def _read_in_time(self, receive: Receive) -> bytes:
+    async def _read_in_time(self, receive: Receive, reservation: Reservation) -> bytes:
         try:
             async with asyncio.timeout(self._timeout_s) as limit:
-                return await self._read(receive)
+                return await self._read(receive, reservation)
         except TimeoutError:
             if not limit.expired():
                 raise
             raise BodyTimeout(self._timeout_s) from None
 
-    async def _read(self, receive: Receive) -> bytes:
+    async def _read(self, receive: Receive, reservation: Reservation) -> bytes:
         """Return the body, in however many chunks it comes."""
         chunks: list[bytes] = []
         size = 0
@@ -78,6 +85,7 @@ class BodyMiddleware:
             size += len(chunks[-1])
             if size > self._limit_bytes:
                 raise BodyTooLarge(self._limit_bytes)
+            reservation.grow_to(size)
             if not message.get("more_body", False):
                 return b"".join(chunks)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from kaiten.errors import ModelRejected
 from kaiten.sections import Runners
@@ -21,6 +21,8 @@ from runners.tasks.base import Task
 
 # The model's tokenizer as serving uses it: it holds the padding token and the side that is cut.
 TOKENIZER_FILE = "serving/tokenizer.json"
+# Of a long text, so many characters for each token that the model takes are tokenised first.
+_CHARS_PER_TOKEN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +83,33 @@ class TextProcessor:
         tokenizer.enable_truncation(max_length, direction=side)
         self._tokenizer = tokenizer
         self._max_length = max_length
+        self._cuts_end = side == "right"
+        self._margin_words = _margin_words(tokenizer)
         self._unknown_id = _unknown_id(tokenizer)
 
     def prepare(self, inputs: Sequence[str]) -> list[TokenisedText]:
         """Tokenise texts, 20 us for a short one; what is over the maximum length is cut off."""
+        starts = [self._sufficient_start(text) for text in inputs]
         # "fast" leaves out the offsets, which nobody asks for.
-        return [TokenisedText(found.ids) for found in self._tokenizer.encode_batch_fast(inputs)]
+        return [TokenisedText(found.ids) for found in self._tokenizer.encode_batch_fast(starts)]
+
+    def _sufficient_start(self, text: str) -> str:
+        """Return a start of a long text that has the same tokens, as far as the model takes them.
+
+        A tokenizer splits a text into words before anything else, so a cut changes the words next
+        to it alone. A start suffices if the model takes no token of its last words. A tokenizer
+        that knows no words gets the whole text.
+        """
+        chars = _CHARS_PER_TOKEN * self._max_length
+        while self._cuts_end and 2 * chars < len(text):
+            start = text[:chars]
+            (encoding,) = self._tokenizer.encode_batch([start])
+            if encoding.overflowing:
+                left_words = _last_word(encoding.overflowing[-1]) - _last_word(encoding)
+                if left_words >= self._margin_words:
+                    return start
+            chars *= 4
+        return text
 
     def finish(self, batch: Sequence[TokenisedText], raw: Raw) -> list[Classification]:
         """Turn logits into probabilities by softmax."""
@@ -208,6 +231,16 @@ class TextCodec:
 
 
 codec = TextCodec()
+
+
+def _margin_words(tokenizer: Tokenizer) -> int:
+    """Return how many words a cut may change: one, or all that the longest added token covers."""
+    added = tokenizer.get_added_tokens_decoder().values()
+    return 1 + max((len(token.content) for token in added), default=0)
+
+
+def _last_word(encoding: Encoding) -> int:
+    return max((word for word in encoding.word_ids if word is not None), default=0)
 
 
 def _unknown_id(tokenizer: Tokenizer) -> int | None:

@@ -12,9 +12,6 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from gateway.access import MODEL_ROUTES
@@ -25,8 +22,7 @@ from gateway.operations import Operations
 from gateway.ports import RecordSink, Runner
 from gateway.predictions import Predictor
 from gateway.quality import QualityRoutes
-from gateway.routes import Routes, for_bentoml
-from gateway.schemas import PredictV2Response
+from gateway.routes import Routes
 from gateway.tokens.build import build
 from kaiten.cli.token import mint
 from kaiten.quality import Estimate, Label, Measures, VersionQuality
@@ -115,7 +111,7 @@ class Classifier:
 
     def __init__(self, tag: str = TAG, *, ready: bool = True) -> None:
         self.tag = tag
-        self.labels = LABELS
+        self.labels: Sequence[str] = LABELS
         self.ready = ready
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
@@ -175,6 +171,20 @@ class Book:
     def request_answered(self, endpoint: str, model: str, status: int, seconds: float) -> None:
         assert seconds >= 0
         self.answered.append((endpoint, model, status))
+
+
+@dataclass
+class Bodies:
+    """The memory of bodies that was noted, in bytes, and how many were refused."""
+
+    sizes: list[int] = field(default_factory=list)
+    refused: int = 0
+
+    def body_bytes_changed(self, size_bytes: int) -> None:
+        self.sizes.append(size_bytes)
+
+    def body_refused(self) -> None:
+        self.refused += 1
 
 
 class Drift:
@@ -254,14 +264,16 @@ class House:
             quality=quality,
         )
         self.traffic = Book()
+        self.bodies = Bodies()
         self.records = Records()
         self.app = wrap(
-            inner or _routes(predictor, routes, labels),
+            inner or _routes(routes, labels),
             EdgeParts(
                 settings,
                 callers(settings, secret or SigningSecret(SECRET, development=False)),
                 routes.direct() | labels.direct() if inner is None else {},
                 self.traffic,
+                self.bodies,
                 sink or self.records,
                 limiter,
             ),
@@ -328,16 +340,7 @@ def _raw(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode()
 
 
-def _routes(predictor: Predictor, routes: Routes, labels: QualityRoutes) -> Starlette:
-    """Return our routes beside one that stands for BentoML's own."""
-
-    async def predict(request: Request) -> Response:
-        asked = await request.json()
-        many = predictor.many(asked["inputs"], int(asked.get("top_k", 1)), asked.get("model"))
-        answer: PredictV2Response | Response = await for_bentoml(many)
-        return answer if isinstance(answer, Response) else JSONResponse(answer.model_dump())
-
+def _routes(routes: Routes, labels: QualityRoutes) -> Starlette:
+    """Return the routes that the edge does not answer itself."""
     operations = Operations(lambda: AnswerTimes(MODEL_ROUTES), Drift)
-    bento = Route(BENTO, predict, methods=["POST"])
-    more = [*operations.routes(), *labels.routes()]
-    return Starlette(routes=[bento, Mount("/", routes.app(more))])
+    return routes.app([*operations.routes(), *labels.routes()])

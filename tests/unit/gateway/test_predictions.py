@@ -1,3 +1,4 @@
+import asyncio
 from datetime import datetime
 
 import pytest
@@ -160,3 +161,32 @@ async def test_health_tells_whether_every_model_can_answer() -> None:
     answer = await half.ask("GET", "/health")
     assert (answer.status_code, error_of(answer)["code"]) == (503, "not_ready")
     assert (await half.post(V2, {"inputs": ["billing"]})).status_code == 200
+
+
+async def test_many_labels_are_ranked_in_turns() -> None:
+    class Wide(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.labels = tuple(f"label-{number}" for number in range(5000))
+
+    turns = 0
+    done = False
+
+    async def others() -> None:
+        nonlocal turns
+        while not done:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    house = House(Wide())
+    answer = await house.post(V2, {"inputs": ["label-7"] * 8, "top_k": 5000})
+    wide, turns = turns, 0
+    await house.post(V2, {"inputs": ["label-7"] * 8, "top_k": 1})
+    done = True
+    await beside
+    # Between any two of its eight predictions, others ran.
+    assert wide >= turns + 7
+    for prediction in answer.json()["predictions"]:
+        assert prediction["label"] == prediction["top_k"][0]["label"] == "label-7"
+        assert len(prediction["top_k"]) == 5000

@@ -37,7 +37,17 @@ from gateway.tokens.verifier import (
 from kaiten.sections import ApiVersions, Gateway, Jwks, Serving, Tls
 from kaiten.settings import Settings
 from monitors.instruments import Instruments
-from tests.unit.gateway.house import AUTH, GOOD, LIMITS, SECRET, V1, Book, Classifier, Records
+from tests.unit.gateway.house import (
+    AUTH,
+    GOOD,
+    LIMITS,
+    SECRET,
+    V1,
+    Bodies,
+    Book,
+    Classifier,
+    Records,
+)
 from tests.unit.gateway.limiting.house import Clock, Watch
 from tests.unit.gateway.tokens.mint import AUDIENCE, ISSUER, Json, jwk, jwks, public_pem
 from tests.unit.gateway.tokens.test_verifier import EVERY
@@ -148,7 +158,7 @@ class Stand:
         )
         callers = Callers(self._authenticator(), defences.loopback_only)
         handlers = Loose(routes.direct(), routes.app(), inflates=defences.inflates)
-        return EdgeParts(settings, callers, handlers, Book(), Records(), self._limiter())
+        return EdgeParts(settings, callers, handlers, Book(), Bodies(), Records(), self._limiter())
 
     def _authenticator(self) -> Authenticator:
         defences = self.defences

@@ -11,8 +11,18 @@ import onnx
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from tokenizers import (
+    Tokenizer,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import BertTokenizerFast
 
 from kaiten.errors import ModelRejected
@@ -26,6 +36,7 @@ from runners.tasks.text_classification import inspection
 from runners.tasks.text_classification.serving import (
     Classification,
     Raw,
+    TextProcessor,
     TokenisedText,
     codec,
     load,
@@ -470,3 +481,79 @@ def test_maximum_leaves_out_positions_that_no_token_takes(
     shutil.copytree(tmp_path, made, dirs_exist_ok=True, ignore=shutil.ignore_patterns("made"))
     (found,) = predict(load(made, facts.max_length, CPU), ["w1 " * 100])
     assert found.tokens == 34 - offset
+
+
+def _tokenizers() -> dict[str, Tokenizer]:
+    """Return small tokenizers of three kinds, by words and, of the last, of none."""
+    corpus = ["the quick brown fox jumps over the lazy dog", "parcels, and don't! 12 34 naïve 漢字"]
+    by_pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    by_pieces.normalizer = normalizers.BertNormalizer()
+    by_pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    by_pieces.train_from_iterator(corpus, trainers.WordPieceTrainer(special_tokens=special))
+    by_pieces.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    by_bytes = Tokenizer(models.BPE())
+    by_bytes.pre_tokenizer = pre_tokenizers.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        special_tokens=["[PAD]"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    by_bytes.train_from_iterator(corpus, trainer)
+    unigram = Tokenizer(models.Unigram())
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    unigram.train_from_iterator(
+        corpus, trainers.UnigramTrainer(special_tokens=["[PAD]", "[UNK]"], unk_token="[UNK]")
+    )
+    no_words = Tokenizer.from_str(unigram.to_str())
+    no_words.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
+    found = {"pieces": by_pieces, "bytes": by_bytes, "unigram": unigram, "no words": no_words}
+    for tokenizer in found.values():
+        tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
+    return found
+
+
+TOKENIZERS = _tokenizers()
+UNITS = st.sampled_from(
+    [
+        "the ",
+        "quick",
+        " fox",
+        ", ",
+        "don't ",
+        "[SEP]",
+        "[SEP",
+        "a" * 300,
+        "漢",
+        "😀",
+        "é",
+        "e\u0301",
+        " " * 40,
+        "\n",
+        "1234 ",
+        "\u0301" * 50,
+    ]
+)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(deadline=None, max_examples=60)
+@given(units=st.lists(UNITS, min_size=1, max_size=30), times=st.integers(1, 40))
+def test_start_of_a_long_text_has_the_tokens_of_the_whole(
+    name: str, side: str, units: list[str], times: int
+) -> None:
+    tokenizer = Tokenizer.from_str(TOKENIZERS[name].to_str())
+    tokenizer.enable_truncation(16, direction=side)
+    processor = TextProcessor(tokenizer, 16)
+    text = "".join(units) * times
+    (item,) = processor.prepare([text])
+    tokenizer.no_padding()
+    assert item.ids == tokenizer.encode(text).ids
+
+
+def test_of_a_long_text_no_more_than_its_start_is_tokenised() -> None:
+    processor = TextProcessor(Tokenizer.from_str(TOKENIZERS["pieces"].to_str()), 16)
+    starts = [processor._sufficient_start(text) for text in ("the fox " * 10_000, "a" * 300, "fox")]
+    assert len(starts[0]) <= 1000
+    assert starts[1:] == ["a" * 300, "fox"]

@@ -1,0 +1,74 @@
+"""The memory that the bodies of requests take in a worker, and how subjects share it."""
+
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+from gateway.ports import BodiesWatch
+from kaiten.errors import BodyMemoryFull
+
+
+class BodyMemory:
+    """Bounds the bytes of all bodies, from before they are read until their requests end.
+
+    A subject may hold as much as is left free for all others: half of it if it is alone, a third if
+    two do the same, and so on. So whatever some hold, a new subject finds room.
+    """
+
+    def __init__(self, limit_bytes: int, watch: BodiesWatch) -> None:
+        self._free_bytes = limit_bytes
+        self._limit_bytes = limit_bytes
+        self._held: Counter[str] = Counter()
+        self._watch = watch
+
+    def reservation(self, subject: str) -> "Reservation":
+        """Return a reservation of nothing yet, to be used in a ``with`` statement."""
+        return Reservation(self, subject)
+
+    def take(self, subject: str, size_bytes: int) -> None:
+        """Take bytes for a subject; BodyMemoryFull if it would hold more than what is left."""
+        left = self._free_bytes - size_bytes
+        if self._held[subject] + size_bytes > left:
+            self._watch.body_refused()
+            raise BodyMemoryFull
+        self._change(subject, size_bytes)
+
+    def give_back(self, subject: str, size_bytes: int) -> None:
+        """Free what was taken."""
+        self._change(subject, -size_bytes)
+        if not self._held[subject]:
+            del self._held[subject]
+
+    def _change(self, subject: str, size_bytes: int) -> None:
+        self._held[subject] += size_bytes
+        self._free_bytes -= size_bytes
+        self._watch.body_bytes_changed(self._limit_bytes - self._free_bytes)
+
+
+class Reservation:
+    """What one request's body may take; it is freed as the ``with`` block ends."""
+
+    def __init__(self, memory: BodyMemory, subject: str) -> None:
+        self._memory = memory
+        self._subject = subject
+        self._size_bytes = 0
+
+    def grow_to(self, size_bytes: int) -> None:
+        """Hold at least so many bytes; BodyMemoryFull if they are not free."""
+        more = size_bytes - self._size_bytes
+        if more > 0:
+            self._memory.take(self._subject, more)
+            self._size_bytes = size_bytes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._size_bytes:
+            self._memory.give_back(self._subject, self._size_bytes)
+            self._size_bytes = 0
