@@ -1,7 +1,9 @@
 """The settings: one typed, frozen object, read once. The only reader of the environment.
 
 Order of precedence: environment (``KAITEN_SECTION__KEY``), then, for secrets, the files in the
-folder that ``KAITEN_SECRETS`` names, then kaiten.yaml, then the values here.
+folder that ``KAITEN_SECRETS`` names, then kaiten.yaml, then the values here. What would be lost in
+silence is refused: a key that stands twice or where no setting does, and a value that YAML reads as
+another.
 """
 
 import json
