@@ -124,6 +124,7 @@ class Kaiten:
         """Warm the models up beside the server, so that liveness and readiness tell them apart."""
         for sink in parts.sinks:
             sink.start()
+        parts.file_watch.start()
         parts.drain.start()
         self.watching = parts.tokens.start()
         self.warming = [asyncio.create_task(runner.start()) for runner in parts.runners]
@@ -138,6 +139,7 @@ class Kaiten:
             task.cancel()
         await asyncio.gather(*self.watching, return_exceptions=True)
         await asyncio.gather(*(runner.close() for runner in parts.runners), *self.warming)
+        parts.file_watch.close()
         for sink in parts.sinks:
             await asyncio.to_thread(sink.close)
         if parts.limiter is not None:

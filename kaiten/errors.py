@@ -4,6 +4,7 @@ KaitenError
     SetupError                 the operator can mend it; a command or a start stops with it
         InvalidSettings
         ModelNotFound
+            ModelLost
         ModelRejected
         DataRejected
         PromotionRefused
@@ -79,13 +80,39 @@ class InvalidSettings(SetupError):
 class ModelNotFound(SetupError):
     """No such model in the store."""
 
-    def __init__(self, tag: str, known: Sequence[str]) -> None:
+    def __init__(self, tag: str, known: Sequence[str], folder: object = None) -> None:
         have = ", ".join(known) if known else "none"
+        place = "" if folder is None else f" {folder}"
+        mount = "" if known else "If the store is a volume, check that it is mounted. "
+        self.tag = tag
         super().__init__(
-            f"Model {tag} is not in the model store (there: {have}). Run `make quickstart` for the "
-            "quickstart model, or `kaiten register FOLDER --name NAME --version X.Y.Z --task TASK` "
-            "for yours, and name it in serving.models."
+            f"Model {tag} is not in the model store{place} (there: {have}). {mount}"
+            "Run `make quickstart` for the quickstart model, or `kaiten register FOLDER --name "
+            "NAME --version X.Y.Z --task TASK` for yours, and name it in serving.models."
         )
+
+
+class ModelLost(ModelNotFound):
+    """A version that was registered in this store, and whose files are gone."""
+
+    def __init__(self, tag: str, missing: object) -> None:
+        SetupError.__init__(
+            self, f"{tag} was registered in this store, and {missing} is missing. {restore(tag)}."
+        )
+        self.tag = tag
+
+
+def restore(tag: str) -> str:
+    """Return what to do about a version whose files are not as they were registered.
+
+    Registering it again would make other bytes of it, with no validation and no promotion.
+    """
+    return (
+        f"Restore {tag} from a copy of its folder: a backup, a `bentoml models export`, or an "
+        "image that holds it. Without one, serve another version, or register the model under a "
+        "new one. Workers that are running serve on from memory: do not restart them, do not "
+        f"delete {tag}, and do not register it again"
+    )
 
 
 class ModelRejected(SetupError):

@@ -26,6 +26,7 @@ from kaiten.sections import Runners
 from kaiten.settings import Settings, metrics_directory
 from kaiten.signing import SigningSecret, secret_in_force
 from lifecycle.consistency import check, check_opset, installed_versions
+from lifecycle.file_watch import FileWatch
 from lifecycle.resolution import reference_in_force, resolve
 from lifecycle.store import ModelStore, StoredModel
 from monitors.answer_times import AnswerTimes
@@ -74,6 +75,8 @@ class Parts:
     def build(self) -> None:
         """Build all parts now, so that a model or a secret that fails, fails the start."""
         _ = self.predictor, self.edge, self.sinks
+        # Read once, while the version is known to be whole: its files may be lost while it serves.
+        _ = self.references, self.digests, self.file_watch
 
     @cached_property
     def instruments(self) -> Instruments:
@@ -84,6 +87,7 @@ class Parts:
         found.show_drift(self.drift)
         # Later: the app is there before its models.
         found.show_versions(__version__, lambda: self.digests)
+        found.show_damaged_files(lambda: self.file_watch.damaged)
         return found
 
     @cached_property
@@ -136,6 +140,10 @@ class Parts:
     def digests(self) -> dict[str, str]:
         """The SHA-256 of each served version's card."""
         return {model.card.tag: model.digest for model in self.models}
+
+    @cached_property
+    def file_watch(self) -> FileWatch:
+        return FileWatch(self.models, self.references)
 
     @cached_property
     def quality(self) -> "QualityDesk":

@@ -1,21 +1,23 @@
 """The settings: one typed, frozen object, read once. The only reader of the environment.
 
 Order of precedence: environment (``KAITEN_SECTION__KEY``), then, for secrets, the files in the
-folder that ``KAITEN_SECRETS`` names, then kaiten.yaml, then the values here.
+folder that ``KAITEN_SECRETS`` names, then kaiten.yaml, then the values here. What would be lost in
+silence is refused: a key that stands twice or where no setting does, and a value that YAML reads as
+another.
 """
 
 import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
 from pydantic import ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
@@ -27,7 +29,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from kaiten import secret_files
+from kaiten import secret_files, strict_yaml
 from kaiten.cores import share
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.sections import (
@@ -49,6 +51,13 @@ from kaiten.sections import (
     Tls,
     Validation,
     Versioning,
+)
+from kaiten.setting_paths import (
+    UnknownSetting,
+    accepts,
+    annotation_at,
+    elsewhere,
+    section_of,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +99,12 @@ class _SecretFiles(InitSettingsSource):
 
 class _SettingsFile(YamlConfigSettingsSource):
     """kaiten.yaml. It goes into every bento, so it may hold no secret."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:  # noqa: ANN401  the library's own
+        document = _read_yaml(file_path)
+        if problems := [*_misplaced(document)]:
+            raise InvalidSettings(problems, str(file_path))
+        return document.values
 
     def __call__(self) -> dict[str, Any]:
         found = super().__call__()
@@ -177,27 +192,22 @@ def load_settings() -> Settings:
     """Read and check the settings; InvalidSettings names each field and the remedy."""
     sources = [str(each) for each in (settings_file(), secrets_folder()) if each]
     source = " and ".join(sources) or "environment only"
-    unknown = _unknown_variables()
+    unknown = [*_unknown_variables(), *_misspelled_variables()]
     if unknown:
         raise InvalidSettings(unknown, source)
     try:
         # What is passed here ranks lowest: the default that depends on where the code lies.
         settings = Settings(environment=_default_environment())
     except ValidationError as error:
-        raise InvalidSettings([*map(_detail, error.errors())], source) from None
+        lines = _lines_in_file()
+        details = [_detail(each, lines) for each in error.errors()]
+        raise InvalidSettings(details, source) from None
     except SettingsError as error:
         # Its cause quotes the variable's value, which may be a secret.
         reason = f"{error}; a section is set key by key, as KAITEN_SECTION__KEY"
         raise InvalidSettings([Detail("environment", reason)], source) from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        reason = f"is no YAML at line {line}: {error.problem}"
-        raise InvalidSettings([Detail("file", reason)], source) from None
     except OSError as error:
-        raise InvalidSettings([Detail("file", f"can not be read: {error}")], source) from None
-    except (yaml.YAMLError, ValueError) as error:
-        reason = f"is no YAML mapping in UTF-8 ({type(error).__name__})"
-        raise InvalidSettings([Detail("file", reason)], source) from None
+        raise InvalidSettings([Detail("file", f"cannot be read: {error}")], source) from None
     return settings
 
 
@@ -211,6 +221,30 @@ def settings_file() -> Path | None:
         problem = Detail("KAITEN_CONFIG", f"names no file: {named}; give an absolute path")
         raise InvalidSettings([problem], "environment")
     return Path(named)
+
+
+def check_bentoml_configuration() -> None:
+    """Raise InvalidSettings for what BentoML would lose of its own configuration file."""
+    if file := bentoml_configuration():
+        try:
+            _read_yaml(Path(file))
+        except OSError as error:
+            problem = Detail("BENTOML_CONFIG", f"{file} cannot be read: {error.strerror}")
+            raise InvalidSettings([problem], "environment") from None
+
+
+def check_secret_sources() -> None:
+    """Raise InvalidSettings for a secret that a variable and a file both give, and not alike."""
+    problems = [
+        Detail(
+            name,
+            f"is not what {name.upper()} says, and that variable would win; keep one of the two",
+        )
+        for name, secret in read_secret_files().items()
+        if os.environ.get(name.upper()) not in (None, "", secret)
+    ]
+    if problems:
+        raise InvalidSettings(problems, str(secrets_folder()))
 
 
 def secrets_folder() -> Path | None:
@@ -368,6 +402,118 @@ def _unknown_variables() -> list[Detail]:
     ]
 
 
-def _detail(error: ErrorDetails) -> Detail:
+def _misspelled_variables() -> list[Detail]:
+    """Return variables that name no setting, or one in a form that hides another."""
+    problems: list[Detail] = []
+    for name, value in os.environ.items():
+        path = name.upper().removeprefix(PREFIX).lower().split("__")
+        if not name.upper().startswith(PREFIX) or path[0] not in Settings.model_fields:
+            continue
+        if name != name.upper():
+            # pydantic takes any case, and of two spellings one in silence.
+            problems.append(Detail(name, f"is not in capitals; write {name.upper()}"))
+            continue
+        try:
+            annotation = annotation_at(Settings, path)
+        except UnknownSetting as error:
+            names = [PREFIX + "__".join((*error.path[:-1], error.closest or "")).upper()]
+            guess = f"; did you mean {names[0]}?" if error.closest else ""
+            reason = f"is not permitted: {name} names no setting{guess}"
+            problems.append(Detail(".".join(error.path), reason))
+            continue
+        if value and section_of(annotation):
+            problems.append(Detail(name, "is a section; set it key by key, as KAITEN_SECTION__KEY"))
+        problems += _keys_given_twice(name, value)
+    return problems
+
+
+def _keys_given_twice(name: str, value: str) -> list[Detail]:
+    """Return the keys that stand twice in a variable's JSON, if it holds any."""
+    if not value.lstrip().startswith(("[", "{")):
+        return []
+    try:
+        json.loads(value, object_pairs_hook=strict_yaml.unique)
+    except strict_yaml.DuplicateKey as error:
+        return [Detail(name, f"gives the key {error.key} twice; keep one of the two")]
+    except RecursionError:
+        return [Detail(name, "is nested too deeply; mend its brackets")]
+    except ValueError:
+        # The field's own validation says what is wrong.
+        pass
+    return []
+
+
+def _read_yaml(file: Path) -> strict_yaml.Document:
+    """Read a YAML file of an operator; InvalidSettings names lines, and OSError passes."""
+    try:
+        return strict_yaml.load(file.read_bytes())
+    except strict_yaml.InvalidYaml as error:
+        problems = [
+            Detail(each.key or "file", f"line {each.line}: {each.reason}")
+            for each in error.problems
+        ]
+        raise InvalidSettings(problems, str(file)) from None
+
+
+def _misplaced(document: strict_yaml.Document) -> Iterator[Detail]:
+    """Yield what stands where no setting does, and values that would be changed in silence."""
+    unknown: set[tuple[str, ...]] = set()
+    for entry in document.entries:
+        if any(entry.path[: len(path)] == path for path in unknown):
+            continue
+        try:
+            annotation = annotation_at(Settings, entry.path)
+        except UnknownSetting as error:
+            unknown.add(error.path)
+            yield Detail(entry.key, f"line {entry.line}: names no setting{_place_meant(error)}")
+            continue
+        if reason := _unfit(entry, annotation):
+            unknown.add(entry.path)
+            yield Detail(entry.key, f"line {entry.line}: {reason}")
+
+
+def _place_meant(error: UnknownSetting) -> str:
+    if error.closest:
+        return f"; did you mean {'.'.join((*error.path[:-1], error.closest))}?"
+    place = elsewhere(Settings, error.path[-1])
+    if place is None:
+        return "; remove it" + (
+            f", or use one of {', '.join(error.section.model_fields)}" if error.section else ""
+        )
+    if "." in place:
+        return f"; write it as {place}, indented below {place.partition('.')[0]}:"
+    return "; it is a section of its own: take its indentation away"
+
+
+def _unfit(entry: strict_yaml.Entry, annotation: Any) -> str | None:  # noqa: ANN401
+    """Return why a value is not one of its setting, where pydantic would take it for another."""
+    if section_of(annotation):
+        if entry.is_empty:
+            return "is an empty section; indent its keys below it, or remove it"
+        return None if entry.is_mapping else "is a section; write key: value lines below it"
+    if entry.boolean and not accepts(annotation, bool):
+        # limits take off, which YAML 1.1 reads as false, for no limit.
+        if entry.path[0] == "limits" and entry.boolean in {"off", "false", "no"}:
+            return None
+        return "is a word that YAML reads as true or false; write a number, or text in quotes"
+    if entry.is_number and accepts(annotation, date):
+        return "is a number and no date; write it as 2026-12-31"
+    return None
+
+
+def _lines_in_file() -> Mapping[str, int]:
+    """Return the line of each setting that is in force by the settings file."""
+    file = settings_file()
+    entries = _read_yaml(file).entries if file else ()
+    variables = {name.upper() for name in os.environ}
+    return {
+        entry.key: entry.line
+        for entry in entries
+        if f"{PREFIX}{'__'.join(entry.path)}".upper() not in variables
+    }
+
+
+def _detail(error: ErrorDetails, lines: Mapping[str, int]) -> Detail:
     field = ".".join(str(part) for part in error["loc"]) or "settings"
-    return Detail(field, error["msg"].removeprefix("Value error, "))
+    line = f"line {lines[field]}: " if field in lines else ""
+    return Detail(field, line + error["msg"].removeprefix("Value error, "))

@@ -19,6 +19,8 @@ from kaiten.settings import (
     Settings,
     bentoml_configuration,
     check_back_stop,
+    check_bentoml_configuration,
+    check_secret_sources,
     hand_down,
     hand_down_pseudonym_key,
     settings_file,
@@ -41,7 +43,9 @@ def prepare(parts: Parts, services: Mapping[str, Any], name: str, metrics: Path)
     ``services`` is what BentoML's settings give its services, ours by its ``name``, ``metrics`` the
     folder of this server's metrics. SetupError for what stops the start.
     """
+    check_bentoml_configuration()
     service_config.check(services, name)
+    check_secret_sources()
     settings, in_force = parts.settings, services[name]
     workers = count_of(in_force["workers"])
     _tell(settings, workers)

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kaiten.errors import ModelRejected
+from kaiten.confinement import ConfinedFolder, UnsafeFile
+from kaiten.errors import ModelRejected, restore
 
 CARD_FILE = "model_card.json"
 # What is found out about a version after it was registered; the history holds the digests.
@@ -100,14 +101,24 @@ class ModelCard(BaseModel):
         try:
             return cls.model_validate_json((folder / CARD_FILE).read_bytes())
         except (OSError, ValueError):
-            raise ModelRejected(
-                CARD_FILE,
-                f"is missing or broken in {folder}",
-                "Delete the version (bentoml models delete) and register it again.",
-            ) from None
+            remedy = f"{restore(f'{folder.parent.name}:{folder.name}')}."
+            reason = f"is missing or broken in {folder}"
+            raise ModelRejected(CARD_FILE, reason, remedy) from None
 
     def verify(self, folder: Path) -> None:
-        """Raise ModelRejected, naming the file, unless the files are as they were registered."""
+        """Raise ModelRejected, naming the file, unless the files are as they were registered.
+
+        A version that was imported may hold links, in its reports as well, and an image would hold
+        what they name.
+        """
+        try:
+            ConfinedFolder(folder, hard_links=True).names()
+        except UnsafeFile as error:
+            remedy = "No version that was registered holds one: do not serve it."
+            raise ModelRejected(error.name, error.reason, remedy) from None
+        except OSError as error:
+            reason = f"of {self.tag} cannot be read: {error.strerror}"
+            raise ModelRejected("folder", reason, "Let the server's user read it.") from None
         # A link to a folder is no file, and nothing in it would be looked at.
         present = (each for each in folder.rglob("*") if each.is_file() or each.is_symlink())
         for name in sorted(each.relative_to(folder).as_posix() for each in present):
@@ -125,7 +136,7 @@ class ModelCard(BaseModel):
                 raise ModelRejected(
                     name,
                     f"is missing or changed since {self.tag} was registered",
-                    f"Delete it (bentoml models delete {self.tag}) and register it again.",
+                    f"{restore(self.tag)}.",
                 )
 
 

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
@@ -11,8 +12,10 @@ from typing import Any, Protocol
 import semver
 
 from kaiten import tags
+from kaiten.confinement import ConfinedFolder, UnsafeFile, printable
 from kaiten.errors import ModelRejected
 from kaiten.sections import Versioning
+from kaiten.strict_yaml import DuplicateKey, unique
 from lifecycle.card import (
     CARD_FILE,
     REPORTS,
@@ -37,6 +40,7 @@ _TRAINER_LEFTOVERS = re.compile(
     r"training_args\.bin|trainer_state\.json|optimizer\.(pt|bin)|scheduler\.(pt|bin)|scaler\.pt|rng_state.*\.pth"
 )
 _UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".joblib"}
+_INDEX_SUFFIX = ".safetensors.index.json"
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 
 
@@ -108,9 +112,13 @@ def register(
     if submission.version is not None:
         check_version(submission.version)
         _check_free(f"{submission.name}:{submission.version}", store)
-    files = select_files(submission.folder)
-    with TemporaryDirectory(prefix="kaiten-") as made:
-        facts = inspect(submission.folder, Path(made))
+    with (
+        TemporaryDirectory(prefix="kaiten-") as copied,
+        TemporaryDirectory(prefix="kaiten-") as made,
+    ):
+        # What is inspected, hashed and stored is one copy, which the folder's maker cannot change.
+        files = _copy_files(submission.folder, Path(copied))
+        facts = inspect(Path(copied), Path(made))
         files |= _files_in(Path(made))
         digests = {path: sha256(source) for path, source in files.items()}
         # Two who register at once are told apart here.
@@ -250,18 +258,51 @@ def check_version(version: str) -> None:
 
 def select_files(folder: Path) -> dict[str, Path]:
     """Return the files that make the model, by relative path; refuse a folder that is not safe."""
+    with _refusing(folder):
+        return {name: folder / name for name in _select(ConfinedFolder(_checked(folder)))}
+
+
+def _copy_files(folder: Path, target: Path) -> dict[str, Path]:
+    """Copy the files that make the model, and return the copies by relative path."""
+    with _refusing(folder):
+        source = ConfinedFolder(_checked(folder))
+        copies = {name: target / name for name in _select(source)}
+        for name, copy in copies.items():
+            source.copy(name, copy)
+    _check_content(copies)
+    return copies
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """Turn what cannot be read safely into ModelRejected."""
+    try:
+        yield
+    except UnsafeFile as error:
+        raise ModelRejected(error.name, error.reason, error.remedy) from None
+    except OSError as error:
+        name = Path(error.filename or "").name or str(folder)
+        reason = f"cannot be copied: {error.strerror or error}"
+        raise ModelRejected(printable(name), reason, "Check its mode and the free space.") from None
+
+
+def _checked(folder: Path) -> Path:
     if not folder.is_dir():
         raise ModelRejected("folder", f"{folder} is not a folder", "Give the model's local folder.")
-    found = {
-        name: path for name, path in _files_in(folder).items() if not _passed_over(PurePath(name))
-    }
-    _check_safe(found)
-    _check_complete(found)
-    return {
-        name: path
-        for name, path in found.items()
+    return folder
+
+
+def _select(source: ConfinedFolder) -> list[str]:
+    """Return the names of the files that make the model."""
+    names = source.names(ignored=lambda name: _passed_over(PurePath(name)))
+    _check_safe(names)
+    _check_complete(names)
+    paths = {name: PurePath(name) for name in names}
+    return [
+        name
+        for name, path in paths.items()
         if path.suffix in _KEPT_SUFFIXES or path.name in _KEPT_NAMES
-    }
+    ]
 
 
 def _passed_over(path: PurePath) -> bool:
@@ -273,40 +314,71 @@ def _passed_over(path: PurePath) -> bool:
     )
 
 
-def _check_safe(found: Mapping[str, Path]) -> None:
-    for name, path in found.items():
-        if path.suffix in _UNSAFE_SUFFIXES:
+def _check_safe(names: Sequence[str]) -> None:
+    for name in names:
+        suffix = PurePath(name).suffix
+        if suffix in _UNSAFE_SUFFIXES:
             raise ModelRejected(
                 name,
                 "is not safetensors; such files can run code when loaded",
                 "Save the model with save_pretrained(..., safe_serialization=True) and remove it.",
             )
-        if path.suffix == ".py":
+        if suffix == ".py":
             raise ModelRejected(name, "is code", "Remote code is never run; remove it.")
-
-
-def _check_complete(found: Mapping[str, Path]) -> None:
-    if "config.json" not in found:
-        raise ModelRejected("config.json", "is missing", "Save the model with save_pretrained.")
-    try:
-        config = json.loads(found["config.json"].read_bytes())
-    except ValueError:
-        config = None
-    if not isinstance(config, dict):
-        raise ModelRejected("config.json", "is not a JSON object", "Save the model again.")
-    if "auto_map" in config:
+    if "adapter_config.json" in names:
+        # transformers would load what it names, from wherever that lies.
         raise ModelRejected(
-            "config.json", "asks for remote code (auto_map)", "Use an architecture of transformers."
+            "adapter_config.json",
+            "is of an adapter, which is no whole model",
+            "Merge it (peft's merge_and_unload), and save the model again.",
         )
-    if not any(name in found for name in _TOKENIZER_FILES):
+
+
+def _check_complete(names: Sequence[str]) -> None:
+    if "config.json" not in names:
+        raise ModelRejected("config.json", "is missing", "Save the model with save_pretrained.")
+    if not any(name in names for name in _TOKENIZER_FILES):
         raise ModelRejected(
             "tokenizer",
             "is missing",
             "Save it beside the model: tokenizer.save_pretrained(FOLDER).",
         )
-    if not any(name.endswith(".safetensors") for name in found):
+    if not any(name.endswith(".safetensors") for name in names):
         raise ModelRejected(
             "weights",
             "are not there as safetensors",
             "Save the model with save_pretrained(..., safe_serialization=True).",
         )
+
+
+def _check_content(files: Mapping[str, Path]) -> None:
+    """Refuse configuration that asks for code, or for files outside the folder."""
+    config = _read_object("config.json", files["config.json"])
+    if "auto_map" in config:
+        raise ModelRejected(
+            "config.json", "asks for remote code (auto_map)", "Use an architecture of transformers."
+        )
+    named = {"config.json": [config.get("transformers_weights")]}
+    for name in files:
+        if name.endswith(_INDEX_SUFFIX):
+            shards = _read_object(name, files[name]).get("weight_map")
+            named[name] = [*shards.values()] if isinstance(shards, dict) else []
+    for name, weights in named.items():
+        for file in weights:
+            if file is not None and f"{PurePath(name).parent / str(file)}" not in files:
+                reason = f"names the weights {printable(str(file))}, which are not in the folder"
+                raise ModelRejected(name, reason, "Save the model again, whole.")
+
+
+def _read_object(name: str, file: Path) -> dict[str, Any]:
+    """Read a JSON object in which no key stands twice: of two, one would be lost."""
+    try:
+        content = json.loads(file.read_bytes(), object_pairs_hook=unique)
+    except DuplicateKey as error:
+        reason = f"has the key {error.key} twice"
+        raise ModelRejected(name, reason, "Keep the one that is meant.") from None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ModelRejected(name, "is not a JSON object", "Save the model again.")
+    return content

@@ -3,7 +3,9 @@
 import shutil
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+from kaiten.confinement import ConfinedFolder, UnsafeFile
 from kaiten.errors import ModelRejected
 
 _HUB, _MLFLOW = "hf://", "models:/"
@@ -48,7 +50,11 @@ def _from_mlflow(source: str, into: Path) -> Path:
         remedy = "pip install mlflow (mlflow-skinny will do), and set MLFLOW_TRACKING_URI"
         raise ModelRejected("folder", f"{source} needs mlflow", f"First: {remedy}.") from None
     try:
-        root = Path(artifacts.download_artifacts(artifact_uri=source, dst_path=str(into)))
+        root = _copied_from_disk(source, into) or Path(
+            artifacts.download_artifacts(artifact_uri=source, dst_path=str(into))
+        )
+    except UnsafeFile as error:
+        raise ModelRejected(error.name, error.reason, error.remedy) from None
     except Exception as error:  # noqa: BLE001
         raise _unavailable(source, error) from None
     configs = sorted(root.rglob("config.json"))
@@ -64,6 +70,28 @@ def _from_mlflow(source: str, into: Path) -> Path:
         if not (folder / part.name).exists():
             shutil.copyfile(part, folder / part.name)
     return folder
+
+
+def _copied_from_disk(source: str, into: Path) -> Path | None:
+    """Copy a model whose artifacts lie on this machine; None for those that MLflow downloads.
+
+    MLflow's own copy follows links, to wherever whoever logged the model has set them.
+    """
+    try:
+        registry: Any = import_module("mlflow.store.artifact.artifact_repository_registry")
+        models: Any = import_module("mlflow.store.artifact.models_artifact_repo")
+    except ModuleNotFoundError:
+        return None
+    uri, path = models.ModelsArtifactRepository.split_models_uri(source)
+    repository = registry.get_artifact_repository(uri)
+    while hasattr(repository, "repo"):
+        repository = repository.repo
+    if not hasattr(repository, "artifact_dir"):
+        return None
+    folder = ConfinedFolder(Path(repository.artifact_dir, path))
+    for name in folder.names():
+        folder.copy(name, into / name)
+    return into
 
 
 def _unavailable(source: str, error: Exception) -> ModelRejected:

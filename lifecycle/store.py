@@ -14,7 +14,7 @@ import semver
 from pydantic import TypeAdapter
 
 from kaiten import tags
-from kaiten.errors import ModelNotFound, ModelRejected
+from kaiten.errors import ModelLost, ModelNotFound, ModelRejected, restore
 from kaiten.files import replace
 from kaiten.sections import Signatures
 from lifecycle.card import BENTOML_FILE, CARD_FILE, REPORTS, SIGNATURE_FILE, ModelCard, sha256
@@ -123,14 +123,15 @@ class ModelStore:
         folders = self._folders()
         if tag not in folders:
             ours = sorted(each for each in folders if (folders[each] / CARD_FILE).is_file())
-            raise ModelNotFound(tag, ours)
+            self._check_lost(tag)
+            raise ModelNotFound(tag, ours, self.folder)
         folder = folders[tag]
         card = ModelCard.read(folder)
         if card.tag != tag:
             raise ModelRejected(
                 CARD_FILE,
                 f"is that of {card.tag}, not of {tag}",
-                f"Delete it (bentoml models delete {tag}) and register it again.",
+                f"{restore(tag)}.",
             )
         if card.engine is None:
             raise ModelRejected(
@@ -166,6 +167,14 @@ class ModelStore:
         """Return the trail of a model's versions, which lies beside the models."""
         return History(self.folder.parent / "kaiten", name)
 
+    def _check_lost(self, tag: str) -> None:
+        """Raise ModelLost for a version that is not there, and that the history knows."""
+        name, version = tags.split(tag)
+        entries = self.history(name).entries()
+        if any(entry.version == version for entry in entries):
+            folder = self.folder / name / version
+            raise ModelLost(tag, folder / BENTOML_FILE if folder.is_dir() else folder)
+
     def _check_card(self, model: StoredModel) -> None:
         """Raise ModelRejected for a card that is not the one that was registered.
 
@@ -186,11 +195,7 @@ class ModelStore:
             reason = f"of {card.tag} is of a version that the history does not know"
         else:
             return
-        raise ModelRejected(
-            CARD_FILE,
-            reason,
-            f"Restore it, or delete it (bentoml models delete {card.tag}) and register it again.",
-        )
+        raise ModelRejected(CARD_FILE, reason, f"{restore(card.tag)}.")
 
     def add(self, card: ModelCard, sources: Mapping[str, Path]) -> StoredModel:
         """Copy the files (relative path to source) and the card into the store.

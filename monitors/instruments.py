@@ -116,6 +116,7 @@ class Instruments:
         self._registry = registry = CollectorRegistry()
         self._drift: DriftSource | None = None
         self._served: _ServedVersions | None = None
+        self._damaged_files: _DamagedFiles | None = None
         if directory is not None:
             _forget_dead_workers(Path(directory))
         self._models = _ModelInstruments(registry)
@@ -246,6 +247,10 @@ class Instruments:
         """Have the exposition tell what serves: Kaiten's version, and each model's card by tag."""
         self._served = _ServedVersions(kaiten, self._service["service_version"], digests)
 
+    def show_damaged_files(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Have the exposition tell how many files of each version, by tag, are damaged."""
+        self._damaged_files = _DamagedFiles(counts)
+
     def exposition(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, and its content type."""
         source = self._registry
@@ -258,6 +263,8 @@ class Instruments:
             registry.register(_DriftMetrics(self._drift))
         if self._served is not None:
             registry.register(self._served)
+        if self._damaged_files is not None:
+            registry.register(self._damaged_files)
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
@@ -456,6 +463,24 @@ class _ServedVersions(Collector):
         for tag, digest in self._digests().items():
             models.add_metric((*tags.split(tag), digest), 1)
         yield models
+
+
+class _DamagedFiles(Collector):
+    """The files of served versions that are not as they were loaded."""
+
+    def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the count of each version."""
+        damaged = GaugeMetricFamily(
+            "model_files_damaged",
+            "Files of a served version that are missing or changed; no worker could start.",
+            labels=_MODEL,
+        )
+        for tag, count in self._counts().items():
+            damaged.add_metric(tags.split(tag), count)
+        yield damaged
 
 
 class _DriftMetrics(Collector):

@@ -60,6 +60,7 @@ class Exposition:
         instruments.body_refused()
         instruments.show_drift(_Drifts())
         instruments.show_versions("0.1.0", lambda: {MODEL: "d" * 64})
+        instruments.show_damaged_files(lambda: {MODEL: 1})
 
     def answer(self, status: int, count: int) -> None:
         """Count so many requests, of 10 ms each."""

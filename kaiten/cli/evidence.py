@@ -3,14 +3,16 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, parse
+from defusedxml.ElementTree import ParseError, fromstring
 
+from kaiten.confinement import UnsafeFile, open_file
 from kaiten.sections import Evidence
-from lifecycle.card import ModelCard, sha256
+from lifecycle.card import ModelCard
 from lifecycle.git import git
 
 _CHANGELOG = "CHANGELOG.md"
@@ -52,8 +54,9 @@ def _tag(card: ModelCard, repository: Repository) -> str | None:
 def _changelog(card: ModelCard, repository: Repository) -> str | None:
     """Return the heading of the version in the changelog."""
     try:
-        lines = (repository.folder / _CHANGELOG).read_text(encoding="utf-8").splitlines()
-    except OSError:
+        with open_file(repository.folder / _CHANGELOG) as file:
+            lines = file.read().decode("utf-8").splitlines()
+    except (OSError, UnsafeFile, UnicodeDecodeError):
         return None
     # 1.2.0 is neither 1.2.0-rc.1 nor 11.2.0.
     version = re.compile(rf"(?<![\w.-]){re.escape(card.version)}(?![\w-]|\.\d)")
@@ -66,11 +69,13 @@ def _tests(card: ModelCard, repository: Repository) -> str | None:  # noqa: ARG0
     if repository.tests is None:
         return None
     try:
-        root: Element = parse(repository.tests).getroot()
+        with open_file(repository.tests) as file:
+            content = file.read()
+        root: Element = fromstring(content)
         cases = [*root.iter("testcase")]
-    except (OSError, ParseError, DefusedXmlException):
+    except (OSError, UnsafeFile, ParseError, DefusedXmlException):
         return None
     found = [{part.tag for part in case} for case in cases]
     bad = any(parts & {"failure", "error"} for parts in found)
     count = sum("skipped" not in parts for parts in found)
-    return f"{count} tests, {sha256(repository.tests)}" if count and not bad else None
+    return f"{count} tests, {sha256(content).hexdigest()}" if count and not bad else None

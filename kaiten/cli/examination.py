@@ -19,6 +19,8 @@ from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.settings import (
     Settings,
     check_back_stop,
+    check_bentoml_configuration,
+    check_secret_sources,
     load_settings,
     read_secret_files,
     secrets_folder,
@@ -144,6 +146,7 @@ def _attempt(problems: list[Detail], where: str, check: Callable[[], FoundT]) ->
 def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
     """Return what a start would go by; None where BentoML's own settings are not usable."""
     secret = _attempt(problems, "auth.secret", partial(_secret, settings))
+    _attempt(problems, "KAITEN_SECRETS", check_secret_sources)
     service = _attempt(problems, "BENTOML_CONFIG", _bentoml_service)
     if service is None:
         return None
@@ -220,6 +223,7 @@ def _bentoml_service() -> tuple[object, float | None, dict[str, object] | None]:
     InvalidSettings where they are not usable.
     """
     file = configuration_file()
+    check_bentoml_configuration()
     try:
         # Importing it reads BENTOML_CONFIG: no other command should fail with that file.
         configuration = import_module("bentoml._internal.configuration")

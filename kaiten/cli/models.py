@@ -1,21 +1,25 @@
 """`kaiten register`, `kaiten sign` and `kaiten models`: what there is to serve."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import file_digest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import typer
-import yaml
 from pydantic import ValidationError
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Column, Table
 
+from kaiten import strict_yaml
 from kaiten.cli.operator import operator
+from kaiten.confinement import UnsafeFile, open_file
 from kaiten.errors import Detail, InvalidSettings, ModelRejected
 from kaiten.settings import load_settings
-from lifecycle.card import Provenance, sha256
+from lifecycle.card import Provenance
 from lifecycle.registration import Submission
 from lifecycle.registration import register as register_model
 from lifecycle.sources import fetch
@@ -79,33 +83,43 @@ def register(
 
 
 def _digest(name: str, file: Path) -> str:
-    try:
-        return sha256(file)
-    except OSError as error:
-        reason = f"{file} can not be read: {error.strerror}"
-        raise ModelRejected(name, reason, "Give the path of a file.") from None
+    with _reading(name, file), open_file(file) as content:
+        return file_digest(content, "sha256").hexdigest()
 
 
 def _provenance(details: Path | None, told: dict[str, object]) -> Provenance:
     """Return where a version comes from, as a file and the options tell."""
+    values = _read_details(details) if details else {}
     try:
-        read = yaml.safe_load(details.read_text(encoding="utf-8")) if details else {}
-        if not isinstance(read, dict):
-            raise ModelRejected("details", "is no YAML mapping", "Write key: value lines.")
-        return Provenance.model_validate({**read, **told})
-    except UnicodeDecodeError:
-        raise ModelRejected("details", f"{details} is not in UTF-8", "Convert it.") from None
-    except OSError as error:
-        reason = f"{details} can not be read: {error.strerror}"
-        raise ModelRejected("details", reason, "Give the path of a file.") from None
-    except yaml.YAMLError:
-        raise ModelRejected("details", f"{details} is no YAML", "Mend it.") from None
+        return Provenance.model_validate({**values, **told})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ModelRejected(
             f"details.{field}", first["msg"], "See kaiten register --help."
         ) from None
+
+
+def _read_details(file: Path) -> dict[str, object]:
+    with _reading("details", file), open_file(file) as content:
+        text = content.read()
+    try:
+        return strict_yaml.load(text).values
+    except strict_yaml.InvalidYaml as error:
+        reason = f"{file}, {error.problems[0]}"
+        raise ModelRejected("details", reason, "Mend it, and register again.") from None
+
+
+@contextmanager
+def _reading(name: str, file: Path) -> Iterator[None]:
+    """Turn what cannot be read into ModelRejected, by the option's name."""
+    try:
+        yield
+    except UnsafeFile as error:
+        raise ModelRejected(name, f"{file} {error.reason}", error.remedy) from None
+    except OSError as error:
+        reason = f"{file} can not be read: {error.strerror}"
+        raise ModelRejected(name, reason, "Give the path of a file.") from None
 
 
 def sign(

@@ -16,7 +16,13 @@ from rich.console import Console
 from kaiten.cli.reach import HOST, Reach, names_in, reach
 from kaiten.cli.token import mint
 from kaiten.errors import Detail, InvalidSettings, SetupError
-from kaiten.settings import ROOT, bentoml_configuration, environment_for, load_settings
+from kaiten.settings import (
+    ROOT,
+    bentoml_configuration,
+    check_bentoml_configuration,
+    environment_for,
+    load_settings,
+)
 from kaiten.signing import secret_in_force
 
 _POLL_S = 0.2
@@ -38,6 +44,7 @@ def serve(
     Example: kaiten serve --port 3001 --model support-intent:1.0.0
     """
     settings = load_settings()
+    check_bentoml_configuration()
     overrides = {"BENTOML_CONFIG": configuration_file()}
     if model is not None:
         overrides["KAITEN_SERVING__MODELS"] = model

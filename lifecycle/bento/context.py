@@ -8,6 +8,7 @@ from typing import Any
 import pathspec
 import yaml
 
+from kaiten.confinement import ConfinedFolder, UnsafeFile
 from kaiten.errors import BuildRefused
 from lifecycle.card import sha256
 
@@ -25,12 +26,20 @@ def files_of(project: Path) -> list[str]:
 
 
 def stage(project: Path, files: Sequence[str], target: Path, models: Sequence[str]) -> None:
-    """Copy these files of the project, with all modes alike, and pin the models."""
+    """Copy these files of the project, with all modes alike, and pin the models.
+
+    BuildRefused for a link that leaves the project: what it names would go into the image.
+    """
+    # A hard link is how some tools check a project out.
+    folder = ConfinedFolder(project, hard_links=True)
     for name in files:
-        copy = target / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes((project / name).read_bytes())
-        copy.chmod(0o644)
+        try:
+            folder.copy(name, target / name)
+        except UnsafeFile as error:
+            raise BuildRefused(f"{project / name}: {error.reason}. {error.remedy}") from None
+        except OSError as error:
+            raise BuildRefused(f"{project / name} cannot be copied: {error.strerror}.") from None
+        (target / name).chmod(0o644)
     settings = target / _SETTINGS
     text = settings.read_text(encoding="utf-8")
     settings.write_text(pinned(text, models), encoding="utf-8")

@@ -1,15 +1,18 @@
 """The rows that a version is validated on: texts, the labels that are right, and other columns."""
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from kaiten.confinement import UnsafeFile, open_file
 from kaiten.errors import DataRejected
-from lifecycle.card import sha256
+from kaiten.strict_yaml import DuplicateKey, unique
 
 _NAMED = 5
 Row = Mapping[str, Any]
@@ -39,7 +42,7 @@ class Rows:
 
 def read(path: Path, columns: Columns) -> Rows:
     """Read JSONL, CSV or Parquet, told by the suffix; DataRejected says what is wrong where."""
-    readers: dict[str, Callable[[Path], Iterator[Row]]] = {
+    readers: dict[str, Callable[[Path, bytes], Iterator[Row]]] = {
         ".jsonl": _jsonl,
         ".csv": _csv,
         ".parquet": _parquet,
@@ -48,8 +51,12 @@ def read(path: Path, columns: Columns) -> Rows:
         kinds = ", ".join(readers)
         raise DataRejected(path, f"is none of {kinds}", "Convert it, or rename it.")
     try:
-        digest = sha256(path)
-        found = [*readers[path.suffix](path)]
+        # Once: what is hashed is what is read.
+        with open_file(path) as file:
+            content = file.read()
+        found = [*readers[path.suffix](path, content)]
+    except UnsafeFile as error:
+        raise DataRejected(path, error.reason, error.remedy) from None
     except OSError as error:
         reason = f"can not be read: {error.strerror or error}"
         raise DataRejected(path, reason, "Give the path of a file.") from None
@@ -58,7 +65,9 @@ def read(path: Path, columns: Columns) -> Rows:
     names = columns.text, columns.label, *columns.slices
     cells = [_cells(path, number, row, names) for number, row in enumerate(found, start=1)]
     texts, labels, *slices = zip(*cells, strict=True) if cells else [()] * len(names)
-    return Rows(texts, labels, dict(zip(columns.slices, slices, strict=True)), digest)
+    return Rows(
+        texts, labels, dict(zip(columns.slices, slices, strict=True)), sha256(content).hexdigest()
+    )
 
 
 def check(rows: Rows, known: Sequence[str], at_least: int, path: Path, *, partly: bool) -> None:
@@ -81,37 +90,49 @@ def check(rows: Rows, known: Sequence[str], at_least: int, path: Path, *, partly
         raise DataRejected(path, reason, "Add some, or pass --partly to leave them unmeasured.")
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                reason = f"is no JSON object in line {number}"
-                raise DataRejected(path, reason, "Write one object a line.")
-            yield row
-
-
-def _csv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+def _jsonl(path: Path, content: bytes) -> Iterator[Row]:
+    for number, line in enumerate(io.StringIO(content.decode("utf-8"), newline=None), start=1):
+        if not line.strip():
+            continue
         try:
-            yield from csv.DictReader(file, strict=True)
-        except csv.Error as error:
-            raise DataRejected(path, f"is no CSV: {error}", "Write it with a header.") from None
+            row = json.loads(line, object_pairs_hook=unique)
+        except DuplicateKey as error:
+            reason = f"has the key {error.key!r} twice in line {number}"
+            raise DataRejected(path, reason, "Keep the one that is meant.") from None
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            reason = f"is no JSON object in line {number}"
+            raise DataRejected(path, reason, "Write one object a line.")
+        yield row
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _csv(path: Path, content: bytes) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+    try:
+        _check_columns(path, reader.fieldnames or ())
+        yield from reader
+    except csv.Error as error:
+        raise DataRejected(path, f"is no CSV: {error}", "Write it with a header.") from None
+
+
+def _parquet(path: Path, content: bytes) -> Iterator[Row]:
     arrow: Any = import_module("pyarrow")
     parquet: Any = import_module("pyarrow.parquet")
     try:
-        for batch in parquet.ParquetFile(path).iter_batches():
+        file = parquet.ParquetFile(arrow.BufferReader(content))
+        _check_columns(path, file.schema_arrow.names)
+        for batch in file.iter_batches():
             yield from batch.to_pylist()
     except arrow.ArrowInvalid as error:
         raise DataRejected(path, f"is no Parquet file: {error}", "Write it again.") from None
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    """Refuse a column that stands twice: of two, one would be read in silence."""
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):
+        reason = f"has the column {_listed(twice)} twice"
+        raise DataRejected(path, reason, "Keep the one that is meant.")
 
 
 def _cells(path: Path, number: int, row: Row, names: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from monitors.spool import Source
 
 logger = structlog.get_logger(__name__)
 NO_REFERENCE = "it has no reference: validate it (kaiten validate), and start the server again"
+STATE_UNREADABLE = "its state in KAITEN_HOME can not be read; see the log"
 UNREADABLE = "its reference can not be read: validate it again, and start the server again"
 NOT_WATCHED = "profiles.enabled is false"
 _MODE = 0o600
@@ -152,11 +153,22 @@ class DriftReport:
         self._watched = watched
 
     def drift(self) -> list[DriftState]:
-        """Return the state of each served version, in their order; OSError."""
+        """Return the state of each served version, in their order.
+
+        What cannot be read costs the state of that version, and no answer about the others.
+        """
         if not self._watched:
             found = [first(Source(model, PRODUCTION), None) for model in self._references()]
             return [each.model_copy(update={"reason": NOT_WATCHED}) for each in found]
         return [
-            self._states.get(Source(model, PRODUCTION), folder.name if folder else None)
+            self._state(Source(model, PRODUCTION), folder.name if folder else None)
             for model, folder in self._references().items()
         ]
+
+    def _state(self, source: Source, reference: str | None) -> DriftState:
+        try:
+            return self._states.get(source, reference)
+        except OSError as error:
+            logger.warning("drift_state_unreadable", model=source.model, error=error.strerror)
+            unknown = {"drifted": None, "reason": STATE_UNREADABLE}
+            return first(source, reference).model_copy(update=unknown)

@@ -16,6 +16,8 @@ from kaiten.sections import PLACEHOLDERS, Auth, Lifetime, Section
 from kaiten.settings import (
     ROOT,
     bentoml_configuration,
+    check_bentoml_configuration,
+    check_secret_sources,
     cuda_visible_devices,
     environment_for,
     hand_down,
@@ -691,3 +693,165 @@ def test_keys_are_fetched_by_https_in_production(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("KAITEN_ENVIRONMENT", "production")
     with pytest.raises(InvalidSettings, match="is not https"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "reason"),
+    [
+        (
+            "batching:\n  max_queue_items: 300\ngateway: {}\nbatching:\n  max_padding: 0.2\n",
+            "batching",
+            "line 4: is given twice, first at line 1; keep one of the two",
+        ),
+        (
+            "Batching:\n  max_queue_items: 300\n",
+            "Batching",
+            "line 1: names no setting; did you mean batching?",
+        ),
+        (
+            "batching:\n  max-queue-items: 300\n",
+            "batching.max-queue-items",
+            "line 2: names no setting; did you mean batching.max_queue_items?",
+        ),
+        (
+            "# a comment\nmax_queue_items: 300\n",
+            "max_queue_items",
+            "line 2: names no setting; write it as batching.max_queue_items, indented below",
+        ),
+        (
+            "serving:\n  gateway:\n    max_inputs: 3\n",
+            "serving.gateway",
+            "line 2: names no setting; it is a section of its own: take its indentation away",
+        ),
+        (
+            "auth:\n  issuers:\n  - isuer: a\n    audience: b\n",
+            "auth.issuers.0.isuer",
+            "line 3: names no setting; did you mean auth.issuers.0.issuer?",
+        ),
+        ("batching:\n", "batching", "line 1: is an empty section"),
+        ("batching:\n  - max_padding: 0.2\n", "batching", "line 1: is a section; write key"),
+        ("api_versions:\n  v1:\n", "api_versions.v1", "line 2: is an empty section"),
+        ("batching:\n  max_queue_items: on\n", "batching.max_queue_items", "line 2: is a word"),
+        ("serving:\n  drain_s: no\n", "serving.drain_s", "line 2: is a word"),
+        ("limits:\n  concurrency: yes\n", "limits.concurrency", "line 2: is a word"),
+        ("auth:\n  issuer: no\n", "auth.issuer", "line 2: is a word"),
+        (
+            "api_versions:\n  v1:\n    sunset_at: 86400\n",
+            "api_versions.v1.sunset_at",
+            "line 3: is a number and no date",
+        ),
+        ("auth:\n  issuer: 2026-01-01\n", "auth.issuer", "line 2: Input should be a valid string"),
+        ("serving:\n  request_timeout_s: 0\n", "serving.request_timeout_s", "line 2: Input"),
+        ("limits:\n  requests: 012\n", "limits.requests", "line 2: is read as an octal number"),
+    ],
+)
+def test_setting_that_would_be_lost_or_changed_is_refused_by_line_and_key(
+    text: str, field: str, reason: str, file: Path
+) -> None:
+    file.write_text(text)
+    error = refused()
+    assert fields(error) == [field]
+    assert error.details[0].reason.startswith(reason)
+    assert str(file) in error.message
+
+
+def test_off_is_no_limit_and_a_switch_takes_any_word(file: Path) -> None:
+    file.write_text("limits:\n  requests: off\nprofiles:\n  enabled: no\n")
+    settings = load_settings()
+    assert settings.limits.requests is None
+    assert settings.profiles.enabled is False
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "reason"),
+    [
+        (
+            "KAITEN_BATCHING__MAX_QUEUE_ITEM",
+            "300",
+            "batching.max_queue_item",
+            "did you mean KAITEN_BATCHING__MAX_QUEUE_ITEMS?",
+        ),
+        ("KAITEN_HOME__FOLDER", "x", "home.folder", "names no setting"),
+        ("KAITEN_SERVING__MODELS__FIRST", "a:1.0.0", "serving.models.first", "names no setting"),
+        (
+            "kaiten_batching__max_queue_items",
+            "300",
+            "kaiten_batching__max_queue_items",
+            "is not in capitals; write KAITEN_BATCHING__MAX_QUEUE_ITEMS",
+        ),
+        (
+            "KAITEN_Batching__Max_Queue_Items",
+            "300",
+            "KAITEN_Batching__Max_Queue_Items",
+            "is not in capitals",
+        ),
+        ("KAITEN_BATCHING", '{"max_padding": 0.2}', "KAITEN_BATCHING", "set it key by key"),
+        (
+            "KAITEN_AUTH__ISSUERS",
+            '[{"issuer": "a", "audience": "b", "audience": "c", "secret_file": "d"}]',
+            "KAITEN_AUTH__ISSUERS",
+            "gives the key audience twice",
+        ),
+        ("KAITEN_AUTH__ISSUERS", "[" * 100_000, "KAITEN_AUTH__ISSUERS", "is nested too deeply"),
+    ],
+)
+def test_variable_that_names_no_setting_or_hides_one_is_refused(
+    variable: str, value: str, field: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_BATCHING__MAX_QUEUE_ITEMS", "400")
+    monkeypatch.setenv(variable, value)
+    error = refused()
+    assert fields(error) == [field]
+    assert reason in error.details[0].reason
+
+
+def test_secret_in_a_variable_and_in_a_file_is_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kaiten_auth__secret").write_text(SECRET)
+    monkeypatch.setenv("KAITEN_SECRETS", str(tmp_path))
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    check_secret_sources()
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET[::-1])
+    with pytest.raises(InvalidSettings, match="keep one of the two") as caught:
+        check_secret_sources()
+    assert fields(caught.value) == ["kaiten_auth__secret"]
+    assert SECRET not in everything_told(caught.value)
+    assert SECRET[::-1] not in everything_told(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "reason"),
+    [
+        (
+            "services:\n  kaiten_service:\n    workers: 1\n  kaiten_service:\n    workers: 2\n",
+            "services.kaiten_service",
+            "line 4: is given twice, first at line 2",
+        ),
+        (
+            "services:\n  kaiten_service:\n    traffic: {timeout: 1:30}\n",
+            "services.kaiten_service.traffic.timeout",
+            "line 3: is read as a number to base 60",
+        ),
+        ("services:\n\tkaiten_service: {}\n", "file", "line 2: is indented or separated by a tab"),
+    ],
+)
+def test_what_bentoml_would_lose_of_its_own_file_is_refused(
+    text: str, field: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bentoml.yaml").write_text(text)
+    monkeypatch.setenv("BENTOML_CONFIG", str(tmp_path / "bentoml.yaml"))
+    with pytest.raises(InvalidSettings) as caught:
+        check_bentoml_configuration()
+    assert fields(caught.value) == [field]
+    assert caught.value.details[0].reason.startswith(reason)
+
+
+@pytest.mark.parametrize("name", ["kaiten.yaml", "configuration.yaml"])
+def test_files_of_the_checkout_hold_nothing_that_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_CONFIG", str(ROOT / "kaiten.yaml"))
+    monkeypatch.setenv("BENTOML_CONFIG", str(ROOT / name))
+    check_bentoml_configuration()
+    assert load_settings().serving.models

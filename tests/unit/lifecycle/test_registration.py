@@ -1,6 +1,9 @@
 import dataclasses
 import json
+import os
+import re
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -329,14 +332,121 @@ def test_source_may_go_once_it_is_registered(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("model_store")
-def test_links_are_followed(folder: Path, tmp_path: Path) -> None:
-    (folder / "model.safetensors").rename(tmp_path / "blob")
-    (folder / "model.safetensors").symlink_to(tmp_path / "blob")
+def test_link_to_a_file_of_the_folder_is_followed(folder: Path) -> None:
+    (folder / "checkpoint-9").mkdir()
+    (folder / "model.safetensors").rename(folder / "checkpoint-9" / "weights")
+    (folder / "model.safetensors").symlink_to("checkpoint-9/weights")
     stored = register(
         submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=inspect
     )
     assert not (stored.folder / "model.safetensors").is_symlink()
     assert (stored.folder / "model.safetensors").read_text() == "weights"
+
+
+def test_snapshot_of_a_hubs_cache_is_taken(folder: Path, tmp_path: Path, model_store: Path) -> None:
+    repository = tmp_path / "models--them--theirs"
+    snapshot, blobs = repository / "snapshots" / ("a" * 40), repository / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, name in enumerate(MODEL):
+        (folder / name).rename(blobs / f"{number:064x}")
+        (snapshot / name).symlink_to(f"../../blobs/{number:064x}")
+    stored = register(
+        submission(snapshot, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=inspect
+    )
+    assert {name: (stored.folder / name).read_text() for name in MODEL} == MODEL
+    assert not [path for path in model_store.rglob("*") if path.is_symlink()]
+
+
+def leading_out(folder: Path) -> list[tuple[str, Change]]:
+    """Return ways to have a file that lies outside the folder registered, by the name it has."""
+    secret = folder.parent / "secret"
+    secret.write_text("root:$6$hash", encoding="utf-8")
+    secret.chmod(0o600)
+    (folder.parent / "chain").symlink_to(folder / "config.json")
+    hidden = folder / ".env"
+    hidden.write_text("TOKEN=1")
+    return [
+        ("LICENSE", lambda folder: (folder / "LICENSE").symlink_to(secret)),
+        ("vocab.txt", lambda folder: (folder / "vocab.txt").symlink_to("../secret")),
+        ("environ.json", lambda folder: (folder / "environ.json").symlink_to("/proc/self/environ")),
+        ("merges.txt", lambda folder: (folder / "merges.txt").symlink_to("../chain")),
+        ("README.md", lambda folder: (folder / "README.md").symlink_to(".env")),
+        ("notes.md", lambda folder: (folder / "notes.md").hardlink_to(secret)),
+        ("1_Pooling", lambda folder: (folder / "1_Pooling").symlink_to("..")),
+        ("zero.json", lambda folder: (folder / "zero.json").symlink_to("/dev/zero")),
+        ("plot.png", lambda folder: (folder / "plot.png").symlink_to(secret)),
+        ("added.json", lambda folder: os.mkfifo(folder / "added.json")),
+        ("talk.json", lambda folder: os.mknod(folder / "talk.json", stat.S_IFSOCK)),
+        ("broken.json", lambda folder: (folder / "broken.json").symlink_to("missing")),
+        ("a.json", lambda folder: (folder / "a.json").symlink_to("a.json")),
+    ]
+
+
+@pytest.mark.parametrize("number", range(13))
+def test_what_leads_out_of_the_folder_is_refused_by_name(
+    number: int, folder: Path, model_store: Path
+) -> None:
+    name, change = leading_out(folder)[number]
+    change(folder)
+    before = contents(model_store)
+    with pytest.raises(ModelRejected) as caught:
+        register(
+            submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=inspect
+        )
+    assert [detail.field for detail in caught.value.details] == [name]
+    assert contents(model_store) == before
+
+
+@pytest.mark.usefixtures("model_store")
+def test_inspection_sees_nothing_but_what_is_stored(folder: Path) -> None:
+    write("plot.png")(folder)
+    write(".cache/token", "secret")(folder)
+    seen: list[str] = []
+    handed_over = folder
+
+    def look(folder: Path, made: Path) -> ModelFacts:
+        seen.extend(contents(folder))
+        # Whoever handed the folder over changes it meanwhile.
+        write("model.safetensors", "other weights")(handed_over)
+        return inspect(folder, made)
+
+    stored = register(
+        submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=look
+    )
+    assert seen == sorted(MODEL)
+    assert (stored.folder / "model.safetensors").read_text() == "weights"
+
+
+OUTSIDE = '{"metadata": {}, "weight_map": {"a": "../theirs.safetensors"}}'
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "reason"),
+    [
+        (write("model.safetensors.index.json", OUTSIDE), "model.safetensors.index.json", "theirs"),
+        (write("config.json", '{"transformers_weights": "/x.safetensors"}'), "config.json", "/x."),
+        (
+            write("adapter_config.json", '{"base_model_name_or_path": "/"}'),
+            "adapter_config.json",
+            "adapter",
+        ),
+        (write("config.json", '{"id2label": {"0": "a", "0": "b"}}'), "config.json", "key 0 twice"),
+        (write("config.json", "[" * 100_000), "config.json", "no"),
+        (write("a\x1b[2J.json"), "a\\x1b[2J.json", "control characters"),
+        (write("/".join(["d"] * 40) + "/a.json"), "/".join(["d"] * 33), "nested over 32"),
+    ],
+)
+@pytest.mark.usefixtures("model_store")
+def test_content_that_names_other_files_or_hides_some_is_refused(
+    change: Change, field: str, reason: str, folder: Path
+) -> None:
+    change(folder)
+    with pytest.raises(ModelRejected, match=re.escape(reason)) as caught:
+        register(
+            submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=inspect
+        )
+    assert [detail.field for detail in caught.value.details] == [field]
 
 
 @pytest.mark.usefixtures("model_store")

@@ -76,6 +76,39 @@ def test_model_that_mlflow_logged_is_laid_side_by_side(
     assert {file.name for file in found.iterdir()} == wanted
 
 
+def local_registry(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let MLflow's registry keep its artifacts in a folder of this machine."""
+    registry(monkeypatch, folder)
+    version = SimpleNamespace(repo=SimpleNamespace(artifact_dir=str(folder)))
+    models = SimpleNamespace(
+        ModelsArtifactRepository=SimpleNamespace(split_models_uri=lambda uri: (uri, ""))
+    )
+    found = SimpleNamespace(get_artifact_repository=lambda _: version)
+    place = "mlflow.store.artifact"
+    monkeypatch.setitem(sys.modules, f"{place}.models_artifact_repo", models)
+    monkeypatch.setitem(sys.modules, f"{place}.artifact_repository_registry", found)
+
+
+def test_model_of_a_registry_on_this_machine_is_copied(
+    tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_registry(monkeypatch, shutil.copytree(tiny_classifier, tmp_path / "logged" / "model"))
+    found = fetch("models:/intent/3", tmp_path / "into")
+    assert found == tmp_path / "into"
+    assert (found / "config.json").read_bytes() == (tiny_classifier / "config.json").read_bytes()
+
+
+def test_link_in_a_registry_on_this_machine_is_refused(
+    tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged = shutil.copytree(tiny_classifier, tmp_path / "logged")
+    (logged / "LICENSE").symlink_to("/etc/passwd")
+    local_registry(monkeypatch, logged)
+    with pytest.raises(ModelRejected, match="LICENSE: is a link that leaves the folder"):
+        fetch("models:/intent/3", tmp_path / "into")
+    assert not (tmp_path / "into" / "LICENSE").exists()
+
+
 def test_what_mlflow_logged_otherwise_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

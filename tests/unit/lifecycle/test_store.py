@@ -1,3 +1,5 @@
+import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -5,8 +7,9 @@ from pathlib import Path
 import bentoml
 import pytest
 
-from kaiten.errors import ModelNotFound, ModelRejected
+from kaiten.errors import ModelLost, ModelNotFound, ModelRejected
 from lifecycle.card import CARD_FILE, EngineCard, ModelCard, sha256
+from lifecycle.history import Action, Event
 from lifecycle.store import ModelStore, StoredModel
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "extra/notes.txt": b"notes"}
@@ -89,9 +92,29 @@ def test_link_to_a_folder_of_files_is_named(store: ModelStore, sources: dict[str
     (folder / "reports" / "x").mkdir(parents=True)
     (folder / "reports" / "x" / "model.onnx").touch()
     (folder / "onnx").symlink_to(folder / "reports" / "x")
-    with pytest.raises(ModelRejected, match="was added since ours:") as caught:
+    with pytest.raises(ModelRejected, match="links to a folder") as caught:
         store.get("ours:1.0.0")
     assert [detail.field for detail in caught.value.details] == ["onnx"]
+
+
+def test_link_in_a_version_that_was_imported_is_named(
+    store: ModelStore, sources: dict[str, Path]
+) -> None:
+    folder = add(store, "ours:1.0.0", sources).folder
+    (folder / "reports").mkdir()
+    (folder / "reports" / "report.json").symlink_to("/etc/passwd")
+    with pytest.raises(ModelRejected, match="leaves the folder, to /etc/passwd") as caught:
+        store.get("ours:1.0.0")
+    assert [detail.field for detail in caught.value.details] == ["reports/report.json"]
+
+
+def test_fifo_in_a_version_is_named_and_not_waited_for(
+    store: ModelStore, sources: dict[str, Path]
+) -> None:
+    folder = add(store, "ours:1.0.0", sources).folder
+    os.mkfifo(folder / "model.sig")
+    with pytest.raises(ModelRejected, match="is a FIFO"):
+        store.get("ours:1.0.0")
 
 
 @pytest.mark.parametrize("name", ["onnx/model.onnx", "model.safetensors.index.json"])
@@ -139,6 +162,32 @@ def test_not_found_lists_what_there_is(store: ModelStore, sources: dict[str, Pat
 def test_not_found_in_an_empty_store_says_none(store: ModelStore) -> None:
     with pytest.raises(ModelNotFound, match=r"\(there: none\)"):
         store.get("ours:1.0.0")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_version_whose_files_are_gone_is_to_be_restored_and_not_registered(
+    whole: bool,  # noqa: FBT001  a case's own
+    store: ModelStore,
+    sources: dict[str, Path],
+) -> None:
+    stored = add(store, "ours:1.0.0", sources)
+    with store.history("ours").changing() as draft:
+        draft.add(Event(action=Action.REGISTERED, version="1.0.0", who="me", card=stored.digest))
+    missing = stored.folder if whole else stored.folder / "model.yaml"
+    shutil.rmtree(missing) if whole else missing.unlink()
+    with pytest.raises(ModelLost) as caught:
+        store.get("ours:1.0.0")
+    assert caught.value.message.startswith(
+        f"ours:1.0.0 was registered in this store, and {missing} is missing. Restore ours:1.0.0 "
+    )
+    assert "bentoml models delete" not in caught.value.message
+    assert "kaiten register" not in caught.value.message
+
+
+def test_empty_store_may_be_a_volume_that_is_not_mounted(store: ModelStore) -> None:
+    with pytest.raises(ModelNotFound, match="check that it is mounted") as caught:
+        store.get("ours:1.0.0")
+    assert str(store.folder) in caught.value.message
 
 
 def test_contains_tells_what_exists(store: ModelStore, sources: dict[str, Path]) -> None:

@@ -52,6 +52,23 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("name", ["README.md", "kaiten/link.py", "kaiten/more"])
+def test_link_that_leaves_the_project_is_refused(name: str, project: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "a.py").write_text("secret")
+    (project / name).unlink(missing_ok=True)
+    (project / name).symlink_to(tmp_path / "outside" / ("" if name.endswith("more") else "a.py"))
+    with pytest.raises(BuildRefused, match="link"):
+        stage(project, files_of(project), tmp_path / "staged", MODELS)
+
+
+def test_link_within_the_project_is_staged_as_a_file(project: Path, tmp_path: Path) -> None:
+    (project / "kaiten" / "link.py").symlink_to("a.py")
+    stage(project, files_of(project), tmp_path / "staged", MODELS)
+    link = tmp_path / "staged" / "kaiten" / "link.py"
+    assert (link.read_text(), link.is_symlink()) == ("# kaiten/a.py\n", False)
+
+
 def test_only_what_is_listed_is_staged(project: Path, tmp_path: Path) -> None:
     (project / "service.py").chmod(0o777)
     stage(project, files_of(project), tmp_path / "staged", MODELS)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,9 @@ def test_every_format_says_the_same(suffix: str, tmp_path: Path) -> None:
         ("rows.csv", b"text,label\na\n", "has no 'label' in row 1"),
         ("rows.csv", b"text,label\n\xff\xfe,b\n", "is not in UTF-8"),
         ("rows.csv", b'text,label\n"a"b,c\n', "is no CSV"),
+        ("rows.jsonl", b'{"text": "a", "label": "b", "label": "c"}', "key 'label' twice in line 1"),
+        ("rows.jsonl", b"[" * 100_000, "no JSON object in line 1"),
+        ("rows.csv", b"text,label,label\na,b,c\n", "has the column label twice"),
         ("rows.parquet", b"PAR1 and then nothing", "is no Parquet file"),
     ],
 )
@@ -73,6 +77,20 @@ def test_broken_file_is_told(name: str, content: bytes, reason: str, tmp_path: P
     with pytest.raises(DataRejected) as caught:
         read(path, Columns())
     assert reason in caught.value.message
+
+
+def test_link_that_leaves_its_folder_is_not_read(tmp_path: Path) -> None:
+    # Its first line would stand in the message as the names of the columns.
+    (tmp_path / "rows.csv").symlink_to("/etc/passwd")
+    with pytest.raises(DataRejected, match="leaves the folder") as caught:
+        read(tmp_path / "rows.csv", Columns())
+    assert "root:" not in caught.value.message
+
+
+def test_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows.csv")
+    with pytest.raises(DataRejected, match="is a FIFO"):
+        read(tmp_path / "rows.csv", Columns())
 
 
 def test_absent_file_is_told(tmp_path: Path) -> None:

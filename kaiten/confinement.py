@@ -1,0 +1,215 @@
+"""Reads files of a folder that others have made, without being led out of it.
+
+A symbolic link, a hard link or a special file in such a folder can name a file that its maker may
+not read, and the process that copies it can. Every path is opened one component at a time and
+never through a link, so a file that is swapped after it was checked is refused as well.
+"""
+
+import os
+import re
+import shutil
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+
+_MAX_DEPTH = 32
+_MAX_LINKS = 8
+_MAX_SHOWN_CHARS = 200
+# The cache of a hub names its blobs by SHA-1 (git) or SHA-256 (LFS).
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: opening a FIFO would wait for a writer.
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_COPY = "Put a copy of the file in its place."
+
+
+class UnsafeFile(Exception):
+    """A file that is not read: its name in the folder, why, and what to do."""
+
+    def __init__(self, name: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{printable(name)}: {reason}. {remedy}")
+        self.name, self.reason, self.remedy = printable(name), reason, remedy
+
+
+class ConfinedFolder:
+    """A folder from elsewhere; ``names`` lists its files, ``open`` and ``copy`` read them.
+
+    Links to files inside the folder are followed. In a snapshot of a hub's cache
+    (``models--owner--name/snapshots/REVISION``), links to the blobs of the same repository are too.
+    Names are relative paths with ``/``. Every method raises UnsafeFile, and OSError for what cannot
+    be read.
+    """
+
+    def __init__(self, folder: Path, *, hard_links: bool = False) -> None:
+        # The caller may name the folder itself by a link.
+        self._root = folder.resolve()
+        self._hard_links = hard_links
+        self._inodes: Counter[tuple[int, int]] = Counter()
+
+    def names(self, ignored: Callable[[str], bool] = lambda _: False) -> list[str]:
+        """Return the names of all files, links to files included, in order.
+
+        What is ``ignored``, a folder with all that is in it, is not looked at.
+        """
+        self._inodes.clear()
+        found = dict(self._walk("", 0, ignored))
+        for name, status in found.items():
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                with self.open(name):
+                    pass
+        return sorted(found)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BufferedReader]:
+        """Open a file of the folder for reading."""
+        place, blob = self._resolved(name)
+        with self._parent(name, place, blob=blob) as parent:
+            last = PurePosixPath(place).name
+            # Before it is opened: that can have an effect on a device.
+            _check_regular(name, os.stat(last, dir_fd=parent, follow_symlinks=False))
+            with os.fdopen(os.open(last, _FILE_FLAGS, dir_fd=parent), "rb") as file:
+                status = os.fstat(file.fileno())
+                _check_regular(name, status)
+                inside = 1 if blob else max(self._inodes[status.st_dev, status.st_ino], 1)
+                if status.st_nlink > inside and not self._hard_links:
+                    reason = "is a hard link: the same file has a name outside the folder"
+                    raise UnsafeFile(name, reason, _COPY)
+                yield file
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file."""
+        with self.open(name) as file:
+            return file.read()
+
+    def copy(self, name: str, target: Path) -> None:
+        """Copy the content of a file to ``target``, a new file with the modes of the umask."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self.open(name) as source, target.open("xb") as file:
+            shutil.copyfileobj(source, file)
+
+    def _walk(
+        self, folder: str, depth: int, ignored: Callable[[str], bool]
+    ) -> Iterator[tuple[str, os.stat_result]]:
+        if depth > _MAX_DEPTH:
+            reason = f"is nested over {_MAX_DEPTH} folders deep"
+            raise UnsafeFile(folder, reason, "Remove it, or move it up.")
+        with self._folder(folder, self._root, folder) as descriptor, os.scandir(descriptor) as each:
+            entries = [(entry.name, entry.stat(follow_symlinks=False)) for entry in each]
+        for entry, status in entries:
+            name = f"{folder}/{entry}" if folder else entry
+            if ignored(name):
+                continue
+            if not name.isprintable():
+                raise UnsafeFile(name, "has control characters in its name", "Rename it.")
+            if stat.S_ISDIR(status.st_mode):
+                yield from self._walk(name, depth + 1, ignored)
+                continue
+            self._inodes[status.st_dev, status.st_ino] += 1
+            yield name, status
+
+    def _resolved(self, name: str) -> tuple[str, bool]:
+        """Return the place of a file after all links, and whether that is a blob of a hub's cache.
+
+        The place may become another link before it is opened, and is then refused.
+        """
+        place, blob = name, False
+        for _ in range(_MAX_LINKS):
+            try:
+                with self._parent(name, place, blob=blob) as parent:
+                    last = PurePosixPath(place).name
+                    status = os.stat(last, dir_fd=parent, follow_symlinks=False)
+                    if not stat.S_ISLNK(status.st_mode):
+                        return place, blob
+                    text = os.readlink(last, dir_fd=parent)
+            except (FileNotFoundError, NotADirectoryError):
+                if place == name:
+                    raise
+                reason = "links to a file that is missing"
+                raise UnsafeFile(name, reason, "Restore it, or remove the link.") from None
+            if blob:
+                raise _leaves(name, text)
+            place, blob = self._target(name, place, text)
+        raise UnsafeFile(name, f"is a chain of over {_MAX_LINKS} links", _COPY)
+
+    def _target(self, name: str, place: str, text: str) -> tuple[str, bool]:
+        """Return the place that a link names, and whether that is a blob of a hub's cache."""
+        # normpath goes up from the link's own folder, which is a real one: see _folder.
+        path = Path(os.path.normpath(self._root / PurePosixPath(place).parent / text))
+        if self._blobs is not None and path.parent == self._blobs and _BLOB.fullmatch(path.name):
+            return path.name, True
+        if not path.is_relative_to(self._root) or path == self._root:
+            raise _leaves(name, text)
+        target = path.relative_to(self._root).as_posix()
+        if any(part.startswith(".") for part in target.split("/")):
+            raise UnsafeFile(name, f"links to the hidden file {printable(target)}", _COPY)
+        return target, False
+
+    @property
+    def _blobs(self) -> Path | None:
+        """The blobs beside a snapshot of a hub's cache, None for any other folder."""
+        snapshots = self._root.parent
+        return snapshots.parent / "blobs" if snapshots.name == "snapshots" else None
+
+    @contextmanager
+    def _parent(self, name: str, place: str, *, blob: bool) -> Iterator[int]:
+        if blob and self._blobs is not None:
+            if self._blobs.is_symlink():
+                raise UnsafeFile(name, "links to blobs, a link to a folder", _COPY)
+            with self._folder(name, self._blobs, "") as descriptor:
+                yield descriptor
+            return
+        folder = PurePosixPath(place).parent.as_posix()
+        with self._folder(name, self._root, "" if folder == "." else folder) as descriptor:
+            yield descriptor
+
+    @contextmanager
+    def _folder(self, name: str, root: Path, folder: str) -> Iterator[int]:
+        """Open a folder below ``root`` without following a link."""
+        descriptor = os.open(root, _FOLDER_FLAGS)
+        try:
+            for part in folder.split("/") if folder else ():
+                status = os.stat(part, dir_fd=descriptor, follow_symlinks=False)
+                if stat.S_ISLNK(status.st_mode):
+                    raise UnsafeFile(name, f"lies in {part}, a link to a folder", _COPY)
+                inner = os.open(part, _FOLDER_FLAGS, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = inner
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedReader]:
+    """Open one file that a command or a setting names, without being led out of its folder.
+
+    UnsafeFile for a link that leaves the folder and for what is no regular file, OSError for what
+    cannot be read.
+    """
+    with ConfinedFolder(path.parent, hard_links=True).open(path.name) as file:
+        yield file
+
+
+def printable(name: str) -> str:
+    """Return a name as a message may show it: characters that a terminal obeys are escaped."""
+    if not name.isprintable():
+        name = name.encode("unicode_escape", "backslashreplace").decode()
+    return name if len(name) <= _MAX_SHOWN_CHARS else f"{name[:_MAX_SHOWN_CHARS]}..."
+
+
+def _check_regular(name: str, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise UnsafeFile(name, "links to a folder", "Put a copy of the folder in its place.")
+    if stat.S_ISLNK(status.st_mode):
+        raise UnsafeFile(name, "became a link while it was read", _COPY)
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "device")
+        raise UnsafeFile(name, f"is a {kind} and no regular file", "Remove it.")
+
+
+def _leaves(name: str, text: str) -> UnsafeFile:
+    return UnsafeFile(name, f"is a link that leaves the folder, to {printable(text)}", _COPY)

@@ -1,0 +1,121 @@
+"""A served version, its store and the server's home are lost or damaged while it serves."""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import httpx
+
+from tests.acceptance.places import TWO_WORKERS, Served, served
+from tests.acceptance.report import Report
+from tests.e2e.house import ROOT, copied_store
+
+BEFORE = {
+    "answers of 40 while the version is gone": 40,
+    "metrics pages of 20 that failed": 20,
+}
+_TEXT = "My parcel has not arrived yet, where is it?"
+_PAGES = ("/metrics", "/ops/stats", "/ops/drift", "/ops/quality", "/readyz")
+_PATIENCE_S, _RESTART_S = 60, 100
+# Another checkout, to measure what was before.
+_CODE = Path(os.environ.get("FIELD_CODE", ROOT))
+
+
+async def run(report: Report, store: Path, folder: Path) -> None:
+    """Take the version away, replace a worker, put it back, and then take the home away."""
+    copy = copied_store(store, folder / "bentoml")
+    version = copy / "models" / "support-intent" / "1.0.0"
+    home = folder / "home"
+    with served(copy, home, TWO_WORKERS, _CODE) as place:
+        shutil.move(version, folder / "aside")
+        await _serves_on(report, place, "the version is gone")
+        await _is_told(report, place)
+        await _worker_is_replaced(report, place, folder / "aside", version)
+        _change(version / "model_card.json")
+        await _serves_on(report, place, "the card is changed")
+        shutil.rmtree(home)
+        await _serves_on(report, place, "the home is gone")
+        shutil.rmtree(copy / "kaiten")
+        shutil.rmtree(copy / "models")
+        await _serves_on(report, place, "the store is gone")
+
+
+async def _serves_on(report: Report, place: Served, when: str) -> None:
+    ops = place.server.token("--subject", "ops", "--scope", "ops")
+    token = place.target.token
+    async with httpx.AsyncClient(base_url=place.server.url, timeout=60) as client:
+        statuses = [
+            (await client.post(
+                "/api/v1/predict", json={"text": f"{_TEXT} {number}"},
+                headers={"Authorization": f"Bearer {token}"},
+            )).status_code
+            for number in range(40)
+        ]  # fmt: skip
+        pages = dict.fromkeys(_PAGES, 0)
+        told = set()
+        for page in _PAGES:
+            for _ in range(20):
+                answer = await client.get(
+                    page, headers={"Authorization": f"Bearer {ops}", "Connection": "close"}
+                )
+                pages[page] += answer.status_code == 500
+                told.update(re.findall(r'model_info\{.*digest="(\w{8})', answer.text))
+    answered = statuses.count(200)
+    report.check(f"{when}: answers of 40", answered, passed=answered == 40)
+    report.check(f"{when}: pages of 20 that answer 500", pages, passed=not any(pages.values()))
+    report.check(f"{when}: digests that metrics tell", [*told], passed=len(told) == 1)
+
+
+async def _is_told(report: Report, place: Served) -> None:
+    """Wait for the gauge, and look for the line in the log."""
+    damaged = ""
+    async with httpx.AsyncClient(base_url=place.server.url, timeout=60) as client:
+        for _ in range(_PATIENCE_S):
+            page = (await client.get("/metrics")).text
+            found = re.findall(r"^model_files_damaged\{.*\} (\S+)$", page, re.MULTILINE)
+            damaged = found[0] if found else "no such metric"
+            if damaged not in {"no such metric", "0.0"}:
+                break
+            await asyncio.sleep(1)
+    report.check(
+        "the version is gone: files damaged by the metric",
+        damaged,
+        passed=damaged[0] in "123456789",
+    )
+    lines = [line for line in place.server.process.lines if "model_files_damaged" in line]
+    report.check("the version is gone: the log tells", len(lines), passed=bool(lines))
+
+
+async def _worker_is_replaced(report: Report, place: Served, aside: Path, version: Path) -> None:
+    """Kill a worker: no other can start until the files are back, and its message says so."""
+    workers = place.watch.workers()
+    known = len(place.server.process.lines)
+    os.kill(workers[0].pid, signal.SIGKILL)
+    message: list[str] = []
+    for _ in range(_RESTART_S):
+        await asyncio.sleep(1)
+        lines = place.server.process.lines[known:]
+        message = [line for line in lines if "support-intent:1.0.0" in line and "Error" in line]
+        if message:
+            break
+    report.tell("a worker is replaced", message=message[-1][-400:] if message else "none")
+    tries = len([line for line in lines if "Started server process" in line or "Traceback" in line])
+    report.tell("a worker is replaced", tracebacks=tries, lines=len(lines))
+    harmful = [
+        line for line in message if "bentoml models delete" in line or "make quickstart" in line
+    ]
+    report.check(
+        "the remedy makes nothing worse", len(harmful), passed=bool(message) and not harmful
+    )
+    starts = len([line for line in place.server.process.lines if "Completed async startup" in line])
+    shutil.move(aside, version)
+    place.wait_for_starts(starts + 1)
+    report.tell("a worker is replaced", starts=starts + 1)
+
+
+def _change(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"support", b"suppork", 1))
