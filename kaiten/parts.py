@@ -213,7 +213,7 @@ class Parts:
 
     @cached_property
     def tokens(self) -> Tokens:
-        return build_tokens(self.settings, self.secret)
+        return build_tokens(self.settings, self.secret, observer=self.instruments)
 
     @cached_property
     def pseudonyms(self) -> Pseudonyms | None:

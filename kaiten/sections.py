@@ -189,6 +189,9 @@ class State(Section):
     redis_url: SecretStr | None = None
     # postgresql+psycopg://user:<password>@host/name; without one, an SQLite file in KAITEN_HOME.
     database_url: SecretStr | None = None
+    # What any worker has learnt of issued and revoked credentials, for one that replaces it. Set by
+    # the process that starts the workers, for them.
+    credentials_copy: Path | None = None
 
     @field_validator("redis_url")
     @classmethod

@@ -162,6 +162,11 @@ class Instruments:
             multiprocess_mode="mostrecent",
             registry=registry,
         )
+        self._credentials_restored = Counter(
+            "kaiten_credentials_restored_total",
+            "Credentials and revocations that their store had lost, written back by a worker.",
+            registry=registry,
+        )
         self._limited = Counter(
             "model_requests_limited_total",
             "Requests that were refused as their subject had reached a limit of its own.",
@@ -210,6 +215,10 @@ class Instruments:
     def database_away(self, *, away: bool) -> None:
         """Note whether the database of predictions and labels does not answer."""
         self._database_away.set(away)
+
+    def credentials_restored(self, entries: int) -> None:
+        """Count credentials and revocations that were written back to their store."""
+        self._credentials_restored.inc(entries)
 
     def request_limited(self, limit: str) -> None:
         """Count a request that a limit refused."""

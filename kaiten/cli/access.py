@@ -17,11 +17,11 @@ from rich.table import Table
 
 from gateway.security_log import tell
 from gateway.tokens.credentials import ISSUER, Credentials, key_id_of, new_api_key
-from gateway.tokens.stores import credential_store
+from gateway.tokens.stores import credential_store, host_copy
 from kaiten.cli.operator import operator
 from kaiten.cli.token import Scopes, Ttl, checked_scopes, duration, given_subject
 from kaiten.context import Principal
-from kaiten.errors import SetupError
+from kaiten.errors import SetupError, StateUnavailable
 from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.sections import Auth
 from kaiten.settings import Settings, load_settings
@@ -64,7 +64,8 @@ def list_keys(
     Example: kaiten api-key list
     """
     settings = load_settings()
-    known = credential_store(settings.home, settings.state).read().without_expired(time.time())
+    stored = credential_store(settings.home, settings.state).read() or Credentials()
+    known = stored.without_expired(time.time())
     if as_json:
         shown = {k: v.model_dump(exclude={"digest"}) for k, v in known.api_keys.items()}
         typer.echo(json.dumps(shown))
@@ -115,8 +116,7 @@ def _revoke_api_key(settings: Settings, given: str) -> None:
             # Not quoted: it may be a secret that was meant for elsewhere.
             raise SetupError("There is no API key of this id; kaiten api-key list shows the ids.")
         owner[:] = [known.api_keys[key_id].principal]
-        kept = {name: each for name, each in known.api_keys.items() if name != key_id}
-        return known.model_copy(update={"api_keys": kept})
+        return known.without_api_key(key_id)
 
     _change(settings, without)
     _tell("revoked", settings, owner[0], what="api_key", key_id=key_id)
@@ -161,9 +161,27 @@ def _with(known: Credentials, field: str, instants: dict[str, int]) -> Credentia
 
 
 def _change(settings: Settings, change: Callable[[Credentials], Credentials]) -> None:
-    """Change the document, and let go of what has expired."""
+    """Change the document, and let go of what has expired.
+
+    A Redis that has just lost it gets what this host's workers knew, and the change with it; they
+    know of the change even if Redis loses it before they have read it.
+    """
     store = credential_store(settings.home, settings.state)
-    store.change(lambda known: change(known.without_expired(time.time())))
+    copy, now, changed = host_copy(settings.home, settings.state), time.time(), Credentials()
+    copied = None
+    with suppress(StateUnavailable):
+        copied = copy.read() if copy is not None else None
+
+    def with_copy(stored: Credentials) -> Credentials:
+        nonlocal changed
+        changed = change(stored.merged(copied or Credentials(), now))
+        return changed
+
+    store.change(with_copy)
+    if copy is not None and copied is not None:
+        # Workers write it anyway, a moment later.
+        with suppress(StateUnavailable):
+            copy.keep(changed, now)
 
 
 def _tell(event: str, settings: Settings, owner: Principal | None, **facts: object) -> None:
