@@ -121,7 +121,16 @@ def _trusted(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> TrustedIssuer:
         reason = f"have none of what its key verifies: {', '.join(sorted(keys.algorithms))}"
         where = f"auth.issuers.{issuer.issuer}.algorithms"
         raise InvalidSettings([Detail(where, reason)], "settings")
-    return TrustedIssuer(issuer.issuer, issuer.audience, keys, allowed)
+    return TrustedIssuer(
+        issuer.issuer,
+        issuer.audience,
+        keys,
+        allowed,
+        issuer.audience_claim,
+        issuer.scope_claims,
+        issuer.scope_map,
+        scope_lists=True,
+    )
 
 
 def _keys(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> Keys:

@@ -64,7 +64,7 @@ class _Sequence:
             ),
             with_host_copy=redis is not None,
         )
-        self._older: list[bytes | None] = [None]
+        self._older: list[bytes | str | None] = [None]
 
     def acts(self, chance: random.Random) -> dict[str, Callable[[], None]]:
         """Return what may happen next, by name."""
@@ -90,7 +90,7 @@ class _Sequence:
         self.server.round(order)
         self._with_redis(lambda client: self._older.append(client.get(_KEY)))
 
-    def _put_back(self, older: bytes | None) -> None:
+    def _put_back(self, older: bytes | str | None) -> None:
         self._with_redis(lambda client: older and client.set(_KEY, older))
 
     def _with_redis(self, act: Callable[["Redis"], Any]) -> None:
@@ -105,7 +105,7 @@ def _random_sequences(report: Report, folder: Path) -> None:
     faults: list[str] = []
     with redis_server() as redis:
         for seed in range(count):
-            chance = random.Random(seed)  # noqa: S311
+            chance = random.Random(seed)
             # Every fourth has no Redis, and its list in the home itself.
             sequence = _Sequence(folder / str(seed), redis if seed % 4 else None)
             with capture_logs():
@@ -207,7 +207,7 @@ class _Callers:
 def _workers(server: Server) -> list[int]:
     children = psutil.Process(server.process.popen.pid).children(recursive=True)
     return sorted(
-        child.pid for child in children if "_bentoml_impl.worker.http" in " ".join(_line(child))
+        child.pid for child in children if "_bentoml_impl.worker.service" in " ".join(_line(child))
     )
 
 
