@@ -149,7 +149,8 @@ class Parts:
             for each in self.models
         }
         url = database_url(self.settings.state, home)
-        return QualityDesk(url, home, quality, versions, self.instruments)
+        pseudonym_of = self.pseudonyms.of if self.pseudonyms else lambda _: ""
+        return QualityDesk(url, home, quality, versions, self.instruments, pseudonym_of)
 
     @cached_property
     def sinks(self) -> "list[Profiler | QualityDesk]":

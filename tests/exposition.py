@@ -57,6 +57,7 @@ class Exposition:
         instruments.labels_taken("joined", 1)
         instruments.request_limited("requests")
         instruments.credentials_restored(1)
+        instruments.database_wal(4096)
         instruments.show_drift(_Drifts())
         instruments.show_versions("0.1.0", lambda: {MODEL: "d" * 64})
 

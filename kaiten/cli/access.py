@@ -17,7 +17,7 @@ from rich.table import Table
 
 from gateway.security_log import tell
 from gateway.tokens.credentials import ISSUER, Credentials, key_id_of, new_api_key
-from gateway.tokens.stores import credential_store, host_copy
+from gateway.tokens.stores import FILE, credential_store, host_copy
 from kaiten.cli.operator import operator
 from kaiten.cli.token import Scopes, Ttl, checked_scopes, duration, given_subject
 from kaiten.context import Principal
@@ -89,7 +89,7 @@ def revoke(
         str | None, typer.Option(help="Whose token or subject it is; by default this service's.")
     ] = None,
 ) -> None:
-    """Revoke a token, an API key, or all that a subject holds; every worker knows in a second.
+    """Revoke a token, an API key, or all that a subject holds; workers know in a second.
 
     Example: kaiten revoke --subject alice
     """
@@ -114,13 +114,16 @@ def _revoke_api_key(settings: Settings, given: str) -> None:
     def without(known: Credentials) -> Credentials:
         if key_id not in known.api_keys:
             # Not quoted: it may be a secret that was meant for elsewhere.
-            raise SetupError("There is no API key of this id; kaiten api-key list shows the ids.")
+            raise SetupError(
+                f"{_place(settings)} has no API key of this id; kaiten api-key list shows the ids. "
+                "If it has just lost its list, try again in a moment: workers write it back."
+            )
         owner[:] = [known.api_keys[key_id].principal]
         return known.without_api_key(key_id)
 
     _change(settings, without)
     _tell("revoked", settings, owner[0], what="api_key", key_id=key_id)
-    typer.echo(f"Revoked the API key {key_id}.")
+    _confirm(settings, f"Revoked the API key {key_id}.")
 
 
 def _revoke_token(settings: Settings, issuer: str, jti: str) -> None:
@@ -131,7 +134,7 @@ def _revoke_token(settings: Settings, issuer: str, jti: str) -> None:
     until = int((datetime.now(UTC) + duration(_REMEMBERED)).timestamp())
     _change(settings, partial(_with, field="revoked_tokens", instants={f"{issuer}|{jti}": until}))
     _tell("revoked", settings, None, what="token", issuer=issuer, token_id=jti)
-    typer.echo(f"Revoked that token of {issuer}.")
+    _confirm(settings, f"Revoked that token of {issuer}.")
 
 
 def _revoke_subject(settings: Settings, issuers: Iterable[str], subject: str) -> None:
@@ -141,7 +144,7 @@ def _revoke_subject(settings: Settings, issuers: Iterable[str], subject: str) ->
     _change(settings, partial(_with, field="revoked_subjects", instants=instants))
     for owner in owners:
         _tell("revoked", settings, owner, what="subject", issuer=owner.issuer)
-    typer.echo(f"Revoked what {subject} was issued by now ({', '.join(issuers)}).")
+    _confirm(settings, f"Revoked what {subject} was issued by now ({', '.join(issuers)}).")
 
 
 def _issuer(auth: Auth, given: str | None, *others: str) -> str:
@@ -182,6 +185,16 @@ def _change(settings: Settings, change: Callable[[Credentials], Credentials]) ->
         # Workers write it anyway, a moment later.
         with suppress(StateUnavailable):
             copy.keep(changed, now)
+
+
+def _confirm(settings: Settings, done: str) -> None:
+    """Say what was recorded, and when it holds: this command asks no worker."""
+    within = f"within {settings.auth.credentials_poll_s:g} s"
+    typer.echo(f"{done} Each worker that reaches {_place(settings)} applies it {within}.")
+
+
+def _place(settings: Settings) -> str:
+    return "Redis (state.redis_url)" if settings.state.redis_url else str(settings.home / FILE)
 
 
 def _tell(event: str, settings: Settings, owner: Principal | None, **facts: object) -> None:
