@@ -1,6 +1,7 @@
 """Forgets what is older than it is kept for, or one too many; nothing that is neither."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Delete, delete, func, select, true, tuple_
 
@@ -36,10 +37,10 @@ class Pruning:
         """Make SQLite's file smaller by what was deleted, some pages at a time."""
         with self._database.writing() as connection:
             if connection.dialect.name == "sqlite":
-                # Each page is a step, and one without any gives SQLAlchemy no rows to fetch.
-                cursor = connection.connection.cursor()
-                cursor.execute(f"PRAGMA incremental_vacuum({_PAGES})")
-                cursor.fetchall()
+                # Each page is a step, of which a cursor takes one; a script takes all, once it
+                # has ended the transaction.
+                script: Any = connection.connection.driver_connection
+                script.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
 
     def _prune_labels_beyond(self) -> int:
         """Delete the oldest labels beyond the count; those that wait for an answer first.

@@ -331,7 +331,7 @@ def test_locked_file_is_told_and_writers_wait_for_it_once_in_a_while(
     database = Database(make_url(f"sqlite:///{tmp_path / 'quality.sqlite'}"), lambda: now)
     tries: list[str] = []
     database.migrate()
-    event.listen(database._engine, "begin", lambda _: tries.append("tried"), insert=True)
+    event.listen(database._engine, "checkout", lambda *_: tries.append("tried"))
     with capture_logs() as logged, locked(tmp_path / "quality.sqlite"):
         for _ in range(5):
             with pytest.raises(DatabaseUnavailable) as raised:

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -145,14 +145,12 @@ async def test_locked_file_is_told_at_once_and_labels_are_taken_again(
 async def test_server_that_is_frozen_is_told_and_not_waited_for_by_all(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("monitors.quality.desk._PATIENCE_S", 0.3)
-    monkeypatch.setattr("monitors.quality.desk._HANG_S", 0.3)
     with postgres_server() as server:
         told = Told()
         desk = QualityDesk(make_url(server.url), tmp_path, Quality(), {}, told)
-        with suppress(DatabaseUnavailable):
-            await desk.take([LABEL], None, in_time())
-        await asyncio.to_thread(desk._database.migrate)
+        await desk.take([LABEL], None, in_time())
+        monkeypatch.setattr("monitors.quality.desk._PATIENCE_S", 0.3)
+        monkeypatch.setattr("monitors.quality.desk._HANG_S", 0.3)
         server.hang()
         with capture_logs() as logs:
             for _ in range(20):
