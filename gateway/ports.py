@@ -131,12 +131,17 @@ class QualityDesk(Protocol):
     """
 
     async def take(
-        self, labels: Sequence[Label], models: frozenset[str] | None, deadline: float
+        self,
+        labels: Sequence[Label],
+        models: frozenset[str] | None,
+        deadline: float,
+        subject: str,
     ) -> int:
         """Keep all labels for good, or none; ``models`` may be labelled, None for all of them.
 
         Returns how many are joined to their answers, where the others wait for theirs.
-        InvalidInput, or Forbidden, for what does not fit an answer that is known.
+        InvalidInput, or Forbidden, for what does not fit an answer that is known; RateLimited where
+        too many of the subject's, or of all, wait.
         """
 
     async def read(self, deadline: float) -> Sequence[VersionQuality]:

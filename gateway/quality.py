@@ -56,7 +56,9 @@ class QualityRoutes:
         if models is not None and not models:
             # Of an issuer's own scopes, none that names a model.
             raise Forbidden("feedback")
-        joined = await self._desk().take(labels, models, context.deadline)
+        joined = await self._desk().take(
+            labels, models, context.deadline, context.principal.identity
+        )
         answer = FeedbackResponse(
             accepted=len(labels), joined=joined, request_id=context.request_id
         )

@@ -157,7 +157,8 @@ class Parts:
             for each in self.models
         }
         url = database_url(self.settings.state, home)
-        return QualityDesk(url, home, quality, versions, self.instruments)
+        pseudonym_of = self.pseudonyms.of if self.pseudonyms else lambda _: ""
+        return QualityDesk(url, home, quality, versions, self.instruments, pseudonym_of)
 
     @cached_property
     def sinks(self) -> "list[Profiler | QualityDesk]":
@@ -222,7 +223,7 @@ class Parts:
 
     @cached_property
     def tokens(self) -> Tokens:
-        return build_tokens(self.settings, self.secret)
+        return build_tokens(self.settings, self.secret, observer=self.instruments)
 
     @cached_property
     def pseudonyms(self) -> Pseudonyms | None:

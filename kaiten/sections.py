@@ -27,6 +27,9 @@ MAX_LIMIT = 10**15 - 1
 PLACEHOLDERS = ("change", "placeholder", "example", "secret", "password", "your-")
 
 Environment = Literal["development", "production"]
+# What a token may allow; a model's name follows the colon.
+SCOPE = rf"^((predict|feedback)(:{tags.NAME_PATTERN})?|ops|admin)$"
+Scope = Annotated[str, Field(pattern=SCOPE)]
 Bump = Literal["major", "minor", "patch"]
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
@@ -199,6 +202,9 @@ class State(Section):
     redis_url: SecretStr | None = None
     # postgresql+psycopg://user:<password>@host/name; without one, an SQLite file in KAITEN_HOME.
     database_url: SecretStr | None = None
+    # What any worker has learnt of issued and revoked credentials, for one that replaces it. Set by
+    # the process that starts the workers, for them.
+    credentials_copy: Path | None = None
 
     @field_validator("redis_url")
     @classmethod
@@ -224,6 +230,13 @@ class Jwks(Section):
     max_age_s: float = Field(86_400, ge=1)
 
 
+def _path(claim: object) -> object:
+    """Return the path that a string stands for: a URL, which names one claim, keeps its dots."""
+    if not isinstance(claim, str):
+        return claim
+    return [claim] if "://" in claim else claim.split(".")
+
+
 class Issuer(Section):
     """Somebody else who makes tokens, and where the keys are that they are verified with."""
 
@@ -233,6 +246,24 @@ class Issuer(Section):
     public_key_file: Path | None = None
     secret_file: Path | None = None
     algorithms: tuple[Algorithm, ...] = ()
+    audience_claim: str = Field("aud", min_length=1)
+    # Each a path of names; a string is split at its dots, unless it is a URL.
+    scope_claims: tuple[tuple[str, ...], ...] = ()
+    scope_map: dict[str, tuple[Scope, ...]] | None = None
+
+    @field_validator("scope_claims", mode="before")
+    @classmethod
+    def _paths(cls, value: object) -> object:
+        """Take one claim as well as a list of them."""
+        claims = [value] if isinstance(value, str) else value
+        return [*map(_path, claims)] if isinstance(claims, (list, tuple)) else claims
+
+    @field_validator("scope_claims")
+    @classmethod
+    def _are_named(cls, value: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        if not all(path and all(path) for path in value):
+            raise ValueError("names no claim; write a path as realm_access.roles")
+        return value
 
     @field_validator("issuer")
     @classmethod

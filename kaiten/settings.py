@@ -296,12 +296,14 @@ def hand_down(
     devices: Sequence[str] = (),
     sockets: Path | None = None,
     models: Mapping[str, Path | None] = MappingProxyType({}),
+    credentials_copy: Path | None = None,
 ) -> None:
     """Give the workers started from here what they can not work out themselves.
 
     That is KAITEN_HOME, since a worker that serves a bento stands in the bento's own folder, where
     no state belongs, the files that settings name likewise, each one's share of the cores, where
     the setting leaves it open, the CUDA devices to share out, where the device processes listen,
+    where what is known of credentials is copied to,
     and the versions that a model's name alone stands for, with the folders of their references: a
     promotion or a validation must not make two workers differ.
     ``holders`` is how many processes hold the models, as share takes it.
@@ -316,6 +318,8 @@ def hand_down(
     os.environ["KAITEN_RUNNERS__THREADS"] = str(threads_of_each(settings, holders))
     if sockets is not None:
         os.environ["KAITEN_RUNNERS__SOCKETS"] = str(sockets)
+    if credentials_copy is not None:
+        os.environ["KAITEN_STATE__CREDENTIALS_COPY"] = str(credentials_copy)
     if models:
         os.environ["KAITEN_SERVING__MODELS"] = ",".join(models)
         references = {tag: folder.name if folder else "" for tag, folder in models.items()}

@@ -11,6 +11,8 @@ from typing import Any
 import structlog
 
 from gateway.tokens.build import build as build_tokens
+from gateway.tokens.build import guard_credentials
+from gateway.tokens.stores import FILE as CREDENTIALS_FILE
 from kaiten import service_config, tls
 from kaiten.cores import count_of
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings
@@ -49,7 +51,9 @@ def prepare(parts: Parts, services: Mapping[str, Any], name: str, metrics: Path)
     settings, in_force = parts.settings, services[name]
     workers = count_of(in_force["workers"])
     _tell(settings, workers)
-    sockets = own_folder() if settings.runners.process == "device" else None
+    folder = own_folder()
+    sockets = folder if settings.runners.process == "device" else None
+    credentials_copy = folder / CREDENTIALS_FILE
     _check(parts, in_force)
     _prepare_database(settings)
     if parts.pseudonyms is None:
@@ -63,7 +67,9 @@ def prepare(parts: Parts, services: Mapping[str, Any], name: str, metrics: Path)
         devices(settings.runners),
         sockets,
         parts.references,
+        credentials_copy,
     )
+    guard_credentials(settings, credentials_copy)
     if sockets is not None:
         folders = sockets, ModelStore().folder, metrics
         DeviceProcesses(settings.runners, workers, *folders).start()

@@ -153,14 +153,25 @@ class Instruments:
         self._quality = _QualityInstruments(registry)
         self._labels = Counter(
             "model_feedback_labels_total",
-            "Labels that came in: joined to an answer, waiting for one, joined_later, or refused.",
+            "Labels that came in: joined, waiting, joined_later, refused, or unavailable (a 503).",
             ("outcome",),
             registry=registry,
         )
         self._database_away = Gauge(
             "model_database_away",
-            "1 where the database of predictions and labels does not answer.",
+            "1 if the database of predictions and labels does not answer, or takes nothing.",
             multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        self._database_wal = Gauge(
+            "kaiten_database_wal_bytes",
+            "SQLite's write-ahead log, which grows for as long as another program reads.",
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        self._credentials_restored = Counter(
+            "kaiten_credentials_restored_total",
+            "Credentials and revocations that their store had lost, written back by a worker.",
             registry=registry,
         )
         self._limited = Counter(
@@ -222,6 +233,14 @@ class Instruments:
     def database_away(self, *, away: bool) -> None:
         """Note whether the database of predictions and labels does not answer."""
         self._database_away.set(away)
+
+    def database_wal(self, size: int) -> None:
+        """Show how many bytes SQLite's write-ahead log has."""
+        self._database_wal.set(size)
+
+    def credentials_restored(self, entries: int) -> None:
+        """Count credentials and revocations that were written back to their store."""
+        self._credentials_restored.inc(entries)
 
     def request_limited(self, limit: str) -> None:
         """Count a request that a limit refused."""

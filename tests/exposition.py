@@ -58,6 +58,8 @@ class Exposition:
         instruments.request_limited("requests")
         instruments.body_bytes_changed(1000)
         instruments.body_refused()
+        instruments.credentials_restored(1)
+        instruments.database_wal(4096)
         instruments.show_drift(_Drifts())
         instruments.show_versions("0.1.0", lambda: {MODEL: "d" * 64})
         instruments.show_damaged_files(lambda: {MODEL: 1})

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 
+import psutil
 import pytest
 
 from tests.e2e.house import free_port
@@ -62,6 +63,20 @@ class PostgresServer:
         assert self.popen is not None
         self.popen.send_signal(signal.SIGINT)
         self.popen.wait(30)
+
+    def hang(self) -> None:
+        """Answer no more, and keep every connection."""
+        for process in self._processes():
+            process.suspend()
+
+    def go_on(self) -> None:
+        for process in self._processes():
+            process.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        assert self.popen is not None
+        server = psutil.Process(self.popen.pid)
+        return [server, *server.children(recursive=True)]
 
     def restart(self) -> None:
         self.stop()

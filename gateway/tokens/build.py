@@ -1,7 +1,9 @@
 """Builds the parts that tell who calls, from the settings."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -11,10 +13,10 @@ import structlog
 from gateway.tokens.authenticator import Authenticator
 from gateway.tokens.jwks import Fetch, JwksKeys
 from gateway.tokens.keys import Key, from_pem, from_secret
-from gateway.tokens.stores import credential_store
+from gateway.tokens.stores import FileCredentials, credential_store, host_copy
 from gateway.tokens.verifier import Keys, OneKey, TrustedIssuer, Verifier
-from gateway.tokens.watch import CredentialsWatch
-from kaiten.errors import Detail, InvalidSettings
+from gateway.tokens.watch import CredentialsObserver, CredentialsWatch, Places
+from kaiten.errors import Detail, InvalidSettings, StateUnavailable
 from kaiten.sections import Algorithm, Auth, Issuer, Jwks, check_secret
 from kaiten.settings import Settings
 from kaiten.signing import ALGORITHM, SigningSecret
@@ -22,6 +24,7 @@ from kaiten.signing import ALGORITHM, SigningSecret
 logger = structlog.get_logger(__name__)
 _MAX_JWKS_BYTES = 1 << 20
 _FETCH_TIMEOUT_S = 5.0
+_PATIENCE_S = 10.0
 _ALL = frozenset(get_args(Algorithm))
 
 
@@ -54,21 +57,55 @@ def _tell_end(task: "asyncio.Task[None]") -> None:
         logger.critical("tokens_not_kept_current", error=type(error).__name__)
 
 
-def build(settings: Settings, secret: SigningSecret | None, fetch: Fetch | None = None) -> Tokens:
+def build(
+    settings: Settings,
+    secret: SigningSecret | None,
+    fetch: Fetch | None = None,
+    observer: CredentialsObserver | None = None,
+) -> Tokens:
     """Return the parts; InvalidSettings names a key that can not be used."""
     auth = settings.auth
     issuers = {each.issuer: _trusted(each, auth.jwks, fetch or fetch_jwks) for each in auth.issuers}
     if secret is not None:
         key = OneKey(Key(secret.value, frozenset({ALGORITHM})))
         issuers[auth.issuer] = TrustedIssuer(auth.issuer, auth.audience, key, _ALL)
-    watch = CredentialsWatch(
-        credential_store(settings.home, settings.state), auth.credentials_poll_s
-    )
+    copy = settings.state.credentials_copy
+    watch = CredentialsWatch(_places(settings, copy), auth.credentials_poll_s, observer)
     return Tokens(
         Authenticator(Verifier(issuers, auth.leeway_s), watch.current),
         watch,
         tuple(each.keys for each in issuers.values() if isinstance(each.keys, JwksKeys)),
     )
+
+
+def guard_credentials(settings: Settings, copy: Path) -> None:
+    """Keep ``copy``, from which workers learn what others knew, for as long as this process lives.
+
+    Called once by the process that starts the workers.
+    """
+    poll_s = settings.auth.credentials_poll_s
+    places = _places(settings, copy)
+    if settings.state.redis_url is not None and _hold_nothing(places):
+        # A Redis that has just lost its list is given it by the workers of other hosts.
+        time.sleep(min(2 * poll_s, _PATIENCE_S))
+    watch = CredentialsWatch(places, poll_s, guards=True)
+    watch.poll()
+    watch.keep_current_on_a_thread()
+
+
+def _places(settings: Settings, copy: Path | None) -> Places:
+    return Places(
+        credential_store(settings.home, settings.state),
+        host_copy(settings.home, settings.state),
+        None if copy is None else FileCredentials(copy, private=True),
+    )
+
+
+def _hold_nothing(places: Places) -> bool:
+    """Tell whether a store that can be read holds no list, and this host has no copy either."""
+    with suppress(StateUnavailable):
+        return places.store.read() is None and (places.host is None or places.host.read() is None)
+    return False
 
 
 def check_keys(auth: Auth) -> None:
@@ -84,7 +121,16 @@ def _trusted(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> TrustedIssuer:
         reason = f"have none of what its key verifies: {', '.join(sorted(keys.algorithms))}"
         where = f"auth.issuers.{issuer.issuer}.algorithms"
         raise InvalidSettings([Detail(where, reason)], "settings")
-    return TrustedIssuer(issuer.issuer, issuer.audience, keys, allowed)
+    return TrustedIssuer(
+        issuer.issuer,
+        issuer.audience,
+        keys,
+        allowed,
+        issuer.audience_claim,
+        issuer.scope_claims,
+        issuer.scope_map,
+        scope_lists=True,
+    )
 
 
 def _keys(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> Keys:

@@ -5,7 +5,7 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -20,6 +20,8 @@ PREFIX = "kaiten_"
 _API_KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([A-Za-z0-9_-]{{43}})")
 # The issuer of what is no token.
 ISSUER = "api-key"
+# The mark of a deleted API key outlasts the key, so that hosts may differ by a day in their clocks.
+_MARGIN_S = 86_400
 
 
 class ApiKey(BaseModel):
@@ -42,8 +44,12 @@ class ApiKey(BaseModel):
 class Credentials(BaseModel):
     """What was issued and revoked here; instants are epoch seconds.
 
-    ``revoked_tokens`` maps ``issuer|jti`` to when the entry may be forgotten, and
-    ``revoked_subjects`` maps ``issuer|subject`` to an instant: what was issued by then is void.
+    ``revoked_tokens`` maps ``issuer|jti``, or ``api-key|id`` for a deleted API key, to when the
+    entry may be forgotten. ``revoked_subjects`` maps ``issuer|subject`` to an instant: what was
+    issued by then is void.
+
+    Two versions of it merge (``merged``), and no merge loses a revocation, whichever is the older:
+    entries of the last two only grow, and a deleted API key leaves its mark in the first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +79,8 @@ class Credentials(BaseModel):
         """Return whose API key it is; TokenRejected for one that does not hold."""
         match = _API_KEY.fullmatch(api_key)
         known = self.api_keys.get(match[1]) if match else None
+        if match and _mark_of(match[1]) in self.revoked_tokens:
+            raise TokenRejected("revoked_api_key", known.principal if known else None)
         if known is None or not hmac.compare_digest(known.digest, _digest(api_key)):
             raise TokenRejected("unknown_api_key")
         if now >= known.expires_at:
@@ -84,12 +92,42 @@ class Credentials(BaseModel):
 
     def without_expired(self, now: float) -> "Credentials":
         """Return what still matters."""
-        return self.model_copy(
-            update={
-                "api_keys": {k: v for k, v in self.api_keys.items() if v.expires_at > now},
-                "revoked_tokens": {k: v for k, v in self.revoked_tokens.items() if v > now},
-            }
+        revoked = {k: v for k, v in self.revoked_tokens.items() if v > now}
+        keys = {
+            key_id: key
+            for key_id, key in self.api_keys.items()
+            if key.expires_at > now and _mark_of(key_id) not in revoked
+        }
+        return self.model_copy(update={"api_keys": keys, "revoked_tokens": revoked})
+
+    def merged(self, other: "Credentials", now: float) -> "Credentials":
+        """Return all that either holds and that has not expired.
+
+        The result is the same in whatever order, and however often, versions are merged.
+        """
+        union = Credentials(
+            api_keys=other.api_keys | self.api_keys,
+            revoked_tokens=_latest(self.revoked_tokens, other.revoked_tokens),
+            revoked_subjects=_latest(self.revoked_subjects, other.revoked_subjects),
         )
+        return union.without_expired(now)
+
+    def without_api_key(self, key_id: str) -> "Credentials":
+        """Return it with an API key deleted, and marked so that no older version brings it back."""
+        until = self.api_keys[key_id].expires_at + _MARGIN_S
+        keys = {name: key for name, key in self.api_keys.items() if name != key_id}
+        marks = _latest(self.revoked_tokens, {_mark_of(key_id): until})
+        return self.model_copy(update={"api_keys": keys, "revoked_tokens": marks})
+
+    def entries_missing_from(self, other: "Credentials") -> int:
+        """Return how many of its entries another version lacks, or holds with an earlier end."""
+        keys = self.api_keys.keys() - other.api_keys.keys()
+        pairs = (
+            (self.revoked_tokens, other.revoked_tokens),
+            (self.revoked_subjects, other.revoked_subjects),
+        )
+        revoked = (theirs.get(name, -1) < end for own, theirs in pairs for name, end in own.items())
+        return len(keys) + sum(revoked)
 
 
 Change = Callable[[Credentials], Credentials]
@@ -98,8 +136,8 @@ Change = Callable[[Credentials], Credentials]
 class CredentialStore(Protocol):
     """Where the document lies."""
 
-    def read(self) -> Credentials:
-        """Return it, empty where there is none; StateUnavailable where it can not be read."""
+    def read(self) -> Credentials | None:
+        """Return it, None if there is none; StateUnavailable if it cannot be read."""
 
     def change(self, change: Change) -> None:
         """Replace it by what it is changed to; of two who change at once, both take effect."""
@@ -128,6 +166,16 @@ def key_id_of(api_key: str) -> str | None:
     """Return the id that a whole key has in it; None for what is no key."""
     match = _API_KEY.fullmatch(api_key)
     return match[1] if match else None
+
+
+def _mark_of(key_id: str) -> str:
+    return f"{ISSUER}|{key_id}"
+
+
+def _latest(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    """Return the entries of both, each with its later instant."""
+    ends = {name: max(end, second.get(name, end)) for name, end in first.items()}
+    return {**second, **ends}
 
 
 def _digest(api_key: str) -> str:

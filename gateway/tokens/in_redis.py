@@ -2,44 +2,36 @@
 
 from typing import Any
 
-import structlog
 from redis import Redis
 from redis.exceptions import RedisError, WatchError
 
 from gateway.tokens.credentials import Change, Credentials
 from kaiten.errors import StateUnavailable
 
-logger = structlog.get_logger(__name__)
 _KEY = "kaiten:credentials"
 _WHERE = "Redis (state.redis_url)"
 _TIMEOUT_S = 1.0
 
 
 class RedisCredentials:
-    """One value in Redis; who changes it at the same time as another tries again.
-
-    A Redis that comes back without it is given what was last read: what was revoked stays so.
-    """
+    """One value in Redis; of two who change it at once, the later one tries again."""
 
     def __init__(self, url: str) -> None:
         self._redis = Redis.from_url(
             url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
         )
-        self._read: Credentials | None = None
+        # What was read last: it is parsed again only where it has changed.
+        self._content: bytes | None = None
+        self._read = Credentials()
 
-    def read(self) -> Credentials:
+    def read(self) -> Credentials | None:
         try:
             content: Any = self._redis.get(_KEY)
-            if content is None and self._read is not None:
-                # Whatever another has put there meanwhile stays.
-                if self._redis.set(_KEY, self._read.model_dump_json(), nx=True):
-                    logger.warning("credentials_given_back")
-                content = self._redis.get(_KEY)
         except RedisError as error:
             raise _unavailable(error) from None
-        if content is not None:
-            self._read = Credentials.parsed(content, _WHERE)
-        return self._read or Credentials()
+        if content is not None and content != self._content:
+            self._read, self._content = Credentials.parsed(content, _WHERE), content
+        return None if content is None else self._read
 
     def change(self, change: Change) -> None:
         try:
@@ -47,7 +39,9 @@ class RedisCredentials:
                 with self._redis.pipeline() as pipe:
                     try:
                         pipe.watch(_KEY)  # type: ignore[no-untyped-call]
-                        changed = change(self.read())
+                        content: Any = pipe.get(_KEY)
+                        known = Credentials.parsed(content, _WHERE) if content else Credentials()
+                        changed = change(known)
                         pipe.multi()
                         pipe.set(_KEY, changed.model_dump_json())
                         pipe.execute()

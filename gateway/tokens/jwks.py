@@ -4,12 +4,12 @@ import asyncio
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 import structlog
 
-from gateway.tokens.keys import Key, from_jwks
+from gateway.tokens.keys import UNNAMED, Key, KeySet, from_jwks
 from kaiten.errors import IssuerUnavailable
 from kaiten.sections import Jwks
 
@@ -41,7 +41,7 @@ class JwksKeys:
     ) -> None:
         self._url, self._settings = url, settings
         self._fetch, self._clock, self._sleep = fetch, clock, sleep
-        self._keys: Mapping[str, Key] = {}
+        self._keys: KeySet = {}
         self._fetched_at: float | None = None
         self._tried_at: float | None = None
         self._fetching: asyncio.Task[bool] | None = None
@@ -57,8 +57,8 @@ class JwksKeys:
         age_limit_s = self._settings.max_age_s
         return self._fetched_at is not None and self._clock() - self._fetched_at < age_limit_s
 
-    async def find(self, kid: str | None) -> Key | None:
-        """Return the key of this id, or the only one for a token that names none.
+    async def find(self, kid: str | None) -> tuple[Key, ...] | None:
+        """Return the keys of this id, or all for a token that names none; None if there are none.
 
         IssuerUnavailable where nobody can tell now: a fetch fails, or too many wait for one.
         """
@@ -71,6 +71,22 @@ class JwksKeys:
         if found is None and kid is not None:
             self._remember_unknown(kid)
         return found
+
+    async def renewed(self, kid: str | None) -> tuple[Key, ...] | None:
+        """Return the keys once more, if the set is another by now; None where ``kid`` names one.
+
+        For a token that none of its keys has verified and that does not tell which it wants.
+        IssuerUnavailable as ``find``.
+        """
+        if not self._names_none(kid) or self._unknown.get(UNNAMED, 0.0) > self._clock():
+            return None
+        before = self._keys
+        if self._waiting >= _MAX_WAITING or not await self._ask(kid):
+            raise IssuerUnavailable
+        if self._keys != before:
+            return self._known(kid)
+        self._remember_unknown(UNNAMED)
+        return None
 
     async def keep_fresh(self) -> None:
         """Fetch the keys again and again, sooner where that fails; it ends by being cancelled."""
@@ -97,12 +113,16 @@ class JwksKeys:
             self._waiting -= 1
         return worked
 
-    def _known(self, kid: str | None) -> Key | None:
+    def _known(self, kid: str | None) -> tuple[Key, ...] | None:
         if not self.fresh:
             return None
-        if kid is None:
-            return next(iter(self._keys.values())) if len(self._keys) == 1 else None
+        if kid is None or self._names_none(kid):
+            return tuple(key for keys in self._keys.values() for key in keys)
         return self._keys.get(kid)
+
+    def _names_none(self, kid: str | None) -> bool:
+        """Tell whether a token's ``kid`` leaves open which key it is: the set may have no ids."""
+        return kid is None or self._keys.keys() == {UNNAMED}
 
     def _may_ask(self, kid: str | None) -> bool:
         return kid is not None and self._unknown.get(kid, 0.0) <= self._clock()
@@ -136,7 +156,7 @@ class JwksKeys:
         if self._away:
             logger.info("jwks_fetched_again", host=urlsplit(self._url).hostname)
         self._away = False
-        if any(keys.get(kid) != key for kid, key in self._keys.items()):
+        if any(key not in keys.get(kid, ()) for kid, held in self._keys.items() for key in held):
             self.generation += 1
         self._keys, self._fetched_at = keys, self._clock()
         return True

@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
 _MIN_RSA_BITS = 2048
-_MAX_KEYS = 100
+_MAX_KEYS = 400
+# The id under which keys stand that have none.
+UNNAMED = ""
 # RFC 7518, 3.2: a secret is at least as long as the hash.
 _BY_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 _BY_CURVE = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
@@ -34,6 +36,10 @@ class Key:
 
     material: Any = field(repr=False)
     algorithms: frozenset[str]
+
+
+# By key id, those that it names.
+KeySet = Mapping[str, tuple[Key, ...]]
 
 
 def from_secret(secret: str) -> Key:
@@ -57,8 +63,11 @@ def from_pem(content: bytes) -> Key:
         raise ValueError(f"holds no usable public key in PEM: {error}") from None
 
 
-def from_jwks(content: bytes) -> dict[str, Key]:
+def from_jwks(content: bytes) -> KeySet:
     """Return the keys of a JWK set (RFC 7517) that verify signatures, by ``kid``.
+
+    One ``kid`` may name several (RFC 7517, 4.5): of two types, or one for each algorithm. Keys that
+    have none stand under the empty one.
 
     A key of another use, of an unknown kind, or broken, is passed over, as the set may grow; a
     shared secret or a private key never belongs there. ValueError where it is no set, or none of
@@ -71,11 +80,14 @@ def from_jwks(content: bytes) -> dict[str, Key]:
     keys = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(keys, list) or len(keys) > _MAX_KEYS:
         raise ValueError(f"is no JWK set of up to {_MAX_KEYS} keys")
-    found: dict[str, Key] = {}
+    found: dict[str, tuple[Key, ...]] = {}
     for jwk in keys:
         key = _from_jwk(jwk) if isinstance(jwk, dict) else None
-        if key is not None:
-            found[str(jwk.get("kid", ""))] = key
+        if key is None:
+            continue
+        kid = str(jwk.get("kid", UNNAMED))
+        if key not in found.get(kid, ()):
+            found[kid] = (*found.get(kid, ()), key)
     if not found:
         raise ValueError(f"none of its {len(keys)} keys verifies signatures")
     return found

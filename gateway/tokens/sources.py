@@ -26,7 +26,7 @@ async def _source(issuer: Issuer) -> str:
 
 async def _answer_of(url: str) -> str:
     try:
-        count = len(from_jwks(await fetch_jwks(url)))
+        count = sum(map(len, from_jwks(await fetch_jwks(url)).values()))
     except Exception as error:  # noqa: BLE001  the network's, HTTP's, and what is no set
         fault = str(error) if isinstance(error, ValueError) else ""
         told = fault or type(error).__name__

@@ -1,7 +1,12 @@
 """Where issued and revoked credentials lie: a file of one host, or a Redis of several."""
 
+import hashlib
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
@@ -24,40 +29,79 @@ def credential_store(home: Path, state: State) -> CredentialStore:
     return RedisCredentials(state.redis_url.get_secret_value())
 
 
-class FileCredentials:
-    """A file, replaced whole; it is read again only where it has changed."""
+def host_copy(home: Path, state: State) -> "FileCredentials | None":
+    """Return this host's copy of what is in Redis, which may lose it; None without a Redis.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Its name tells whose copy it is: the keys of one Redis never get into another.
+    """
+    if state.redis_url is None:
+        return None
+    parts = urlsplit(state.redis_url.get_secret_value())
+    place = f"{parts.hostname}:{parts.port}{parts.path}?{parts.query}"
+    return FileCredentials(
+        home / f"credentials-{hashlib.sha256(place.encode()).hexdigest()[:12]}.json"
+    )
+
+
+class FileCredentials:
+    """A file, replaced whole; it is read again only where it has changed.
+
+    One that is ``private`` lies in a folder among others' (of /tmp), and is used only while that
+    folder is this account's alone: if it is deleted, another account may make one of its name.
+    """
+
+    def __init__(self, path: Path, *, private: bool = False) -> None:
+        self._path, self._private = path, private
         self._seen: tuple[int, int] | None = None
         self._read = Credentials()
 
-    def read(self) -> Credentials:
+    def read(self) -> Credentials | None:
         try:
+            self._check_folder()
             status = self._path.stat()
             seen = status.st_mtime_ns, status.st_ino
             if seen != self._seen:
                 self._read = Credentials.parsed(self._path.read_bytes(), str(self._path))
                 self._seen = seen
         except FileNotFoundError:
-            # There is none before the first change, and none is ever removed.
-            if self._seen is not None:
-                # What was revoked would hold again.
-                raise StateUnavailable(str(self._path), "it is gone") from None
+            return None
         except OSError as error:
             raise StateUnavailable(str(self._path), error.strerror or "unreadable") from None
         return self._read
 
     def change(self, change: Change) -> None:
+        with self._locked():
+            self._replace(change(self.read() or Credentials()))
+
+    def keep(self, known: Credentials, now: float) -> None:
+        """Have it hold what is known, beside what it holds; a spoilt file is replaced."""
+        with self._locked():
+            held = None
+            with suppress(StateUnavailable):
+                held = self.read()
+            self._replace(known.merged(held or Credentials(), now))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(0o700 if self._private else 0o777, parents=True, exist_ok=True)
+            self._check_folder()
             with FileLock(f"{self._path}.lock", timeout=_PATIENCE_S):
-                changed = change(self.read())
-                # Whoever can read it could try keys against it: its owner only.
-                replace(self._path, f"{changed.model_dump_json()}\n", mode=0o600)
-                self._give_to_the_folders_owner()
+                yield
         except (OSError, Timeout) as error:
             raise StateUnavailable(str(self._path), type(error).__name__) from None
+
+    def _check_folder(self) -> None:
+        if not self._private:
+            return
+        status = self._path.parent.lstat()
+        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) != stat.S_IRWXU:
+            raise StateUnavailable(str(self._path), "its folder is another account's, or open")
+
+    def _replace(self, credentials: Credentials) -> None:
+        # Whoever can read it could try keys against it: its owner only.
+        replace(self._path, f"{credentials.model_dump_json()}\n", mode=0o600)
+        self._give_to_the_folders_owner()
 
     def _give_to_the_folders_owner(self) -> None:
         """Keep it readable for who serves, where root has changed it."""

@@ -17,11 +17,11 @@ from rich.table import Table
 
 from gateway.security_log import tell
 from gateway.tokens.credentials import ISSUER, Credentials, key_id_of, new_api_key
-from gateway.tokens.stores import credential_store
+from gateway.tokens.stores import FILE, credential_store, host_copy
 from kaiten.cli.operator import operator
 from kaiten.cli.token import Scopes, Ttl, checked_scopes, duration, given_subject
 from kaiten.context import Principal
-from kaiten.errors import SetupError
+from kaiten.errors import SetupError, StateUnavailable
 from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.sections import Auth
 from kaiten.settings import Settings, load_settings
@@ -64,7 +64,8 @@ def list_keys(
     Example: kaiten api-key list
     """
     settings = load_settings()
-    known = credential_store(settings.home, settings.state).read().without_expired(time.time())
+    stored = credential_store(settings.home, settings.state).read() or Credentials()
+    known = stored.without_expired(time.time())
     if as_json:
         shown = {k: v.model_dump(exclude={"digest"}) for k, v in known.api_keys.items()}
         typer.echo(json.dumps(shown))
@@ -88,7 +89,7 @@ def revoke(
         str | None, typer.Option(help="Whose token or subject it is; by default this service's.")
     ] = None,
 ) -> None:
-    """Revoke a token, an API key, or all that a subject holds; every worker knows in a second.
+    """Revoke a token, an API key, or all that a subject holds; workers know in a second.
 
     Example: kaiten revoke --subject alice
     """
@@ -113,14 +114,16 @@ def _revoke_api_key(settings: Settings, given: str) -> None:
     def without(known: Credentials) -> Credentials:
         if key_id not in known.api_keys:
             # Not quoted: it may be a secret that was meant for elsewhere.
-            raise SetupError("There is no API key of this id; kaiten api-key list shows the ids.")
+            raise SetupError(
+                f"{_place(settings)} has no API key of this id; kaiten api-key list shows the ids. "
+                "If it has just lost its list, try again in a moment: workers write it back."
+            )
         owner[:] = [known.api_keys[key_id].principal]
-        kept = {name: each for name, each in known.api_keys.items() if name != key_id}
-        return known.model_copy(update={"api_keys": kept})
+        return known.without_api_key(key_id)
 
     _change(settings, without)
     _tell("revoked", settings, owner[0], what="api_key", key_id=key_id)
-    typer.echo(f"Revoked the API key {key_id}.")
+    _confirm(settings, f"Revoked the API key {key_id}.")
 
 
 def _revoke_token(settings: Settings, issuer: str, jti: str) -> None:
@@ -131,7 +134,7 @@ def _revoke_token(settings: Settings, issuer: str, jti: str) -> None:
     until = int((datetime.now(UTC) + duration(_REMEMBERED)).timestamp())
     _change(settings, partial(_with, field="revoked_tokens", instants={f"{issuer}|{jti}": until}))
     _tell("revoked", settings, None, what="token", issuer=issuer, token_id=jti)
-    typer.echo(f"Revoked that token of {issuer}.")
+    _confirm(settings, f"Revoked that token of {issuer}.")
 
 
 def _revoke_subject(settings: Settings, issuers: Iterable[str], subject: str) -> None:
@@ -141,7 +144,7 @@ def _revoke_subject(settings: Settings, issuers: Iterable[str], subject: str) ->
     _change(settings, partial(_with, field="revoked_subjects", instants=instants))
     for owner in owners:
         _tell("revoked", settings, owner, what="subject", issuer=owner.issuer)
-    typer.echo(f"Revoked what {subject} was issued by now ({', '.join(issuers)}).")
+    _confirm(settings, f"Revoked what {subject} was issued by now ({', '.join(issuers)}).")
 
 
 def _issuer(auth: Auth, given: str | None, *others: str) -> str:
@@ -161,9 +164,37 @@ def _with(known: Credentials, field: str, instants: dict[str, int]) -> Credentia
 
 
 def _change(settings: Settings, change: Callable[[Credentials], Credentials]) -> None:
-    """Change the document, and let go of what has expired."""
+    """Change the document, and let go of what has expired.
+
+    A Redis that has just lost it gets what this host's workers knew, and the change with it; they
+    know of the change even if Redis loses it before they have read it.
+    """
     store = credential_store(settings.home, settings.state)
-    store.change(lambda known: change(known.without_expired(time.time())))
+    copy, now, changed = host_copy(settings.home, settings.state), time.time(), Credentials()
+    copied = None
+    with suppress(StateUnavailable):
+        copied = copy.read() if copy is not None else None
+
+    def with_copy(stored: Credentials) -> Credentials:
+        nonlocal changed
+        changed = change(stored.merged(copied or Credentials(), now))
+        return changed
+
+    store.change(with_copy)
+    if copy is not None and copied is not None:
+        # Workers write it anyway, a moment later.
+        with suppress(StateUnavailable):
+            copy.keep(changed, now)
+
+
+def _confirm(settings: Settings, done: str) -> None:
+    """Say what was recorded, and when it holds: this command asks no worker."""
+    within = f"within {settings.auth.credentials_poll_s:g} s"
+    typer.echo(f"{done} Each worker that reaches {_place(settings)} applies it {within}.")
+
+
+def _place(settings: Settings) -> str:
+    return "Redis (state.redis_url)" if settings.state.redis_url else str(settings.home / FILE)
 
 
 def _tell(event: str, settings: Settings, owner: Principal | None, **facts: object) -> None:

@@ -9,12 +9,11 @@ from typing import Annotated
 import jwt
 import typer
 
-from kaiten.sections import Auth
+from kaiten.sections import SCOPE, Auth
 from kaiten.settings import load_settings
 from kaiten.signing import ALGORITHM, signing_secret
-from kaiten.tags import NAME_PATTERN
 
-_SCOPE = re.compile(rf"(predict|feedback)(:{NAME_PATTERN})?|ops|admin")
+_SCOPE = re.compile(SCOPE)
 _SCOPES = "predict, predict:NAME, feedback, feedback:NAME, ops or admin"
 Scopes = Annotated[
     list[str],

@@ -17,7 +17,14 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings, StateUnavailable
 from kaiten.sections import State
-from monitors.quality.faults import failed_once, fault, lacks_tables, means_away
+from monitors.quality.faults import (
+    failed_once,
+    fault,
+    lacks_tables,
+    means_away,
+    means_locked,
+    means_spoilt,
+)
 from monitors.quality.tables import HEAD, VERSION_TABLE
 
 logger = structlog.get_logger(__name__)
@@ -28,18 +35,23 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 # Seconds; libpq waits no less than two for a connection.
 _CONNECT_S = 2
 _STATEMENT_S = 5
+# For SQLite's lock, which writers hold for milliseconds.
+_LOCK_S = 2
+_WAL_LIMIT_BYTES = 16 << 20
 _POOL = 6
 # So that of those who start at once, one migrates: any number that nobody else takes.
 _LOCK = 0x6B616974656E
 _READING = "kaiten_reading"
+_MIGRATING = "kaiten_migrating"
 
 
 class Database:
     """One process's connections, made as they are needed.
 
-    Where it can not be reached, nobody waits for it in vain: for RETRY_S seconds after a failure it
-    is not asked again, and DatabaseUnavailable is raised at once. Where its tables are gone, with
-    the file or by a server that was restored, they are made again.
+    If it cannot be reached, callers do not wait for it in vain: for RETRY_S seconds after a failure
+    it is not asked again, and DatabaseUnavailable is raised at once; then one of them tries. The
+    same holds for writers while another process keeps an SQLite file locked. If its tables are
+    gone, with the file or by a server that was restored, they are made again.
     """
 
     def __init__(self, url: URL, clock: Callable[[], float] = time.monotonic) -> None:
@@ -47,7 +59,9 @@ class Database:
         self._clock = clock
         self._engine = _engine(url)
         self._migrating = threading.Lock()
-        self._migrated = self._away = False
+        self._trying = threading.Lock()
+        self._migrated = self._away = self._locked = False
+        self._failed_tries = 0
         self._file: int | None = None
         self._retry_at = clock()
 
@@ -57,7 +71,7 @@ class Database:
 
         The tables are made, or brought up to date, by whoever comes first.
         """
-        with self._told():
+        with self._told(writes=True):
             self._migrate_once()
             with self._engine.begin() as connection:
                 yield connection
@@ -72,40 +86,89 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the tables up to date; DatabaseUnavailable, StateUnavailable where it can not."""
-        with self._told():
+        with self._told(starts=True):
             self._migrate_once()
+
+    def check_writable(self) -> None:
+        """Raise DatabaseUnavailable if nothing can be written now; it writes nothing."""
+        with self.writing():
+            pass
+
+    def hangs(self) -> None:
+        """Note that it has not answered for longer than any that can be reached."""
+        self._mark_away("no answer")
+
+    @property
+    def wal_bytes(self) -> int:
+        """The size of SQLite's write-ahead log, which grows while a reader stays; 0 without one."""
+        if self._url.get_backend_name() != "sqlite":
+            return 0
+        try:
+            return Path(f"{self._url.database}-wal").stat().st_size
+        except OSError:
+            return 0
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        self._check()
+    def _told(self, *, writes: bool = False, starts: bool = False) -> Iterator[None]:
+        self._check(writes=writes)
         try:
             yield
         except (DBAPIError, NoConnection) as error:
-            if means_away(error):
-                self._lost(error)
-            elif not failed_once(error):
+            if not self._may_be_mended(error):
                 raise
             raise DatabaseUnavailable(RETRY_S) from None
+        except StateUnavailable as error:
+            if starts:
+                raise
+            self._mark_away(error.message)
+            raise DatabaseUnavailable(RETRY_S) from None
+        self._worked(writes=writes)
+
+    def _may_be_mended(self, error: SQLAlchemyError) -> bool:
+        """Note what an error means, and tell whether waiting or another try may mend it."""
+        if means_away(error) or means_spoilt(error):
+            self._migrated = self._migrated and not lacks_tables(error)
+            self._mark_away(fault(error))
+            return True
+        if means_locked(error):
+            self._mark_locked()
+        return failed_once(error)
+
+    def _worked(self, *, writes: bool) -> None:
         if self._away:
             self._away = False
             logger.info("database_back")
+        if self._locked and writes:
+            self._locked = False
+            logger.info("database_unlocked")
 
-    def _check(self) -> None:
-        if self._away and self._clock() < self._retry_at:
-            raise DatabaseUnavailable(RETRY_S)
+    def _check(self, *, writes: bool) -> None:
+        if not (self._away or (self._locked and writes)):
+            return
+        with self._trying:
+            if self._clock() < self._retry_at:
+                raise DatabaseUnavailable(RETRY_S)
+            # One tries; the others need not wait with it.
+            self._retry_at = self._clock() + RETRY_S
 
-    def _lost(self, error: SQLAlchemyError) -> None:
-        self._migrated = self._migrated and not lacks_tables(error)
+    def _mark_away(self, reason: str) -> None:
         self._retry_at = self._clock() + RETRY_S
         if not self._away:
             self._away = True
-            logger.warning("database_away", at=place_of(self._url), fault=fault(error))
+            logger.warning("database_away", at=place_of(self._url), fault=reason)
+
+    def _mark_locked(self) -> None:
+        self._retry_at = self._clock() + RETRY_S
+        if not self._locked:
+            self._locked = True
+            logger.warning("database_locked", at=place_of(self._url))
 
     def _migrate_once(self) -> None:
+        tries = self._failed_tries
         with self._migrating:
             if self._migrated and _file_of(self._url) != self._file:
                 # Who has the old one open would write into what nobody finds.
@@ -113,7 +176,8 @@ class Database:
                 self._migrated = False
             if not self._migrated:
                 # Whoever waited for the first to try need not find out for itself.
-                self._check()
+                if self._failed_tries != tries:
+                    raise DatabaseUnavailable(RETRY_S)
                 self._migrate()
                 self._migrated = True
 
@@ -121,6 +185,7 @@ class Database:
         try:
             migrate(self._engine)
         except DBAPIError as error:
+            self._failed_tries += 1
             if means_away(error) or failed_once(error):
                 raise
             raise StateUnavailable(place_of(self._url), fault(error)) from None
@@ -168,7 +233,7 @@ def migrate(engine: Engine) -> None:
     with _looking(engine) as connection:
         if _is_up_to_date(connection):
             return
-    with engine.begin() as connection:
+    with engine.connect().execution_options(**{_MIGRATING: True}) as connection, connection.begin():
         # SQLite's transaction has the only lock there is.
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -272,10 +337,22 @@ def _set_up(connection: sqlite3.Connection, _record: object) -> None:
     """
     # Its own way would begin a transaction late, where it may find that another has written.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+    # A new file is told first that it is to give back the pages of what is pruned.
+    for pragma in (
+        "auto_vacuum=INCREMENTAL",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"journal_size_limit={_WAL_LIMIT_BYTES}",
+    ):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin(connection: Connection) -> None:
-    reading = connection.get_execution_options().get(_READING, False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if options.get(_READING, False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    # Another process may migrate for longer than any writer writes.
+    patience_s = _STATEMENT_S if options.get(_MIGRATING, False) else _LOCK_S
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {patience_s * 1000}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

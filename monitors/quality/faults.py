@@ -8,7 +8,10 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 _AWAY = {"25006", "25P03", "25P04"}
 _GONE = {"42P01"}
 # One try that failed, where the next may not: cancelled, a deadlock, a lock that was not to be had.
-_TRY = {"57014", "40P01", "55P03", "SQLITE_BUSY"}
+_TRY = {"57014", "40P01", "55P03"}
+# SQLite's, with what may follow it: another holds the lock, or the file is no database any more.
+_LOCKED = "SQLITE_BUSY"
+_SPOILT = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 def fault(error: SQLAlchemyError) -> str:
@@ -32,7 +35,17 @@ def means_away(error: SQLAlchemyError) -> bool:
 
 def failed_once(error: SQLAlchemyError) -> bool:
     """Tell whether it was a try that failed, where the next one may not."""
-    return code(error) in _TRY
+    return code(error) in _TRY or means_locked(error)
+
+
+def means_locked(error: SQLAlchemyError) -> bool:
+    """Tell whether another process has held SQLite's lock for as long as we wait for it."""
+    return (code(error) or "").startswith(_LOCKED)
+
+
+def means_spoilt(error: SQLAlchemyError) -> bool:
+    """Tell whether SQLite's file is damaged, or no database."""
+    return (code(error) or "").startswith(_SPOILT)
 
 
 def code(error: SQLAlchemyError) -> str | None:

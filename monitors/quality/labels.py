@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from kaiten.errors import DatabaseUnavailable, Detail, Forbidden, InvalidInput
+from kaiten.errors import DatabaseUnavailable, Detail, Forbidden, InvalidInput, RateLimited
 from kaiten.quality import Label
 from monitors.quality.database import RETRY_S, Database
 from monitors.quality.tables import ALL, feedback, predictions, version_labels
@@ -33,37 +33,52 @@ _AT_ONCE = 10_000
 # Under what SQLite takes in one statement.
 _KEYS_AT_ONCE = 1000
 _MAX_DETAILS = 20
+# Labels that wait for an answer: anybody with the scope may send them for ids that never were. What
+# one sender has there is under a fifth of all, and all of it at most some 30 MB.
+MAX_WAITING = 50_000
+MAX_WAITING_OF_SENDER = 10_000
+# Of a label that no served version has, and which may be one that another host serves.
+MAX_CHARS = 256
+_RETRY_S = 60
 Key = tuple[str, int]
 # A label and the prediction that it is for: request_id, item, label, models, received_at, id.
 Match = Row[*tuple[Any, ...]]
 
 
 class Labels:
-    """The labels that came in."""
+    """The labels that came in; none may be longer than ``max_chars``."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
-        self._database = database
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        max_chars: int = MAX_CHARS,
+    ) -> None:
+        self.database = database
         self._clock = clock
+        self._max_chars = max_chars
 
     def take(
         self,
         labels: Sequence[Label],
         models: frozenset[str] | None,
         given_up: Callable[[], bool] = lambda: False,
+        subject: str = "",
     ) -> int:
         """Keep all of them, on the disk when this returns, or none; of two for one text, the last.
 
         Returns how many have found their predictions, where others may still. ``models`` are the
-        names that the sender may label, None for all. InvalidInput or Forbidden where a prediction
-        is known, and none that fits; DatabaseUnavailable, also where by the end of it the sender
-        has given up.
+        names that the sender may label, None for all; ``subject`` is its pseudonym. InvalidInput or
+        Forbidden where a prediction is known, and none that fits; RateLimited where too many wait
+        for one; DatabaseUnavailable, also where by the end of it the sender has given up.
         """
+        self._check_length(labels)
         last = {(each.request_id, each.item): each.label for each in labels}
         # In one order, whoever sends them: two senders would else wait for each other.
         keys = sorted(last)
         sender = ALL if models is None else " ".join(sorted(models))
-        with self._database.writing() as connection:
-            _keep(connection, [(key, last[key]) for key in keys], sender, self._clock())
+        with self.database.writing() as connection:
+            _keep(connection, [(key, last[key]) for key in keys], (sender, subject), self._clock())
             found = [*_found(connection, keys)]
             if answered := _answered(connection, _missing(keys, found, sender), sender):
                 # Once more: the one that fits may have been written between the two.
@@ -73,10 +88,20 @@ class Labels:
                 _refuse(connection, unfit, sender, places)
             # Those that others have sent before wait no more, and do not count any more.
             _join(connection, sorted(found, key=lambda m: (m.models == sender, m.received_at)))
+            if _missing(keys, found, sender):
+                _check_room(connection, subject)
             if given_up():
                 raise DatabaseUnavailable(RETRY_S)
         missing = {*_missing(keys, found, sender)}
         return sum((each.request_id, each.item) not in missing for each in labels)
+
+    def _check_length(self, labels: Sequence[Label]) -> None:
+        reason = f"is longer than {self._max_chars} characters, and than any label served here"
+        longer = [n for n, label in enumerate(labels) if len(label.label) > self._max_chars]
+        if longer:
+            raise InvalidInput(
+                [Detail(f"feedback.{n}.label", reason) for n in longer[:_MAX_DETAILS]]
+            )
 
     def join_waiting(self, within_s: float) -> int:
         """Join labels of the last seconds whose predictions were written after them.
@@ -84,32 +109,49 @@ class Labels:
         Returns how many; DatabaseUnavailable. Nobody is kept waiting where there are none.
         """
         recent = feedback.c.received_at > self._clock() - within_s
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             seen = connection.execute(_matches(recent).limit(_AT_ONCE)).all()
         if not seen:
             return 0
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             found = [*_found(connection, sorted({(each.request_id, each.item) for each in seen}))]
             _join(connection, sorted(found, key=lambda m: m.received_at))
         return len(found)
 
 
+def _check_room(connection: Connection, subject: str) -> None:
+    """Raise RateLimited where more labels wait than may, of this subject or in all."""
+    waiting = select(func.count()).select_from(feedback).where(~feedback.c.joined)
+    own = connection.scalar(waiting.where(feedback.c.sender == subject)) or 0
+    if own > MAX_WAITING_OF_SENDER:
+        raise RateLimited("feedback", MAX_WAITING_OF_SENDER, WAIT_S, _RETRY_S)
+    if (connection.scalar(waiting) or 0) > MAX_WAITING:
+        raise RateLimited("feedback", MAX_WAITING, WAIT_S, _RETRY_S)
+
+
 def _keep(
-    connection: Connection, labels: Sequence[tuple[Key, str]], sender: str, now: float
+    connection: Connection,
+    labels: Sequence[tuple[Key, str]],
+    sender: tuple[str, str],
+    now: float,
 ) -> None:
+    models, subject = sender
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     insert = dialect.insert(feedback)
-    replaced = {name: insert.excluded[name] for name in ("label", "received_at", "joined")}
+    replaced = {
+        name: insert.excluded[name] for name in ("label", "received_at", "joined", "sender")
+    }
     connection.execute(
         insert.on_conflict_do_update(index_elements=[*feedback.primary_key], set_=replaced),
         [
             {
                 "request_id": id_,
                 "item": item,
-                "models": sender,
+                "models": models,
                 "label": label,
                 "received_at": now,
                 "joined": False,
+                "sender": subject,
             }
             for (id_, item), label in labels
         ],
@@ -221,6 +263,6 @@ def _join(connection: Connection, matches: Sequence[Match]) -> None:
     connection.execute(
         update(feedback)
         .where(*(column == bindparam(f"of_{column.name}") for column in key))
-        .values(joined=True),
+        .values(joined=True, sender=None),
         [{f"of_{column.name}": getattr(each, column.name) for column in key} for each in matches],
     )

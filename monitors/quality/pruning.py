@@ -1,16 +1,19 @@
 """Forgets what is older than it is kept for, or one too many; nothing that is neither."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Delete, delete, func, select, true, tuple_
 
 from kaiten.sections import Quality
 from monitors.quality.database import Database
+from monitors.quality.labels import WAIT_S
 from monitors.quality.tables import feedback, predictions
 
 # In one transaction: a writer waits for it.
 _BATCH = 1000
 _DAY_S = 86_400
+_PAGES = 5000
 
 
 class Pruning:
@@ -24,9 +27,20 @@ class Pruning:
     def prune(self, now: float) -> int:
         """Return how many rows were deleted; DatabaseUnavailable. ``now`` by the epoch."""
         with self._database.reading() as connection:
-            statements = [*self._statements(connection, now - self._keep_s)]
+            statements = [*self._statements(connection, now)]
         deleted = sum(self._repeat(each) for each in statements)
-        return deleted + self._prune_labels_beyond()
+        deleted += self._prune_labels_beyond()
+        self._give_back_pages()
+        return deleted
+
+    def _give_back_pages(self) -> None:
+        """Make SQLite's file smaller by what was deleted, some pages at a time."""
+        with self._database.writing() as connection:
+            if connection.dialect.name == "sqlite":
+                # Each page is a step, of which a cursor takes one; a script takes all, once it
+                # has ended the transaction.
+                script: Any = connection.connection.driver_connection
+                script.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
 
     def _prune_labels_beyond(self) -> int:
         """Delete the oldest labels beyond the count; those that wait for an answer first.
@@ -54,7 +68,8 @@ class Pruning:
             total += deleted
         return total
 
-    def _statements(self, connection: Connection, before: float) -> Iterator[Delete]:
+    def _statements(self, connection: Connection, now: float) -> Iterator[Delete]:
+        before = now - self._keep_s
         id_, at = predictions.c.id, predictions.c.answered_at
         # Those that were written first are those that were answered first, but for seconds.
         oldest = select(id_, at).order_by(id_).limit(_BATCH).subquery()
@@ -69,6 +84,9 @@ class Pruning:
                 many = select(id_).where(id_ <= bound).order_by(id_).limit(_BATCH)
                 yield delete(predictions).where(id_.in_(many))
         yield _delete_labels(feedback.c.received_at < before, _BATCH)
+        # No answer is looked for any more.
+        unfound = ~feedback.c.joined & (feedback.c.received_at < now - WAIT_S)
+        yield _delete_labels(unfound, _BATCH)
 
 
 def _delete_labels(which: ColumnElement[bool], count: int) -> Delete:

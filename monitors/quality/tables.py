@@ -15,7 +15,7 @@ from sqlalchemy import (
 
 METADATA = MetaData()
 # What the migrations come to.
-HEAD = "0001"
+HEAD = "0002"
 # Its own, as another user of Alembic may use the database.
 VERSION_TABLE = "kaiten_alembic_version"
 
@@ -49,6 +49,7 @@ predictions = Table(
 # What was accepted, be its prediction known or not; ``joined`` once one was found that fits.
 # ``models`` are the names that its sender may label, separated by spaces, or ALL. They are a part
 # of the key: nobody takes the place of a label that waits for a model which they may not label.
+# ``sender`` is the pseudonym of its subject, for as long as it waits.
 feedback = Table(
     "kaiten_feedback",
     METADATA,
@@ -58,7 +59,14 @@ feedback = Table(
     Column("label", Text, nullable=False),
     Column("received_at", Double, nullable=False),
     Column("joined", Boolean, nullable=False),
+    Column("sender", Text),
     Index("kaiten_feedback_by_time", "received_at"),
+    Index(
+        "kaiten_feedback_waiting_by_sender",
+        "sender",
+        sqlite_where=text("joined = 0"),
+        postgresql_where=text("NOT joined"),
+    ),
     Index(
         "kaiten_feedback_waiting",
         "received_at",

@@ -20,6 +20,7 @@ POLL_S = 3.0
 _PRUNE_S = 60.0
 _RECENT_S = 60.0
 _END_S = 10.0
+_LARGE_WAL_BYTES = 64 << 20
 LOCK_FILE = "quality.lock"
 
 
@@ -33,7 +34,10 @@ class Gauges(Protocol):
         """Count labels by what became of them."""
 
     def database_away(self, *, away: bool) -> None:
-        """Show whether the database does not answer."""
+        """Show whether the database does not answer, or takes nothing."""
+
+    def database_wal(self, size: int) -> None:
+        """Show how many bytes SQLite's write-ahead log has."""
 
 
 class QualityWatch:
@@ -52,6 +56,8 @@ class QualityWatch:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._lock = keeper(home / LOCK_FILE)
+        self._database = labels.database
+        self._wal_is_large = False
         self._labels = labels
         self._windows = windows
         self._pruning = pruning
@@ -98,12 +104,23 @@ class QualityWatch:
             self._seen, self._failing = None, True
         return True
 
+    def _show_wal(self) -> None:
+        """Show SQLite's write-ahead log, and tell of one that a reader keeps from being emptied."""
+        size = self._database.wal_bytes
+        self._gauges.database_wal(size)
+        if size > _LARGE_WAL_BYTES and not self._wal_is_large:
+            logger.warning("database_wal_large", bytes=size)
+        self._wal_is_large = size > _LARGE_WAL_BYTES
+
     def _run(self) -> None:
         while not self._closing.wait(POLL_S):
             self.step()
 
     def _turn(self) -> None:
         now = self._clock()
+        # Reading goes on where another process has locked the file.
+        self._database.check_writable()
+        self._show_wal()
         # Most predictions come within seconds; a label that has none yet is looked at less often.
         joined = self._labels.join_waiting(WAIT_S if now >= self._prune_at else _RECENT_S)
         self._gauges.labels_taken("joined_later", joined)

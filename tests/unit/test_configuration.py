@@ -25,6 +25,7 @@ LEFT_OUT = {
     "state.database_url",
     "serving.references",
     "runners.sockets",
+    "state.credentials_copy",
     "logging.pseudonym_key",
 }
 

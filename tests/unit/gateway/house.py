@@ -213,7 +213,11 @@ class Desk:
     taken: list[tuple[Sequence[Label], frozenset[str] | None]] = field(default_factory=list)
 
     async def take(
-        self, labels: Sequence[Label], models: frozenset[str] | None, deadline: float
+        self,
+        labels: Sequence[Label],
+        models: frozenset[str] | None,
+        deadline: float,
+        subject: str,
     ) -> int:
         if self.error is not None:
             raise self.error

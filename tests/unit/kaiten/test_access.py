@@ -60,7 +60,7 @@ def refused(*arguments: str) -> str:
 
 
 def kept(home: Path) -> Credentials:
-    return FileCredentials(home / FILE).read()
+    return FileCredentials(home / FILE).read() or Credentials()
 
 
 def listed() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -97,8 +97,11 @@ class NeverRotated:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
 
-    async def find(self, kid: str | None) -> Key | None:
+    async def find(self, kid: str | None) -> Sequence[Key] | None:
         return await self._keys.find(kid)
+
+    async def renewed(self, kid: str | None) -> Sequence[Key] | None:
+        return await self._keys.renewed(kid)
 
 
 def never_rotated(issuers: Issuers) -> Issuers:

@@ -234,6 +234,7 @@ CLAIMS: Mapping[str, Attack] = {
     "scope ops": scope("ops"),
     "scope in capitals": scope("PREDICT"),
     "scope as a list": scope(["predict"]),
+    "scope as an object": scope({"predict": "predict"}),
     "scope with a comma": scope("predict,ops"),
     "scope of another model": scope("predict:topic"),
     "scope of a model that begins alike": scope("predict:inten"),

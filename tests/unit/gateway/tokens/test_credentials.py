@@ -2,9 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import SecretStr
@@ -17,7 +18,7 @@ from gateway.tokens.in_redis import RedisCredentials
 from gateway.tokens.keys import from_pem
 from gateway.tokens.stores import FileCredentials, credential_store
 from gateway.tokens.verifier import OneKey, TokenRejected, TrustedIssuer, Verifier
-from gateway.tokens.watch import CredentialsWatch
+from gateway.tokens.watch import CredentialsWatch, Places
 from kaiten.errors import NotReady, StateUnavailable, Unauthenticated
 from kaiten.sections import State
 from tests.redis_server import redis_server
@@ -47,6 +48,12 @@ def with_key(
 ) -> tuple[Credentials, str]:
     key_id, text, kept = new_api_key(name, ("predict",), expires_at, lambda: NOW)
     return known.model_copy(update={"api_keys": {**known.api_keys, key_id: kept}}), text
+
+
+def written(store: CredentialStore) -> Credentials:
+    known = store.read()
+    assert known is not None
+    return known
 
 
 def fault(call: Callable[[], object]) -> str:
@@ -102,10 +109,10 @@ def test_expired_is_forgotten_and_revoked_subjects_are_not() -> None:
 
 
 def test_store_gives_back_what_it_was_given(store: CredentialStore) -> None:
-    assert store.read() == Credentials()
+    assert store.read() is None
     known, text = with_key(Credentials())
     store.change(lambda _: known)
-    assert store.read().principal_of(text, NOW).subject == "job"
+    assert written(store).principal_of(text, NOW).subject == "job"
 
 
 def test_of_many_changes_at_once_all_take_effect(store: CredentialStore) -> None:
@@ -117,7 +124,7 @@ def test_of_many_changes_at_once_all_take_effect(store: CredentialStore) -> None
         thread.start()
     for thread in threads:
         thread.join()
-    subjects = {each.subject for each in store.read().api_keys.values()}
+    subjects = {each.subject for each in written(store).api_keys.values()}
     assert subjects == {f"job {number}" for number in range(8)}
 
 
@@ -126,16 +133,14 @@ def test_file_is_its_owners(tmp_path: Path) -> None:
     assert (tmp_path / "credentials.json").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("spoilt", ["", "{", '{"api_keys": 5}', None])
-def test_spoilt_file_is_told_and_nothing_is_lost(spoilt: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoilt", ["", "{", '{"api_keys": 5}'])
+def test_spoilt_file_is_told_and_nothing_is_lost(spoilt: str, tmp_path: Path) -> None:
     store = FileCredentials(tmp_path / "credentials.json")
-    store.change(lambda known: with_key(known)[0])
-    watch = CredentialsWatch(store, 1)
+    store.change(lambda known: known_for_long(known)[0])
+    watch = CredentialsWatch(Places(store), 1)
     watch.poll()
     before = watch.current()
-    (tmp_path / "credentials.json").unlink()
-    if spoilt is not None:
-        (tmp_path / "credentials.json").write_text(spoilt)
+    (tmp_path / "credentials.json").write_text(spoilt)
     with capture_logs() as logs:
         watch.poll()
         watch.poll()
@@ -144,10 +149,14 @@ def test_spoilt_file_is_told_and_nothing_is_lost(spoilt: str | None, tmp_path: P
     assert [line["event"] for line in logs] == ["credentials_not_read"]
     with pytest.raises(StateUnavailable):
         store.change(lambda known: known)
+    # The runbook's remedy: without the spoilt file, it is written anew.
+    (tmp_path / "credentials.json").unlink()
+    watch.poll()
+    assert store.read() == before
 
 
 def test_whoever_revokes_sees_when_it_is_known(store: CredentialStore) -> None:
-    watch = CredentialsWatch(store, 1)
+    watch = CredentialsWatch(Places(store), 1)
     with capture_logs() as logs:
         watch.poll()
         watch.poll()
@@ -165,7 +174,7 @@ def test_whatever_a_store_trips_over_is_told_and_gone_on_from() -> None:
 
         def change(self, change: object) -> None: ...
 
-    watch = CredentialsWatch(Broken(), 1)
+    watch = CredentialsWatch(Places(Broken()), 1)
     with capture_logs() as logs:
         watch.poll()
     assert (logs[0]["event"], logs[0]["reason"]) == ("credentials_not_read", "UnicodeError")
@@ -184,22 +193,42 @@ def test_redis_that_is_away_is_told_without_its_password() -> None:
 def test_redis_that_came_back_empty_is_given_what_is_known(redis_url: str) -> None:
     with Redis.from_url(redis_url) as client:
         client.flushdb()
-        store, other = RedisCredentials(redis_url), RedisCredentials(redis_url)
-        store.change(lambda known: with_key(known)[0])
-        before = store.read()
-        assert other.read() == before
+        RedisCredentials(redis_url).change(lambda known: known_for_long(known)[0])
+        watches = [CredentialsWatch(Places(RedisCredentials(redis_url)), 1) for _ in range(2)]
+        poll(watches)
+        before = watches[0].current()
         client.flushdb()
+        told: list[int] = []
+        counting = SimpleNamespace(credentials_restored=told.append)
+        watches.append(CredentialsWatch(Places(RedisCredentials(redis_url)), 1, counting))
         with capture_logs() as logs:
-            assert store.read() == other.read() == before
-        assert [line["event"] for line in logs] == ["credentials_given_back"]
-        # What somebody else has put there since is not replaced.
+            poll(watches)
+        assert [line["event"] for line in logs] == ["credentials_restored", "credentials_read"]
+        assert RedisCredentials(redis_url).read() == before
+        # What somebody else has put there since stays, and so does what is known.
         client.flushdb()
-        RedisCredentials(redis_url).change(lambda known: with_key(known, "later")[0])
-        assert store.read() == other.read() != before
+        poll(watches[2:])
+        client.flushdb()
+        RedisCredentials(redis_url).change(lambda known: known_for_long(known, "later")[0])
+        poll(watches[2:])
+        assert told == [1, 1]
+        poll(watches)
+        subjects = {key.subject for key in written(RedisCredentials(redis_url)).api_keys.values()}
+        assert subjects == {"job", "later"}
+
+
+def poll(watches: Sequence[CredentialsWatch]) -> None:
+    for watch in watches:
+        watch.poll()
+
+
+def known_for_long(known: Credentials, name: str = "job") -> tuple[Credentials, str]:
+    """Return them with a key that holds by the clock of this machine."""
+    return with_key(known, name, datetime.now(UTC) + timedelta(days=1))
 
 
 def test_nobody_is_let_in_before_the_list_was_read() -> None:
-    watch = CredentialsWatch(RedisCredentials("redis://127.0.0.1:1/0"), 1)
+    watch = CredentialsWatch(Places(RedisCredentials("redis://127.0.0.1:1/0")), 1)
     watch.poll()
     with pytest.raises(NotReady):
         watch.current()

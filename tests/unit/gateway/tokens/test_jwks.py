@@ -203,11 +203,54 @@ async def test_broken_answer_leaves_the_keys_as_they_were(content: bytes) -> Non
     assert await keys.find("old") is not None
 
 
-async def test_token_that_names_no_key_takes_the_only_one() -> None:
+async def test_token_that_names_no_key_takes_any() -> None:
     issuer = Issuer()
-    assert await issuer.keys().find(None) is not None
+    found = await issuer.keys().find(None)
+    assert found is not None
+    assert len(found) == 1
     issuer.content = jwks(jwk("ES256", kid="1"), jwk("ES256#2", kid="2"))
-    assert await issuer.keys().find(None) is None
+    found = await issuer.keys().find(None)
+    assert found is not None
+    assert len(found) == 2
+
+
+async def test_ids_of_tokens_tell_nothing_where_no_key_has_one() -> None:
+    issuer = Issuer()
+    issuer.content = jwks(jwk("ES256", kid=None), jwk("ES256#2", kid=None))
+    keys = issuer.keys()
+    for kid in (None, "1", "2"):
+        found = await keys.find(kid)
+        assert found is not None
+        assert len(found) == 2
+    assert len(issuer.asked_at) == 1
+
+
+@pytest.mark.parametrize("kid", [None, "some"])
+async def test_new_key_without_an_id_is_fetched_for_a_token_that_no_key_has_verified(
+    kid: str | None,
+) -> None:
+    issuer = Issuer()
+    issuer.content = jwks(jwk("ES256", kid=None))
+    keys = issuer.keys()
+    await keys.find(kid)
+    issuer.content = jwks(jwk("ES256", kid=None), jwk("ES256#2", kid=None))
+    found = await keys.renewed(kid)
+    assert found is not None
+    assert len(found) == 2
+    # Forged ones bring about one fetch, and no other for a while.
+    assert await keys.renewed(kid) is None
+    fetches = len(issuer.asked_at)
+    for _ in range(20):
+        assert await keys.renewed(kid) is None
+    assert len(issuer.asked_at) == fetches
+
+
+async def test_token_that_names_its_key_brings_about_no_fetch() -> None:
+    issuer = Issuer()
+    keys = issuer.keys()
+    await keys.find("old")
+    assert await keys.renewed("old") is None
+    assert len(issuer.asked_at) == 1
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_key_verifies_the_algorithms_of_its_type_and_no_other(kind: str) -> None:
     assert from_pem(public_pem(kind)).algorithms == KINDS[kind]
-    (found,) = from_jwks(jwks(jwk(kind))).values()
+    ((found,),) = from_jwks(jwks(jwk(kind))).values()
     assert found.algorithms == KINDS[kind]
 
 
@@ -95,7 +95,28 @@ def test_what_verifies_nothing_is_passed_over(what: str) -> None:
 
 
 def test_algorithm_that_a_key_names_is_the_only_one() -> None:
-    assert from_jwks(jwks(jwk("RS256", alg="PS384")))["1"].algorithms == {"PS384"}
+    (key,) = from_jwks(jwks(jwk("RS256", alg="PS384")))["1"]
+    assert key.algorithms == {"PS384"}
+
+
+def test_one_id_may_name_several_keys() -> None:
+    content = jwks(
+        jwk("RS256", alg="RS256"),
+        jwk("RS256", alg="PS256"),
+        jwk("ES256"),
+        # Twice the same is once.
+        jwk("ES256"),
+        # None of these becomes one of them.
+        jwk("RS256#2", use="enc"),
+        {"kty": "oct", "k": "c2VjcmV0", "kid": "1", "alg": "HS256"},
+    )
+    keys = from_jwks(content)["1"]
+    assert [key.algorithms for key in keys] == [{"RS256"}, {"PS256"}, {"ES256"}]
+
+
+def test_keys_without_an_id_stand_together() -> None:
+    content = jwks(jwk("ES256", kid=None), jwk("ES256#2", kid=None), jwk("ES384", kid="1"))
+    assert {kid: len(keys) for kid, keys in from_jwks(content).items()} == {"": 2, "1": 1}
 
 
 @pytest.mark.parametrize(
@@ -112,5 +133,5 @@ def test_set_without_a_key_of_use_is_told() -> None:
 
 
 def test_set_of_too_many_is_refused() -> None:
-    with pytest.raises(ValueError, match="up to 100"):
-        from_jwks(json.dumps({"keys": [{}] * 101}).encode())
+    with pytest.raises(ValueError, match="up to 400"):
+        from_jwks(json.dumps({"keys": [{}] * 401}).encode())

@@ -1,5 +1,6 @@
 """Tokens that hold, tokens that do not, and why."""
 
+import asyncio
 import base64
 import json
 import time
@@ -53,7 +54,7 @@ async def fault(of: Verifier, sent: str) -> str:
 
 @pytest.mark.parametrize("algorithm", ASYMMETRIC)
 async def test_token_of_each_algorithm_holds(algorithm: str) -> None:
-    (key,) = from_jwks(jwks(jwk(algorithm))).values()
+    ((key,),) = from_jwks(jwks(jwk(algorithm))).values()
     found = await verifier(trusted(OneKey(key))).verify(token(algorithm))
     assert (found.principal.subject, *found.principal.scopes) == ("alice", "predict")
     assert found.principal.issuer == ISSUER
@@ -67,7 +68,7 @@ async def test_token_of_a_shared_secret_holds(algorithm: str) -> None:
 
 
 async def test_algorithm_that_the_issuer_is_not_to_use_is_refused() -> None:
-    (key,) = from_jwks(jwks(jwk("RS256"))).values()
+    ((key,),) = from_jwks(jwks(jwk("RS256"))).values()
     only = verifier(trusted(OneKey(key), ISSUER, "PS256"))
     assert await fault(only, token("RS256")) == "algorithm"
     assert await only.verify(token("PS256"))
@@ -215,7 +216,51 @@ async def test_key_is_chosen_by_its_id() -> None:
     assert await of.verify(token("ES256", kid="1"))
     assert await of.verify(token("ES256#2", kid="2"))
     assert await fault(of, token("ES256#2", kid="1")) == "InvalidSignatureError"
-    assert await fault(of, token("ES256", kid=None)) == "unknown_key"
+    assert await fault(of, token("ES256", kid="3")) == "unknown_key"
+
+
+async def published(*keys: dict[str, Any]) -> Verifier:
+    async def fetch(_: str) -> bytes:
+        return jwks(*keys)
+
+    settings = Jwks(min_interval_s=1)
+    return verifier(trusted(JwksKeys("https://issuer/", settings, fetch, sleep=asyncio.sleep)))
+
+
+async def test_token_without_an_id_is_verified_by_any_key_of_its_issuer() -> None:
+    of = await published(jwk("ES256", kid="1"), jwk("ES256#2", kid="2"), jwk("RS256", kid="3"))
+    for kind in ("ES256", "ES256#2", "RS256"):
+        assert await of.verify(token(kind, kid=None))
+    assert await fault(of, token("ES256#3", kid=None)) == "InvalidSignatureError"
+    assert await fault(of, token("ES384", kid=None)) == "algorithm"
+
+
+async def test_one_id_for_keys_of_several_algorithms_and_types() -> None:
+    of = await published(jwk("RS256", alg="RS256"), jwk("RS256", alg="PS256"), jwk("ES256"))
+    for algorithm in ("RS256", "PS256", "ES256"):
+        assert await of.verify(token(algorithm))
+    # Each verifies what it is published for, and no more.
+    assert await fault(of, token("RS512")) == "algorithm"
+    assert await fault(of, token("ES256#2")) == "InvalidSignatureError"
+
+
+async def test_keys_that_are_tried_are_bounded() -> None:
+    many = [jwk(f"ES256#{number}", kid=None) for number in range(17)]
+    of = await published(*many)
+    assert await of.verify(token("ES256#15", kid=None))
+    assert await fault(of, token("ES256#16", kid=None)) == "InvalidSignatureError"
+
+
+@pytest.mark.parametrize("name", [ISSUER.rstrip("/"), f"{ISSUER}/"])
+async def test_issuer_that_differs_by_a_slash_is_refused_and_told(name: str) -> None:
+    assert await fault(OF_ES256, token(iss=name)) == "issuer_differs_by_a_slash"
+
+
+async def test_instants_may_have_fractions() -> None:
+    now = time.time()
+    assert await OF_ES256.verify(token(iat=now - 0.5, nbf=now - 0.5, exp=now + 60.5))
+    assert await fault(OF_ES256, token(exp=now - 60.5)) == "ExpiredSignatureError"
+    assert await fault(OF_ES256, token(nbf=now + 60.5)) == "ImmatureSignatureError"
 
 
 @pytest.mark.parametrize(
@@ -226,6 +271,8 @@ async def test_key_is_chosen_by_its_id() -> None:
         ({"scope": None, "scp": "predict ops"}, {"predict", "ops"}),
         ({"scope": None}, set()),
         ({"scope": ["predict"], "scp": ["predict"]}, set()),
+        ({"scope": {"predict": True}}, set()),
+        ({"scope": True, "scp": "predict"}, set()),
     ],
 )
 async def test_scopes(told: dict[str, Any], scopes: set[str]) -> None:

@@ -1,4 +1,7 @@
+import sqlite3
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -308,4 +311,92 @@ def test_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
     database = Database(URL.create("sqlite", database=str(file)))
     with pytest.raises(StateUnavailable, match="SQLITE_NOTADB"):
         database.migrate()
+    database.close()
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[sqlite3.Connection]:
+    """Hold the lock of an SQLite file, as a backup or an open shell does."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        yield shell
+        shell.rollback()
+
+
+def test_locked_file_is_told_and_writers_wait_for_it_once_in_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitors.quality.database._LOCK_S", 0.05)
+    now = 100.0
+    database = Database(make_url(f"sqlite:///{tmp_path / 'quality.sqlite'}"), lambda: now)
+    tries: list[str] = []
+    database.migrate()
+    event.listen(database._engine, "checkout", lambda *_: tries.append("tried"))
+    with capture_logs() as logged, locked(tmp_path / "quality.sqlite"):
+        for _ in range(5):
+            with pytest.raises(DatabaseUnavailable) as raised:
+                database.check_writable()
+        # Whoever reads is not held up.
+        assert rows_in(database) == 0
+        now += RETRY_S
+        for _ in range(5):
+            with pytest.raises(DatabaseUnavailable):
+                database.check_writable()
+    assert raised.value.retry_after_s == RETRY_S
+    assert len(tries) == 3
+    assert [line["event"] for line in logged] == ["database_locked"]
+    now += RETRY_S
+    with capture_logs() as logged:
+        database.check_writable()
+    assert [line["event"] for line in logged] == ["database_unlocked"]
+    database.close()
+
+
+def test_database_that_hangs_is_not_asked_again_for_a_while(database: Database) -> None:
+    database.migrate()
+    with capture_logs() as logged:
+        database.hangs()
+    assert logged[0]["event"] == "database_away"
+    with pytest.raises(DatabaseUnavailable):
+        database.check_writable()
+
+
+@pytest.mark.parametrize("spoilt", ["overwritten", "replaced"])
+def test_file_that_is_spoilt_while_it_is_in_use_is_away(tmp_path: Path, spoilt: str) -> None:
+    now = 100.0
+    file = tmp_path / "quality.sqlite"
+    database = Database(make_url(f"sqlite:///{file}"), lambda: now)
+    with database.writing() as connection:
+        connection.execute(insert(predictions), [row() for _ in range(1000)])
+    if spoilt == "replaced":
+        file.unlink()
+    else:
+        database.close()
+    for name in ("", "-wal", "-shm"):
+        Path(f"{file}{name}").unlink(missing_ok=True)
+    file.write_bytes(b"nothing of the kind" * 1000)
+    for _ in range(2):
+        now += RETRY_S
+        with pytest.raises(DatabaseUnavailable), database.writing() as connection:
+            connection.execute(insert(predictions), [row()])
+    file.unlink()
+    now += RETRY_S
+    with database.writing() as connection:
+        connection.execute(insert(predictions), [row()])
+    assert rows_in(database) == 1
+    database.close()
+
+
+def test_read_only_file_is_away(tmp_path: Path) -> None:
+    database = Database(make_url(f"sqlite:///{tmp_path / 'quality.sqlite'}"))
+    database.migrate()
+
+    def write_read_only() -> None:
+        with database.writing() as connection:
+            connection.execute(text("PRAGMA query_only = 1"))
+            connection.execute(insert(predictions), [row()])
+
+    with capture_logs() as logged, pytest.raises(DatabaseUnavailable):
+        write_read_only()
+    assert "SQLITE_READONLY" in logged[0]["fault"]
     database.close()

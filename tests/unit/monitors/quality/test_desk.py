@@ -1,22 +1,25 @@
 """The whole of it, as a worker has it, over real databases."""
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
+from structlog.testing import capture_logs
 
-from kaiten.errors import DeadlineExceeded, Forbidden, InvalidInput
+from kaiten.errors import DatabaseUnavailable, DeadlineExceeded, Forbidden, InvalidInput
 from kaiten.quality import Label
 from kaiten.sections import Quality
 from monitors.quality.calibration import FILE
 from monitors.quality.database import Database
 from monitors.quality.desk import QualityDesk
 from monitors.quality.tables import feedback
-from tests.postgres_server import PostgresServer
+from tests.postgres_server import PostgresServer, postgres_server
 from tests.records import recorded
 from tests.unit.monitors.quality.house import kept, know, put, row
 from tests.unit.monitors.quality.test_watch import Shown
@@ -108,4 +111,52 @@ async def test_who_has_no_time_is_refused_and_nothing_is_kept(
         await desk.take([LABEL], None, in_time(seconds))
     await asyncio.gather(*(desk.read(in_time()) for _ in range(20)))
     assert kept(database) == {}
+    await asyncio.to_thread(desk.close)
+
+
+async def test_locked_file_is_told_at_once_and_labels_are_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitors.quality.database._LOCK_S", 0.05)
+    monkeypatch.setattr("monitors.quality.database.RETRY_S", 0)
+    told, file = Told(), tmp_path / "quality.sqlite"
+    desk = QualityDesk(make_url(f"sqlite:///{file}"), tmp_path, Quality(), {}, told)
+    await desk.take([LABEL], None, in_time())
+    with closing(sqlite3.connect(file, isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        with capture_logs() as logs:
+            for _ in range(3):
+                with pytest.raises(DatabaseUnavailable):
+                    await desk.take([LABEL], None, in_time())
+            # Without a label too: the watch tries.
+            assert desk._watch.step()
+        shell.rollback()
+    assert [line["event"] for line in logs] == ["database_locked", "labels_not_taken"]
+    assert told.labels["unavailable"] == 3
+    assert told.away.pop()
+    with capture_logs() as logs:
+        await desk.take([LABEL], None, in_time())
+        desk._watch.step()
+    assert [line["event"] for line in logs] == ["database_unlocked", "labels_taken_again"]
+    assert not told.away.pop()
+    await asyncio.to_thread(desk.close)
+
+
+async def test_server_that_is_frozen_is_told_and_not_waited_for_by_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with postgres_server() as server:
+        told = Told()
+        desk = QualityDesk(make_url(server.url), tmp_path, Quality(), {}, told)
+        await desk.take([LABEL], None, in_time())
+        monkeypatch.setattr("monitors.quality.desk._PATIENCE_S", 0.3)
+        monkeypatch.setattr("monitors.quality.desk._HANG_S", 0.3)
+        server.hang()
+        with capture_logs() as logs:
+            for _ in range(20):
+                with pytest.raises(DatabaseUnavailable):
+                    await desk.take([LABEL], None, in_time())
+        server.go_on()
+    assert [line["event"] for line in logs].count("database_away") == 1
+    assert told.away == [True]
     await asyncio.to_thread(desk.close)

@@ -3,10 +3,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 from sqlalchemy import select
 
-from kaiten.errors import DatabaseUnavailable, Forbidden, InvalidInput
+from kaiten.errors import DatabaseUnavailable, Forbidden, InvalidInput, RateLimited
 from kaiten.quality import Label
 from monitors.quality.database import Database
-from monitors.quality.labels import WAIT_S, Labels
+from monitors.quality.labels import MAX_CHARS, WAIT_S, Labels
 from monitors.quality.tables import feedback
 from tests.unit.monitors.quality.house import kept, know, put, row, truths
 
@@ -206,3 +206,47 @@ def test_of_many_labels_that_do_not_fit_the_first_twenty_are_told(
     assert [each.field for each in refused.value.details] == [
         f"feedback.{place}.label" for place in range(20)
     ]
+
+
+def waiting(number: int, count: int) -> list[Label]:
+    return [Label(f"r{number}", item, "billing") for item in range(count)]
+
+
+def test_labels_that_wait_are_bounded_by_sender_and_in_all(
+    database: Database, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monitors.quality.labels.MAX_WAITING_OF_SENDER", 10)
+    monkeypatch.setattr("monitors.quality.labels.MAX_WAITING", 25)
+    for sender in ("a", "b"):
+        assert labels.take(waiting(ord(sender), 10), None, subject=sender) == 0
+        with pytest.raises(RateLimited):
+            labels.take(waiting(0, 1), None, subject=sender)
+        # To correct one that waits takes no more room.
+        assert labels.take(waiting(ord(sender), 1), None, subject=sender) == 0
+    with pytest.raises(RateLimited):
+        labels.take(waiting(0, 6), None, subject="c")
+    assert labels.take(waiting(0, 5), None, subject="c") == 0
+    assert len(kept(database)) == 25
+    # Labels for what was answered are taken all the while, and those that find theirs make room.
+    put(database, row(request_id="known"), *(row(request_id="r97", item=n) for n in range(10)))
+    assert labels.take([Label("known", 0, "billing")], None, subject="a") == 1
+    assert labels.join_waiting(WAIT_S) == 10
+    assert labels.take(waiting(1, 10), None, subject="a") == 0
+
+
+def test_sender_is_known_only_while_its_label_waits(database: Database, labels: Labels) -> None:
+    labels.take([Label("request-1", 0, "billing")], None, subject="a")
+    put(database, row())
+    labels.join_waiting(WAIT_S)
+    with database.reading() as connection:
+        assert connection.scalars(select(feedback.c.sender)).all() == [None]
+
+
+def test_label_longer_than_any_is_refused_and_named(database: Database) -> None:
+    labels = Labels(database, lambda: NOW)
+    with pytest.raises(InvalidInput) as caught:
+        labels.take([Label("r", 0, "x"), Label("r", 1, "x" * (MAX_CHARS + 1))], None)
+    assert [detail.field for detail in caught.value.details] == ["feedback.1.label"]
+    assert labels.take([Label("r", 0, "x" * MAX_CHARS)], None) == 0
+    # A version may have longer ones.
+    assert Labels(database, lambda: NOW, 400).take([Label("r", 1, "x" * 400)], None) == 0

@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import pytest
 from sqlalchemy import insert, update
+from sqlalchemy.engine import make_url
 
 from kaiten.sections import Quality
 from monitors.quality.database import Database
+from monitors.quality.labels import WAIT_S
 from monitors.quality.pruning import Pruning
 from monitors.quality.tables import feedback
 from tests.unit.monitors.quality.house import kept, put, row, truths
@@ -11,7 +15,7 @@ DAY_S = 86_400
 NOW = 100.0 * DAY_S
 
 
-def put_labels(database: Database, received: list[float]) -> None:
+def put_labels(database: Database, received: list[float], *, joined: bool = False) -> None:
     rows = [
         {
             "request_id": f"r{number}",
@@ -19,7 +23,7 @@ def put_labels(database: Database, received: list[float]) -> None:
             "models": "*",
             "label": "x",
             "received_at": at,
-            "joined": False,
+            "joined": joined,
         }
         for number, at in enumerate(received)
     ]
@@ -39,16 +43,37 @@ def left(database: Database) -> list[int]:
 
 def test_what_is_within_both_bounds_stays(database: Database) -> None:
     put(database, *(row(item=item, answered_at=NOW - 29 * DAY_S) for item in range(5)))
-    put_labels(database, [NOW - 29 * DAY_S] * 5)
+    put_labels(database, [NOW - 29 * DAY_S] * 5, joined=True)
     assert pruned(database, rows=5) == 0
     assert left(database) == [0, 1, 2, 3, 4]
     assert len(kept(database)) == 5
 
 
+def test_labels_whose_answer_nobody_looks_for_any_more_go(database: Database) -> None:
+    put_labels(database, [NOW - WAIT_S - 1, NOW - WAIT_S + 1])
+    assert pruned(database) == 1
+    assert {key for key, _ in kept(database)} == {"r1"}
+
+
+def test_file_gets_smaller_by_what_was_deleted(tmp_path: Path) -> None:
+    file = tmp_path / "quality.sqlite"
+    database = Database(make_url(f"sqlite:///{file}"))
+    put(database, *(row(item=item, answered_at=0.0, label="x" * 200) for item in range(5000)))
+    pages = page_count(database)
+    assert pruned(database) == 5000
+    assert page_count(database) < pages / 10
+    database.close()
+
+
+def page_count(database: Database) -> int:
+    with database.reading() as connection:
+        return int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
+
+
 def test_what_is_too_old_goes(database: Database) -> None:
     ages = [31, 32, 29, 31, 1]
     put(database, *(row(item=age, answered_at=NOW - age * DAY_S) for age in ages))
-    put_labels(database, [NOW - age * DAY_S for age in ages])
+    put_labels(database, [NOW - age * DAY_S for age in ages], joined=True)
     assert pruned(database) == 6
     assert left(database) == [29, 1]
     assert {key for key, _ in kept(database)} == {"r2", "r4"}

@@ -22,6 +22,7 @@ class Shown:
     shown: list[Sequence[VersionQuality]] = field(default_factory=list)
     labels: Counter[str] = field(default_factory=Counter)
     away: list[bool] = field(default_factory=list)
+    wal: list[int] = field(default_factory=list)
 
     def quality_measured(self, found: Sequence[VersionQuality]) -> None:
         self.shown.append(found)
@@ -31,6 +32,9 @@ class Shown:
 
     def database_away(self, *, away: bool) -> None:
         self.away.append(away)
+
+    def database_wal(self, size: int) -> None:
+        self.wal.append(size)
 
 
 @dataclass
