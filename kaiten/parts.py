@@ -21,9 +21,10 @@ from gateway.routes import Routes
 from gateway.tokens.build import Tokens
 from gateway.tokens.build import build as build_tokens
 from kaiten import __version__
+from kaiten.handover import Roster
 from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.sections import Runners
-from kaiten.settings import Settings, metrics_directory
+from kaiten.settings import Settings, metrics_directory, roster
 from kaiten.signing import SigningSecret, secret_in_force
 from lifecycle.consistency import check, check_opset, installed_versions
 from lifecycle.resolution import reference_in_force, resolve
@@ -74,6 +75,7 @@ class Parts:
     def build(self) -> None:
         """Build all parts now, so that a model or a secret that fails, fails the start."""
         _ = self.predictor, self.edge, self.sinks
+        self.instruments.worker_started()
 
     @cached_property
     def instruments(self) -> Instruments:
@@ -84,7 +86,12 @@ class Parts:
         found.show_drift(self.drift)
         # Later: the app is there before its models.
         found.show_versions(__version__, lambda: self.digests)
+        found.show_workers(self.roster.workers, self.roster.ready)
         return found
+
+    @cached_property
+    def roster(self) -> Roster:
+        return roster(self._process.worker())
 
     @cached_property
     def answer_times(self) -> AnswerTimes:

@@ -116,6 +116,7 @@ class Instruments:
         self._registry = registry = CollectorRegistry()
         self._drift: DriftSource | None = None
         self._served: _ServedVersions | None = None
+        self._workers: _Workers | None = None
         if directory is not None:
             _forget_dead_workers(Path(directory))
         self._models = _ModelInstruments(registry)
@@ -175,6 +176,12 @@ class Instruments:
             registry=registry,
         )
 
+        self._worker_starts = Counter(
+            "kaiten_worker_starts_total",
+            "Workers that have loaded their models, since the server started.",
+            registry=registry,
+        )
+
     def observer(self, tag: str) -> "ModelObserver":
         """Return what a runner tells of the model ``name:version``."""
         return ModelObserver(self._models, *tags.split(tag))
@@ -227,6 +234,14 @@ class Instruments:
         """Have the exposition tell what serves: Kaiten's version, and each model's card by tag."""
         self._served = _ServedVersions(kaiten, self._service["service_version"], digests)
 
+    def show_workers(self, expected: int, ready: Callable[[], int]) -> None:
+        """Have the exposition tell how many workers the server should have, and how many serve."""
+        self._workers = _Workers(expected, ready)
+
+    def worker_started(self) -> None:
+        """Count this worker."""
+        self._worker_starts.inc()
+
     def exposition(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, and its content type."""
         source = self._registry
@@ -239,6 +254,8 @@ class Instruments:
             registry.register(_DriftMetrics(self._drift))
         if self._served is not None:
             registry.register(self._served)
+        if self._workers is not None:
+            registry.register(self._workers)
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
@@ -437,6 +454,22 @@ class _ServedVersions(Collector):
         for tag, digest in self._digests().items():
             models.add_metric((*tags.split(tag), digest), 1)
         yield models
+
+
+class _Workers(Collector):
+    """How many workers there should be and how many are ready, the same from each of them."""
+
+    def __init__(self, expected: int, ready: Callable[[], int]) -> None:
+        self._expected, self._ready = expected, ready
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield both counts."""
+        yield GaugeMetricFamily(
+            "kaiten_workers_expected", "Workers that the server is set to have.", self._expected
+        )
+        yield GaugeMetricFamily(
+            "kaiten_workers_ready", "Workers that are ready to answer.", self._ready()
+        )
 
 
 class _DriftMetrics(Collector):

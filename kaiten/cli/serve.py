@@ -16,7 +16,13 @@ from rich.console import Console
 from kaiten.cli.reach import HOST, Reach, names_in, reach
 from kaiten.cli.token import mint
 from kaiten.errors import Detail, InvalidSettings, SetupError
-from kaiten.settings import ROOT, bentoml_configuration, environment_for, load_settings
+from kaiten.settings import (
+    ROOT,
+    bentoml_configuration,
+    environment_for,
+    forget_environment,
+    load_settings,
+)
 from kaiten.signing import secret_in_force
 
 _POLL_S = 0.2
@@ -51,6 +57,8 @@ def serve(
     server = subprocess.Popen(  # noqa: S603  our own command
         [*command, "--port", str(port)], env=environment_for(overrides)
     )
+    # The server has them now; this process lives as long as it does, and needs none.
+    forget_environment()
     try:
         # Ctrl-C reaches the server as well; it answers what it holds, and we wait for it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
