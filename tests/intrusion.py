@@ -53,6 +53,19 @@ def endpoints_of(pid: int) -> list[str]:
     return sorted(found)
 
 
+def listening_beside(pid: int) -> list[str]:
+    """Return what listens in the network namespace of a process, as ``ss`` lists it."""
+    command = [*entering(pid), "ss", "--no-header", "--listening", "--tcp", "--unix", "--numeric"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    rows = (line.split() for line in told.splitlines())
+    return sorted({f"{row[0].replace('u_str', 'unix')} {row[4]}" for row in rows})
+
+
+def entering(pid: int) -> list[str]:
+    """Return the command that runs another in the network namespace of a process."""
+    return ["nsenter", "--target", str(pid), "--net"]
+
+
 def attack(
     endpoints: Sequence[str], processes: Sequence[int], within: Sequence[str] = ()
 ) -> Findings:
