@@ -17,7 +17,6 @@ from bentoml._internal.server.http import traffic
 from bentoml._internal.utils.analytics import usage_stats
 from bentoml.exceptions import BentoMLException
 from bentoml.images import Image
-from bentoml.serving import running_inside_container
 from opentelemetry.util.http import ExcludeList
 
 from gateway import http_head
@@ -25,10 +24,10 @@ from gateway.edge import Edge
 from gateway.middleware.back_stop import BackStopMiddleware
 from gateway.routes import for_bentoml
 from gateway.schemas import PredictV2Response
-from kaiten import tls
+from kaiten import supervisor, tls
 from kaiten.errors import SetupError
 from kaiten.parts import Parts, Process
-from kaiten.settings import load_settings
+from kaiten.settings import load_settings, release_snapshot
 from kaiten.start import prepare
 from monitors import logs
 from monitors.instruments import own_directory
@@ -65,21 +64,17 @@ def _worker() -> int:
 
 
 def _end_worker() -> None:
-    """End this process in good order, or at once where callers hold it up; another takes its place.
-
-    In a container BentoML starts no other, so the whole server ends, and the container is replaced.
-    """
+    """End this process in good order, or at once where callers hold it up; another replaces it."""
     serving = parts.settings.serving
     patience_s = serving.drain_s + serving.request_timeout_s + _GRACE_S
     last_resort = threading.Timer(patience_s, os._exit, (1,))
     last_resort.daemon = True
     last_resort.start()
-    if running_inside_container():
-        os.kill(os.getppid(), signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)
 
 
 try:
+    supervisor.secure()
     parts = Parts(
         load_settings(),
         Process(NAME, _worker, lambda: bentoml.server_context.bento_version, _end_worker),
@@ -108,6 +103,7 @@ class Kaiten:
         # Once more: BentoML has configured its own since this module was imported.
         logs.configure(parts.settings.logging, parts.pseudonyms, _worker() + 1)
         parts.build()
+        release_snapshot()
 
     @bentoml.on_deployment
     @staticmethod
@@ -126,7 +122,7 @@ class Kaiten:
             sink.start()
         parts.file_watch.start()
         parts.drain.start()
-        self.watching = parts.tokens.start()
+        self.watching = [*parts.tokens.start(), asyncio.create_task(parts.roster.keep(self._ready))]
         self.warming = [asyncio.create_task(runner.start()) for runner in parts.runners]
         # What is here by now stays: the collector need not walk through it again and again.
         gc.collect()
@@ -145,8 +141,11 @@ class Kaiten:
         if parts.limiter is not None:
             await parts.limiter.close()
 
-    async def __is_ready__(self) -> bool:
+    def _ready(self) -> bool:
         return parts.predictor.ready and not parts.drain.active
+
+    async def __is_ready__(self) -> bool:
+        return self._ready()
 
     @bentoml.api(route="/predict")
     async def predict(

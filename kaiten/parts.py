@@ -21,9 +21,10 @@ from gateway.routes import Routes
 from gateway.tokens.build import Tokens
 from gateway.tokens.build import build as build_tokens
 from kaiten import __version__
+from kaiten.handover import Roster
 from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.sections import Runners
-from kaiten.settings import Settings, metrics_directory
+from kaiten.settings import Settings, metrics_directory, roster
 from kaiten.signing import SigningSecret, secret_in_force
 from lifecycle.consistency import check, check_opset, installed_versions
 from lifecycle.file_watch import FileWatch
@@ -77,6 +78,7 @@ class Parts:
         _ = self.predictor, self.edge, self.sinks
         # Read once, while the version is known to be whole: its files may be lost while it serves.
         _ = self.references, self.digests, self.file_watch
+        self.instruments.worker_started()
 
     @cached_property
     def instruments(self) -> Instruments:
@@ -88,7 +90,12 @@ class Parts:
         # Later: the app is there before its models.
         found.show_versions(__version__, lambda: self.digests)
         found.show_damaged_files(lambda: self.file_watch.damaged)
+        found.show_workers(self.roster.workers, self.roster.ready)
         return found
+
+    @cached_property
+    def roster(self) -> Roster:
+        return roster(self._process.worker())
 
     @cached_property
     def answer_times(self) -> AnswerTimes:

@@ -3,14 +3,14 @@
 Order of precedence: environment (``KAITEN_SECTION__KEY``), then, for secrets, the files in the
 folder that ``KAITEN_SECRETS`` names, then kaiten.yaml, then the values here. What would be lost in
 silence is refused: a key that stands twice or where no setting does, and a value that YAML reads as
-another.
+another. A worker reads the snapshot that its parent took (``hand_down``) in place of the files.
 """
 
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from difflib import get_close_matches
 from functools import partial
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -32,6 +32,7 @@ from pydantic_settings import (
 from kaiten import secret_files, strict_yaml
 from kaiten.cores import share
 from kaiten.errors import Detail, InvalidSettings
+from kaiten.handover import Roster, Snapshot, erase_variables, memory_file
 from kaiten.sections import (
     ApiVersions,
     Auth,
@@ -62,6 +63,8 @@ from kaiten.setting_paths import (
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "KAITEN_"
+# In KAITEN_HOME; made on first use, where development is given no secret.
+DEVELOPMENT_SECRET_FILE = "development.secret"  # noqa: S105  the file's name
 # Taken from the environment and from files of their own only.
 _SECRETS = (
     ("auth", "secret"),
@@ -81,6 +84,9 @@ _PATHS = (
     ("tls", "client_ca"),
     ("logging", "folder"),
 )
+
+# The descriptor of the snapshot, for a worker.
+_SNAPSHOT = f"{PREFIX}SNAPSHOT"
 
 # What Kubernetes sets for a Service whose name begins with "kaiten".
 _FROM_KUBERNETES = re.compile(r"(.+_)?(SERVICE_(HOST|PORT.*)|PORT(_\d.*)?)")
@@ -183,7 +189,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is the library's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the environment above the secrets' files, both above kaiten.yaml; read no more."""
+        """Put the environment above the secrets' files, both above kaiten.yaml; read no more.
+
+        A snapshot stands in for both kinds of file.
+        """
+        if (snapshot := _snapshot()) is not None:
+            return env_settings, InitSettingsSource(settings_cls, {**snapshot.settings})
         file = _SettingsFile(settings_cls, yaml_file=settings_file())
         return env_settings, _SecretFiles(settings_cls), file, init_settings
 
@@ -296,50 +307,66 @@ def hand_down(
     devices: Sequence[str] = (),
     sockets: Path | None = None,
     models: Mapping[str, Path | None] = MappingProxyType({}),
-    credentials_copy: Path | None = None,
-) -> None:
-    """Give the workers started from here what they can not work out themselves.
+    workers: int = 1,
+) -> bool:
+    """Give the processes started from here a snapshot of the settings in place of the environment.
 
-    That is KAITEN_HOME, since a worker that serves a bento stands in the bento's own folder, where
-    no state belongs, the files that settings name likewise, each one's share of the cores, where
-    the setting leaves it open, the CUDA devices to share out, where the device processes listen,
-    where what is known of credentials is copied to,
-    and the versions that a model's name alone stands for, with the folders of their references: a
-    promotion or a validation must not make two workers differ.
-    ``holders`` is how many processes hold the models, as share takes it.
+    So all of them, those that replace others too, have the same settings, secrets and key files.
+    The snapshot adds what a worker cannot work out itself: where the home and other files lie,
+    since a worker that serves a bento stands in the bento's own folder; each one's share of the
+    cores, where the setting leaves it open; the CUDA devices to share out; where the device
+    processes listen; and the versions that a model's name alone stands for, with the folders of
+    their references: a promotion or a validation must not make two workers differ. ``holders`` is
+    how many processes hold the models, as share takes it.
+
+    Returns False where /proc still shows the secrets that this process was started with.
     """
+    values = settings.model_dump(exclude_unset=True)
+
+    def put(section: str, **fields: object) -> None:
+        values.setdefault(section, {}).update(fields)
+
     if devices:
         show_cuda_devices(devices)
         if settings.runners.device == "auto":
             # A worker that finds no device any more must fail, and not serve from a CPU.
-            os.environ["KAITEN_RUNNERS__DEVICE"] = "cuda"
-    os.environ["KAITEN_HOME"] = str(settings.home.resolve())
-    _hand_down_paths(settings)
-    os.environ["KAITEN_RUNNERS__THREADS"] = str(threads_of_each(settings, holders))
+            put("runners", device="cuda")
+    values["home"] = settings.home.resolve()
+    _put_paths(settings, put)
+    put("runners", threads=threads_of_each(settings, holders))
     if sockets is not None:
-        os.environ["KAITEN_RUNNERS__SOCKETS"] = str(sockets)
-    if credentials_copy is not None:
-        os.environ["KAITEN_STATE__CREDENTIALS_COPY"] = str(credentials_copy)
+        put("runners", sockets=sockets)
     if models:
-        os.environ["KAITEN_SERVING__MODELS"] = ",".join(models)
         references = {tag: folder.name if folder else "" for tag, folder in models.items()}
-        os.environ["KAITEN_SERVING__REFERENCES"] = json.dumps(references)
+        put("serving", models=[*models], references=references)
+    files = {str(path): path.read_bytes() for path in _key_files(settings)}
+    snapshot = Snapshot(values, files, workers, memory_file())
+    erased = forget_environment()
+    os.environ[_SNAPSHOT] = str(snapshot.write())
+    return erased
 
 
-def _hand_down_paths(settings: Settings) -> None:
-    if folder := secrets_folder():
-        os.environ["KAITEN_SECRETS"] = str(folder.absolute())
+def _key_files(settings: Settings) -> list[Path]:
+    """Return the files with the keys of tokens, where the workers look for them."""
+    auth = settings.auth
+    named = [auth.secret_file, *(each.secret_file or each.public_key_file for each in auth.issuers)]
+    development = settings.home.resolve() / DEVELOPMENT_SECRET_FILE
+    files = [development, *(file.absolute() for file in named if file is not None)]
+    # What is missing is reported by what needs it.
+    return [file for file in files if file.is_file()]
+
+
+def _put_paths(settings: Settings, put: Callable[..., None]) -> None:
     for section, key in _PATHS:
         path: Path | None = getattr(getattr(settings, section), key)
         if path is not None:
             # Not resolved: the Python of an environment is a link, and what it links to has none.
-            os.environ[f"{PREFIX}{section}__{key}".upper()] = str(path.absolute())
+            put(section, **{key: path.absolute()})
     target = settings.profiles.target
     if target is not None and "://" not in target:
-        os.environ["KAITEN_PROFILES__TARGET"] = str(Path(target).absolute())
+        put("profiles", target=Path(target).absolute())
     if settings.auth.issuers:
-        issuers = [*map(_found_anywhere, settings.auth.issuers)]
-        os.environ["KAITEN_AUTH__ISSUERS"] = json.dumps(issuers)
+        put("auth", issuers=[*map(_found_anywhere, settings.auth.issuers)])
 
 
 def _found_anywhere(issuer: Issuer) -> dict[str, Any]:
@@ -348,9 +375,77 @@ def _found_anywhere(issuer: Issuer) -> dict[str, Any]:
     return {k: str(Path(v).absolute()) if k.endswith("_file") else v for k, v in fields.items()}
 
 
-def hand_down_pseudonym_key(key: str) -> None:
-    """Give the workers started from here one key, so that their logs name a subject alike."""
-    os.environ["KAITEN_LOGGING__PSEUDONYM_KEY"] = key
+def with_pseudonym_key(settings: Settings, key: str) -> Settings:
+    """Return the settings with one key for all workers, so that their logs name a subject alike."""
+    logging = settings.logging.model_copy(update={"pseudonym_key": SecretStr(key)})
+    return settings.model_copy(update={"logging": logging})
+
+
+def with_credentials_copy(settings: Settings, file: Path) -> Settings:
+    """Return the settings with the file that workers copy known credentials to."""
+    state = settings.state.model_copy(update={"credentials_copy": file})
+    return settings.model_copy(update={"state": state})
+
+
+def forget_environment() -> bool:
+    """Remove the settings from this process's environment, also as /proc shows it.
+
+    Processes started from here then inherit none. Returns False where /proc still shows them.
+    """
+    known = {*Settings.model_fields, "config", "secrets"}
+    prefix = PREFIX.lower()
+    # In any case: pydantic takes kaiten_auth__secret for KAITEN_AUTH__SECRET.
+    names = [
+        name
+        for name in os.environ
+        if name.lower().startswith(prefix)
+        and name.lower().removeprefix(prefix).split("__")[0] in known
+    ]
+    for name in names:
+        del os.environ[name]
+    return erase_variables(names)
+
+
+def _snapshot() -> Snapshot | None:
+    """Return the snapshot that this process was started with; None where it was given none."""
+    named = os.environ.get(_SNAPSHOT)
+    if named is None:
+        return None
+    try:
+        return Snapshot.read(int(named))
+    except (OSError, ValueError, TypeError):
+        reason = (
+            f"is {named!r}, which is no snapshot of a running server; only a server sets this "
+            "variable, for its workers: remove it"
+        )
+        raise InvalidSettings([Detail(_SNAPSHOT, reason)], "environment") from None
+
+
+def snapshot_descriptors() -> tuple[int, ...]:
+    """Return the descriptors that a process needs to inherit in order to read the snapshot."""
+    snapshot = _snapshot()
+    return () if snapshot is None else (int(os.environ[_SNAPSHOT]), snapshot.roster)
+
+
+def release_snapshot() -> None:
+    """Close the snapshot once everything is read, so that nothing started from here inherits it."""
+    if (named := os.environ.pop(_SNAPSHOT, None)) is not None:
+        os.close(int(named))
+
+
+def read_key_file(path: Path) -> bytes:
+    """Return what a key file held when the server started; elsewhere, what it holds now."""
+    snapshot = _snapshot()
+    content = None if snapshot is None else snapshot.files.get(str(path.absolute()))
+    return path.read_bytes() if content is None else content
+
+
+def roster(worker: int) -> Roster:
+    """Return the roster of the server's workers, for one of them, numbered from 0."""
+    snapshot = _snapshot()
+    if snapshot is None:
+        return Roster(memory_file(), 1, worker)
+    return Roster(snapshot.roster, snapshot.workers, worker)
 
 
 def threads_of_each(settings: Settings, holders: object) -> int:
@@ -391,7 +486,7 @@ def _default_environment() -> Environment:
 
 def _unknown_variables() -> list[Detail]:
     """Return variables with our prefix that name no setting: pydantic would pass over them."""
-    known = [*Settings.model_fields, "config", "secrets"]
+    known = [*Settings.model_fields, "config", "secrets", "snapshot"]
     names = [name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX)]
     sections = {name: name.lower().split("__")[0] for name in names}
     closest = partial(get_close_matches, possibilities=known, n=1)

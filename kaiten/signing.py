@@ -8,10 +8,9 @@ from pathlib import Path
 
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.sections import Auth, check_secret
-from kaiten.settings import Settings
+from kaiten.settings import DEVELOPMENT_SECRET_FILE, Settings, read_key_file
 
 ALGORITHM = "HS256"
-DEVELOPMENT_SECRET_FILE = "development.secret"  # noqa: S105  the file's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def secret_of(auth: Auth) -> str | None:
     if auth.secret_file is None:
         return None
     try:
-        secret = auth.secret_file.read_text(encoding="utf-8").strip()
+        secret = read_key_file(auth.secret_file).decode().strip()
         check_secret(secret)
     except (OSError, ValueError) as error:
         problem = Detail("auth.secret_file", f"{auth.secret_file}: {error}")
@@ -88,18 +87,25 @@ def secret_of(auth: Auth) -> str | None:
 def _development_secret(home: Path) -> str:
     """Return the machine's development secret; processes that make it at once agree on one."""
     path = home / DEVELOPMENT_SECRET_FILE
-    if not path.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        # mkstemp gives mode 0600. A link to a complete file appears whole or fails as it exists.
-        descriptor, name = tempfile.mkstemp(dir=home, prefix=f".{DEVELOPMENT_SECRET_FILE}-")
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(secrets.token_hex(32))
-            Path(path).hardlink_to(name)
-        except FileExistsError:
-            pass
-        finally:
-            Path(name).unlink()
-    secret = path.read_text(encoding="ascii")
+    try:
+        secret = read_key_file(path).decode("ascii")
+    except FileNotFoundError:
+        secret = _new_development_secret(home)
     check_secret(secret)
     return secret
+
+
+def _new_development_secret(home: Path) -> str:
+    path = home / DEVELOPMENT_SECRET_FILE
+    home.mkdir(parents=True, exist_ok=True)
+    # mkstemp gives mode 0600. A link to a complete file appears whole or fails as it exists.
+    descriptor, name = tempfile.mkstemp(dir=home, prefix=f".{DEVELOPMENT_SECRET_FILE}-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+        Path(path).hardlink_to(name)
+    except FileExistsError:
+        pass
+    finally:
+        Path(name).unlink()
+    return path.read_text(encoding="ascii")

@@ -24,8 +24,9 @@ from kaiten.settings import (
     check_bentoml_configuration,
     check_secret_sources,
     hand_down,
-    hand_down_pseudonym_key,
     settings_file,
+    with_credentials_copy,
+    with_pseudonym_key,
 )
 from lifecycle.store import ModelStore, StoredModel
 from monitors.archive.target import check_target
@@ -57,19 +58,22 @@ def prepare(parts: Parts, services: Mapping[str, Any], name: str, metrics: Path)
     _check(parts, in_force)
     _prepare_database(settings)
     if parts.pseudonyms is None:
-        hand_down_pseudonym_key(secrets.token_hex(32))
+        settings = with_pseudonym_key(settings, secrets.token_hex(32))
         logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")
+    settings = with_credentials_copy(settings, credentials_copy)
     for model in parts.models:
         _check_model(model, settings)
-    hand_down(
+    erased = hand_down(
         settings,
         holders(settings.runners, workers),
         devices(settings.runners),
         sockets,
         parts.references,
-        credentials_copy,
+        workers,
     )
     guard_credentials(settings, credentials_copy)
+    if not erased:
+        logger.warning("environment_not_erased", process=os.getpid(), remedy="KAITEN_SECRETS")
     if sockets is not None:
         folders = sockets, ModelStore().folder, metrics
         DeviceProcesses(settings.runners, workers, *folders).start()

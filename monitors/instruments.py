@@ -117,6 +117,7 @@ class Instruments:
         self._drift: DriftSource | None = None
         self._served: _ServedVersions | None = None
         self._damaged_files: _DamagedFiles | None = None
+        self._workers: _Workers | None = None
         if directory is not None:
             _forget_dead_workers(Path(directory))
         self._models = _ModelInstruments(registry)
@@ -198,6 +199,12 @@ class Instruments:
             registry=registry,
         )
 
+        self._worker_starts = Counter(
+            "kaiten_worker_starts_total",
+            "Workers that have loaded their models, since the server started.",
+            registry=registry,
+        )
+
     def observer(self, tag: str) -> "ModelObserver":
         """Return what a runner tells of the model ``name:version``."""
         return ModelObserver(self._models, *tags.split(tag))
@@ -270,6 +277,14 @@ class Instruments:
         """Have the exposition tell how many files of each version, by tag, are damaged."""
         self._damaged_files = _DamagedFiles(counts)
 
+    def show_workers(self, expected: int, ready: Callable[[], int]) -> None:
+        """Have the exposition tell how many workers the server should have, and how many serve."""
+        self._workers = _Workers(expected, ready)
+
+    def worker_started(self) -> None:
+        """Count this worker."""
+        self._worker_starts.inc()
+
     def exposition(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, and its content type."""
         source = self._registry
@@ -284,6 +299,8 @@ class Instruments:
             registry.register(self._served)
         if self._damaged_files is not None:
             registry.register(self._damaged_files)
+        if self._workers is not None:
+            registry.register(self._workers)
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
@@ -500,6 +517,22 @@ class _DamagedFiles(Collector):
         for tag, count in self._counts().items():
             damaged.add_metric(tags.split(tag), count)
         yield damaged
+
+
+class _Workers(Collector):
+    """How many workers there should be and how many are ready, the same from each of them."""
+
+    def __init__(self, expected: int, ready: Callable[[], int]) -> None:
+        self._expected, self._ready = expected, ready
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield both counts."""
+        yield GaugeMetricFamily(
+            "kaiten_workers_expected", "Workers that the server is set to have.", self._expected
+        )
+        yield GaugeMetricFamily(
+            "kaiten_workers_ready", "Workers that are ready to answer.", self._ready()
+        )
 
 
 class _DriftMetrics(Collector):

@@ -63,6 +63,8 @@ class Exposition:
         instruments.show_drift(_Drifts())
         instruments.show_versions("0.1.0", lambda: {MODEL: "d" * 64})
         instruments.show_damaged_files(lambda: {MODEL: 1})
+        instruments.show_workers(2, lambda: 1)
+        instruments.worker_started()
 
     def answer(self, status: int, count: int) -> None:
         """Count so many requests, of 10 ms each."""

@@ -18,7 +18,7 @@ from gateway.tokens.verifier import Keys, OneKey, TrustedIssuer, Verifier
 from gateway.tokens.watch import CredentialsObserver, CredentialsWatch, Places
 from kaiten.errors import Detail, InvalidSettings, StateUnavailable
 from kaiten.sections import Algorithm, Auth, Issuer, Jwks, check_secret
-from kaiten.settings import Settings
+from kaiten.settings import Settings, read_key_file
 from kaiten.signing import ALGORITHM, SigningSecret
 
 logger = structlog.get_logger(__name__)
@@ -150,7 +150,7 @@ def _from_secret_file(content: bytes) -> Key:
 def _from_file(issuer: Issuer, field: str, read: Callable[[bytes], Key]) -> Key:
     path: Path = getattr(issuer, field)
     try:
-        return read(path.read_bytes())
+        return read(read_key_file(path))
     except OSError as error:
         reason = f"{path} can not be read: {error.strerror}"
     except ValueError as error:

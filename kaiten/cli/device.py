@@ -12,7 +12,7 @@ import structlog
 import typer
 
 from kaiten.errors import NotReady, SetupError
-from kaiten.settings import Settings, load_settings, metrics_directory
+from kaiten.settings import Settings, load_settings, metrics_directory, release_snapshot
 from lifecycle.consistency import check_opset
 from lifecycle.resolution import reference_in_force
 from lifecycle.store import ModelStore
@@ -39,6 +39,7 @@ def device(
 
     keeper = _Keeper()
     settings = load_settings()
+    release_snapshot()
     logs.configure(settings.logging)
     try:
         code = uvloop.run(

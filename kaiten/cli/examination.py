@@ -17,6 +17,7 @@ from kaiten.cli.serve import configuration_file
 from kaiten.cores import affinity, cores, count_of, quota
 from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.settings import (
+    DEVELOPMENT_SECRET_FILE,
     Settings,
     check_back_stop,
     check_bentoml_configuration,
@@ -27,7 +28,7 @@ from kaiten.settings import (
     settings_file,
     threads_of_each,
 )
-from kaiten.signing import DEVELOPMENT_SECRET_FILE, configured_secret, signing_secret
+from kaiten.signing import configured_secret, signing_secret
 from lifecycle.consistency import check, check_opset, installed_versions
 from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore

@@ -21,6 +21,7 @@ from kaiten.settings import (
     bentoml_configuration,
     check_bentoml_configuration,
     environment_for,
+    forget_environment,
     load_settings,
 )
 from kaiten.signing import secret_in_force
@@ -58,6 +59,8 @@ def serve(
     server = subprocess.Popen(  # noqa: S603  our own command
         [*command, "--port", str(port)], env=environment_for(overrides)
     )
+    # The server has them now; this process lives as long as it does, and needs none.
+    forget_environment()
     try:
         # Ctrl-C reaches the server as well; it answers what it holds, and we wait for it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

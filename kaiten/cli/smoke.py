@@ -21,8 +21,8 @@ from kaiten import tags
 from kaiten.cli.checks import Asked, Check, try_out
 from kaiten.cli.token import mint
 from kaiten.errors import DataRejected, SetupError
-from kaiten.settings import load_settings
-from kaiten.signing import DEVELOPMENT_SECRET_FILE, configured_secret, signing_secret
+from kaiten.settings import DEVELOPMENT_SECRET_FILE, load_settings
+from kaiten.signing import configured_secret, signing_secret
 from lifecycle.validation.rows import Columns, Rows, read
 
 _HOLDS = timedelta(minutes=5)

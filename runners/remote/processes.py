@@ -14,7 +14,7 @@ import structlog
 
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.sections import Runners
-from kaiten.settings import ROOT, environment_for
+from kaiten.settings import ROOT, environment_for, snapshot_descriptors
 from runners.engines.placement import place_of, places
 
 logger = structlog.get_logger(__name__)
@@ -90,6 +90,7 @@ class DeviceProcesses:
                 env=environment_for(dict(self._environments[socket])),
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
+                pass_fds=snapshot_descriptors(),
                 start_new_session=True,
             )
         except Exception:

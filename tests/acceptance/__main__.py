@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from tests.acceptance import (
 from tests.acceptance.report import Report, console
 from tests.e2e.house import ROOT, quickstart_store
 
-Suite = Callable[[Report, Path, Path], Awaitable[None]]
+Suite = Callable[[Report, Path, Path], Coroutine[None, None, None]]
 _SUITES: dict[str, Suite] = {
     "overload": overload.run,
     "kill_worker": kill_worker.run,

@@ -128,9 +128,11 @@ class Container:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def execute(self, *command: str, may_fail: bool = False) -> str:
+    def execute(self, *command: str, may_fail: bool = False, in_log: bool = True) -> str:
         """Run a command inside, as its user."""
-        return self.machine.run("podman", "exec", self.name, *command, may_fail=may_fail)
+        return self.machine.run(
+            "podman", "exec", self.name, *command, may_fail=may_fail, in_log=in_log
+        )
 
     def stop(self, seconds: int = 60) -> int:
         """Send SIGTERM, wait for the end, and return the exit code."""

@@ -21,6 +21,7 @@ from tests.acceptance.containers import BASE, Container, Machine, make_base
 from tests.acceptance.report import Report
 from tests.e2e.house import QUICKSTART, copied_store, environment, quickstart_texts, until_ready
 from tests.e2e.nginx import Proxy, proxying
+from tests.intrusion import attack, entering, listening_beside, processes_of, shown
 
 MODEL = "support-intent"
 _LANES = 16
@@ -114,6 +115,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
         (keys / "kaiten_auth__secret").write_text(secrets.token_hex(32), encoding="utf-8")
         with containers.running(machine, image, "kaiten-one", keys) as one:
             _examine(report, one, bento)
+            _intrude(report, one)
             with containers.running(machine, second, "kaiten-two", keys) as two:
                 await _roll(report, one, two, folder)
                 await _stop(report, two)
@@ -215,6 +217,25 @@ def _examine(report: Report, one: Container, bento: Mapping[str, object]) -> Non
         version in each for each in lines
     )
     report.check("/metrics shows the versions", _short(" ".join(lines)), passed=passed)
+
+
+def _intrude(report: Report, one: Container) -> None:
+    """Come from a container of the same network namespace, with another account."""
+    pid = int(one.machine.inspect("container", one.name)["State"]["Pid"])
+    listening = listening_beside(pid)
+    report.check(
+        "it listens on its port alone",
+        "; ".join(listening),
+        passed=len(listening) == 1 and listening[0].endswith(":3000"),
+    )
+    ports = [row.rpartition(":")[2] for row in listening if row.startswith("tcp ")]
+    processes = [process.pid for process in processes_of(pid)]
+    found = attack([f"tcp://127.0.0.1:{port}" for port in ports], processes, entering(pid))
+    refused = found.nothing and httpx.get(f"{one.url}/readyz").status_code == HTTPStatus.OK
+    report.check("another account gets nothing", _short(str(found)), passed=refused)
+    secret = one.execute("cat", "/run/secrets/kaiten_auth__secret", in_log=False)
+    told = secret in shown(pid)
+    report.check("/proc shows no secret of its processes", told, passed=not told)
 
 
 def _token(container: Container, *scopes: str) -> str:

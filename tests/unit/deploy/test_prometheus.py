@@ -65,7 +65,7 @@ def test_cases_notice_a_changed_rule(tmp_path: Path, shipped: str, changed: str)
 def test_alert_asks_for_what_servers_expose_and_says_what_to_do(rule: dict[str, Any]) -> None:
     exposed = labels_by_name(Exposition().page())
     told = rule["annotations"]
-    named = re.findall(r"\b(?:model_\w+|kaiten_build_info|up)\b", told["description"])
+    named = re.findall(r"\b(?:model_\w+|kaiten_\w+|up)\b", told["description"])
 
     assert unknown(rule["expr"], exposed) == []
     assert rule["labels"]["severity"] in {"critical", "warning"}

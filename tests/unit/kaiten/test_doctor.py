@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from kaiten.cli import app
 from kaiten.cores import cores
-from kaiten.settings import ROOT, load_settings
-from kaiten.signing import DEVELOPMENT_SECRET_FILE, signing_secret
+from kaiten.settings import DEVELOPMENT_SECRET_FILE, ROOT, load_settings
+from kaiten.signing import signing_secret
 from lifecycle.card import EngineCard, ModelCard, sha256
 from lifecycle.store import ModelStore
 from runners import engines

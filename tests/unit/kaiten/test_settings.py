@@ -21,10 +21,10 @@ from kaiten.settings import (
     cuda_visible_devices,
     environment_for,
     hand_down,
-    hand_down_pseudonym_key,
     load_settings,
     metrics_directory,
     settings_file,
+    with_pseudonym_key,
 )
 from kaiten.signing import secret_of
 
@@ -592,7 +592,7 @@ def test_bentomls_own_variables_are_read(
 
 def test_workers_are_handed_one_key_for_pseudonyms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITEN_LOGGING__PSEUDONYM_KEY", "")
-    hand_down_pseudonym_key(SECRET)
+    hand_down(with_pseudonym_key(load_settings(), SECRET), holders=1)
     key = load_settings().logging.pseudonym_key
     assert key is not None
     assert key.get_secret_value() == SECRET

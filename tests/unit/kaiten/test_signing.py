@@ -8,9 +8,8 @@ from pydantic import SecretStr
 
 from kaiten.errors import InvalidSettings
 from kaiten.sections import Auth, check_secret
-from kaiten.settings import Settings
+from kaiten.settings import DEVELOPMENT_SECRET_FILE, Settings
 from kaiten.signing import (
-    DEVELOPMENT_SECRET_FILE,
     SigningSecret,
     configured_secret,
     signing_secret,

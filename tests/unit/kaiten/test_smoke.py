@@ -14,7 +14,7 @@ from kaiten.cli import app
 from kaiten.cli.token import mint
 from kaiten.errors import SetupError
 from kaiten.sections import Auth
-from kaiten.signing import DEVELOPMENT_SECRET_FILE
+from kaiten.settings import DEVELOPMENT_SECRET_FILE
 from tests.certificates import Authority
 from tests.unit.kaiten.deployment import PREDICT, TAG, TOKEN, Answer, Deployment, deployed, labelled
 

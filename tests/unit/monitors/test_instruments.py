@@ -359,6 +359,18 @@ def test_labels_and_their_database_are_told() -> None:
     assert samples(instruments).value("model_database_away") == 0
 
 
+def test_workers_that_are_ready_are_shown_beside_those_there_should_be() -> None:
+    instruments, ready = Instruments(), [1]
+    instruments.show_workers(2, lambda: ready[0])
+    instruments.worker_started()
+    found = samples(instruments)
+    assert found.value("kaiten_workers_expected") == 2
+    assert found.value("kaiten_workers_ready") == 1
+    assert found.value("kaiten_worker_starts_total") == 1
+    ready[0] = 2
+    assert samples(instruments).value("kaiten_workers_ready") == 2
+
+
 def test_what_serves_is_told_by_labels() -> None:
     instruments = Instruments(bento_version="1.0.0-cpu-0f2a")
     served = {"ours:1.0.0": "a" * 64, "theirs:2.0.0": "b" * 64}
