@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import bentoml
+import structlog
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http import traffic
 from bentoml._internal.utils.analytics import usage_stats
@@ -47,6 +48,8 @@ if BentoMLContainer.tracing.exporter_type.get() is None:
 
 # Its own keeps a timer for every request until its time is up; no setting replaces or removes it.
 traffic.TimeoutMiddleware = BackStopMiddleware  # type: ignore[misc, assignment]
+
+logger = structlog.get_logger("kaiten.service")
 
 # Not plain "kaiten": `bentoml serve kaiten:1.2.3` would first import the package of that name, from
 # wherever it is installed, and then serve the bento with that code.
@@ -102,7 +105,12 @@ class Kaiten:
     def __init__(self) -> None:
         # Once more: BentoML has configured its own since this module was imported.
         logs.configure(parts.settings.logging, parts.pseudonyms, _worker() + 1)
-        parts.build()
+        try:
+            parts.build()
+        except SetupError as error:
+            # BentoML's own lines are a traceback; the supervisor tries again, with the same end.
+            logger.error("worker_not_started", reason=error.message)  # noqa: TRY400  that is all
+            raise
         release_snapshot()
 
     @bentoml.on_deployment
