@@ -15,6 +15,7 @@ from gateway.tokens.stores import credential_store
 from gateway.tokens.verifier import Keys, OneKey, TrustedIssuer, Verifier
 from gateway.tokens.watch import CredentialsWatch
 from kaiten.errors import Detail, InvalidSettings
+from kaiten.loopback import direct
 from kaiten.sections import Algorithm, Auth, Issuer, Jwks, check_secret
 from kaiten.settings import Settings
 from kaiten.signing import ALGORITHM, SigningSecret
@@ -121,7 +122,9 @@ async def fetch_jwks(url: str) -> bytes:
     async with (
         # Around all of it: httpx's own begins anew with every byte that trickles in.
         asyncio.timeout(_FETCH_TIMEOUT_S),
-        httpx.AsyncClient(timeout=_FETCH_TIMEOUT_S, follow_redirects=False) as client,
+        httpx.AsyncClient(
+            timeout=_FETCH_TIMEOUT_S, follow_redirects=False, mounts=direct(url)
+        ) as client,
         client.stream("GET", url) as response,
     ):
         if response.status_code != httpx.codes.OK:
