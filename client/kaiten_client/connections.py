@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 import httpx
 
-HttpT = TypeVar("HttpT", httpx.Client, httpx.AsyncClient)
+HttpT = TypeVar("HttpT", bound=httpx.Client | httpx.AsyncClient)
 
 
 class Connections(Generic[HttpT]):
