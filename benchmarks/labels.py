@@ -31,7 +31,10 @@ def agreement(running: Running, asked: Sequence[Question], *, batches: bool = Tr
     rest = asked[len(alone) :]
     requests = [[question] for question in alone]
     requests += [list(rest[i : i + _TOGETHER]) for i in range(0, len(rest), _TOGETHER)]
-    with httpx.Client(timeout=_LIMIT_S) as client, ThreadPoolExecutor(_AT_ONCE) as pool:
+    with (
+        httpx.Client(timeout=_LIMIT_S, trust_env=False) as client,
+        ThreadPoolExecutor(_AT_ONCE) as pool,
+    ):
         right = pool.map(lambda request: _right(running, client, request), requests)
         return sum(right) / len(asked)
 

@@ -125,7 +125,9 @@ def _padding(known: Running) -> tuple[float, float] | None:
     """Return the sum and the count of Kaiten's padding histogram; None of other servers."""
     if not known.server.name.startswith("kaiten"):
         return None
-    text = httpx.get(known.url + "/metrics", headers=known.headers, timeout=30).text
+    text = httpx.get(
+        known.url + "/metrics", headers=known.headers, timeout=30, trust_env=False
+    ).text
     return parse_padding(text)
 
 

@@ -139,7 +139,7 @@ def _start(known: Running, values: dict[str, str]) -> subprocess.Popen[bytes]:
 
 def _wait_until_it_answers(known: Running, popen: subprocess.Popen[bytes], limit_s: float) -> None:
     end = time.perf_counter() + limit_s
-    with httpx.Client(timeout=limit_s) as client:
+    with httpx.Client(timeout=limit_s, trust_env=False) as client:
         while time.perf_counter() < end:
             if popen.poll() is not None:
                 raise ServerFailed(f"It ended with code {popen.returncode}.\n{tail(known.log)}")

@@ -8,13 +8,12 @@ requests.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway import http_protocol
+from gateway.http_protocol import HttpProtocol
 from kaiten.sections import Gateway
 
 # What is over the settings, but not by so much, is refused in the one envelope, with a reason.
@@ -48,7 +47,7 @@ class _Flow(FlowControl):
             self._on_resume()
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(HttpProtocol):
     """One connection.
 
     It is answered 431 and closed once a head is far over the limits. What a read brings is parsed
@@ -56,7 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     def __init__(self, *args: Any, limits: Gateway, **options: Any) -> None:  # noqa: ANN401  uvicorn's
-        super().__init__(*args, **options)
+        super().__init__(*args, limits=limits, **options)
         self._max_bytes = limits.max_header_bytes + _SPARE_BYTES
         self._max_headers = limits.max_headers + _SPARE_HEADERS
         self._head_bytes = self._head_fields = 0
@@ -76,7 +75,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._waiting and len(data) <= _TURN_BYTES:
-            self._parse(data)
+            self._feed(data)
             return
         self._waiting.extend(
             data[start : start + _TURN_BYTES] for start in range(0, len(data), _TURN_BYTES)
@@ -89,7 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Parse one part of what waits, and have the next turn as soon as others had theirs."""
         self._turn = None
         if self._waiting and not self.flow.read_paused:
-            self._parse(self._waiting.popleft())
+            self._feed(self._waiting.popleft())
         if self.transport.is_closing():
             self._waiting.clear()
         elif not self.flow.read_paused:
@@ -101,7 +100,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._turn is None:
             self._turn = self.loop.call_soon(self._take_turn)
 
-    def _parse(self, data: bytes) -> None:
+    def _feed(self, data: bytes) -> None:
         self._withheld_bytes += len(data)
         super().data_received(data)
         if self._withheld_bytes > self._max_bytes and not self._head_too_large:
@@ -146,5 +145,4 @@ class BoundedProtocol(HttpToolsProtocol):
 
 def install(limits: Gateway) -> None:
     """Let the servers that uvicorn starts in this process parse requests within bounds."""
-    # It takes what makes a protocol as well as the name of one.
-    HTTP_PROTOCOLS["auto"] = partial(BoundedProtocol, limits=limits)  # type: ignore[assignment]
+    http_protocol.install(limits, BoundedProtocol)

@@ -91,6 +91,8 @@ class Gateway(Section):
     max_headers: int = Field(100, ge=10)
     body_timeout_s: float = Field(10, gt=0, le=600)
     max_body_memory_bytes: int = Field(64 * 1024 * 1024, ge=2048)
+    header_timeout_s: float = Field(10, gt=0, le=600)
+    keep_alive_s: float = Field(75, gt=0, le=3600)
 
     @model_validator(mode="after")
     def _room_for_a_body(self) -> Self:

@@ -175,7 +175,9 @@ def _told(process: subprocess.Popen[bytes]) -> dict[str, Any]:
 
 def _batches(known: Running) -> tuple[float, float]:
     """Return how many texts were computed so far, and in how many batches."""
-    rows = httpx.get(f"{known.url}/metrics", timeout=_LAST_ANSWER_S).text.splitlines()
+    rows = httpx.get(
+        f"{known.url}/metrics", timeout=_LAST_ANSWER_S, trust_env=False
+    ).text.splitlines()
     wanted = ("model_batch_size_sum{", "model_batch_size_count{")
     found = [
         sum(float(row.rpartition(" ")[2]) for row in rows if row.startswith(name))
@@ -187,7 +189,7 @@ def _batches(known: Running) -> tuple[float, float]:
 def labels(known: Running, texts: Sequence[str], size: int) -> list[str]:
     """Return the labels that a server gives."""
     found: list[str] = []
-    with httpx.Client(timeout=_LAST_ANSWER_S) as client:
+    with httpx.Client(timeout=_LAST_ANSWER_S, trust_env=False) as client:
         rest = iter(texts)
         while part := list(islice(rest, size)):
             found += known.ask(client, part)

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -9,10 +11,11 @@ import httpx
 
 from kaiten_client.answers import FeedbackResponse, PredictResponse
 from kaiten_client.calls import Label, labelling, means_not_ready, prediction, readiness
-from kaiten_client.errors import KaitenError
+from kaiten_client.connections import Connections
+from kaiten_client.errors import KaitenError, UnexpectedAnswer
 from kaiten_client.exchange import Done, Exchange, Try
 from kaiten_client.replies import Reply
-from kaiten_client.target import HttpOptions, Timing, aim, check_options
+from kaiten_client.target import HttpOptions, Timing, aim, check_options, direct
 
 T = TypeVar("T")
 
@@ -30,7 +33,7 @@ class AsyncClient:
     in an ``async with``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  options are keywords
         self,
         url: str,
         *,
@@ -38,13 +41,22 @@ class AsyncClient:
         api_key: str | None = None,
         timeout_s: float = 30.0,
         retries: int = 2,
+        verify_request_id: bool = True,
         timing: Timing = Timing(),  # noqa: B008  it is frozen
         **http: Unpack[AsyncHttpOptions],
     ) -> None:
-        self._target = aim(url, token, api_key, timeout_s, retries, timing)
+        target = aim(url, token, api_key, timeout_s, retries, timing)
+        self._target = replace(target, verify_request_id=verify_request_id)
         check_options(http)
         self._token = token
-        self._http = httpx.AsyncClient(base_url=self._target.url, follow_redirects=False, **http)
+        create = partial(
+            httpx.AsyncClient,
+            base_url=self._target.url,
+            follow_redirects=False,
+            mounts=direct(self._target.url, http),
+            **http,
+        )
+        self._connections = Connections(create, recreatable="transport" not in http)
 
     async def __aenter__(self) -> Self:
         return self
@@ -58,8 +70,10 @@ class AsyncClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        """Close the connections; after a fork, a child's own only."""
+        http = self._connections.owned()
+        if http is not None:
+            await http.aclose()
 
     async def predict(
         self,
@@ -94,7 +108,12 @@ class AsyncClient:
     async def _run(self, exchange: Exchange[T]) -> T:
         while True:
             token = await self._ask_token() if exchange.call.authenticated else None
-            verdict = exchange.judge(await self._send(exchange, exchange.next_try(token)))
+            outcome = await self._send(exchange, exchange.next_try(token))
+            try:
+                verdict = exchange.judge(outcome)
+            except UnexpectedAnswer:
+                self._connections.discard()
+                raise
             if isinstance(verdict, Done):
                 return verdict.value
             await self._target.timing.sleep_async(verdict.wait_s)
@@ -108,7 +127,7 @@ class AsyncClient:
         try:
             # httpx limits each wait, not their sum.
             async with asyncio.timeout(attempt.limit_s):
-                answer = await self._http.request(
+                answer = await self._connections.get().request(
                     call.method,
                     call.path,
                     content=call.content,

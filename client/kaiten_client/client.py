@@ -1,6 +1,8 @@
 """The client that waits for its answers: for scripts, notebooks and batch jobs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -8,10 +10,11 @@ import httpx
 
 from kaiten_client.answers import FeedbackResponse, PredictResponse
 from kaiten_client.calls import Label, labelling, means_not_ready, prediction, readiness
-from kaiten_client.errors import KaitenError
+from kaiten_client.connections import Connections
+from kaiten_client.errors import KaitenError, UnexpectedAnswer
 from kaiten_client.exchange import Done, Exchange, Try
 from kaiten_client.replies import Reply
-from kaiten_client.target import HttpOptions, Timing, aim, check_options
+from kaiten_client.target import HttpOptions, Timing, aim, check_options, direct
 
 T = TypeVar("T")
 
@@ -28,9 +31,14 @@ class Client:
     ``token`` is a token, or a function that returns one: it is called for every try, and once more
     after a 401. ``api_key`` stands in its place. ``timeout_s`` is the deadline of a request, over
     all its tries; ``retries`` is how many more tries it may take where that is safe and may help.
+    ``verify_request_id`` is to be False only behind a proxy that replaces X-Request-ID: an answer
+    for another request is an error otherwise.
+
+    After a fork, the child opens connections of its own; it needs no client of its own, unless this
+    one was given a ``transport``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  options are keywords
         self,
         url: str,
         *,
@@ -38,13 +46,22 @@ class Client:
         api_key: str | None = None,
         timeout_s: float = 30.0,
         retries: int = 2,
+        verify_request_id: bool = True,
         timing: Timing = Timing(),  # noqa: B008  it is frozen
         **http: Unpack[SyncHttpOptions],
     ) -> None:
-        self._target = aim(url, token, api_key, timeout_s, retries, timing)
+        target = aim(url, token, api_key, timeout_s, retries, timing)
+        self._target = replace(target, verify_request_id=verify_request_id)
         check_options(http)
         self._token = token
-        self._http = httpx.Client(base_url=self._target.url, follow_redirects=False, **http)
+        create = partial(
+            httpx.Client,
+            base_url=self._target.url,
+            follow_redirects=False,
+            mounts=direct(self._target.url, http),
+            **http,
+        )
+        self._connections = Connections(create, recreatable="transport" not in http)
 
     def __enter__(self) -> Self:
         return self
@@ -58,8 +75,10 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Close the connections; after a fork, a child's own only."""
+        http = self._connections.owned()
+        if http is not None:
+            http.close()
 
     def predict(
         self,
@@ -106,7 +125,12 @@ class Client:
     def _run(self, exchange: Exchange[T]) -> T:
         while True:
             attempt = exchange.next_try(self._ask_token() if exchange.call.authenticated else None)
-            verdict = exchange.judge(self._send(exchange, attempt))
+            outcome = self._send(exchange, attempt)
+            try:
+                verdict = exchange.judge(outcome)
+            except UnexpectedAnswer:
+                self._connections.discard()
+                raise
             if isinstance(verdict, Done):
                 return verdict.value
             self._target.timing.sleep(verdict.wait_s)
@@ -117,7 +141,7 @@ class Client:
     def _send(self, exchange: Exchange[T], attempt: Try) -> Reply | httpx.RequestError:
         call, content = exchange.call, bytearray()
         try:
-            with self._http.stream(
+            with self._connections.get().stream(
                 call.method,
                 call.path,
                 content=call.content,

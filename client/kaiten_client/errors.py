@@ -12,6 +12,7 @@ KaitenError
     Unavailable            503
     ServerError            any other 5xx
     UnexpectedAnswer       an answer that is not Kaiten's, such as a proxy's page or a redirect
+        MismatchedAnswer   an answer for another request
 
 A wrong argument of a client's constructor is a ValueError, as no request has begun.
 """
@@ -103,3 +104,7 @@ class ServerError(KaitenError):
 
 class UnexpectedAnswer(KaitenError):
     """The answer is not Kaiten's: not JSON, not the schema, or a redirect."""
+
+
+class MismatchedAnswer(UnexpectedAnswer):
+    """The answer names another request, or has another number of results than were asked for."""

@@ -18,7 +18,7 @@ from kaiten_client.errors import (
     Unauthenticated,
     Unavailable,
 )
-from kaiten_client.replies import Reply, error_of, error_without_reply
+from kaiten_client.replies import Reply, check_owner, error_of, error_without_reply
 from kaiten_client.target import USER_AGENT, Target, check_secret, check_timeout
 
 T = TypeVar("T")
@@ -100,7 +100,10 @@ class Exchange(Generic[T]):
         if isinstance(outcome, Reply):
             error = error_of(outcome, request_id)
             if error is None:
-                return Done(self.call.read(outcome, outcome.id_or(request_id)))
+                return Done(self._read(outcome))
+            # One without a code is a proxy's, which has ids of its own.
+            if error.code is not None:
+                self._check_owner(outcome, error.request_id)
         else:
             error = error_without_reply(outcome, self._target.url.host, request_id)
             error.__cause__ = outcome
@@ -110,6 +113,18 @@ class Exchange(Generic[T]):
         if not self._may_retry(error) or wait_s >= self.left_s:
             raise error
         return Again(wait_s)
+
+    def _read(self, reply: Reply) -> T:
+        """Return the answer; UnexpectedAnswer if it is none, or another request's."""
+        request_id = self.call.request_id
+        self._check_owner(reply, request_id)
+        answer = self.call.read(reply, request_id)
+        self._check_owner(reply, getattr(answer, "request_id", request_id))
+        return answer
+
+    def _check_owner(self, reply: Reply, named: str) -> None:
+        if self._target.verify_request_id:
+            check_owner(reply, self.call.request_id, named)
 
     def _take(self, token: str | None) -> None:
         """Keep the token to send; the same that was refused is not sent again."""

@@ -16,6 +16,7 @@ from kaiten_client.errors import (
     Forbidden,
     InvalidRequest,
     KaitenError,
+    MismatchedAnswer,
     NotFound,
     RateLimited,
     ServerError,
@@ -103,11 +104,11 @@ def error_without_reply(error: httpx.RequestError, host: str, request_id: str) -
 
 
 def read_predictions(reply: Reply, request_id: str, count: int) -> PredictResponse:
-    """Return the predictions for so many inputs; UnexpectedAnswer if the reply holds no such."""
+    """Return the predictions for so many inputs; UnexpectedAnswer if the reply holds none."""
     answer = _read(reply, request_id, PredictResponse)
     if len(answer.predictions) != count:
         reason = f"{len(answer.predictions)} predictions for {count} inputs"
-        raise _unexpected(reply, request_id, reason)
+        raise _mismatched(reply, request_id, reason)
     return answer
 
 
@@ -115,8 +116,25 @@ def read_feedback(reply: Reply, request_id: str, count: int) -> FeedbackResponse
     """Return that so many labels are kept; UnexpectedAnswer if the reply does not say so."""
     answer = _read(reply, request_id, FeedbackResponse)
     if answer.accepted != count:
-        raise _unexpected(reply, request_id, f"{answer.accepted} accepted of {count} labels")
+        raise _mismatched(reply, request_id, f"{answer.accepted} accepted of {count} labels")
     return answer
+
+
+def check_owner(reply: Reply, request_id: str, named: str) -> None:
+    """Raise MismatchedAnswer unless a reply, which names a request in its body, is for this one."""
+    others = {named, reply.id_or(named)} - {request_id}
+    if others:
+        reason = f"it names the request {', '.join(sorted(others))}"
+        raise _mismatched(reply, request_id, reason)
+
+
+def _mismatched(reply: Reply, request_id: str, reason: str) -> MismatchedAnswer:
+    message = (
+        f"The answer is not for this request: {reason}. The connection is not used again. If every "
+        "answer is so, a proxy replaces X-Request-ID: let it keep the id, or pass "
+        "verify_request_id=False."
+    )
+    return MismatchedAnswer(message, status=reply.status, request_id=request_id)
 
 
 def _read(reply: Reply, request_id: str, model: type[AnswerT]) -> AnswerT:

@@ -57,6 +57,8 @@ class Target:
     timeout_s: float
     retries: int
     timing: Timing
+    # Whether an answer must name the request that it is for.
+    verify_request_id: bool = True
 
 
 def aim(
@@ -88,6 +90,17 @@ def check_options(options: Mapping[str, object]) -> None:
     if "transport" in options and passed_over:
         names = ", ".join(sorted(passed_over))
         raise ValueError(f"transport, {names}: a transport has its own; give them to it")
+
+
+def direct(url: httpx.URL, options: Mapping[str, object]) -> dict[str, None]:
+    """Return the mounts that keep a server on this machine from being asked through a proxy.
+
+    A proxy of the environment is none of its callers' choice; one that is given is.
+    """
+    if options.get("proxy") is not None or not _is_loopback(url.host):
+        return {}
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return {f"all://{host}": None}
 
 
 def check_url(url: str) -> httpx.URL:

@@ -25,6 +25,7 @@ from kaiten.cli.deployed import (
     status_of,
     versions_of,
 )
+from kaiten.loopback import direct
 from lifecycle.validation.rows import Rows
 
 Outcome = Literal["ok", "failed", "skipped"]
@@ -81,7 +82,12 @@ class Asked:
 async def try_out(asked: Asked, told: Callable[[str], None]) -> list[Check]:
     """Try all of it, past the first failure; ``told`` is what is being done now."""
     # asyncio holds the limit: httpx's are for each step, and a server that trickles keeps those.
-    client = httpx.AsyncClient(base_url=asked.url, verify=asked.verify, timeout=None)  # noqa: S113
+    client = httpx.AsyncClient(
+        base_url=asked.url,
+        verify=asked.verify,
+        timeout=None,  # noqa: S113
+        mounts=direct(asked.url),
+    )
     async with client:
         return await _Trial(client, asked, told).run()
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import join
+from urllib.request import getproxies
 
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.sections import Tls
@@ -41,9 +42,11 @@ class Reach:
 
     def curl(self, path: str, names: tuple[str, ...]) -> str:
         """Return the start of a curl line; ``names`` are those in the server's certificate."""
+        # curl would ask the proxy for this machine as well.
+        direct = ["--noproxy", "*"] if getproxies().keys() - {"no"} else []
         if self.certificate is None:
-            return f"curl -s {self.url}{path}"
-        options = ["--cacert", str(self.certificate)]
+            return join(["curl", "-s", *direct, f"{self.url}{path}"])
+        options = [*direct, "--cacert", str(self.certificate)]
         if self.client is not None:
             options += ["--cert", str(self.client[0]), "--key", str(self.client[1])]
         host = HOST if HOST in names or not names else names[0].replace("*", "any", 1)

@@ -112,3 +112,44 @@ def test_a_caller_behind_a_proxy_can_not_say_that_it_is_on_this_machine(
         body = {"text": "hello"}
         answer = client.post("/api/v1/predict", json=body, headers={"X-Forwarded-For": forwarded})
     assert answer.json()["error"]["code"] == "loopback_only"
+
+
+OFFER = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("path", ["/predict", "/api/v2/predict"])
+def test_an_offer_to_upgrade_is_answered_as_http_1_and_smuggles_nothing(
+    server: Server,
+    token: str,
+    path: str,
+    chunked: bool,  # noqa: FBT001
+) -> None:
+    body = '{"inputs": ["hello"]}'
+    if chunked:
+        framing, sent = "Transfer-Encoding: chunked", f"{len(body):x}\r\n{body}\r\n0\r\n\r\n"
+    else:
+        framing, sent = f"Content-Length: {len(body)}", body
+    answer = exchange(
+        server,
+        f"POST {path} HTTP/1.1\r\nHost: kaiten\r\nAuthorization: Bearer {token}\r\n{OFFER}"
+        f"Content-Type: application/json\r\n{framing}\r\n\r\n{sent}"
+        "GET /livez HTTP/1.1\r\nHost: kaiten\r\nConnection: close\r\n\r\n",
+    )
+    assert answer.count("HTTP/1.1 200 ") == answer.count("HTTP/1.1") == 2
+    answer = exchange(
+        server,
+        f"POST {path} HTTP/1.1\r\nHost: kaiten\r\n{OFFER}Content-Length: {len(SMUGGLED)}\r\n\r\n"
+        f"{SMUGGLED}GET /livez HTTP/1.1\r\nHost: kaiten\r\nConnection: close\r\n\r\n",
+    )
+    assert "openapi" not in answer
+
+
+def test_a_websocket_is_not_opened_past_the_edge(server: Server) -> None:
+    answer = exchange(
+        server,
+        "GET /elsewhere HTTP/1.1\r\nHost: kaiten\r\nConnection: Upgrade, close\r\n"
+        "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    )
+    assert answer.startswith("HTTP/1.1 404 ")

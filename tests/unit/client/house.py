@@ -50,8 +50,12 @@ def failure(
     return httpx.Response(status, json={"error": body | fields}, headers=headers)
 
 
-def copy_of(response: httpx.Response) -> httpx.Response:
-    return httpx.Response(response.status_code, headers=response.headers, content=response.content)
+def copy_for(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+    """Return a response in which the id "served" is that of the request."""
+    content = response.content.replace(b'"served"', f'"{request.headers["X-Request-ID"]}"'.encode())
+    headers = httpx.Headers(response.headers)
+    headers.pop("Content-Length", None)
+    return httpx.Response(response.status_code, headers=headers, content=content)
 
 
 @dataclass
@@ -96,7 +100,7 @@ class Script:
         if isinstance(outcome, Exception):
             raise outcome
         # A response can be read by one client only, and several tests share this one.
-        return copy_of(outcome) if outcome.is_closed else outcome
+        return copy_for(request, outcome) if outcome.is_closed else outcome
 
     def sent(self, header: str) -> list[str | None]:
         """Return a header of each request."""

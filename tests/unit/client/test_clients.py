@@ -11,11 +11,23 @@ import pytest
 from kaiten_client import (
     KaitenError,
     Label,
+    MismatchedAnswer,
     TimedOut,
     UnexpectedAnswer,
     __version__,
 )
-from tests.unit.client.house import BOTH, TEXT, TOKEN, URL, House, Outcome, error, failure, good
+from tests.unit.client.house import (
+    BOTH,
+    GOOD,
+    TEXT,
+    TOKEN,
+    URL,
+    House,
+    Outcome,
+    error,
+    failure,
+    good,
+)
 
 REFUSED = httpx.ConnectError("refused")
 
@@ -24,7 +36,8 @@ REFUSED = httpx.ConnectError("refused")
 def test_a_prediction_is_asked_for_and_read(kind: str) -> None:
     house = House(kind, good())
     answer = house.predict(token=TOKEN, timeout_s=2.5, asked={"top_k": 2, "model": "intent"})
-    assert (answer.model, answer.request_id) == ("intent:1.0.0", "served")
+    assert answer.model == "intent:1.0.0"
+    assert [answer.request_id] == house.script.sent("X-Request-ID")
     assert answer.predictions[0].label == answer.predictions[0].top_k[0].label == "delivery"
     (request,) = house.script.requests
     assert (request.method, str(request.url)) == ("POST", f"{URL}/api/v2/predict")
@@ -47,7 +60,8 @@ def test_feedback_is_given_again_until_it_is_kept(kind: str) -> None:
     house = House(kind, away, kept)
     labels = [Label("one", 0, "delivery"), ("two", 3, "billing")]
     answer = house.feedback(labels, token=TOKEN, timeout_s=5)
-    assert (answer.accepted, answer.joined, answer.request_id) == (2, 1, "served")
+    assert (answer.accepted, answer.joined) == (2, 1)
+    assert [answer.request_id] * 2 == house.script.sent("X-Request-ID")
     assert house.time.waited == [2]
     first, again = house.script.requests
     assert (again.method, str(again.url)) == ("POST", f"{URL}/api/v2/feedback")
@@ -74,6 +88,68 @@ def test_an_api_key_stands_in_the_tokens_place(kind: str) -> None:
     house.predict(api_key="key\n")
     assert house.script.sent("X-API-Key") == ["key"]
     assert house.script.sent("Authorization") == [None]
+
+
+def other(status: int, header: str | None, **body: object) -> httpx.Response:
+    """Return an answer for a request that another caller has sent."""
+    headers = {} if header is None else {"X-Request-ID": header}
+    return httpx.Response(status, json=body, headers=headers)
+
+
+ERROR = {"code": "some_code", "message": "It failed.", "details": []}
+OTHERS = {
+    "by its header": other(200, "other", **GOOD),
+    "by its body": other(200, None, **GOOD | {"request_id": "other"}),
+    "by both": other(200, "other", **GOOD | {"request_id": "other"}),
+    "a refusal by its header": other(401, "other", error=ERROR | {"request_id": "served"}),
+    "a refusal by its body": other(429, None, error=ERROR | {"request_id": "other"}),
+    "a failure by its body": other(503, None, error=ERROR | {"request_id": "other"}),
+    "of no result": other(200, None, **GOOD | {"predictions": []}),
+    "of two results": other(200, None, **GOOD | {"predictions": GOOD["predictions"] * 2}),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("answer", OTHERS.values(), ids=OTHERS)
+def test_an_answer_for_another_request_is_an_error_and_not_asked_for_again(
+    kind: str, answer: httpx.Response
+) -> None:
+    house = House(kind, answer)
+    found = error(house, token=lambda: TOKEN)
+    assert type(found) is MismatchedAnswer
+    assert [found.request_id] == house.script.sent("X-Request-ID")
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("header", "accepted", "named"),
+    [("other", 1, "served"), (None, 1, "other"), (None, 2, "served"), (None, 0, "served")],
+)
+def test_labels_that_another_request_has_brought_are_not_taken_for_these(
+    kind: str, header: str | None, accepted: int, named: str
+) -> None:
+    answer = other(200, header, accepted=accepted, joined=0, request_id=named)
+    with pytest.raises(MismatchedAnswer):
+        House(kind, answer).feedback([("one", 0, "delivery")])
+
+
+@BOTH
+def test_readiness_that_another_has_asked_for_is_an_error(kind: str) -> None:
+    with pytest.raises(MismatchedAnswer):
+        House(kind, other(200, "other")).ready()
+
+
+@BOTH
+def test_a_proxy_may_replace_the_id_if_the_caller_says_so(kind: str) -> None:
+    answer = other(200, "other", **GOOD | {"request_id": "other"})
+    found = House(kind, answer).predict(verify_request_id=False)
+    assert found.request_id == "other"
+
+
+@BOTH
+def test_a_proxys_own_error_may_have_an_id_of_its_own(kind: str) -> None:
+    house = House(kind, httpx.Response(503, headers={"X-Request-ID": "other"}), good())
+    assert house.predict().predictions[0].label == "delivery"
 
 
 @BOTH

@@ -17,6 +17,19 @@ def test_without_tls_the_line_is_as_short_as_can_be() -> None:
     assert found.curl("/x", ()) == "curl -s http://127.0.0.1:3000/x"
 
 
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+def test_the_line_passes_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://192.0.2.1:3128")
+    line = "curl -s --noproxy '*' http://127.0.0.1:3000/x"
+    assert reach(Tls(), 3000, None, None).curl("/x", ()) == line
+
+
 @pytest.mark.parametrize(
     ("names", "line"),
     [

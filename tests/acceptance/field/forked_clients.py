@@ -1,0 +1,75 @@
+"""A client that is made before a fork, as gunicorn's --preload and Celery make it.
+
+The parent goes on asking by threads while it forks, and every child asks by the same object.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tests.acceptance.field.http_clients import reference_labels
+from tests.acceptance.places import served
+from tests.acceptance.report import Report
+from tests.e2e.house import ROOT
+
+BEFORE: dict[str, object] = {}
+FORKS, CHILDREN = 300, 4
+_LIMIT_S = 400
+
+
+def judged(labels: dict[str, str], rows: list[list[str]]) -> Counter[str]:
+    """Return what the requests of each kind of process came to."""
+    ends: Counter[str] = Counter()
+    for who, text, label in rows:
+        known = label == labels.get(text)
+        other = "another's label" if label in labels.values() else f"an error: {label[:60]}"
+        ends[f"{who}: {'right' if known else other}"] += 1
+    return ends
+
+
+async def run(report: Report, store: Path, folder: Path) -> None:
+    """Fork, with the client of each kind, and hold every answer against a reference."""
+    forks = max(5, round(FORKS * report.scale))
+    with served(store, folder / "home") as one:
+        labels = await reference_labels(one, 100)
+        url = f"http://127.0.0.1:{one.target.port}"
+        # Half of them by each client.
+        for kind, count in (("sync", forks - forks // 2), ("async", forks // 2)):
+            orders = {
+                "url": url,
+                "kind": kind,
+                "texts": [*labels],
+                "forks": count,
+                "children": CHILDREN,
+                "requests": 1,
+                "token": one.target.token,
+            }
+            rows = await asyncio.to_thread(_rows, orders)
+            ends = judged(labels, rows)
+            answered = ends["child: right"]
+            report.check(
+                f"{kind} client, {count} forks with {CHILDREN} children: every answer its own",
+                dict(ends),
+                passed=answered == count * CHILDREN
+                and answered + ends["parent: right"] == len(rows),
+            )
+
+
+def _rows(orders: dict[str, object]) -> list[list[str]]:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "client")])
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.unit.client.forking"],
+        input=json.dumps(orders),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=_LIMIT_S,
+        check=True,
+    )
+    rows: list[list[str]] = json.loads(ended.stdout)
+    return rows

@@ -1,0 +1,242 @@
+"""Real HTTP clients on plain connections, and offers to upgrade in every shape.
+
+Each program sends what it is given, by as few connections as it can, and prints what came back;
+whether an answer is its request's own is judged here.
+"""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from tests.acceptance.places import Served, served
+from tests.acceptance.report import Report
+from tests.e2e.house import quickstart_texts
+
+PROGRAMS = Path(__file__).parent / "clients"
+BEFORE: dict[str, object] = {}
+REQUESTS = 1000
+_LIMIT_S = 240
+_OFFERS = {
+    "h2c": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    "websocket": "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+    "TLS": "connection: UPGRADE\r\nUPGRADE: TLS/1.0\r\n",
+    "several": "Connection: keep-alive, upgrade\r\nUpgrade: kaiten/9, h2c\r\n",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a program sends; ``label`` is that of a reference answer."""
+
+    id: str
+    path: str
+    chunked: bool
+    body: str
+    label: str
+
+    @property
+    def line(self) -> str:
+        return "\t".join([self.id, self.path, "chunked" if self.chunked else "length", self.body])
+
+
+@dataclass(frozen=True)
+class Program:
+    """A client: the tool that it needs, how it is built and how it is run."""
+
+    name: str
+    needs: str
+    package: str
+    build: Callable[[Path], Sequence[str]] | None
+    run: Callable[[Path, str], Sequence[str]]
+
+
+def _undici(folder: Path) -> Sequence[str]:
+    return ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder),
+            "undici@6"]  # fmt: skip
+
+
+CLIENTS = (
+    Program(
+        "Java's HttpClient", "javac", "openjdk-17-jdk-headless",
+        lambda folder: ["javac", "-d", str(folder), str(PROGRAMS / "Requests.java")],
+        lambda folder, url: ["java", "-cp", str(folder), "Requests", url],
+    ),
+    Program(
+        "Go's net/http", "go", "golang-go",
+        lambda folder: ["go", "build", "-o", "requests", str(PROGRAMS / "requests.go")],
+        lambda folder, url: [str(folder / "requests"), url],
+    ),
+    Program(
+        "Node's undici", "npm", "npm", _undici,
+        lambda folder, url: ["node", str(folder / "requests.mjs"), url],
+    ),
+    Program(
+        "Node's fetch", "node", "nodejs", None,
+        lambda folder, url: ["node", str(folder / "requests.mjs"), url, "fetch"],
+    ),
+    Program(
+        "curl --http2", "curl", "curl", None,
+        lambda folder, url: ["sh", str(PROGRAMS / "curl.sh"), url, str(folder)],
+    ),
+)  # fmt: skip
+
+
+def requests_of(labels: dict[str, str], count: int) -> list[Request]:
+    """Return so many requests: each second one in chunks, in turn by both versions of the API."""
+    shapes = list(product(("/api/v2/predict", "/api/v1/predict"), (False, True)))
+    texts = list(labels)
+    found = []
+    for number in range(count):
+        path, chunked = shapes[number % len(shapes)]
+        text = texts[number % len(texts)]
+        body = {"inputs": [text]} if "v2" in path else {"text": text}
+        found.append(Request(uuid.uuid4().hex, path, chunked, json.dumps(body), labels[text]))
+    return found
+
+
+def label_of(answer: dict[str, Any]) -> str:
+    predictions = answer.get("predictions") or [answer.get("prediction", answer)]
+    return str(predictions[0]["label"])
+
+
+def judged(requests: Sequence[Request], printed: str) -> Counter[str]:
+    """Return what the answers came to: right, or what is wrong with them."""
+    rows = {row[0]: row[1:] for row in (line.split("\t") for line in printed.splitlines())}
+    ends: Counter[str] = Counter()
+    for request in requests:
+        status, body = [*rows.get(request.id, ("no answer", "")), ""][:2]
+        if status != "200":
+            ends[status] += 1
+            continue
+        answer = json.loads(body)
+        own = (answer["request_id"], label_of(answer)) == (request.id, request.label)
+        ends["right" if own else "another's answer"] += 1
+    return ends
+
+
+async def ask_all(
+    program: Program, port: int, token: str, requests: Sequence[Request], folder: Path
+) -> str:
+    """Return what a program printed; RuntimeError where it failed. The folder is made for it."""
+    lines = "".join(f"{request.line}\n" for request in requests)
+
+    def run() -> str:
+        folder.mkdir()
+        (folder / "token").write_text(token, "utf-8")
+        if program.needs in ("npm", "node"):
+            shutil.copyfile(PROGRAMS / "requests.mjs", folder / "requests.mjs")
+        if program.build is not None:
+            _run(program.build(folder), folder, "")
+        return _run(program.run(folder, f"http://127.0.0.1:{port}"), folder, lines)
+
+    return await asyncio.to_thread(run)
+
+
+def _run(command: Sequence[str], folder: Path, given: str) -> str:
+    ended = subprocess.run(
+        command, input=given, capture_output=True, text=True, cwd=folder, timeout=_LIMIT_S,
+        check=False,
+    )  # fmt: skip
+    if ended.returncode:
+        raise RuntimeError(f"{command[0]} failed: {ended.stderr[-500:]}")
+    return ended.stdout
+
+
+def shapes(token: str, text: str) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield offers on every route that takes a body, in the packets that they come in."""
+    bodies = {
+        "/api/v1/predict": {"text": text},
+        "/api/predict": {"text": text},
+        "/api/v2/predict": {"inputs": [text]},
+        "/predict": {"inputs": [text]},
+        "/api/v2/feedback": {"feedback": [{"request_id": "a" * 32, "item": 0, "label": "other"}]},
+    }
+    following = b"GET /livez HTTP/1.1\r\nHost: kaiten\r\nConnection: close\r\n\r\n"
+    for (path, value), (name, offer), chunked, split in product(
+        bodies.items(), _OFFERS.items(), (False, True), (False, True)
+    ):
+        content = json.dumps(value).encode()
+        framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(content)}"
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: kaiten\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {token}\r\n{offer}{framing}\r\n\r\n"
+        ).encode()
+        body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content) if chunked else content
+        title = f"{name} {path} {'chunked' if chunked else 'length'} {'two' if split else 'one'}"
+        yield title, [head, body, following] if split else [head + body + following]
+
+
+async def statuses(port: int, packets: Sequence[bytes]) -> list[str]:
+    """Return the statuses of all that is answered on one connection until it ends."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for packet in packets:
+        writer.write(packet)
+        await writer.drain()
+        # Else the kernel would send them as one.
+        await asyncio.sleep(0.02)
+    try:
+        async with asyncio.timeout(20):
+            answer = await reader.read()
+    except (TimeoutError, ConnectionError):
+        answer = b""
+    writer.close()
+    return [part[:3].decode() for part in answer.split(b"HTTP/1.1 ")[1:]]
+
+
+async def _check_shapes(report: Report, one: Served) -> None:
+    token = one.server.token("--subject", "field", "--scope", "predict", "--scope", "feedback")
+    port, wrong, count = one.target.port, [], 0
+    for title, packets in shapes(token, quickstart_texts()[0]):
+        count += 1
+        found = await statuses(port, packets)
+        if found != ["200", "200"]:
+            wrong.append(f"{title}: {found}")
+    report.check(
+        "offers to upgrade: answered as HTTP/1.1, and the next request too",
+        [f"{count - len(wrong)} of {count}", *wrong[:3]],
+        passed=not wrong,
+    )
+    preface = await statuses(port, [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])
+    report.check("an HTTP/2 preface: refused once", preface, passed=preface == ["400"])
+
+
+async def reference_labels(one: Served, count: int) -> dict[str, str]:
+    """Return texts with their labels as they are answered without any of this."""
+    found = {}
+    async with one.pool() as pool:
+        for text in quickstart_texts()[:count]:
+            answer = json.loads((await pool.ask(one.target.v2([text]))).body)
+            found[text] = label_of(answer)
+    return found
+
+
+async def run(report: Report, store: Path, folder: Path) -> None:
+    """Offers of every shape, then each client on one server."""
+    count = max(40, round(REQUESTS * report.scale))
+    with served(store, folder / "home") as one:
+        await _check_shapes(report, one)
+        labels = await reference_labels(one, 100)
+        report.tell(".NET's HttpClient", skipped="Debian 12 has no package of .NET")
+        for number, program in enumerate(CLIENTS):
+            name = f"{program.name}: {count} requests answered, each with its own"
+            if shutil.which(program.needs) is None:
+                report.tell(program.name, skipped=f"no {program.needs}; package {program.package}")
+                continue
+            requests = requests_of(labels, count)
+            try:
+                place = folder / f"client-{number}"
+                port, token = one.target.port, one.target.token
+                printed = await ask_all(program, port, token, requests, place)
+            except (RuntimeError, subprocess.TimeoutExpired) as error:
+                report.check(name, str(error)[-400:], passed=False)
+                continue
+            ends = judged(requests, printed)
+            report.check(name, dict(ends), passed=ends == {"right": count})
