@@ -19,6 +19,7 @@ from bentoml.images import Image
 from bentoml.serving import running_inside_container
 from opentelemetry.util.http import ExcludeList
 
+from gateway import http_protocol
 from gateway.edge import Edge
 from gateway.middleware.back_stop import BackStopMiddleware
 from gateway.routes import for_bentoml
@@ -85,6 +86,7 @@ try:
 except SetupError as error:
     raise BentoMLException(error.message) from None
 logs.configure(parts.settings.logging)
+http_protocol.install(parts.settings.gateway)
 
 
 # The values of configuration.yaml, for a `bentoml serve` that names no configuration file.

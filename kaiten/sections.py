@@ -87,6 +87,8 @@ class Gateway(Section):
     max_header_bytes: int = Field(16_384, ge=1024)
     max_headers: int = Field(100, ge=10)
     body_timeout_s: float = Field(10, gt=0, le=600)
+    header_timeout_s: float = Field(10, gt=0, le=600)
+    keep_alive_s: float = Field(75, gt=0, le=3600)
 
 
 class Limits(Section):

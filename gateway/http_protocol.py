@@ -1,0 +1,184 @@
+"""HTTP/1.1 on a worker's connections: uvicorn's protocol, without upgrades, and with bounds.
+
+uvicorn's parser stops at a request that offers an upgrade: its body is lost, and what follows is
+read as another request. Idle connections end after 5 s, and half a request is waited for without
+end. No setting that BentoML passes on changes any of it.
+"""
+
+import asyncio
+import resource
+from functools import partial
+from typing import Any
+
+import httptools
+import structlog
+import uvicorn
+from uvicorn.config import HTTP_PROTOCOLS
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from kaiten.sections import Gateway
+
+logger = structlog.get_logger("kaiten.service")
+
+# What this module relies on is no public API. After an update, read uvicorn's httptools_impl.py
+# again, run tests/unit/gateway/test_http_protocol.py, and name the new version here.
+TESTED_UVICORN = "0.54"
+# uvicorn's own: what the command line passes on where it is given no --timeout-keep-alive.
+_DEFAULT_KEEP_ALIVE_S = 5
+_INVALID = "Invalid HTTP request received."
+
+
+class IdleConnections:
+    """The connections of a worker that have no request under way, the longest idle first.
+
+    Over ``limit``, the one that has been idle for longest is closed, so that connections kept alive
+    leave file descriptors for new ones.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._transports: dict[asyncio.Transport, None] = {}
+
+    def add(self, transport: asyncio.Transport) -> None:
+        self._transports[transport] = None
+        if len(self._transports) > self._limit:
+            oldest = next(iter(self._transports))
+            self.remove(oldest)
+            oldest.close()
+
+    def remove(self, transport: asyncio.Transport) -> None:
+        self._transports.pop(transport, None)
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. Offers to upgrade are declined, as RFC 9110 (7.8) allows.
+
+    A request with such an offer is parsed a second time without it, by a new parser, which reads
+    its body and what follows as of any other request.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limits: Gateway,
+        idle: IdleConnections,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        if config.timeout_keep_alive == _DEFAULT_KEEP_ALIVE_S:
+            # uvicorn declares an int, and hands it to call_later.
+            self.timeout_keep_alive = limits.keep_alive_s  # type: ignore[assignment]
+        self._header_timeout_s = limits.header_timeout_s
+        self._idle = idle
+        # Whether a message has begun and not ended, and until when its head must be whole.
+        self._in_message = False
+        self._head_due: float | None = None
+        self._head_without_upgrade = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._idle.add(transport)
+        self._close_unless_continued()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unset_keepalive_if_required()
+        self._idle.remove(self.transport)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.logger.warning(_INVALID)
+            self.send_400_response(_INVALID)
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            self._close_unless_continued()
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as stop:
+                rest = rest[stop.args[0] :]
+                self._renew_parser()
+                self.parser.feed_data(self._head_without_upgrade)
+            else:
+                return
+
+    def _renew_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        # As uvicorn does: what follows a last request is passed over, and is no error.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def _close_unless_continued(self) -> None:
+        """Close the connection after a while, unless a request comes, or its head becomes whole."""
+        if not self._in_message:
+            self._head_due, wait_s = None, float(self.timeout_keep_alive)
+        else:
+            now = self.loop.time()
+            # The first byte counts: one that trickles in gains no time.
+            self._head_due = self._head_due or now + self._header_timeout_s
+            wait_s = max(0.0, self._head_due - now)
+        self.timeout_keep_alive_task = self.loop.call_later(wait_s, self.timeout_keep_alive_handler)
+
+    def _should_upgrade(self) -> bool:
+        """Tell that no protocol is switched to: a WebSocket would pass by the whole edge."""
+        return False
+
+    def on_message_begin(self) -> None:
+        self._in_message = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            self._head_without_upgrade = self._write_head()
+            return
+        self._head_due = None
+        self._idle.remove(self.transport)
+        super().on_headers_complete()
+
+    def _write_head(self) -> bytes:
+        """Return the head of the request at hand without its offers to upgrade."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            # What follows it is no HTTP, and there is nothing here to connect to.
+            raise httptools.HttpParserError("CONNECT")
+        lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # uvicorn's timer runs if no other request waits for its turn.
+        if self.timeout_keep_alive_task is not None:
+            self._idle.add(self.transport)
+
+
+def install(limits: Gateway) -> None:
+    """Let the servers that uvicorn starts in this process speak HTTP by HttpProtocol.
+
+    A version of uvicorn that it was not tested with keeps its own protocol.
+    """
+    if uvicorn.__version__.rpartition(".")[0] != TESTED_UVICORN:
+        logger.warning(
+            "http_protocol_not_installed", uvicorn=uvicorn.__version__, tested=TESTED_UVICORN
+        )
+        return
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Infinity is -1.
+    idle = IdleConnections(descriptors // 2 if descriptors > 0 else 2**31)
+    protocol = partial(HttpProtocol, limits=limits, idle=idle)
+    # It takes a class, or what makes its instances, as well as the name of one.
+    HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]
