@@ -34,6 +34,7 @@ STATUS_AND_CODE: Mapping[type[errors.KaitenError], tuple[int, str]] = {
     errors.CallerGone: (499, "caller_gone"),
     errors.InferenceFailed: (500, "inference_failed"),
     errors.NotReady: (503, "not_ready"),
+    errors.Overloaded: (503, "overloaded"),
     errors.IssuerUnavailable: (503, "issuer_unavailable"),
     errors.DatabaseUnavailable: (503, "database_unavailable"),
     errors.DeadlineExceeded: (504, "deadline_exceeded"),
@@ -105,6 +106,7 @@ def _headers(error: Exception) -> dict[str, str]:
 
 _WITH_RETRY_AFTER = (
     errors.QueueFull,
+    errors.Overloaded,
     errors.DeadlineExceeded,
     errors.RateLimited,
     errors.TooManyConcurrent,

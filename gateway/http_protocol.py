@@ -7,6 +7,7 @@ end. No setting that BentoML passes on changes any of it.
 
 import asyncio
 import resource
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -43,9 +44,16 @@ class IdleConnections:
     def add(self, transport: asyncio.Transport) -> None:
         self._transports[transport] = None
         if len(self._transports) > self._limit:
-            oldest = next(iter(self._transports))
-            self.remove(oldest)
-            oldest.close()
+            self.close_oldest()
+
+    def close_oldest(self, besides: asyncio.Transport | None = None) -> bool:
+        """Close the one that has been idle for longest; False if there is none."""
+        oldest = next((each for each in self._transports if each is not besides), None)
+        if oldest is None:
+            return False
+        self.remove(oldest)
+        oldest.close()
+        return True
 
     def remove(self, transport: asyncio.Transport) -> None:
         self._transports.pop(transport, None)
@@ -166,8 +174,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._idle.add(self.transport)
 
 
-def install(limits: Gateway) -> None:
-    """Let the servers that uvicorn starts in this process speak HTTP by HttpProtocol.
+def install(limits: Gateway, connection: Callable[..., HttpProtocol] = HttpProtocol) -> None:
+    """Let the servers that uvicorn starts in this process speak HTTP by ``connection``.
 
     A version of uvicorn that it was not tested with keeps its own protocol.
     """
@@ -179,6 +187,6 @@ def install(limits: Gateway) -> None:
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Infinity is -1.
     idle = IdleConnections(descriptors // 2 if descriptors > 0 else 2**31)
-    protocol = partial(HttpProtocol, limits=limits, idle=idle)
+    protocol = partial(connection, limits=limits, idle=idle)
     # It takes a class, or what makes its instances, as well as the name of one.
     HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]

@@ -109,6 +109,13 @@ class DriftSource(Protocol):
         """Return what is known of each version, with the attributes of schemas.VersionDrift."""
 
 
+class AdmissionWatch(Protocol):
+    """Told of what admission refuses."""
+
+    def request_refused_early(self, reason: str) -> None:
+        """Count a request refused before it was read, for queue_full, overloaded or connections."""
+
+
 class LimitsWatch(Protocol):
     """Told of what the limits do."""
 

@@ -33,6 +33,7 @@ KaitenError
         TooManyConcurrent
     ServiceError               the service's own state; waiting or another replica may help
         QueueFull
+        Overloaded
         DeadlineExceeded
         NotReady
         InferenceFailed
@@ -308,6 +309,15 @@ class QueueFull(ServiceError):
     def __init__(self, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
         super().__init__("The queue is full; try again later.")
+
+
+class Overloaded(ServiceError):
+    """The server has as many requests or connections as it can handle; this one was not read."""
+
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("The server is overloaded; try again later.")
 
 
 class DeadlineExceeded(ServiceError):

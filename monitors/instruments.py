@@ -168,6 +168,12 @@ class Instruments:
             ("limit",),
             registry=registry,
         )
+        self._refused_early = Counter(
+            "model_requests_refused_early_total",
+            "Requests refused before they were read: queue_full, overloaded or connections.",
+            ("reason",),
+            registry=registry,
+        )
         self._limits_degraded = Gauge(
             "model_limits_degraded",
             "Workers that count by themselves, as the shared store does not answer.",
@@ -214,6 +220,10 @@ class Instruments:
     def request_limited(self, limit: str) -> None:
         """Count a request that a limit refused."""
         self._limited.labels(limit).inc()
+
+    def request_refused_early(self, reason: str) -> None:
+        """Count a request that was refused before it was read."""
+        self._refused_early.labels(reason).inc()
 
     def limits_degraded(self, *, degraded: bool) -> None:
         """Note whether this worker counts by itself."""
