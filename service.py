@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +21,8 @@ from bentoml.exceptions import BentoMLException
 from bentoml.images import Image
 from opentelemetry.util.http import ExcludeList
 
-from gateway import http_head
+from gateway import http_protocol, http_server
+from gateway.admission_protocol import AdmissionProtocol
 from gateway.edge import Edge
 from gateway.middleware.back_stop import BackStopMiddleware
 from gateway.routes import for_bentoml
@@ -85,7 +87,16 @@ try:
 except SetupError as error:
     raise BentoMLException(error.message) from None
 logs.configure(parts.settings.logging)
-http_head.install(parts.settings.gateway)
+http_server.install()
+http_protocol.install(
+    parts.settings.gateway,
+    partial(
+        AdmissionProtocol,
+        admission=parts.admission,
+        max_connections=http_server.max_connections(),
+        crowd=http_protocol.IdleConnections(http_server.MAX_CROWD),
+    ),
+)
 
 
 # The values of configuration.yaml, for a `bentoml serve` that names no configuration file.

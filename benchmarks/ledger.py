@@ -55,6 +55,9 @@ class Stub:
     ready: bool = True
     drain_seconds: int = 1
 
+    def retry_after_s(self, subject: str) -> int | None:
+        return None
+
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Any]:
         return [self.answer for _ in inputs]
 

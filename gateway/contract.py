@@ -85,6 +85,11 @@ REMEDIES: Mapping[str, Remedy] = {
         Retry.AFTER,
         ("Retry-After",),
     ),
+    "overloaded": Remedy(
+        "Wait; the server has more requests or connections than it can handle.",
+        Retry.AFTER,
+        ("Retry-After",),
+    ),
     "issuer_unavailable": Remedy(
         "Wait; whoever made the token can not be reached.", Retry.AFTER, ("Retry-After",)
     ),

@@ -7,6 +7,7 @@ from functools import partial
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.access import AccessTable
+from gateway.admission import Admission
 from gateway.body_memory import BodyMemory
 from gateway.draining import Drain
 from gateway.limiting.limiter import Limiter
@@ -17,6 +18,7 @@ from gateway.middleware.content_type import ContentTypeMiddleware
 from gateway.middleware.deadline import DeadlineMiddleware
 from gateway.middleware.direct import DirectMiddleware
 from gateway.middleware.draining import DrainingMiddleware
+from gateway.middleware.early_answer import EarlyAnswerMiddleware
 from gateway.middleware.errors import ErrorsMiddleware
 from gateway.middleware.headers import HeadersMiddleware
 from gateway.middleware.known_routes import KnownRoutesMiddleware
@@ -43,6 +45,7 @@ class EdgeParts:
     # None where every limit is off.
     limiter: Limiter | None = None
     drain: Drain = field(default_factory=lambda: Drain(0))
+    admission: Admission | None = None
 
 
 def layers(parts: EdgeParts) -> list[Layer]:
@@ -63,10 +66,12 @@ def layers(parts: EdgeParts) -> list[Layer]:
         partial(AuthenticationMiddleware, callers=parts.callers, table=table),
         # Before authentication, which looks the path up.
         partial(KnownRoutesMiddleware, table=table),
-        # Whatever the route: what must never be parsed is not looked at anywhere.
-        ContentTypeMiddleware,
         # Around the body: one that trickles in counts as well.
         partial(DeadlineMiddleware, limit_s=settings.serving.request_timeout_s),
+        # No layer around it waits for anything, so that what it answers needs no task.
+        EarlyAnswerMiddleware,
+        # Whatever the route: what must never be parsed is not looked at anywhere.
+        ContentTypeMiddleware,
         # Before any header is taken for what it says.
         partial(HeadersMiddleware, limits=settings.gateway),
         # Around all that may refuse.
@@ -114,5 +119,8 @@ class Edge:
             await self._app(scope, receive, send)
             return
         if self._wrapped is None:
-            self._wrapped = wrap(self._app, self._parts())
+            parts = self._parts()
+            self._wrapped = wrap(self._app, parts)
+            if parts.admission is not None:
+                parts.admission.edge = self._wrapped
         await self._wrapped(scope, receive, send)

@@ -35,6 +35,7 @@ STATUS_AND_CODE: Mapping[type[errors.KaitenError], tuple[int, str]] = {
     errors.CallerGone: (499, "caller_gone"),
     errors.InferenceFailed: (500, "inference_failed"),
     errors.NotReady: (503, "not_ready"),
+    errors.Overloaded: (503, "overloaded"),
     errors.IssuerUnavailable: (503, "issuer_unavailable"),
     errors.DatabaseUnavailable: (503, "database_unavailable"),
     errors.DeadlineExceeded: (504, "deadline_exceeded"),
@@ -107,6 +108,7 @@ def _headers(error: Exception) -> dict[str, str]:
 _WITH_RETRY_AFTER = (
     errors.QueueFull,
     errors.BodyMemoryFull,
+    errors.Overloaded,
     errors.DeadlineExceeded,
     errors.RateLimited,
     errors.TooManyConcurrent,

@@ -1,26 +1,17 @@
-"""Bounds what uvicorn parses: the head of a request, and the bytes of one turn of the event loop.
+"""Bounds the head of a request while it is parsed.
 
 uvicorn collects a target, headers and trailers without a limit, and calls the application only once
-they are whole. It parses all that a read brings at once, which can be thousands of chunks or
-requests.
+they are whole.
 """
 
-import asyncio
-from collections import deque
-from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.flow_control import FlowControl
-
-from gateway import http_protocol
 from gateway.http_protocol import HttpProtocol
 from kaiten.sections import Gateway
 
 # What is over the settings, but not by so much, is refused in the one envelope, with a reason.
 _SPARE_BYTES = 64 * 1024
 _SPARE_HEADERS = 1000
-# Chunks of a byte each, which are the most work for their size, take a few milliseconds.
-_TURN_BYTES = 16 * 1024
 _MESSAGE = b"The headers are too large."
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -34,25 +25,8 @@ class HeadTooLarge(Exception):
     """The head is over its bound; the parser stops, and the connection ends."""
 
 
-class _Flow(FlowControl):
-    """Has the protocol decide what reading goes on with: bytes that wait, or the connection's."""
-
-    def __init__(self, transport: asyncio.Transport, on_resume: Callable[[], None]) -> None:
-        super().__init__(transport)
-        self._on_resume = on_resume
-
-    def resume_reading(self) -> None:
-        if self.read_paused:
-            self.read_paused = False
-            self._on_resume()
-
-
 class BoundedProtocol(HttpProtocol):
-    """One connection.
-
-    It is answered 431 and closed once a head is far over the limits. What a read brings is parsed
-    in parts, between which other connections have their turns.
-    """
+    """One connection, which is answered 431 and closed once a head is far over the limits."""
 
     def __init__(self, *args: Any, limits: Gateway, **options: Any) -> None:  # noqa: ANN401  uvicorn's
         super().__init__(*args, limits=limits, **options)
@@ -62,45 +36,8 @@ class BoundedProtocol(HttpProtocol):
         # Received since the parser last handed something on: it keeps a header until its end.
         self._withheld_bytes = 0
         self._head_too_large = False
-        self._waiting: deque[bytes] = deque()
-        self._turn: asyncio.Handle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.flow = _Flow(transport, self._go_on)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._waiting.clear()
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if not self._waiting and len(data) <= _TURN_BYTES:
-            self._feed(data)
-            return
-        self._waiting.extend(
-            data[start : start + _TURN_BYTES] for start in range(0, len(data), _TURN_BYTES)
-        )
-        self.transport.pause_reading()
-        if self._turn is None:
-            self._take_turn()
-
-    def _take_turn(self) -> None:
-        """Parse one part of what waits, and have the next turn as soon as others had theirs."""
-        self._turn = None
-        if self._waiting and not self.flow.read_paused:
-            self._feed(self._waiting.popleft())
-        if self.transport.is_closing():
-            self._waiting.clear()
-        elif not self.flow.read_paused:
-            self._go_on()
-
-    def _go_on(self) -> None:
-        if not self._waiting:
-            self.transport.resume_reading()
-        elif self._turn is None:
-            self._turn = self.loop.call_soon(self._take_turn)
-
-    def _feed(self, data: bytes) -> None:
         self._withheld_bytes += len(data)
         super().data_received(data)
         if self._withheld_bytes > self._max_bytes and not self._head_too_large:
@@ -141,8 +78,3 @@ class BoundedProtocol(HttpProtocol):
         if self._head_bytes > self._max_bytes or self._head_fields > self._max_headers:
             self._head_too_large = True
             raise HeadTooLarge
-
-
-def install(limits: Gateway) -> None:
-    """Let the servers that uvicorn starts in this process parse requests within bounds."""
-    http_protocol.install(limits, BoundedProtocol)

@@ -42,6 +42,12 @@ class Runner(Protocol):
     def drain_seconds(self) -> int:
         """What all that waits for it takes, in whole seconds, at least 1."""
 
+    def retry_after_s(self, subject: str) -> int | None:
+        """Return when to retry, in seconds, if a request of the subject would be refused now.
+
+        None if there is room for it.
+        """
+
     async def predict(self, inputs: Sequence[str], deadline: float) -> Sequence[Classified]:
         """Return an answer for each text, in order; ``deadline`` by time.monotonic().
 
@@ -111,6 +117,13 @@ class DriftSource(Protocol):
 
     def drift(self) -> Sequence[object]:
         """Return what is known of each version, with the attributes of schemas.VersionDrift."""
+
+
+class AdmissionWatch(Protocol):
+    """Told of what admission refuses."""
+
+    def request_refused_early(self, reason: str) -> None:
+        """Count a request refused before it was read, for queue_full, overloaded or connections."""
 
 
 class LimitsWatch(Protocol):

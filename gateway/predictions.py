@@ -33,6 +33,7 @@ class Predictor:
         others_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self._runners = {name: runner for runner in runners for name in _names(runner.tag)}
+        self._distinct = tuple(runners)
         self._default = runners[0]
         self._limits = limits
         self._others_ready = others_ready
@@ -41,6 +42,15 @@ class Predictor:
     def ready(self) -> bool:
         """Whether every model can answer, and callers can be told apart."""
         return self._others_ready() and all(runner.ready for runner in self._runners.values())
+
+    def retry_after_s(self, subject: str) -> int | None:
+        """Return when to retry, in seconds, if every model would refuse a request of the subject.
+
+        Which model a request asks is in its body.
+        """
+        pauses = [runner.retry_after_s(subject) for runner in self._distinct if runner.ready]
+        known = [pause for pause in pauses if pause is not None]
+        return min(known) if known and len(known) == len(self._distinct) else None
 
     async def one(self, text: str) -> PredictV1Response:
         """Answer for one text, by the default model."""

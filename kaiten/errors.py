@@ -35,6 +35,7 @@ KaitenError
     ServiceError               the service's own state; waiting or another replica may help
         QueueFull
         BodyMemoryFull
+        Overloaded
         DeadlineExceeded
         NotReady
         InferenceFailed
@@ -345,6 +346,15 @@ class BodyMemoryFull(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("There is no memory for the body now; try again later.")
+
+
+class Overloaded(ServiceError):
+    """The server has as many requests or connections as it can handle; this one was not read."""
+
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("The server is overloaded; try again later.")
 
 
 class DeadlineExceeded(ServiceError):

@@ -10,6 +10,7 @@ import structlog
 from starlette.applications import Starlette
 
 from gateway.access import MODEL_ROUTES
+from gateway.admission import Admission
 from gateway.draining import Drain
 from gateway.edge import EdgeParts
 from gateway.limiting.limiter import Limiter, limiter_for
@@ -198,6 +199,17 @@ class Parts:
             FanOut(lambda: self.sinks),
             self.limiter,
             self.drain,
+            self.admission,
+        )
+
+    @cached_property
+    def admission(self) -> Admission:
+        # Later: connections are there before the models and the metrics.
+        return Admission(
+            lambda: self.predictor,
+            lambda: self.tokens.authenticator,
+            lambda: self.drain.active,
+            lambda: self.instruments,
         )
 
     @cached_property

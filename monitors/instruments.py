@@ -192,6 +192,12 @@ class Instruments:
             "Requests that were refused because there was no memory for their bodies.",
             registry=registry,
         )
+        self._refused_early = Counter(
+            "model_requests_refused_early_total",
+            "Requests refused before they were read: queue_full, overloaded or connections.",
+            ("reason",),
+            registry=registry,
+        )
         self._limits_degraded = Gauge(
             "model_limits_degraded",
             "Workers that count by themselves, as the shared store does not answer.",
@@ -260,6 +266,10 @@ class Instruments:
     def body_refused(self) -> None:
         """Count a request that was refused for want of memory for its body."""
         self._bodies_refused.inc()
+
+    def request_refused_early(self, reason: str) -> None:
+        """Count a request that was refused before it was read."""
+        self._refused_early.labels(reason).inc()
 
     def limits_degraded(self, *, degraded: bool) -> None:
         """Note whether this worker counts by itself."""

@@ -142,6 +142,10 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
     def _drain_s(self) -> float:
         return self._pace.seconds(self._queued_cost, self._preparing)
 
+    def retry_after_s(self, subject: str) -> int | None:  # noqa: ARG002  the queue is not shared
+        """Return when to retry, in seconds, if a request of the subject would be refused now."""
+        return None if self._has_room(1, math.inf) else self.drain_seconds
+
     def start(self) -> None:
         """Start the lanes on the running event loop."""
         for number in range(self._device.lanes):

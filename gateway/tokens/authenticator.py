@@ -2,15 +2,17 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gateway.tokens.credentials import Credentials
 from gateway.tokens.verifier import TokenRejected, Verified, Verifier
 from kaiten.context import Principal
-from kaiten.errors import Unauthenticated
+from kaiten.errors import NotReady, Unauthenticated
 
 # A caller sends one token many times, and verifying it costs as much as the rest of the edge.
 _MAX_REMEMBERED = 4096
+_API_KEY = b"x-api-key"
+_CREDENTIALS = frozenset({b"authorization", _API_KEY})
 
 
 class Authenticator:
@@ -55,6 +57,27 @@ class Authenticator:
             del self._verified[token]
             raise TokenRejected("ExpiredSignatureError", verified.principal)
         credentials.check(verified)
+        return verified.principal
+
+    def remembered(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal | None:
+        """Return the principal of a request's raw headers if nothing has to be verified for it.
+
+        None as well for what does not hold: the request's own authentication says why.
+        """
+        sent = [(name, value) for name, value in headers if name in _CREDENTIALS]
+        if len(sent) != 1:
+            return None
+        name, value = sent[0]
+        try:
+            if name == _API_KEY:
+                return self.by_api_key(value.decode("latin-1"))
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            verified = self._remembered(token) if scheme.lower() == "bearer" else None
+            if verified is None or self._clock() >= verified.expires_at:
+                return None
+            self._credentials().check(verified)
+        except (TokenRejected, NotReady):
+            return None
         return verified.principal
 
     def by_api_key(self, api_key: str) -> Principal:

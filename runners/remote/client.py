@@ -58,6 +58,10 @@ class RemoteRunner:
         """What all that waits takes, as the device process last told, in seconds, at least 1."""
         return self._link.drain_seconds if self._link else 1
 
+    def retry_after_s(self, subject: str) -> int | None:  # noqa: ARG002  the bound is on all
+        """Return when to retry, in seconds, if a request of the subject would be refused now."""
+        return self.drain_seconds if self._pending >= self._max_pending else None
+
     async def start(self) -> None:
         """Stay connected to the device process until closed."""
         while not self._closing.is_set():

@@ -114,6 +114,9 @@ class Classifier:
         self.labels: Sequence[str] = LABELS
         self.ready = ready
 
+    def retry_after_s(self, subject: str) -> int | None:
+        return None
+
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
         return [self._answer(text.split()) for text in inputs]
 

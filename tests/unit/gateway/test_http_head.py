@@ -1,14 +1,13 @@
 import asyncio
 from collections.abc import Iterator
-from itertools import pairwise
 
 import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gateway.http_head import BoundedProtocol
+from gateway.http_protocol import IdleConnections
 from kaiten.sections import Gateway
 
 LIMITS = Gateway(max_header_bytes=1024, max_headers=10)
@@ -62,7 +61,7 @@ class Transport(asyncio.Transport):
 @pytest.fixture
 async def protocol() -> BoundedProtocol:
     config = uvicorn.Config(PlainTextResponse("answer"), log_config=None)
-    return BoundedProtocol(config, ServerState(), {}, limits=LIMITS)
+    return BoundedProtocol(config, ServerState(), {}, limits=LIMITS, idle=IdleConnections(1))
 
 
 def _parts(request: bytes) -> Iterator[bytes]:
@@ -109,36 +108,3 @@ async def test_malformed_request_is_still_a_400(protocol: BoundedProtocol) -> No
     protocol.connection_made(transport)
     protocol.data_received(b"\x00\x00\r\n\r\n")
     assert transport.written.startswith(b"HTTP/1.1 400 ")
-
-
-async def test_others_have_turns_while_what_a_read_brought_is_parsed(
-    protocol: BoundedProtocol, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parsed: list[int] = []
-    parse = HttpToolsProtocol.data_received
-
-    def noting(self: HttpToolsProtocol, data: bytes) -> None:
-        parsed.append(len(data))
-        parse(self, data)
-
-    monkeypatch.setattr(HttpToolsProtocol, "data_received", noting)
-    transport = Transport()
-    protocol.connection_made(transport)
-    protocol.data_received(CHUNKED + b"1\r\na\r\n" * 40_000 + b"0\r\n\r\n")
-    seen = [len(parsed)]
-    while not transport.reading.is_set():
-        await asyncio.sleep(0)
-        seen.append(len(parsed))
-    assert max(parsed) <= 16_384
-    assert sum(parsed) == len(CHUNKED) + 240_005
-    assert all(later - earlier <= 1 for earlier, later in pairwise(seen))
-
-
-async def test_connection_that_ends_drops_what_waits(protocol: BoundedProtocol) -> None:
-    transport = Transport()
-    protocol.connection_made(transport)
-    protocol.data_received(CHUNKED + b"1\r\na\r\n" * 40_000)
-    protocol.connection_lost(None)
-    while protocol.tasks:
-        await asyncio.wait(protocol.tasks)
-    assert not protocol._waiting

@@ -1,0 +1,63 @@
+"""Requests that wait for the event loop: a few start in each of its iterations.
+
+What arrives at once would otherwise be handled at once, and a probe that arrives next would wait
+for all of it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+Start = Callable[[], None]
+
+
+class Backlog:
+    """Starts requests in turn over their subjects, ``per_iteration`` in one iteration of the loop.
+
+    ``limit`` is how many may wait. Subjects share it evenly, so that one that sends more than the
+    event loop can handle is refused before others are.
+    """
+
+    def __init__(self, limit: int, per_iteration: int) -> None:
+        self._limit, self._per_iteration = limit, per_iteration
+        self._waiting: dict[str, deque[Start]] = {}
+        self._room = per_iteration
+        self._scheduled = False
+
+    def has_room(self, subject: str) -> bool:
+        """Tell whether one more request of a subject may wait."""
+        own = self._waiting.get(subject)
+        subjects = len(self._waiting) + (own is None)
+        return (len(own) if own else 0) < self._limit // subjects
+
+    def starts_now(self) -> bool:
+        """Tell whether a request starts in this iteration, and count it."""
+        self._schedule()
+        if not self._room or self._waiting:
+            return False
+        self._room -= 1
+        return True
+
+    def add(self, subject: str, start: Start) -> None:
+        """Let a request wait; ``start`` is called in its turn."""
+        self._waiting.setdefault(subject, deque()).append(start)
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._iterate)
+
+    def _iterate(self) -> None:
+        self._scheduled = False
+        self._room = self._per_iteration
+        while self._room and self._waiting:
+            subject, starts = next(iter(self._waiting.items()))
+            # To the end: the next one is another subject's.
+            del self._waiting[subject]
+            start = starts.popleft()
+            if starts:
+                self._waiting[subject] = starts
+            self._room -= 1
+            start()
+        if self._waiting:
+            self._schedule()

@@ -1,0 +1,16 @@
+"""Lets gateway/admission.py answer from within the layers that every answer passes."""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+# The key of a request's scope that holds the app which answers it.
+EARLY_ANSWER = "kaiten.early_answer"
+
+
+class EarlyAnswerMiddleware:
+    """Answers by the app that admission put into the scope, and hands on what has none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await scope.get(EARLY_ANSWER, self._app)(scope, receive, send)

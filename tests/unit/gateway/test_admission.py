@@ -1,0 +1,184 @@
+"""What is answered before a request has a task, and what is let in."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.admission import Admission
+from gateway.middleware.early_answer import EARLY_ANSWER, EarlyAnswerMiddleware
+from gateway.predictions import Predictor
+from kaiten.errors import NotReady, Overloaded, QueueFull
+from kaiten.settings import Settings
+from kaiten.signing import SigningSecret
+from tests.unit.gateway.house import AUTH, LIMITS, SECRET, V1, Classifier, bearer, callers
+
+PROBES = ("/livez", "/healthz", "/readyz", "/health")
+
+
+class Full(Classifier):
+    """Has no room for a subject."""
+
+    def __init__(self, tag: str = "intent:1.0.0", *, subject: str = "alice") -> None:
+        super().__init__(tag)
+        self._subject = subject
+
+    def retry_after_s(self, subject: str) -> int | None:
+        return 3 if subject.endswith(f"|{self._subject}") else None
+
+
+@dataclass
+class Door:
+    """An admission, and what it has done with each request: started it, or answered it."""
+
+    runners: tuple[Classifier, ...] = (Classifier(),)
+    draining: bool = False
+    refused: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        settings = Settings.model_construct(home=Path("/nowhere"), auth=AUTH)
+        self._callers = callers(settings, SigningSecret(SECRET, development=False))
+        self.admission = Admission(
+            lambda: Predictor(self.runners, LIMITS),
+            lambda: self._callers.authenticator,
+            lambda: self.draining,
+            lambda: self,
+        )
+        self.admission.edge = EarlyAnswerMiddleware(PlainTextResponse("not early"))
+
+    def request_refused_early(self, reason: str) -> None:
+        self.refused.append(reason)
+
+    async def remember(self, authorization: str) -> None:
+        await self._callers.authenticator.principal_of([authorization], [])
+
+    async def fill_up(self) -> None:
+        """Send what no one vouches for until one is refused."""
+        with suppress(Overloaded):
+            for _ in range(5000):
+                await self.ask(V1)
+        assert self.refused == ["overloaded"]
+
+    async def ask(
+        self, path: str, authorization: str = "", *, method: str = "POST", crowded: bool = False
+    ) -> int | None:
+        """Return the status of an early answer, or None for a request that starts or waits."""
+        headers = [(b"authorization", authorization.encode())] if authorization else []
+        scope: Scope = {"type": "http", "method": method, "path": path, "headers": headers}
+        early: list[ASGIApp] = []
+        start: Callable[[], None] = lambda: self.started.append(path)  # noqa: E731
+        self.admission.admit(scope, start, early.append, crowded=crowded)
+        return await _status(early[0], scope) if early else None
+
+
+async def _status(app: ASGIApp, scope: Scope) -> int:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        raise AssertionError("an early answer reads nothing")
+
+    await app(scope, receive, send)
+    assert EARLY_ANSWER in scope
+    status: int = sent[0]["status"]
+    return status
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", PROBES)
+async def test_probes_are_answered_beside_a_full_backlog(path: str, method: str) -> None:
+    door = Door()
+    await door.fill_up()
+    assert await door.ask(path, method=method) == 200
+    assert await door.ask(path, method=method, crowded=True) == 200
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/health"])
+async def test_readiness_is_red_while_a_model_is_not_ready(path: str) -> None:
+    door = Door((Classifier(ready=False),))
+    with pytest.raises(NotReady):
+        await door.ask(path, method="GET")
+    assert await door.ask("/livez", method="GET") == 200
+
+
+async def test_readiness_is_red_while_the_worker_drains() -> None:
+    door = Door(draining=True)
+    with pytest.raises(NotReady):
+        await door.ask("/readyz", method="GET")
+
+
+async def test_another_method_of_a_probe_goes_the_usual_way() -> None:
+    door = Door()
+    assert await door.ask("/livez", method="POST") is None
+    assert door.started == ["/livez"]
+
+
+async def test_a_full_queue_refuses_before_the_body_is_read() -> None:
+    door, token = Door((Full(),)), bearer("predict")
+    await door.remember(token)
+    with pytest.raises(QueueFull) as refusal:
+        await door.ask(V1, token)
+    assert refusal.value.retry_after_s == 3
+    assert (door.refused, door.started) == (["queue_full"], [])
+
+
+async def test_another_subject_is_not_refused_for_it() -> None:
+    door, token = Door((Full(),)), bearer("predict", subject="bob")
+    await door.remember(token)
+    assert await door.ask(V1, token) is None
+    assert door.started == [V1]
+
+
+async def test_a_model_with_room_may_be_the_one_asked() -> None:
+    door, token = Door((Full(), Classifier("other:1.0.0"))), bearer("predict")
+    await door.remember(token)
+    assert await door.ask(V1, token) is None
+
+
+@pytest.mark.parametrize("authorization", ["", "Bearer made.up.token", "Basic YTpi"])
+async def test_an_unknown_caller_is_told_nothing_of_the_queue(authorization: str) -> None:
+    door = Door((Full(),))
+    assert await door.ask(V1, authorization) is None
+    assert door.started == [V1]
+
+
+async def test_strangers_take_no_known_callers_place() -> None:
+    door, token = Door(), bearer("predict")
+    await door.remember(token)
+    await door.fill_up()
+    assert door.refused == ["overloaded"]
+    assert await door.ask(V1, token) is None
+    assert await door.ask("/metrics", method="GET") is None
+
+
+async def test_what_waited_is_refused_if_the_queue_has_filled_up() -> None:
+    door, token = Door(), bearer("predict")
+    await door.remember(token)
+    while not door.admission._backlog._waiting:
+        await door.ask(V1, token)
+    started = len(door.started)
+    door.runners = (Full(),)
+    door.admission._backlog._iterate()
+    assert (len(door.started), door.refused) == (started, ["queue_full"])
+
+
+async def test_before_the_edge_is_built_requests_go_the_usual_way() -> None:
+    door = Door()
+    door.admission.edge = None
+    assert await door.ask("/livez", method="GET") is None
+    assert door.started == ["/livez"]
+
+
+async def test_an_early_answer_replaces_the_app() -> None:
+    async def early(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("early", 418)(scope, receive, send)
+
+    layer = EarlyAnswerMiddleware(PlainTextResponse("late"))
+    assert await _status(layer, {"type": "http", EARLY_ANSWER: early}) == 418

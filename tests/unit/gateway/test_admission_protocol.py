@@ -1,0 +1,199 @@
+"""Connections whose requests pass admission."""
+
+import asyncio
+from dataclasses import dataclass
+
+import uvicorn
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from gateway.admission import Admission, Answer
+from gateway.admission_protocol import AdmissionProtocol
+from gateway.backlog import Start
+from gateway.http_protocol import IdleConnections
+from kaiten.sections import Gateway
+from tests.unit.gateway.test_http_protocol import Wire as OneWrite
+
+
+class Wire(OneWrite):
+    """Keeps what is written in parts, as there are thousands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[bytes] = []
+        self.paused = False
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.parts.append(bytes(data))
+
+
+class Stub(Admission):
+    """Answers /early early, refuses on crowded connections, and starts everything else."""
+
+    def __init__(self) -> None:
+        pass
+
+    def admit(self, scope: Scope, start: Start, answer: Answer, *, crowded: bool = False) -> None:
+        if scope["path"].startswith("/early"):
+            answer(_named)
+        elif crowded:
+            answer(PlainTextResponse("refused", 503))
+        else:
+            start()
+
+
+async def _named(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse(scope["path"])(scope, receive, send)
+
+
+@dataclass
+class Worker:
+    """Its connections, at most so many."""
+
+    limit: int = 100
+    app: ASGIApp = _named
+
+    def __post_init__(self) -> None:
+        self._config = uvicorn.Config(self.app, log_config=None, lifespan="off")
+        self._config.load()
+        self.state, self._idle = ServerState(), IdleConnections(1000)
+        self._crowd = IdleConnections(16)
+
+    def connect(self) -> tuple[AdmissionProtocol, Wire]:
+        protocol = AdmissionProtocol(
+            self._config,
+            self.state,
+            {},
+            asyncio.get_running_loop(),
+            limits=Gateway(),
+            idle=self._idle,
+            admission=Stub(),
+            max_connections=self.limit,
+            crowd=self._crowd,
+        )
+        wire = Wire()
+        protocol.connection_made(wire)
+        return protocol, wire
+
+    async def answer(self) -> None:
+        while self.state.tasks:
+            await asyncio.gather(*self.state.tasks)
+            await asyncio.sleep(0)
+
+
+def get(path: str, body: bytes = b"") -> bytes:
+    length = b"Content-Length: %d\r\n" % len(body) if body else b""
+    return b"GET %s HTTP/1.1\r\nHost: kaiten\r\n%s\r\n" % (path.encode(), length) + body
+
+
+def statuses(wire: Wire) -> list[str]:
+    return [each[9:12].decode() for each in wire.parts if each.startswith(b"HTTP/1.1 ")]
+
+
+async def test_an_early_answer_needs_no_task() -> None:
+    worker = Worker()
+    protocol, wire = worker.connect()
+    protocol.data_received(get("/early"))
+    assert statuses(wire) == ["200"]
+    assert not worker.state.tasks
+    assert not wire.closed
+
+
+async def test_thousands_of_pipelined_requests_are_answered_in_order() -> None:
+    worker = Worker()
+    protocol, wire = worker.connect()
+    paths = [f"/early/{number}" if number % 7 else f"/late/{number}" for number in range(3000)]
+    protocol.data_received(b"".join(map(get, paths)))
+    at_first = len(statuses(wire))
+    while len(statuses(wire)) < len(paths):
+        await worker.answer()
+        await asyncio.sleep(0)
+    assert at_first < len(paths)
+    answers = b"".join(wire.parts).split(b"HTTP/1.1 ")[1:]
+    assert [each.rpartition(b"\r\n")[2].decode() for each in answers] == paths
+
+
+async def test_one_chunk_of_requests_does_not_hold_the_loop_to_its_end() -> None:
+    worker = Worker()
+    protocol, wire = worker.connect()
+    protocol.data_received(get("/late") + get("/early") * 4000)
+    # Those behind one that waits are not even parsed.
+    assert len(protocol.pipeline) < 1000
+    while len(statuses(wire)) < 4001:
+        await worker.answer()
+        await asyncio.sleep(0)
+
+
+async def test_reading_stays_paused_while_bytes_wait_to_be_parsed() -> None:
+    worker = Worker()
+    protocol, wire = worker.connect()
+    protocol.data_received(get("/late") + get("/early") * 4000)
+    assert wire.paused
+    # As an application does that waits for the caller to leave.
+    protocol.flow.pause_reading()
+    protocol.flow.resume_reading()
+    assert wire.paused
+    while len(statuses(wire)) < 4001:
+        await worker.answer()
+        await asyncio.sleep(0)
+    assert not wire.paused
+
+
+async def test_the_body_of_a_refused_request_is_passed_over() -> None:
+    worker = Worker()
+    protocol, wire = worker.connect()
+    whole = get("/early/refused", b"x" * 100_000) + get("/late")
+    protocol.data_received(whole[:200])
+    assert statuses(wire) == ["200"]
+    protocol.data_received(whole[200:])
+    await worker.answer()
+    assert statuses(wire) == ["200", "200"]
+
+
+async def test_over_the_limit_the_longest_idle_connection_is_closed() -> None:
+    worker = Worker(limit=2)
+    (first, oldest), (_, second), (third, newest) = (worker.connect() for _ in range(3))
+    assert [oldest.closed, second.closed, newest.closed] == [True, False, False]
+    third.data_received(get("/late"))
+    await worker.answer()
+    assert statuses(newest) == ["200"]
+    first.connection_lost(None)
+
+
+async def test_over_the_limit_of_busy_connections_only_probes_are_answered() -> None:
+    release = asyncio.Event()
+
+    async def held(scope: Scope, receive: Receive, send: Send) -> None:
+        await release.wait()
+        await _named(scope, receive, send)
+
+    worker = Worker(limit=1, app=held)
+    busy, wire = worker.connect()
+    busy.data_received(get("/late"))
+    (probe, probed), (other, refused) = worker.connect(), worker.connect()
+    probe.data_received(get("/early"))
+    other.data_received(get("/late"))
+    assert (statuses(probed), statuses(refused)) == (["200"], ["503"])
+    assert probed.closed
+    assert refused.closed
+    release.set()
+    await worker.answer()
+    assert statuses(wire) == ["200"]
+
+
+async def test_a_request_whose_caller_has_left_is_not_started() -> None:
+    worker = Worker()
+    protocol, _ = worker.connect()
+    starts: list[Start] = []
+    protocol._admission.admit = lambda scope, start, answer, *, crowded=False: starts.append(start)  # type: ignore[method-assign]
+    protocol.data_received(get("/late"))
+    protocol.connection_lost(None)
+    starts[0]()
+    assert not worker.state.tasks

@@ -1,0 +1,46 @@
+"""Few requests start at once, and subjects take turns."""
+
+import asyncio
+from functools import partial
+from itertools import pairwise
+
+from gateway.backlog import Backlog
+
+
+async def test_few_requests_start_in_an_iteration_and_subjects_take_turns() -> None:
+    backlog, started = Backlog(limit=100, per_iteration=2), list[str]()
+    for number in range(5):
+        if backlog.starts_now():
+            started.append(f"heavy {number}")
+        else:
+            backlog.add("heavy", partial(started.append, f"heavy {number}"))
+    backlog.add("light", partial(started.append, "light"))
+
+    seen = [list(started)]
+    while len(started) < 6:
+        await asyncio.sleep(0)
+        seen.append(list(started))
+
+    assert seen[0] == ["heavy 0", "heavy 1"]
+    assert started == ["heavy 0", "heavy 1", "heavy 2", "light", "heavy 3", "heavy 4"]
+    counts = [len(each) for each in seen]
+    assert all(later - before <= 2 for before, later in pairwise(counts))
+
+
+async def test_an_idle_loop_starts_requests_without_a_wait() -> None:
+    backlog = Backlog(limit=10, per_iteration=1)
+    for _ in range(5):
+        assert backlog.starts_now()
+        # A callback of this iteration gives the next one its room.
+        await asyncio.sleep(0)
+
+
+async def test_subjects_share_the_room_that_there_is() -> None:
+    backlog = Backlog(limit=4, per_iteration=1)
+    while backlog.has_room("heavy"):
+        backlog.add("heavy", lambda: None)
+    assert len(backlog._waiting["heavy"]) == 4
+    assert backlog.has_room("light")
+    backlog.add("light", lambda: None)
+    assert not backlog.has_room("heavy")
+    assert backlog.has_room("light")
