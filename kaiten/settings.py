@@ -238,7 +238,7 @@ def check_bentoml_configuration() -> None:
     """Raise InvalidSettings for what BentoML would lose of its own configuration file."""
     if file := bentoml_configuration():
         try:
-            _read_yaml(Path(file))
+            _read_yaml(Path(file), "BENTOML_CONFIG")
         except OSError as error:
             problem = Detail("BENTOML_CONFIG", f"{file} cannot be read: {error.strerror}")
             raise InvalidSettings([problem], "environment") from None
@@ -542,14 +542,16 @@ def _keys_given_twice(name: str, value: str) -> list[Detail]:
     return []
 
 
-def _read_yaml(file: Path) -> strict_yaml.Document:
-    """Read a YAML file of an operator; InvalidSettings names lines, and OSError passes."""
+def _read_yaml(file: Path, name: str = "file") -> strict_yaml.Document:
+    """Read a YAML file of an operator; InvalidSettings names lines, and OSError passes.
+
+    ``name`` is what a problem with the file as a whole is told by.
+    """
     try:
         return strict_yaml.load(file.read_bytes())
     except strict_yaml.InvalidYaml as error:
         problems = [
-            Detail(each.key or "file", f"line {each.line}: {each.reason}")
-            for each in error.problems
+            Detail(each.key or name, f"line {each.line}: {each.reason}") for each in error.problems
         ]
         raise InvalidSettings(problems, str(file)) from None
 

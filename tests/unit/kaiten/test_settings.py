@@ -833,7 +833,7 @@ def test_secret_in_a_variable_and_in_a_file_is_to_be_one(
             "services.kaiten_service.traffic.timeout",
             "line 3: is read as a number to base 60",
         ),
-        ("services:\n\tkaiten_service: {}\n", "file", "line 2: is indented or separated by a tab"),
+        ("services:\n\tkaiten_service: {}\n", "BENTOML_CONFIG", "line 2: is indented or separated"),
     ],
 )
 def test_what_bentoml_would_lose_of_its_own_file_is_refused(
