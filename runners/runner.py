@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from kaiten.context import current_or_none
 from kaiten.sections import Batching
 from runners.batcher import Batcher, Device
 from runners.observer import Observer
@@ -84,9 +85,13 @@ class Runner:
     async def predict(self, inputs: Sequence[Any], deadline: float = math.inf) -> Sequence[Any]:
         """Return the task's prediction for each input, in order; ``deadline`` in monotonic time.
 
-        QueueFull, DeadlineExceeded, NotReady and InferenceFailed as the batcher raises them.
+        The queue is shared between the subjects of the requests at hand. QueueFull,
+        DeadlineExceeded, NotReady and InferenceFailed as the batcher raises them.
         """
-        return await self._batcher.submit(inputs, deadline)
+        context = current_or_none()
+        if context is None:
+            return await self._batcher.submit(inputs, deadline)
+        return await self._batcher.submit(inputs, deadline, context.subject, context.reserve)
 
     async def close(self) -> None:
         """Stop the batcher and the threads; what waits is answered with NotReady."""

@@ -29,6 +29,7 @@ from gateway.routes import Routes, for_bentoml
 from gateway.schemas import PredictV2Response
 from gateway.tokens.build import build
 from kaiten.cli.token import mint
+from kaiten.context import current_or_none
 from kaiten.quality import Estimate, Label, Measures, VersionQuality
 from kaiten.records import PredictionRecord
 from kaiten.sections import ApiVersions, Auth, Gateway, Quality, Serving, Tls
@@ -122,6 +123,9 @@ class Classifier:
         return None
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
+        context = current_or_none()
+        if context is not None and context.reserve is not None:
+            await context.reserve(sum(len(text.split()) for text in inputs))
         return [self._answer(text.split()) for text in inputs]
 
     def _answer(self, words: list[str]) -> Answer:
