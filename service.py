@@ -139,6 +139,9 @@ class Kaiten:
             await asyncio.to_thread(sink.close)
         if parts.limiter is not None:
             await parts.limiter.close()
+        if any(runner.hung for runner in parts.runners):
+            # Python would wait for the thread that hangs.
+            os._exit(1)
 
     async def __is_ready__(self) -> bool:
         return parts.predictor.ready and not parts.drain.active

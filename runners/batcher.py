@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
@@ -22,6 +22,7 @@ from runners.choice import Bounds, choose
 from runners.fairness import FairQueue, fits
 from runners.observer import BatchReport, Observer
 from runners.pace import Pace
+from runners.watchdog import DeviceHung, Watchdog
 
 logger = structlog.get_logger(__name__)
 # Only so many of the oldest are looked at, or what one batch may hold, so that choosing costs
@@ -67,7 +68,8 @@ class Device(Generic[ItemT, ResultT]):
 
     ``lanes`` is how many batches it computes at once, ``batch_tokens`` and ``batch_items`` the
     padded tokens and the items of a batch that suit it; ``packed``: it computes no padding.
-    ``check`` raises unless the device computes what it is known to be able to.
+    ``check`` raises unless the device computes what it is known to be able to. ``watchdog`` bounds
+    how long a computation may take, and a preparation that it watches.
     """
 
     compute: Compute[ItemT, ResultT]
@@ -76,6 +78,7 @@ class Device(Generic[ItemT, ResultT]):
     batch_items: int = 64
     packed: bool = False
     check: Callable[[], Awaitable[None]] | None = None
+    watchdog: Watchdog = field(default_factory=lambda: Watchdog(None))
 
 
 @dataclass(slots=True, eq=False)
@@ -132,6 +135,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._budget = limits.max_batch_tokens or device.batch_tokens
         self._observer = observer
         self._on_death = on_death
+        self._watchdog = device.watchdog
         self._clock = clock
         self._queue = FairQueue[_Entry[ItemT, ResultT]](limits.max_overtaken)
         # How many items of each subject wait to be prepared.
@@ -143,6 +147,8 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._pace = Pace()
         self._failed_in_a_row = 0
         self._ended = False
+        # Whether a thread of the device hangs, which would be waited for at the end.
+        self.hung = False
 
     @property
     def alive(self) -> bool:
@@ -166,8 +172,11 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         """Start the lanes on the running event loop."""
         for number in range(self._device.lanes):
             lane = asyncio.create_task(self._lane(), name=f"batcher-{number}")
-            lane.add_done_callback(self._stopped)
             self._lanes.append(lane)
+        # It ends like a lane, where a computation or a preparation does not end at all.
+        self._lanes.append(asyncio.create_task(self._watchdog.until_hung(), name="watchdog"))
+        for lane in self._lanes:
+            lane.add_done_callback(self._stopped)
 
     async def close(self) -> None:
         """Stop the lanes; callers still waiting get NotReady."""
@@ -346,7 +355,8 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         """Compute a batch and answer its callers; a part that fails is halved until one is left."""
         started = self._clock()
         try:
-            results = await self._device.compute([entry.item for entry in batch], alone=alone)
+            with self._watchdog.watching():
+                results = await self._device.compute([entry.item for entry in batch], alone=alone)
             # Made here, so that a wrong number of results fails the batch and no more.
             pairs = [*zip(batch, results, strict=True)]
         except OutOfMemory:
@@ -380,7 +390,8 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             self._failed_in_a_row += 1
         if self._failed_in_a_row >= _SUSPICIOUS and self._device.check is not None:
             self._failed_in_a_row = 0
-            await self._device.check()
+            with self._watchdog.watching():
+                await self._device.check()
 
     def _shrink(self, batch: Sequence[_Entry[ItemT, ResultT]]) -> None:
         """Let no later batch be as large as one that there is no memory for."""
@@ -430,6 +441,10 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         error = asyncio.CancelledError() if lane.cancelled() else lane.exception()
         if not self._ended:
             self._ended = True
+            if isinstance(error, DeviceHung):
+                self.hung = True
+                self._observer.device_hung()
+                logger.critical("device_hung", reason=str(error))
             logger.critical("batcher_died", exc_info=error)
             self._on_death()
 

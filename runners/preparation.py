@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from kaiten.errors import NotReady
 from runners.tasks.base import Processor
+from runners.watchdog import Watchdog
 
 # Of all inputs of a call: fewer are prepared on the event loop.
 _INLINE_CHARS = 512
@@ -31,14 +33,20 @@ class Preparation:
     """
 
     def __init__(
-        self, processor: Processor[Any, Any, Any, Any], name: str, *, cheap: bool = False
+        self,
+        processor: Processor[Any, Any, Any, Any],
+        name: str,
+        watchdog: Watchdog,
+        *,
+        cheap: bool = False,
     ) -> None:
-        self._processor, self._cheap = processor, cheap
+        self._processor, self._watchdog, self._cheap = processor, watchdog, cheap
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"prepare-{name}")
         self._turns: dict[str, _Turn] = {}
+        self._closed = False
 
     async def prepare(self, inputs: Sequence[Any], subject: str = "") -> Sequence[Any]:
-        """Return an item for each input."""
+        """Return an item for each input; NotReady once it is closed."""
         # A thread's two switches cost more than a few short texts.
         if self._cheap or sum(map(len, inputs)) <= _INLINE_CHARS:
             return self._processor.prepare(inputs)
@@ -57,7 +65,9 @@ class Preparation:
         return items
 
     async def _on_thread(self, inputs: Sequence[Any]) -> Sequence[Any]:
-        job = self._thread.submit(_carriable, partial(self._processor.prepare, inputs))
+        if self._closed:
+            raise NotReady
+        job = self._thread.submit(_carriable, partial(self._prepare_watched, inputs))
         prepared = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(prepared)
@@ -67,9 +77,14 @@ class Preparation:
                 await asyncio.wait([prepared])
             raise
 
-    async def close(self) -> None:
-        """Wait for the thread to end."""
-        await asyncio.to_thread(self._thread.shutdown)
+    async def close(self, *, wait: bool = True) -> None:
+        """Wait for the thread to end, unless it hangs; who waits for a turn is refused."""
+        self._closed = True
+        await asyncio.to_thread(partial(self._thread.shutdown, wait=wait, cancel_futures=not wait))
+
+    def _prepare_watched(self, inputs: Sequence[Any]) -> Sequence[Any]:
+        with self._watchdog.watching():
+            return self._processor.prepare(inputs)
 
 
 async def run_on(threads: ThreadPoolExecutor, call: Callable[[], ResultT]) -> ResultT:

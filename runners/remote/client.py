@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ import structlog
 
 from kaiten.context import current_or_none
 from kaiten.errors import InferenceFailed, NotReady, QueueFull
+from kaiten.sections import Batching
 from runners.fairness import fits
 from runners.preparation import Preparation
 from runners.remote.frames import Answer, Ask, FrameProtocol, Kind, frame
 from runners.tasks.base import Codec, Processor
+from runners.watchdog import DeviceHung, Watchdog
 
 logger = structlog.get_logger(__name__)
 _RETRY_S = 0.1
@@ -25,31 +27,38 @@ _RETRY_S = 0.1
 _PATIENCE_S = 10
 _NUMBERS = 1 << 32
 _DIGEST_CHARS = 32
+# What it may hold, in queues' lengths: the device process itself refuses more than one, and this
+# only bounds what waits to be tokenised, travels or is computed.
+_ROOM = 4
 
 
 class RemoteRunner:
     """Prepares and finishes here, and has a device process compute what lies between.
 
-    It asks at ``socket``, and goes on trying while nobody listens there. ``max_pending`` is how
-    many inputs of one subject it may hold at once, whatever becomes of them, and half of how many
-    of all; more are refused.
+    It asks at ``socket``, and goes on trying while nobody listens there. It holds a few queues'
+    lengths of inputs, shared between subjects as the queue is; more are refused. ``on_death`` is
+    told if the thread that prepares hangs.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  it stands between two processes
         self,
         tag: str,
         labels: Sequence[str],
         processor: Processor[Any, Any, Any, Any],
         codec: Codec[Any, Any],
         socket: Path,
-        max_pending: int,
+        limits: Batching,
+        on_death: Callable[[], None],
     ) -> None:
         self.tag = tag
         self.labels = tuple(labels)
         self._processor, self._codec, self._socket = processor, codec, socket
-        self._max_pending = max_pending
+        self._max_pending = _ROOM * limits.max_queue_items
+        self._on_death = on_death
         self._pending: Counter[str] = Counter()
-        self._preparation = Preparation(processor, tag)
+        self._watchdog = Watchdog(limits.hang_timeout_s)
+        self._preparation = Preparation(processor, tag, self._watchdog)
+        self.hung = False
         self._link: _Link | None = None
         self._closing = asyncio.Event()
         self._told = ""
@@ -57,7 +66,7 @@ class RemoteRunner:
     @property
     def ready(self) -> bool:
         """Whether the device process holds the model, warm, and answers."""
-        return self._link is not None and self._link.connected
+        return self._link is not None and self._link.connected and not self.hung
 
     @property
     def drain_seconds(self) -> int:
@@ -73,6 +82,22 @@ class RemoteRunner:
 
     async def start(self) -> None:
         """Stay connected to the device process until closed."""
+        watching = asyncio.create_task(self._watch())
+        try:
+            await self._stay_connected()
+        finally:
+            watching.cancel()
+
+    async def _watch(self) -> None:
+        """Have the worker replaced if its thread for preparation hangs."""
+        try:
+            await self._watchdog.until_hung()
+        except DeviceHung as error:
+            self.hung = True
+            logger.critical("device_hung", model=self.tag, reason=str(error))
+            self._on_death()
+
+    async def _stay_connected(self) -> None:
         while not self._closing.is_set():
             link = await self._connect()
             if link is None:
@@ -122,7 +147,7 @@ class RemoteRunner:
         self._closing.set()
         if self._link is not None:
             self._link.hang_up()
-        await self._preparation.close()
+        await self._preparation.close(wait=not self.hung)
 
     def _fits(self, subject: str, items: int) -> bool:
         held, pending = self._pending[subject], self._pending.total()

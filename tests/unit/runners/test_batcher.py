@@ -89,6 +89,9 @@ class Silent:
     def out_of_memory(self) -> None:
         pass
 
+    def device_hung(self) -> None:
+        pass
+
     def items_skipped(self, *, gone: int, expired: int) -> None:
         pass
 
@@ -101,6 +104,7 @@ class Recorder(Silent):
     depths: list[int] = field(default_factory=list)
     failures: int = 0
     shortages: int = 0
+    hangs: int = 0
     gone: int = 0
     expired: int = 0
     broken: str = ""
@@ -115,6 +119,9 @@ class Recorder(Silent):
 
     def out_of_memory(self) -> None:
         self.shortages += 1
+
+    def device_hung(self) -> None:
+        self.hangs += 1
 
     def batch_failed(self) -> None:
         self._raise_if_broken("batch_failed")
