@@ -31,9 +31,11 @@ _WINDOW = 256
 # A call is queued if what waits before it takes no more than this share of its time: the pace is a
 # mean, and an answer that comes too late has cost as much as one in time.
 _SHARE_OF_WAITING = 0.7
-# After another subject's request, batches take no longer than this for so many seconds: a subject
-# that asks again waits for the rest of the batch in progress. Smaller batches gain nothing.
-_SHARED_S, _SHARED_BATCH_S, _LEAST_SHARE = 5.0, 0.015, 8
+# For so many seconds after requests of two subjects, a batch is to take no longer than this: a
+# subject that asks again waits for the batch in progress. On a slow device it is a third of the
+# largest, as smaller ones compute less a second, and for a subject with little waiting a sixteenth.
+_SHARED_S, _SHARED_BATCH_S = 5.0, 0.04
+_LEAST_SHARE, _LIGHT_SHARE = 3, 16
 # So many items that fail, and none between them that does not, may be the device's fault.
 _SUSPICIOUS = 8
 
@@ -314,7 +316,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         share = math.ceil(len(self._queue) / (self._device.lanes - len(self._in_flight)))
         bounds = Bounds(
             items=min(most, share),
-            tokens=self._batch_tokens,
+            tokens=self._batch_tokens(window[0]),
             padding=self._limits.max_padding,
             packed=self._device.packed,
         )
@@ -329,12 +331,16 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._queue.take(batch)
         return batch
 
-    @property
-    def _batch_tokens(self) -> int:
-        """The tokens of the next batch: fewer where subjects share the device, if it is slow."""
+    def _batch_tokens(self, head: _Entry[ItemT, ResultT]) -> int:
+        """Return the tokens of a batch: fewer where subjects share the device, if it is slow."""
         if self._clock() >= self._shared_until:
             return self._budget
-        short = min(self._budget, self._pace.within(_SHARED_BATCH_S / self._device.lanes))
+        short = self._pace.within(_SHARED_BATCH_S / self._device.lanes)
+        if short >= self._budget:
+            return self._budget
+        light = max(1, self._budget // _LIGHT_SHARE)
+        if self._queue.cost_of(head.subject) <= light < self._queue.cost:
+            return light
         return max(1, int(short), self._budget // _LEAST_SHARE)
 
     def _drop_forgotten(self) -> None:

@@ -79,6 +79,11 @@ class FairQueue(Generic[EntryT]):
         backlog = self._backlogs.get(subject)
         return len(backlog.entries) if backlog else 0
 
+    def cost_of(self, subject: str) -> int:
+        """Return what waits of a subject, by cost."""
+        backlog = self._backlogs.get(subject)
+        return backlog.cost if backlog else 0
+
     def costs(self) -> dict[str, int]:
         """Return what waits of each subject, by cost."""
         return {subject: backlog.cost for subject, backlog in self._backlogs.items()}

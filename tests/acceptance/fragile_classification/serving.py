@@ -1,5 +1,6 @@
 """Text classification that fails on one text and has a bug for another."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from runners.tasks.text_classification import serving
 
 POISON = "xanthophyll"
 BUG = "quercitron"
+HANG = "ytterbium"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,9 @@ class FragileClassifier(serving.TextClassifier):
             if isinstance(item, FragileText) and POISON in item.text:
                 # As libraries do, it names the text.
                 raise ValueError(f"can not compute {item.text!r}")
+            if isinstance(item, FragileText) and HANG in item.text:
+                # As a driver does: no exception, no end.
+                threading.Event().wait()
         return super().infer(batch, alone=alone)
 
 

@@ -592,7 +592,7 @@ async def test_deadline_is_held_against_the_subjects_own_share(
 
 
 async def test_batches_are_short_while_subjects_share_a_slow_device(make_bench: Make) -> None:
-    bench = make_bench(tokens=64)
+    bench = make_bench(tokens=48)
     for subject in ("light", "heavy"):
         asked = bench.ask(Item("a", 16), subject=subject)
         await settle()
@@ -603,11 +603,32 @@ async def test_batches_are_short_while_subjects_share_a_slow_device(make_bench: 
     await settle()
     bench.device.set_free()
     await outcomes([heavy])
-    assert {len(batch) for batch in bench.device.batches[2:]} == {1}
+    assert {len(batch) for batch in bench.device.batches[2:]} == {2}
 
     bench.clock.now += 60
-    assert await bench.batcher.submit(named("abcdefgh", cost=8), subject="heavy")
-    assert len(bench.device.batches[-1]) == 8
+    assert await bench.batcher.submit(named("abcdef", cost=8), subject="heavy")
+    assert len(bench.device.batches[-1]) == 6
+
+
+async def test_batch_of_a_light_subject_is_not_filled_up_on_a_slow_device(
+    make_bench: Make,
+) -> None:
+    bench = make_bench(tokens=48)
+    slow = bench.ask(Item("a", 16), subject="light")
+    await settle()
+    bench.clock.now += 0.5
+    bench.device.finish()
+    await slow
+    heavy = [bench.ask(*named("ab", cost=2), *named("cd", cost=2), subject="heavy")]
+    await settle()
+    heavy.append(bench.ask(*named("efgh", cost=2), subject="heavy"))
+    light = bench.ask(Item("light", 2), subject="light")
+    await settle()
+    bench.device.finish()
+    await settle()
+    assert bench.device.batches[-1] == ["light"]
+    bench.device.set_free()
+    await outcomes([*heavy, light])
 
 
 async def test_what_reserves_is_told_the_cost_and_may_refuse(make_bench: Make) -> None:
