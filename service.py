@@ -159,6 +159,9 @@ class Kaiten:
             await asyncio.to_thread(sink.close)
         if parts.limiter is not None:
             await parts.limiter.close()
+        if any(runner.hung for runner in parts.runners):
+            # Python would wait for the thread that hangs.
+            os._exit(1)
 
     def _ready(self) -> bool:
         return parts.predictor.ready and not parts.drain.active

@@ -1,6 +1,7 @@
 """The request at hand: made by the outermost middleware, filled in further in, read by logs."""
 
 import math
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -59,9 +60,16 @@ class RequestContext:
     # When the answer is due, by time.monotonic(), and what a caller who is refused is told to wait.
     deadline: float = math.inf
     retry_after_s: int = 1
+    # Awaited with the tokens that a request costs before they are queued; raises to refuse it.
+    reserve: Callable[[int], Awaitable[None]] | None = None
     records: list[PredictionRecord] = field(default_factory=list)
     # Of the answer, whoever gives it: lower-case names and values.
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    @property
+    def subject(self) -> str:
+        """Whose request it is, over all issuers; empty where that is not known."""
+        return self.principal.identity if self.principal else ""
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("kaiten_request", default=None)

@@ -48,9 +48,6 @@ if TYPE_CHECKING:
     from monitors.drift.watch import Watch
     from monitors.quality.desk import QualityDesk
 
-# What a worker may hold for a device process, in queues' lengths: that process itself refuses more
-# than one, and this only bounds what waits to be tokenised, travels or is computed.
-_ROOM = 4
 logger = structlog.get_logger("kaiten.service")
 
 
@@ -259,7 +256,7 @@ class Parts:
         return take_place(self.settings.runners, self._process.worker())
 
     def _runner(self, model: StoredModel) -> Runner:
-        card, batching = model.card, self.settings.batching
+        card, batching = model.card, self.settings.batching_in_force
         check_opset(card, choose_engine(model.folder, self.settings.runners).newest_opset)
         family = find_task(card.task)
         task = family.load(model.folder, card.max_length, self._placed, self.references[card.tag])
@@ -274,7 +271,8 @@ class Parts:
             family.load_processor(model.folder, card.max_length),
             family.codec,
             socket_of(self.settings.runners, self._process.worker()),
-            _ROOM * self.settings.batching.max_queue_items,
+            self.settings.batching_in_force,
+            self._process.end,
         )
 
 

@@ -139,6 +139,7 @@ class Batching(Section):
     max_padding: float = Field(0.1, ge=0, lt=1)
     max_overtaken: int = Field(8, ge=0)
     max_queue_items: int = Field(512, ge=1)
+    hang_timeout_s: float | None = Field(None, ge=1, le=3600)
 
 
 class Runners(Section):

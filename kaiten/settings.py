@@ -62,6 +62,8 @@ from kaiten.setting_paths import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
+# A batch that takes longer is not slow: the longest takes a second or two on a slow CPU.
+_HANG_TIMEOUT_S = 30.0
 PREFIX = "KAITEN_"
 # In KAITEN_HOME; made on first use, where development is given no secret.
 DEVELOPMENT_SECRET_FILE = "development.secret"  # noqa: S105  the file's name
@@ -155,6 +157,14 @@ class Settings(BaseSettings):
     drift: Drift = Drift()
     quality: Quality = Quality()
     logging: Logging = Logging()
+
+    @property
+    def batching_in_force(self) -> Batching:
+        """The batching, with the timeout that is left empty: no answer takes longer than that."""
+        if self.batching.hang_timeout_s is not None:
+            return self.batching
+        timeout_s = max(_HANG_TIMEOUT_S, self.serving.request_timeout_s)
+        return self.batching.model_copy(update={"hang_timeout_s": timeout_s})
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":

@@ -353,6 +353,12 @@ class _ModelInstruments:
             _MODEL,
             registry=registry,
         )
+        self.device_hangs = Counter(
+            "model_device_hangs_total",
+            "Computations and preparations that did not end in time; the process was replaced.",
+            _MODEL,
+            registry=registry,
+        )
         self.skipped_items = Counter(
             "model_skipped_items_total",
             "Items that were not computed: gone or failed callers', or past the deadline.",
@@ -415,6 +421,7 @@ class ModelObserver:
         self._inference_seconds = instruments.inference_seconds.labels(*model)
         self._failures = instruments.batch_failures.labels(*model)
         self._out_of_memory = instruments.out_of_memory.labels(*model)
+        self._device_hangs = instruments.device_hangs.labels(*model)
         self._gone = instruments.skipped_items.labels(*model, "gone")
         self._expired = instruments.skipped_items.labels(*model, "expired")
 
@@ -438,6 +445,10 @@ class ModelObserver:
     def out_of_memory(self) -> None:
         """Note a batch that the device had no memory for."""
         self._out_of_memory.inc()
+
+    def device_hung(self) -> None:
+        """Count work that did not end in its time."""
+        self._device_hangs.inc()
 
     def items_skipped(self, *, gone: int, expired: int) -> None:
         """Count items that were not computed."""

@@ -1,4 +1,4 @@
-"""The batcher: one queue before one device.
+"""The batcher: one queue before one device, shared fairly between subjects.
 
 There is no timer. Each lane of the device takes from the queue as soon as it is free, so an idle
 device starts at once, and batches grow by themselves while it is busy.
@@ -7,8 +7,9 @@ device starts at once, and batches grow by themselves while it is busy.
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
@@ -18,8 +19,10 @@ from kaiten.context import current_or_none
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, OutOfMemory, QueueFull
 from kaiten.sections import Batching
 from runners.choice import Bounds, choose
+from runners.fairness import FairQueue, fits
 from runners.observer import BatchReport, Observer
 from runners.pace import Pace
+from runners.watchdog import DeviceHung, Watchdog
 
 logger = structlog.get_logger(__name__)
 # Only so many of the oldest are looked at, or what one batch may hold, so that choosing costs
@@ -28,6 +31,11 @@ _WINDOW = 256
 # A call is queued if what waits before it takes no more than this share of its time: the pace is a
 # mean, and an answer that comes too late has cost as much as one in time.
 _SHARE_OF_WAITING = 0.7
+# For so many seconds after requests of two subjects, a batch is to take no longer than this: a
+# subject that asks again waits for the batch in progress. On a slow device it is a third of the
+# largest, as smaller ones compute less a second, and for a subject with little waiting a sixteenth.
+_SHARED_S, _SHARED_BATCH_S = 5.0, 0.04
+_LEAST_SHARE, _LIGHT_SHARE = 3, 16
 # So many items that fail, and none between them that does not, may be the device's fault.
 _SUSPICIOUS = 8
 
@@ -62,7 +70,8 @@ class Device(Generic[ItemT, ResultT]):
 
     ``lanes`` is how many batches it computes at once, ``batch_tokens`` and ``batch_items`` the
     padded tokens and the items of a batch that suit it; ``packed``: it computes no padding.
-    ``check`` raises unless the device computes what it is known to be able to.
+    ``check`` raises unless the device computes what it is known to be able to. ``watchdog`` bounds
+    how long a computation may take, and a preparation that it watches.
     """
 
     compute: Compute[ItemT, ResultT]
@@ -71,6 +80,7 @@ class Device(Generic[ItemT, ResultT]):
     batch_items: int = 64
     packed: bool = False
     check: Callable[[], Awaitable[None]] | None = None
+    watchdog: Watchdog = field(default_factory=lambda: Watchdog(None))
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +93,7 @@ class _Call(Generic[ResultT]):
     queued_at: float
     deadline: float
     request_id: str | None
+    subject: str
 
 
 @dataclass(slots=True, eq=False)
@@ -94,17 +105,25 @@ class _Entry(Generic[ItemT, ResultT]):
     index: int
     overtaken: int = 0
 
+    @property
+    def subject(self) -> str:
+        return self.call.subject
+
+    @property
+    def cost(self) -> int:
+        return self.item.cost
+
 
 class Batcher(Generic[InputT, ItemT, ResultT]):
     """Joins the items of many callers into batches of similar lengths.
 
-    ``prepare`` turns a caller's inputs into items, one for each. ``on_death`` is told once if a
+    ``prepare`` turns a subject's inputs into items, one for each. ``on_death`` is told once if a
     lane ends by an error of ours: from then on nobody is served.
     """
 
     def __init__(
         self,
-        prepare: Callable[[Sequence[InputT]], Awaitable[Sequence[ItemT]]],
+        prepare: Callable[[Sequence[InputT], str], Awaitable[Sequence[ItemT]]],
         device: Device[ItemT, ResultT],
         limits: Batching,
         observer: Observer,
@@ -118,15 +137,20 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._budget = limits.max_batch_tokens or device.batch_tokens
         self._observer = observer
         self._on_death = on_death
+        self._watchdog = device.watchdog
         self._clock = clock
-        self._queue: list[_Entry[ItemT, ResultT]] = []
-        self._queued_cost = self._preparing = 0
+        self._queue = FairQueue[_Entry[ItemT, ResultT]](limits.max_overtaken)
+        # How many items of each subject wait to be prepared.
+        self._preparing: Counter[str] = Counter()
+        self._latest_subject, self._shared_until = "", -math.inf
         self._in_flight: list[list[_Entry[ItemT, ResultT]]] = []
         self._arrived = asyncio.Event()
         self._lanes: list[asyncio.Task[None]] = []
         self._pace = Pace()
         self._failed_in_a_row = 0
         self._ended = False
+        # Whether a thread of the device hangs, which would be waited for at the end.
+        self.hung = False
 
     @property
     def alive(self) -> bool:
@@ -140,18 +164,21 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
 
     @property
     def _drain_s(self) -> float:
-        return self._pace.seconds(self._queued_cost, self._preparing)
+        return self._pace.seconds(self._queue.cost, self._preparing.total())
 
-    def retry_after_s(self, subject: str) -> int | None:  # noqa: ARG002  the queue is not shared
+    def retry_after_s(self, subject: str) -> int | None:
         """Return when to retry, in seconds, if a request of the subject would be refused now."""
-        return None if self._has_room(1, math.inf) else self.drain_seconds
+        return None if self._has_room(subject, 1, math.inf) else self.drain_seconds
 
     def start(self) -> None:
         """Start the lanes on the running event loop."""
         for number in range(self._device.lanes):
             lane = asyncio.create_task(self._lane(), name=f"batcher-{number}")
-            lane.add_done_callback(self._stopped)
             self._lanes.append(lane)
+        # It ends like a lane, where a computation or a preparation does not end at all.
+        self._lanes.append(asyncio.create_task(self._watchdog.until_hung(), name="watchdog"))
+        for lane in self._lanes:
+            lane.add_done_callback(self._stopped)
 
     async def close(self) -> None:
         """Stop the lanes; callers still waiting get NotReady."""
@@ -162,41 +189,82 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             await asyncio.wait(self._lanes)
 
     async def submit(
-        self, inputs: Sequence[InputT], deadline: float = math.inf
+        self,
+        inputs: Sequence[InputT],
+        deadline: float = math.inf,
+        subject: str = "",
+        reserve: Callable[[int], Awaitable[None]] | None = None,
     ) -> Sequence[ResultT]:
         """Return a result for each input, in order; ``deadline`` by the batcher's clock.
 
-        QueueFull if they do not all fit, or would wait too long for the deadline, and then none is
-        taken; DeadlineExceeded if one of them had not begun by the deadline; InferenceFailed if one
-        of them failed; NotReady if the lanes do not run.
+        ``reserve`` is awaited with the items' cost before they are queued; what it raises refuses
+        the request. QueueFull if they do not all fit, or would wait too long for the deadline, and
+        then none is taken; DeadlineExceeded if one of them had not begun by the deadline;
+        InferenceFailed if one of them failed; NotReady if the lanes do not run.
         """
         if not self.alive:
             raise NotReady
-        if not self._has_room(len(inputs), deadline):
+        if not self._has_room(subject, len(inputs), deadline):
             raise QueueFull(self.drain_seconds)
+        self._note_subject(subject)
         # What waits to be prepared waits in the queue.
-        self._preparing += len(inputs)
+        self._preparing[subject] += len(inputs)
         try:
-            answer = self._enqueue(await self._prepare(inputs), deadline)
+            items = await self._prepare(inputs, subject)
+            # Before anything is queued: an item without a price fails its own caller, and no lane.
+            cost = sum(item.cost for item in items)
+            if reserve is not None:
+                await reserve(cost)
+            answer = self._enqueue(items, cost, deadline, subject)
         finally:
-            self._preparing -= len(inputs)
-            self._tell_waiting()
+            self._prepared(subject, len(inputs))
         # If the caller goes, this cancels the answer: the lanes skip what it had queued.
         return await answer
 
-    def _has_room(self, items: int, deadline: float) -> bool:
+    def _has_room(self, subject: str, items: int, deadline: float) -> bool:
         """Whether so many items fit, and need not wait for most of the time that they have.
 
         Where nothing waits, they are tried whatever the pace says: it may be wrong.
         """
         waiting = self._waiting
-        if waiting + items > self._limits.max_queue_items:
+        held = self._preparing[subject] + self._queue.held(subject)
+        if not fits(items, held, waiting, self._limits.max_queue_items):
             return False
         patience = _SHARE_OF_WAITING * (deadline - self._clock())
-        return not waiting or self._drain_s <= patience
+        return (
+            not waiting
+            or self._drain_s <= patience
+            or self._fair_wait_s(subject, items) <= patience
+        )
+
+    def _fair_wait_s(self, subject: str, items: int) -> float:
+        """Return how long a subject's next items wait for what is served before them.
+
+        That is all that the subject has waiting, and as much of each other subject as it will have
+        been served itself by then.
+        """
+        costs = Counter[str]()
+        costs.update(self._queue.costs())
+        for other, unknown in self._preparing.items():
+            costs[other] += math.ceil(self._pace.cost(unknown))
+        own = costs.pop(subject, 0)
+        share = own + self._pace.cost(items)
+        return self._pace.seconds(own + sum(min(cost, share) for cost in costs.values()), 0)
+
+    def _note_subject(self, subject: str) -> None:
+        if subject != self._latest_subject:
+            if self._latest_subject:
+                self._shared_until = self._clock() + _SHARED_S
+            self._latest_subject = subject
+
+    def _prepared(self, subject: str, items: int) -> None:
+        self._preparing[subject] -= items
+        if not self._preparing[subject]:
+            del self._preparing[subject]
+        self._tell_waiting()
 
     def _enqueue(
-        self, items: Sequence[ItemT], deadline: float
+        self, items: Sequence[ItemT], cost: int, deadline: float, subject: str
     ) -> asyncio.Future[Sequence[ResultT]]:
         """Queue a caller's items and wake the lanes; a caller of none is answered with none."""
         if not self.alive:
@@ -206,17 +274,15 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             answer.set_result([])
         context = current_or_none()
         request_id = context.request_id if context else None
-        call = _Call(answer, {}, len(items), self._clock(), deadline, request_id)
-        # Before anything is queued: an item without a price fails its own caller, and no lane.
-        cost = sum(item.cost for item in items)
-        self._queue += [_Entry(item, call, index) for index, item in enumerate(items)]
-        self._queued_cost += cost
+        call = _Call(answer, {}, len(items), self._clock(), deadline, request_id, subject)
+        entries = [_Entry(item, call, index) for index, item in enumerate(items)]
+        self._queue.push(subject, entries, cost)
         self._arrived.set()
         return answer
 
     @property
     def _waiting(self) -> int:
-        return self._preparing + len(self._queue)
+        return self._preparing.total() + len(self._queue)
 
     def _tell_waiting(self) -> None:
         self._observer.queue_changed(self._waiting)
@@ -244,53 +310,59 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         if not self._queue:
             return []
         most = self._limits.max_batch_size or self._device.batch_items
-        window = self._queue[: max(_WINDOW, most)]
+        window = self._queue.window(max(_WINDOW, most), self._budget)
         overtaken = self._limits.max_overtaken
         # What waits is shared by the lanes that are free, so that all are done early.
         share = math.ceil(len(self._queue) / (self._device.lanes - len(self._in_flight)))
         bounds = Bounds(
             items=min(most, share),
-            tokens=self._budget,
+            tokens=self._batch_tokens(window[0]),
             padding=self._limits.max_padding,
             packed=self._device.packed,
         )
-        costs = [entry.item.cost for entry in window]
+        costs = [entry.cost for entry in window]
         chosen = choose(costs, [entry.overtaken >= overtaken for entry in window], bounds)
         taken = {*chosen}
         # Those whose turn it was; who is further back is not late yet, however long the queue.
         for index in range(len(chosen)):
             if index not in taken:
                 window[index].overtaken += 1
-        self._keep([entry for index, entry in enumerate(self._queue) if index not in taken])
-        return [window[index] for index in chosen]
+        batch = [window[index] for index in chosen]
+        self._queue.take(batch)
+        return batch
+
+    def _batch_tokens(self, head: _Entry[ItemT, ResultT]) -> int:
+        """Return the tokens of a batch: fewer where subjects share the device, if it is slow."""
+        if self._clock() >= self._shared_until:
+            return self._budget
+        short = self._pace.within(_SHARED_BATCH_S / self._device.lanes)
+        if short >= self._budget:
+            return self._budget
+        light = max(1, self._budget // _LIGHT_SHARE)
+        if self._queue.cost_of(head.subject) <= light < self._queue.cost:
+            return light
+        return max(1, int(short), self._budget // _LEAST_SHARE)
 
     def _drop_forgotten(self) -> None:
         """Drop the items of callers who are gone, have failed or are past their deadline."""
         now = self._clock()
-        kept, expired = [], []
-        for entry in self._queue:
-            if entry.call.deadline <= now:
-                expired.append(entry)
-            elif not entry.call.answer.done():
-                kept.append(entry)
-        skipped = len(self._queue) - len(kept)
-        if not skipped:
+        dropped = self._queue.drop(
+            lambda entry: entry.call.deadline <= now or entry.call.answer.done()
+        )
+        if not dropped:
             return
-        self._keep(kept)
+        expired = [entry for entry in dropped if entry.call.deadline <= now]
         for entry in expired:
             _fail(entry.call, DeadlineExceeded(self.drain_seconds))
-        self._observer.items_skipped(gone=skipped - len(expired), expired=len(expired))
+        self._observer.items_skipped(gone=len(dropped) - len(expired), expired=len(expired))
         self._tell_waiting()
-
-    def _keep(self, entries: list[_Entry[ItemT, ResultT]]) -> None:
-        self._queue = entries
-        self._queued_cost = sum(entry.item.cost for entry in entries)
 
     async def _answer(self, batch: Sequence[_Entry[ItemT, ResultT]], *, alone: bool) -> None:
         """Compute a batch and answer its callers; a part that fails is halved until one is left."""
         started = self._clock()
         try:
-            results = await self._device.compute([entry.item for entry in batch], alone=alone)
+            with self._watchdog.watching():
+                results = await self._device.compute([entry.item for entry in batch], alone=alone)
             # Made here, so that a wrong number of results fails the batch and no more.
             pairs = [*zip(batch, results, strict=True)]
         except OutOfMemory:
@@ -324,7 +396,8 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             self._failed_in_a_row += 1
         if self._failed_in_a_row >= _SUSPICIOUS and self._device.check is not None:
             self._failed_in_a_row = 0
-            await self._device.check()
+            with self._watchdog.watching():
+                await self._device.check()
 
     def _shrink(self, batch: Sequence[_Entry[ItemT, ResultT]]) -> None:
         """Let no later batch be as large as one that there is no memory for."""
@@ -369,11 +442,15 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             other.cancel()
         for entry in chain(*self._in_flight, self._queue):
             _fail(entry.call, NotReady())
-        self._keep([])
+        self._queue.clear()
         # Only `close` may cancel a lane: one that its own computation cancelled has died as well.
         error = asyncio.CancelledError() if lane.cancelled() else lane.exception()
         if not self._ended:
             self._ended = True
+            if isinstance(error, DeviceHung):
+                self.hung = True
+                self._observer.device_hung()
+                logger.critical("device_hung", reason=str(error))
             logger.critical("batcher_died", exc_info=error)
             self._on_death()
 

@@ -40,5 +40,8 @@ class Observer(Protocol):
     def out_of_memory(self) -> None:
         """Tell of a batch that the device has no memory for; it will be tried again in halves."""
 
+    def device_hung(self) -> None:
+        """Tell of work that has not ended in its time; the runner is dead."""
+
     def items_skipped(self, *, gone: int, expired: int) -> None:
         """Tell of items that are not computed: gone or failed callers', or past their deadline."""

@@ -1,5 +1,7 @@
 """How fast a device has been lately."""
 
+import math
+
 # What the newest batch weighs.
 _WEIGHT = 0.1
 
@@ -25,4 +27,12 @@ class Pace:
         """Return what it takes for so much cost, and for items whose cost is not known yet."""
         if not self._cost:
             return 0.0
-        return (cost + unknown * self._cost / self._items) * self._seconds / self._cost
+        return (cost + self.cost(unknown)) * self._seconds / self._cost
+
+    def cost(self, items: int) -> float:
+        """Return what so many items cost that are not known yet; 0 before the first batch."""
+        return items * self._cost / self._items if self._items else 0.0
+
+    def within(self, seconds: float) -> float:
+        """Return the cost that so many seconds are enough for; without limit if not known."""
+        return seconds * self._cost / self._seconds if self._seconds else math.inf

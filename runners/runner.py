@@ -9,13 +9,17 @@ from typing import Any
 
 import structlog
 
+from kaiten.context import current_or_none
 from kaiten.sections import Batching
 from runners.batcher import Batcher, Device
 from runners.observer import Observer
 from runners.preparation import Preparation, run_on
 from runners.tasks.base import Task
+from runners.watchdog import DeviceHung, Watchdog
 
 logger = structlog.get_logger(__name__)
+# A warm-up compiles, captures graphs and computes the largest batches, all before the first answer.
+_WARM_UP_TIMES = 10
 
 
 class Runner:
@@ -38,7 +42,9 @@ class Runner:
         self._warm = self._closed = False
         # One lasting thread a lane, since torch keeps a pool for each thread that calls it.
         self._lane_threads = ThreadPoolExecutor(self._model.lanes, thread_name_prefix=f"lane-{tag}")
-        self._preparation = Preparation(task.processor, tag, cheap=task.cheap)
+        self._observer = observer
+        watchdog = Watchdog(limits.hang_timeout_s)
+        self._preparation = Preparation(task.processor, tag, watchdog, cheap=task.cheap)
         self._batcher: Batcher[Any, Any, Any] = Batcher(
             self._preparation.prepare,
             Device(
@@ -48,11 +54,16 @@ class Runner:
                 self._model.batch_items,
                 packed=self._model.packed,
                 check=self._check,
+                watchdog=watchdog,
             ),
             limits,
             observer,
             on_death=on_death,
         )
+        self.hung = False
+
+    # Whether a thread of it hangs, once it is closed: then the process does not end by itself.
+    hung: bool
 
     @property
     def ready(self) -> bool:
@@ -71,7 +82,16 @@ class Runner:
     async def start(self) -> None:
         """Warm the model up and start its batcher; a runner that fails at it is dead."""
         try:
-            await run_on(self._lane_threads, self._warm_up)
+            timeout_s = self._limits.hang_timeout_s
+            watchdog = Watchdog(timeout_s and _WARM_UP_TIMES * timeout_s)
+            await watchdog.guard(run_on(self._lane_threads, self._warm_up))
+        except DeviceHung as error:
+            self.hung = True
+            self._observer.device_hung()
+            logger.critical("device_hung", model=self.tag, reason=str(error))
+            if not self._closed:
+                self._on_death()
+            return
         except Exception:
             logger.critical("warm_up_failed", model=self.tag, exc_info=True)
             if not self._closed:
@@ -84,16 +104,22 @@ class Runner:
     async def predict(self, inputs: Sequence[Any], deadline: float = math.inf) -> Sequence[Any]:
         """Return the task's prediction for each input, in order; ``deadline`` in monotonic time.
 
-        QueueFull, DeadlineExceeded, NotReady and InferenceFailed as the batcher raises them.
+        The queue is shared between the subjects of the requests at hand. QueueFull,
+        DeadlineExceeded, NotReady and InferenceFailed as the batcher raises them.
         """
-        return await self._batcher.submit(inputs, deadline)
+        context = current_or_none()
+        if context is None:
+            return await self._batcher.submit(inputs, deadline)
+        return await self._batcher.submit(inputs, deadline, context.subject, context.reserve)
 
     async def close(self) -> None:
         """Stop the batcher and the threads; what waits is answered with NotReady."""
         self._closed = True
         await self._batcher.close()
-        await self._preparation.close()
-        await asyncio.to_thread(self._lane_threads.shutdown)
+        self.hung = self.hung or self._batcher.hung
+        # A thread that hangs would be waited for without end.
+        await self._preparation.close(wait=not self.hung)
+        await asyncio.to_thread(partial(self._lane_threads.shutdown, wait=not self.hung))
 
     def _warm_up(self) -> None:
         self._model.warm_up(

@@ -50,6 +50,7 @@ class Exposition:
         observer = instruments.observer(MODEL)
         observer.queue_changed(1)
         observer.batch_computed(BatchReport(2, 20, 24, (0.01, 0.02), 0.05))
+        observer.device_hung()
         measures = Measures(40, _NOW, _NOW, 0.9, 0.8, 0.7, 0.75)
         estimate = Estimate(0.88, 0.85, 0.91, 1000, 0.01, 200, 5)
         quality = VersionQuality("intent", "1.0.0", "production", measures, estimate)

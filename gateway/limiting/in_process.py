@@ -9,7 +9,15 @@ from limits import RateLimitItem
 from limits.aio.storage import Storage
 from limits.aio.strategies import FixedWindowRateLimiter
 
-from gateway.limiting.rules import CONCURRENCY, REQUESTS, TOKENS, Rules, Standing, Window
+from gateway.limiting.rules import (
+    CONCURRENCY,
+    OVERDRAFT_TOKENS,
+    REQUESTS,
+    TOKENS,
+    Rules,
+    Standing,
+    Window,
+)
 
 Clock = Callable[[], float]
 _SWEEP_S = 60
@@ -43,6 +51,12 @@ class Counters(Storage):
             count, ends = 0, now + expiry
         self._counters[key] = (count + amount, ends)
         return count + amount
+
+    def give_back(self, key: str, amount: int) -> None:
+        """Take an amount off a counter, if it has so much."""
+        count, ends = self._counters.get(key, (0, 0.0))
+        if count >= amount:
+            self._counters[key] = (count - amount, ends)
 
     async def get(self, key: str) -> int:
         count, ends = self._counters.get(key, (0, 0.0))
@@ -94,14 +108,25 @@ class InProcess:
         requests = await self._window(self._rules.requests, subject)
         return Standing(refused, requests, await self._window(self._rules.tokens, subject))
 
-    async def leave(self, subject: str, lease: str, tokens: int) -> None:
-        """End what entered by this lease, and charge the tokens."""
+    async def reserve(self, subject: str, tokens: int) -> Standing:
+        """Charge tokens before they are queued, or refuse and charge nothing."""
+        item, refused = self._rules.tokens, None
+        if item is not None:
+            used = await self._counters.get(item.key_for(subject))
+            if used >= item.amount or used + tokens > item.amount + OVERDRAFT_TOKENS:
+                refused = TOKENS
+            else:
+                await self._windows.hit(item, subject, cost=tokens)
+        return Standing(refused, None, await self._window(item, subject))
+
+    async def leave(self, subject: str, lease: str, refund: int) -> None:
+        """End what entered by this lease, and give back tokens that were reserved."""
         if leases := self._leases.get(subject):
             leases.discard(lease)
             if not leases:
                 del self._leases[subject]
-        if self._rules.tokens and tokens:
-            await self._windows.hit(self._rules.tokens, subject, cost=tokens)
+        if self._rules.tokens and refund:
+            self._counters.give_back(self._rules.tokens.key_for(subject), refund)
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from gateway.limiting.rules import (
     CONCURRENCY,
+    OVERDRAFT_TOKENS,
     REQUESTS,
     TOKENS,
     Rules,
@@ -30,13 +31,13 @@ _PATIENCE_S = 0.5
 _CONNECTIONS = 16
 _REFUSALS = (None, REQUESTS, TOKENS, CONCURRENCY)
 
-# Both run in Redis as one step. The counters are those of the library's fixed window: a number
+# Each runs in Redis as one step. The counters are those of the library's fixed window: a number
 # that ends its window after its first increment. The library's own storage would take five calls
 # for what is one here. A call costs a worker 0.1 ms of CPU and more, each value that travels a part
 # of it, so what never changes stands in the script. Time is Redis', as hosts differ.
 _FIXED = """
 local most_requests, requests_window_s = {requests}, {requests_window_s}
-local most_tokens, tokens_window_s = {tokens}, {tokens_window_s}
+local most_tokens, tokens_window_s, overdraft = {tokens}, {tokens_window_s}, {overdraft}
 local most_leases, lease_ms = {concurrency}, {lease_ms}
 """
 _ENTER = """
@@ -79,12 +80,25 @@ if most_tokens > 0 then
 end
 return table.concat(standing, ' ')
 """
+_RESERVE = """
+local tokens, cost = KEYS[1], tonumber(ARGV[1])
+local used, refused = tonumber(redis.call('GET', tokens) or 0), 0
+if used >= most_tokens or used + cost > most_tokens + overdraft then
+    refused = 2
+else
+    used = redis.call('INCRBY', tokens, cost)
+    if used == cost then
+        redis.call('EXPIRE', tokens, tokens_window_s)
+    end
+end
+return table.concat({refused, used, redis.call('PTTL', tokens)}, ' ')
+"""
 _LEAVE = """
 local tokens, leases = KEYS[1], KEYS[2]
-local lease, computed = ARGV[1], tonumber(ARGV[2])
+local lease, refund = ARGV[1], tonumber(ARGV[2])
 redis.call('ZREM', leases, lease)
-if computed > 0 and redis.call('INCRBY', tokens, computed) == computed then
-    redis.call('EXPIRE', tokens, tokens_window_s)
+if refund > 0 and tonumber(redis.call('GET', tokens) or 0) >= refund then
+    redis.call('DECRBY', tokens, refund)
 end
 return 0
 """
@@ -116,10 +130,12 @@ class InRedis:
             requests_window_s=_window_s(rules.requests),
             tokens=_amount(rules.tokens),
             tokens_window_s=_window_s(rules.tokens),
+            overdraft=OVERDRAFT_TOKENS,
             concurrency=rules.concurrency or 0,
             lease_ms=int(lease_s * 1000),
         )
         self._enter = client.register_script(fixed + _ENTER)
+        self._reserve = client.register_script(fixed + _RESERVE)
         self._leave = client.register_script(fixed + _LEAVE)
 
     async def enter(self, subject: str, lease: str) -> Standing:
@@ -134,12 +150,19 @@ class InRedis:
             _window(rules.tokens, *counts[2:]),
         )
 
-    async def leave(self, subject: str, lease: str, tokens: int) -> None:
-        """End what entered by this lease, and charge the tokens."""
-        charged = tokens if self._rules.tokens else 0
-        if charged or self._rules.concurrency:
+    async def reserve(self, subject: str, tokens: int) -> Standing:
+        """Charge tokens before they are queued, or refuse and charge nothing."""
+        item = self._rules.tokens
+        answer = await self._run(self._reserve, (_key(item, subject),), (tokens,))
+        refused, *counts = map(int, answer.split())
+        return Standing(_REFUSALS[refused], None, _window(item, *counts))
+
+    async def leave(self, subject: str, lease: str, refund: int) -> None:
+        """End what entered by this lease, and give back tokens that were reserved."""
+        returned = refund if self._rules.tokens else 0
+        if returned or self._rules.concurrency:
             keys = (_key(self._rules.tokens, subject), _leases(subject))
-            await self._run(self._leave, keys, (lease, charged))
+            await self._run(self._leave, keys, (lease, returned))
 
     async def close(self) -> None:
         """Close the connections."""

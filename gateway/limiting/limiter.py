@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 import secrets
 import time
 from collections import deque
@@ -17,7 +18,11 @@ from gateway.ports import LimitsWatch
 from kaiten.sections import Limits, State
 
 logger = structlog.get_logger(__name__)
-RETRY_S = 2
+# The shared store is asked again after RETRY_S; if it fails within _STEADY_S of being found, after
+# twice as long each time, up to MAX_RETRY_S. So is the wait between lines of the log.
+RETRY_S, MAX_RETRY_S, _STEADY_S = 2, 60, 120
+# One that takes longer than this to answer is not used again, as it would be lost at once.
+_SLOW_S = 0.25
 # A request is answered by its deadline; this is for the way back.
 _LEASE_MARGIN_S = 5
 _DIGEST_CHARS = 32
@@ -28,7 +33,8 @@ class Limiter:
     """Counts each subject's requests, tokens and requests under way.
 
     Where the shared store fails, each worker goes by limits of the same size that it counts by
-    itself, and asks the shared one again every RETRY_S seconds. No request fails for it.
+    itself, and asks the shared one again, by one request, after RETRY_S seconds or more. No request
+    fails for it.
     """
 
     def __init__(
@@ -46,6 +52,8 @@ class Limiter:
         self._clock = clock
         self._degraded = False
         self._retry_at = self._next_line = clock()
+        self._pause_s = self._line_pause_s = RETRY_S
+        self._found_at = -math.inf
         # What the shared store may hold as under way, and was not told the end of.
         self._left_behind: deque[tuple[str, str]] = deque(maxlen=_MAX_LEFT_BEHIND)
         self._settling: asyncio.Task[None] | None = None
@@ -63,8 +71,10 @@ class Limiter:
 
     async def enter(self, subject: str, lease: str) -> tuple[Store, Standing]:
         """Return who counted, and where the subject stands."""
+        probing = self._degraded
         shared = self._shared_or_none()
         if shared is not None:
+            asked_at = self._clock()
             try:
                 standing = await shared.enter(subject, lease)
             except StoreUnavailable as error:
@@ -75,22 +85,43 @@ class Limiter:
                     await shared.leave(subject, lease, 0)
                 raise
             else:
-                self._found()
+                # What was asked before the store was lost says nothing of it now.
+                if probing and self._clock() - asked_at > _SLOW_S:
+                    self._lost(StoreUnavailable("slow"))
+                elif probing:
+                    self._found()
                 return shared, standing
         return self._own, await self._own.enter(subject, lease)
 
-    async def leave(self, store: Store, subject: str, lease: str, tokens: int) -> None:
-        """Tell whoever counted the request that it has ended, and what it computed."""
+    async def reserve(self, store: Store, subject: str, tokens: int) -> tuple[Store, Standing]:
+        """Return who charged the tokens, or refused them, and where the subject stands."""
         if store is self._shared and not self._degraded:
             try:
-                await store.leave(subject, lease, tokens)
+                return store, await store.reserve(subject, tokens)
+            except StoreUnavailable as error:
+                self._lost(error)
+        return self._own, await self._own.reserve(subject, tokens)
+
+    async def leave(self, store: Store, subject: str, lease: str) -> None:
+        """Tell whoever counted the request that it has ended."""
+        if store is self._shared and not self._degraded:
+            try:
+                await store.leave(subject, lease, 0)
             except StoreUnavailable as error:
                 self._lost(error)
             else:
                 return
         if store is self._shared:
             self._left_behind.append((subject, lease))
-        await self._own.leave(subject, lease, tokens)
+        await self._own.leave(subject, lease, 0)
+
+    async def refund(self, store: Store, subject: str, lease: str, tokens: int) -> None:
+        """Give back tokens that were reserved, if the store that charged them answers."""
+        if store is self._own or not self._degraded:
+            try:
+                await store.leave(subject, lease, tokens)
+            except StoreUnavailable as error:
+                self._lost(error)
 
     async def close(self) -> None:
         """Close the stores."""
@@ -106,22 +137,28 @@ class Limiter:
             now = self._clock()
             if now < self._retry_at:
                 return None
-            self._retry_at = now + RETRY_S
+            self._retry_at = now + self._pause_s
         return self._shared
 
     def _lost(self, error: StoreUnavailable) -> None:
         now = self._clock()
-        self._retry_at = now + RETRY_S
         if not self._degraded:
             self._degraded = True
             self.watch.limits_degraded(degraded=True)
+            relapsed = now - self._found_at < _STEADY_S
+            self._pause_s = min(2 * self._pause_s, MAX_RETRY_S) if relapsed else RETRY_S
+            if not relapsed:
+                self._line_pause_s = RETRY_S
+        self._retry_at = now + self._pause_s
         if now >= self._next_line:
-            self._next_line = now + RETRY_S
-            logger.warning("limits_degraded", fault=str(error), retry_s=RETRY_S)
+            logger.warning("limits_degraded", fault=str(error), retry_s=self._pause_s)
+            self._next_line = now + self._line_pause_s
+            self._line_pause_s = min(2 * self._line_pause_s, MAX_RETRY_S)
 
     def _found(self) -> None:
         if self._degraded:
             self._degraded = False
+            self._found_at = self._clock()
             self.watch.limits_degraded(degraded=False)
             logger.info("limits_shared_again")
             self._settling = asyncio.create_task(self._settle())
@@ -143,28 +180,62 @@ class Visit:
         self.left = False
         self._store: Store | None = None
         self._standing: Standing | None = None
-        self._tokens = 0
+        # Who charged how many tokens, and until when their window lasts, by time.monotonic().
+        self._reserved: tuple[Store, int, float] | None = None
 
     async def enter(self) -> None:
         """Go in; RateLimited or TooManyConcurrent."""
         store, self._standing = await self._limiter.enter(self._subject, self._lease)
-        if self._standing.refused is not None:
-            self._limiter.watch.request_limited(self._standing.refused)
-            raise self._limiter.rules.refusal(self._standing)
+        self._refuse_if_told()
         self._store = store
 
-    async def leave(self, tokens: int) -> None:
-        """Go, after computing so many tokens, once; nobody else is told if it was not let in."""
+    async def reserve(self, tokens: int) -> None:
+        """Charge the tokens of what is about to be queued; RateLimited where they are too many.
+
+        What is queued is charged, whatever becomes of the caller.
+        """
+        if self._store is None or self._standing is None or not self._limiter.rules.tokens:
+            return
+        asked_at = time.monotonic()
+        store, standing = await self._limiter.reserve(self._store, self._subject, tokens)
+        self._standing = self._standing._replace(refused=standing.refused, tokens=standing.tokens)
+        self._refuse_if_told()
+        if standing.tokens is not None:
+            # The window is told in seconds that are rounded up.
+            self._reserved = store, tokens, asked_at + standing.tokens.reset_s - 1
+
+    async def leave(self, *, computed: bool = True) -> None:
+        """Go, once; nobody else is told if it was not let in.
+
+        Unless something was ``computed``, or its window has ended, what was charged is given back.
+        """
         self.left = True
-        if self._store is not None:
-            self._tokens = tokens
-            await self._limiter.leave(self._store, self._subject, self._lease, tokens)
+        if self._store is None:
+            return
+        if self._reserved is not None and not computed:
+            store, tokens, until = self._reserved
+            if time.monotonic() < until:
+                await self._limiter.refund(store, self._subject, self._lease, tokens)
+                self._give_back(tokens)
+        await self._limiter.leave(self._store, self._subject, self._lease)
 
     def headers(self) -> Headers:
         """Return what the caller is told of its limits."""
         if self._standing is None:
             return []
-        return self._limiter.rules.headers(self._standing, self._tokens)
+        return self._limiter.rules.headers(self._standing)
+
+    def _refuse_if_told(self) -> None:
+        standing = self._standing
+        if standing is not None and standing.refused is not None:
+            self._limiter.watch.request_limited(standing.refused)
+            raise self._limiter.rules.refusal(standing)
+
+    def _give_back(self, tokens: int) -> None:
+        if self._standing is not None and self._standing.tokens is not None:
+            window = self._standing.tokens
+            window = window._replace(used=max(0, window.used - tokens))
+            self._standing = self._standing._replace(tokens=window)
 
 
 def limiter_for(

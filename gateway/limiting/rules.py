@@ -7,6 +7,8 @@ from limits import RateLimitItem, parse
 from kaiten.errors import RateLimited, RequestError, TooManyConcurrent
 from kaiten.sections import Limits
 
+# How far a request may overdraw the limit of tokens: about what a CPU computes in one batch.
+OVERDRAFT_TOKENS = 512
 REQUESTS, TOKENS, CONCURRENCY = "requests", "tokens", "concurrency"
 Headers = list[tuple[bytes, bytes]]
 
@@ -39,8 +41,15 @@ class Store(Protocol):
     async def enter(self, subject: str, lease: str) -> Standing:
         """Let a request in and count it, or refuse it and count nothing, in one step."""
 
-    async def leave(self, subject: str, lease: str, tokens: int) -> None:
-        """End what entered by this lease, if it did, and charge the tokens that it computed."""
+    async def reserve(self, subject: str, tokens: int) -> Standing:
+        """Charge tokens before they are queued, or refuse and charge nothing, in one step.
+
+        They are refused where the limit is reached, or would be overdrawn by more than
+        OVERDRAFT_TOKENS. The standing is that of tokens alone.
+        """
+
+    async def leave(self, subject: str, lease: str, refund: int) -> None:
+        """End what entered by this lease, if it did, and give back tokens that were reserved."""
 
     async def close(self) -> None:
         """Let go of what it holds."""
@@ -63,13 +72,13 @@ class Rules:
             return _limited(TOKENS, self.tokens, standing.tokens)
         return TooManyConcurrent(self.concurrency or 0)
 
-    def headers(self, standing: Standing, tokens: int) -> Headers:
-        """Return the fields of draft-ietf-httpapi-ratelimit-headers-10, with tokens to charge."""
+    def headers(self, standing: Standing) -> Headers:
+        """Return the fields of draft-ietf-httpapi-ratelimit-headers-10."""
         left = []
         if self.requests and standing.requests:
-            left.append(_left(REQUESTS, self.requests, standing.requests, 0))
+            left.append(_left(REQUESTS, self.requests, standing.requests))
         if self.tokens and standing.tokens:
-            left.append(_left(TOKENS, self.tokens, standing.tokens, tokens))
+            left.append(_left(TOKENS, self.tokens, standing.tokens))
         headers = [(b"ratelimit-policy", self._policy)]
         if left:
             headers.append((b"ratelimit", ", ".join(left).encode()))
@@ -98,5 +107,5 @@ def _limited(name: str, item: RateLimitItem, window: Window) -> RateLimited:
     return RateLimited(name, item.amount, item.get_expiry(), max(1, window.reset_s))
 
 
-def _left(name: str, item: RateLimitItem, window: Window, more: int) -> str:
-    return f'"{name}";r={max(0, item.amount - window.used - more)};t={window.reset_s}'
+def _left(name: str, item: RateLimitItem, window: Window) -> str:
+    return f'"{name}";r={max(0, item.amount - window.used)};t={window.reset_s}'

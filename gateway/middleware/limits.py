@@ -4,6 +4,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.limiting.limiter import Limiter, Visit
 from kaiten.context import RequestContext, current
+from kaiten.errors import NotReady, QueueFull
 
 
 class LimitsMiddleware:
@@ -30,16 +31,21 @@ class LimitsMiddleware:
                 await _leave(visit, context)
             await send(message)
 
+        context.reserve = visit.reserve
         try:
             await visit.enter()
             await self._app(scope, receive, leave_and_send)
+        except (QueueFull, NotReady):
+            # The model's process took it, and computed nothing of it.
+            await _leave(visit, context, computed=False)
+            raise
         finally:
             # A failure gets its answer further out.
             await _leave(visit, context)
 
 
-async def _leave(visit: Visit, context: RequestContext) -> None:
+async def _leave(visit: Visit, context: RequestContext, *, computed: bool = True) -> None:
     if visit.left:
         return
-    await visit.leave(sum(record.token_count for record in context.records))
+    await visit.leave(computed=computed)
     context.headers += visit.headers()

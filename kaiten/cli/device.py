@@ -110,7 +110,7 @@ def _runner(
         tag,
         card.labels,
         carried(task.model, family.codec),
-        settings.batching,
+        settings.batching_in_force,
         instruments.observer(tag),
         died.set,
     )

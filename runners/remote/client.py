@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import hashlib
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,38 +14,51 @@ import structlog
 
 from kaiten.context import current_or_none
 from kaiten.errors import InferenceFailed, NotReady, QueueFull
+from kaiten.sections import Batching
+from runners.fairness import fits
 from runners.preparation import Preparation
 from runners.remote.frames import Answer, Ask, FrameProtocol, Kind, frame
 from runners.tasks.base import Codec, Processor
+from runners.watchdog import DeviceHung, Watchdog
 
 logger = structlog.get_logger(__name__)
 _RETRY_S = 0.1
 # A process that does not answer for so long is no better than none.
 _PATIENCE_S = 10
 _NUMBERS = 1 << 32
+_DIGEST_CHARS = 32
+# What it may hold, in queues' lengths: the device process itself refuses more than one, and this
+# only bounds what waits to be tokenised, travels or is computed.
+_ROOM = 4
 
 
 class RemoteRunner:
     """Prepares and finishes here, and has a device process compute what lies between.
 
-    It asks at ``socket``, and goes on trying while nobody listens there. ``max_pending`` is how
-    many inputs it may hold at once, whatever becomes of them; more are refused.
+    It asks at ``socket``, and goes on trying while nobody listens there. It holds a few queues'
+    lengths of inputs, shared between subjects as the queue is; more are refused. ``on_death`` is
+    told if the thread that prepares hangs.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  it stands between two processes
         self,
         tag: str,
         labels: Sequence[str],
         processor: Processor[Any, Any, Any, Any],
         codec: Codec[Any, Any],
         socket: Path,
-        max_pending: int,
+        limits: Batching,
+        on_death: Callable[[], None],
     ) -> None:
         self.tag = tag
         self.labels = tuple(labels)
         self._processor, self._codec, self._socket = processor, codec, socket
-        self._max_pending, self._pending = max_pending, 0
-        self._preparation = Preparation(processor, tag)
+        self._max_pending = _ROOM * limits.max_queue_items
+        self._on_death = on_death
+        self._pending: Counter[str] = Counter()
+        self._watchdog = Watchdog(limits.hang_timeout_s)
+        self._preparation = Preparation(processor, tag, self._watchdog)
+        self.hung = False
         self._link: _Link | None = None
         self._closing = asyncio.Event()
         self._told = ""
@@ -51,19 +66,38 @@ class RemoteRunner:
     @property
     def ready(self) -> bool:
         """Whether the device process holds the model, warm, and answers."""
-        return self._link is not None and self._link.connected
+        return self._link is not None and self._link.connected and not self.hung
 
     @property
     def drain_seconds(self) -> int:
         """What all that waits takes, as the device process last told, in seconds, at least 1."""
         return self._link.drain_seconds if self._link else 1
 
-    def retry_after_s(self, subject: str) -> int | None:  # noqa: ARG002  the bound is on all
-        """Return when to retry, in seconds, if a request of the subject would be refused now."""
-        return self.drain_seconds if self._pending >= self._max_pending else None
+    def retry_after_s(self, subject: str) -> int | None:
+        """Return when to retry, in seconds, if a request of the subject would be refused now.
+
+        What the device process itself would refuse is not known here.
+        """
+        return None if self._fits(subject, 1) else self.drain_seconds
 
     async def start(self) -> None:
         """Stay connected to the device process until closed."""
+        watching = asyncio.create_task(self._watch())
+        try:
+            await self._stay_connected()
+        finally:
+            watching.cancel()
+
+    async def _watch(self) -> None:
+        """Have the worker replaced if its thread for preparation hangs."""
+        try:
+            await self._watchdog.until_hung()
+        except DeviceHung as error:
+            self.hung = True
+            logger.critical("device_hung", model=self.tag, reason=str(error))
+            self._on_death()
+
+    async def _stay_connected(self) -> None:
         while not self._closing.is_set():
             link = await self._connect()
             if link is None:
@@ -88,16 +122,22 @@ class RemoteRunner:
         link = self._link
         if link is None:
             raise NotReady
-        if self._pending + len(inputs) > self._max_pending:
+        context = current_or_none()
+        subject = context.subject if context else ""
+        if not self._fits(subject, len(inputs)):
             raise QueueFull(self.drain_seconds)
-        self._pending += len(inputs)
+        self._pending[subject] += len(inputs)
         try:
-            items = await self._preparation.prepare(inputs)
+            items = await self._preparation.prepare(inputs, subject)
             if not items:
                 return []
+            if context is not None and context.reserve is not None:
+                await context.reserve(sum(item.cost for item in items))
             answer = await link.ask(self._codec.encode_items(items), deadline)
         finally:
-            self._pending -= len(inputs)
+            self._pending[subject] -= len(inputs)
+            if not self._pending[subject]:
+                del self._pending[subject]
         if answer.error is not None:
             raise answer.error
         return self._finish(items, answer.parts)
@@ -107,7 +147,11 @@ class RemoteRunner:
         self._closing.set()
         if self._link is not None:
             self._link.hang_up()
-        await self._preparation.close()
+        await self._preparation.close(wait=not self.hung)
+
+    def _fits(self, subject: str, items: int) -> bool:
+        held, pending = self._pending[subject], self._pending.total()
+        return fits(items, held, pending, self._max_pending)
 
     async def _connect(self) -> "_Link | None":
         """Return a connection on which the model can be asked, None where there is none yet."""
@@ -177,7 +221,9 @@ class _Link(FrameProtocol):
         context = current_or_none()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
-        self.send(Ask(parts, deadline, context.request_id if context else None).encode(number))
+        request_id = context.request_id if context else None
+        subject = _digest(context.subject) if context else ""
+        self.send(Ask(parts, deadline, request_id, subject).encode(number))
         try:
             return await answer
         except asyncio.CancelledError:
@@ -209,3 +255,8 @@ class _Link(FrameProtocol):
                 answer.set_result(found)
         elif kind is not Kind.PONG:
             raise ValueError(f"{kind.name} is not expected here")
+
+
+def _digest(subject: str) -> str:
+    """Return a name for a subject that tells subjects apart, and nothing else of them."""
+    return hashlib.sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARS]

@@ -16,8 +16,8 @@ from kaiten.errors import DeadlineExceeded, InferenceFailed, KaitenError, NotRea
 
 _LENGTH = struct.Struct("=I")
 _HEAD = struct.Struct("=BI")
-# The deadline, and how long the request's id and the list of parts are.
-_ASK = struct.Struct("=dHI")
+# The deadline, and how long the request's id, its subject's name and the list of parts are.
+_ASK = struct.Struct("=dHHI")
 # What it came to, when to try again, how long all that waits takes, and the number of parts.
 _ANSWER = struct.Struct("=BIII")
 # More than any request may hold: whoever announces it does not speak our language.
@@ -48,24 +48,30 @@ class _Outcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A call: its items as bytes, when it is due by time.monotonic(), and who asks, for the log."""
+    """A call: its items as bytes, and when it is due by time.monotonic().
+
+    ``request_id`` is for the log, and ``subject`` whose share of the device it takes.
+    """
 
     parts: Sequence[bytes]
     deadline: float
     request_id: str | None = None
+    subject: str = ""
 
     def encode(self, number: int) -> bytes:
         """Return the whole frame."""
-        name = (self.request_id or "").encode()
-        told = _ASK.pack(self.deadline, len(name), len(self.parts))
-        return frame(Kind.ASK, number, told, name, *_joined(self.parts))
+        name, subject = (self.request_id or "").encode(), self.subject.encode()
+        head = _ASK.pack(self.deadline, len(name), len(subject), len(self.parts))
+        return frame(Kind.ASK, number, head, name, subject, *_joined(self.parts))
 
     @classmethod
     def decode(cls, content: memoryview) -> "Ask":
         """Return what a frame's content says; struct.error or ValueError for nonsense."""
-        deadline, size, count = _ASK.unpack_from(content)
+        deadline, name_size, subject_size, count = _ASK.unpack_from(content)
         rest = content[_ASK.size :]
-        return cls(_parted(rest[size:], count), deadline, str(rest[:size], "utf-8") or None)
+        name, rest = str(rest[:name_size], "utf-8"), rest[name_size:]
+        subject, rest = str(rest[:subject_size], "utf-8"), rest[subject_size:]
+        return cls(_parted(rest, count), deadline, name or None, subject)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from kaiten.context import RequestContext, bind
+from kaiten.context import Principal, RequestContext, bind
 from kaiten.errors import InferenceFailed, KaitenError, NotReady
 from runners.remote.frames import Answer, Ask, FrameProtocol, Kind, frame
 from runners.runner import Runner
@@ -115,7 +115,8 @@ class _Caller(FrameProtocol):
 
     async def _answer(self, runner: Runner, number: int, ask: Ask) -> None:
         if ask.request_id is not None:
-            bind(RequestContext(ask.request_id))
+            principal = Principal(ask.subject, frozenset())
+            bind(RequestContext(ask.request_id, principal=principal))
         parts: Sequence[bytes] = ()
         error: KaitenError | None = None
         try:

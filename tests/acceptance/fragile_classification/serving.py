@@ -1,5 +1,7 @@
 """Text classification that fails on one text and has a bug for another."""
 
+import json
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ from runners.tasks.text_classification import serving
 
 POISON = "xanthophyll"
 BUG = "quercitron"
+HANG = "ytterbium"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,34 @@ class FragileClassifier(serving.TextClassifier):
             if isinstance(item, FragileText) and POISON in item.text:
                 # As libraries do, it names the text.
                 raise ValueError(f"can not compute {item.text!r}")
+            if isinstance(item, FragileText) and HANG in item.text:
+                # As a driver does: no exception, no end.
+                threading.Event().wait()
         return super().infer(batch, alone=alone)
+
+
+class FragileCodec:
+    """The quickstart's codec, with the text beside its ids."""
+
+    def encode_items(self, items: Sequence[FragileText]) -> list[bytes]:
+        return [json.dumps([[*item.ids], item.text]).encode() for item in items]
+
+    def decode_items(self, parts: Sequence[bytes]) -> list[FragileText]:
+        return [FragileText(*json.loads(part)) for part in parts]
+
+    def encode_raw(self, raw: serving.Raw) -> list[bytes]:
+        return serving.codec.encode_raw(raw)
+
+    def decode_raw(self, parts: Sequence[bytes]) -> serving.Raw:
+        return serving.codec.decode_raw(parts)
+
+
+codec = FragileCodec()
+
+
+def load_processor(folder: Path, max_length: int) -> FragileProcessor:
+    tokenizer = Tokenizer.from_file(str(folder / serving.TOKENIZER_FILE))
+    return FragileProcessor(tokenizer, max_length)
 
 
 def load(
@@ -55,8 +85,7 @@ def load(
     settings: Runners,
     reference: Path | None = None,
 ) -> Task[str, serving.TokenisedText, serving.Raw, serving.Classification]:
-    tokenizer = Tokenizer.from_file(str(folder / serving.TOKENIZER_FILE))
-    processor = FragileProcessor(tokenizer, max_length)
+    processor = load_processor(folder, max_length)
     # Of plain texts: they are computed before any is asked for.
     plain = serving.load_processor(folder, max_length)
     engine = open_engine(folder, settings, plain.samples())

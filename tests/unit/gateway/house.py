@@ -25,6 +25,7 @@ from gateway.quality import QualityRoutes
 from gateway.routes import Routes
 from gateway.tokens.build import build
 from kaiten.cli.token import mint
+from kaiten.context import current_or_none
 from kaiten.quality import Estimate, Label, Measures, VersionQuality
 from kaiten.records import PredictionRecord
 from kaiten.sections import ApiVersions, Auth, Gateway, Quality, Serving, Tls
@@ -118,6 +119,9 @@ class Classifier:
         return None
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
+        context = current_or_none()
+        if context is not None and context.reserve is not None:
+            await context.reserve(sum(len(text.split()) for text in inputs))
         return [self._answer(text.split()) for text in inputs]
 
     def _answer(self, words: list[str]) -> Answer:

@@ -1,6 +1,6 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import httpx
 import pytest
@@ -8,6 +8,7 @@ from starlette.types import Message
 
 from gateway.limiting.in_process import InProcess
 from gateway.limiting.limiter import Limiter
+from kaiten.context import current
 from kaiten.errors import QueueFull
 from tests.unit.gateway.house import (
     BENTO,
@@ -123,6 +124,58 @@ async def test_what_failed_costs_a_request_and_no_tokens() -> None:
     answer = await house.post(V1, GOOD[V1])
     assert (answer.status_code, error_of(answer)["code"]) == (429, "queue_full")
     assert answer.headers["RateLimit"] == '"requests";r=8;t=60, "tokens";r=9;t=60'
+
+
+class Reserving(Classifier):
+    """Reserves so many tokens for a request, and then does as the test says."""
+
+    def __init__(self, tokens: int, then: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self._tokens, self._then = tokens, then
+
+    async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
+        reserve = current().reserve
+        assert reserve is not None
+        await reserve(self._tokens)
+        await self._then()
+        return [self._answer(text.split()) for text in inputs]
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def full() -> None:
+    raise QueueFull(7)
+
+
+@pytest.mark.parametrize("how", ["short limit", "leaves"])
+async def test_who_leaves_or_sets_a_short_limit_is_charged_what_it_queued(how: str) -> None:
+    house = limited(Reserving(600, never), tokens="1000/minute")
+    for _ in range(2):
+        request = house.post(V1, GOOD[V1], {"X-Request-Timeout-Ms": "20"})
+        if how == "leaves":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(request, 0.01)
+        else:
+            assert (await request).status_code == 504
+    assert told(await house.post(V1, GOOD[V1])) == (429, "rate_limited", ["tokens"], "60")
+
+
+async def test_requests_at_once_queue_no_more_than_the_limit_and_a_batch() -> None:
+    house = limited(Reserving(600, lambda: asyncio.sleep(0)), tokens="1000/minute")
+    answers = await asyncio.gather(*(house.post(V1, GOOD[V1]) for _ in range(20)))
+    statuses = [answer.status_code for answer in answers]
+    assert sorted(statuses) == [200, 200] + [429] * 18
+    assert {told(answer)[1] for answer in answers if answer.status_code == 429} == {"rate_limited"}
+
+
+async def test_what_the_model_had_no_room_for_is_given_back() -> None:
+    house = limited(Reserving(600, full), tokens="1000/minute")
+    for _ in range(3):
+        answer = await house.post(V1, GOOD[V1])
+        assert error_of(answer)["code"] == "queue_full"
+        assert answer.headers["RateLimit"] == '"tokens";r=1000;t=60'
 
 
 async def test_one_too_many_at_once_is_refused_until_another_has_left() -> None:

@@ -89,6 +89,9 @@ class Silent:
     def out_of_memory(self) -> None:
         pass
 
+    def device_hung(self) -> None:
+        pass
+
     def items_skipped(self, *, gone: int, expired: int) -> None:
         pass
 
@@ -101,6 +104,7 @@ class Recorder(Silent):
     depths: list[int] = field(default_factory=list)
     failures: int = 0
     shortages: int = 0
+    hangs: int = 0
     gone: int = 0
     expired: int = 0
     broken: str = ""
@@ -115,6 +119,9 @@ class Recorder(Silent):
 
     def out_of_memory(self) -> None:
         self.shortages += 1
+
+    def device_hung(self) -> None:
+        self.hangs += 1
 
     def batch_failed(self) -> None:
         self._raise_if_broken("batch_failed")
@@ -147,7 +154,7 @@ class Door:
         self._held = held
         self._opened = asyncio.Event()
 
-    async def prepare(self, inputs: Sequence[Item]) -> Sequence[Item]:
+    async def prepare(self, inputs: Sequence[Item], subject: str) -> Sequence[Item]:
         if any(item.name.startswith(self._held) for item in inputs):
             await self._opened.wait()
         if any(item.name == "unreadable" for item in inputs):
@@ -159,10 +166,10 @@ class Door:
 
 
 Asked = asyncio.Task[Sequence[str]]
-Prepare = Callable[[Sequence[Item]], Awaitable[Sequence[Item]]]
+Prepare = Callable[[Sequence[Item], str], Awaitable[Sequence[Item]]]
 
 
-async def at_once(inputs: Sequence[Item]) -> Sequence[Item]:
+async def at_once(inputs: Sequence[Item], subject: str) -> Sequence[Item]:
     return inputs
 
 
@@ -191,8 +198,8 @@ class Bench:
             clock=self.clock,
         )
 
-    def ask(self, *items: Item, deadline: float = math.inf) -> Asked:
-        return asyncio.create_task(self.batcher.submit(items, deadline))
+    def ask(self, *items: Item, deadline: float = math.inf, subject: str = "") -> Asked:
+        return asyncio.create_task(self.batcher.submit(items, deadline, subject))
 
     async def ask_while_busy(self, *callers: Sequence[Item]) -> list[Asked]:
         """Occupy one lane with a first item, queue the callers behind it, in order."""
@@ -477,6 +484,169 @@ async def test_who_is_far_back_in_a_long_queue_is_not_late(make_bench: Make) -> 
     # Twenty batches, and in each of them one length.
     taken = [{name.split(": ")[1] for name in batch} for batch in bench.device.batches]
     assert [len(kinds) for kinds in taken] == [1] * 20
+
+
+HEAVY = [Item(f"h{number}", 10) for number in range(20)]
+
+
+async def test_light_subject_is_in_the_next_batch_whatever_heavy_ones_have_waiting(
+    make_bench: Make,
+) -> None:
+    bench = make_bench(Batching(max_batch_size=4, max_queue_items=40))
+    tasks = [bench.ask(*HEAVY, subject=name) for name in ("a", "b", "c")]
+    await settle()
+    light = bench.ask(Item("light", 1), subject="light")
+    await settle()
+    bench.device.finish()
+    await settle()
+
+    # Alone, since nothing else is as short.
+    assert bench.device.batches[1:] == [["light"]]
+    bench.device.set_free()
+    assert (await outcomes([*tasks, light]))[-1] == ["done light"]
+
+
+async def test_light_subject_that_asks_again_at_once_is_still_next(make_bench: Make) -> None:
+    bench = make_bench(Batching(max_batch_size=4, max_queue_items=80))
+    tasks = [bench.ask(*HEAVY, *HEAVY, subject=name) for name in "abcdefgh"[:3]]
+    await settle()
+    for number in range(10):
+        tasks.append(bench.ask(Item(f"light {number}", 1), subject="light"))
+        await settle()
+        for _ in range(2):
+            bench.device.finish()
+            await settle()
+        assert tasks[-1].done() or bench.device.batches[-1] == [f"light {number}"]
+    bench.device.set_free()
+    await outcomes(tasks)
+
+
+async def test_heavy_subjects_share_by_cost(make_bench: Make) -> None:
+    bench = make_bench(Batching(max_batch_size=4, max_queue_items=400))
+    tasks = [
+        bench.ask(*(Item(f"{name} {number}", cost) for number in range(120)), subject=name)
+        for name, cost in (("short", 10), ("long", 30))
+    ]
+    await settle()
+    for _ in range(32):
+        bench.device.finish()
+        await settle()
+    names = [name.split()[0] for batch in bench.device.batches for name in batch]
+    # By cost, within what one batch may hold.
+    assert abs(10 * names.count("short") - 30 * names.count("long")) <= 1000
+    assert names.count("short") > 2 * names.count("long")
+    bench.device.set_free()
+    await outcomes(tasks)
+
+
+async def test_light_subject_is_admitted_where_heavy_ones_fill_the_queue(make_bench: Make) -> None:
+    bench = make_bench(Batching(max_queue_items=20))
+    tasks = [bench.ask(Item("first"), subject="heavy")]
+    await settle()
+    tasks.append(bench.ask(*HEAVY, subject="heavy"))
+    await settle()
+    refused = [bench.ask(*HEAVY, subject=name) for name in ("heavy", "other heavy")]
+    light = bench.ask(*named("abc"), subject="light")
+    await settle()
+
+    assert bench.batcher.retry_after_s("light") is None
+    bench.device.set_free()
+    assert await outcomes([*refused, light]) == [
+        "QueueFull",
+        "QueueFull",
+        ["done a", "done b", "done c"],
+    ]
+    await outcomes(tasks)
+
+
+async def test_subject_whose_request_would_be_refused_is_told(make_bench: Make) -> None:
+    bench = make_bench(Batching(max_queue_items=20))
+    tasks = await bench.ask_while_busy(HEAVY)
+
+    assert bench.batcher.retry_after_s("") == bench.batcher.drain_seconds
+    bench.device.set_free()
+    await outcomes(tasks)
+    assert bench.batcher.retry_after_s("") is None
+
+
+@pytest.mark.parametrize(("subject", "admitted"), [("heavy", False), ("light", True)])
+async def test_deadline_is_held_against_the_subjects_own_share(
+    make_bench: Make, subject: str, *, admitted: bool
+) -> None:
+    bench = make_bench()
+    slow = bench.ask(Item("slow"))
+    await settle()
+    bench.clock.now += 1.0  # the pace: a second an item
+    bench.device.finish()
+    await slow
+    tasks = [bench.ask(Item("first"), subject="heavy")]
+    await settle()
+    tasks.append(bench.ask(*named("abcdefgh"), subject="heavy"))
+    await settle()
+    asked = bench.ask(Item("x"), deadline=bench.clock.now + 4, subject=subject)
+    await settle()
+
+    assert asked.done() is not admitted
+    bench.device.set_free()
+    await outcomes([*tasks, asked])
+
+
+async def test_batches_are_short_while_subjects_share_a_slow_device(make_bench: Make) -> None:
+    bench = make_bench(tokens=48)
+    for subject in ("light", "heavy"):
+        asked = bench.ask(Item("a", 16), subject=subject)
+        await settle()
+        bench.clock.now += 0.5
+        bench.device.finish()
+        await asked
+    heavy = bench.ask(*named("abcdefgh", cost=8), subject="heavy")
+    await settle()
+    bench.device.set_free()
+    await outcomes([heavy])
+    assert {len(batch) for batch in bench.device.batches[2:]} == {2}
+
+    bench.clock.now += 60
+    assert await bench.batcher.submit(named("abcdef", cost=8), subject="heavy")
+    assert len(bench.device.batches[-1]) == 6
+
+
+async def test_batch_of_a_light_subject_is_not_filled_up_on_a_slow_device(
+    make_bench: Make,
+) -> None:
+    bench = make_bench(tokens=48)
+    slow = bench.ask(Item("a", 16), subject="light")
+    await settle()
+    bench.clock.now += 0.5
+    bench.device.finish()
+    await slow
+    heavy = [bench.ask(*named("ab", cost=2), *named("cd", cost=2), subject="heavy")]
+    await settle()
+    heavy.append(bench.ask(*named("efgh", cost=2), subject="heavy"))
+    light = bench.ask(Item("light", 2), subject="light")
+    await settle()
+    bench.device.finish()
+    await settle()
+    assert bench.device.batches[-1] == ["light"]
+    bench.device.set_free()
+    await outcomes([*heavy, light])
+
+
+async def test_what_reserves_is_told_the_cost_and_may_refuse(make_bench: Make) -> None:
+    bench = make_bench()
+    bench.device.set_free()
+    reserved: list[int] = []
+
+    async def reserve(cost: int) -> None:
+        reserved.append(cost)
+        if cost > 10:
+            raise PermissionError
+
+    assert await bench.batcher.submit(named("ab", cost=5), reserve=reserve)
+    with pytest.raises(PermissionError):
+        await bench.batcher.submit(named("abc", cost=5), reserve=reserve)
+    assert reserved == [10, 15]
+    assert bench.device.batches == [["a", "b"]]
+    assert bench.observer.depths[-1] == 0
 
 
 async def test_full_queue_refuses_the_whole_request(make_bench: Make) -> None:
@@ -1069,6 +1239,7 @@ class Ask:
 
     parts: Sequence[tuple[str, int]]
     patience: float
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -1098,11 +1269,16 @@ Event = Ask | Leave | Finish | Pass
 
 @dataclass(eq=False)
 class Caller:
-    """One caller of a schedule; ``crowd`` is the most that can have waited before it."""
+    """One caller of a schedule.
+
+    ``crowd`` is the most that can have waited before it, and ``held`` the most of its own subject.
+    """
 
     items: list[Item]
     deadline: float
     crowd: int
+    held: int
+    subject: str
     task: Asked
     left: bool = False
 
@@ -1114,7 +1290,7 @@ class Caller:
             asyncio.CancelledError: self.left,
             DeadlineExceeded: self.deadline <= now,
             # By its deadline only where something waits.
-            QueueFull: self.crowd + len(self.items) > room
+            QueueFull: self.held + self.crowd + 2 * len(self.items) > 2 * room
             or (self.crowd > 0 and self.deadline < math.inf),
             # A flaky one that was computed by itself is not tried again.
             InferenceFailed: fails or "flaky" in kinds,
@@ -1137,7 +1313,7 @@ class Schedule:
         self.begun: set[Item] = set()
         self.broken: list[str] = []
 
-    async def prepare(self, inputs: Sequence[Item]) -> Sequence[Item]:
+    async def prepare(self, inputs: Sequence[Item], subject: str) -> Sequence[Item]:
         for _ in range(len(inputs) % 3):
             await asyncio.sleep(0)
         self.queued += len(inputs)
@@ -1166,8 +1342,8 @@ class Schedule:
         self.bench.batcher.start()
         for event in events:
             match event:
-                case Ask(parts, patience):
-                    self._ask(parts, self.bench.clock.now + patience)
+                case Ask(parts, patience, subject):
+                    self._ask(parts, self.bench.clock.now + patience, subject)
                 case Leave(number) if number < len(self.callers):
                     caller = self.callers[number]
                     caller.left |= caller.task.cancel()
@@ -1180,19 +1356,22 @@ class Schedule:
         self.bench.device.set_free()
         await settle()
 
-    def _ask(self, parts: Sequence[tuple[str, int]], deadline: float) -> None:
+    def _ask(self, parts: Sequence[tuple[str, int]], deadline: float, subject: str = "") -> None:
         number = len(self.callers)
         items = [Item(f"{kind} {number}.{at}", cost) for at, (kind, cost) in enumerate(parts)]
         skipped = self.bench.observer.gone + self.bench.observer.expired
         crowd = len(self.owners) - len(self.begun) - skipped
-        caller = Caller(items, deadline, crowd, self.bench.ask(*items, deadline=deadline))
+        held = sum(owner.subject == subject for owner in self.owners.values())
+        task = self.bench.ask(*items, deadline=deadline, subject=subject)
+        caller = Caller(items, deadline, crowd, min(held, crowd), subject, task)
         self.callers.append(caller)
         self.owners |= dict.fromkeys(items, caller)
 
     async def check(self) -> None:
         observer, room = self.bench.observer, self.limits.max_queue_items
         assert self.broken == []
-        assert max(observer.depths, default=0) <= room
+        alone = len({caller.subject for caller in self.callers}) <= 1
+        assert max(observer.depths, default=0) <= (room if alone else 2 * room)
         assert len(self.begun) + observer.gone + observer.expired == self.queued
         for caller in self.callers:
             assert caller.task.done(), "a caller is left hanging"
@@ -1213,6 +1392,7 @@ asks = st.builds(
     Ask,
     st.lists(st.tuples(kinds, lengths), max_size=7),
     st.sampled_from([math.inf, math.inf, math.inf, 0, 2, 9]),
+    st.sampled_from(["", "", "light", "heavy"]),
 )
 passes = st.builds(Pass, st.integers(0, 2), st.integers(0, 6))
 events = st.one_of(

@@ -9,12 +9,13 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from kaiten.context import Principal, RequestContext, bind
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
 from kaiten.sections import Batching
 from runners.observer import BatchReport
 from runners.runner import Runner
 from runners.tasks.base import Task
-from tests.unit.runners.test_batcher import Item, Silent, settle
+from tests.unit.runners.test_batcher import Item, Recorder, Silent, settle
 
 # Ends a test that would hang; nothing waits so long.
 PATIENCE_S = 10
@@ -152,6 +153,7 @@ class House:
     def __init__(self) -> None:
         self.runners: list[Runner] = []
         self.deaths: list[str] = []
+        self.died = asyncio.Event()
 
     def make(
         self, task: Upper, observer: Silent | None = None, limits: Batching | None = None
@@ -162,10 +164,14 @@ class House:
             Task(task, task),
             limits or Batching(),
             observer or Silent(),
-            on_death=lambda: self.deaths.append(runner.tag),
+            on_death=lambda: self._note_death(runner.tag),
         )
         self.runners.append(runner)
         return runner
+
+    def _note_death(self, tag: str) -> None:
+        self.deaths.append(tag)
+        self.died.set()
 
 
 @pytest.fixture
@@ -407,3 +413,74 @@ async def test_texts_of_a_caller_who_left_before_its_turn_are_not_prepared(house
     task.let_go.set()
     await first
     assert len(task.preparing) == 1
+
+
+def hanging_after(seconds: float) -> Batching:
+    """Return limits with a shorter timeout than any that a setting may name."""
+    return Batching().model_copy(update={"hang_timeout_s": seconds})
+
+
+async def test_computation_that_hangs_ends_the_runner_and_answers_who_waits(
+    house: House, logs: list[EventDict]
+) -> None:
+    task, told = Held(), Recorder()
+    runner = house.make(task, told, hanging_after(0.1))
+    await runner.start()
+    asked = [asyncio.create_task(runner.predict([text])) for text in ("one", "two")]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [NotReady, NotReady]
+    assert (runner.ready, told.hangs, house.deaths) == (False, 1, [runner.tag])
+    assert [log["event"] for log in logs] == ["device_hung", "batcher_died"]
+    # It does not wait for the thread.
+    await runner.close()
+    assert runner.hung
+    task.let_go.set()
+
+
+async def test_preparation_that_hangs_ends_the_runner(house: House) -> None:
+    task, told = Slow(), Recorder()
+    runner = house.make(task, told, hanging_after(0.1))
+    await runner.start()
+    asked = asyncio.create_task(runner.predict([LONG]))
+    await until(task.began)
+    await asyncio.wait_for(house.died.wait(), PATIENCE_S)
+
+    assert not runner.ready
+    assert (told.hangs, house.deaths) == (1, [runner.tag])
+    task.let_go.set()
+    with pytest.raises(NotReady):
+        await asked
+
+
+async def test_warm_up_that_hangs_ends_the_runner(house: House) -> None:
+    task, told = Held(warms_up_at_once=False), Recorder()
+    runner = house.make(task, told, hanging_after(0.01))
+    await runner.start()
+
+    assert (runner.ready, told.hangs, house.deaths) == (False, 1, [runner.tag])
+    await runner.close()
+    assert runner.hung
+    task.let_go.set()
+
+
+async def test_long_inputs_of_subjects_are_prepared_in_turns(house: House) -> None:
+    task = Slow()
+    runner = house.make(task)
+    await runner.start()
+    prepared: list[str] = []
+
+    async def ask(subject: str, *texts: str) -> None:
+        bind(RequestContext("request", principal=Principal(subject, frozenset())))
+        await runner.predict(texts)
+        prepared.append(subject)
+
+    # Each text is a slice of its own.
+    asked = [asyncio.create_task(ask("heavy", LONG, *(4 * LONG for _ in range(20))))]
+    await until(task.began)
+    asked += [asyncio.create_task(ask("heavy", *[4 * LONG] * 20)) for _ in range(3)]
+    asked.append(asyncio.create_task(ask("light", f"{LONG} light")))
+    await settle()
+    task.let_go.set()
+    await asyncio.gather(*asked)
+    assert prepared[0] == "light"

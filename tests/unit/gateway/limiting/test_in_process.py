@@ -41,19 +41,39 @@ async def test_what_was_refused_counts_nowhere() -> None:
     assert await refusals(store, 1) == [None]
 
 
-async def test_tokens_are_charged_after_and_checked_before() -> None:
+async def test_tokens_are_charged_before_they_are_queued() -> None:
     clock = Clock()
-    store = InProcess(rules(tokens="100/minute"), clock)
-    # Two at once may overdraw: what they will compute is not known yet.
-    first, second = await store.enter("a", "1"), await store.enter("a", "2")
-    assert first.tokens == second.tokens == (0, 60)
-    await store.leave("a", "1", 99)
-    assert (await store.enter("a", "3")).tokens == (99, 60)
-    await store.leave("a", "2", 99)
-    refused = await store.enter("a", "4")
-    assert (refused.refused, refused.tokens) == ("tokens", (100, 60))
+    store = InProcess(rules(tokens="1000/minute"), clock)
+    assert (await store.enter("a", "1")).tokens == (0, 60)
+    assert (await store.reserve("a", 999)).tokens == (999, 60)
+    # A caller who leaves is charged all the same.
+    await store.leave("a", "1", 0)
+    assert (await store.enter("a", "2")).tokens == (999, 60)
     clock.now += 60
-    assert (await store.enter("a", "5")).refused is None
+    assert (await store.enter("a", "3")).tokens == (0, 60)
+
+
+async def test_requests_at_once_reserve_no_more_than_the_limit_and_a_batch() -> None:
+    store = InProcess(rules(tokens="3000/minute"), Clock())
+    standings = [await store.enter("a", str(number)) for number in range(100)]
+    assert {standing.refused for standing in standings} == {None}
+    standings = [await store.reserve("a", 700) for _ in range(100)]
+    assert [standing.refused for standing in standings] == [None] * 5 + ["tokens"] * 95
+    # What was refused was charged nothing.
+    assert standings[-1].tokens == (3000, 60)
+    assert (await store.enter("a", "100")).refused == "tokens"
+    assert (await store.reserve("b", 3513)).refused == "tokens"
+    assert (await store.reserve("b", 3512)).refused is None
+
+
+async def test_what_is_given_back_may_be_reserved_again() -> None:
+    store = InProcess(rules(tokens="1000/minute"), Clock())
+    await store.reserve("a", 1000)
+    await store.leave("a", "1", 400)
+    assert (await store.enter("a", "2")).tokens == (600, 60)
+    # Never more than was charged.
+    await store.leave("a", "2", 700)
+    assert (await store.enter("a", "3")).tokens == (600, 60)
 
 
 async def test_concurrency_is_what_has_not_left() -> None:
@@ -72,7 +92,8 @@ async def test_idle_subjects_are_forgotten() -> None:
     store = InProcess(rules(requests="9/second", tokens="9/second", concurrency=9), clock)
     for number in range(1000):
         await store.enter(str(number), "1")
-        await store.leave(str(number), "1", 1)
+        await store.reserve(str(number), 1)
+        await store.leave(str(number), "1", 0)
     assert store.size == 2000
     clock.now += 61
     await store.enter("another", "1")

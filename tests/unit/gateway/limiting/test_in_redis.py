@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -67,7 +68,8 @@ async def test_what_is_counted_is_what_the_library_counts(
     assert limits.requests is not None
     assert limits.tokens is not None
     await store.enter("a", "1")
-    await store.leave("a", "1", 30)
+    await store.reserve("a", 40)
+    await store.leave("a", "1", 10)
     assert (await theirs.get_window_stats(limits.requests, "a")).remaining == 4
     assert (await theirs.get_window_stats(limits.tokens, "a")).remaining == 70
     await theirs.hit(limits.requests, "a", cost=4)
@@ -77,14 +79,22 @@ async def test_what_is_counted_is_what_the_library_counts(
     await storage.bridge.get_connection().aclose()  # type: ignore[attr-defined]
 
 
-async def test_tokens_are_charged_after_and_checked_before(
+async def test_tokens_are_charged_before_they_are_queued_over_two_workers(
     server: RedisServer, inspector: Redis
 ) -> None:
-    pair = Pair(rules(tokens="100/minute"), server.url)
+    pair = Pair(rules(tokens="3000/minute"), server.url)
     assert (await pair.one.enter("a", "1")).tokens == (0, 60)
-    await pair.one.leave("a", "1", 100)
+    stores = [pair.one, pair.other] * 50
+    standings = await asyncio.gather(*(store.reserve("a", 700) for store in stores))
+    # The limit, and no more than a batch beyond it, however many ask at once.
+    assert [standing.refused for standing in standings].count(None) == 5
+    await pair.one.leave("a", "1", 0)
     refused = await pair.other.enter("a", "2")
-    assert (refused.refused, refused.tokens) == ("tokens", (100, 60))
+    assert (refused.refused, refused.tokens) == ("tokens", (3500, 60))
+    await pair.one.leave("a", "2", 700)
+    assert (await pair.other.enter("a", "3")).tokens == (2800, 60)
+    assert (await pair.other.reserve("b", 3513)).refused == "tokens"
+    assert not await inspector.keys("*tokens/b*")
     await pair.close()
 
 

@@ -1,11 +1,12 @@
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from structlog.typing import EventDict
 
 from gateway.limiting.in_process import InProcess
-from gateway.limiting.limiter import RETRY_S, Limiter, limiter_for
+from gateway.limiting.limiter import MAX_RETRY_S, RETRY_S, Limiter, limiter_for
 from gateway.limiting.rules import Rules, Standing, StoreUnavailable
 from kaiten.errors import RateLimited, TooManyConcurrent
 from kaiten.sections import Limits, State
@@ -28,9 +29,13 @@ class Fragile(InProcess):
         self._answer(subject)
         return await super().enter(subject, lease)
 
-    async def leave(self, subject: str, lease: str, tokens: int) -> None:
+    async def reserve(self, subject: str, tokens: int) -> Standing:
         self._answer(subject)
-        await super().leave(subject, lease, tokens)
+        return await super().reserve(subject, tokens)
+
+    async def leave(self, subject: str, lease: str, refund: int) -> None:
+        self._answer(subject)
+        await super().leave(subject, lease, refund)
 
     async def close(self) -> None:
         self.closed = True
@@ -70,9 +75,10 @@ async def passes(limiter: Limiter, tokens: int = 0) -> bool:
     visit = limiter.visit(ALICE)
     try:
         await visit.enter()
+        await visit.reserve(tokens)
     except RateLimited:
         return False
-    await visit.leave(tokens)
+    await visit.leave()
     return True
 
 
@@ -112,7 +118,7 @@ async def test_many_that_fail_at_once_are_one_line(logged: list[EventDict]) -> N
         await visit.enter()
     shared.store.away = True
     for visit in visits:
-        await visit.leave(0)
+        await visit.leave()
     shared.clock.now += RETRY_S
     await shared.ask()
     assert [line["event"] for line in logged] == ["limits_degraded"] * 2
@@ -123,7 +129,8 @@ async def test_tokens_count_here_where_the_shared_store_went_away_meanwhile() ->
     visit = shared.limiter.visit(ALICE)
     await visit.enter()
     shared.store.away = True
-    await visit.leave(10)
+    await visit.reserve(10)
+    await visit.leave()
     assert await shared.ask() == [False]
 
 
@@ -135,13 +142,13 @@ async def test_what_was_under_way_when_it_went_away_is_given_back(kind: type[Fra
     shared.store.away = True
     during = shared.limiter.visit(ALICE)
     await during.enter()
-    await before.leave(0)
-    await during.leave(0)
+    await before.leave()
+    await during.leave()
     shared.store.away = False
     shared.clock.now += RETRY_S
     probe = shared.limiter.visit("kaiten|bob")
     await probe.enter()
-    await probe.leave(0)
+    await probe.leave()
     # The task that gives back has its turn.
     await asyncio.sleep(0)
     assert shared.store.size == 0
@@ -209,3 +216,99 @@ async def test_settings_make_a_limiter_or_none() -> None:
     assert await passes(with_redis)
     assert watch.degraded == [False, True]
     await with_redis.close()
+
+
+async def test_what_was_reserved_and_not_computed_is_given_back() -> None:
+    shared = Shared(rules(tokens="10/minute"))
+    for computed, left in ((False, b"r=10"), (True, b"r=0"), (True, b"r=0")):
+        visit = shared.limiter.visit(ALICE)
+        with suppress(RateLimited):
+            await visit.enter()
+            await visit.reserve(10)
+            await visit.leave(computed=computed)
+        assert left in dict(visit.headers())[b"ratelimit"]
+
+
+class Slow(Fragile):
+    """Answers after the seconds that the test sets; over half a second it is too late."""
+
+    delay_s = 0.0
+
+    async def enter(self, subject: str, lease: str) -> Standing:
+        assert isinstance(self._clock, Clock)
+        self._clock.now += min(self.delay_s, 0.5)
+        if self.delay_s > 0.5:
+            raise StoreUnavailable("TimeoutError")
+        return await super().enter(subject, lease)
+
+
+async def test_a_slow_store_is_not_used_again_until_it_is_fast() -> None:
+    shared = Shared(rules(requests="9999/minute"), Slow)
+    assert isinstance(shared.store, Slow)
+    shared.store.delay_s = 0.6
+    await shared.ask()
+    # Fast enough to answer, and too slow to rely on.
+    shared.store.delay_s = 0.4
+    for _ in range(20):
+        shared.clock.now += RETRY_S
+        await shared.ask()
+    assert shared.watch.degraded == [False, True]
+    shared.store.delay_s = 0.1
+    shared.clock.now += RETRY_S
+    await shared.ask()
+    assert shared.watch.degraded == [False, True, False]
+
+
+async def test_a_store_that_comes_and_goes_is_used_ever_more_rarely(
+    logged: list[EventDict],
+) -> None:
+    shared = Shared(rules(requests="9999999/minute"))
+    for _ in range(300):
+        # It answers whoever asks after a pause, and then fails.
+        shared.store.away = not shared.limiter._degraded
+        await shared.ask()
+        shared.clock.now += 1
+    assert shared.watch.degraded.count(True) <= 10
+    assert len(logged) <= 20
+    # Once it has been steady, it is forgiven.
+    shared.store.away = False
+    shared.clock.now += MAX_RETRY_S
+    await shared.ask()
+    shared.clock.now += 2 * MAX_RETRY_S
+    shared.store.away = True
+    await shared.ask()
+    shared.store.away = False
+    shared.clock.now += RETRY_S
+    await shared.ask()
+    assert shared.watch.degraded[-1] is False
+
+
+async def test_an_answer_from_before_it_was_lost_does_not_bring_it_back() -> None:
+    class Held(Fragile):
+        free = asyncio.Event()
+
+        async def enter(self, subject: str, lease: str) -> Standing:
+            if lease.endswith("0"):
+                await self.free.wait()
+            return await super().enter(subject, lease)
+
+    shared = Shared(rules(requests="99/minute"), Held)
+    early = asyncio.create_task(shared.limiter.visit(ALICE).enter())
+    await asyncio.sleep(0)
+    shared.store.away = True
+    await shared.ask()
+    shared.store.away = False
+    Held.free.set()
+    await early
+    assert shared.watch.degraded == [False, True]
+
+
+async def test_a_store_that_stays_away_is_told_of_ever_more_rarely(
+    logged: list[EventDict],
+) -> None:
+    shared = Shared(rules(requests="9999/minute"))
+    shared.store.away = True
+    for _ in range(600):
+        await shared.ask()
+        shared.clock.now += 1
+    assert 5 <= len(logged) <= 20

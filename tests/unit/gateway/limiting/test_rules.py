@@ -18,15 +18,16 @@ from tests.unit.gateway.limiting.house import rules
     ],
 )
 def test_the_policy_is_told(given: dict[str, str | int], policy: str) -> None:
-    found = dict(rules(**given).headers(Standing(None, None, None), 0))  # type: ignore[arg-type]
+    found = dict(rules(**given).headers(Standing(None, None, None)))  # type: ignore[arg-type]
     assert found == {b"ratelimit-policy": policy.encode()}
 
 
-def test_what_is_left_is_told_without_what_is_charged_now() -> None:
+def test_what_is_left_is_told() -> None:
     limits = rules(requests="100/minute", tokens="1000/hour")
-    standing = Standing(None, Window(40, 30), Window(900, 3000))
-    assert dict(limits.headers(standing, 60))[b"ratelimit"] == (
+    standing = Standing(None, Window(40, 30), Window(960, 3000))
+    assert dict(limits.headers(standing))[b"ratelimit"] == (
         b'"requests";r=60;t=30, "tokens";r=40;t=3000'
     )
     # Overdrawn is nothing left.
-    assert b'"tokens";r=0;' in dict(limits.headers(standing, 500))[b"ratelimit"]
+    overdrawn = standing._replace(tokens=Window(1400, 3000))
+    assert b'"tokens";r=0;' in dict(limits.headers(overdrawn))[b"ratelimit"]

@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from kaiten.context import RequestContext, bind
+from kaiten.context import Principal, RequestContext, bind
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
 from kaiten.sections import Batching, Runners
 from runners import centroids
@@ -131,9 +131,14 @@ class House:
         tag: str = "letters:1.0.0",
         max_pending: int = 512,
         ends: tuple[Processor[Any, Any, Any, Any], Codec[Any, Any]] | None = None,
+        hang_timeout_s: float | None = None,
     ) -> RemoteRunner:
         processor, codec = ends or (Letters(), Letters())
-        worker = RemoteRunner(tag, ["a"], processor, codec, self.socket, max_pending)
+        limits = Batching(max_queue_items=max_pending // 4)
+        # Shorter than any that a setting may name.
+        limits = limits.model_copy(update={"hang_timeout_s": hang_timeout_s})
+        died = lambda: self.deaths.append("worker died")  # noqa: E731
+        worker = RemoteRunner(tag, ["a"], processor, codec, self.socket, limits, died)
         self._workers.append((worker, asyncio.create_task(worker.start())))
         return worker
 
@@ -316,14 +321,16 @@ async def test_full_queue_of_the_device_is_told(house: House) -> None:
 
 async def test_worker_holds_only_so_many_itself(house: House) -> None:
     house.serve()
-    worker = await house.ready_worker(max_pending=2)
+    worker = await house.ready_worker(max_pending=4)
     house.network.hold()
-    asked = asyncio.create_task(worker.predict(["one", "two"]))
+    asked = asyncio.create_task(worker.predict([*"abcd"]))
     await until_begun(house.network)
+    assert worker.retry_after_s("") == worker.drain_seconds
     with pytest.raises(QueueFull):
         await worker.predict(["three"])
     house.network.free.set()
-    assert await asked == ["ONE!", "TWO!"]
+    assert await asked == ["A!", "B!", "C!", "D!"]
+    assert worker.retry_after_s("") is None
     assert await worker.predict(["three"]) == ["THREE!"]
 
 
@@ -503,3 +510,50 @@ async def test_how_long_the_queue_is_is_told_to_who_has_not_left(house: House) -
     assert worker._link is not None
     worker._link.frame_received(Kind.ANSWER, 99, memoryview(Answer((), None, 7).encode(99))[9:])
     assert worker.drain_seconds == 7
+
+
+async def test_subject_travels_with_the_call_and_shares_the_device(house: House) -> None:
+    house.serve(Batching(max_batch_size=2))
+    worker = await house.ready_worker()
+    house.network.hold()
+
+    async def ask(subject: str, *texts: str) -> Sequence[Any]:
+        bind(RequestContext("request", principal=Principal(subject, frozenset())))
+        return await worker.predict(texts)
+
+    asked = [asyncio.create_task(ask("heavy", "first", *("heavy" for _ in range(9))))]
+    await until_begun(house.network)
+    await house.until_waiting(8)
+    asked.append(asyncio.create_task(ask("light", "a")))
+    await house.until_waiting(9)
+    house.network.free.set()
+    heavy, light = await asyncio.gather(*asked)
+    assert (len(heavy), light) == (10, ["A!"])
+    assert "a" in house.network.batches[1]
+
+
+class Stuck(Letters):
+    """Prepares a long text when the test lets it."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+
+    def prepare(self, inputs: Sequence[str]) -> list[Item]:
+        if len(inputs[0]) > 1000:
+            self.free.wait(PATIENCE_S)
+        return super().prepare(inputs)
+
+
+async def test_preparation_that_hangs_in_a_worker_turns_it_red(house: House) -> None:
+    house.serve()
+    processor = Stuck()
+    worker = house.worker(ends=(processor, processor), hang_timeout_s=0.05)
+    await until_ready(worker)
+    asked = asyncio.create_task(worker.predict(["long " * 1000]))
+    await until(lambda: worker.hung)
+    assert not worker.ready
+    assert house.deaths == ["worker died"]
+    asked.cancel()
+    processor.free.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asked

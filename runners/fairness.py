@@ -1,0 +1,181 @@
+"""How subjects share one queue: whose item is served next, and how much each may have waiting.
+
+Service is shared by cost, as by deficit round robin, but a subject that has had less than the
+others is served next instead of after a round of them: start-time fair queueing (Goyal, Vin and
+Cheng, 1996), in which subjects within one quantum of service are equals, and the one with the
+least waiting goes first. Room is shared by dynamic thresholds (Choudhury and Hahne, 1998).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import merge
+from itertools import islice
+from typing import Generic, Protocol, TypeVar
+
+# Subjects without anything waiting whose service is remembered: past it, the oldest is forgotten.
+_MAX_IDLE = 1024
+
+
+class Entry(Protocol):
+    """An item in the queue: whose it is, and what it costs the device."""
+
+    @property
+    def subject(self) -> str: ...
+    @property
+    def cost(self) -> int: ...
+
+
+EntryT = TypeVar("EntryT", bound=Entry)
+
+
+def fits(items: int, held: int, waiting: int, limit: int) -> bool:
+    """Return whether a subject that holds ``held`` of ``waiting`` items may add so many.
+
+    A subject may hold as much as it leaves free of twice the limit: the limit if it is alone, and
+    less as others hold more, so that heavy subjects always leave room for a light one.
+    """
+    return held + items <= 2 * limit - waiting - items
+
+
+@dataclass(slots=True)
+class _Backlog(Generic[EntryT]):
+    """What waits of one subject, oldest first.
+
+    ``served`` is the cost that it has been served, on the queue's own virtual clock, and
+    ``passed_over`` how many batches have been taken without anything of it.
+    """
+
+    served: int
+    entries: list[EntryT] = field(default_factory=list)
+    cost: int = 0
+    passed_over: int = 0
+
+
+class FairQueue(Generic[EntryT]):
+    """Waiting items by subject. With a single subject, it is first in, first out.
+
+    A subject that ``max_passed_over`` batches had nothing of is served before all that were
+    passed over less often, whatever it was served before.
+    """
+
+    def __init__(self, max_passed_over: int) -> None:
+        self._max_passed_over = max_passed_over
+        self._backlogs: dict[str, _Backlog[EntryT]] = {}
+        self._idle: dict[str, int] = {}
+        # What the least served subject had been served when a batch was last taken.
+        self._virtual_time = 0
+        self._length = 0
+        self.cost = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[EntryT]:
+        for backlog in self._backlogs.values():
+            yield from backlog.entries
+
+    def held(self, subject: str) -> int:
+        """Return how many items of a subject wait."""
+        backlog = self._backlogs.get(subject)
+        return len(backlog.entries) if backlog else 0
+
+    def cost_of(self, subject: str) -> int:
+        """Return what waits of a subject, by cost."""
+        backlog = self._backlogs.get(subject)
+        return backlog.cost if backlog else 0
+
+    def costs(self) -> dict[str, int]:
+        """Return what waits of each subject, by cost."""
+        return {subject: backlog.cost for subject, backlog in self._backlogs.items()}
+
+    def push(self, subject: str, entries: Sequence[EntryT], cost: int) -> None:
+        """Add a subject's items behind those that it has waiting; ``cost`` is theirs together."""
+        if not entries:
+            return
+        backlog = self._backlogs.get(subject)
+        if backlog is None:
+            served = max(self._idle.pop(subject, 0), self._virtual_time)
+            backlog = self._backlogs[subject] = _Backlog(served)
+        backlog.entries += entries
+        backlog.cost += cost
+        self.cost += cost
+        self._length += len(entries)
+
+    def window(self, size: int, quantum: int) -> list[EntryT]:
+        """Return up to so many items in the order in which they are to be served.
+
+        Subjects that were served the same but for less than a ``quantum`` are equals.
+        """
+        if len(self._backlogs) == 1:
+            (backlog,) = self._backlogs.values()
+            return backlog.entries[:size]
+        least = min(backlog.served for backlog in self._backlogs.values())
+        self._virtual_time = max(self._virtual_time, least)
+        ranked = sorted(self._backlogs.values(), key=lambda each: self._rank(each, least, quantum))
+        first = ranked[0].entries[0]
+        shared = merge(*(_tagged(backlog, place) for place, backlog in enumerate(ranked[:size])))
+        others = (entry for *_, entry in shared if entry is not first)
+        return [first, *islice(others, size - 1)]
+
+    def take(self, entries: Sequence[EntryT]) -> None:
+        """Remove the items of a batch, and charge their subjects for them."""
+        chosen: dict[str, list[EntryT]] = {}
+        for entry in entries:
+            chosen.setdefault(entry.subject, []).append(entry)
+        for subject, backlog in self._backlogs.items():
+            backlog.passed_over = 0 if subject in chosen else backlog.passed_over + 1
+        for subject, batch in chosen.items():
+            self._backlogs[subject].served += sum(entry.cost for entry in batch)
+            self._remove(subject, batch)
+        self._forget()
+
+    def drop(self, unwanted: Callable[[EntryT], bool]) -> list[EntryT]:
+        """Remove the items that this holds for, and return them."""
+        dropped: list[EntryT] = []
+        for subject, backlog in [*self._backlogs.items()]:
+            batch = [entry for entry in backlog.entries if unwanted(entry)]
+            if batch:
+                self._remove(subject, batch)
+                dropped += batch
+        return dropped
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self._backlogs.clear()
+        self._idle.clear()
+        self._length = self.cost = 0
+
+    def _rank(self, backlog: _Backlog[EntryT], least: int, quantum: int) -> tuple[int, int, int]:
+        """Return what subjects are sorted by; of equals, the one that came first is first."""
+        late = backlog.passed_over if backlog.passed_over >= self._max_passed_over else 0
+        return -late, (backlog.served - least) // max(1, quantum), backlog.cost
+
+    def _remove(self, subject: str, batch: Sequence[EntryT]) -> None:
+        backlog = self._backlogs[subject]
+        removed = {id(entry) for entry in batch}
+        cost = sum(entry.cost for entry in batch)
+        backlog.entries = [entry for entry in backlog.entries if id(entry) not in removed]
+        backlog.cost -= cost
+        self.cost -= cost
+        self._length -= len(batch)
+        if not backlog.entries:
+            del self._backlogs[subject]
+            self._idle[subject] = backlog.served
+
+    def _forget(self) -> None:
+        """Forget the service of idle subjects that has no weight any more."""
+        if not self._backlogs:
+            self._idle.clear()
+            self._virtual_time = 0
+            return
+        for subject, served in [*self._idle.items()]:
+            if served <= self._virtual_time or len(self._idle) > _MAX_IDLE:
+                del self._idle[subject]
+
+
+def _tagged(backlog: _Backlog[EntryT], place: int) -> Iterator[tuple[int, int, int, EntryT]]:
+    """Yield a subject's items, each after what its subject will have been served before it."""
+    tag = backlog.served
+    for number, entry in enumerate(backlog.entries):
+        yield tag, place, number, entry
+        tag += entry.cost

@@ -1,0 +1,190 @@
+"""A light caller beside heavy ones: how long it waits, whether it is refused, and what all get."""
+
+import asyncio
+import io
+import subprocess
+import tarfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
+from itertools import cycle
+from pathlib import Path
+
+from benchmarks.client import Answer, Pool
+from benchmarks.load import percentile
+from kaiten.cli.token import mint
+from kaiten.sections import Auth
+from tests.acceptance.places import Served, served
+from tests.acceptance.report import Report
+from tests.acceptance.target import Target
+from tests.e2e.house import ROOT, quickstart_texts
+
+BEFORE: Mapping[str, object] = {
+    "light_alone_p50_s": 0.013,
+    "beside_1_heavy_p50_s": 0.35,
+    "beside_16_heavy_p50_s": 2.1,
+    "beside_16_heavy_long_p50_s": 11,
+}
+_BASE = "d62cd7b"
+_BASE_PARTS = ("service.py", "kaiten.yaml", "configuration.yaml", "bentofile.yaml", "README.md")
+_FOLDERS = ("kaiten", "gateway", "runners", "monitors", "lifecycle")
+_TEXTS, _SECONDS, _WARM_UP_S, _RETRY_S = 256, 8.0, 3.0, 0.05
+_TIMES, _SHARE = 3.0, 0.95
+_SECRET = "0123456789abcdef" * 4
+_SETTINGS = {"KAITEN_AUTH__SECRET": _SECRET}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Heavy callers, over how many connections, as how many subjects, with what texts."""
+
+    name: str
+    connections: int
+    subjects: int
+    long: bool = False
+
+
+CASES = (
+    Case("1 heavy, short", 1, 1),
+    Case("1 heavy, long", 1, 1, long=True),
+    Case("4 heavy, short", 4, 4),
+    Case("4 heavy, long", 4, 4, long=True),
+    Case("16 heavy, short", 16, 16),
+    Case("16 heavy, long", 16, 16, long=True),
+    Case("1 heavy over 16 connections, short", 16, 1),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one case came to; ``cpu_ms`` is the server's for each text that was computed."""
+
+    p50_s: float
+    refused: int
+    texts_s: float
+    cpu_ms: float
+
+
+class Stage:
+    """A server, and callers of it by subject."""
+
+    def __init__(self, each: Served) -> None:
+        self._served = each
+        self._targets: dict[str, Target] = {}
+        self._texts = quickstart_texts()
+
+    def caller(self, subject: str) -> Target:
+        if subject not in self._targets:
+            token = mint(subject, ["predict"], timedelta(hours=1), Auth(), _SECRET)
+            self._targets[subject] = Target(self._served.target.port, token)
+        return self._targets[subject]
+
+    async def light_beside_light(self, seconds: float) -> float:
+        """Return a light caller's p50 beside another one, in seconds."""
+        async with self._served.pool() as pool:
+            first, _ = await asyncio.gather(
+                self._light(pool, "light", seconds), self._light(pool, "other", seconds)
+            )
+        return percentile([answer.seconds for answer in first], 50)
+
+    async def light_beside_heavy(self, case: Case, seconds: float) -> Found:
+        async with self._served.pool() as pool:
+            ends = time.monotonic() + _WARM_UP_S + seconds
+            heavy = [
+                asyncio.create_task(self._heavy(pool, f"heavy-{n % case.subjects}", case, ends))
+                for n in range(case.connections)
+            ]
+            await asyncio.sleep(_WARM_UP_S)
+            before, used = await self._computed(pool), self._served.watch.usage()
+            light = await self._light(pool, "light", seconds)
+            texts = await self._computed(pool) - before
+            cpu_s = (self._served.watch.usage() - used).total
+            for task in heavy:
+                await task
+        answered = [answer.seconds for answer in light if answer.status == HTTPStatus.OK]
+        refused = len(light) - len(answered)
+        p50_s = percentile(answered, 50) if answered else seconds
+        return Found(p50_s, refused, texts / seconds, 1000 * cpu_s / max(1.0, texts))
+
+    async def _computed(self, pool: Pool) -> float:
+        """Return how many texts the server has computed."""
+        answer = await pool.ask(self._served.target.get("/metrics"))
+        return answer.total("model_batch_size_sum")
+
+    async def _light(self, pool: Pool, subject: str, seconds: float) -> list[Answer]:
+        requests = cycle([self.caller(subject).v1(text) for text in self._texts[:200]])
+        ends = time.monotonic() + seconds
+        answers = []
+        while time.monotonic() < ends:
+            answers.append(await pool.ask(next(requests)))
+            if answers[-1].status != HTTPStatus.OK:
+                await asyncio.sleep(_RETRY_S)
+        return answers
+
+    async def _heavy(self, pool: Pool, subject: str, case: Case, ends: float) -> list[Answer]:
+        texts = self._texts[: 4 * _TEXTS]
+        if case.long:
+            texts = [" ".join(self._texts[at : at + 20]) for at in range(4 * _TEXTS)]
+        starts = range(0, len(texts), _TEXTS)
+        requests = cycle([self.caller(subject).v2(texts[at : at + _TEXTS]) for at in starts])
+        answers = []
+        while time.monotonic() < ends:
+            answers.append(await pool.ask(next(requests)))
+            if answers[-1].status != HTTPStatus.OK:
+                await asyncio.sleep(_RETRY_S)
+        return answers
+
+
+async def run(report: Report, store: Path, folder: Path) -> None:
+    """Each case, in turns with the code from before where its commit is at hand."""
+    seconds = max(3.0, _SECONDS * report.scale)
+    base = _base(folder / "base")
+    with ExitStack() as stack:
+        now = Stage(stack.enter_context(served(store, folder / "now", _SETTINGS)))
+        then = None
+        if base is not None:
+            then = Stage(stack.enter_context(served(store, folder / "then", _SETTINGS, base)))
+        await now.light_beside_light(_WARM_UP_S)
+        light_s = await now.light_beside_light(seconds)
+        report.tell("light beside light", p50_s=light_s)
+        for case in CASES:
+            before = await then.light_beside_heavy(case, seconds) if then else None
+            found = await now.light_beside_heavy(case, seconds)
+            report.check(
+                f"{case.name}: a light caller's p50 at most {_TIMES:g} times that beside a light "
+                "one (s, times)",
+                [found.p50_s, found.p50_s / light_s],
+                passed=found.p50_s <= _TIMES * light_s,
+            )
+            report.check(
+                f"{case.name}: none of its requests is refused",
+                found.refused,
+                passed=found.refused == 0,
+            )
+            if before is not None:
+                report.tell(
+                    case.name,
+                    p50_before_s=before.p50_s,
+                    refused_before=before.refused,
+                    # Where others use the cores too, it tells more of the capacity than the rate.
+                    cpu_ms_a_text_before_and_now=[before.cpu_ms, found.cpu_ms],
+                )
+                report.check(
+                    f"{case.name}: throughput at least {_SHARE:g} of before (texts/s, ratio)",
+                    [found.texts_s, found.texts_s / max(1.0, before.texts_s)],
+                    passed=found.texts_s >= _SHARE * before.texts_s,
+                )
+
+
+def _base(folder: Path) -> Path | None:
+    """Return a folder with the code of the commit from before, None where it is not at hand."""
+    command = ["git", "archive", _BASE, *_BASE_PARTS, *_FOLDERS]
+    archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if archive.returncode:
+        return None
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+        tar.extractall(folder, filter="data")
+    return folder

@@ -1,0 +1,73 @@
+"""A device that hangs: how soon the server says so, and what its callers get."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.acceptance.fragile_classification.serving import HANG
+from tests.acceptance.places import Served, fragile
+from tests.acceptance.report import Report
+
+BEFORE: Mapping[str, object] = {
+    "readyz": 200,
+    "answers": "211 times 504, then 429 only, without end",
+}
+_TIMEOUT_S, _LIMIT_S, _PROBE_S = 3.0, 90.0, 2.0
+_OK, _UNREADY = 200, 503
+
+
+async def run(report: Report, store: Path, folder: Path) -> None:
+    """With the model in the worker, and in a device process."""
+    for process in ("worker", "device"):
+        settings = {
+            "KAITEN_BATCHING__HANG_TIMEOUT_S": f"{_TIMEOUT_S:g}",
+            "KAITEN_RUNNERS__PROCESS": process,
+        }
+        (place := folder / process).mkdir()
+        with fragile(store, place, settings) as each:
+            await _hang(report, process, each)
+
+
+async def _hang(report: Report, process: str, each: Served) -> None:
+    async with each.pool() as pool:
+        await _until(each, _OK)
+        began = time.monotonic()
+        asked = [pool.ask(each.target.v1(f"{HANG} {number}")) for number in range(8)]
+        calls = [asyncio.create_task(ask) for ask in asked]
+        red_s = await _until(each, _UNREADY) - began
+        answers = await asyncio.gather(*calls)
+        statuses = Counter(answer.status for answer in answers)
+        report.check(
+            f"{process}: red within twice the timeout of {_TIMEOUT_S:g} s",
+            red_s,
+            passed=red_s <= 2 * _TIMEOUT_S + 2,
+        )
+        report.check(
+            f"{process}: callers get 503", dict(statuses), passed=set(statuses) == {_UNREADY}
+        )
+        back_s = await _until(each, _OK) - began
+        report.check(f"{process}: serves again", back_s, passed=back_s <= _LIMIT_S)
+    async with each.pool() as pool:
+        answer = await pool.ask(each.target.v1("Where is my parcel?"))
+        report.check(f"{process}: answers again", answer.status, passed=answer.status == _OK)
+        page = await pool.ask(each.target.get("/metrics"))
+        hangs = page.total("model_device_hangs_total")
+        report.check(f"{process}: counted once", hangs, passed=hangs == 1)
+
+
+async def _until(each: Served, status: int) -> float:
+    """Return when /readyz has this status; anything but 200 in time is red, as it is to a probe."""
+    ends = time.monotonic() + _LIMIT_S
+    while time.monotonic() < ends:
+        async with each.pool() as pool:
+            try:
+                async with asyncio.timeout(_PROBE_S):
+                    found = (await pool.ask(each.target.get("/readyz"))).status
+            except (OSError, TimeoutError):
+                found = 0
+        if (found == _OK) == (status == _OK):
+            break
+        await asyncio.sleep(0.1)
+    return time.monotonic()

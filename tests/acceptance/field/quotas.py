@@ -1,0 +1,82 @@
+"""Callers who leave, cancel or set short limits: how many tokens are computed for them."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+from benchmarks.client import Pool
+from kaiten.cli.token import mint
+from kaiten.sections import Auth
+from tests.acceptance.places import Served, served
+from tests.acceptance.report import Report
+from tests.acceptance.target import Target
+from tests.e2e.house import quickstart_texts
+from tests.redis_server import redis_server
+
+BEFORE: Mapping[str, object] = {"tokens_computed_of_a_limit_of_3000": "67,000 to 88,000"}
+_LIMIT, _BATCH, _REQUESTS, _ROUNDS, _TEXTS, _STAY_S = 3000, 512, 100, 3, 64, 1.0
+_SECRET = "0123456789abcdef" * 4
+
+
+async def run(report: Report, store: Path, folder: Path) -> None:
+    """Each way to leave, with limits in the process and in Redis."""
+    with ExitStack() as stack:
+        redis = stack.enter_context(redis_server())
+        for name, more in (
+            ("in process", {}),
+            ("in Redis", {"KAITEN_STATE__REDIS_URL": redis.url}),
+        ):
+            settings = {
+                "KAITEN_AUTH__SECRET": _SECRET,
+                "KAITEN_LIMITS__TOKENS": f"{_LIMIT}/hour",
+                **more,
+            }
+            with served(store, folder / name.replace(" ", "-"), settings) as each:
+                await _attack(report, name, each)
+
+
+async def _attack(report: Report, name: str, each: Served) -> None:
+    for how in ("all at once", "short limits", "leave"):
+        token = mint(how.replace(" ", "-"), ["predict"], timedelta(hours=1), Auth(), _SECRET)
+        target = Target(each.target.port, token)
+        texts = quickstart_texts()
+        headers = {"X_Request_Timeout_Ms": "30"} if how == "short limits" else {}
+        requests = [
+            target.v2(texts[(at := number * _TEXTS % 1024) : at + _TEXTS], **headers)
+            for number in range(_REQUESTS)
+        ]
+        async with each.pool() as pool:
+            before = await _computed(pool, each)
+            for _ in range(_ROUNDS):
+                if how == "leave":
+                    await asyncio.to_thread(_send_and_leave, target.port, requests)
+                else:
+                    await asyncio.gather(*(pool.ask(request) for request in requests))
+            await asyncio.sleep(2)
+            tokens = await _computed(pool, each) - before
+        report.check(
+            f"{name}, {how}: at most the limit of {_LIMIT} tokens and a batch of {_BATCH}",
+            tokens,
+            passed=tokens <= _LIMIT + _BATCH,
+        )
+
+
+async def _computed(pool: Pool, each: Served) -> float:
+    """Return how many tokens the server has computed, padding included."""
+    return (await pool.ask(each.target.get("/metrics"))).total("model_batch_tokens_sum")
+
+
+def _send_and_leave(port: int, requests: list[bytes]) -> None:
+    """Send each request on a connection of its own, and hang up soon after."""
+    connections = []
+    for request in requests:
+        connections.append(socket.create_connection(("127.0.0.1", port), timeout=30))
+        connections[-1].sendall(request)
+    # Long enough for some of it to be queued.
+    time.sleep(_STAY_S)
+    for connection in connections:
+        connection.close()
