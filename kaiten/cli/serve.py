@@ -18,6 +18,7 @@ from kaiten.cli.token import mint
 from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.settings import ROOT, bentoml_configuration, environment_for, load_settings
 from kaiten.signing import secret_in_force
+from monitors import lines
 
 _POLL_S = 0.2
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -51,6 +52,8 @@ def serve(
     server = subprocess.Popen(  # noqa: S603  our own command
         [*command, "--port", str(port)], env=environment_for(overrides)
     )
+    # A console that is not read must not keep a signal from the server.
+    lines.detach_console()
     try:
         # Ctrl-C reaches the server as well; it answers what it holds, and we wait for it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
