@@ -36,6 +36,7 @@ STATUS_AND_CODE: Mapping[type[errors.KaitenError], tuple[int, str]] = {
     errors.NotReady: (503, "not_ready"),
     errors.IssuerUnavailable: (503, "issuer_unavailable"),
     errors.DatabaseUnavailable: (503, "database_unavailable"),
+    errors.OutOfDescriptors: (503, "out_of_descriptors"),
     errors.DeadlineExceeded: (504, "deadline_exceeded"),
 }
 INTERNAL = (500, "internal_error")
@@ -110,6 +111,7 @@ _WITH_RETRY_AFTER = (
     errors.TooManyConcurrent,
     errors.IssuerUnavailable,
     errors.DatabaseUnavailable,
+    errors.OutOfDescriptors,
     errors.NotReady,
 )
 _FIXED_HEADERS: Mapping[type[Exception], Mapping[str, str]] = {

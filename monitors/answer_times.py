@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from functools import cached_property
 from math import ceil, log
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from monitors.metric_files import Fold, Folded, is_dead
+from monitors.metric_files import Fold, Folded, files_in, is_dead
 
 RELATIVE_ERROR = 0.01
 # In seconds. What is quicker counts as the one, and what is slower as the other.
@@ -152,7 +153,8 @@ class AnswerTimes:
                 yield from self._kept(path)
 
     def _files(self) -> Sequence[Path]:
-        return [*self._path.parent.glob("answers_*.times")] if self._path else []
+        known = files_in(self._path.parent) if self._path else []
+        return [each for each in known if fnmatch(each.name, "answers_*.times")]
 
     def _kept(self, path: Path) -> Iterator[NDArray[np.float64]]:
         content = path.read_bytes()

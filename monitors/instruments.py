@@ -88,7 +88,7 @@ class _MetricsFile(mmap_dict.MmapedDict):
                 if self._capacity == 0:
                     return False
                 capacity = 2 * self._capacity
-                os.posix_fallocate(self._f.fileno(), self._capacity, self._capacity)
+                _write_zeros(self._f.fileno(), self._capacity, capacity)
                 self._m = mmap.mmap(self._f.fileno(), capacity)
                 self._capacity = capacity
         except OSError as error:
@@ -147,13 +147,20 @@ def _allocate(filename: str) -> None:
                 read_rows(Path(filename).read_bytes())
             except TornFile:
                 os.ftruncate(descriptor, 0)
-        os.posix_fallocate(descriptor, 0, max(size, _FILE_BYTES))
+            size = os.fstat(descriptor).st_size
+        _write_zeros(descriptor, size, max(size, _FILE_BYTES))
     except OSError:
         # What is left would be taken for a file of its own, and has holes.
         Path(filename).unlink(missing_ok=True)
         raise
     finally:
         os.close(descriptor)
+
+
+def _write_zeros(descriptor: int, start: int, end: int) -> None:
+    """Have the disk hold what a file is extended by: not every one can allocate without a write."""
+    while start < end:
+        start += os.pwrite(descriptor, bytes(end - start), start)
 
 
 def _log_in_memory(**facts: str) -> None:

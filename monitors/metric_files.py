@@ -124,6 +124,15 @@ class Fold:
             os.close(lock)
 
 
+def files_in(directory: Path) -> list[Path]:
+    """Return what a folder holds, in order; nothing where it is gone."""
+    try:
+        # Not glob, which takes a folder that cannot be opened for an empty one.
+        return sorted(directory / name for name in os.listdir(directory))  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+
+
 def is_dead(file: Path) -> bool:
     """Tell whether the process that a file is named after is gone."""
     number = file.stem.rpartition("_")[2]
@@ -167,7 +176,7 @@ class MetricFiles:
                 self._fold.add(dead, self._merge)
 
     def _files(self) -> list[Path]:
-        return sorted(each for each in self._directory.glob("*.db") if _NAME.fullmatch(each.name))
+        return [each for each in files_in(self._directory) if _NAME.fullmatch(each.name)]
 
     def _read(self, folded: Folded) -> list[FileRows]:
         rows: dict[str, list[Row]] = {}

@@ -56,6 +56,7 @@ class Exposition:
         instruments.quality_measured([quality])
         instruments.labels_taken("joined", 1)
         instruments.request_limited("requests")
+        instruments.log_lines_dropped("console", 1)
         instruments.show_drift(_Drifts())
         instruments.show_versions("0.1.0", lambda: {MODEL: "d" * 64})
 
