@@ -27,12 +27,13 @@ from gateway.edge import Edge
 from gateway.middleware.back_stop import BackStopMiddleware
 from gateway.routes import for_bentoml
 from gateway.schemas import PredictV2Response
+from gateway.security_log import security_log
 from kaiten import supervisor, tls
 from kaiten.errors import SetupError
 from kaiten.parts import Parts, Process
 from kaiten.settings import load_settings, release_snapshot
 from kaiten.start import prepare
-from monitors import logs
+from monitors import lines, logs
 from monitors.instruments import own_directory
 
 # `bentoml serve` has asked whether it may report usage, and keeps the answer, before it imports
@@ -72,10 +73,15 @@ def _end_worker() -> None:
     """End this process in good order, or at once where callers hold it up; another replaces it."""
     serving = parts.settings.serving
     patience_s = serving.drain_s + serving.request_timeout_s + _GRACE_S
-    last_resort = threading.Timer(patience_s, os._exit, (1,))
+    last_resort = threading.Timer(patience_s, _leave)
     last_resort.daemon = True
     last_resort.start()
     signal.raise_signal(signal.SIGTERM)
+
+
+def _leave() -> None:
+    lines.flush()
+    os._exit(1)
 
 
 try:
@@ -114,6 +120,7 @@ class Kaiten:
     """Predictions by fine-tuned models: batched, authenticated, measured and profiled."""
 
     def __init__(self) -> None:
+        lines.detach_console()
         # Once more: BentoML has configured its own since this module was imported.
         logs.configure(parts.settings.logging, parts.pseudonyms, _worker() + 1)
         try:
@@ -128,6 +135,9 @@ class Kaiten:
     @staticmethod
     def check_once() -> None:
         """Stop before any worker starts if a model, its engine or the secret is missing."""
+        # The workers' supervisor logs too, and must not wait either.
+        lines.detach_console()
+        logs.configure(parts.settings.logging)
         services = BentoMLContainer.config.services.get()
         try:
             prepare(parts, services, NAME, own_metrics.resolve())
@@ -159,6 +169,9 @@ class Kaiten:
             await asyncio.to_thread(sink.close)
         if parts.limiter is not None:
             await parts.limiter.close()
+        security_log.end_period()
+        # The signal that ends this process ends its threads.
+        await asyncio.to_thread(lines.flush)
         if any(runner.hung for runner in parts.runners):
             # Python would wait for the thread that hangs.
             os._exit(1)

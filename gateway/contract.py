@@ -98,6 +98,11 @@ REMEDIES: Mapping[str, Remedy] = {
         Retry.AFTER,
         ("Retry-After",),
     ),
+    "out_of_descriptors": Remedy(
+        "Wait; the server has as many connections as it may open files.",
+        Retry.AFTER,
+        ("Retry-After",),
+    ),
     "deadline_exceeded": Remedy(
         "Send less at once, or allow more time in `X-Request-Timeout-Ms`.",
         Retry.AFTER,

@@ -38,6 +38,7 @@ STATUS_AND_CODE: Mapping[type[errors.KaitenError], tuple[int, str]] = {
     errors.Overloaded: (503, "overloaded"),
     errors.IssuerUnavailable: (503, "issuer_unavailable"),
     errors.DatabaseUnavailable: (503, "database_unavailable"),
+    errors.OutOfDescriptors: (503, "out_of_descriptors"),
     errors.DeadlineExceeded: (504, "deadline_exceeded"),
 }
 INTERNAL = (500, "internal_error")
@@ -114,6 +115,7 @@ _WITH_RETRY_AFTER = (
     errors.TooManyConcurrent,
     errors.IssuerUnavailable,
     errors.DatabaseUnavailable,
+    errors.OutOfDescriptors,
     errors.NotReady,
 )
 _FIXED_HEADERS: Mapping[type[Exception], Mapping[str, str]] = {

@@ -381,6 +381,14 @@ class IssuerUnavailable(ServiceError):
         super().__init__("The token's issuer can not be reached; try again later.")
 
 
+class OutOfDescriptors(ServiceError):
+    """The server may open no more files, and needs one for the answer; predictions need none."""
+
+    def __init__(self, retry_after_s: int = 2) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__("The server may open no more files for now; try again later.")
+
+
 class DatabaseUnavailable(ServiceError):
     """The database of predictions and labels can not be reached.
 

@@ -31,6 +31,7 @@ from lifecycle.consistency import check, check_opset, installed_versions
 from lifecycle.file_watch import FileWatch
 from lifecycle.resolution import reference_in_force, resolve
 from lifecycle.store import ModelStore, StoredModel
+from monitors import lines
 from monitors.answer_times import AnswerTimes
 from monitors.archive.archive import Archive
 from monitors.drift.state import DriftReport, States
@@ -84,6 +85,7 @@ class Parts:
         found = Instruments(
             metrics_directory(), process.service, process.bento_version(), self.answer_times
         )
+        lines.report_drops_to(found.log_lines_dropped)
         found.show_drift(self.drift)
         # Later: the app is there before its models.
         found.show_versions(__version__, lambda: self.digests)

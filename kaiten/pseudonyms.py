@@ -1,12 +1,16 @@
-"""Pseudonyms of subjects, for logs: the same caller is the same word, and nobody's name."""
+"""What stands for callers in logs: pseudonyms of subjects, and networks of addresses."""
 
 import hmac
+import ipaddress
+from functools import lru_cache
 
 from kaiten.sections import Logging
 
 # Fixed, so that the key says nothing of the secret that it comes from, nor of other keys from it.
 _LABEL = b"kaiten: pseudonyms of subjects"
 _DIGITS = 16
+# The networks that an address is cut to where it may not be kept whole, by the address's version.
+_NETWORK_BITS = {4: 24, 6: 48}
 
 
 class Pseudonyms:
@@ -30,3 +34,23 @@ def shared_key(settings: Logging, secret: str | None) -> bytes | None:
     if settings.pseudonym_key is not None:
         return settings.pseudonym_key.get_secret_value().encode()
     return hmac.digest(secret.encode(), _LABEL, "sha256") if secret else None
+
+
+@lru_cache(maxsize=1024)
+def address_of(client: str) -> str | None:
+    """Return a caller's address in one form; None for a socket's path or what a proxy made up."""
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return None
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+@lru_cache(maxsize=1024)
+def network_of(client: str) -> str | None:
+    """Return the network of a caller's address, /24 or /48; None as ``address_of``."""
+    plain = address_of(client)
+    if plain is None:
+        return None
+    address = ipaddress.ip_address(plain)
+    return str(ipaddress.ip_network((plain, _NETWORK_BITS[address.version]), strict=False))

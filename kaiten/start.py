@@ -16,6 +16,7 @@ from gateway.tokens.stores import FILE as CREDENTIALS_FILE
 from kaiten import service_config, tls
 from kaiten.cores import count_of
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings
+from kaiten.files import ENOUGH_DESCRIPTORS, has_no_room, raise_descriptor_limit
 from kaiten.parts import Parts
 from kaiten.settings import (
     Settings,
@@ -52,6 +53,7 @@ def prepare(parts: Parts, services: Mapping[str, Any], name: str, metrics: Path)
     settings, in_force = parts.settings, services[name]
     workers = count_of(in_force["workers"])
     _tell(settings, workers)
+    _raise_descriptor_limit()
     folder = own_folder()
     sockets = folder if settings.runners.process == "device" else None
     credentials_copy = folder / CREDENTIALS_FILE
@@ -90,6 +92,13 @@ def _tell(settings: Settings, workers: int) -> None:
     )
 
 
+def _raise_descriptor_limit() -> None:
+    limit = raise_descriptor_limit()
+    if limit < ENOUGH_DESCRIPTORS:
+        remedy = f"raise it to {ENOUGH_DESCRIPTORS} or more: ulimit -n, LimitNOFILE= of systemd"
+        logger.warning("few_descriptors", limit=limit, remedy=remedy)
+
+
 def _check(parts: Parts, in_force: Mapping[str, Any]) -> None:
     settings = parts.settings
     check_back_stop(settings, in_force["traffic"]["timeout"])
@@ -101,12 +110,19 @@ def _check(parts: Parts, in_force: Mapping[str, Any]) -> None:
 
 
 def _check_home(home: Path) -> None:
-    """Raise InvalidSettings where state can not be kept: it would be missed when it is needed."""
+    """Raise InvalidSettings where state can not be kept: it would be missed when it is needed.
+
+    A disk that is only full stops no start: predictions need no room on it.
+    """
     try:
         home.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=home):
             pass
     except OSError as error:
+        if has_no_room(error):
+            remedy = "make room: no labels, drift or new credentials are kept until then"
+            logger.warning("home_full", home=str(home.absolute()), remedy=remedy)
+            return
         reason = f"{home.absolute()} can not be written: {error.strerror}; name another folder"
         remedy = f"{reason}, or give it to user {os.getuid()}"
         raise InvalidSettings([Detail("KAITEN_HOME", remedy)], "where state is kept") from None

@@ -4,21 +4,27 @@ The percentiles are those of DDSketch (Masson, Rim and Lee, VLDB 2019) over a fi
 whose bounds grow by a constant factor, so that each value is within a relative error of what its
 bucket stands for, and sketches are merged by adding them up. Each worker has a file of its own,
 mapped into memory, beside its metrics: adding an answer changes a few numbers there without a
-system call, and what is there outlives the worker, however it ends.
+system call, and what is there outlives the worker, however it ends. Files of dead workers are
+folded into one. Where the disk is full, a worker's times stay in its own memory.
 """
 
 import mmap
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from functools import cached_property
 from math import ceil, log
 from pathlib import Path
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
+
+from monitors.metric_files import Fold, Folded, files_in, is_dead
 
 RELATIVE_ERROR = 0.01
 # In seconds. What is quicker counts as the one, and what is slower as the other.
@@ -38,6 +44,8 @@ _SUM, _MIN, _MAX, _HEAD = range(4)
 _STATUSES = _HEAD + _BUCKETS
 _ROW = _STATUSES + _END - _OTHER
 _BYTES = 8
+_FOLDED = "answers-folded.json"
+logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,11 +100,21 @@ class AnswerTimes:
     def __init__(self, routes: Sequence[str], directory: str | None = None) -> None:
         self._routes = routes
         self._rows = {route: 1 + place * _ROW for place, route in enumerate(routes)}
-        self._path = Path(directory, f"answers_{os.getpid()}.times") if directory else None
         size = _BYTES * (1 + len(routes) * _ROW)
-        shared = mmap.mmap(-1, size) if self._path is None else _mapped(self._path, size)
+        self._path: Path | None = None
+        self._fold: Fold | None = None
+        shared = mmap.mmap(-1, size)
+        if directory is not None:
+            self._fold = Fold(Path(directory, _FOLDED))
+            self._path = Path(directory, f"answers_{os.getpid()}.times")
+            try:
+                shared = _mapped(self._path, size)
+            except OSError as error:
+                facts = {"file": str(self._path), "fault": error.strerror}
+                logger.error("answer_times_in_memory", **facts)  # noqa: TRY400  it is no bug
         self._own = memoryview(shared).cast("d")
         self._own[0] = self._own[0] or time.time()
+        self._fold_dead()
 
     def add(self, route: str, status: int, seconds: float) -> None:
         """Add an answer, by the status that the caller saw."""
@@ -115,25 +133,74 @@ class AnswerTimes:
 
     def read(self) -> tuple[datetime, Sequence[Times]]:
         """Return since when answers are counted, and what each route took, over all workers."""
-        workers = np.stack([*self._workers()])
-        since, rows = workers[:, 0].min(), workers[:, 1:].reshape(len(workers), -1, _ROW)
-        least = np.where(rows[..., _MIN] > 0, rows[..., _MIN], np.inf).min(axis=0)
-        most = rows[..., _MAX].max(axis=0)
-        merged = rows.sum(axis=0)
-        merged[:, _MIN], merged[:, _MAX] = least, most
-        found = [Times(route, row) for route, row in zip(self._routes, merged, strict=True)]
-        return datetime.fromtimestamp(since, UTC), found
+        self._fold_dead()
+        merged = self._consistent()
+        rows = merged[1:].reshape(-1, _ROW)
+        found = [Times(route, row) for route, row in zip(self._routes, rows, strict=True)]
+        return datetime.fromtimestamp(merged[0], UTC), found
 
-    def _workers(self) -> Iterator[NDArray[np.float64]]:
+    def _consistent(self) -> NDArray[np.float64]:
+        if self._fold is None:
+            return np.array(self._own)
+        return self._fold.consistent(lambda folded: _merged([*self._workers(folded)]))
+
+    def _workers(self, folded: Folded) -> Iterator[NDArray[np.float64]]:
         """Yield what each worker has kept, those that are gone as well."""
         yield np.array(self._own)
-        for path in self._path.parent.glob("answers_*.times") if self._path else ():
-            content = path.read_bytes()
-            # One that is being made is empty, or has no beginning.
-            if path != self._path and len(content) == self._own.nbytes:
-                kept = np.frombuffer(content)
-                if kept[0] > 0:
-                    yield kept
+        yield from self._unfolded(folded.content)
+        for path in self._files():
+            if path != self._path and path.name not in folded.sources:
+                yield from self._kept(path)
+
+    def _files(self) -> Sequence[Path]:
+        known = files_in(self._path.parent) if self._path else []
+        return [each for each in known if fnmatch(each.name, "answers_*.times")]
+
+    def _kept(self, path: Path) -> Iterator[NDArray[np.float64]]:
+        content = path.read_bytes()
+        # One that is being made is empty, or has no beginning.
+        if len(content) == self._own.nbytes:
+            kept = np.frombuffer(content)
+            if kept[0] > 0:
+                yield kept
+
+    def _unfolded(self, content: object) -> Iterator[NDArray[np.float64]]:
+        """Yield what is folded: how many numbers there are, and those that are not 0."""
+        match content:
+            case [int(size), list(places), list(numbers)] if size == len(self._own):
+                kept = np.zeros(size)
+                kept[places] = numbers
+                yield kept
+
+    def _fold_dead(self) -> None:
+        """Fold what dead workers have left; where the disk is full, it stays as it is."""
+        with suppress(OSError):
+            dead = [each for each in self._files() if each != self._path and is_dead(each)]
+            if self._fold is not None and (dead or self._fold.read().sources):
+                self._fold.add(dead, self._merge)
+
+    def _merge(self, content: object, files: Sequence[Path]) -> object:
+        kept = [*self._unfolded(content)]
+        for file in files:
+            kept += self._kept(file)
+        if not kept:
+            return content
+        merged = _merged(kept)
+        places = np.flatnonzero(merged)
+        return [len(merged), places.tolist(), merged[places].tolist()]
+
+
+def _merged(workers: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return as one what several have kept."""
+    stacked = np.stack(workers)
+    rows = stacked[:, 1:].reshape(len(workers), -1, _ROW)
+    merged: NDArray[np.float64] = stacked.sum(axis=0)
+    merged[0] = stacked[:, 0].min()
+    own = merged[1:].reshape(-1, _ROW)
+    least = np.where(rows[..., _MIN] > 0, rows[..., _MIN], np.inf).min(axis=0)
+    own[:, _MIN] = np.where(np.isfinite(least), least, 0)
+    own[:, _MAX] = rows[..., _MAX].max(axis=0)
+    return merged
 
 
 def _bucket(seconds: float) -> int:
@@ -146,7 +213,12 @@ def _mapped(path: Path, size: int) -> mmap.mmap:
     """Return a file's content in memory; a worker whose id was another's goes on with its file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.stat().st_size != size:
-        # Written, not left as a hole: a full disk is to fail here, and not at some request.
-        path.write_bytes(bytes(size))
+        try:
+            # Written, not left as a hole: a full disk is to fail here, and not at some request.
+            path.write_bytes(bytes(size))
+        except OSError:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise
     with path.open("r+b") as file:
         return mmap.mmap(file.fileno(), size)

@@ -6,16 +6,19 @@ for PROMETHEUS_MULTIPROC_DIR as it is imported, and BentoML sets it only for its
 
 import glob
 import math
+import mmap
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import psutil
+import structlog
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -24,20 +27,149 @@ from prometheus_client import (
     Histogram,
     Metric,
     generate_latest,
+    mmap_dict,
+    multiprocess,
+    values,
 )
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 from kaiten import tags
 from kaiten.quality import VersionQuality
 from monitors.answer_times import AnswerTimes
+from monitors.metric_files import FileRows, MetricFiles, TornFile, read_rows
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (16, 64, 256, 1024, 4096, 16384, 65536)
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _MODEL = ("model", "version")
+_FILE_BYTES = 1 << 16
+# What a new value takes in a metrics file beside its key, with padding.
+_VALUE_BYTES = 4 + 16 + 8
+_LINE_TARGETS = ("console", "requests", "security")
+logger = structlog.get_logger(__name__)
+
+
+class _MetricsFile(mmap_dict.MmapedDict):
+    """A worker's metrics file, whose blocks are allocated before they are mapped into memory.
+
+    prometheus_client extends its files by holes; on a full disk the first write into one is a
+    SIGBUS, which ends the process. A value that the disk has no room for is kept in this process.
+    """
+
+    # By file, what is in the memory of this process only.
+    in_memory: ClassVar[dict[str, dict[str, tuple[float, float]]]] = {}
+    _reported: ClassVar[bool] = False
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:  # noqa: FBT001, FBT002  as theirs
+        self._memory: dict[str, tuple[float, float]] = {}
+        try:
+            if not read_mode:
+                _allocate(filename)
+            super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
+        except OSError as error:
+            self._f = self._m = None  # type: ignore[assignment]  # as theirs, closed
+            self._fname, self._capacity, self._used = filename, 0, _FILE_BYTES
+            self._positions: dict[str, int] = {}
+            self._report(error)
+        self.in_memory[filename] = self._memory
+
+    def _init_value(self, key: str) -> None:
+        if self._has_room(len(key.encode()) + _VALUE_BYTES):
+            super()._init_value(key)  # type: ignore[no-untyped-call]
+        else:
+            self._memory[key] = (0.0, 0.0)
+
+    def _has_room(self, size: int) -> bool:
+        """Tell whether so much more fits, once the file has grown where it can."""
+        try:
+            while self._used + size > self._capacity:
+                if self._capacity == 0:
+                    return False
+                capacity = 2 * self._capacity
+                _write_zeros(self._f.fileno(), self._capacity, capacity)
+                self._m = mmap.mmap(self._f.fileno(), capacity)
+                self._capacity = capacity
+        except OSError as error:
+            self._report(error)
+            return False
+        return True
+
+    def _report(self, error: OSError) -> None:
+        if not _MetricsFile._reported:
+            _MetricsFile._reported = True
+            # prometheus_client holds its lock here, which counting a dropped line would ask for.
+            facts = {"file": str(self._fname), "fault": error.strerror or str(error)}
+            threading.Thread(target=_log_in_memory, kwargs=facts, daemon=True).start()
+
+    def read_value(self, key: str) -> tuple[float, float]:
+        """Return a value and its timestamp; a key that is new is added."""
+        if key not in self._positions and key not in self._memory:
+            self._init_value(key)
+        if key in self._memory:
+            return self._memory[key]
+        found: tuple[float, float] = super().read_value(key)  # type: ignore[no-untyped-call]
+        return found
+
+    def write_value(self, key: str, value: float, timestamp: float) -> None:
+        """Set a value; a key that is new is added."""
+        if key not in self._positions and key not in self._memory:
+            self._init_value(key)
+        if key in self._memory:
+            self._memory[key] = (value, timestamp)
+        else:
+            super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Close the file, as this process has been forked."""
+        self.in_memory.pop(str(self._fname), None)
+        super().close()  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def read_all_values_from_file(filename: str) -> Iterator[tuple[str, float, float, int]]:
+        """Yield the values of a file that has been read (``MetricFiles``)."""
+        rows = (
+            filename.rows
+            if isinstance(filename, FileRows)
+            else read_rows(Path(filename).read_bytes())
+        )
+        return ((key, value, timestamp, 0) for key, value, timestamp in rows)
+
+
+def _allocate(filename: str) -> None:
+    """Make a metrics file, or take over that of an earlier process of this id, without holes."""
+    descriptor = os.open(filename, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size:
+            try:
+                read_rows(Path(filename).read_bytes())
+            except TornFile:
+                os.ftruncate(descriptor, 0)
+            size = os.fstat(descriptor).st_size
+        _write_zeros(descriptor, size, max(size, _FILE_BYTES))
+    except OSError:
+        # What is left would be taken for a file of its own, and has holes.
+        Path(filename).unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _write_zeros(descriptor: int, start: int, end: int) -> None:
+    """Have the disk hold what a file is extended by: not every one can allocate without a write."""
+    while start < end:
+        start += os.pwrite(descriptor, bytes(end - start), start)
+
+
+def _log_in_memory(**facts: str) -> None:
+    logger.error("metrics_in_memory", **facts)
+
+
+# Both look the class up by its name as they need it.
+values.MmapedDict = _MetricsFile  # type: ignore[attr-defined]
+multiprocess.MmapedDict = _MetricsFile  # type: ignore[attr-defined]
 
 
 class Report(Protocol):
@@ -110,7 +242,6 @@ class Instruments:
         bento_version: str = "not available",
         times: AnswerTimes | None = None,
     ) -> None:
-        self._directory = directory
         self._times = times
         self._service = {"service_name": service, "service_version": bento_version}
         self._registry = registry = CollectorRegistry()
@@ -118,8 +249,7 @@ class Instruments:
         self._served: _ServedVersions | None = None
         self._damaged_files: _DamagedFiles | None = None
         self._workers: _Workers | None = None
-        if directory is not None:
-            _forget_dead_workers(Path(directory))
+        self._files: MetricFiles | None = None
         self._models = _ModelInstruments(registry)
         self._requests = Counter(
             "model_requests_total",
@@ -204,6 +334,22 @@ class Instruments:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self._lines_dropped = Counter(
+            "kaiten_log_lines_dropped_total",
+            "Lines that were not written, as the console is not read or a disk full or slow.",
+            ("target",),
+            registry=registry,
+        )
+        for target in _LINE_TARGETS:
+            self._lines_dropped.labels(target)
+        self._torn_files = Counter(
+            "kaiten_metrics_files_torn_total",
+            "Metrics files that could not be read; what was counted in them is lost.",
+            registry=registry,
+        )
+        if directory is not None:
+            self._files = MetricFiles(Path(directory), self._torn_files.inc)
+            self._files.fold()
 
         self._worker_starts = Counter(
             "kaiten_worker_starts_total",
@@ -275,6 +421,10 @@ class Instruments:
         """Note whether this worker counts by itself."""
         self._limits_degraded.set(degraded)
 
+    def log_lines_dropped(self, target: str, count: int) -> None:
+        """Count lines that were not written to the console or to a log file."""
+        self._lines_dropped.labels(target).inc(count)
+
     def show_drift(self, source: DriftSource) -> None:
         """Have the exposition tell what a source knows: the same, whichever worker is asked."""
         self._drift = source
@@ -298,9 +448,9 @@ class Instruments:
     def exposition(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, and its content type."""
         source = self._registry
-        if self._directory is not None:
+        if self._files is not None:
             source = CollectorRegistry()
-            MultiProcessCollector(source, path=self._directory)  # type: ignore[no-untyped-call]
+            source.register(_WorkersMetrics(self._files))
         registry = CollectorRegistry()
         registry.register(_WithBentoNames(source, self._service))
         if self._drift is not None:
@@ -312,6 +462,28 @@ class Instruments:
         if self._workers is not None:
             registry.register(self._workers)
         return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+class _WorkersMetrics(Collector):
+    """The metrics of all workers, with what this one could keep in its memory only."""
+
+    def __init__(self, files: MetricFiles) -> None:
+        self._files = files
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield every metric, summed over workers."""
+        in_memory = [
+            FileRows(Path(name).name, [(key, *value) for key, value in [*memory.items()]])
+            for name, memory in [*_MetricsFile.in_memory.items()]
+        ]
+        merge: Any = multiprocess.MultiProcessCollector.merge
+        yield from merge([*self._files.read(), *in_memory])
+        series = GaugeMetricFamily(
+            "kaiten_metrics_in_memory",
+            "Values that the worker asked keeps in its memory only, as the disk took no more.",
+        )
+        series.add_metric((), sum(len(file.rows) for file in in_memory))
+        yield series
 
 
 class _ModelInstruments:
@@ -611,14 +783,3 @@ def own_directory(parent: Path) -> Path:
         if not psutil.pid_exists(int(other.suffix[1:])):
             shutil.rmtree(other, ignore_errors=True)
     return parent / f"{host}.{os.getpid()}"
-
-
-def _forget_dead_workers(directory: Path) -> None:
-    """Remove the gauges of workers that were killed: what they held is gone with them.
-
-    Counters and histograms stay, as what was counted has happened.
-    """
-    for file in directory.glob("gauge_live*_*.db"):
-        process = int(file.stem.rpartition("_")[2])
-        if not psutil.pid_exists(process):
-            mark_process_dead(process, str(directory))  # type: ignore[no-untyped-call]

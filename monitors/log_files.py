@@ -1,6 +1,7 @@
-"""Log files that are put aside by size, and that cost no request anything but time."""
+"""Log files that are put aside by size, and written by a thread of their own."""
 
 import logging
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ import structlog
 
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.sections import Logging
+from monitors.lines import LineWriter
 
 _MIB = 1 << 20
 # Who may read the files: subjects are pseudonyms in them, and yet they are nobody else's business.
@@ -17,16 +19,14 @@ _MODE = 0o600
 logger = structlog.get_logger("kaiten.logs")
 
 
-class RotatedFile(logging.Handler):
+class RotatedFile:
     """Appends lines to a file, which is put aside as ``NAME.1`` once it is over its size.
 
     Not the standard library's: that one formats each line twice, and keeps what a full disk did not
-    take. A line that can not be written is lost, the first is told of, and the next one is tried.
-    One process may write a file.
+    take. One process and one thread may write a file, or several where it has no size.
     """
 
-    def __init__(self, path: Path, max_bytes: int, backups: int) -> None:
-        super().__init__()
+    def __init__(self, path: Path, max_bytes: float = math.inf, backups: int = 1) -> None:
         self._path = path
         self._max_bytes = max_bytes
         self._backups = backups
@@ -34,17 +34,21 @@ class RotatedFile(logging.Handler):
         self._size = 0
         self._told = False
 
-    def emit(self, record: logging.LogRecord) -> None:
-        line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+    def append(self, line: str) -> None:
+        """Write a line with its end; OSError where it is lost. The first loss is logged."""
         try:
-            self._write(line)
+            self._write(line.encode("utf-8", "backslashreplace"))
         except OSError as error:
-            self._forget()
+            self.close()
             self._tell_once(error)
+            raise
 
     def close(self) -> None:
-        self._forget()
-        super().close()
+        """Close the file; the next line opens it again."""
+        if self._file is not None:
+            with suppress(OSError):
+                os.close(self._file)
+        self._file = None
 
     def _write(self, line: bytes) -> None:
         file = self._open() if self._file is None else self._file
@@ -62,7 +66,7 @@ class RotatedFile(logging.Handler):
         return self._file
 
     def _put_aside(self) -> int:
-        self._forget()
+        self.close()
         for number in range(self._backups, 0, -1):
             older = self._named(number - 1)
             if older.exists():
@@ -72,12 +76,6 @@ class RotatedFile(logging.Handler):
     def _named(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
 
-    def _forget(self) -> None:
-        if self._file is not None:
-            with suppress(OSError):
-                os.close(self._file)
-        self._file = None
-
     def _tell_once(self, error: OSError) -> None:
         if not self._told:
             self._told = True
@@ -86,15 +84,42 @@ class RotatedFile(logging.Handler):
             )
 
 
-def open_files(settings: Logging, worker: int) -> dict[str, RotatedFile]:
+class QueuedFile(logging.Handler):
+    """Formats a line where it is logged, and leaves the file to a thread: a slow disk costs lines.
+
+    A line that cannot be written is lost and counted, and the next one is tried.
+    """
+
+    def __init__(self, target: str, file: RotatedFile) -> None:
+        super().__init__()
+        self._file = file
+        self._writer = LineWriter(target, file.append)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._writer.put(f"{self.format(record)}\n")
+
+    def flush(self) -> None:
+        self._writer.drain()
+
+    def close(self) -> None:
+        # Where the disk hangs, the thread keeps the file.
+        if self._writer.drain():
+            self._file.close()
+        super().close()
+
+
+def open_files(settings: Logging, worker: int) -> dict[str, QueuedFile]:
     """Return the file of each logger that has one; empty where no folder is set."""
     if settings.folder is None:
         return {}
     return {
-        f"kaiten.{name}": RotatedFile(
-            settings.folder / f"{stem}-{worker}.log",
-            settings.max_file_mb * _MIB,
-            settings.backups,
+        f"kaiten.{name}": QueuedFile(
+            stem,
+            RotatedFile(
+                settings.folder / f"{stem}-{worker}.log",
+                settings.max_file_mb * _MIB,
+                settings.backups,
+            ),
         )
         for name, stem in (("request", "requests"), ("security", "security"))
     }

@@ -3,10 +3,11 @@
 Everything that logs through the standard library (BentoML, uvicorn) takes the same form.
 """
 
-import ipaddress
 import logging
 import sys
 import traceback
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -14,13 +15,13 @@ from structlog.typing import EventDict, Processor
 
 from kaiten.context import current_or_none
 from kaiten.errors import CallerGone
-from kaiten.pseudonyms import Pseudonyms
+from kaiten.pseudonyms import Pseudonyms, address_of, network_of
 from kaiten.sections import Logging
-from monitors.log_files import open_files
+from monitors.log_files import QueuedFile, RotatedFile, open_files
 
 _SECURITY = "kaiten.security"
-# The networks that an address is cut to where it may not be kept whole, by the address's version.
-_KEPT_BITS = {4: 24, 6: 48}
+# What operators do: to credentials, and to the versions of models.
+_AUDIT, _TRAIL = "kaiten.audit", "lifecycle.history"
 
 
 def configure(
@@ -28,30 +29,18 @@ def configure(
 ) -> None:
     """Send every log of this process to standard error, as JSON.
 
+    A server detaches its console first (monitors/lines.py), so that no request waits for it.
     Requests and security events of a ``worker`` go to its files as well, where there is a folder.
     Subjects are left out where there are no ``pseudonyms``.
     """
-    shared: list[Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _RequestFields(pseudonyms, whole_addresses=settings.client_addresses),
-        _describe_exception,
-        _shorten_asyncio,
-    ]
+    shared = _shared(_RequestFields(pseudonyms, whole_addresses=settings.client_addresses))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    formatter = _OnceFormatter(
-        foreign_pre_chain=shared,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.JSONRenderer(),
-        ],
-    )
+    formatter = _formatter(shared)
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(formatter)
     logging.captureWarnings(capture=True)
@@ -62,12 +51,44 @@ def configure(
         _replace_handlers(logging.getLogger(name), file)
 
 
+def _shared(*request_fields: Processor) -> list[Processor]:
+    """Return what is done to every line, wherever it comes from."""
+    return [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *request_fields,
+        _describe_exception,
+        _shorten_asyncio,
+    ]
+
+
+def _formatter(shared: Sequence[Processor]) -> logging.Formatter:
+    return _OnceFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+
+
+def keep_acts(folder: Path) -> None:
+    """Write what operators do to ``audit.log`` in a folder as well, which no caller can fill."""
+    file = QueuedFile("audit", RotatedFile(folder / "audit.log"))
+    # Outside of a request there are no fields to add.
+    file.setFormatter(_formatter(_shared()))
+    for name in (_AUDIT, _TRAIL):
+        _replace_handlers(logging.getLogger(name), file)
+
+
 def _set_levels(settings: Logging) -> None:
     logging.root.setLevel(logging.WARNING)
     for name in ("kaiten", "gateway", "runners", "monitors", "lifecycle", "bentoml"):
         logging.getLogger(name).setLevel(settings.level.upper())
     # Whatever level is chosen, what security asks about is written.
-    logging.getLogger(_SECURITY).setLevel(logging.INFO)
+    for name in (_SECURITY, _AUDIT):
+        logging.getLogger(name).setLevel(logging.INFO)
     for name in ("bentoml", "uvicorn", "uvicorn.error", "circus"):
         # They bring handlers of their own, in forms of their own.
         logger = logging.getLogger(name)
@@ -121,15 +142,7 @@ class _RequestFields:
         return event
 
     def _address(self, client: str) -> str | None:
-        try:
-            address = ipaddress.ip_address(client)
-        except ValueError:
-            # A socket's path, or what a proxy made up.
-            return None
-        address = getattr(address, "ipv4_mapped", None) or address
-        if self._whole_addresses:
-            return str(address)
-        return str(ipaddress.ip_network((address, _KEPT_BITS[address.version]), strict=False))
+        return address_of(client) if self._whole_addresses else network_of(client)
 
 
 def _describe_exception(_: object, __: str, event: EventDict) -> EventDict:

@@ -62,6 +62,7 @@ class Exposition:
         instruments.credentials_restored(1)
         instruments.database_wal(4096)
         instruments.request_refused_early("queue_full")
+        instruments.log_lines_dropped("console", 1)
         instruments.show_drift(_Drifts())
         instruments.show_versions("0.1.0", lambda: {MODEL: "d" * 64})
         instruments.show_damaged_files(lambda: {MODEL: 1})

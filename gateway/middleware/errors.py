@@ -6,7 +6,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import FIRST_ERROR_STATUS, error_response, foreign_response
 from kaiten.context import current
-from kaiten.errors import CallerGone, KaitenError
+from kaiten.errors import CallerGone, KaitenError, OutOfDescriptors
+from kaiten.files import is_out_of_descriptors
 
 logger = structlog.get_logger(__name__)
 # uvloop's words, in an error of no type of its own.
@@ -25,7 +26,8 @@ class ErrorsMiddleware:
         try:
             _raise_refusal()
             await self._app(scope, receive, answer.send)
-        except Exception as error:
+        except Exception as caught:
+            error = OutOfDescriptors() if is_out_of_descriptors(caught) else caught
             if not isinstance(error, KaitenError):
                 logger.exception("request_failed")
             if answer.started:

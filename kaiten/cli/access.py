@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.security_log import tell
+from gateway.security_log import tell_act
 from gateway.tokens.credentials import ISSUER, Credentials, key_id_of, new_api_key
 from gateway.tokens.stores import FILE, credential_store, host_copy
 from kaiten.cli.operator import operator
@@ -26,6 +26,7 @@ from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.sections import Auth
 from kaiten.settings import Settings, load_settings
 from kaiten.signing import secret_in_force
+from monitors.logs import keep_acts
 
 api_key = typer.Typer(help="Make and list API keys, for callers who can not fetch tokens.")
 # Longer than any token of good manners holds; its entry is forgotten then.
@@ -200,7 +201,8 @@ def _place(settings: Settings) -> str:
 def _tell(event: str, settings: Settings, owner: Principal | None, **facts: object) -> None:
     """Log what was done, by which account, and whom it is about by the pseudonym in other lines."""
     pseudonym = _pseudonym(settings, owner) if owner is not None else None
-    tell(event, None, operator=operator(), subject=pseudonym, **facts)
+    keep_acts(settings.logging.folder or settings.home)
+    tell_act(event, operator=operator(), subject=pseudonym, **facts)
 
 
 def _pseudonym(settings: Settings, owner: Principal) -> str | None:

@@ -16,7 +16,7 @@ from kaiten.settings import Settings, load_settings, metrics_directory, release_
 from lifecycle.consistency import check_opset
 from lifecycle.resolution import reference_in_force
 from lifecycle.store import ModelStore
-from monitors import logs
+from monitors import lines, logs
 from monitors.instruments import Instruments
 from runners.engines import choose_engine
 from runners.remote.server import DeviceServer, carried
@@ -40,6 +40,7 @@ def device(
     keeper = _Keeper()
     settings = load_settings()
     release_snapshot()
+    lines.detach_console()
     logs.configure(settings.logging)
     try:
         code = uvloop.run(
@@ -80,6 +81,7 @@ async def _serve(settings: Settings, socket: Path, store: ModelStore, keeper: _K
     """Serve until nobody keeps this process and nobody asks it; return its exit code."""
     died = asyncio.Event()
     instruments = Instruments(metrics_directory())
+    lines.report_drops_to(instruments.log_lines_dropped)
     runners = [_runner(tag, settings, store, instruments, died) for tag in settings.serving.models]
     server = DeviceServer(runners)
     try:
@@ -117,6 +119,5 @@ def _runner(
 
 
 def _leave(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    lines.flush()
     os._exit(code)

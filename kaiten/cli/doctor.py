@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from kaiten.cli.examination import InForce, Machine, Report, Served, examine
+from kaiten.files import ENOUGH_DESCRIPTORS
 
 _GIB = 1 << 30
 _HOLDERS = {
@@ -66,6 +67,9 @@ def _device_rows(machine: Machine) -> Iterator[tuple[str, str]]:
     yield "cores", f"{machine.cores} to use (affinity {machine.affinity}, {limit})"
     available = f"{machine.available_bytes / _GIB:.1f} available"
     yield "memory", f"{machine.memory_bytes / _GIB:.1f} GiB in the machine, {available}"
+    few = machine.descriptors < ENOUGH_DESCRIPTORS
+    remedy = f"mind: few; raise it to {ENOUGH_DESCRIPTORS} (ulimit -n, LimitNOFILE=)"
+    yield "descriptors", f"{machine.descriptors} a process{f'; {remedy}' if few else ''}"
     for index, device in enumerate(machine.cuda):
         yield f"cuda:{index}", f"{device.name}, {device.memory_bytes / _GIB:.1f} GiB"
     if not machine.cuda:

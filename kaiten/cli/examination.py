@@ -16,6 +16,7 @@ from kaiten import tls
 from kaiten.cli.serve import configuration_file
 from kaiten.cores import affinity, cores, count_of, quota
 from kaiten.errors import Detail, InvalidSettings, SetupError
+from kaiten.files import descriptor_limit
 from kaiten.settings import (
     DEVELOPMENT_SECRET_FILE,
     Settings,
@@ -46,7 +47,10 @@ FoundT = TypeVar("FoundT")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What there is to compute on; ``quota`` is the cgroup's, in cores, None without one."""
+    """What there is to compute on; ``quota`` is the cgroup's, in cores, None without one.
+
+    ``descriptors`` are the files and connections that a process may open.
+    """
 
     cpu: str | None
     cores: int
@@ -54,6 +58,7 @@ class Machine:
     quota: float | None
     memory_bytes: int
     available_bytes: int
+    descriptors: int
     cuda: list[CudaDevice]
 
 
@@ -283,6 +288,7 @@ def _machine() -> Machine:
         quota=quota(),
         memory_bytes=memory.total,
         available_bytes=memory.available,
+        descriptors=descriptor_limit(),
         cuda=details(),
     )
 

@@ -20,6 +20,7 @@ from lifecycle.card import ModelCard
 from lifecycle.history import Entry, Stage
 from lifecycle.promotion import Promotions, Request
 from lifecycle.store import ModelStore
+from monitors.logs import keep_acts
 
 _SHOWN = 12
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -138,6 +139,7 @@ def _flat(path: str, value: object) -> dict[str, str]:
 
 def _open() -> tuple[Versioning, ModelStore]:
     settings = load_settings()
+    keep_acts(settings.logging.folder or settings.home)
     return settings.versioning, ModelStore(settings.signatures)
 
 

@@ -26,6 +26,7 @@ from kaiten.settings import (
     load_settings,
 )
 from kaiten.signing import secret_in_force
+from monitors import lines
 
 _POLL_S = 0.2
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -62,6 +63,8 @@ def serve(
     )
     # The server has them now; this process lives as long as it does, and needs none.
     forget_environment()
+    # A console that is not read must not keep a signal from the server.
+    lines.detach_console()
     try:
         # Ctrl-C reaches the server as well; it answers what it holds, and we wait for it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,6 +5,8 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from gateway import security_log
+
 
 @pytest.fixture(autouse=True)
 def logged() -> Iterator[list[EventDict]]:
@@ -15,3 +17,9 @@ def logged() -> Iterator[list[EventDict]]:
     with capture_logs() as events:
         yield events
     kaiten.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def own_security_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test count on from another's events."""
+    monkeypatch.setattr(security_log, "security_log", security_log.SecurityLog())

@@ -1,4 +1,6 @@
 import asyncio
+import errno
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -128,6 +130,15 @@ async def test_what_nobody_expected_is_a_500_that_tells_nothing(
     assert (answer.status_code, error_of(answer)["code"]) == (500, "internal_error")
     assert CANARY not in answer.text
     assert type(error).__name__ not in answer.text
+
+
+@pytest.mark.parametrize("fault", [errno.EMFILE, errno.ENFILE])
+async def test_too_few_descriptors_are_a_503_that_tells_when_to_come_again(fault: int) -> None:
+    house = House(inner=raising(OSError(fault, os.strerror(fault))))
+    answer = await house.post(V1, GOOD[V1])
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "out_of_descriptors"
+    assert int(answer.headers["Retry-After"]) > 0
 
 
 async def test_scores_that_are_no_numbers_are_a_500() -> None:

@@ -1,8 +1,22 @@
+import asyncio
+import contextvars
+from collections.abc import Callable
+
 import jwt
 import pytest
 from structlog.typing import EventDict
 
-from gateway.security_log import tell
+from gateway import security_log
+from gateway.security_log import (
+    MAX_FAULTS,
+    MAX_SOURCES,
+    PER_SOURCE,
+    PERIOD_S,
+    SecurityLog,
+    tell_act,
+)
+from kaiten.context import Principal, RequestContext, bind
+from kaiten.pseudonyms import network_of
 from kaiten.signing import SigningSecret
 from tests.unit.gateway.house import (
     BENTO,
@@ -42,18 +56,14 @@ async def test_every_rejected_token_is_told_with_its_fault(
     house = House()
     for _ in range(30):
         await house.post(path, GOOD[path], {"Authorization": f"Bearer {token}"})
-    assert (
-        events(logged)
-        == [
-            {
-                "event": "token_rejected",
-                "fault": fault,
-                "endpoint": path,
-                "log_level": "warning",
-            }
-        ]
-        * 30
-    )
+    security_log.security_log.end_period()
+    line = {
+        "event": "token_rejected",
+        "fault": fault,
+        "endpoint": path,
+        "log_level": "warning",
+    }
+    assert events(logged) == [line] * PER_SOURCE + [line | {"repeated": 30 - PER_SOURCE}]
     assert token not in str(logged)
     assert CANARY not in str(logged)
 
@@ -89,7 +99,147 @@ async def test_what_is_no_attack_is_not_told(logged: list[EventDict], authorizat
 
 
 def test_an_act_outside_a_request_is_told_as_well(logged: list[EventDict]) -> None:
-    tell("key_created", key="7f3a")
-    (line,) = logged
-    assert (line["event"], line["key"]) == ("key_created", "7f3a")
-    assert (line["fault"], line["endpoint"]) == (None, None)
+    for _ in range(3 * PER_SOURCE):
+        tell_act("key_created", key="7f3a")
+    assert len(logged) == 3 * PER_SOURCE
+    assert all((line["event"], line["key"]) == ("key_created", "7f3a") for line in logged)
+    assert (logged[0]["fault"], logged[0]["endpoint"]) == (None, None)
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Flood:
+    """A security log, and requests from where they are said to come from."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.log = SecurityLog(self.clock)
+
+    def refuse(
+        self, client: str, event: str = "token_rejected", fault: str = "DecodeError",
+        subject: str | None = None,
+    ) -> None:  # fmt: skip
+        context = RequestContext("request")
+        context.client, context.endpoint = client, V1
+        if subject is not None:
+            context.principal = Principal(subject, frozenset())
+        contextvars.Context().run(self._tell, context, event, fault)
+
+    def _tell(self, context: RequestContext, event: str, fault: str) -> None:
+        bind(context)
+        self.log.tell(event, fault)
+
+    def next_period(self) -> None:
+        self.clock.now += PERIOD_S
+        self.log.end_period()
+
+
+def counted(logged: list[EventDict], event: str = "token_rejected") -> int:
+    """Return how many events the lines stand for."""
+    return sum(line.get("repeated", 1) for line in logged if line["event"] == event)
+
+
+def test_lines_of_one_source_are_bounded_and_all_are_counted(logged: list[EventDict]) -> None:
+    flood = Flood()
+    for number in range(10_000):
+        # Of one network, as whoever has one has all its addresses.
+        flood.refuse(f"203.0.113.{number % 256}")
+    flood.next_period()
+    assert len(logged) == PER_SOURCE + 1
+    assert counted(logged) == 10_000
+    assert logged[-1]["endpoint"] == V1
+
+
+def test_each_period_begins_again(logged: list[EventDict]) -> None:
+    flood = Flood()
+    for _ in range(3):
+        for _ in range(100):
+            flood.refuse("203.0.113.9")
+        flood.clock.now += PERIOD_S
+    flood.log.end_period()
+    assert len(logged) == 3 * (PER_SOURCE + 1)
+    assert counted(logged) == 300
+
+
+def test_lines_of_many_sources_are_bounded_too_and_all_are_counted(logged: list[EventDict]) -> None:
+    flood = Flood()
+    for number in range(20_000):
+        flood.refuse(f"10.{number // 250 % 250}.{number % 250}.1")
+    flood.next_period()
+    assert len(logged) <= (MAX_SOURCES + 1) * (PER_SOURCE + 1)
+    assert counted(logged) == 20_000
+
+
+def test_another_kind_of_event_is_not_lost_among_those_of_a_flood(logged: list[EventDict]) -> None:
+    flood = Flood()
+    for number in range(5000):
+        flood.refuse(f"10.{number // 250}.{number % 250}.1")
+    flood.refuse("203.0.113.9", "forbidden", "lacks ops")
+    flood.refuse("203.0.113.9", "token_rejected", "revoked_token")
+    told = [(line["event"], line["fault"]) for line in logged[-2:]]
+    assert told == [("forbidden", "lacks ops"), ("token_rejected", "revoked_token")]
+
+
+def test_faults_without_end_are_bounded_and_counted(logged: list[EventDict]) -> None:
+    flood = Flood()
+    for number in range(5000):
+        flood.refuse("203.0.113.9", fault=f"fault {number}")
+    flood.next_period()
+    most = (MAX_SOURCES + MAX_FAULTS + 1) * (PER_SOURCE + 1)
+    assert len(logged) <= most
+    assert counted(logged) == 5000
+
+
+def test_callers_with_a_name_are_told_apart_behind_one_address(logged: list[EventDict]) -> None:
+    flood = Flood()
+    for _ in range(100):
+        flood.refuse("203.0.113.9", "rate_limited", "", "loud")
+    flood.refuse("203.0.113.9", "rate_limited", "", "quiet")
+    assert len(logged) == PER_SOURCE + 1
+
+
+async def test_count_is_written_although_nothing_comes_after_it(logged: list[EventDict]) -> None:
+    log = SecurityLog(Clock())
+    loop = asyncio.get_running_loop()
+    calls: list[tuple[float, contextvars.Context]] = []
+    original = loop.call_later
+
+    ended = asyncio.Event()
+
+    def call_later(
+        delay: float, call: Callable[[], None], *, context: contextvars.Context
+    ) -> asyncio.TimerHandle:
+        calls.append((delay, context))
+        original(0, call, context=context)
+        return original(0, ended.set)
+
+    loop.call_later = call_later  # type: ignore[method-assign, assignment]
+    for _ in range(PER_SOURCE + 5):
+        log.tell("token_rejected", "size")
+    await ended.wait()
+    assert logged[-1]["repeated"] == 5
+    ((delay, context),) = calls
+    assert delay == PERIOD_S
+    # Nothing of a request goes on in it.
+    assert len(context) == 0
+
+
+@pytest.mark.parametrize(
+    ("client", "network"),
+    [
+        ("203.0.113.9", "203.0.113.0/24"),
+        ("::ffff:203.0.113.9", "203.0.113.0/24"),
+        ("2001:db8:1:2::3", "2001:db8:1::/48"),
+        ("nonsense", None),
+    ],
+)
+def test_source_is_a_network(client: str, network: str | None) -> None:
+    assert network_of(client) == network

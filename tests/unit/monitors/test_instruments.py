@@ -13,6 +13,7 @@ from kaiten.quality import Measures, VersionQuality
 from kaiten.settings import ROOT, environment_for
 from monitors.instruments import Instruments
 from runners.observer import BatchReport
+from tests.small_disk import fill, fill_inodes, small_disk
 
 V1 = "/api/v1/predict"
 V2 = "/api/v2/predict"
@@ -34,7 +35,10 @@ sys.stdin.read()
 """
 SCRAPE = """
 import sys
+from kaiten.sections import Logging
 from monitors.instruments import Instruments
+from monitors.logs import configure
+configure(Logging())
 sys.stdout.buffer.write(Instruments(sys.argv[1]).exposition()[0])
 """
 
@@ -380,3 +384,104 @@ def test_what_serves_is_told_by_labels() -> None:
     for tag, digest in served.items():
         name, _, version = tag.partition(":")
         assert found.value("model_info", model=name, version=version, digest=digest) == 1
+
+
+# Takes a directory; counts in one series, says so, and in very many more once it is told to.
+GROWING = """
+import os, sys
+from kaiten.sections import Logging
+from monitors.instruments import Instruments
+from monitors.logs import configure
+configure(Logging())
+instruments = Instruments(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+def answer(model, count):
+    for _ in range(count):
+        instruments.request_started("/api/v2/predict")
+        instruments.request_answered("/api/v2/predict", model, 200, 0.01)
+answer("first:1.0.0", 3)
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(2000):
+    answer(f"m{number}:1.0.0", 1)
+answer("first:1.0.0", 4)
+sys.stdout.buffer.write(instruments.exposition()[0])
+"""
+
+
+@pytest.mark.parametrize("full", ["at the start", "later", "of files"])
+def test_full_disk_costs_no_worker_and_its_own_metrics_stay_right(
+    full: str, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "1m", inodes=8) as disk:
+        if full == "at the start":
+            fill(disk)
+        elif full == "of files":
+            fill_inodes(disk)
+        process = subprocess.Popen(
+            [sys.executable, "-c", GROWING],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env=environment_for({"PROMETHEUS_MULTIPROC_DIR": str(disk)}),
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        if full == "later":
+            fill(disk)
+        out, err = process.communicate(b"\n")
+        assert process.returncode == 0, err
+    found = Samples(out)
+    assert found.value("model_requests_total", model="first") == 7
+    assert found.value("model_requests_total", model="m1999") == 1
+    assert found.value("model_request_duration_seconds_count") == 2007
+    assert found.value("kaiten_metrics_in_memory") > 0
+    # Once, and not for each value.
+    assert err.count(b"metrics_in_memory") == 1
+
+
+def test_disk_that_has_room_keeps_nothing_in_memory_only(tmp_path: Path) -> None:
+    with workers(tmp_path, 5):
+        assert scrape(tmp_path).value("kaiten_metrics_in_memory") == 0
+        for file in tmp_path.glob("*.db"):
+            # Blocks of 512 bytes: without a hole, whose first use could fail.
+            assert file.stat().st_blocks * 512 >= file.stat().st_size > 0
+
+
+def test_prometheus_client_still_makes_and_reads_its_files_by_our_class(tmp_path: Path) -> None:
+    with workers(tmp_path, 5):
+        # A change there, and it would make holes, or read files that are torn, unnoticed.
+        assert {each.stat().st_size for each in tmp_path.glob("*.db")} == {1 << 16}
+        (tmp_path / "counter_5000000.db").write_bytes(b"\1\2\3")
+        found = scrape(tmp_path)
+    assert found.value("model_requests_total") == 5
+    assert found.value("kaiten_metrics_files_torn_total") == 1
+
+
+def test_worker_with_the_id_of_one_that_left_a_torn_file_starts_afresh(tmp_path: Path) -> None:
+    script = (
+        "import os, pathlib, sys\n"
+        "file = pathlib.Path(sys.argv[1], f'counter_{os.getpid()}.db')\n"
+        "file.write_bytes(b'\\x40\\0\\0\\0' + b'\\xff' * 100)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script + WORKER, str(tmp_path), "4"],
+        stdin=subprocess.DEVNULL,
+        check=True,
+        cwd=ROOT,
+        env=environment_for({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}),
+    )
+    assert finished.returncode == 0
+    assert scrape(tmp_path).value("model_requests_total") == 4
+
+
+def test_lines_that_were_not_written_are_counted_by_target() -> None:
+    instruments = Instruments()
+    instruments.log_lines_dropped("console", 2)
+    instruments.log_lines_dropped("security", 1)
+    found = samples(instruments)
+    values = {
+        target: found.value("kaiten_log_lines_dropped_total", target=target)
+        for target in ("console", "requests", "security")
+    }
+    assert values == {"console": 2, "requests": 0, "security": 1}

@@ -1,5 +1,7 @@
 import errno
+import json
 import logging
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from structlog.typing import EventDict
 
 from kaiten.errors import InvalidSettings
 from kaiten.sections import Logging
-from monitors.log_files import RotatedFile, check_folder, open_files
+from monitors.log_files import QueuedFile, RotatedFile, check_folder, open_files
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def told() -> Iterator[list[EventDict]]:
 
 @contextmanager
 def writing(path: Path, max_bytes: int = 1000, backups: int = 2) -> Iterator[logging.Handler]:
-    handler = RotatedFile(path, max_bytes, backups)
+    handler = QueuedFile("requests", RotatedFile(path, max_bytes, backups))
     yield handler
     handler.close()
 
@@ -85,11 +87,27 @@ def test_a_disk_that_has_room_again_is_written_to(tmp_path: Path, told: list[Eve
     path = tmp_path / "a.log"
     path.symlink_to("/dev/full")
     with writing(path) as handler:
-        write(handler, "lost")
+        write(handler, "lost", "lost too")
+        handler.flush()
         path.unlink()
         write(handler, "kept")
-    assert texts(tmp_path) == {"a.log": "kept\n"}
+    notice, kept = path.read_text(encoding="utf-8").splitlines()
+    assert (json.loads(notice)["event"], json.loads(notice)["count"]) == ("log_lines_dropped", 2)
+    assert kept == "kept"
     assert len(told) == 1
+
+
+def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    # A write to it waits for a reader, as one to a disk that hangs does.
+    os.mkfifo(path)
+    lines = [f"line {number}" for number in range(100)]
+    with writing(path, max_bytes=1 << 20) as handler:
+        write(handler, *lines)
+        with path.open(encoding="utf-8") as reader:
+            handler.flush()
+            handler.close()
+            assert reader.read().splitlines() == lines
 
 
 def test_a_folder_that_is_gone_fails_nobody(tmp_path: Path, told: list[EventDict]) -> None:

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -145,3 +146,30 @@ def test_an_answer_that_finds_its_caller_gone_is_no_failure(logged: list[Json]) 
 
 def test_chatter_of_libraries_is_left_out(logged: list[Json]) -> None:
     assert "chatter" not in {each["event"] for each in logged}
+
+
+ACTS = """
+import sys
+from pathlib import Path
+from gateway.security_log import PER_SOURCE, tell, tell_act
+from kaiten.sections import Logging
+from monitors.logs import configure, keep_acts
+configure(Logging())
+keep_acts(Path(sys.argv[1]))
+for number in range(3 * PER_SOURCE):
+    tell("token_rejected", "size")
+    tell_act("revoked", number=number)
+"""
+
+
+def test_acts_of_operators_have_a_file_of_their_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ACTS, str(tmp_path)]
+    # Two commands, as an operator gives them.
+    for _ in range(2):
+        subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
+    (file,) = tmp_path.iterdir()
+    acts = [json.loads(each) for each in file.read_text("utf-8").splitlines()]
+    assert file.name == "audit.log"
+    assert [each["number"] for each in acts] == 2 * [*range(30)]
+    assert {each["event"] for each in acts} == {"revoked"}
+    assert file.stat().st_mode & 0o777 == 0o600

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.security_log import PER_SOURCE
 from kaiten.pseudonyms import Pseudonyms
 from kaiten.settings import ROOT
 from tests.unit.gateway.house import SECRET, TAG, V1, V2, Json, bearer
@@ -21,6 +22,7 @@ import asyncio, sys
 from pathlib import Path
 from kaiten.pseudonyms import Pseudonyms
 from kaiten.sections import Logging
+from gateway.security_log import security_log
 from monitors.logs import configure
 from tests.unit.gateway.house import House, V1, V2, bearer
 
@@ -42,6 +44,7 @@ async def main() -> None:
     await house.ask("GET", "/{CANARY}?text={CANARY}", client="{CLIENT}")
     await house.post(V1, {{}}, {{"Authorization": "Bearer x"}}, client="2001:db8:1:2::3")
     await house.post(V1, {{}}, {{"Authorization": "Bearer x"}}, client="{CANARY}")
+    security_log.end_period()
 
 asyncio.run(main())
 """
@@ -106,9 +109,10 @@ def test_the_file_has_what_the_console_has(written: Written) -> None:
         assert console
 
 
-def test_security_events_are_not_sampled(written: Written) -> None:
+def test_security_events_that_repeat_are_counted_and_none_is_missing(written: Written) -> None:
     rejected = [each for each in written.security if each["event"] == "token_rejected"]
-    assert len(rejected) == 22
+    assert len(rejected) == PER_SOURCE + 2 + 1
+    assert sum(each.get("repeated", 1) for each in rejected) == 22
 
 
 def test_security_events_have_one_shape(written: Written) -> None:
@@ -116,7 +120,8 @@ def test_security_events_have_one_shape(written: Written) -> None:
     assert (forbidden["fault"], forbidden["subject"]) == ("lacks predict", ALICE)
     for each in written.security:
         shape = {"event", "level", "logger", "timestamp", "fault", "endpoint", "request_id"}
-        assert set(each) == shape | {"client"} | ({"subject"} if each is forbidden else set())
+        more = {"subject"} if each is forbidden else set()
+        assert set(each) - {"repeated"} == shape | {"client"} | more
 
 
 def test_of_an_address_only_its_network_is_kept(written: Written) -> None:

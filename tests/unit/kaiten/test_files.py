@@ -1,0 +1,38 @@
+"""How many files a process may open, and which faults of a disk pass."""
+
+import errno
+import resource
+
+import pytest
+
+from kaiten import files
+from kaiten.files import descriptor_limit, has_no_room, is_out_of_descriptors
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised"),
+    [
+        (64, 64, 64),
+        (256, 4096, 4096),
+        (1024, 1 << 20, 65_536),
+        (1024, resource.RLIM_INFINITY, 65_536),
+        (1 << 20, 1 << 20, None),
+    ],
+)
+def test_limit_is_raised_as_far_as_it_may_be(
+    soft: int, hard: int, raised: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: made.append(limits))
+    limit = files.raise_descriptor_limit()
+    assert limit == descriptor_limit()
+    assert made == ([] if raised in (None, soft) else [(raised, hard)])
+
+
+def test_faults_are_told_apart() -> None:
+    room = [each for each in errno.errorcode if has_no_room(OSError(each, ""))]
+    files_open = [each for each in errno.errorcode if is_out_of_descriptors(OSError(each, ""))]
+    assert sorted(room) == sorted([errno.ENOSPC, errno.EDQUOT])
+    assert sorted(files_open) == sorted([errno.EMFILE, errno.ENFILE])
+    assert not is_out_of_descriptors(ValueError())
