@@ -6,7 +6,6 @@ end. No setting that BentoML passes on changes any of it.
 """
 
 import asyncio
-import resource
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from kaiten.files import descriptor_limit
 from kaiten.sections import Gateway
 
 logger = structlog.get_logger("kaiten.service")
@@ -184,9 +184,7 @@ def install(limits: Gateway, connection: Callable[..., HttpProtocol] = HttpProto
             "http_protocol_not_installed", uvicorn=uvicorn.__version__, tested=TESTED_UVICORN
         )
         return
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Infinity is -1.
-    idle = IdleConnections(descriptors // 2 if descriptors > 0 else 2**31)
+    idle = IdleConnections(descriptor_limit() // 2)
     protocol = partial(connection, limits=limits, idle=idle)
     # It takes a class, or what makes its instances, as well as the name of one.
     HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]

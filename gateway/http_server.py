@@ -1,11 +1,11 @@
 """uvicorn's server, which accepts connections as they come, and no more than it can hold."""
 
-import resource
 import socket
-from contextlib import suppress
 from typing import Any
 
 import uvicorn
+
+from kaiten.files import descriptor_limit, raise_descriptor_limit
 
 # libuv accepts one connection of each listening handle in an iteration of the event loop. Under
 # load an iteration takes milliseconds: new connections, probes among them, would wait for seconds,
@@ -24,7 +24,7 @@ class HttpServer(uvicorn.Server):
     """Listens on each socket by several handles."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        more = min(_LISTENING_HANDLES, _descriptors() // _DESCRIPTORS_A_HANDLE) - 1
+        more = min(_LISTENING_HANDLES, descriptor_limit() // _DESCRIPTORS_A_HANDLE) - 1
         handles = [
             handle
             for each in sockets or ()
@@ -40,18 +40,9 @@ def install() -> None:
     """
     module: Any = uvicorn
     module.Server = HttpServer
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Some systems allow less than they say.
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    raise_descriptor_limit()
 
 
 def max_connections() -> int:
     """Return how many connections a worker may have, so that its own files can still be opened."""
-    return max(_MIN_CONNECTIONS, min(_MAX_CONNECTIONS, _descriptors() - _OTHER_DESCRIPTORS))
-
-
-def _descriptors() -> int:
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Infinity is -1.
-    return descriptors if descriptors > 0 else 2**31
+    return max(_MIN_CONNECTIONS, min(_MAX_CONNECTIONS, descriptor_limit() - _OTHER_DESCRIPTORS))

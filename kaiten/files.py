@@ -53,5 +53,9 @@ def raise_descriptor_limit() -> int:
     limit = descriptor_limit()
     if soft == resource.RLIM_INFINITY or soft >= limit:
         return limit
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    except (ValueError, OSError):
+        # Some systems permit less than they say.
+        return soft
     return limit
