@@ -7,6 +7,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -62,6 +63,9 @@ IMAGE = Image(base_image="python:3.11-slim-bookworm", python_version="3.11", dis
     "command -v uv >/dev/null || pip install --no-cache-dir uv==0.13.9"
 )
 _GRACE_S = 5
+# Python's default of 5 ms is what a thread back from inference waits for a busy event loop: as long
+# as a small batch takes to compute.
+_SWITCH_INTERVAL_S = 0.0001
 
 
 def _worker() -> int:
@@ -121,6 +125,7 @@ class Kaiten:
 
     def __init__(self) -> None:
         lines.detach_console()
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         # Once more: BentoML has configured its own since this module was imported.
         logs.configure(parts.settings.logging, parts.pseudonyms, _worker() + 1)
         try:

@@ -116,7 +116,7 @@ def test_api_key_works_until_it_is_revoked(house: House) -> None:
     key = {"X-API-Key": made.stdout.strip()}
     (line,) = made.stderr.splitlines()
     told = json.loads(line)
-    assert (told["event"], told["logger"]) == ("api_key_created", "kaiten.security")
+    assert (told["event"], told["logger"]) == ("api_key_created", "kaiten.audit")
     house.until_all_are(200, key)
     (key_id,) = json.loads(house.done("api-key", "list", "--json"))
     assert key_id == told["key_id"]

@@ -43,7 +43,7 @@ def test_a_limit_is_switched_off_in_a_variable_and_in_the_file(
 def test_what_is_no_limit_is_refused_by_name(
     key: str, notation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(f"KAITEN_LIMITS__{key}", notation)
+    monkeypatch.setenv(f"KAITEN_LIMITS__{key.upper()}", notation)
     with pytest.raises(InvalidSettings) as refused:
         load_settings()
     assert [detail.field for detail in refused.value.details] == [f"limits.{key}"]
