@@ -75,6 +75,8 @@ def test_what_does_not_fit_is_counted_and_reported_where_it_is_missing(
     writer = LineWriter("a", sink.write)
     for number in range(_MANY):
         writer.put(f"{number} {_LONG}\n")
+        # Once it writes the first line, nothing leaves the queue until the gate opens.
+        sink.entered.wait()
     sink.gate.set()
     assert writer.drain()
     *written, notice = sink.lines
@@ -92,6 +94,7 @@ def test_notice_stands_before_the_line_that_comes_next(drops: Counter[str]) -> N
     writer = LineWriter("a", sink.write)
     for _ in range(_MANY):
         writer.put(f"{_LONG}\n")
+        sink.entered.wait()
     # One short enough for the room that is left.
     writer.put("short\n")
     sink.gate.set()
