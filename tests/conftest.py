@@ -8,12 +8,15 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep every test from the settings of whoever runs it, and from the checkout's state."""
+def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep every test from the settings of its runner and of other tests, and from their state."""
     for name in list(os.environ):
         if name.startswith("KAITEN_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("KAITEN_HOME", str(tmp_path))
+    yield
+    # A server's parent process hands its settings down by this variable.
+    os.environ.pop("KAITEN_SNAPSHOT", None)
 
 
 @pytest.fixture
