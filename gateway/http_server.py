@@ -25,6 +25,10 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         more = min(_LISTENING_HANDLES, descriptor_limit() // _DESCRIPTORS_A_HANDLE) - 1
+        for each in sockets or ():
+            # All workers share one open socket, and Python's dup makes a socket blocking that has no
+            # timeout: the event loop of another worker would then hang in accept().
+            each.setblocking(False)
         handles = [
             handle
             for each in sockets or ()
