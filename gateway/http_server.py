@@ -26,9 +26,9 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         more = min(_LISTENING_HANDLES, descriptor_limit() // _DESCRIPTORS_A_HANDLE) - 1
         for each in sockets or ():
-            # All workers share one open socket, and Python's dup makes a socket blocking that has no
-            # timeout: the event loop of another worker would then hang in accept().
-            each.setblocking(False)
+            # All workers share one open socket. Python's dup would make it blocking, as it has no
+            # timeout here, and the event loop of another worker would hang in accept().
+            each.settimeout(0)
         handles = [
             handle
             for each in sockets or ()

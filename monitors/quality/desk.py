@@ -22,7 +22,7 @@ from kaiten.records import PredictionRecord
 from kaiten.sections import Quality
 from monitors.quality import calibration
 from monitors.quality.database import RETRY_S, Database
-from monitors.quality.labels import MAX_CHARS, Labels
+from monitors.quality.labels import Labels
 from monitors.quality.log import PredictionLog
 from monitors.quality.pruning import Pruning
 from monitors.quality.threads import Threads
@@ -72,8 +72,7 @@ class QualityDesk:
         self._watched = watched
         self._pseudonym_of = pseudonym_of
         self._database = Database(url)
-        longest = max((len(label) for of in versions.values() for label in of[0]), default=0)
-        self._labels = Labels(self._database, max_chars=max(longest, MAX_CHARS))
+        self._labels = Labels(self._database)
         self._failing = False
         served = Versions({tag: of[0] for tag, of in versions.items()})
         references = {tag: _reference(report) for tag, (_, report) in versions.items()}

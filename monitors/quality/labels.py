@@ -34,11 +34,10 @@ _AT_ONCE = 10_000
 _KEYS_AT_ONCE = 1000
 _MAX_DETAILS = 20
 # Labels that wait for an answer: anybody with the scope may send them for ids that never were. What
-# one sender has there is under a fifth of all, and all of it at most some 30 MB.
-MAX_WAITING = 50_000
-MAX_WAITING_OF_SENDER = 10_000
-# Of a label that no served version has, and which may be one that another host serves.
-MAX_CHARS = 256
+# one sender has there is a fifth of all, and all of it at most some 25 MB: a label has up to 1,000
+# characters.
+MAX_WAITING = 20_000
+MAX_WAITING_OF_SENDER = 4_000
 _RETRY_S = 60
 Key = tuple[str, int]
 # A label and the prediction that it is for: request_id, item, label, models, received_at, id.
@@ -46,17 +45,15 @@ Match = Row[*tuple[Any, ...]]
 
 
 class Labels:
-    """The labels that came in; none may be longer than ``max_chars``."""
+    """The labels that came in."""
 
     def __init__(
         self,
         database: Database,
         clock: Callable[[], float] = time.time,
-        max_chars: int = MAX_CHARS,
     ) -> None:
         self.database = database
         self._clock = clock
-        self._max_chars = max_chars
 
     def take(
         self,
@@ -72,7 +69,6 @@ class Labels:
         Forbidden where a prediction is known, and none that fits; RateLimited where too many wait
         for one; DatabaseUnavailable, also where by the end of it the sender has given up.
         """
-        self._check_length(labels)
         last = {(each.request_id, each.item): each.label for each in labels}
         # In one order, whoever sends them: two senders would else wait for each other.
         keys = sorted(last)
@@ -94,14 +90,6 @@ class Labels:
                 raise DatabaseUnavailable(RETRY_S)
         missing = {*_missing(keys, found, sender)}
         return sum((each.request_id, each.item) not in missing for each in labels)
-
-    def _check_length(self, labels: Sequence[Label]) -> None:
-        reason = f"is longer than {self._max_chars} characters, and than any label served here"
-        longer = [n for n, label in enumerate(labels) if len(label.label) > self._max_chars]
-        if longer:
-            raise InvalidInput(
-                [Detail(f"feedback.{n}.label", reason) for n in longer[:_MAX_DETAILS]]
-            )
 
     def join_waiting(self, within_s: float) -> int:
         """Join labels of the last seconds whose predictions were written after them.

@@ -21,7 +21,7 @@ _LOCK_S = 15
 _FLOOD_S = 30
 _LANES = 4
 _BATCH = 256
-# Of labels that wait: 10,000 of one subject, each of up to 256 characters.
+# Of labels that wait: 4,000 of one subject, each of up to 1,000 characters.
 _MOST_BYTES = 24_000_000
 
 

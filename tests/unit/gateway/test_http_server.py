@@ -49,7 +49,7 @@ async def test_socket_of_other_workers_never_turns_blocking(
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         # As libuv has it in the workers that run.
-        listening.setblocking(False)
+        listening.settimeout(0)
         with socket.socket(fileno=os.dup(listening.fileno())) as inherited:
             await HttpServer(uvicorn.Config("app")).startup([inherited])
     assert modes

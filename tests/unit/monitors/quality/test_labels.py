@@ -6,7 +6,7 @@ from sqlalchemy import select
 from kaiten.errors import DatabaseUnavailable, Forbidden, InvalidInput, RateLimited
 from kaiten.quality import Label
 from monitors.quality.database import Database
-from monitors.quality.labels import MAX_CHARS, WAIT_S, Labels
+from monitors.quality.labels import WAIT_S, Labels
 from monitors.quality.tables import feedback
 from tests.unit.monitors.quality.house import kept, know, put, row, truths
 
@@ -240,13 +240,3 @@ def test_sender_is_known_only_while_its_label_waits(database: Database, labels: 
     labels.join_waiting(WAIT_S)
     with database.reading() as connection:
         assert connection.scalars(select(feedback.c.sender)).all() == [None]
-
-
-def test_label_longer_than_any_is_refused_and_named(database: Database) -> None:
-    labels = Labels(database, lambda: NOW)
-    with pytest.raises(InvalidInput) as caught:
-        labels.take([Label("r", 0, "x"), Label("r", 1, "x" * (MAX_CHARS + 1))], None)
-    assert [detail.field for detail in caught.value.details] == ["feedback.1.label"]
-    assert labels.take([Label("r", 0, "x" * MAX_CHARS)], None) == 0
-    # A version may have longer ones.
-    assert Labels(database, lambda: NOW, 400).take([Label("r", 1, "x" * 400)], None) == 0
