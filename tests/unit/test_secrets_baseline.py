@@ -13,7 +13,7 @@ REASONS = {
     "benchmarks/results/*": "digests of what was measured",
     "docs/image-test.log": "digests of images, cut short",
     "examples/quickstart/train.py": "the digest of a file that it loads",
-    "kaiten/signing.py": "the name of a file",
+    "kaiten/settings.py": "the name of a file",
 }
 
 
