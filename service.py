@@ -83,6 +83,10 @@ def _end_worker() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
+def _is_ready() -> bool:
+    return parts.admission.ready
+
+
 def _leave() -> None:
     lines.flush()
     os._exit(1)
@@ -156,7 +160,7 @@ class Kaiten:
             sink.start()
         parts.file_watch.start()
         parts.drain.start()
-        self.watching = [*parts.tokens.start(), asyncio.create_task(parts.roster.keep(self._ready))]
+        self.watching = [*parts.tokens.start(), asyncio.create_task(parts.roster.keep(_is_ready))]
         self.warming = [asyncio.create_task(runner.start()) for runner in parts.runners]
         # What is here by now stays: the collector need not walk through it again and again.
         gc.collect()
@@ -181,11 +185,8 @@ class Kaiten:
             # Python would wait for the thread that hangs.
             os._exit(1)
 
-    def _ready(self) -> bool:
-        return parts.predictor.ready and not parts.drain.active
-
     async def __is_ready__(self) -> bool:
-        return self._ready()
+        return _is_ready()
 
     @bentoml.api(route="/predict")
     async def predict(

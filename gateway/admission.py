@@ -6,18 +6,16 @@ requests that are answered.
 """
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.access import ROUTES
-from gateway.answers import json_answer
+from gateway.answers import health_answer
 from gateway.backlog import Backlog, Start
 from gateway.middleware.early_answer import EARLY_ANSWER
 from gateway.ports import AdmissionWatch
 from gateway.predictions import Predictor
-from gateway.schemas import HealthResponse
 from gateway.tokens.authenticator import Authenticator
 from kaiten.errors import KaitenError, NotReady, Overloaded, QueueFull
 
@@ -57,6 +55,11 @@ class Admission:
             "/readyz": self._ready,
             "/health": self._healthy,
         }
+
+    @property
+    def ready(self) -> bool:
+        """Whether a balancer is to send requests here: readiness, from wherever it is asked for."""
+        return self._predictor().ready and not self._draining()
 
     def admit(self, scope: Scope, start: Start, answer: Answer, *, crowded: bool = False) -> None:
         """Call ``start`` for a request, now or in a later iteration of the event loop.
@@ -117,15 +120,12 @@ class Admission:
         answer(self.edge or early)
 
     async def _ready(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._draining() or not self._predictor().ready:
+        if not self.ready:
             raise NotReady
         await _ALIVE(scope, receive, send)
 
     async def _healthy(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._predictor().ready:
-            raise NotReady
-        answer = HealthResponse(status="healthy", timestamp=datetime.now(UTC))
-        await json_answer(answer)(scope, receive, send)
+        await health_answer(ready=self._predictor().ready)(scope, receive, send)
 
 
 def _predicts(scope: Scope) -> bool:

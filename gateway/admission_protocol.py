@@ -109,7 +109,7 @@ class AdmissionProtocol(BoundedProtocol):
         )
 
     def _start(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        # Of a caller who has left while the request waited, nothing is wanted.
+        # A caller may have left while its request waited.
         if not cycle.disconnected:
             super()._start_asgi_task(cycle, app)
 

@@ -1,8 +1,13 @@
 """How a handler answers."""
 
+from datetime import UTC, datetime
+
 from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from gateway.schemas import HealthResponse
+from kaiten.errors import NotReady
 
 _SLICE_BYTES = 64 * 1024
 
@@ -10,8 +15,8 @@ _SLICE_BYTES = 64 * 1024
 class JsonResponse(Response):
     """An answer that is JSON already, sent in slices.
 
-    The server takes a slice only once the caller has read most of those before, so that a caller
-    who reads slowly, or not at all, makes it hold no whole answer past the request's deadline.
+    The server takes a slice only once the caller has read most of those before, so a caller
+    that reads slowly, or not at all, does not make it hold the whole answer past the deadline.
     """
 
     media_type = "application/json"
@@ -37,3 +42,10 @@ class JsonResponse(Response):
 def json_answer(answer: BaseModel) -> Response:
     """Return an answer as JSON."""
     return JsonResponse(answer.model_dump_json())
+
+
+def health_answer(*, ready: bool) -> Response:
+    """Return the answer of ``/health``; NotReady unless every model can answer."""
+    if not ready:
+        raise NotReady
+    return json_answer(HealthResponse(status="healthy", timestamp=datetime.now(UTC)))

@@ -26,9 +26,9 @@ class Backlog:
 
     def has_room(self, subject: str) -> bool:
         """Tell whether one more request of a subject may wait."""
-        own = self._waiting.get(subject)
-        subjects = len(self._waiting) + (own is None)
-        return (len(own) if own else 0) < self._limit // subjects
+        starts = self._waiting.get(subject, ())
+        subjects = len(self._waiting) + (subject not in self._waiting)
+        return len(starts) < self._limit // subjects
 
     def starts_now(self) -> bool:
         """Tell whether a request starts in this iteration, and count it."""

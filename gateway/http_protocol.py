@@ -48,7 +48,7 @@ class IdleConnections:
 
     def close_oldest(self, besides: asyncio.Transport | None = None) -> bool:
         """Close the one that has been idle for longest; False if there is none."""
-        oldest = next((each for each in self._transports if each is not besides), None)
+        oldest = next((other for other in self._transports if other is not besides), None)
         if oldest is None:
             return False
         self.remove(oldest)

@@ -25,14 +25,14 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         more = min(_LISTENING_HANDLES, descriptor_limit() // _DESCRIPTORS_A_HANDLE) - 1
-        for each in sockets or ():
+        for listener in sockets or ():
             # All workers share one open socket. Python's dup would make it blocking, as it has no
             # timeout here, and the event loop of another worker would hang in accept().
-            each.settimeout(0)
+            listener.settimeout(0)
         handles = [
             handle
-            for each in sockets or ()
-            for handle in (each, *(each.dup() for _ in range(more)))
+            for listener in sockets or ()
+            for handle in (listener, *(listener.dup() for _ in range(more)))
         ]
         await super().startup(handles or None)
 

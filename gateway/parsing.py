@@ -69,10 +69,10 @@ def parse(body: bytes, model: type[BodyT], limits: Gateway) -> BodyT:
         raise _invalid(_errors(error)) from None
 
 
-def check_count(texts: Sequence[str], limits: Gateway) -> None:
-    """Raise InvalidInput if there are more texts than one request may bring."""
-    if len(texts) > limits.max_inputs:
-        raise InvalidInput([_too_many_items("inputs", limits)])
+def check_count(field: str, items: Sequence[object], limits: Gateway) -> None:
+    """Raise InvalidInput if a field has more items than one request may bring."""
+    if len(items) > limits.max_inputs:
+        raise InvalidInput([_too_many_items(field, limits)])
 
 
 def check_lengths(texts: Mapping[str, str], limits: Gateway) -> None:
@@ -95,9 +95,7 @@ def _end_of_room(body: bytes, room: int) -> int | None:
     """
     if len(body) <= _INLINE_BYTES and not _may_exceed(body, room):
         return None
-    if b"\\" in body:
-        # What remains of the quotes delimits strings. The lengths stay, and so do positions.
-        body = body.replace(rb"\\", b"__").replace(rb"\"", b"__")
+    body = _without_escaped_quotes(body)
     left, bytes_left = room, _BYTES_PER_PUNCTUATION * room
     start = 0
     # JSON has one of the characters before each string.
@@ -122,13 +120,20 @@ def _may_exceed(body: bytes, room: int) -> bool:
     return sum(map(body.count, _PUNCTUATION)) > room or body.count(b'"') > 2 * room
 
 
+def _without_escaped_quotes(body: bytes) -> bytes:
+    """Return a body in which every quote delimits a string; all positions stay as they are."""
+    if b"\\" not in body:
+        return body
+    return body.replace(rb"\\", b"__").replace(rb"\"", b"__")
+
+
 def _nth(matches: Iterator[re.Match[bytes]], number: int) -> int:
     return next(islice(matches, number, None)).start()
 
 
 def _oversized(start: bytes, model: type[Body], limits: Gateway) -> InvalidInput:
     """Return what is wrong with a body that goes on after ``start``; MalformedBody if no JSON."""
-    outside = b"".join(start.replace(rb"\\", b"__").replace(rb"\"", b"__").split(b'"')[::2])
+    outside = b"".join(_without_escaped_quotes(start).split(b'"')[::2])
     opened = outside.count(b"[") + outside.count(b"{")
     if opened - outside.count(b"]") - outside.count(b"}") > _MAX_DEPTH:
         raise MalformedBody("is nested too deep")
@@ -148,8 +153,8 @@ def _details_of_start(value: object, model: type[Body]) -> list[Detail]:
         model.model_validate(value)
     except ValidationError as error:
         # What is missing may come after the start.
-        found = [each for each in _errors(error) if each["type"] != "missing"]
-        return [*map(_detail, found[:_MAX_DETAILS])]
+        present = [item for item in _errors(error) if item["type"] != "missing"]
+        return [*map(_detail, present[:_MAX_DETAILS])]
     return []
 
 

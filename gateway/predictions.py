@@ -33,7 +33,7 @@ class Predictor:
         others_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self._runners = {name: runner for runner in runners for name in _names(runner.tag)}
-        self._distinct = tuple(runners)
+        self._served = tuple(runners)
         self._default = runners[0]
         self._limits = limits
         self._others_ready = others_ready
@@ -41,16 +41,16 @@ class Predictor:
     @property
     def ready(self) -> bool:
         """Whether every model can answer, and callers can be told apart."""
-        return self._others_ready() and all(runner.ready for runner in self._runners.values())
+        return self._others_ready() and all(runner.ready for runner in self._served)
 
     def retry_after_s(self, subject: str) -> int | None:
         """Return when to retry, in seconds, if every model would refuse a request of the subject.
 
         Which model a request asks is in its body.
         """
-        pauses = [runner.retry_after_s(subject) for runner in self._distinct if runner.ready]
-        known = [pause for pause in pauses if pause is not None]
-        return min(known) if known and len(known) == len(self._distinct) else None
+        answers = [runner.retry_after_s(subject) for runner in self._served if runner.ready]
+        pauses_s = [pause_s for pause_s in answers if pause_s is not None]
+        return min(pauses_s) if pauses_s and len(pauses_s) == len(self._served) else None
 
     async def one(self, text: str) -> PredictV1Response:
         """Answer for one text, by the default model."""
@@ -68,7 +68,7 @@ class Predictor:
 
     async def many(self, texts: Sequence[str], top_k: int = 1, model: str | None = None) -> bytes:
         """Answer for each text, in order: the JSON of a PredictV2Response."""
-        check_count(texts, self._limits)
+        check_count("inputs", texts, self._limits)
         check_lengths({f"inputs.{index}": text for index, text in enumerate(texts)}, self._limits)
         runner, context = self._admit(model)
         answers = await self._predict(runner, texts, context)
@@ -83,7 +83,7 @@ class Predictor:
             raise Unauthenticated(token_sent=False)
         runner = self._default if model is None else self._runners.get(model)
         if runner is None:
-            raise UnknownModel(sorted({each.tag for each in self._runners.values()}))
+            raise UnknownModel(sorted({runner.tag for runner in self._served}))
         context.principal.require_prediction(tags.split(runner.tag)[0])
         if not runner.ready:
             raise NotReady

@@ -9,7 +9,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.answers import json_answer
-from gateway.parsing import read
+from gateway.parsing import check_count, read
 from gateway.ports import QualityDesk
 from gateway.schemas import (
     EstimatedAccuracy,
@@ -20,7 +20,7 @@ from gateway.schemas import (
 )
 from gateway.versions import FEEDBACK
 from kaiten.context import current
-from kaiten.errors import Detail, Forbidden, InvalidInput, Unauthenticated
+from kaiten.errors import Forbidden, Unauthenticated
 from kaiten.quality import Label, Measures, VersionQuality
 from kaiten.sections import Gateway
 
@@ -45,9 +45,7 @@ class QualityRoutes:
     async def feedback(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Keep labels; the body comes whole, from the middleware that has read it."""
         body = await read((await receive())["body"], FeedbackRequest, self._limits)
-        if len(body.feedback) > self._limits.max_inputs:
-            reason = f"has over {self._limits.max_inputs} items"
-            raise InvalidInput([Detail("feedback", reason)])
+        check_count("feedback", body.feedback, self._limits)
         context = current()
         if context.principal is None:
             raise Unauthenticated(token_sent=False)

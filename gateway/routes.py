@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime
 from functools import cached_property
 
 from starlette.applications import Starlette
@@ -11,16 +10,16 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.answers import JsonResponse, json_answer
+from gateway.answers import JsonResponse, health_answer, json_answer
 from gateway.docs_page import DOCS_PAGE
 from gateway.errors import error_response
 from gateway.openapi import Json, document
 from gateway.parsing import read
 from gateway.ports import MetricsSource
 from gateway.predictions import Predictor
-from gateway.schemas import HealthResponse, PredictV1Request, PredictV2Request
+from gateway.schemas import PredictV1Request, PredictV2Request
 from gateway.versions import BENTOML, DOCUMENTS, NEWEST, PREDICT, VERSION_OF
-from kaiten.errors import KaitenError, NotReady
+from kaiten.errors import KaitenError
 from kaiten.sections import ApiVersions, Gateway
 
 
@@ -79,9 +78,7 @@ class Routes:
 
     async def health(self, _: Request) -> Response:
         """Tell whether the service can answer."""
-        if not self._predictor().ready:
-            raise NotReady
-        return json_answer(HealthResponse(status="healthy", timestamp=datetime.now(UTC)))
+        return health_answer(ready=self._predictor().ready)
 
     async def metrics(self, _: Request) -> Response:
         """Give the metrics of all workers; who asks while they are being read shares the answer."""

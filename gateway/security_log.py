@@ -31,7 +31,7 @@ _REFUSALS: Mapping[type[KaitenError], str] = {
 PERIOD_S = 60.0
 # Lines of one event and fault from one source in a period; those over it are counted.
 PER_SOURCE = 10
-# Sources that are told apart in a period; those over it share the lines of one, for each fault.
+# Sources counted separately in a period; any further ones share the lines of one, for each fault.
 MAX_SOURCES = 64
 MAX_FAULTS = 32
 

@@ -1,5 +1,6 @@
 """What stands for callers in logs: pseudonyms of subjects, and networks of addresses."""
 
+import hashlib
 import hmac
 import ipaddress
 from functools import lru_cache
@@ -9,6 +10,7 @@ from kaiten.sections import Logging
 # Fixed, so that the key says nothing of the secret that it comes from, nor of other keys from it.
 _LABEL = b"kaiten: pseudonyms of subjects"
 _DIGITS = 16
+_DIGEST_CHARS = 32
 # The networks that an address is cut to where it may not be kept whole, by the address's version.
 _NETWORK_BITS = {4: 24, 6: 48}
 
@@ -21,9 +23,20 @@ class Pseudonyms:
 
     def of(self, identity: str) -> str:
         """Return the identity's pseudonym, 16 hexadecimal digits."""
-        # A subject is whatever its token's maker wrote, even what is no Unicode.
-        named = identity.encode("utf-8", "surrogatepass")
-        return hmac.digest(self._key, named, "sha256").hex()[:_DIGITS]
+        return hmac.digest(self._key, _encoded(identity), "sha256").hex()[:_DIGITS]
+
+
+def digest_of(identity: str) -> str:
+    """Return 32 hexadecimal digits that stand for an identity where it only has to be told apart.
+
+    There is no key: unlike a pseudonym, it is not for logs.
+    """
+    return hashlib.sha256(_encoded(identity)).hexdigest()[:_DIGEST_CHARS]
+
+
+def _encoded(identity: str) -> bytes:
+    # A subject is whatever its token's issuer wrote, even if that is not Unicode.
+    return identity.encode("utf-8", "surrogatepass")
 
 
 def shared_key(settings: Logging, secret: str | None) -> bytes | None:

@@ -555,7 +555,7 @@ def _keys_given_twice(name: str, value: str) -> list[Detail]:
 def _read_yaml(file: Path, name: str = "file") -> strict_yaml.Document:
     """Read a YAML file of an operator; InvalidSettings names lines, and OSError passes.
 
-    ``name`` is what a problem with the file as a whole is told by.
+    ``name`` names a problem with the file as a whole.
     """
     try:
         return strict_yaml.load(file.read_bytes())

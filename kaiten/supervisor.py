@@ -62,7 +62,7 @@ def secure() -> None:
 
 
 def _unreachable(init: Callable[_P, None]) -> Callable[_P, None]:
-    """Return a constructor of arbiters that listen for nobody, whatever they are asked for."""
+    """Return a constructor of arbiters that open no listener, whatever addresses they are given."""
     signature = inspect.signature(init)
 
     @functools.wraps(init)

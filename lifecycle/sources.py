@@ -75,7 +75,7 @@ def _from_mlflow(source: str, into: Path) -> Path:
 def _copied_from_disk(source: str, into: Path) -> Path | None:
     """Copy a model whose artifacts lie on this machine; None for those that MLflow downloads.
 
-    MLflow's own copy follows links, to wherever whoever logged the model has set them.
+    MLflow's own copy follows links, wherever the person who logged the model has pointed them.
     """
     try:
         registry: Any = import_module("mlflow.store.artifact.artifact_repository_registry")

@@ -60,10 +60,8 @@ class Runner:
             observer,
             on_death=on_death,
         )
+        # Whether a thread of it hangs, once it is closed: then the process does not end by itself.
         self.hung = False
-
-    # Whether a thread of it hangs, once it is closed: then the process does not end by itself.
-    hung: bool
 
     @property
     def ready(self) -> bool:
@@ -85,15 +83,13 @@ class Runner:
             timeout_s = self._limits.hang_timeout_s
             watchdog = Watchdog(timeout_s and _WARM_UP_TIMES * timeout_s)
             await watchdog.guard(run_on(self._lane_threads, self._warm_up))
-        except DeviceHung as error:
-            self.hung = True
-            self._observer.device_hung()
-            logger.critical("device_hung", model=self.tag, reason=str(error))
-            if not self._closed:
-                self._on_death()
-            return
-        except Exception:
-            logger.critical("warm_up_failed", model=self.tag, exc_info=True)
+        except Exception as error:
+            if isinstance(error, DeviceHung):
+                self.hung = True
+                self._observer.device_hung()
+                logger.critical("device_hung", model=self.tag, reason=str(error))
+            else:
+                logger.critical("warm_up_failed", model=self.tag, exc_info=True)
             if not self._closed:
                 self._on_death()
             return

@@ -1,7 +1,6 @@
 """Lets requests in by the shared store, or by this process's own while that one is away."""
 
 import asyncio
-import hashlib
 import math
 import secrets
 import time
@@ -15,6 +14,7 @@ import structlog
 from gateway.limiting.in_process import InProcess
 from gateway.limiting.rules import Headers, Rules, Standing, Store, StoreUnavailable
 from gateway.ports import LimitsWatch
+from kaiten.pseudonyms import digest_of
 from kaiten.sections import Limits, State
 
 logger = structlog.get_logger(__name__)
@@ -25,7 +25,6 @@ RETRY_S, MAX_RETRY_S, _STEADY_S = 2, 60, 120
 _SLOW_S = 0.25
 # A request is answered by its deadline; this is for the way back.
 _LEASE_MARGIN_S = 5
-_DIGEST_CHARS = 32
 _MAX_LEFT_BEHIND = 1024
 
 
@@ -65,9 +64,8 @@ class Limiter:
 
     def visit(self, identity: str) -> "Visit":
         """Return a request of a subject that stands before the door."""
-        digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
         lease = f"{self._lease_prefix}{next(self._numbers):x}"
-        return Visit(self, digest[:_DIGEST_CHARS], lease)
+        return Visit(self, digest_of(identity), lease)
 
     async def enter(self, subject: str, lease: str) -> tuple[Store, Standing]:
         """Return who counted, and where the subject stands."""
@@ -103,7 +101,7 @@ class Limiter:
         return self._own, await self._own.reserve(subject, tokens)
 
     async def leave(self, store: Store, subject: str, lease: str) -> None:
-        """Tell whoever counted the request that it has ended."""
+        """Tell the store that counted the request that it has ended."""
         if store is self._shared and not self._degraded:
             try:
                 await store.leave(subject, lease, 0)
@@ -201,11 +199,11 @@ class Visit:
         self._standing = self._standing._replace(refused=standing.refused, tokens=standing.tokens)
         self._refuse_if_told()
         if standing.tokens is not None:
-            # The window is told in seconds that are rounded up.
+            # The store rounds the seconds of the window up.
             self._reserved = store, tokens, asked_at + standing.tokens.reset_s - 1
 
     async def leave(self, *, computed: bool = True) -> None:
-        """Go, once; nobody else is told if it was not let in.
+        """End the request, once; a request that was refused has nothing to end.
 
         Unless something was ``computed``, or its window has ended, what was charged is given back.
         """

@@ -120,7 +120,7 @@ class CredentialsWatch:
         for version in versions:
             known = (version or Credentials()).merged(known, self._clock())
         if known != (self._current or Credentials()):
-            # What an operator who has revoked something looks for.
+            # An operator who has revoked something looks for this line.
             counts = {name: len(entries) for name, entries in known}
             logger.info("credentials_read", **counts)
         self._current = known

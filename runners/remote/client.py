@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import structlog
 
 from kaiten.context import current_or_none
 from kaiten.errors import InferenceFailed, NotReady, QueueFull
+from kaiten.pseudonyms import digest_of
 from kaiten.sections import Batching
 from runners.fairness import fits
 from runners.preparation import Preparation
@@ -26,7 +26,6 @@ _RETRY_S = 0.1
 # A process that does not answer for so long is no better than none.
 _PATIENCE_S = 10
 _NUMBERS = 1 << 32
-_DIGEST_CHARS = 32
 # What it may hold, in queues' lengths: the device process itself refuses more than one, and this
 # only bounds what waits to be tokenised, travels or is computed.
 _ROOM = 4
@@ -35,9 +34,9 @@ _ROOM = 4
 class RemoteRunner:
     """Prepares and finishes here, and has a device process compute what lies between.
 
-    It asks at ``socket``, and goes on trying while nobody listens there. It holds a few queues'
-    lengths of inputs, shared between subjects as the queue is; more are refused. ``on_death`` is
-    told if the thread that prepares hangs.
+    It asks at ``socket``, and goes on trying until a device process listens there. It holds a few
+    queues' lengths of inputs, shared between subjects as the queue is; more are refused.
+    ``on_death`` is called if the thread that prepares hangs.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  it stands between two processes
@@ -222,7 +221,7 @@ class _Link(FrameProtocol):
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         request_id = context.request_id if context else None
-        subject = _digest(context.subject) if context else ""
+        subject = digest_of(context.subject) if context else ""
         self.send(Ask(parts, deadline, request_id, subject).encode(number))
         try:
             return await answer
@@ -255,8 +254,3 @@ class _Link(FrameProtocol):
                 answer.set_result(found)
         elif kind is not Kind.PONG:
             raise ValueError(f"{kind.name} is not expected here")
-
-
-def _digest(subject: str) -> str:
-    """Return a name for a subject that tells subjects apart, and nothing else of them."""
-    return hashlib.sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARS]
