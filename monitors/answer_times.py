@@ -24,7 +24,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from monitors.metric_files import Fold, Folded, files_in, is_dead
+from monitors.metric_files import Fold, Folded, files_in
 
 RELATIVE_ERROR = 0.01
 # In seconds. What is quicker counts as the one, and what is slower as the other.
@@ -174,10 +174,8 @@ class AnswerTimes:
 
     def _fold_dead(self) -> None:
         """Fold what dead workers have left; where the disk is full, it stays as it is."""
-        with suppress(OSError):
-            dead = [each for each in self._files() if each != self._path and is_dead(each)]
-            if self._fold is not None and (dead or self._fold.read().sources):
-                self._fold.add(dead, self._merge)
+        if self._fold is not None:
+            self._fold.add_dead(self._files, self._merge)
 
     def _merge(self, content: object, files: Sequence[Path]) -> object:
         kept = [*self._unfolded(content)]

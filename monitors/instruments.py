@@ -245,10 +245,8 @@ class Instruments:
         self._times = times
         self._service = {"service_name": service, "service_version": bento_version}
         self._registry = registry = CollectorRegistry()
-        self._drift: DriftSource | None = None
-        self._served: _ServedVersions | None = None
-        self._damaged_files: _DamagedFiles | None = None
-        self._workers: _Workers | None = None
+        # What is the same from each worker, and read when it is asked for.
+        self._shared: list[Collector] = []
         self._files: MetricFiles | None = None
         self._models = _ModelInstruments(registry)
         self._requests = Counter(
@@ -347,15 +345,14 @@ class Instruments:
             "Metrics files that could not be read; what was counted in them is lost.",
             registry=registry,
         )
-        if directory is not None:
-            self._files = MetricFiles(Path(directory), self._torn_files.inc)
-            self._files.fold()
-
         self._worker_starts = Counter(
             "kaiten_worker_starts_total",
             "Workers that have loaded their models, since the server started.",
             registry=registry,
         )
+        if directory is not None:
+            self._files = MetricFiles(Path(directory), self._torn_files.inc)
+            self._files.fold()
 
     def observer(self, tag: str) -> "ModelObserver":
         """Return what a runner tells of the model ``name:version``."""
@@ -427,19 +424,20 @@ class Instruments:
 
     def show_drift(self, source: DriftSource) -> None:
         """Have the exposition tell what a source knows: the same, whichever worker is asked."""
-        self._drift = source
+        self._shared.append(_DriftMetrics(source))
 
     def show_versions(self, kaiten: str, digests: Callable[[], Mapping[str, str]]) -> None:
         """Have the exposition tell what serves: Kaiten's version, and each model's card by tag."""
-        self._served = _ServedVersions(kaiten, self._service["service_version"], digests)
+        bento = self._service["service_version"]
+        self._shared.append(_ServedVersions(kaiten, bento, digests))
 
     def show_damaged_files(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Have the exposition tell how many files of each version, by tag, are damaged."""
-        self._damaged_files = _DamagedFiles(counts)
+        self._shared.append(_DamagedFiles(counts))
 
     def show_workers(self, expected: int, ready: Callable[[], int]) -> None:
         """Have the exposition tell how many workers the server should have, and how many serve."""
-        self._workers = _Workers(expected, ready)
+        self._shared.append(_Workers(expected, ready))
 
     def worker_started(self) -> None:
         """Count this worker."""
@@ -453,14 +451,8 @@ class Instruments:
             source.register(_WorkersMetrics(self._files))
         registry = CollectorRegistry()
         registry.register(_WithBentoNames(source, self._service))
-        if self._drift is not None:
-            registry.register(_DriftMetrics(self._drift))
-        if self._served is not None:
-            registry.register(self._served)
-        if self._damaged_files is not None:
-            registry.register(self._damaged_files)
-        if self._workers is not None:
-            registry.register(self._workers)
+        for collector in self._shared:
+            registry.register(collector)
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
 

@@ -1,6 +1,6 @@
 """Lines for the console and for log files, written by threads of their own.
 
-Whoever logs, prints or warns only puts a line into a bounded queue, so that a full pipe, a paused
+Code that logs, prints or warns only puts a line into a bounded queue, so that a full pipe, a paused
 terminal or a slow disk holds up no request. Lines that do not fit are counted, and the next line
 that is written reports how many are missing before it.
 """
@@ -243,7 +243,7 @@ def detach_console() -> None:
     """Have all that this process writes to standard output and error pass a queue.
 
     That takes in what libraries print and the traceback of a thread that dies. What code in C
-    writes goes to the file itself, which is made not to block: it is lost where nobody reads.
+    writes goes to the file itself, which is set not to block: without a reader, it is lost.
     """
     writers: dict[tuple[int, int], LineWriter] = {}
     for name in ("stdout", "stderr"):

@@ -5,7 +5,6 @@ one file, so that deaths cost no room. A reader takes no lock: it reads the fold
 that the fold does not hold yet, and starts again if the fold has changed meanwhile.
 """
 
-import errno
 import fcntl
 import json
 import os
@@ -21,7 +20,7 @@ from typing import Any, Self, TypeVar
 import psutil
 import structlog
 
-from kaiten.files import replace
+from kaiten.files import is_out_of_descriptors, replace
 
 # prometheus_client's format: the bytes in use, padding to 8, and then for each value the length of
 # its key, the key padded so that what follows is aligned to 8, the value and its timestamp.
@@ -31,8 +30,6 @@ _READS = 5
 _MODE = 0o600
 _MOST_RECENT = "gauge_mostrecent"
 _NAME = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_\d+\.db")
-# Faults of this process and not of the file that it opens.
-_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 # A key, its value and when it was set.
 Row = tuple[str, float, float]
 Content = Sequence[tuple[str, str, float, float]] | None
@@ -69,7 +66,8 @@ class Fold:
             generation, sources, content = json.loads(self._path.read_bytes())
             return Folded(int(generation), frozenset(sources), content)
         except OSError as error:
-            if error.errno in _NO_DESCRIPTORS:
+            # A fault of this process and not of the file that it opens.
+            if is_out_of_descriptors(error):
                 raise
             return Folded()
         except (ValueError, TypeError):
@@ -86,6 +84,17 @@ class Fold:
         # Workers die by the second; what is read once more is right to within a few of them.
         return read(self.read())
 
+    def add_dead(
+        self,
+        files: Callable[[], Sequence[Path]],
+        merge: Callable[[Any, Sequence[Path]], Any],
+    ) -> None:
+        """Fold those files whose workers are dead; on a full disk, they stay as they are."""
+        with suppress(OSError):
+            dead = [file for file in files() if is_dead(file)]
+            if dead or self.read().sources:
+                self.add(dead, merge)
+
     def add(self, files: Sequence[Path], merge: Callable[[Any, Sequence[Path]], Any]) -> None:
         """Fold files of dead workers, unless another process does so; OSError on a full disk."""
         with self._locked() as locked:
@@ -94,9 +103,9 @@ class Fold:
             folded = self.read()
             # Of a process that died after it had folded them.
             self._forget(folded)
-            files = [each for each in files if each.exists()]
+            files = [file for file in files if file.exists()]
             if files:
-                names = frozenset(each.name for each in files)
+                names = frozenset(file.name for file in files)
                 content = merge(folded.content, files)
                 folded = Folded(folded.generation + 1, names, content)
                 self._write(folded)
@@ -145,9 +154,9 @@ class FileRows(str):  # noqa: SLOT000  it has an attribute
     rows: Sequence[Row]
 
     def __new__(cls, name: str, rows: Sequence[Row]) -> Self:
-        made = super().__new__(cls, name)
-        made.rows = rows
-        return made
+        file = super().__new__(cls, name)
+        file.rows = rows
+        return file
 
 
 class MetricFiles:
@@ -170,21 +179,18 @@ class MetricFiles:
 
     def fold(self) -> None:
         """Fold what dead workers have left; where the disk is full, it stays as it is."""
-        with suppress(OSError):
-            dead = [each for each in self._files() if is_dead(each)]
-            if dead or self._fold.read().sources:
-                self._fold.add(dead, self._merge)
+        self._fold.add_dead(self._files, self._merge)
 
     def _files(self) -> list[Path]:
-        return [each for each in files_in(self._directory) if _NAME.fullmatch(each.name)]
+        return [file for file in files_in(self._directory) if _NAME.fullmatch(file.name)]
 
     def _read(self, folded: Folded) -> list[FileRows]:
         rows: dict[str, list[Row]] = {}
         for kind, key, value, timestamp in folded.content or ():
             rows.setdefault(kind, []).append((key, value, timestamp))
-        found = [FileRows(f"{kind}_0.db", rows[kind]) for kind in rows]
+        dead = [FileRows(f"{kind}_0.db", rows[kind]) for kind in rows]
         others = (file for file in self._files() if file.name not in folded.sources)
-        return [*found, *(FileRows(file.name, self._rows(file)) for file in others)]
+        return [*dead, *(FileRows(file.name, self._rows(file)) for file in others)]
 
     def _rows(self, file: Path) -> Sequence[Row]:
         """Return a file's rows; none, reported once, where it cannot be read."""
@@ -194,7 +200,7 @@ class MetricFiles:
             self._note(file, str(error))
             return ()
         except OSError as error:
-            if isinstance(error, FileNotFoundError) or error.errno in _NO_DESCRIPTORS:
+            if isinstance(error, FileNotFoundError) or is_out_of_descriptors(error):
                 raise
             self._note(file, error.strerror or "it cannot be read")
             return ()

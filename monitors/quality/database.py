@@ -337,7 +337,7 @@ def _set_up(connection: sqlite3.Connection, _record: object) -> None:
     """
     # Its own way would begin a transaction late, where it may find that another has written.
     connection.isolation_level = None
-    # A new file is told first that it is to give back the pages of what is pruned.
+    # A new file has to know before its first table that pruning gives pages back.
     for pragma in (
         "auto_vacuum=INCREMENTAL",
         "journal_mode=WAL",
