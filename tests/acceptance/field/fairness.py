@@ -5,7 +5,7 @@ import io
 import subprocess
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -115,27 +115,28 @@ class Stage:
         return answer.total("model_batch_size_sum")
 
     async def _light(self, pool: Pool, subject: str, seconds: float) -> list[Answer]:
-        requests = cycle([self.caller(subject).v1(text) for text in self._texts[:200]])
-        ends = time.monotonic() + seconds
-        answers = []
-        while time.monotonic() < ends:
-            answers.append(await pool.ask(next(requests)))
-            if answers[-1].status != HTTPStatus.OK:
-                await asyncio.sleep(_RETRY_S)
-        return answers
+        requests = [self.caller(subject).v1(text) for text in self._texts[:200]]
+        return await _answers(pool, requests, time.monotonic() + seconds)
 
     async def _heavy(self, pool: Pool, subject: str, case: Case, ends: float) -> list[Answer]:
         texts = self._texts[: 4 * _TEXTS]
         if case.long:
             texts = [" ".join(self._texts[at : at + 20]) for at in range(4 * _TEXTS)]
         starts = range(0, len(texts), _TEXTS)
-        requests = cycle([self.caller(subject).v2(texts[at : at + _TEXTS]) for at in starts])
-        answers = []
-        while time.monotonic() < ends:
-            answers.append(await pool.ask(next(requests)))
-            if answers[-1].status != HTTPStatus.OK:
-                await asyncio.sleep(_RETRY_S)
-        return answers
+        requests = [self.caller(subject).v2(texts[at : at + _TEXTS]) for at in starts]
+        return await _answers(pool, requests, ends)
+
+
+async def _answers(pool: Pool, requests: Sequence[bytes], ends: float) -> list[Answer]:
+    """Send requests over and over, one at a time, until ``ends``; pause after a refusal."""
+    answers: list[Answer] = []
+    for request in cycle(requests):
+        if time.monotonic() >= ends:
+            break
+        answers.append(await pool.ask(request))
+        if answers[-1].status != HTTPStatus.OK:
+            await asyncio.sleep(_RETRY_S)
+    return answers
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
