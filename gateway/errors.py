@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from gateway.security_log import tell_refusal
+from gateway.security_log import log_refusal
 from kaiten import errors
 from kaiten.context import current
 
@@ -52,7 +52,7 @@ def error_response(error: Exception) -> Response:
     """
     if not isinstance(error, errors.KaitenError) or type(error) not in STATUS_AND_CODE:
         return envelope(*INTERNAL, "Something went wrong in the service; see its log.", (), {})
-    tell_refusal(error)
+    log_refusal(error)
     status, code = STATUS_AND_CODE[type(error)]
     return envelope(status, code, error.message, error.details, _headers(error))
 

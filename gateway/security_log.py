@@ -58,7 +58,7 @@ class SecurityLog:
         self._others: dict[tuple[str, str | None], _Repeats] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def tell(self, event: str, fault: str | None = None) -> None:
+    def log_event(self, event: str, fault: str | None = None) -> None:
         """Log what happened, and what was wrong; no token, no secret, no text of a caller's."""
         if self._clock() >= self._ends:
             self.end_period()
@@ -83,7 +83,7 @@ class SecurityLog:
         self._ends = self._clock() + PERIOD_S
         for (event, fault), repeats in over:
             if repeats.last is not None:
-                repeats.last.run(_tell_repeated, event, fault, repeats.count - PER_SOURCE)
+                repeats.last.run(_log_repeated, event, fault, repeats.count - PER_SOURCE)
 
     def _repeats(self, event: str, fault: str | None) -> _Repeats:
         source = _source(current_or_none())
@@ -107,7 +107,7 @@ class SecurityLog:
                 )
 
 
-def _tell_repeated(event: str, fault: str | None, count: int) -> None:
+def _log_repeated(event: str, fault: str | None, count: int) -> None:
     context = current_or_none()
     endpoint = context.endpoint if context else None
     logger.warning(event, fault=fault, endpoint=endpoint, repeated=count)
@@ -126,18 +126,18 @@ def _source(context: RequestContext | None) -> str | None:
 security_log = SecurityLog()
 
 
-def tell(event: str, fault: str | None = None) -> None:
+def log_event(event: str, fault: str | None = None) -> None:
     """Log a security event of the request at hand."""
-    security_log.tell(event, fault)
+    security_log.log_event(event, fault)
 
 
-def tell_refusal(error: KaitenError) -> None:
+def log_refusal(error: KaitenError) -> None:
     """Log a refusal, if it is one that security asks about."""
     event = _REFUSALS.get(type(error))
     if event is not None:
-        tell(event, f"lacks {error.scope}" if isinstance(error, Forbidden) else None)
+        log_event(event, f"lacks {error.scope}" if isinstance(error, Forbidden) else None)
 
 
-def tell_act(event: str, **facts: object) -> None:
+def log_operator_action(event: str, **facts: object) -> None:
     """Log what an operator did: every act, whatever callers do meanwhile."""
     audit_log.warning(event, fault=None, endpoint=None, **facts)

@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.access import AccessTable
-from gateway.security_log import tell
+from gateway.security_log import log_event
 from gateway.tokens.authenticator import Authenticator
 from gateway.tokens.verifier import TokenRejected
 from kaiten.context import Principal, current
@@ -66,7 +66,7 @@ class AuthenticationMiddleware:
             # The kind of fault is for the operator; the caller is told nothing that helps guessing.
             # For the log's line: who still uses what was revoked.
             current().principal = error.principal
-            tell("token_rejected", error.fault)
+            log_event("token_rejected", error.fault)
             raise Unauthenticated(token_sent=True) from None
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.security_log import tell_act
+from gateway.security_log import log_operator_action
 from gateway.tokens.credentials import ISSUER, Credentials, key_id_of, new_api_key
 from gateway.tokens.stores import FILE, credential_store, host_copy
 from kaiten.cli.operator import operator
@@ -202,7 +202,7 @@ def _tell(event: str, settings: Settings, owner: Principal | None, **facts: obje
     """Log what was done, by which account, and whom it is about by the pseudonym in other lines."""
     pseudonym = _pseudonym(settings, owner) if owner is not None else None
     keep_acts(settings.logging.folder or settings.home)
-    tell_act(event, operator=operator(), subject=pseudonym, **facts)
+    log_operator_action(event, operator=operator(), subject=pseudonym, **facts)
 
 
 def _pseudonym(settings: Settings, owner: Principal) -> str | None:

@@ -13,7 +13,7 @@ from gateway.security_log import (
     PER_SOURCE,
     PERIOD_S,
     SecurityLog,
-    tell_act,
+    log_operator_action,
 )
 from kaiten.context import Principal, RequestContext, bind
 from kaiten.pseudonyms import network_of
@@ -100,7 +100,7 @@ async def test_what_is_no_attack_is_not_told(logged: list[EventDict], authorizat
 
 def test_an_act_outside_a_request_is_told_as_well(logged: list[EventDict]) -> None:
     for _ in range(3 * PER_SOURCE):
-        tell_act("key_created", key="7f3a")
+        log_operator_action("key_created", key="7f3a")
     assert len(logged) == 3 * PER_SOURCE
     assert all((line["event"], line["key"]) == ("key_created", "7f3a") for line in logged)
     assert (logged[0]["fault"], logged[0]["endpoint"]) == (None, None)
@@ -135,7 +135,7 @@ class Flood:
 
     def _tell(self, context: RequestContext, event: str, fault: str) -> None:
         bind(context)
-        self.log.tell(event, fault)
+        self.log.log_event(event, fault)
 
     def next_period(self) -> None:
         self.clock.now += PERIOD_S
@@ -225,7 +225,7 @@ async def test_count_is_written_although_nothing_comes_after_it(logged: list[Eve
 
     loop.call_later = call_later  # type: ignore[method-assign, assignment]
     for _ in range(PER_SOURCE + 5):
-        log.tell("token_rejected", "size")
+        log.log_event("token_rejected", "size")
     await ended.wait()
     assert logged[-1]["repeated"] == 5
     ((delay, context),) = calls

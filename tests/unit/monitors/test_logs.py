@@ -151,14 +151,14 @@ def test_chatter_of_libraries_is_left_out(logged: list[Json]) -> None:
 ACTS = """
 import sys
 from pathlib import Path
-from gateway.security_log import PER_SOURCE, tell, tell_act
+from gateway.security_log import PER_SOURCE, log_event, log_operator_action
 from kaiten.sections import Logging
 from monitors.logs import configure, keep_acts
 configure(Logging())
 keep_acts(Path(sys.argv[1]))
 for number in range(3 * PER_SOURCE):
-    tell("token_rejected", "size")
-    tell_act("revoked", number=number)
+    log_event("token_rejected", "size")
+    log_operator_action("revoked", number=number)
 """
 
 
