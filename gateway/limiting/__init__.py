@@ -1,1 +1,1 @@
-"""How much a subject may ask for: the rules, who counts, and what happens when nobody can."""
+"""Rate, token and concurrency limits of each subject, counted in Redis or in one worker."""

@@ -1,4 +1,4 @@
-"""Counts in this process alone."""
+"""The limits store of one process: it counts in memory and shares nothing."""
 
 import math
 import time
@@ -14,8 +14,8 @@ from gateway.limiting.rules import (
     OVERDRAFT_TOKENS,
     REQUESTS,
     TOKENS,
+    LimitStatus,
     Rules,
-    Standing,
     Window,
 )
 
@@ -24,10 +24,10 @@ _SWEEP_S = 60
 
 
 class Counters(Storage):
-    """A storage of the library's that costs the same however many subjects there are.
+    """In-memory storage for ``limits`` whose cost does not grow with the number of subjects.
 
-    Its own MemoryStorage walks through all counters at every hit: 1 ms of CPU with 10,000. Here
-    those whose window has ended are dropped once a minute.
+    The library's MemoryStorage walks through all counters at every hit: 1 ms of CPU with 10,000.
+    This one drops counters of ended windows once a minute.
     """
 
     STORAGE_SCHEME: ClassVar[list[str] | None] = None  # type: ignore[misc]
@@ -35,7 +35,7 @@ class Counters(Storage):
     def __init__(self, clock: Clock = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        # How much, and when its window ends.
+        # By key: the count, and when its window ends.
         self._counters: dict[str, tuple[int, float]] = {}
         self._next_sweep = clock() + _SWEEP_S
 
@@ -52,8 +52,8 @@ class Counters(Storage):
         self._counters[key] = (count + amount, ends)
         return count + amount
 
-    def give_back(self, key: str, amount: int) -> None:
-        """Take an amount off a counter, if it has so much."""
+    def decrease(self, key: str, amount: int) -> None:
+        """Subtract from a counter that holds at least this amount."""
         count, ends = self._counters.get(key, (0, 0.0))
         if count >= amount:
             self._counters[key] = (count - amount, ends)
@@ -84,11 +84,11 @@ class Counters(Storage):
         if now < self._next_sweep:
             return
         self._next_sweep = now + _SWEEP_S
-        self._counters = {key: each for key, each in self._counters.items() if each[1] > now}
+        self._counters = {key: entry for key, entry in self._counters.items() if entry[1] > now}
 
 
-class InProcess:
-    """The store of one worker. It never waits, so what it does is one step to all others."""
+class InProcessStore:
+    """The store of one worker. No method suspends, so each is atomic on the event loop."""
 
     def __init__(self, rules: Rules, clock: Clock = time.monotonic) -> None:
         self._rules = rules
@@ -97,8 +97,8 @@ class InProcess:
         self._windows = FixedWindowRateLimiter(self._counters)
         self._leases: dict[str, set[str]] = {}
 
-    async def enter(self, subject: str, lease: str) -> Standing:
-        """Let a request in and count it, or refuse it and count nothing."""
+    async def acquire(self, subject: str, lease: str) -> LimitStatus:
+        """Admit and count a request, or refuse it and count nothing."""
         refused = await self._refused(subject)
         if refused is None:
             if self._rules.requests:
@@ -106,9 +106,9 @@ class InProcess:
             if self._rules.concurrency:
                 self._leases.setdefault(subject, set()).add(lease)
         requests = await self._window(self._rules.requests, subject)
-        return Standing(refused, requests, await self._window(self._rules.tokens, subject))
+        return LimitStatus(refused, requests, await self._window(self._rules.tokens, subject))
 
-    async def reserve(self, subject: str, tokens: int) -> Standing:
+    async def reserve(self, subject: str, tokens: int) -> LimitStatus:
         """Charge tokens before they are queued, or refuse and charge nothing."""
         item, refused = self._rules.tokens, None
         if item is not None:
@@ -117,23 +117,23 @@ class InProcess:
                 refused = TOKENS
             else:
                 await self._windows.hit(item, subject, cost=tokens)
-        return Standing(refused, None, await self._window(item, subject))
+        return LimitStatus(refused, None, await self._window(item, subject))
 
-    async def leave(self, subject: str, lease: str, refund: int) -> None:
-        """End what entered by this lease, and give back tokens that were reserved."""
+    async def release(self, subject: str, lease: str, refund: int) -> None:
+        """End the lease, and refund reserved tokens."""
         if leases := self._leases.get(subject):
             leases.discard(lease)
             if not leases:
                 del self._leases[subject]
         if self._rules.tokens and refund:
-            self._counters.give_back(self._rules.tokens.key_for(subject), refund)
+            self._counters.decrease(self._rules.tokens.key_for(subject), refund)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there are no connections."""
 
     @property
     def size(self) -> int:
-        """How many counters and subjects at work it remembers."""
+        """The number of counters and of subjects with open leases."""
         return len(self._counters) + len(self._leases)
 
     async def _refused(self, subject: str) -> str | None:
@@ -151,5 +151,5 @@ class InProcess:
             return None
         stats = await self._windows.get_window_stats(item, subject)
         reset_s = math.ceil(stats.reset_time - self._clock())
-        # Without a counter, its window begins with the next that is counted.
+        # Without a counter, the window begins with the next counted request.
         return Window(item.amount - stats.remaining, reset_s or item.get_expiry())

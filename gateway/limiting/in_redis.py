@@ -1,4 +1,4 @@
-"""Counts in Redis, for all workers and replicas that share it."""
+"""The limits store in Redis, for all workers and replicas that share it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,29 +18,29 @@ from gateway.limiting.rules import (
     OVERDRAFT_TOKENS,
     REQUESTS,
     TOKENS,
+    LimitStatus,
     Rules,
-    Standing,
     StoreUnavailable,
     Window,
 )
 
 PREFIX = "kaiten:limits"
-# For one call, its connection and the wait for a free one included. A busy event loop may look
-# away for some hundred milliseconds, which is no fault of Redis.
-_PATIENCE_S = 0.5
+# For one call, including connecting and waiting for a free connection. A busy event loop may itself
+# be late by a few hundred milliseconds.
+_TIMEOUT_S = 0.5
 _CONNECTIONS = 16
 _REFUSALS = (None, REQUESTS, TOKENS, CONCURRENCY)
 
-# Each runs in Redis as one step. The counters are those of the library's fixed window: a number
-# that ends its window after its first increment. The library's own storage would take five calls
-# for what is one here. A call costs a worker 0.1 ms of CPU and more, each value that travels a part
-# of it, so what never changes stands in the script. Time is Redis', as hosts differ.
+# Redis runs each script atomically. A counter is that of the library's fixed window: a number whose
+# expiry is set by its first increment. The library's own storage would make five calls instead of
+# one. A call costs a worker at least 0.1 ms of CPU and each argument adds to that, so constants are
+# written into the script. The clock is that of Redis, because the clocks of hosts differ.
 _FIXED = """
 local most_requests, requests_window_s = {requests}, {requests_window_s}
 local most_tokens, tokens_window_s, overdraft = {tokens}, {tokens_window_s}, {overdraft}
 local most_leases, lease_ms = {concurrency}, {lease_ms}
 """
-_ENTER = """
+_ACQUIRE = """
 local requests, tokens, leases, lease = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 
 local function used(key)
@@ -71,14 +71,14 @@ else
     end
 end
 
-local standing = {refused, 0, -1, 0, -1}
+local status = {refused, 0, -1, 0, -1}
 if most_requests > 0 then
-    standing[2], standing[3] = used(requests), redis.call('PTTL', requests)
+    status[2], status[3] = used(requests), redis.call('PTTL', requests)
 end
 if most_tokens > 0 then
-    standing[4], standing[5] = used(tokens), redis.call('PTTL', tokens)
+    status[4], status[5] = used(tokens), redis.call('PTTL', tokens)
 end
-return table.concat(standing, ' ')
+return table.concat(status, ' ')
 """
 _RESERVE = """
 local tokens, cost = KEYS[1], tonumber(ARGV[1])
@@ -93,7 +93,7 @@ else
 end
 return table.concat({refused, used, redis.call('PTTL', tokens)}, ' ')
 """
-_LEAVE = """
+_RELEASE = """
 local tokens, leases = KEYS[1], KEYS[2]
 local lease, refund = ARGV[1], tonumber(ARGV[2])
 redis.call('ZREM', leases, lease)
@@ -104,23 +104,23 @@ return 0
 """
 
 
-class InRedis:
-    """The store of all who use one Redis.
+class RedisStore:
+    """The store of all workers that use one Redis.
 
-    A lease ends by itself ``lease_s`` after it began: a worker that was killed gives none back.
+    A lease expires ``lease_s`` after it began, because a worker that was killed releases none.
     """
 
     def __init__(self, rules: Rules, url: str, lease_s: float) -> None:
         self._rules = rules
-        # Who finds no connection free waits; the client's own pool for that costs more.
+        # Callers wait here for a free connection: the client's blocking pool costs more.
         self._free = asyncio.Semaphore(_CONNECTIONS)
         self._pool = redis.ConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS,
-            # One clock for all of a call, in _run.
+            # _run has one timeout for the whole call.
             socket_timeout=None,
             socket_connect_timeout=None,
-            # What fails is counted elsewhere, at once.
+            # After a failure the limiter counts in this process at once.
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
@@ -134,35 +134,35 @@ class InRedis:
             concurrency=rules.concurrency or 0,
             lease_ms=int(lease_s * 1000),
         )
-        self._enter = client.register_script(fixed + _ENTER)
+        self._acquire = client.register_script(fixed + _ACQUIRE)
         self._reserve = client.register_script(fixed + _RESERVE)
-        self._leave = client.register_script(fixed + _LEAVE)
+        self._release = client.register_script(fixed + _RELEASE)
 
-    async def enter(self, subject: str, lease: str) -> Standing:
-        """Let a request in and count it, or refuse it and count nothing."""
+    async def acquire(self, subject: str, lease: str) -> LimitStatus:
+        """Admit and count a request, or refuse it and count nothing."""
         rules = self._rules
         keys = (_key(rules.requests, subject), _key(rules.tokens, subject), _leases(subject))
-        told = await self._run(self._enter, keys, (lease,))
-        refused, *counts = map(int, told.split())
-        return Standing(
+        reply = await self._run(self._acquire, keys, (lease,))
+        refused, *counts = map(int, reply.split())
+        return LimitStatus(
             _REFUSALS[refused],
             _window(rules.requests, *counts[:2]),
             _window(rules.tokens, *counts[2:]),
         )
 
-    async def reserve(self, subject: str, tokens: int) -> Standing:
+    async def reserve(self, subject: str, tokens: int) -> LimitStatus:
         """Charge tokens before they are queued, or refuse and charge nothing."""
         item = self._rules.tokens
-        answer = await self._run(self._reserve, (_key(item, subject),), (tokens,))
-        refused, *counts = map(int, answer.split())
-        return Standing(_REFUSALS[refused], None, _window(item, *counts))
+        reply = await self._run(self._reserve, (_key(item, subject),), (tokens,))
+        refused, *counts = map(int, reply.split())
+        return LimitStatus(_REFUSALS[refused], None, _window(item, *counts))
 
-    async def leave(self, subject: str, lease: str, refund: int) -> None:
-        """End what entered by this lease, and give back tokens that were reserved."""
-        returned = refund if self._rules.tokens else 0
-        if returned or self._rules.concurrency:
+    async def release(self, subject: str, lease: str, refund: int) -> None:
+        """End the lease, and refund reserved tokens."""
+        refund = refund if self._rules.tokens else 0
+        if refund or self._rules.concurrency:
             keys = (_key(self._rules.tokens, subject), _leases(subject))
-            await self._run(self._leave, keys, (lease, returned))
+            await self._run(self._release, keys, (lease, refund))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -170,23 +170,23 @@ class InRedis:
 
     async def _run(
         self, script: AsyncScript, keys: Sequence[str], args: Sequence[int | str]
-    ) -> Any:  # noqa: ANN401  a script's answer
+    ) -> Any:  # noqa: ANN401  a script's reply
         try:
-            async with asyncio.timeout(_PATIENCE_S), self._free:
+            async with asyncio.timeout(_TIMEOUT_S), self._free:
                 return await script(keys, args)
-        except Exception as error:  # noqa: BLE001  whatever the client trips over, no request fails for it
-            # A message may quote the address, and what is wrong with the password.
+        except Exception as error:  # noqa: BLE001  no request fails with the client
+            # The message may quote the address and the password.
             raise StoreUnavailable(type(error).__name__) from None
 
 
-def place_of(url: str) -> str:
-    """Return where a Redis is, without its password."""
+def redis_address(url: str) -> str:
+    """Return the host and port, or the socket path, of a Redis URL without its password."""
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path
 
 
-def fault_of(url: str) -> str | None:
-    """Return why a Redis does not answer, in a word, or None where it does."""
+def redis_fault(url: str) -> str | None:
+    """Return the kind of fault if a Redis does not answer, None if it does."""
     try:
         with Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1) as client:
             client.ping()
@@ -196,7 +196,7 @@ def fault_of(url: str) -> str | None:
 
 
 def _key(item: RateLimitItem | None, subject: str) -> str:
-    """Return the key that the library's own storage would count under."""
+    """Return the key under which the library's own storage would count."""
     return f"{PREFIX}:{item.key_for(subject)}" if item else ""
 
 

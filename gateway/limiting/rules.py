@@ -1,4 +1,4 @@
-"""The limits in force, what a store tells of them, and how the caller is told."""
+"""The limits in force, the status that a store returns, and the caller's rate-limit headers."""
 
 from typing import NamedTuple, Protocol
 
@@ -7,23 +7,24 @@ from limits import RateLimitItem, parse
 from kaiten.errors import RateLimited, RequestError, TooManyConcurrent
 from kaiten.sections import Limits
 
-# How far a request may overdraw the limit of tokens: about what a CPU computes in one batch.
+# How far one request may exceed the token limit: about what a CPU computes in one batch.
 OVERDRAFT_TOKENS = 512
 REQUESTS, TOKENS, CONCURRENCY = "requests", "tokens", "concurrency"
 Headers = list[tuple[bytes, bytes]]
 
 
 class Window(NamedTuple):
-    """What a subject has used of a limit, and in how many whole seconds it is free again."""
+    """How much of a limit a subject has used, and the whole seconds until the window resets."""
 
     used: int
     reset_s: int
 
 
-class Standing(NamedTuple):
-    """Where a subject stands, with this request if it was let in.
+class LimitStatus(NamedTuple):
+    """A subject's use of its limits, including this request if it was admitted.
 
-    ``refused`` is the limit that it has reached; a window is None where there is no limit.
+    ``refused`` is the limit that the subject has reached, or None. A window is None if that limit
+    is off.
     """
 
     refused: str | None
@@ -32,31 +33,36 @@ class Standing(NamedTuple):
 
 
 class StoreUnavailable(Exception):
-    """A store does not answer, or not in time. Holds the kind of fault and nothing else."""
+    """A store did not answer in time, or at all. Its message is the kind of fault and no more."""
 
 
 class Store(Protocol):
-    """Counts for subjects, who come as digests; StoreUnavailable where it can not."""
+    """Counts the use of each subject, which is identified by a digest.
 
-    async def enter(self, subject: str, lease: str) -> Standing:
-        """Let a request in and count it, or refuse it and count nothing, in one step."""
+    Raises:
+        StoreUnavailable: From every method but ``close``, if the store cannot count.
 
-    async def reserve(self, subject: str, tokens: int) -> Standing:
-        """Charge tokens before they are queued, or refuse and charge nothing, in one step.
+    """
 
-        They are refused where the limit is reached, or would be overdrawn by more than
-        OVERDRAFT_TOKENS. The standing is that of tokens alone.
+    async def acquire(self, subject: str, lease: str) -> LimitStatus:
+        """Admit and count a request, or refuse it and count nothing, atomically."""
+
+    async def reserve(self, subject: str, tokens: int) -> LimitStatus:
+        """Charge tokens before they are queued, or refuse and charge nothing, atomically.
+
+        Tokens are refused if the limit is reached, or would be exceeded by more than
+        OVERDRAFT_TOKENS. The returned status holds the token limit only.
         """
 
-    async def leave(self, subject: str, lease: str, refund: int) -> None:
-        """End what entered by this lease, if it did, and give back tokens that were reserved."""
+    async def release(self, subject: str, lease: str, refund: int) -> None:
+        """End the lease, if it was acquired, and refund reserved tokens."""
 
     async def close(self) -> None:
-        """Let go of what it holds."""
+        """Close the store's connections."""
 
 
 class Rules:
-    """The limits as the library takes them; one that is None is off."""
+    """The limits as ``limits`` parses them; one that is None is off."""
 
     def __init__(self, settings: Limits) -> None:
         self.requests = _item(settings.requests, REQUESTS)
@@ -64,21 +70,21 @@ class Rules:
         self.concurrency = settings.concurrency
         self._policy = self._describe().encode()
 
-    def refusal(self, standing: Standing) -> RequestError:
-        """Return the error for a caller who was refused."""
-        if standing.refused == REQUESTS and self.requests and standing.requests:
-            return _limited(REQUESTS, self.requests, standing.requests)
-        if standing.refused == TOKENS and self.tokens and standing.tokens:
-            return _limited(TOKENS, self.tokens, standing.tokens)
+    def refusal(self, status: LimitStatus) -> RequestError:
+        """Return the error for a refused request."""
+        if status.refused == REQUESTS and self.requests and status.requests:
+            return _limited(REQUESTS, self.requests, status.requests)
+        if status.refused == TOKENS and self.tokens and status.tokens:
+            return _limited(TOKENS, self.tokens, status.tokens)
         return TooManyConcurrent(self.concurrency or 0)
 
-    def headers(self, standing: Standing) -> Headers:
-        """Return the fields of draft-ietf-httpapi-ratelimit-headers-10."""
+    def headers(self, status: LimitStatus) -> Headers:
+        """Return the header fields of draft-ietf-httpapi-ratelimit-headers-10."""
         left = []
-        if self.requests and standing.requests:
-            left.append(_left(REQUESTS, self.requests, standing.requests))
-        if self.tokens and standing.tokens:
-            left.append(_left(TOKENS, self.tokens, standing.tokens))
+        if self.requests and status.requests:
+            left.append(_left(REQUESTS, self.requests, status.requests))
+        if self.tokens and status.tokens:
+            left.append(_left(TOKENS, self.tokens, status.tokens))
         headers = [(b"ratelimit-policy", self._policy)]
         if left:
             headers.append((b"ratelimit", ", ".join(left).encode()))

@@ -2,15 +2,20 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.limiting.limiter import Limiter, Visit
+from gateway.limiting.limiter import LimitedRequest, Limiter
 from kaiten.context import RequestContext, current
 from kaiten.errors import NotReady, QueueFull
 
 
 class LimitsMiddleware:
-    """Lets in what authentication found a principal for, within its limits.
+    """Admits an authenticated request if its subject is within its limits.
 
-    RateLimited or TooManyConcurrent otherwise. Every answer tells where the caller stands.
+    Adds the rate-limit headers to every response.
+
+    Raises:
+        RateLimited: The subject has used up its requests or tokens.
+        TooManyConcurrent: The subject has as many requests under way as it may have.
+
     """
 
     def __init__(self, app: ASGIApp, limiter: Limiter) -> None:
@@ -20,32 +25,34 @@ class LimitsMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = current()
         if context.principal is None:
-            # A route that is open to all.
+            # A public route.
             await self._app(scope, receive, send)
             return
-        visit = self._limiter.visit(context.principal.identity)
+        limited = self._limiter.request(context.principal.identity)
 
-        async def leave_and_send(message: Message) -> None:
-            # First leave: who has its answer may ask again at once, and is not its own rival.
+        async def release_and_send(message: Message) -> None:
+            # Released first: a caller that has its answer may send its next request at once.
             if message["type"] == "http.response.start":
-                await _leave(visit, context)
+                await _release(limited, context)
             await send(message)
 
-        context.reserve = visit.reserve
+        context.reserve = limited.reserve
         try:
-            await visit.enter()
-            await self._app(scope, receive, leave_and_send)
+            await limited.acquire()
+            await self._app(scope, receive, release_and_send)
         except (QueueFull, NotReady):
-            # The model's process took it, and computed nothing of it.
-            await _leave(visit, context, computed=False)
+            # The device process accepted the texts and computed none of them.
+            await _release(limited, context, computed=False)
             raise
         finally:
-            # A failure gets its answer further out.
-            await _leave(visit, context)
+            # An outer middleware answers failures.
+            await _release(limited, context)
 
 
-async def _leave(visit: Visit, context: RequestContext, *, computed: bool = True) -> None:
-    if visit.left:
+async def _release(
+    limited: LimitedRequest, context: RequestContext, *, computed: bool = True
+) -> None:
+    if limited.released:
         return
-    await visit.leave(computed=computed)
-    context.headers += visit.headers()
+    await limited.release(computed=computed)
+    context.headers += limited.headers()

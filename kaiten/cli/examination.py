@@ -187,12 +187,12 @@ def _redis(settings: Settings) -> str | None:
     if settings.state.redis_url is None:
         return None
     # Who shares no Redis loads none.
-    from gateway.limiting.in_redis import fault_of, place_of  # noqa: PLC0415
+    from gateway.limiting.in_redis import redis_address, redis_fault  # noqa: PLC0415
 
     url = settings.state.redis_url.get_secret_value()
-    fault = fault_of(url)
+    fault = redis_fault(url)
     told = f"does not answer ({fault}): each worker would count by itself" if fault else "answers"
-    return f"{place_of(url)} {told}"
+    return f"{redis_address(url)} {told}"
 
 
 def _database(settings: Settings) -> str | None:
@@ -200,12 +200,12 @@ def _database(settings: Settings) -> str | None:
     if not settings.quality.enabled:
         return None
     # Who keeps no predictions loads no database.
-    from monitors.quality.database import database_url, fault_of, place_of  # noqa: PLC0415
+    from monitors.quality.database import database_address, database_fault, database_url  # noqa: PLC0415
 
     url = database_url(settings.state, settings.home)
-    fault = fault_of(url)
+    fault = database_fault(url)
     told = f"can not be used ({fault}): feedback would be refused" if fault else "can be used"
-    return f"{place_of(url)} {told}"
+    return f"{database_address(url)} {told}"
 
 
 def _secret(settings: Settings) -> str:

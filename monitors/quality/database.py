@@ -159,13 +159,13 @@ class Database:
         self._retry_at = self._clock() + RETRY_S
         if not self._away:
             self._away = True
-            logger.warning("database_away", at=place_of(self._url), fault=reason)
+            logger.warning("database_away", at=database_address(self._url), fault=reason)
 
     def _mark_locked(self) -> None:
         self._retry_at = self._clock() + RETRY_S
         if not self._locked:
             self._locked = True
-            logger.warning("database_locked", at=place_of(self._url))
+            logger.warning("database_locked", at=database_address(self._url))
 
     def _migrate_once(self) -> None:
         tries = self._failed_tries
@@ -188,7 +188,7 @@ class Database:
             self._failed_tries += 1
             if means_away(error) or failed_once(error):
                 raise
-            raise StateUnavailable(place_of(self._url), fault(error)) from None
+            raise StateUnavailable(database_address(self._url), fault(error)) from None
         self._file = _file_of(self._url)
 
 
@@ -203,14 +203,14 @@ def database_url(state: State, home: Path) -> URL:
     return url
 
 
-def place_of(url: URL) -> str:
+def database_address(url: URL) -> str:
     """Return where it is, without the user and the password."""
     if url.get_backend_name() == "sqlite":
         return str(url.database)
     return f"{url.host}:{url.port or 5432}/{url.database}"
 
 
-def fault_of(url: URL) -> str | None:
+def database_fault(url: URL) -> str | None:
     """Return why it can not be used, None where it can; nothing is made."""
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         return None
@@ -227,7 +227,7 @@ def fault_of(url: URL) -> str | None:
 
 def migrate(engine: Engine) -> None:
     """Bring the tables up to date, once over all who try: the others find them so."""
-    place = place_of(engine.url)
+    place = database_address(engine.url)
     if engine.dialect.name == "sqlite":
         _make(Path(str(engine.url.database)))
     with _looking(engine) as connection:

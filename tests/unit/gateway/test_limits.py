@@ -6,7 +6,7 @@ import httpx
 import pytest
 from starlette.types import Message
 
-from gateway.limiting.in_process import InProcess
+from gateway.limiting.in_process import InProcessStore
 from gateway.limiting.limiter import Limiter
 from kaiten.context import current
 from kaiten.errors import QueueFull
@@ -52,7 +52,7 @@ def limited(
     request_timeout_s: float = 30,
 ) -> House:
     limits, clock = rules(requests, tokens, concurrency), Clock()
-    limiter = Limiter(limits, InProcess(limits, clock), None, Watch(), clock)
+    limiter = Limiter(limits, InProcessStore(limits, clock), None, Watch(), clock)
     return House(*runners, limiter=limiter, request_timeout_s=request_timeout_s)
 
 

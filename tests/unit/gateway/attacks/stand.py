@@ -14,7 +14,7 @@ from jwt.types import Options
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.edge import EdgeParts, wrap
-from gateway.limiting.in_process import InProcess
+from gateway.limiting.in_process import InProcessStore
 from gateway.limiting.limiter import Limiter
 from gateway.limiting.rules import Rules
 from gateway.middleware.authentication import Callers
@@ -193,7 +193,7 @@ class Stand:
 
     def _limiter(self) -> Limiter | None:
         rules, clock = self.defences.limits, Clock()
-        return Limiter(rules, InProcess(rules, clock), None, Watch(), clock) if rules else None
+        return Limiter(rules, InProcessStore(rules, clock), None, Watch(), clock) if rules else None
 
 
 class Loose(Mapping[str, ASGIApp]):

@@ -5,9 +5,9 @@ from contextlib import suppress
 import pytest
 from structlog.typing import EventDict
 
-from gateway.limiting.in_process import InProcess
+from gateway.limiting.in_process import InProcessStore
 from gateway.limiting.limiter import MAX_RETRY_S, RETRY_S, Limiter, limiter_for
-from gateway.limiting.rules import Rules, Standing, StoreUnavailable
+from gateway.limiting.rules import LimitStatus, Rules, StoreUnavailable
 from kaiten.errors import RateLimited, TooManyConcurrent
 from kaiten.sections import Limits, State
 from tests.unit.gateway.limiting.house import Clock, Watch, rules
@@ -15,7 +15,7 @@ from tests.unit.gateway.limiting.house import Clock, Watch, rules
 ALICE = "kaiten|alice"
 
 
-class Fragile(InProcess):
+class Fragile(InProcessStore):
     """A shared store that can be away, and notes who came."""
 
     def __init__(self, limits: Rules, clock: Callable[[], float]) -> None:
@@ -25,17 +25,17 @@ class Fragile(InProcess):
         self.subjects: set[str] = set()
         self.closed = False
 
-    async def enter(self, subject: str, lease: str) -> Standing:
+    async def acquire(self, subject: str, lease: str) -> LimitStatus:
         self._answer(subject)
-        return await super().enter(subject, lease)
+        return await super().acquire(subject, lease)
 
-    async def reserve(self, subject: str, tokens: int) -> Standing:
+    async def reserve(self, subject: str, tokens: int) -> LimitStatus:
         self._answer(subject)
         return await super().reserve(subject, tokens)
 
-    async def leave(self, subject: str, lease: str, refund: int) -> None:
+    async def release(self, subject: str, lease: str, refund: int) -> None:
         self._answer(subject)
-        await super().leave(subject, lease, refund)
+        await super().release(subject, lease, refund)
 
     async def close(self) -> None:
         self.closed = True
@@ -50,11 +50,11 @@ class Fragile(InProcess):
 class Forgetful(Fragile):
     """Does what it is asked, and fails to say so: as one that hangs and goes on."""
 
-    async def enter(self, subject: str, lease: str) -> Standing:
-        standing = await InProcess.enter(self, subject, lease)
+    async def acquire(self, subject: str, lease: str) -> LimitStatus:
+        status = await InProcessStore.acquire(self, subject, lease)
         if self.away:
             raise StoreUnavailable("TimeoutError")
-        return standing
+        return status
 
 
 class Shared:
@@ -64,7 +64,7 @@ class Shared:
         self.clock, self.watch = Clock(), Watch()
         self.store = kind(limits, self.clock)
         self.limiter = Limiter(
-            limits, InProcess(limits, self.clock), self.store, self.watch, self.clock
+            limits, InProcessStore(limits, self.clock), self.store, self.watch, self.clock
         )
 
     async def ask(self, count: int = 1) -> list[bool]:
@@ -72,13 +72,13 @@ class Shared:
 
 
 async def passes(limiter: Limiter, tokens: int = 0) -> bool:
-    visit = limiter.visit(ALICE)
+    limited = limiter.request(ALICE)
     try:
-        await visit.enter()
-        await visit.reserve(tokens)
+        await limited.acquire()
+        await limited.reserve(tokens)
     except RateLimited:
         return False
-    await visit.leave()
+    await limited.release()
     return True
 
 
@@ -113,12 +113,12 @@ async def test_a_store_that_is_away_is_asked_again_every_few_seconds_by_one_requ
 
 async def test_many_that_fail_at_once_are_one_line(logged: list[EventDict]) -> None:
     shared = Shared(rules(concurrency=99))
-    visits = [shared.limiter.visit(ALICE) for _ in range(20)]
-    for visit in visits:
-        await visit.enter()
+    requests = [shared.limiter.request(ALICE) for _ in range(20)]
+    for limited in requests:
+        await limited.acquire()
     shared.store.away = True
-    for visit in visits:
-        await visit.leave()
+    for limited in requests:
+        await limited.release()
     shared.clock.now += RETRY_S
     await shared.ask()
     assert [line["event"] for line in logged] == ["limits_degraded"] * 2
@@ -126,29 +126,29 @@ async def test_many_that_fail_at_once_are_one_line(logged: list[EventDict]) -> N
 
 async def test_tokens_count_here_where_the_shared_store_went_away_meanwhile() -> None:
     shared = Shared(rules(tokens="10/minute"))
-    visit = shared.limiter.visit(ALICE)
-    await visit.enter()
+    limited = shared.limiter.request(ALICE)
+    await limited.acquire()
     shared.store.away = True
-    await visit.reserve(10)
-    await visit.leave()
+    await limited.reserve(10)
+    await limited.release()
     assert await shared.ask() == [False]
 
 
 @pytest.mark.parametrize("kind", [Fragile, Forgetful])
 async def test_what_was_under_way_when_it_went_away_is_given_back(kind: type[Fragile]) -> None:
     shared = Shared(rules(concurrency=2), kind)
-    before = shared.limiter.visit(ALICE)
-    await before.enter()
+    before = shared.limiter.request(ALICE)
+    await before.acquire()
     shared.store.away = True
-    during = shared.limiter.visit(ALICE)
-    await during.enter()
-    await before.leave()
-    await during.leave()
+    during = shared.limiter.request(ALICE)
+    await during.acquire()
+    await before.release()
+    await during.release()
     shared.store.away = False
     shared.clock.now += RETRY_S
-    probe = shared.limiter.visit("kaiten|bob")
-    await probe.enter()
-    await probe.leave()
+    probe = shared.limiter.request("kaiten|bob")
+    await probe.acquire()
+    await probe.release()
     # The task that gives back has its turn.
     await asyncio.sleep(0)
     assert shared.store.size == 0
@@ -156,12 +156,12 @@ async def test_what_was_under_way_when_it_went_away_is_given_back(kind: type[Fra
 
 async def test_one_that_is_cancelled_at_the_door_holds_no_place() -> None:
     class Slow(Fragile):
-        async def enter(self, subject: str, lease: str) -> Standing:
-            await super().enter(subject, lease)
-            return await asyncio.Event().wait() and await super().enter(subject, lease)
+        async def acquire(self, subject: str, lease: str) -> LimitStatus:
+            await super().acquire(subject, lease)
+            return await asyncio.Event().wait() and await super().acquire(subject, lease)
 
     shared = Shared(rules(concurrency=1), Slow)
-    task = asyncio.create_task(shared.limiter.visit(ALICE).enter())
+    task = asyncio.create_task(shared.limiter.request(ALICE).acquire())
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -172,7 +172,7 @@ async def test_one_that_is_cancelled_at_the_door_holds_no_place() -> None:
 async def test_a_store_never_sees_a_subject_in_the_clear() -> None:
     shared = Shared(rules(requests="9/minute"))
     await shared.ask(2)
-    await shared.limiter.visit("kaiten|bob\ud800").enter()
+    await shared.limiter.request("kaiten|bob\ud800").acquire()
     assert len(shared.store.subjects) == 2
     assert {len(subject) for subject in shared.store.subjects} == {32}
     assert "alice" not in str(shared.store.subjects)
@@ -183,7 +183,7 @@ async def test_a_refusal_says_when_to_come_again_and_is_counted() -> None:
     await shared.ask()
     shared.clock.now += 59.9
     with pytest.raises(RateLimited) as refused:
-        await shared.limiter.visit(ALICE).enter()
+        await shared.limiter.request(ALICE).acquire()
     assert refused.value.retry_after_s == 1
     assert [detail.field for detail in refused.value.details] == ["requests"]
     assert shared.watch.limited == ["requests"]
@@ -191,9 +191,9 @@ async def test_a_refusal_says_when_to_come_again_and_is_counted() -> None:
 
 async def test_a_caller_with_too_many_at_once_is_told_so() -> None:
     shared = Shared(rules(concurrency=1))
-    await shared.limiter.visit(ALICE).enter()
+    await shared.limiter.request(ALICE).acquire()
     with pytest.raises(TooManyConcurrent):
-        await shared.limiter.visit(ALICE).enter()
+        await shared.limiter.request(ALICE).acquire()
     assert shared.watch.limited == ["concurrency"]
 
 
@@ -221,12 +221,12 @@ async def test_settings_make_a_limiter_or_none() -> None:
 async def test_what_was_reserved_and_not_computed_is_given_back() -> None:
     shared = Shared(rules(tokens="10/minute"))
     for computed, left in ((False, b"r=10"), (True, b"r=0"), (True, b"r=0")):
-        visit = shared.limiter.visit(ALICE)
+        limited = shared.limiter.request(ALICE)
         with suppress(RateLimited):
-            await visit.enter()
-            await visit.reserve(10)
-            await visit.leave(computed=computed)
-        assert left in dict(visit.headers())[b"ratelimit"]
+            await limited.acquire()
+            await limited.reserve(10)
+            await limited.release(computed=computed)
+        assert left in dict(limited.headers())[b"ratelimit"]
 
 
 class Slow(Fragile):
@@ -234,12 +234,12 @@ class Slow(Fragile):
 
     delay_s = 0.0
 
-    async def enter(self, subject: str, lease: str) -> Standing:
+    async def acquire(self, subject: str, lease: str) -> LimitStatus:
         assert isinstance(self._clock, Clock)
         self._clock.now += min(self.delay_s, 0.5)
         if self.delay_s > 0.5:
             raise StoreUnavailable("TimeoutError")
-        return await super().enter(subject, lease)
+        return await super().acquire(subject, lease)
 
 
 async def test_a_slow_store_is_not_used_again_until_it_is_fast() -> None:
@@ -287,13 +287,13 @@ async def test_an_answer_from_before_it_was_lost_does_not_bring_it_back() -> Non
     class Held(Fragile):
         free = asyncio.Event()
 
-        async def enter(self, subject: str, lease: str) -> Standing:
+        async def acquire(self, subject: str, lease: str) -> LimitStatus:
             if lease.endswith("0"):
                 await self.free.wait()
-            return await super().enter(subject, lease)
+            return await super().acquire(subject, lease)
 
     shared = Shared(rules(requests="99/minute"), Held)
-    early = asyncio.create_task(shared.limiter.visit(ALICE).enter())
+    early = asyncio.create_task(shared.limiter.request(ALICE).acquire())
     await asyncio.sleep(0)
     shared.store.away = True
     await shared.ask()

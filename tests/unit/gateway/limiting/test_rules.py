@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.limiting.rules import Standing, Window
+from gateway.limiting.rules import LimitStatus, Window
 from tests.unit.gateway.limiting.house import rules
 
 
@@ -18,16 +18,16 @@ from tests.unit.gateway.limiting.house import rules
     ],
 )
 def test_the_policy_is_told(given: dict[str, str | int], policy: str) -> None:
-    found = dict(rules(**given).headers(Standing(None, None, None)))  # type: ignore[arg-type]
+    found = dict(rules(**given).headers(LimitStatus(None, None, None)))  # type: ignore[arg-type]
     assert found == {b"ratelimit-policy": policy.encode()}
 
 
 def test_what_is_left_is_told() -> None:
     limits = rules(requests="100/minute", tokens="1000/hour")
-    standing = Standing(None, Window(40, 30), Window(960, 3000))
-    assert dict(limits.headers(standing))[b"ratelimit"] == (
+    status = LimitStatus(None, Window(40, 30), Window(960, 3000))
+    assert dict(limits.headers(status))[b"ratelimit"] == (
         b'"requests";r=60;t=30, "tokens";r=40;t=3000'
     )
     # Overdrawn is nothing left.
-    overdrawn = standing._replace(tokens=Window(1400, 3000))
+    overdrawn = status._replace(tokens=Window(1400, 3000))
     assert b'"tokens";r=0;' in dict(limits.headers(overdrawn))[b"ratelimit"]

@@ -18,7 +18,13 @@ from structlog.testing import capture_logs
 from kaiten.errors import DatabaseUnavailable, StateUnavailable
 from kaiten.sections import State
 from monitors.quality import database as module
-from monitors.quality.database import RETRY_S, Database, database_url, fault_of, place_of
+from monitors.quality.database import (
+    RETRY_S,
+    Database,
+    database_address,
+    database_fault,
+    database_url,
+)
 from monitors.quality.tables import HEAD, METADATA, VERSION_TABLE, predictions
 from tests.e2e.house import free_port
 from tests.postgres_server import PostgresServer, postgres_server
@@ -54,7 +60,7 @@ def test_processes_that_start_at_once_migrate_once_and_all_that_they_write_is_th
         list(pool.map(write, [plain] * 3))
     database = Database(url)
     assert rows_in(database) == 3 * TIMES * ROWS
-    assert fault_of(url) is None
+    assert database_fault(url) is None
     database.close()
 
 
@@ -108,7 +114,7 @@ def test_tables_of_a_newer_kaiten_are_used_and_left_alone(database: Database, ur
         connection.execute(insert(predictions), [row()])
         assert connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}")) == "9999"
     older.close()
-    assert fault_of(url) is None
+    assert database_fault(url) is None
 
 
 def test_revision_that_no_kaiten_has_is_told(database: Database, url: URL) -> None:
@@ -238,8 +244,8 @@ def test_those_who_wait_for_the_first_to_try_need_not_try() -> None:
 
 def test_default_is_a_file_at_home(tmp_path: Path) -> None:
     url = database_url(State(), tmp_path)
-    assert place_of(url) == str(tmp_path / "quality.sqlite")
-    assert fault_of(url) is None
+    assert database_address(url) == str(tmp_path / "quality.sqlite")
+    assert database_fault(url) is None
     assert not (tmp_path / "quality.sqlite").exists()
 
 
@@ -248,14 +254,14 @@ def test_address_of_a_postgresql_names_no_secret(scheme: str, tmp_path: Path) ->
     state = State.model_validate({"database_url": f"{scheme}://me:canary@host:5433/quality"})
     url = database_url(state, tmp_path)
     assert url.drivername == "postgresql+psycopg"
-    assert place_of(url) == "host:5433/quality"
+    assert database_address(url) == "host:5433/quality"
 
 
 def test_database_that_is_away_is_asked_again_after_a_while() -> None:
     now = 100.0
     url = make_url(f"postgresql+psycopg://kaiten:canary@127.0.0.1:{free_port()}/postgres")
     database = Database(url, lambda: now)
-    assert "OperationalError" in (fault_of(url) or "")
+    assert "OperationalError" in (database_fault(url) or "")
     with capture_logs() as logged:
         for _ in range(3):
             with pytest.raises(DatabaseUnavailable) as raised, database.writing():
@@ -291,7 +297,7 @@ def test_wrong_password_is_told_without_it(postgres: PostgresServer) -> None:
     with capture_logs() as logged, pytest.raises(DatabaseUnavailable):
         database.migrate()
     assert "canary" not in str(logged)
-    assert "canary" not in (fault_of(url) or "")
+    assert "canary" not in (database_fault(url) or "")
     database.close()
 
 
