@@ -1,11 +1,11 @@
-"""Addresses of this machine, which no proxy has to do with."""
+"""Loopback addresses, which HTTP clients of this project reach without a proxy."""
 
 import ipaddress
 from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host, by name or address, is this machine itself."""
+    """Return whether a host name or address is this machine's loopback."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -13,15 +13,15 @@ def is_loopback(host: str) -> bool:
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
-    # Linux takes an unspecified address to connect to for the loopback one.
+    # Linux connects to loopback for an unspecified address (0.0.0.0, ::).
     return (mapped or address).is_loopback or address.is_unspecified
 
 
-def direct(url: str) -> dict[str, None]:
-    """Return httpx's ``mounts`` by which a URL of this machine is asked without a proxy.
+def proxy_bypass(url: str) -> dict[str, None]:
+    """Return httpx ``mounts`` that bypass the proxy for a loopback URL, none for other URLs.
 
-    httpx asks 127.0.0.1 too by the proxy that HTTP_PROXY names, unless NO_PROXY excludes it. Other
-    hosts are asked as the environment says.
+    Without them httpx sends requests for 127.0.0.1 to the proxy of HTTP_PROXY, unless NO_PROXY
+    excludes it.
     """
     host = urlsplit(url).hostname or ""
     if not is_loopback(host):

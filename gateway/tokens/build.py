@@ -17,7 +17,7 @@ from gateway.tokens.stores import FileCredentials, credential_store, host_copy
 from gateway.tokens.verifier import Keys, OneKey, TrustedIssuer, Verifier
 from gateway.tokens.watch import CredentialsObserver, CredentialsWatch, Places
 from kaiten.errors import Detail, InvalidSettings, StateUnavailable
-from kaiten.loopback import direct
+from kaiten.loopback import proxy_bypass
 from kaiten.sections import Algorithm, Auth, Issuer, Jwks, check_secret
 from kaiten.settings import Settings, read_key_file
 from kaiten.signing import ALGORITHM, SigningSecret
@@ -169,7 +169,7 @@ async def fetch_jwks(url: str) -> bytes:
         # Around all of it: httpx's own begins anew with every byte that trickles in.
         asyncio.timeout(_FETCH_TIMEOUT_S),
         httpx.AsyncClient(
-            timeout=_FETCH_TIMEOUT_S, follow_redirects=False, mounts=direct(url)
+            timeout=_FETCH_TIMEOUT_S, follow_redirects=False, mounts=proxy_bypass(url)
         ) as client,
         client.stream("GET", url) as response,
     ):

@@ -16,7 +16,7 @@ from rich.console import Console
 from kaiten.cli.reach import HOST, Reach, names_in, reach
 from kaiten.cli.token import mint
 from kaiten.errors import Detail, InvalidSettings, SetupError
-from kaiten.loopback import direct
+from kaiten.loopback import proxy_bypass
 from kaiten.settings import (
     ROOT,
     bentoml_configuration,
@@ -107,7 +107,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], reached: Reach) -> tuple[
     A large model may take long.
     """
     verify = reached.context if reached.certificate else True
-    mounts = direct(reached.url)
+    mounts = proxy_bypass(reached.url)
     client = httpx.Client(base_url=reached.url, verify=verify, timeout=1, mounts=mounts)
     with client, console.status("Starting ..."):
         while server.poll() is None:

@@ -1,7 +1,7 @@
 import httpx
 import pytest
 
-from kaiten.loopback import direct, is_loopback
+from kaiten.loopback import is_loopback, proxy_bypass
 
 PROXY = "http://192.0.2.1:3128"
 HERE = [
@@ -12,7 +12,7 @@ ELSEWHERE = ["kaiten.example", "10.0.0.1", "localhost.example", "[2001:db8::1]",
 
 def by_proxy(url: str) -> bool:
     """Return whether httpx would ask for a URL through a proxy."""
-    with httpx.Client(mounts=direct(url)) as client:
+    with httpx.Client(mounts=proxy_bypass(url)) as client:
         pool = client._transport_for_url(httpx.URL(url))._pool  # type: ignore[attr-defined]
     return "Proxy" in type(pool).__name__
 
