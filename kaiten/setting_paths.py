@@ -1,4 +1,4 @@
-"""The paths of settings, such as ``batching.max_queue_items``: which exist, and which was meant."""
+"""Looks up settings by path, such as ``batching.max_queue_items``, and suggests close names."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -8,9 +8,10 @@ from pydantic import BaseModel
 
 
 class UnknownSetting(Exception):
-    """A path that names no setting: its first part that does not, with the ones before it.
+    """A path that names no setting; ``path`` ends with the first part that is unknown.
 
-    ``section`` is the model that lacks it, None below a setting that has no keys.
+    ``section`` is the model that lacks this part, None if the part is below a setting, which has no
+    keys.
     """
 
     def __init__(self, path: Sequence[str], section: type[BaseModel] | None) -> None:
@@ -19,46 +20,50 @@ class UnknownSetting(Exception):
 
     @property
     def closest(self) -> str | None:
-        """The name in the same section that is most like the unknown one."""
+        """The name in the same section that is closest to the unknown one, if any is close."""
         names = self.section.model_fields if self.section else ()
         return next(iter(get_close_matches(_folded(self.path[-1]), names, n=1)), None)
 
 
 def annotation_at(root: type[BaseModel], path: Sequence[str]) -> Any:  # noqa: ANN401
-    """Return the type of the setting or section at a path, whose numbers are places in lists.
+    """Return the type of the setting or section at a path; numbers in it index lists.
 
-    Raises UnknownSetting where there is none.
+    Raises:
+        UnknownSetting: The path names neither.
+
     """
     annotation: Any = root
-    for place, part in enumerate(path, start=1):
+    for depth, part in enumerate(path, start=1):
         if part.isdigit() and get_args(annotation):
             annotation = get_args(annotation)[0]
             continue
         section = section_of(annotation)
         if section is None or part not in section.model_fields:
-            raise UnknownSetting(path[:place], section)
+            raise UnknownSetting(path[:depth], section)
         annotation = section.model_fields[part].annotation
     return annotation
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401
-    """Return a type that is a section, None for the type of a setting."""
+    """Return the annotation if it is a section's model, None for the type of a setting."""
     is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return annotation if is_section else None
 
 
 def accepts(annotation: Any, kind: type) -> bool:  # noqa: ANN401
-    """Return whether a type is of this kind, or a union with it."""
+    """Return whether a type is ``kind``, or a union that includes it."""
     return kind in (annotation, *get_args(annotation))
 
 
-def elsewhere(root: type[BaseModel], name: str) -> str | None:
-    """Return the path of a setting of this name in any section, or of a section of this name."""
+def find_by_name(root: type[BaseModel], name: str) -> str | None:
+    """Return the path of a section, or of a setting in any section, by its name alone."""
     if name in root.model_fields:
         return name
     sections = {key: section_of(field.annotation) for key, field in root.model_fields.items()}
     paths = (
-        f"{key}.{name}" for key, each in sections.items() if each and name in each.model_fields
+        f"{key}.{name}"
+        for key, section in sections.items()
+        if section and name in section.model_fields
     )
     return next(paths, None)
 

@@ -57,7 +57,7 @@ from kaiten.setting_paths import (
     UnknownSetting,
     accepts,
     annotation_at,
-    elsewhere,
+    find_by_name,
     section_of,
 )
 
@@ -541,7 +541,7 @@ def _keys_given_twice(name: str, value: str) -> list[Detail]:
     if not value.lstrip().startswith(("[", "{")):
         return []
     try:
-        json.loads(value, object_pairs_hook=strict_yaml.unique)
+        json.loads(value, object_pairs_hook=strict_yaml.reject_duplicate_keys)
     except strict_yaml.DuplicateKey as error:
         return [Detail(name, f"gives the key {error.key} twice; keep one of the two")]
     except RecursionError:
@@ -552,7 +552,7 @@ def _keys_given_twice(name: str, value: str) -> list[Detail]:
     return []
 
 
-def _read_yaml(file: Path, name: str = "file") -> strict_yaml.Document:
+def _read_yaml(file: Path, name: str = "file") -> strict_yaml.YamlDocument:
     """Read a YAML file of an operator; InvalidSettings names lines, and OSError passes.
 
     ``name`` names a problem with the file as a whole.
@@ -566,7 +566,7 @@ def _read_yaml(file: Path, name: str = "file") -> strict_yaml.Document:
         raise InvalidSettings(problems, str(file)) from None
 
 
-def _misplaced(document: strict_yaml.Document) -> Iterator[Detail]:
+def _misplaced(document: strict_yaml.YamlDocument) -> Iterator[Detail]:
     """Yield what stands where no setting does, and values that would be changed in silence."""
     unknown: set[tuple[str, ...]] = set()
     for entry in document.entries:
@@ -586,7 +586,7 @@ def _misplaced(document: strict_yaml.Document) -> Iterator[Detail]:
 def _place_meant(error: UnknownSetting) -> str:
     if error.closest:
         return f"; did you mean {'.'.join((*error.path[:-1], error.closest))}?"
-    place = elsewhere(Settings, error.path[-1])
+    place = find_by_name(Settings, error.path[-1])
     if place is None:
         return "; remove it" + (
             f", or use one of {', '.join(error.section.model_fields)}" if error.section else ""
@@ -596,7 +596,7 @@ def _place_meant(error: UnknownSetting) -> str:
     return "; it is a section of its own: take its indentation away"
 
 
-def _unfit(entry: strict_yaml.Entry, annotation: Any) -> str | None:  # noqa: ANN401
+def _unfit(entry: strict_yaml.YamlEntry, annotation: Any) -> str | None:  # noqa: ANN401
     """Return why a value is not one of its setting, where pydantic would take it for another."""
     if section_of(annotation):
         if entry.is_empty:

@@ -1,8 +1,8 @@
-"""YAML that people write, read so that nothing in it is lost or changed without a word.
+"""A strict YAML loader for configuration files: nothing is lost or reinterpreted silently.
 
-YAML's own rules let a key that stands twice lose all but its last value, anchors and merge keys
-move values to where nobody looks, and YAML 1.1 read ``012`` as ten and ``1:30`` as ninety. None of
-it is needed in a settings file, and all of it is refused by line and key.
+PyYAML keeps only the last value of a duplicate key, anchors and merge keys copy values between
+distant lines, and YAML 1.1 reads ``012`` as ten and ``1:30`` as ninety. A settings file needs none
+of these, so each is refused with its line and key.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ _TAG = "tag:yaml.org,2002:"
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong at a line, counted from 1; ``key`` is a dotted path, empty for the document."""
+class YamlProblem:
+    """A problem at a line, counted from 1; ``key`` is a dotted path, empty for the document."""
 
     line: int
     key: str
@@ -28,15 +28,15 @@ class Problem:
 
 
 class InvalidYaml(Exception):
-    """A document that is not read; ``problems`` says why, in the order of its lines."""
+    """A refused document; ``problems`` says why, sorted by line."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[YamlProblem]) -> None:
         super().__init__("; ".join(map(str, problems)))
         self.problems = tuple(problems)
 
 
 class DuplicateKey(ValueError):
-    """A key that stands twice in one JSON object."""
+    """A key that occurs twice in one JSON object."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f"the key {key} stands twice")
@@ -44,8 +44,8 @@ class DuplicateKey(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A value of a document: its dotted path, the line of its key, and how it is written."""
+class YamlEntry:
+    """A value of a document: its path, the line of its key, and its node."""
 
     path: tuple[str, ...]
     line: int
@@ -53,40 +53,45 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """The path with dots."""
+        """The dotted path."""
         return ".".join(self.path)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing, or null, is written after the key."""
+        """Whether the value is missing or null."""
         return self.node.tag == f"{_TAG}null"
 
     @property
     def boolean(self) -> str | None:
-        """The word that is read as true or false, None for any other value."""
+        """The word, in lower case, that YAML reads as true or false; None for any other value."""
         return self.node.value.lower() if self.node.tag == f"{_TAG}bool" else None
 
     @property
     def is_mapping(self) -> bool:
-        """Whether keys stand below it."""
+        """Whether the value is a mapping."""
         return isinstance(self.node, yaml.MappingNode)
 
     @property
     def is_number(self) -> bool:
-        """Whether it is read as a number."""
+        """Whether YAML reads the value as a number."""
         return self.node.tag in {f"{_TAG}int", f"{_TAG}float"}
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
-    """A mapping, and all its entries in the order of their lines, those of lists included."""
+class YamlDocument:
+    """The values of a mapping, and all its entries, list items included, sorted by line."""
 
     values: dict[str, Any]
-    entries: tuple[Entry, ...]
+    entries: tuple[YamlEntry, ...]
 
 
-def load(content: bytes) -> Document:
-    """Read a document whose top level is a mapping, or which is empty; InvalidYaml names lines."""
+def load(content: bytes) -> YamlDocument:
+    """Read a UTF-8 document that is a mapping or empty.
+
+    Raises:
+        InvalidYaml: The document is malformed, or uses a feature that this module refuses.
+
+    """
     text = _decoded(content)
     try:
         _check_events(text)
@@ -94,50 +99,52 @@ def load(content: bytes) -> Document:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         reason = "holds a control character; write it in quotes, as \\x00 or \\u0000"
-        raise InvalidYaml([Problem(line, "", reason)]) from None
+        raise InvalidYaml([YamlProblem(line, "", reason)]) from None
     except yaml.MarkedYAMLError as error:
-        raise InvalidYaml([_syntax(error)]) from None
+        raise InvalidYaml([_syntax_problem(error)]) from None
     if root is None:
-        return Document({}, ())
+        return YamlDocument({}, ())
     if not isinstance(root, yaml.MappingNode):
         reason = "is no mapping; write key: value lines"
-        raise InvalidYaml([Problem(_line(root), "", reason)])
+        raise InvalidYaml([YamlProblem(_line(root), "", reason)])
     reader = _Reader()
     values = reader.read(root, (), 1)
     if reader.problems:
         raise InvalidYaml(sorted(reader.problems, key=lambda problem: problem.line))
-    return Document(values, tuple(reader.entries))
+    return YamlDocument(values, tuple(reader.entries))
 
 
-def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object's pairs as a dictionary; DuplicateKey for a key that stands twice.
+def reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dictionary: an ``object_pairs_hook`` for json.
 
-    It is an ``object_pairs_hook`` of the json module.
+    Raises:
+        DuplicateKey: A key occurs twice.
+
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         raise DuplicateKey(next(key for key in keys if keys.count(key) > 1))
-    return found
+    return values
 
 
 class _Reader:
-    """Turns nodes into values, and keeps what is wrong with them and where they stand."""
+    """Turns nodes into values, and collects their entries and problems."""
 
     def __init__(self) -> None:
-        self.problems: list[Problem] = []
-        self.entries: list[Entry] = []
+        self.problems: list[YamlProblem] = []
+        self.entries: list[YamlEntry] = []
         self._constructor = yaml.constructor.SafeConstructor()
 
     def read(self, node: yaml.Node, path: tuple[str, ...], line: int) -> Any:  # noqa: ANN401
         if path:
-            self.entries.append(Entry(path, line, node))
+            self.entries.append(YamlEntry(path, line, node))
         if isinstance(node, yaml.MappingNode):
             return self._read_mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [
-                self.read(each, (*path, str(index)), _line(each))
-                for index, each in enumerate(node.value)
+                self.read(item, (*path, str(index)), _line(item))
+                for index, item in enumerate(node.value)
             ]
         return self._read_scalar(node, path, line)
 
@@ -147,17 +154,17 @@ class _Reader:
         for key_node, value_node in node.value:
             line = _line(key_node)
             if key_node.tag == f"{_TAG}merge":
-                self._tell(line, path, "has a merge key (<<); write the values out")
+                self._report(line, path, "has a merge key (<<); write the values out")
                 continue
             if key_node.tag != f"{_TAG}str":
                 reason = "has a key that YAML does not read as text; write the key in quotes"
-                self._tell(line, path, reason)
+                self._report(line, path, reason)
                 continue
             key: str = key_node.value
             first = lines.get(_folded(key))
             if first is not None:
                 reason = f"is given twice, first at line {first}; keep one of the two"
-                self._tell(line, (*path, key), reason)
+                self._report(line, (*path, key), reason)
             lines[_folded(key)] = line
             values[key] = self.read(value_node, (*path, key), line)
         return values
@@ -165,19 +172,19 @@ class _Reader:
     def _read_scalar(self, node: Any, path: tuple[str, ...], line: int) -> Any:  # noqa: ANN401
         if node.style is None and node.start_mark.line != node.end_mark.line:
             reason = "goes on in the next line; mend the indentation, or write it in quotes"
-            self._tell(line, path, reason)
-        if form := _surprise(node):
-            # The value is not quoted here: it may be a secret that stands in the wrong file.
+            self._report(line, path, reason)
+        if form := _misread_number(node):
+            # The message does not show the value, which may be a misplaced secret.
             reason = f"is read as {form}; write it in decimal, or in quotes if it is text"
-            self._tell(line, path, reason)
+            self._report(line, path, reason)
         try:
             return self._constructor.construct_document(node)
         except (ValueError, yaml.YAMLError):
-            self._tell(line, path, "cannot be read as the date or number that it looks like")
+            self._report(line, path, "cannot be read as the date or number that it looks like")
             return None
 
-    def _tell(self, line: int, path: tuple[str, ...], reason: str) -> None:
-        self.problems.append(Problem(line, ".".join(path), reason))
+    def _report(self, line: int, path: tuple[str, ...], reason: str) -> None:
+        self.problems.append(YamlProblem(line, ".".join(path), reason))
 
 
 def _decoded(content: bytes) -> str:
@@ -185,11 +192,11 @@ def _decoded(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise InvalidYaml([Problem(line, "", "is not in UTF-8; convert the file")]) from None
+        raise InvalidYaml([YamlProblem(line, "", "is not in UTF-8; convert the file")]) from None
 
 
 def _check_events(text: str) -> None:
-    """Refuse what changes values from afar, and nesting that would exhaust the stack."""
+    """Refuse anchors, aliases, tags, second documents, and nesting that exhausts the stack."""
     depth = documents = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         line = _line(event)
@@ -197,29 +204,29 @@ def _check_events(text: str) -> None:
             documents += 1
             if documents > 1:
                 reason = "is a second document in the file; keep one, without a line of ---"
-                raise InvalidYaml([Problem(line, "", reason)])
+                raise InvalidYaml([YamlProblem(line, "", reason)])
         elif isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             reason = "has an anchor (&) or an alias (*); write the value out"
-            raise InvalidYaml([Problem(line, "", reason)])
+            raise InvalidYaml([YamlProblem(line, "", reason)])
         elif isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None):
-            raise InvalidYaml([Problem(line, "", "has a tag (!); remove it")])
+            raise InvalidYaml([YamlProblem(line, "", "has a tag (!); remove it")])
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             reason = f"is nested over {_MAX_DEPTH} levels deep; mend its brackets"
-            raise InvalidYaml([Problem(line, "", reason)])
+            raise InvalidYaml([YamlProblem(line, "", reason)])
 
 
-def _syntax(error: yaml.MarkedYAMLError) -> Problem:
+def _syntax_problem(error: yaml.MarkedYAMLError) -> YamlProblem:
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
     if "'\\t'" in str(error.problem):
-        return Problem(line, "", "is indented or separated by a tab; use spaces")
-    return Problem(line, "", f"is no YAML: {error.problem}; mend the indentation or the quotes")
+        return YamlProblem(line, "", "is indented or separated by a tab; use spaces")
+    return YamlProblem(line, "", f"is no YAML: {error.problem}; mend the indentation or the quotes")
 
 
-def _surprise(node: Any) -> str | None:  # noqa: ANN401
-    """Return what YAML 1.1 takes a plain scalar for where that is not what it looks like."""
+def _misread_number(node: Any) -> str | None:  # noqa: ANN401
+    """Return the notation in which YAML 1.1 reads a number that looks decimal, else None."""
     if node.style is not None:
         return None
     text = node.value.replace("_", "").lstrip("+-").lower()

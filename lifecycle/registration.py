@@ -15,7 +15,7 @@ from kaiten import tags
 from kaiten.confinement import ConfinedFolder, UnsafeFile, printable
 from kaiten.errors import ModelRejected
 from kaiten.sections import Versioning
-from kaiten.strict_yaml import DuplicateKey, unique
+from kaiten.strict_yaml import DuplicateKey, reject_duplicate_keys
 from lifecycle.card import (
     CARD_FILE,
     REPORTS,
@@ -373,7 +373,7 @@ def _check_content(files: Mapping[str, Path]) -> None:
 def _read_object(name: str, file: Path) -> dict[str, Any]:
     """Read a JSON object in which no key stands twice: of two, one would be lost."""
     try:
-        content = json.loads(file.read_bytes(), object_pairs_hook=unique)
+        content = json.loads(file.read_bytes(), object_pairs_hook=reject_duplicate_keys)
     except DuplicateKey as error:
         reason = f"has the key {error.key} twice"
         raise ModelRejected(name, reason, "Keep the one that is meant.") from None

@@ -12,7 +12,7 @@ from typing import Any
 
 from kaiten.confinement import UnsafeFile, open_file
 from kaiten.errors import DataRejected
-from kaiten.strict_yaml import DuplicateKey, unique
+from kaiten.strict_yaml import DuplicateKey, reject_duplicate_keys
 
 _NAMED = 5
 Row = Mapping[str, Any]
@@ -95,7 +95,7 @@ def _jsonl(path: Path, content: bytes) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=unique)
+            row = json.loads(line, object_pairs_hook=reject_duplicate_keys)
         except DuplicateKey as error:
             reason = f"has the key {error.key!r} twice in line {number}"
             raise DataRejected(path, reason, "Keep the one that is meant.") from None

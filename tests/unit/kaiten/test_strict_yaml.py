@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kaiten.strict_yaml import DuplicateKey, InvalidYaml, load, unique
+from kaiten.strict_yaml import DuplicateKey, InvalidYaml, load, reject_duplicate_keys
 
 
 def problems(content: str | bytes) -> list[tuple[int, str, str]]:
@@ -93,6 +93,6 @@ def test_entries_tell_the_line_of_each_key() -> None:
 
 
 def test_key_that_stands_twice_in_json_is_refused() -> None:
-    assert json.loads('{"a": {"b": 1}}', object_pairs_hook=unique) == {"a": {"b": 1}}
+    assert json.loads('{"a": {"b": 1}}', object_pairs_hook=reject_duplicate_keys) == {"a": {"b": 1}}
     with pytest.raises(DuplicateKey, match="the key b stands twice"):
-        json.loads('{"a": {"b": 1, "b": 1}}', object_pairs_hook=unique)
+        json.loads('{"a": {"b": 1, "b": 1}}', object_pairs_hook=reject_duplicate_keys)
