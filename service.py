@@ -160,7 +160,10 @@ class Kaiten:
             sink.start()
         parts.file_watch.start()
         parts.drain.start()
-        self.watching = [*parts.tokens.start(), asyncio.create_task(parts.roster.keep(_is_ready))]
+        self.watching = [
+            *parts.tokens.start(),
+            asyncio.create_task(parts.roster.publish(_is_ready)),
+        ]
         self.warming = [asyncio.create_task(runner.start()) for runner in parts.runners]
         # What is here by now stays: the collector need not walk through it again and again.
         gc.collect()

@@ -1,7 +1,7 @@
-"""What the parent process of a server hands to its workers, in memory files that they inherit.
+"""State that a server's parent process hands to its workers in inherited memory files.
 
-A worker that replaces another starts from the same snapshot, whatever the files on disk hold by
-then, and no secret stands in the environment of a worker.
+A restarted worker starts from the same snapshot as the one it replaces, even if the files on disk
+have changed since, and no worker has a secret in its environment.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ if sys.platform != "win32":
     import fcntl
 
 _POLL_S = 1.0
-# Fields of /proc/PID/stat behind the command's name: where the initial environment lies.
+# env_start and env_end among the fields of /proc/PID/stat that follow the command's name.
 _ENVIRONMENT_START, _ENVIRONMENT_END = 47, 48
 
 
 def memory_file(content: bytes = b"") -> int:
-    """Return the descriptor of a file without a name, which processes started from here inherit."""
+    """Return the descriptor of an anonymous file, which child processes inherit."""
     if sys.platform == "linux":
         descriptor = os.memfd_create("kaiten")
     else:
@@ -39,10 +39,11 @@ def memory_file(content: bytes = b"") -> int:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a worker starts from.
+    """The settings and key files that a worker starts from.
 
-    ``settings`` are nested like kaiten.yaml, secrets included; ``files`` maps the absolute path of
-    a key file to its content; ``roster`` is the descriptor of the roster of ``workers`` workers.
+    ``settings`` are nested like kaiten.yaml and include secrets. ``files`` maps the absolute path
+    of a key file to its content. ``workers`` is the number of workers, and ``roster`` the
+    descriptor of their roster's file.
     """
 
     settings: Mapping[str, Any] = field(repr=False)
@@ -51,16 +52,22 @@ class Snapshot:
     roster: int
 
     def write(self) -> int:
-        """Write it to a memory file and return the descriptor."""
+        """Write the snapshot to a memory file and return the descriptor."""
         values = asdict(self)
-        # JSON has no bytes, and Latin-1 has a character for each.
+        # JSON has no bytes; Latin-1 maps each byte to one character.
         values["files"] = {path: text.decode("latin-1") for path, text in self.files.items()}
         return memory_file(json.dumps(values, default=_plain).encode())
 
     @classmethod
     def read(cls, descriptor: int) -> "Snapshot":
-        """Read what was written; OSError or ValueError where the descriptor holds none."""
-        # By position: all workers share one offset.
+        """Read a snapshot that ``write`` wrote.
+
+        Raises:
+            OSError: The descriptor cannot be read.
+            ValueError: Its content is no snapshot.
+
+        """
+        # pread, because all workers share the file's offset.
         values = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
         if not isinstance(values, dict) or values.keys() != cls.__dataclass_fields__.keys():
             raise ValueError("holds no snapshot")
@@ -69,15 +76,15 @@ class Snapshot:
 
 
 def _plain(value: object) -> object:
-    """Return a value of the settings as one that JSON has and the settings read alike."""
+    """Return a setting as a JSON value that the settings parse back to it."""
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 class Roster:
-    """Which workers of a server are ready.
+    """The ready workers of a server.
 
-    Each ready worker holds a lock on its own byte of a file that all of them inherit. The kernel
-    releases the lock when the process ends, however it ends.
+    Each ready worker locks its own byte of a file that all of them inherit. The kernel releases the
+    lock when the process ends, however it ends.
     """
 
     def __init__(self, descriptor: int, workers: int, worker: int) -> None:
@@ -86,28 +93,31 @@ class Roster:
         self._worker = worker
         self._ready = False
 
-    async def keep(self, ready: Callable[[], bool]) -> None:
-        """Tell the other workers whether this one is ready, until cancelled."""
+    async def publish(self, is_ready: Callable[[], bool]) -> None:
+        """Keep this worker's entry up to date until cancelled."""
         while True:
-            self.note(ready=ready())
+            self.set_ready(ready=is_ready())
             await asyncio.sleep(_POLL_S)
 
-    def note(self, *, ready: bool) -> None:
-        """Note whether this worker is ready; repeat it, as a reader may be in the way."""
+    def set_ready(self, *, ready: bool) -> None:
+        """Record whether this worker is ready.
+
+        A reader that holds the byte for a moment makes this fail, so the caller repeats it.
+        """
         if ready and not self._ready:
             self._ready = self._lock(self._worker, shared=False)
         elif self._ready and not ready:
             self._ready = False
             self._unlock(self._worker)
 
-    def ready(self) -> int:
+    def count_ready(self) -> int:
         """Return how many workers are ready now."""
-        # The supervisor may number one that replaces another up to twice as high.
+        # The supervisor numbers restarted workers up to twice as high.
         others = (other for other in range(2 * self.workers) if other != self._worker)
         return self._ready + sum(self._is_held(other) for other in others)
 
     def _is_held(self, worker: int) -> bool:
-        # Shared, so that two who look at once do not take each other for the owner.
+        # Shared, so that two concurrent readers do not take each other for the owner.
         if not self._lock(worker, shared=True):
             return True
         self._unlock(worker)
@@ -126,10 +136,10 @@ class Roster:
 
 
 def erase_variables(names: Collection[str]) -> bool:
-    """Overwrite variables in the environment that this process was started with.
+    """Overwrite the values of variables in this process's initial environment.
 
-    /proc/PID/environ shows that one until the process ends, whatever ``os.environ`` holds. They
-    must have left ``os.environ`` before. Returns False where the system does not permit it.
+    /proc/PID/environ shows the initial environment until the process ends. Remove the variables
+    from ``os.environ`` first. Returns False if the system does not permit it.
     """
     try:
         fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()

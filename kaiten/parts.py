@@ -90,7 +90,7 @@ class Parts:
         # Later: the app is there before its models.
         found.show_versions(__version__, lambda: self.digests)
         found.show_damaged_files(lambda: self.file_watch.damaged)
-        found.show_workers(self.roster.workers, self.roster.ready)
+        found.show_workers(self.roster.workers, self.roster.count_ready)
         return found
 
     @cached_property

@@ -244,8 +244,8 @@ HOLD = (
     "from kaiten.handover import Roster\n"
     "roster = Roster(int(sys.argv[1]), 2, 1)\n"
     "for line in sys.stdin:\n"
-    "    roster.note(ready=line.strip() == 'ready')\n"
-    "    print(roster.ready(), flush=True)\n"
+    "    roster.set_ready(ready=line.strip() == 'ready')\n"
+    "    print(roster.count_ready(), flush=True)\n"
 )
 
 
@@ -270,23 +270,23 @@ def test_roster_counts_the_workers_that_are_ready_and_alive() -> None:
             stdin.flush()
             return int(stdout.readline())
 
-        assert (first.workers, first.ready()) == (2, 0)
-        assert (tell("ready"), first.ready()) == (1, 1)
-        first.note(ready=True)
-        assert (tell("ready"), first.ready()) == (2, 2)
-        assert (tell("not"), first.ready()) == (1, 1)
+        assert (first.workers, first.count_ready()) == (2, 0)
+        assert (tell("ready"), first.count_ready()) == (1, 1)
+        first.set_ready(ready=True)
+        assert (tell("ready"), first.count_ready()) == (2, 2)
+        assert (tell("not"), first.count_ready()) == (1, 1)
         assert tell("ready") == 2
         second.kill()
         second.wait()
-        assert first.ready() == 1
-    first.note(ready=False)
-    assert first.ready() == 0
+        assert first.count_ready() == 1
+    first.set_ready(ready=False)
+    assert first.count_ready() == 0
     os.close(file)
 
 
 def test_roster_comes_from_the_snapshot_or_is_of_one_worker() -> None:
     alone = roster(0)
-    alone.note(ready=True)
-    assert (alone.workers, alone.ready()) == (1, 1)
+    alone.set_ready(ready=True)
+    assert (alone.workers, alone.count_ready()) == (1, 1)
     hand_down(load_settings(), 1, workers=3)
     assert roster(2).workers == 3
