@@ -1,8 +1,8 @@
-"""BentoML's supervisor, circus: no address from which to command it, and workers that come back.
+"""Keeps circus, BentoML's process supervisor, off the network and restarts workers that end.
 
-circus runs any command that reaches its controller, a shell among them, and asks for no
-credentials. BentoML binds the controller and the publisher of its events to TCP ports on loopback,
-where every local account and every container of the same network can connect.
+circus executes any command that reaches its controller, shell commands included, without
+authentication. BentoML binds the controller and the event publisher to TCP ports on loopback, where
+every local account and every container in the same network namespace can connect.
 """
 
 import atexit
@@ -19,14 +19,14 @@ import structlog
 from kaiten.errors import SetupError
 
 logger = structlog.get_logger("kaiten.service")
-# What circus would listen with, by the parameters of its arbiter.
+# The parameters of circus' arbiter that make it listen.
 _LISTENERS = ("endpoint", "pubsub_endpoint", "multicast_endpoint", "stats_endpoint", "httpd")
 _REQUIRED = {"watchers", "plugins", "statsd", *_LISTENERS}
 _P = ParamSpec("_P")
 
 
 class _Watcher(Protocol):
-    """What starts the workers in circus, and starts another where one has ended."""
+    """circus' watcher: it starts the workers and replaces those that have ended."""
 
     respawn: bool
     spawn_process: Callable[..., object]
@@ -37,17 +37,21 @@ class _Watcher(Protocol):
 
 
 def secure() -> None:
-    """Keep every supervisor that this process makes off the network. Idempotent.
+    """Patch circus so that no supervisor of this process listens on the network. Idempotent.
 
-    Raises SetupError where BentoML or circus is not as this module expects: better no server than
-    one that any local account commands.
+    Raises:
+        SetupError: BentoML or circus lacks a class that this module patches. The server does not
+            start, because any local account could command it.
+
     """
     try:
-        from bentoml._internal.utils import circus as ours  # noqa: PLC0415
+        from bentoml._internal.utils import circus as bentoml_circus  # noqa: PLC0415
         from circus.arbiter import Arbiter  # type: ignore[import-untyped]  # noqa: PLC0415
         from circus.watcher import Watcher  # type: ignore[import-untyped]  # noqa: PLC0415
 
-        expected = issubclass(ours.Arbiter, Arbiter) and callable(ours.create_standalone_arbiter)
+        expected = issubclass(bentoml_circus.Arbiter, Arbiter) and callable(
+            bentoml_circus.create_standalone_arbiter
+        )
         missing = _REQUIRED - inspect.signature(Arbiter.__init__).parameters.keys()
         expected = expected and not missing and callable(Watcher.spawn_process)
     except (ImportError, AttributeError):
@@ -62,7 +66,7 @@ def secure() -> None:
 
 
 def _unreachable(init: Callable[_P, None]) -> Callable[_P, None]:
-    """Return a constructor of arbiters that open no listener, whatever addresses they are given."""
+    """Wrap the arbiter's constructor so that it ignores the addresses that it is given."""
     signature = inspect.signature(init)
 
     @functools.wraps(init)
@@ -70,20 +74,20 @@ def _unreachable(init: Callable[_P, None]) -> Callable[_P, None]:
         bound = signature.bind(*args, **kwargs)
         bound.arguments.update(_addresses(bound.arguments))
         for watcher in bound.arguments["watchers"]:
-            _persist(watcher)
+            _restart_workers(watcher)
         init(*bound.args, **bound.kwargs)
 
     return construct
 
 
 def _addresses(arguments: Mapping[str, object]) -> dict[str, object]:
-    """Return addresses inside this process; for plugins, in a folder of this account alone.
+    """Return addresses inside this process or, if there are plugins, in a private folder.
 
-    A plugin (the one of ``bentoml serve --reload``) is a process of its own that has to connect.
+    A plugin, such as that of ``bentoml serve --reload``, is a separate process that must connect.
     """
     base = f"inproc://{id(arguments['self'])}"
     if arguments.get("plugins"):
-        # Made with mode 0700, so that a socket in it is never within reach of others.
+        # mkdtemp makes it with mode 0700, so that no other account can reach a socket in it.
         folder = Path(tempfile.mkdtemp(prefix="kaiten-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         base = f"ipc://{folder}"
@@ -91,18 +95,18 @@ def _addresses(arguments: Mapping[str, object]) -> dict[str, object]:
     return closed | {"endpoint": f"{base}/controller", "pubsub_endpoint": f"{base}/events"}
 
 
-def _persist(watcher: _Watcher) -> None:
-    """Have a watcher replace its processes whenever one ends, and log each end."""
-    # In a container BentoML replaces none: one of two workers that is killed leaves half of them.
+def _restart_workers(watcher: _Watcher) -> None:
+    """Make a watcher replace each process that ends, and log it."""
+    # In a container BentoML turns this off: of two workers, one would be left after a crash.
     watcher.respawn = True
     watcher.spawn_process = functools.partial(_spawn, watcher.spawn_process)
     watcher.hooks["after_reap"] = _log_end
 
 
 def _spawn(spawn: Callable[_P, object], *args: _P.args, **kwargs: _P.kwargs) -> object:
-    """Start a process; one that cannot be started now is tried again at the next check.
+    """Start a process, or log the failure and let circus try again at its next check.
 
-    circus takes False for a reason to stop the processes that run as well.
+    It returns True in place of False, on which circus would stop the running processes too.
     """
     started = spawn(*args, **kwargs)
     if started is False:
