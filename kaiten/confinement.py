@@ -1,8 +1,8 @@
-"""Reads files of a folder that others have made, without being led out of it.
+"""Reads files of an untrusted folder without following links out of it (path traversal).
 
-A symbolic link, a hard link or a special file in such a folder can name a file that its maker may
-not read, and the process that copies it can. Every path is opened one component at a time and
-never through a link, so a file that is swapped after it was checked is refused as well.
+A symbolic link, a hard link or a special file in the folder can name a file that only the reading
+process may read. Every path is opened one component at a time with O_NOFOLLOW, so a file that is
+swapped between check and open (TOCTOU) is refused as well.
 """
 
 import os
@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 _MAX_DEPTH = 32
 _MAX_LINKS = 8
 _MAX_SHOWN_CHARS = 200
-# The cache of a hub names its blobs by SHA-1 (git) or SHA-256 (LFS).
+# The Hugging Face cache names its blobs by SHA-1 (git) or SHA-256 (LFS).
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO would wait for a writer.
@@ -27,7 +27,7 @@ _COPY = "Put a copy of the file in its place."
 
 
 class UnsafeFile(Exception):
-    """A file that is not read: its name in the folder, why, and what to do."""
+    """A file that is refused: ``name`` in the folder, the ``reason``, and the ``remedy``."""
 
     def __init__(self, name: str, reason: str, remedy: str) -> None:
         super().__init__(f"{printable(name)}: {reason}. {remedy}")
@@ -35,32 +35,37 @@ class UnsafeFile(Exception):
 
 
 class ConfinedFolder:
-    """A folder from elsewhere; ``names`` lists its files, ``open`` and ``copy`` read them.
+    """An untrusted folder; ``names`` lists its files, ``open``, ``read`` and ``copy`` read them.
 
-    Links to files inside the folder are followed. In a snapshot of a hub's cache
-    (``models--owner--name/snapshots/REVISION``), links to the blobs of the same repository are too.
-    Names are relative paths with ``/``. Every method raises UnsafeFile, and OSError for what cannot
-    be read.
+    Names are relative paths with ``/``. Links to files inside the folder are followed, as are, in a
+    snapshot of the Hugging Face cache (``models--owner--name/snapshots/REVISION``), links to blobs
+    of the same repository. ``hard_links`` permits files that have another name outside the folder.
+
+    Raises:
+        UnsafeFile: From every method, for a link out of the folder or a special file.
+        OSError: From every method, for a file that cannot be read.
+
     """
 
     def __init__(self, folder: Path, *, hard_links: bool = False) -> None:
-        # The caller may name the folder itself by a link.
+        # The path of the folder itself may be a link.
         self._root = folder.resolve()
         self._hard_links = hard_links
         self._inodes: Counter[tuple[int, int]] = Counter()
 
     def names(self, ignored: Callable[[str], bool] = lambda _: False) -> list[str]:
-        """Return the names of all files, links to files included, in order.
+        """Return the sorted names of all files, including links to files.
 
-        What is ``ignored``, a folder with all that is in it, is not looked at.
+        ``ignored`` is called with the name of each file and folder, and skips those it returns true
+        for, with everything below them.
         """
         self._inodes.clear()
-        found = dict(self._walk("", 0, ignored))
-        for name, status in found.items():
+        statuses = dict(self._walk("", 0, ignored))
+        for name, status in statuses.items():
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
                 with self.open(name):
                     pass
-        return sorted(found)
+        return sorted(statuses)
 
     @contextmanager
     def open(self, name: str) -> Iterator[BufferedReader]:
@@ -68,7 +73,7 @@ class ConfinedFolder:
         place, blob = self._resolved(name)
         with self._parent(name, place, blob=blob) as parent:
             last = PurePosixPath(place).name
-            # Before it is opened: that can have an effect on a device.
+            # Checked before it is opened: opening a device can have side effects.
             _check_regular(name, os.stat(last, dir_fd=parent, follow_symlinks=False))
             with os.fdopen(os.open(last, _FILE_FLAGS, dir_fd=parent), "rb") as file:
                 status = os.fstat(file.fileno())
@@ -85,7 +90,7 @@ class ConfinedFolder:
             return file.read()
 
     def copy(self, name: str, target: Path) -> None:
-        """Copy the content of a file to ``target``, a new file with the modes of the umask."""
+        """Copy the content of a file to ``target``, which must not exist yet."""
         target.parent.mkdir(parents=True, exist_ok=True)
         with self.open(name) as source, target.open("xb") as file:
             shutil.copyfileobj(source, file)
@@ -96,8 +101,8 @@ class ConfinedFolder:
         if depth > _MAX_DEPTH:
             reason = f"is nested over {_MAX_DEPTH} folders deep"
             raise UnsafeFile(folder, reason, "Remove it, or move it up.")
-        with self._folder(folder, self._root, folder) as descriptor, os.scandir(descriptor) as each:
-            entries = [(entry.name, entry.stat(follow_symlinks=False)) for entry in each]
+        with self._folder(folder, self._root, folder) as descriptor, os.scandir(descriptor) as scan:
+            entries = [(entry.name, entry.stat(follow_symlinks=False)) for entry in scan]
         for entry, status in entries:
             name = f"{folder}/{entry}" if folder else entry
             if ignored(name):
@@ -111,9 +116,9 @@ class ConfinedFolder:
             yield name, status
 
     def _resolved(self, name: str) -> tuple[str, bool]:
-        """Return the place of a file after all links, and whether that is a blob of a hub's cache.
+        """Return the path that a file's links lead to, and whether it is a blob of the cache.
 
-        The place may become another link before it is opened, and is then refused.
+        If the path becomes another link before it is opened, ``open`` refuses it.
         """
         place, blob = name, False
         for _ in range(_MAX_LINKS):
@@ -135,7 +140,7 @@ class ConfinedFolder:
         raise UnsafeFile(name, f"is a chain of over {_MAX_LINKS} links", _COPY)
 
     def _target(self, name: str, place: str, text: str) -> tuple[str, bool]:
-        """Return the place that a link names, and whether that is a blob of a hub's cache."""
+        """Return the path that a link names, and whether it is a blob of the cache."""
         # normpath goes up from the link's own folder, which is a real one: see _folder.
         path = Path(os.path.normpath(self._root / PurePosixPath(place).parent / text))
         if self._blobs is not None and path.parent == self._blobs and _BLOB.fullmatch(path.name):
@@ -149,7 +154,7 @@ class ConfinedFolder:
 
     @property
     def _blobs(self) -> Path | None:
-        """The blobs beside a snapshot of a hub's cache, None for any other folder."""
+        """The blobs folder of a Hugging Face snapshot, None for any other folder."""
         snapshots = self._root.parent
         return snapshots.parent / "blobs" if snapshots.name == "snapshots" else None
 
@@ -184,17 +189,19 @@ class ConfinedFolder:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[BufferedReader]:
-    """Open one file that a command or a setting names, without being led out of its folder.
+    """Open the file that a command or a setting names, without following links out of its folder.
 
-    UnsafeFile for a link that leaves the folder and for what is no regular file, OSError for what
-    cannot be read.
+    Raises:
+        UnsafeFile: It is a link that leaves its folder, or no regular file.
+        OSError: It cannot be read.
+
     """
     with ConfinedFolder(path.parent, hard_links=True).open(path.name) as file:
         yield file
 
 
 def printable(name: str) -> str:
-    """Return a name as a message may show it: characters that a terminal obeys are escaped."""
+    """Return a name for a message: shortened, with control characters escaped."""
     if not name.isprintable():
         name = name.encode("unicode_escape", "backslashreplace").decode()
     return name if len(name) <= _MAX_SHOWN_CHARS else f"{name[:_MAX_SHOWN_CHARS]}..."
