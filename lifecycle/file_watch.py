@@ -1,6 +1,7 @@
-"""Whether the files of the versions that serve are still those that were loaded.
+"""Watches the files of served model versions for damage and deletion.
 
-A worker computes from memory and goes on without them; the next worker could not start.
+A worker computes from memory and needs the files no more, but a restarted worker could not start
+without them.
 """
 
 import threading
@@ -15,14 +16,14 @@ from lifecycle.store import StoredModel
 
 logger = structlog.get_logger(__name__)
 INTERVAL_S = 15.0
-_MAX_TOLD = 5
-# Size, times and inode: what changes where a file is written, replaced or restored.
+_MAX_LOGGED = 5
+# Size in bytes, mtime and ctime in nanoseconds, inode: writing or replacing a file changes one.
 _Status = tuple[int, int, int, int]
 
 
 @dataclass
 class _File:
-    """A file as it was loaded: its SHA-256, and the status that it was last seen intact with."""
+    """A file with its SHA-256 when loaded, and its last status found intact or damaged."""
 
     path: Path
     digest: str | None
@@ -33,7 +34,7 @@ class _File:
         status = _status(self.path)
         if status is None or status in (self.intact, self.damaged):
             return status is not None and status == self.intact
-        # Touched or restored, maybe: a file is read again only where its status has changed.
+        # Hashing is slow, so the file is read again only after its status has changed.
         if _digest(self.path) == self.digest:
             self.intact = status
             return True
@@ -50,9 +51,9 @@ class _Version:
 
 
 class FileWatch:
-    """A thread that looks at the files of served versions, from start to close.
+    """Checks the files of served versions every INTERVAL_S on a daemon thread.
 
-    ``references`` is the folder of each one's reference report, by tag, if it has one.
+    ``references`` maps a version's tag to the folder of its reference report, None without one.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class FileWatch:
 
     @property
     def damaged(self) -> Mapping[str, int]:
-        """How many files of each version, by tag, were missing or changed at the last look."""
+        """The number of missing or changed files at the last check, by the version's tag."""
         return {tag: len(version.damaged) for tag, version in self._versions.items()}
 
     def start(self) -> None:
@@ -75,11 +76,11 @@ class FileWatch:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop. A look at a file system that hangs is not waited for."""
+        """Stop, without waiting for a check that hangs on its file system."""
         self._closing.set()
 
     def step(self) -> None:
-        """Look at every file, and log what has changed since the last look."""
+        """Check every file once, and log changes since the last check."""
         for tag, version in self._versions.items():
             damaged = [name for name, file in version.files.items() if not file.is_intact()]
             if damaged and damaged != version.damaged:
@@ -87,7 +88,7 @@ class FileWatch:
                     "model_files_damaged",
                     model=tag,
                     count=len(damaged),
-                    files=damaged[:_MAX_TOLD],
+                    files=damaged[:_MAX_LOGGED],
                     remedy="restore them from a copy; this worker serves on from memory, and no "
                     "other could start",
                 )
@@ -101,7 +102,7 @@ class FileWatch:
 
 
 def _files(model: StoredModel, reference: Path | None) -> dict[str, _File]:
-    """Return all that a start would read of a version."""
+    """Return the files of a version that starting a worker reads, by name."""
     digests: dict[Path, str | None] = {
         model.folder / name: digest for name, digest in model.card.files.items()
     }
@@ -115,7 +116,7 @@ def _files(model: StoredModel, reference: Path | None) -> dict[str, _File]:
 
 
 def _status(path: Path) -> _Status | None:
-    """Return what tells whether a file was changed; None where it cannot be seen."""
+    """Return a file's status, None if it cannot be read."""
     try:
         status = path.lstat()
     except OSError:
