@@ -1,7 +1,7 @@
-"""Bounds the head of a request while it is parsed.
+"""Bounds the size of a request's head while it is parsed.
 
-uvicorn collects a target, headers and trailers without a limit, and calls the application only once
-they are whole.
+uvicorn collects the target, headers and trailers without a limit, and calls the application only
+when they are complete.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from gateway.http_protocol import HttpProtocol
 from kaiten.sections import Gateway
 
-# What is over the settings, but not by so much, is refused in the one envelope, with a reason.
+# Heads over the settings by less than this reach the application, whose error names the reason.
 _SPARE_BYTES = 64 * 1024
 _SPARE_HEADERS = 1000
 _MESSAGE = b"The headers are too large."
@@ -22,18 +22,18 @@ _TOO_LARGE = (
 
 
 class HeadTooLarge(Exception):
-    """The head is over its bound; the parser stops, and the connection ends."""
+    """The head is over its bound. Raised inside the parser, it ends the connection."""
 
 
 class BoundedProtocol(HttpProtocol):
-    """One connection, which is answered 431 and closed once a head is far over the limits."""
+    """One connection, which is answered 431 and closed if a head is far over the limits."""
 
     def __init__(self, *args: Any, limits: Gateway, **options: Any) -> None:  # noqa: ANN401  uvicorn's
         super().__init__(*args, limits=limits, **options)
         self._max_bytes = limits.max_header_bytes + _SPARE_BYTES
         self._max_headers = limits.max_headers + _SPARE_HEADERS
         self._head_bytes = self._head_fields = 0
-        # Received since the parser last handed something on: it keeps a header until its end.
+        # Received since the parser's last callback: it buffers an incomplete header.
         self._withheld_bytes = 0
         self._head_too_large = False
 

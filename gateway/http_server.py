@@ -1,4 +1,4 @@
-"""uvicorn's server, which accepts connections as they come, and no more than it can hold."""
+"""uvicorn's server with faster accepts, and a connection limit by file descriptors."""
 
 import socket
 from typing import Any
@@ -7,40 +7,40 @@ import uvicorn
 
 from kaiten.files import descriptor_limit, raise_descriptor_limit
 
-# libuv accepts one connection of each listening handle in an iteration of the event loop. Under
-# load an iteration takes milliseconds: new connections, probes among them, would wait for seconds,
-# or the kernel would drop them. A handle costs a system call where no connection waits.
+# libuv accepts one connection for each listening handle in an iteration of the event loop. Under
+# load an iteration takes milliseconds, and with one handle new connections, probes included, would
+# wait for seconds or be dropped by the kernel. An idle handle costs one system call.
 _LISTENING_HANDLES = 32
-# A handle for so many file descriptors, where few may be open.
+# With a low limit of open files: one handle for this many file descriptors.
 _DESCRIPTORS_A_HANDLE = 32
-# What a worker opens besides connections: files of models, metrics, logs and databases.
+# Descriptors for other than connections: files of models, metrics, logs and databases.
 _OTHER_DESCRIPTORS = 64
-# Connections beyond those that a worker may have, each for a probe or a refusal.
+# Connections over a worker's limit that are kept for probes and refusals.
 MAX_CROWD = 16
 _MIN_CONNECTIONS, _MAX_CONNECTIONS = 8, 8192
 
 
 class HttpServer(uvicorn.Server):
-    """Listens on each socket by several handles."""
+    """A server that listens on each socket with several handles."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        more = min(_LISTENING_HANDLES, descriptor_limit() // _DESCRIPTORS_A_HANDLE) - 1
+        extra = min(_LISTENING_HANDLES, descriptor_limit() // _DESCRIPTORS_A_HANDLE) - 1
         for listener in sockets or ():
-            # All workers share one open socket. Python's dup would make it blocking, as it has no
-            # timeout here, and the event loop of another worker would hang in accept().
+            # All workers share one open file description. dup() of a socket without a timeout
+            # makes it blocking, and the event loop of another worker would hang in accept().
             listener.settimeout(0)
         handles = [
             handle
             for listener in sockets or ()
-            for handle in (listener, *(listener.dup() for _ in range(more)))
+            for handle in (listener, *(listener.dup() for _ in range(extra)))
         ]
         await super().startup(handles or None)
 
 
 def install() -> None:
-    """Let the servers that BentoML starts in this process be of this class.
+    """Make BentoML use HttpServer in this process.
 
-    The process may then open as many files as its account may: a connection is one.
+    Also raises the soft limit of open files to the hard one, because each connection is one.
     """
     module: Any = uvicorn
     module.Server = HttpServer
@@ -48,5 +48,5 @@ def install() -> None:
 
 
 def max_connections() -> int:
-    """Return how many connections a worker may have, so that its own files can still be opened."""
+    """Return how many connections a worker may have and still open its own files."""
     return max(_MIN_CONNECTIONS, min(_MAX_CONNECTIONS, descriptor_limit() - _OTHER_DESCRIPTORS))
