@@ -1,4 +1,4 @@
-"""The memory that the bodies of requests take in a worker, and how subjects share it."""
+"""Bounds the memory that request bodies take in a worker, and shares it between subjects."""
 
 from collections import Counter
 from types import TracebackType
@@ -11,8 +11,9 @@ from kaiten.errors import BodyMemoryFull
 class BodyMemory:
     """Bounds the bytes of all bodies, from before they are read until their requests end.
 
-    A subject may hold as much as is left free for all others: half of it if it is alone, a third if
-    two do the same, and so on. So whatever some hold, a new subject finds room.
+    A subject may hold as much as remains free after it: half of the limit if it is alone, a third
+    if two subjects hold all they may, and so on (dynamic thresholds). So a new subject always finds
+    room.
     """
 
     def __init__(self, limit_bytes: int, watch: BodiesWatch) -> None:
@@ -22,19 +23,24 @@ class BodyMemory:
         self._watch = watch
 
     def reservation(self, subject: str) -> "Reservation":
-        """Return a reservation of nothing yet, to be used in a ``with`` statement."""
+        """Return an empty reservation, a context manager."""
         return Reservation(self, subject)
 
-    def take(self, subject: str, size_bytes: int) -> None:
-        """Take bytes for a subject; BodyMemoryFull if it would hold more than what is left."""
+    def acquire(self, subject: str, size_bytes: int) -> None:
+        """Acquire bytes for a subject.
+
+        Raises:
+            BodyMemoryFull: The subject would hold more than what remains free.
+
+        """
         left = self._free_bytes - size_bytes
         if self._held[subject] + size_bytes > left:
             self._watch.body_refused()
             raise BodyMemoryFull
         self._change(subject, size_bytes)
 
-    def give_back(self, subject: str, size_bytes: int) -> None:
-        """Free what was taken."""
+    def release(self, subject: str, size_bytes: int) -> None:
+        """Release acquired bytes."""
         self._change(subject, -size_bytes)
         if not self._held[subject]:
             del self._held[subject]
@@ -46,7 +52,7 @@ class BodyMemory:
 
 
 class Reservation:
-    """What one request's body may take; it is freed as the ``with`` block ends."""
+    """The memory of one request's body, released when the ``with`` block ends."""
 
     def __init__(self, memory: BodyMemory, subject: str) -> None:
         self._memory = memory
@@ -54,10 +60,15 @@ class Reservation:
         self._size_bytes = 0
 
     def grow_to(self, size_bytes: int) -> None:
-        """Hold at least so many bytes; BodyMemoryFull if they are not free."""
-        more = size_bytes - self._size_bytes
-        if more > 0:
-            self._memory.take(self._subject, more)
+        """Reserve at least this many bytes in total.
+
+        Raises:
+            BodyMemoryFull: The subject may not hold so many.
+
+        """
+        missing_bytes = size_bytes - self._size_bytes
+        if missing_bytes > 0:
+            self._memory.acquire(self._subject, missing_bytes)
             self._size_bytes = size_bytes
 
     def __enter__(self) -> Self:
@@ -70,5 +81,5 @@ class Reservation:
         traceback: TracebackType | None,
     ) -> None:
         if self._size_bytes:
-            self._memory.give_back(self._subject, self._size_bytes)
+            self._memory.release(self._subject, self._size_bytes)
             self._size_bytes = 0

@@ -1,8 +1,8 @@
-"""From body bytes to a checked request, and from pydantic's errors to ours.
+"""Parses and validates request bodies, and translates pydantic's errors.
 
-Parsers hold the interpreter's lock while they run, on whichever thread. So a body's structure is
-bounded before it is parsed, and large bodies are parsed one at a time on a thread, between whose
-calls the event loop runs.
+JSON parsers hold the GIL while they run, on any thread. So the number of values in a body is
+bounded before it is parsed, and large bodies are parsed one at a time on a thread, with the event
+loop running in between.
 """
 
 import asyncio
@@ -21,22 +21,22 @@ from kaiten.errors import Detail, InvalidInput, MalformedBody
 from kaiten.sections import Gateway
 
 BodyT = TypeVar("BodyT", bound=Body)
-# More would only make the answer long.
+# More would only lengthen the response.
 _MAX_DETAILS = 20
-# Parsing so few bytes takes under a millisecond, about what two switches of thread cost.
+# Parsing so few bytes takes under a millisecond, about the cost of switching threads twice.
 _INLINE_BYTES = 32 * 1024
 _PUNCTUATION = (b",", b":", b"[", b"{")
 _SPACES = b" \t\r\n"
-# Outside strings; a valid body has two or three, or five where its numbers are long.
+# Outside strings. A valid body has two or three, or five with long numbers.
 _BYTES_PER_PUNCTUATION = 64
 _ANY_PUNCTUATION = re.compile(rb"[,:\[{]")
-# A valid body has three.
+# A valid body nests three levels deep.
 _MAX_DEPTH = 16
 _thread = ThreadPoolExecutor(1, thread_name_prefix="parse")
 
 
 async def read(body: bytes, model: type[BodyT], limits: Gateway) -> BodyT:
-    """Return the checked request as ``parse`` does, without holding the event loop for long."""
+    """Return the validated request as ``parse`` does, without blocking the event loop for long."""
     if len(body) <= _INLINE_BYTES:
         return parse(body, model, limits)
     loop = asyncio.get_running_loop()
@@ -44,24 +44,24 @@ async def read(body: bytes, model: type[BodyT], limits: Gateway) -> BodyT:
 
 
 def parse(body: bytes, model: type[BodyT], limits: Gateway) -> BodyT:
-    """Return the checked request.
+    """Return the validated request.
 
     Raises:
         MalformedBody: The body is not JSON.
         InvalidInput: It is not a request of this model; the details name the fields.
 
     """
-    end = _end_of_room(body, model.max_punctuation(limits.max_inputs))
-    if end is not None:
-        raise _oversized(body[:end], model, limits)
+    excess_at = _excess_position(body, model.max_punctuation(limits.max_inputs))
+    if excess_at is not None:
+        raise _oversized(body[:excess_at], model, limits)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        found = _errors(error)
-    if found[0]["type"] != "json_invalid":
-        raise _invalid(found)
-    # pydantic's parser also refuses what is JSON but no Unicode, such as a lone surrogate, and can
-    # not say where. The standard one reads it, so that the check can name the field.
+        errors = _errors(error)
+    if errors[0]["type"] != "json_invalid":
+        raise _invalid(errors)
+    # pydantic's parser also refuses JSON with a lone surrogate, without naming the field. The
+    # standard library parses it, so that validation can name the field.
     value = _load(body)
     try:
         return model.model_validate(value)
@@ -70,13 +70,23 @@ def parse(body: bytes, model: type[BodyT], limits: Gateway) -> BodyT:
 
 
 def check_count(field: str, items: Sequence[object], limits: Gateway) -> None:
-    """Raise InvalidInput if a field has more items than one request may bring."""
+    """Check the number of items in a field.
+
+    Raises:
+        InvalidInput: There are more than one request may have.
+
+    """
     if len(items) > limits.max_inputs:
         raise InvalidInput([_too_many_items(field, limits)])
 
 
 def check_lengths(texts: Mapping[str, str], limits: Gateway) -> None:
-    """Raise InvalidInput if a text is too long; ``texts`` by the path of its field."""
+    """Check the length of each text; ``texts`` maps the path of a field to its text.
+
+    Raises:
+        InvalidInput: A text has too many characters; the details name the fields.
+
+    """
     details = [
         Detail(field, f"has over {limits.max_text_chars} characters")
         for field, text in texts.items()
@@ -86,22 +96,22 @@ def check_lengths(texts: Mapping[str, str], limits: Gateway) -> None:
         raise InvalidInput(details[:_MAX_DETAILS])
 
 
-def _end_of_room(body: bytes, room: int) -> int | None:
-    """Return where a body has more outside strings than a valid one may have, None if nowhere.
+def _excess_position(body: bytes, limit: int) -> int | None:
+    """Return the position at which a body exceeds the structure of a valid one, None if it fits.
 
-    That is over ``room`` of the characters ``, : [ {``, or digits in proportion. Takes time in
-    proportion to the body's bytes, not to its values: these are searches and copies, and a bounded
-    number of pieces.
+    Outside strings, a body may have ``limit`` of the characters ``, : [ {`` and a number of bytes
+    in proportion. The check takes time in proportion to the body's bytes, not to its values: it
+    consists of searches and copies, and of a bounded number of pieces.
     """
-    if len(body) <= _INLINE_BYTES and not _may_exceed(body, room):
+    if len(body) <= _INLINE_BYTES and not _may_exceed(body, limit):
         return None
     body = _without_escaped_quotes(body)
-    left, bytes_left = room, _BYTES_PER_PUNCTUATION * room
+    left, bytes_left = limit, _BYTES_PER_PUNCTUATION * limit
     start = 0
     # JSON has one of the characters before each string.
-    for number, piece in enumerate(body.split(b'"', 2 * room + 1)):
+    for number, piece in enumerate(body.split(b'"', 2 * limit + 1)):
         # Every other piece lies outside strings; one beyond the last split holds all the rest.
-        if number > 2 * room:
+        if number > 2 * limit:
             return start
         if number % 2 == 0:
             dense = piece.translate(None, _SPACES)
@@ -115,13 +125,13 @@ def _end_of_room(body: bytes, room: int) -> int | None:
     return None
 
 
-def _may_exceed(body: bytes, room: int) -> bool:
-    """Tell at little cost, and without regard to strings, of most bodies that they do not."""
-    return sum(map(body.count, _PUNCTUATION)) > room or body.count(b'"') > 2 * room
+def _may_exceed(body: bytes, limit: int) -> bool:
+    """Return False for most valid bodies, by a cheap count that includes the insides of strings."""
+    return sum(map(body.count, _PUNCTUATION)) > limit or body.count(b'"') > 2 * limit
 
 
 def _without_escaped_quotes(body: bytes) -> bytes:
-    """Return a body in which every quote delimits a string; all positions stay as they are."""
+    """Return a body of the same length in which every quote delimits a string."""
     if b"\\" not in body:
         return body
     return body.replace(rb"\\", b"__").replace(rb"\"", b"__")
@@ -132,7 +142,12 @@ def _nth(matches: Iterator[re.Match[bytes]], number: int) -> int:
 
 
 def _oversized(start: bytes, model: type[Body], limits: Gateway) -> InvalidInput:
-    """Return what is wrong with a body that goes on after ``start``; MalformedBody if no JSON."""
+    """Return the error for a body that exceeds the limit after ``start``.
+
+    Raises:
+        MalformedBody: ``start`` is not the start of JSON.
+
+    """
     outside = b"".join(_without_escaped_quotes(start).split(b'"')[::2])
     opened = outside.count(b"[") + outside.count(b"{")
     if opened - outside.count(b"]") - outside.count(b"}") > _MAX_DEPTH:
@@ -152,7 +167,7 @@ def _details_of_start(value: object, model: type[Body]) -> list[Detail]:
     try:
         model.model_validate(value)
     except ValidationError as error:
-        # What is missing may come after the start.
+        # A missing field may follow after the start.
         present = [item for item in _errors(error) if item["type"] != "missing"]
         return [*map(_detail, present[:_MAX_DETAILS])]
     return []
@@ -171,9 +186,9 @@ def _too_many_items(field: str, limits: Gateway) -> Detail:
     return Detail(field, f"has over {limits.max_inputs} items")
 
 
-def _load(body: bytes) -> Any:  # noqa: ANN401  whatever JSON holds
+def _load(body: bytes) -> Any:  # noqa: ANN401  any JSON value
     try:
-        # Decoded first: json.loads would guess other encodings, and let surrogates through.
+        # Decoded first: json.loads would guess other encodings and accept surrogates.
         return json.loads(body.decode())
     except UnicodeDecodeError:
         raise MalformedBody("is not UTF-8") from None
@@ -188,12 +203,12 @@ def _errors(error: ValidationError) -> list[ErrorDetails]:
     return error.errors(include_url=False, include_context=False, include_input=False)
 
 
-def _invalid(found: Sequence[ErrorDetails]) -> InvalidInput:
-    return InvalidInput([_detail(each) for each in found[:_MAX_DETAILS]])
+def _invalid(errors: Sequence[ErrorDetails]) -> InvalidInput:
+    return InvalidInput([_detail(error) for error in errors[:_MAX_DETAILS]])
 
 
 def _detail(error: ErrorDetails) -> Detail:
-    # An unknown field's name is the caller's own text: cut, and in ASCII, so that it may be shown.
+    # The caller chose the name of an unknown field: shorten it and escape all but ASCII.
     field = ".".join(str(part)[:80] for part in error["loc"]) or "body"
     reason = error["msg"].removeprefix("Value error, ")
     return Detail(field.encode("ascii", "backslashreplace").decode(), reason)
