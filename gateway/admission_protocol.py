@@ -1,4 +1,4 @@
-"""A connection that admission answers without a task, and that holds the event loop briefly."""
+"""A connection whose requests pass admission, and that yields the event loop often."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -18,17 +18,19 @@ from gateway.http_head import BoundedProtocol
 from gateway.http_protocol import IdleConnections
 from kaiten.sections import Gateway
 
-# Parsed at once; a connection may send hundreds of requests in as many bytes.
+# Parsed without a look at the clock. Hundreds of pipelined requests fit into so many bytes.
 _SLICE_BYTES = 16_384
-# A connection that has more to parse after this long lets the others go first.
+# After this long a connection with more to parse lets the others go first.
 _TURN_S = 0.005
 
 
 class AdmissionProtocol(BoundedProtocol):
     """One connection, whose requests pass admission.
 
-    Bytes are parsed slice by slice, and no further while requests wait for their turn: a connection
-    that pipelines thousands of requests holds neither the event loop nor memory for them.
+    Bytes are parsed slice by slice, and parsing pauses while earlier requests of the connection
+    wait: a client that pipelines thousands of requests takes neither the event loop nor memory for
+    them. ``idle`` holds the worker's idle connections, and ``crowd`` those over
+    ``max_connections``, which serve probes only.
     """
 
     def __init__(  # noqa: PLR0913  uvicorn passes four of them
@@ -49,15 +51,16 @@ class AdmissionProtocol(BoundedProtocol):
         self._max_connections = max_connections
         self._crowd, self._crowded = crowd, False
         self._unparsed = b""
+        # Whether an early answer is being sent, and whether it is complete.
         self._answering = self._answered = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = _Flow(transport, self._read_on)
+        self.flow = _Flow(transport, self._resume_reading)
         if len(self.connections) > self._max_connections:
-            self._crowded = not self._idle.close_oldest(besides=transport)
+            self._crowded = not self._idle.close_oldest(exclude=transport)
         if self._crowded:
-            # It may be a probe's: the next new connection does not close it.
+            # It may carry a probe, so the next connection must not close it as idle.
             self._idle.remove(transport)
             self._crowd.add(transport)
 
@@ -67,7 +70,7 @@ class AdmissionProtocol(BoundedProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._unparsed:
-            # Read before the pause took effect.
+            # These bytes were read before the pause took effect.
             self._unparsed += data
             return
         self._parse_for_a_turn(data)
@@ -80,20 +83,20 @@ class AdmissionProtocol(BoundedProtocol):
                 self._unparsed = bytes(view[start:])
                 self.transport.pause_reading()
                 if not self.pipeline:
-                    self.loop.call_soon(self._parse_on)
+                    self.loop.call_soon(self._resume_parsing)
                 return
             super().data_received(bytes(view[start : start + _SLICE_BYTES]))
             if self.transport.is_closing():
                 return
 
-    def _parse_on(self) -> None:
+    def _resume_parsing(self) -> None:
         unparsed, self._unparsed = self._unparsed, b""
         if unparsed and not self.transport.is_closing():
             self._parse_for_a_turn(unparsed)
-            self._read_on()
+            self._resume_reading()
 
-    def _read_on(self) -> None:
-        """Read from the connection again, unless its bytes wait here or in the request's body."""
+    def _resume_reading(self) -> None:
+        """Read from the transport again, unless bytes wait here or in the request's body."""
         if not (self._unparsed or self.flow.read_paused or self.transport.is_closing()):
             self.transport.resume_reading()
 
@@ -101,7 +104,7 @@ class AdmissionProtocol(BoundedProtocol):
         if self._crowded:
             cycle.keep_alive = False
         self._admission.admit(
-            # uvicorn's type of what Starlette calls a scope.
+            # uvicorn types the scope more narrowly than Starlette.
             cast("Scope", cycle.scope),
             partial(self._start, cycle, app),
             partial(self._answer, cycle),
@@ -109,12 +112,12 @@ class AdmissionProtocol(BoundedProtocol):
         )
 
     def _start(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        # A caller may have left while its request waited.
+        # The client may have disconnected while its request waited.
         if not cycle.disconnected:
             super()._start_asgi_task(cycle, app)
 
     def _answer(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:
-        """Answer without a task, unless the caller is slow to take the answers before it."""
+        """Answer without a task, or with one if the client is slow to read earlier answers."""
         if self.flow.write_paused:
             self._start(cycle, cast("ASGI3Application", app))
             return
@@ -123,28 +126,29 @@ class AdmissionProtocol(BoundedProtocol):
         copy_context().run(_finish, cycle.run_asgi(cast("ASGI3Application", app)))
         if nested:
             return
-        # Here and not within the answer: of pipelined requests, each would call the next.
+        # A loop and not recursion: each of many pipelined requests would call the next.
         while self._answered:
             self._answered = False
-            self._go_on()
+            self._complete_response()
         self._answering = False
 
     def on_response_complete(self) -> None:
         if self._answering:
             self._answered = True
         else:
-            self._go_on()
+            self._complete_response()
 
-    def _go_on(self) -> None:
+    def _complete_response(self) -> None:
         super().on_response_complete()
         if self._unparsed and not self.pipeline:
-            self.loop.call_soon(self._parse_on)
+            self.loop.call_soon(self._resume_parsing)
 
 
 class _Flow(FlowControl):
-    """Leaves it to the protocol whether reading goes on: the application asks for it as it waits.
+    """Lets the protocol decide whether the transport resumes reading.
 
-    Otherwise a caller who pipelines requests without end has their bytes collected in memory.
+    uvicorn resumes it whenever the application waits for a body, and would collect the bytes of a
+    client that pipelines without end in memory.
     """
 
     def __init__(self, transport: asyncio.Transport, on_resume: Callable[[], None]) -> None:
@@ -158,7 +162,7 @@ class _Flow(FlowControl):
 
 
 class _NeverPaused(FlowControl):
-    """The flow control of an early answer: it is small, and none is given while writing pauses."""
+    """The flow control of an early answer: small, and never sent while writing is paused."""
 
     def __init__(self) -> None:
         self.write_paused = False
@@ -167,10 +171,10 @@ class _NeverPaused(FlowControl):
 _NEVER_PAUSED = _NeverPaused()
 
 
-def _finish(answering: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine that never waits to its end."""
+def _finish(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine that never suspends to its end."""
     try:
-        answering.send(None)
+        coroutine.send(None)
     except StopIteration:
         return
     raise RuntimeError("an early answer waited")

@@ -1,7 +1,7 @@
-"""Requests that wait for the event loop: a few start in each of its iterations.
+"""Spreads a burst of requests over iterations of the event loop, a few to each.
 
-What arrives at once would otherwise be handled at once, and a probe that arrives next would wait
-for all of it.
+Otherwise a burst would be handled in one iteration, and a probe that arrives next would wait for
+all of it.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ Start = Callable[[], None]
 
 
 class Backlog:
-    """Starts requests in turn over their subjects, ``per_iteration`` in one iteration of the loop.
+    """Starts waiting requests round robin over their subjects, ``per_iteration`` at a time.
 
-    ``limit`` is how many may wait. Subjects share it evenly, so that one that sends more than the
-    event loop can handle is refused before others are.
+    ``limit`` is the number that may wait. Subjects share it evenly, so that a subject that sends
+    more than the event loop can handle is refused before others are.
     """
 
     def __init__(self, limit: int, per_iteration: int) -> None:
@@ -25,13 +25,13 @@ class Backlog:
         self._scheduled = False
 
     def has_room(self, subject: str) -> bool:
-        """Tell whether one more request of a subject may wait."""
+        """Return whether one more request of a subject may wait."""
         starts = self._waiting.get(subject, ())
         subjects = len(self._waiting) + (subject not in self._waiting)
         return len(starts) < self._limit // subjects
 
     def starts_now(self) -> bool:
-        """Tell whether a request starts in this iteration, and count it."""
+        """Return whether a request may start in this iteration, and count it if so."""
         self._schedule()
         if not self._room or self._waiting:
             return False
@@ -39,7 +39,7 @@ class Backlog:
         return True
 
     def add(self, subject: str, start: Start) -> None:
-        """Let a request wait; ``start`` is called in its turn."""
+        """Queue a request; ``start`` is called in its turn."""
         self._waiting.setdefault(subject, deque()).append(start)
 
     def _schedule(self) -> None:
@@ -52,7 +52,7 @@ class Backlog:
         self._room = self._per_iteration
         while self._room and self._waiting:
             subject, starts = next(iter(self._waiting.items()))
-            # To the end: the next one is another subject's.
+            # Moved to the end, so that another subject is next.
             del self._waiting[subject]
             start = starts.popleft()
             if starts:

@@ -1,8 +1,8 @@
-"""HTTP/1.1 on a worker's connections: uvicorn's protocol, without upgrades, and with bounds.
+"""uvicorn's HTTP/1.1 protocol without upgrades, and with configurable timeouts.
 
-uvicorn's parser stops at a request that offers an upgrade: its body is lost, and what follows is
-read as another request. Idle connections end after 5 s, and half a request is waited for without
-end. No setting that BentoML passes on changes any of it.
+uvicorn's parser stops at a request that offers an upgrade, drops its body and reads the rest as
+another request. It closes idle connections after 5 s and waits for an incomplete request forever.
+BentoML passes on no setting that changes this.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ from kaiten.sections import Gateway
 
 logger = structlog.get_logger("kaiten.service")
 
-# What this module relies on is no public API. After an update, read uvicorn's httptools_impl.py
-# again, run tests/unit/gateway/test_http_protocol.py, and name the new version here.
+# This module relies on private API. After an update, review uvicorn's httptools_impl.py, run
+# tests/unit/gateway/test_http_protocol.py, and set the new version here.
 TESTED_UVICORN = "0.54"
-# uvicorn's own: what the command line passes on where it is given no --timeout-keep-alive.
+# uvicorn's default, which BentoML passes on if it is given no --timeout-keep-alive.
 _DEFAULT_KEEP_ALIVE_S = 5
 _INVALID = "Invalid HTTP request received."
 
 
 class IdleConnections:
-    """The connections of a worker that have no request under way, the longest idle first.
+    """The connections of a worker without a request under way, the longest idle first.
 
-    Over ``limit``, the one that has been idle for longest is closed, so that connections kept alive
-    leave file descriptors for new ones.
+    Beyond ``limit`` the longest idle one is closed, so that keep-alive connections leave file
+    descriptors for new ones.
     """
 
     def __init__(self, limit: int) -> None:
@@ -46,9 +46,9 @@ class IdleConnections:
         if len(self._transports) > self._limit:
             self.close_oldest()
 
-    def close_oldest(self, besides: asyncio.Transport | None = None) -> bool:
-        """Close the one that has been idle for longest; False if there is none."""
-        oldest = next((other for other in self._transports if other is not besides), None)
+    def close_oldest(self, exclude: asyncio.Transport | None = None) -> bool:
+        """Close the longest idle connection except ``exclude``; return whether there was one."""
+        oldest = next((each for each in self._transports if each is not exclude), None)
         if oldest is None:
             return False
         self.remove(oldest)
@@ -60,10 +60,10 @@ class IdleConnections:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection. Offers to upgrade are declined, as RFC 9110 (7.8) allows.
+    """One connection, which ignores ``Upgrade`` fields, as RFC 9110 (7.8) allows.
 
-    A request with such an offer is parsed a second time without it, by a new parser, which reads
-    its body and what follows as of any other request.
+    The head of a request that offers an upgrade is fed to a new parser without the offer. That
+    parser reads the body and the requests that follow.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class HttpProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         if config.timeout_keep_alive == _DEFAULT_KEEP_ALIVE_S:
-            # uvicorn declares an int, and hands it to call_later.
+            # uvicorn declares an int but passes it to call_later, which takes a float.
             self.timeout_keep_alive = limits.keep_alive_s  # type: ignore[assignment]
         self._header_timeout_s = limits.header_timeout_s
         self._idle = idle
-        # Whether a message has begun and not ended, and until when its head must be whole.
+        # Whether a message is incomplete, and the loop time by which its head must be complete.
         self._in_message = False
         self._head_due: float | None = None
         self._head_without_upgrade = b""
@@ -90,7 +90,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._idle.add(transport)
-        self._close_unless_continued()
+        self._schedule_close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unset_keepalive_if_required()
@@ -106,7 +106,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.send_400_response(_INVALID)
             return
         if self.cycle is None or self.cycle.response_complete:
-            self._close_unless_continued()
+            self._schedule_close()
 
     def _parse(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -122,22 +122,22 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _renew_parser(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
-        # As uvicorn does: what follows a last request is passed over, and is no error.
+        # As in uvicorn: bytes after a last request are ignored and no error.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
-    def _close_unless_continued(self) -> None:
-        """Close the connection after a while, unless a request comes, or its head becomes whole."""
+    def _schedule_close(self) -> None:
+        """Start the keep-alive timer or, within a head, the header timer."""
         if not self._in_message:
             self._head_due, wait_s = None, float(self.timeout_keep_alive)
         else:
             now = self.loop.time()
-            # The first byte counts: one that trickles in gains no time.
+            # Counted from the first byte, so that a slow sender (Slowloris) gains no time.
             self._head_due = self._head_due or now + self._header_timeout_s
             wait_s = max(0.0, self._head_due - now)
         self.timeout_keep_alive_task = self.loop.call_later(wait_s, self.timeout_keep_alive_handler)
 
     def _should_upgrade(self) -> bool:
-        """Tell that no protocol is switched to: a WebSocket would pass by the whole edge."""
+        """Return False: a WebSocket would bypass the whole middleware."""
         return False
 
     def on_message_begin(self) -> None:
@@ -153,10 +153,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _write_head(self) -> bytes:
-        """Return the head of the request at hand without its offers to upgrade."""
+        """Return the head of the current request without ``Upgrade`` fields."""
         method = self.parser.get_method()
         if method == b"CONNECT":
-            # What follows it is no HTTP, and there is nothing here to connect to.
+            # The bytes after CONNECT are not HTTP, and this server is no proxy.
             raise httptools.HttpParserError("CONNECT")
         lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
@@ -169,15 +169,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        # uvicorn's timer runs if no other request waits for its turn.
+        # uvicorn starts the timer only if no pipelined request waits.
         if self.timeout_keep_alive_task is not None:
             self._idle.add(self.transport)
 
 
 def install(limits: Gateway, connection: Callable[..., HttpProtocol] = HttpProtocol) -> None:
-    """Let the servers that uvicorn starts in this process speak HTTP by ``connection``.
+    """Make the servers that uvicorn starts in this process use ``connection`` as their protocol.
 
-    A version of uvicorn that it was not tested with keeps its own protocol.
+    With a version of uvicorn other than TESTED_UVICORN this logs a warning and changes nothing.
     """
     if uvicorn.__version__.rpartition(".")[0] != TESTED_UVICORN:
         logger.warning(
@@ -186,5 +186,5 @@ def install(limits: Gateway, connection: Callable[..., HttpProtocol] = HttpProto
         return
     idle = IdleConnections(descriptor_limit() // 2)
     protocol = partial(connection, limits=limits, idle=idle)
-    # It takes a class, or what makes its instances, as well as the name of one.
+    # uvicorn calls the entry to create a protocol, so a factory does as well as a class name.
     HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]

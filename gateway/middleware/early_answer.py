@@ -1,13 +1,13 @@
-"""Lets gateway/admission.py answer from within the layers that every answer passes."""
+"""Runs the app that gateway/admission.py has chosen, inside the layers that every answer passes."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# The key of a request's scope that holds the app which answers it.
+# The scope's key for the app that answers the request.
 EARLY_ANSWER = "kaiten.early_answer"
 
 
 class EarlyAnswerMiddleware:
-    """Answers by the app that admission put into the scope, and hands on what has none."""
+    """Answers with the app that admission put into the scope, if any, else calls the next app."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
