@@ -1,7 +1,7 @@
-"""Security events: one line each, in one shape; those that repeat are counted.
+"""The security log: one line for each event, and a count for repeated ones.
 
-The line's own processors add what is known of the request: its id, its trace, the subject's
-pseudonym and where the caller is (monitors/logs.py).
+The log's processors (monitors/logs.py) add the request's id and trace, the subject's pseudonym and
+the client's address.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from kaiten.errors import Forbidden, KaitenError, LoopbackOnly, RateLimited, Too
 from kaiten.pseudonyms import network_of
 
 logger = structlog.get_logger("kaiten.security")
-# What operators do: no caller can add to it, or push a line out of it.
+# Operators' actions: no caller can write to it, or crowd a line out of it.
 audit_log = structlog.get_logger("kaiten.audit")
 
-# The refusals that are told wherever they are raised; others are told by who knows the fault.
+# Refusals that are logged wherever they are raised. Code that knows the fault logs the others.
 _REFUSALS: Mapping[type[KaitenError], str] = {
     Forbidden: "forbidden",
     LoopbackOnly: "loopback_refused",
@@ -29,26 +29,26 @@ _REFUSALS: Mapping[type[KaitenError], str] = {
     TooManyConcurrent: "too_many_concurrent",
 }
 PERIOD_S = 60.0
-# Lines of one event and fault from one source in a period; those over it are counted.
+# Lines of one event and fault from one source in a period; further ones are only counted.
 PER_SOURCE = 10
-# Sources counted separately in a period; any further ones share the lines of one, for each fault.
+# Sources counted separately in a period; for each fault, further ones share one counter.
 MAX_SOURCES = 64
 MAX_FAULTS = 32
 
 
 @dataclass(slots=True)
 class _Repeats:
-    """How often an event came from a source in this period, and the last request it was."""
+    """How often an event came from a source in this period, and the context of the last request."""
 
     count: int = 0
     last: contextvars.Context | None = None
 
 
 class SecurityLog:
-    """Writes the first events of each kind and source in a period, and one line for all others.
+    """Writes the first PER_SOURCE events of each kind and source in a period, and counts the rest.
 
-    So a stranger's requests, from however many addresses, fill a log at a bounded pace, and no
-    other kind of event is lost among them.
+    So unauthenticated requests, from any number of addresses, fill the log at a bounded rate, and
+    crowd out no other kind of event.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,7 +59,7 @@ class SecurityLog:
         self._timer: asyncio.TimerHandle | None = None
 
     def log_event(self, event: str, fault: str | None = None) -> None:
-        """Log what happened, and what was wrong; no token, no secret, no text of a caller's."""
+        """Log an event and its fault, which hold no token, no secret and no text of a caller."""
         if self._clock() >= self._ends:
             self.end_period()
         repeats = self._repeats(event, fault)
@@ -72,33 +72,33 @@ class SecurityLog:
             self._end_later()
 
     def end_period(self) -> None:
-        """Log how often each event was repeated, and begin again."""
+        """Log how often each event was repeated, and begin a new period."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
-        over = [((event, fault), each) for (event, fault, _), each in self._sources.items()]
-        over += self._others.items()
+        counters = [((event, fault), each) for (event, fault, _), each in self._sources.items()]
+        counters += self._others.items()
         self._sources.clear()
         self._others.clear()
         self._ends = self._clock() + PERIOD_S
-        for (event, fault), repeats in over:
+        for (event, fault), repeats in counters:
             if repeats.last is not None:
                 repeats.last.run(_log_repeated, event, fault, repeats.count - PER_SOURCE)
 
     def _repeats(self, event: str, fault: str | None) -> _Repeats:
         source = _source(current_or_none())
-        found = self._sources.get((event, fault, source))
-        if found is None and len(self._sources) < MAX_SOURCES:
-            found = self._sources[event, fault, source] = _Repeats()
-        if found is None:
-            known = (event, fault) in self._others or len(self._others) < MAX_FAULTS
-            found = self._others.setdefault((event, fault if known else None), _Repeats())
-        return found
+        repeats = self._sources.get((event, fault, source))
+        if repeats is None and len(self._sources) < MAX_SOURCES:
+            repeats = self._sources[event, fault, source] = _Repeats()
+        if repeats is None:
+            has_room = (event, fault) in self._others or len(self._others) < MAX_FAULTS
+            repeats = self._others.setdefault((event, fault if has_room else None), _Repeats())
+        return repeats
 
     def _end_later(self) -> None:
-        """Have the period end, although nothing may come after this."""
+        """Schedule the end of the period, in case no further event comes."""
         if self._timer is None:
-            # Outside of a server, the next event or the end of the process tells.
+            # Without an event loop, the next event or the end of the process ends the period.
             with suppress(RuntimeError):
                 loop = asyncio.get_running_loop()
                 delay_s = self._ends - self._clock()
@@ -114,7 +114,7 @@ def _log_repeated(event: str, fault: str | None, count: int) -> None:
 
 
 def _source(context: RequestContext | None) -> str | None:
-    """Return who it comes from: the verified caller, else the network of the address."""
+    """Return the source of an event: the authenticated subject, else the client's network."""
     if context is None:
         return None
     if context.principal is not None:
@@ -122,22 +122,22 @@ def _source(context: RequestContext | None) -> str | None:
     return network_of(context.client) if context.client is not None else None
 
 
-# Of this process, as its log is.
+# One for the process, like its log.
 security_log = SecurityLog()
 
 
 def log_event(event: str, fault: str | None = None) -> None:
-    """Log a security event of the request at hand."""
+    """Log a security event of the current request."""
     security_log.log_event(event, fault)
 
 
 def log_refusal(error: KaitenError) -> None:
-    """Log a refusal, if it is one that security asks about."""
+    """Log a refusal, if it is a security event."""
     event = _REFUSALS.get(type(error))
     if event is not None:
         log_event(event, f"lacks {error.scope}" if isinstance(error, Forbidden) else None)
 
 
 def log_operator_action(event: str, **facts: object) -> None:
-    """Log what an operator did: every act, whatever callers do meanwhile."""
+    """Log an operator's action to the audit log, however often it occurs."""
     audit_log.warning(event, fault=None, endpoint=None, **facts)
