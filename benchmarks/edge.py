@@ -118,10 +118,10 @@ def _callers(algorithm: str, key: Any) -> Any:
     from gateway.tokens.authenticator import Authenticator
     from gateway.tokens.credentials import Credentials
     from gateway.tokens.keys import from_pem
-    from gateway.tokens.verifier import OneKey, TrustedIssuer, Verifier
+    from gateway.tokens.verifier import StaticKey, TrustedIssuer, Verifier
 
     pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    trusted = TrustedIssuer(_ISSUER, _AUDIENCE, OneKey(from_pem(pem)), frozenset({algorithm}))
+    trusted = TrustedIssuer(_ISSUER, _AUDIENCE, StaticKey(from_pem(pem)), frozenset({algorithm}))
     verifier = Verifier({_ISSUER: trusted}, 10)
     return Callers(Authenticator(verifier, Credentials), loopback_only=False)
 

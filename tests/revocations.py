@@ -16,8 +16,8 @@ from gateway.tokens.credentials import (
     new_api_key,
 )
 from gateway.tokens.stores import FileCredentials
-from gateway.tokens.verifier import OneKey, TokenRejected, Verified
-from gateway.tokens.watch import CredentialsWatch, Places
+from gateway.tokens.verifier import StaticKey, TokenRejected, Verified
+from gateway.tokens.watch import CredentialStores, CredentialsWatch
 from kaiten.context import Principal
 from kaiten.errors import NotReady, StateUnavailable
 
@@ -73,10 +73,10 @@ class ServerProcesses:
         self.known_deleted: set[str] = set()
         self.round()
 
-    def places(self) -> Places:
+    def places(self) -> CredentialStores:
         host = FileCredentials(self.home / "copy.json") if self._with_host_copy else None
         server = FileCredentials(self.run / "credentials.json", private=True)
-        return Places(self._connect(self.home), host, server)
+        return CredentialStores(self._connect(self.home), host, server)
 
     def _watch(self, *, guards: bool = False) -> CredentialsWatch:
         return CredentialsWatch(self.places(), 1, guards=guards)
@@ -188,7 +188,7 @@ def _unknown() -> Credentials:
 def _accepts_token(watch: CredentialsWatch, name: str) -> bool:
     issuer, _, token_id = name.partition("|")
     principal = Principal("alice", frozenset(), issuer)
-    verified = Verified(principal, 2**40, 0, token_id, OneKey.__new__(OneKey), 0)
+    verified = Verified(principal, 2**40, 0, token_id, StaticKey.__new__(StaticKey), 0)
     try:
         watch.current().check(verified)
     except (NotReady, TokenRejected):

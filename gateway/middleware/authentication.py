@@ -59,7 +59,7 @@ class AuthenticationMiddleware:
 
     async def _principal(self, headers: Headers) -> Principal:
         try:
-            return await self._callers.authenticator.principal_of(
+            return await self._callers.authenticator.authenticate(
                 headers.getlist("Authorization"), headers.getlist(_KEY_HEADER)
             )
         except TokenRejected as error:

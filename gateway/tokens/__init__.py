@@ -1,1 +1,1 @@
-"""Who calls: tokens of several issuers, their keys, API keys, and what was revoked."""
+"""Authentication: JWTs of several issuers, their keys, API keys, and revocation."""

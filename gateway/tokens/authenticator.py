@@ -1,4 +1,4 @@
-"""Tells who calls, and remembers which tokens held."""
+"""Authenticates callers, and caches verified tokens."""
 
 import time
 from collections import OrderedDict
@@ -9,17 +9,23 @@ from gateway.tokens.verifier import TokenRejected, Verified, Verifier
 from kaiten.context import Principal
 from kaiten.errors import NotReady, Unauthenticated
 
-# A caller sends one token many times, and verifying it costs as much as the rest of the edge.
+# A caller sends one token many times, and verifying it costs as much as all middleware together.
 _MAX_REMEMBERED = 4096
 _API_KEY = b"x-api-key"
 _CREDENTIALS = frozenset({b"authorization", _API_KEY})
 
 
 class Authenticator:
-    """By a bearer token or an API key; TokenRejected where it does not hold.
+    """Authenticates a caller by a bearer token or an API key.
 
-    What was issued and revoked is asked for at each request. IssuerUnavailable, or NotReady where
-    that could not be read yet.
+    Signatures of known tokens are not verified again, but expiry and revocation are checked at each
+    request.
+
+    Raises:
+        TokenRejected: From every method that authenticates, if the credential is invalid.
+        IssuerUnavailable: From those that take a token, if its issuer's keys cannot be fetched.
+        NotReady: From the same methods, until the revocation list has been read.
+
     """
 
     def __init__(
@@ -31,21 +37,26 @@ class Authenticator:
         self._verifier, self._credentials, self._clock = verifier, credentials, clock
         self._verified: OrderedDict[str, Verified] = OrderedDict()
 
-    async def principal_of(self, authorizations: list[str], api_keys: list[str]) -> Principal:
-        """Return who calls, by the values of the two headers; Unauthenticated without any."""
+    async def authenticate(self, authorizations: list[str], api_keys: list[str]) -> Principal:
+        """Return the caller, given the values of Authorization and X-API-Key.
+
+        Raises:
+            Unauthenticated: There is no credential.
+
+        """
         if len(authorizations) + len(api_keys) > 1:
-            # Of two, somebody before us may have looked at the other one.
+            # A proxy before this server may have checked the other one.
             raise TokenRejected("several_credentials")
         if api_keys:
-            return self.by_api_key(api_keys[0])
+            return self.authenticate_api_key(api_keys[0])
         scheme, _, token = "".join(authorizations).partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated(token_sent=False)
-        return await self.by_token(token)
+        return await self.authenticate_token(token)
 
-    async def by_token(self, token: str) -> Principal:
-        """Return whose bearer token it is."""
-        # Before a key is looked for: nothing of a request waits for what a list says.
+    async def authenticate_token(self, token: str) -> Principal:
+        """Return the owner of a bearer token."""
+        # Asked for first, so that a worker that is not ready does not fetch keys.
         credentials = self._credentials()
         verified = self._remembered(token)
         if verified is None:
@@ -60,9 +71,10 @@ class Authenticator:
         return verified.principal
 
     def remembered(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal | None:
-        """Return the principal of a request's raw headers if nothing has to be verified for it.
+        """Return the principal of a request's raw headers if its credential needs no verification.
 
-        None as well for what does not hold: the request's own authentication says why.
+        That is an API key or a cached token. Returns None for an invalid one too: the
+        authentication of the request reports why.
         """
         sent = [(name, value) for name, value in headers if name in _CREDENTIALS]
         if len(sent) != 1:
@@ -70,7 +82,7 @@ class Authenticator:
         name, value = sent[0]
         try:
             if name == _API_KEY:
-                return self.by_api_key(value.decode("latin-1"))
+                return self.authenticate_api_key(value.decode("latin-1"))
             scheme, _, token = value.decode("latin-1").partition(" ")
             verified = self._remembered(token) if scheme.lower() == "bearer" else None
             if verified is None or self._clock() >= verified.expires_at:
@@ -80,12 +92,12 @@ class Authenticator:
             return None
         return verified.principal
 
-    def by_api_key(self, api_key: str) -> Principal:
-        """Return whose API key it is."""
+    def authenticate_api_key(self, api_key: str) -> Principal:
+        """Return the owner of an API key."""
         return self._credentials().principal_of(api_key, self._clock())
 
     def _remembered(self, token: str) -> Verified | None:
-        """Return what a token said, unless its issuer's keys are gone or too old since."""
+        """Return a cached token, unless its issuer has withdrawn a key or its keys are too old."""
         verified = self._verified.get(token)
         if verified is None:
             return None

@@ -1,4 +1,4 @@
-"""Builds the parts that tell who calls, from the settings."""
+"""Builds the authenticator and its background tasks from the settings."""
 
 import asyncio
 import time
@@ -14,8 +14,8 @@ from gateway.tokens.authenticator import Authenticator
 from gateway.tokens.jwks import Fetch, JwksKeys
 from gateway.tokens.keys import Key, from_pem, from_secret
 from gateway.tokens.stores import FileCredentials, credential_store, host_copy
-from gateway.tokens.verifier import Keys, OneKey, TrustedIssuer, Verifier
-from gateway.tokens.watch import CredentialsObserver, CredentialsWatch, Places
+from gateway.tokens.verifier import KeySource, StaticKey, TrustedIssuer, Verifier
+from gateway.tokens.watch import CredentialsObserver, CredentialStores, CredentialsWatch
 from kaiten.errors import Detail, InvalidSettings, StateUnavailable
 from kaiten.loopback import proxy_bypass
 from kaiten.sections import Algorithm, Auth, Issuer, Jwks, check_secret
@@ -25,34 +25,34 @@ from kaiten.signing import ALGORITHM, SigningSecret
 logger = structlog.get_logger(__name__)
 _MAX_JWKS_BYTES = 1 << 20
 _FETCH_TIMEOUT_S = 5.0
-_PATIENCE_S = 10.0
+_MAX_RESTORE_WAIT_S = 10.0
 _ALL = frozenset(get_args(Algorithm))
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Who tells who calls, and what has to run beside it."""
+    """The authenticator, and what keeps its credentials and keys current."""
 
     authenticator: Authenticator
     watch: CredentialsWatch
     jwks: tuple[JwksKeys, ...]
 
     def start(self) -> list[asyncio.Task[None]]:
-        """Keep keys and credentials current; the tasks run until they are cancelled.
+        """Start the tasks that keep keys and credentials current until they are cancelled.
 
-        They end by themselves for no reason that anybody knows; the log tells if one does.
+        A task that ends otherwise has failed, and is logged.
         """
-        # Once here: no request is to meet a worker that has not read who was revoked.
+        # Polled before the first request, so that it meets a worker with a revocation list.
         self.watch.poll()
-        running: list[Coroutine[Any, Any, None]] = [self.watch.keep_current()]
-        running += [each.keep_fresh() for each in self.jwks]
-        tasks = [asyncio.create_task(each) for each in running]
+        coroutines: list[Coroutine[Any, Any, None]] = [self.watch.keep_current()]
+        coroutines += [keys.keep_fresh() for keys in self.jwks]
+        tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
         for task in tasks:
-            task.add_done_callback(_tell_end)
+            task.add_done_callback(_log_failure)
         return tasks
 
 
-def _tell_end(task: "asyncio.Task[None]") -> None:
+def _log_failure(task: "asyncio.Task[None]") -> None:
     error = None if task.cancelled() else task.exception()
     if error is not None:
         logger.critical("tokens_not_kept_current", error=type(error).__name__)
@@ -64,53 +64,65 @@ def build(
     fetch: Fetch | None = None,
     observer: CredentialsObserver | None = None,
 ) -> Tokens:
-    """Return the parts; InvalidSettings names a key that can not be used."""
+    """Return the authenticator of the settings; ``secret`` signs the tokens of this service.
+
+    Raises:
+        InvalidSettings: A key file cannot be used.
+
+    """
     auth = settings.auth
-    issuers = {each.issuer: _trusted(each, auth.jwks, fetch or fetch_jwks) for each in auth.issuers}
+    issuers = {
+        issuer.issuer: _trusted(issuer, auth.jwks, fetch or fetch_jwks) for issuer in auth.issuers
+    }
     if secret is not None:
-        key = OneKey(Key(secret.value, frozenset({ALGORITHM})))
+        key = StaticKey(Key(secret.value, frozenset({ALGORITHM})))
         issuers[auth.issuer] = TrustedIssuer(auth.issuer, auth.audience, key, _ALL)
     copy = settings.state.credentials_copy
-    watch = CredentialsWatch(_places(settings, copy), auth.credentials_poll_s, observer)
+    watch = CredentialsWatch(_stores(settings, copy), auth.credentials_poll_s, observer)
     return Tokens(
         Authenticator(Verifier(issuers, auth.leeway_s), watch.current),
         watch,
-        tuple(each.keys for each in issuers.values() if isinstance(each.keys, JwksKeys)),
+        tuple(issuer.keys for issuer in issuers.values() if isinstance(issuer.keys, JwksKeys)),
     )
 
 
 def guard_credentials(settings: Settings, copy: Path) -> None:
-    """Keep ``copy``, from which workers learn what others knew, for as long as this process lives.
+    """Keep the server's ``copy`` of the credentials current for as long as this process lives.
 
-    Called once by the process that starts the workers.
+    A restarted worker reads it. The process that starts the workers calls this once.
     """
     poll_s = settings.auth.credentials_poll_s
-    places = _places(settings, copy)
-    if settings.state.redis_url is not None and _hold_nothing(places):
-        # A Redis that has just lost its list is given it by the workers of other hosts.
-        time.sleep(min(2 * poll_s, _PATIENCE_S))
-    watch = CredentialsWatch(places, poll_s, guards=True)
+    stores = _stores(settings, copy)
+    if settings.state.redis_url is not None and _hold_nothing(stores):
+        # Redis may just have lost its list. Give the workers of other hosts time to restore it.
+        time.sleep(min(2 * poll_s, _MAX_RESTORE_WAIT_S))
+    watch = CredentialsWatch(stores, poll_s, guards=True)
     watch.poll()
     watch.keep_current_on_a_thread()
 
 
-def _places(settings: Settings, copy: Path | None) -> Places:
-    return Places(
+def _stores(settings: Settings, copy: Path | None) -> CredentialStores:
+    return CredentialStores(
         credential_store(settings.home, settings.state),
         host_copy(settings.home, settings.state),
         None if copy is None else FileCredentials(copy, private=True),
     )
 
 
-def _hold_nothing(places: Places) -> bool:
-    """Tell whether a store that can be read holds no list, and this host has no copy either."""
+def _hold_nothing(stores: CredentialStores) -> bool:
+    """Return whether the shared store is readable and empty, and this host has no copy either."""
     with suppress(StateUnavailable):
-        return places.store.read() is None and (places.host is None or places.host.read() is None)
+        return stores.shared.read() is None and (stores.host is None or stores.host.read() is None)
     return False
 
 
 def check_keys(auth: Auth) -> None:
-    """Raise InvalidSettings for a key file that can not be used; nothing is fetched."""
+    """Check the key files of all issuers, without fetching any key.
+
+    Raises:
+        InvalidSettings: A key file cannot be used.
+
+    """
     for issuer in auth.issuers:
         _trusted(issuer, auth.jwks, fetch_jwks)
 
@@ -118,7 +130,7 @@ def check_keys(auth: Auth) -> None:
 def _trusted(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> TrustedIssuer:
     allowed = frozenset(issuer.algorithms) or _ALL
     keys = _keys(issuer, jwks, fetch)
-    if isinstance(keys, OneKey) and not keys.algorithms & allowed:
+    if isinstance(keys, StaticKey) and not keys.algorithms & allowed:
         reason = f"have none of what its key verifies: {', '.join(sorted(keys.algorithms))}"
         where = f"auth.issuers.{issuer.issuer}.algorithms"
         raise InvalidSettings([Detail(where, reason)], "settings")
@@ -134,12 +146,12 @@ def _trusted(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> TrustedIssuer:
     )
 
 
-def _keys(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> Keys:
+def _keys(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> KeySource:
     if issuer.jwks_url is not None:
         return JwksKeys(issuer.jwks_url, jwks, fetch)
     if issuer.public_key_file is not None:
-        return OneKey(_from_file(issuer, "public_key_file", from_pem))
-    return OneKey(_from_file(issuer, "secret_file", _from_secret_file))
+        return StaticKey(_from_file(issuer, "public_key_file", from_pem))
+    return StaticKey(_from_file(issuer, "secret_file", _from_secret_file))
 
 
 def _from_secret_file(content: bytes) -> Key:
@@ -161,12 +173,19 @@ def _from_file(issuer: Issuer, field: str, read: Callable[[bytes], Key]) -> Key:
 
 
 async def fetch_jwks(url: str) -> bytes:
-    """Return what an issuer publishes; an error for all but a plain 200 of up to a mebibyte."""
-    import httpx  # noqa: PLC0415  who has no such issuer needs no client
+    """Return the body of an issuer's JWKS URL.
+
+    Raises:
+        ValueError: The status is not 200, or the body is over _MAX_JWKS_BYTES.
+        TimeoutError: The whole exchange takes longer than _FETCH_TIMEOUT_S.
+        httpx.HTTPError: The issuer cannot be reached.
+
+    """
+    import httpx  # noqa: PLC0415  loaded only for issuers with a JWKS URL
 
     content = b""
     async with (
-        # Around all of it: httpx's own begins anew with every byte that trickles in.
+        # httpx's own timeout starts anew with every chunk.
         asyncio.timeout(_FETCH_TIMEOUT_S),
         httpx.AsyncClient(
             timeout=_FETCH_TIMEOUT_S, follow_redirects=False, mounts=proxy_bypass(url)

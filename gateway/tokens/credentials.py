@@ -1,4 +1,4 @@
-"""API keys, and what was revoked: one document that all workers and replicas read."""
+"""API keys and revocations: one document that all workers and replicas read."""
 
 import hashlib
 import hmac
@@ -15,17 +15,17 @@ from gateway.tokens.verifier import TokenRejected, Verified
 from kaiten.context import Principal
 from kaiten.errors import StateUnavailable
 
-# A fixed beginning lets scanners of secrets know one where it leaked.
+# A fixed prefix lets secret scanners recognize a leaked key.
 PREFIX = "kaiten_"
 _API_KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([A-Za-z0-9_-]{{43}})")
-# The issuer of what is no token.
+# The issuer of principals that use an API key and no token.
 ISSUER = "api-key"
-# The mark of a deleted API key outlasts the key, so that hosts may differ by a day in their clocks.
+# A deleted API key's tombstone outlasts the key, in case the clocks of hosts differ by up to a day.
 _MARGIN_S = 86_400
 
 
 class ApiKey(BaseModel):
-    """A key's owner, what it allows, and the SHA-256 of it: 256 random bits need no slow hash."""
+    """An API key's subject, scopes and SHA-256: a key of 256 random bits needs no slow hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,19 +37,19 @@ class ApiKey(BaseModel):
 
     @property
     def principal(self) -> Principal:
-        """Who calls with it."""
+        """The caller that uses the key."""
         return Principal(self.subject, frozenset(self.scopes), ISSUER)
 
 
 class Credentials(BaseModel):
-    """What was issued and revoked here; instants are epoch seconds.
+    """Issued API keys and revocations; instants are epoch seconds.
 
-    ``revoked_tokens`` maps ``issuer|jti``, or ``api-key|id`` for a deleted API key, to when the
-    entry may be forgotten. ``revoked_subjects`` maps ``issuer|subject`` to an instant: what was
-    issued by then is void.
+    ``revoked_tokens`` maps ``issuer|jti``, or ``api-key|id`` for a deleted API key, to the instant
+    at which the entry may be dropped. ``revoked_subjects`` maps ``issuer|subject`` to an instant:
+    credentials issued by then are revoked.
 
-    Two versions of it merge (``merged``), and no merge loses a revocation, whichever is the older:
-    entries of the last two only grow, and a deleted API key leaves its mark in the first.
+    ``merged`` joins two versions without losing a revocation, in either order: revocations are only
+    added, and a deleted API key leaves a tombstone in ``revoked_tokens``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,14 +60,24 @@ class Credentials(BaseModel):
 
     @classmethod
     def parsed(cls, content: bytes | str, where: str) -> "Credentials":
-        """Return what was written; StateUnavailable, naming where it lies, for anything else."""
+        """Parse a stored document.
+
+        Raises:
+            StateUnavailable: The content is corrupt; the error names ``where`` it is stored.
+
+        """
         try:
             return cls.model_validate_json(content)
         except ValidationError:
             raise StateUnavailable(where, "what it holds is not as it was written") from None
 
     def check(self, verified: Verified) -> None:
-        """Raise TokenRejected for a token that was revoked, by its id or with its subject's."""
+        """Check that a token has not been revoked.
+
+        Raises:
+            TokenRejected: The token, or every token of its subject, was revoked.
+
+        """
         principal = verified.principal
         if verified.token_id and f"{principal.issuer}|{verified.token_id}" in self.revoked_tokens:
             raise TokenRejected("revoked_token", principal)
@@ -76,34 +86,39 @@ class Credentials(BaseModel):
             raise TokenRejected("revoked_subject", principal)
 
     def principal_of(self, api_key: str, now: float) -> Principal:
-        """Return whose API key it is; TokenRejected for one that does not hold."""
+        """Return the owner of an API key.
+
+        Raises:
+            TokenRejected: The key is unknown, expired or revoked.
+
+        """
         match = _API_KEY.fullmatch(api_key)
-        known = self.api_keys.get(match[1]) if match else None
-        if match and _mark_of(match[1]) in self.revoked_tokens:
-            raise TokenRejected("revoked_api_key", known.principal if known else None)
-        if known is None or not hmac.compare_digest(known.digest, _digest(api_key)):
+        key = self.api_keys.get(match[1]) if match else None
+        if match and _tombstone_of(match[1]) in self.revoked_tokens:
+            raise TokenRejected("revoked_api_key", key.principal if key else None)
+        if key is None or not hmac.compare_digest(key.digest, _digest(api_key)):
             raise TokenRejected("unknown_api_key")
-        if now >= known.expires_at:
-            raise TokenRejected("expired_api_key", known.principal)
-        revoked_at = self.revoked_subjects.get(known.principal.identity)
-        if revoked_at is not None and known.created_at <= revoked_at:
-            raise TokenRejected("revoked_subject", known.principal)
-        return known.principal
+        if now >= key.expires_at:
+            raise TokenRejected("expired_api_key", key.principal)
+        revoked_at = self.revoked_subjects.get(key.principal.identity)
+        if revoked_at is not None and key.created_at <= revoked_at:
+            raise TokenRejected("revoked_subject", key.principal)
+        return key.principal
 
     def without_expired(self, now: float) -> "Credentials":
-        """Return what still matters."""
+        """Return the document without expired API keys and tombstones."""
         revoked = {k: v for k, v in self.revoked_tokens.items() if v > now}
         keys = {
             key_id: key
             for key_id, key in self.api_keys.items()
-            if key.expires_at > now and _mark_of(key_id) not in revoked
+            if key.expires_at > now and _tombstone_of(key_id) not in revoked
         }
         return self.model_copy(update={"api_keys": keys, "revoked_tokens": revoked})
 
     def merged(self, other: "Credentials", now: float) -> "Credentials":
-        """Return all that either holds and that has not expired.
+        """Return the union of two versions without expired entries.
 
-        The result is the same in whatever order, and however often, versions are merged.
+        The merge is commutative, associative and idempotent.
         """
         union = Credentials(
             api_keys=other.api_keys | self.api_keys,
@@ -113,20 +128,22 @@ class Credentials(BaseModel):
         return union.without_expired(now)
 
     def without_api_key(self, key_id: str) -> "Credentials":
-        """Return it with an API key deleted, and marked so that no older version brings it back."""
+        """Return the document without an API key, with a tombstone that outlives older versions."""
         until = self.api_keys[key_id].expires_at + _MARGIN_S
         keys = {name: key for name, key in self.api_keys.items() if name != key_id}
-        marks = _latest(self.revoked_tokens, {_mark_of(key_id): until})
-        return self.model_copy(update={"api_keys": keys, "revoked_tokens": marks})
+        revoked = _latest(self.revoked_tokens, {_tombstone_of(key_id): until})
+        return self.model_copy(update={"api_keys": keys, "revoked_tokens": revoked})
 
     def entries_missing_from(self, other: "Credentials") -> int:
-        """Return how many of its entries another version lacks, or holds with an earlier end."""
+        """Return how many entries another version lacks, or holds with an earlier instant."""
         keys = self.api_keys.keys() - other.api_keys.keys()
         pairs = (
             (self.revoked_tokens, other.revoked_tokens),
             (self.revoked_subjects, other.revoked_subjects),
         )
-        revoked = (theirs.get(name, -1) < end for own, theirs in pairs for name, end in own.items())
+        revoked = (
+            others.get(name, -1) < end for entries, others in pairs for name, end in entries.items()
+        )
         return len(keys) + sum(revoked)
 
 
@@ -134,13 +151,18 @@ Change = Callable[[Credentials], Credentials]
 
 
 class CredentialStore(Protocol):
-    """Where the document lies."""
+    """Stores the document.
+
+    Raises:
+        StateUnavailable: From both methods, if the store cannot be used.
+
+    """
 
     def read(self) -> Credentials | None:
-        """Return it, None if there is none; StateUnavailable if it cannot be read."""
+        """Return the document, None if there is none."""
 
     def change(self, change: Change) -> None:
-        """Replace it by what it is changed to; of two who change at once, both take effect."""
+        """Apply ``change`` to the document; concurrent changes are all applied."""
 
 
 def new_api_key(
@@ -149,31 +171,31 @@ def new_api_key(
     expires_at: datetime,
     clock: Callable[[], float] = time.time,
 ) -> tuple[str, str, ApiKey]:
-    """Return a new key's id, the key itself, which is shown once, and what is kept of it."""
+    """Return a new key's id, the key itself, which is shown once, and its stored record."""
     key_id = secrets.token_hex(8)
     text = f"{PREFIX}{key_id}_{secrets.token_urlsafe(32)}"
-    kept = ApiKey(
+    record = ApiKey(
         digest=_digest(text),
         subject=subject,
         scopes=scopes,
         created_at=int(clock()),
         expires_at=int(expires_at.astimezone(UTC).timestamp()),
     )
-    return key_id, text, kept
+    return key_id, text, record
 
 
 def key_id_of(api_key: str) -> str | None:
-    """Return the id that a whole key has in it; None for what is no key."""
+    """Return the id within an API key, None if the text is not one."""
     match = _API_KEY.fullmatch(api_key)
     return match[1] if match else None
 
 
-def _mark_of(key_id: str) -> str:
+def _tombstone_of(key_id: str) -> str:
     return f"{ISSUER}|{key_id}"
 
 
 def _latest(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
-    """Return the entries of both, each with its later instant."""
+    """Return the entries of both mappings, each with its later instant."""
     ends = {name: max(end, second.get(name, end)) for name, end in first.items()}
     return {**second, **ends}
 

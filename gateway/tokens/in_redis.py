@@ -1,4 +1,4 @@
-"""Issued and revoked credentials in a Redis that several hosts share."""
+"""The credential store in Redis, which several hosts share."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ _TIMEOUT_S = 1.0
 
 
 class RedisCredentials:
-    """One value in Redis; of two who change it at once, the later one tries again."""
+    """Keeps the document as one value in Redis; a concurrent change is retried (WATCH)."""
 
     def __init__(self, url: str) -> None:
         self._redis = Redis.from_url(
             url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
         )
-        # What was read last: it is parsed again only where it has changed.
+        # The content read last, which is parsed again only if it has changed.
         self._content: bytes | None = None
         self._read = Credentials()
 
@@ -40,8 +40,8 @@ class RedisCredentials:
                     try:
                         pipe.watch(_KEY)  # type: ignore[no-untyped-call]
                         content: Any = pipe.get(_KEY)
-                        known = Credentials.parsed(content, _WHERE) if content else Credentials()
-                        changed = change(known)
+                        stored = Credentials.parsed(content, _WHERE) if content else Credentials()
+                        changed = change(stored)
                         pipe.multi()
                         pipe.set(_KEY, changed.model_dump_json())
                         pipe.execute()
@@ -53,5 +53,5 @@ class RedisCredentials:
 
 
 def _unavailable(error: RedisError) -> StateUnavailable:
-    # Its text may hold the address, and with it a password.
+    # The message may hold the URL and its password.
     return StateUnavailable(_WHERE, type(error).__name__)

@@ -14,7 +14,7 @@ from kaiten.errors import IssuerUnavailable
 from kaiten.sections import Jwks
 
 logger = structlog.get_logger(__name__)
-# Those who wait for one fetch, and the unknown key ids that are remembered: attackers choose both.
+# Bounds of what attackers control: requests that wait for a fetch, and cached unknown key ids.
 _MAX_WAITING = 1000
 _MAX_UNKNOWN = 1000
 _FIRST_RETRY_S = 1.0
@@ -24,11 +24,11 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class JwksKeys:
-    """A JWK set, fetched anew every ``refresh_s`` and, for an unknown key id, at once.
+    """The keys of an issuer's JWKS URL, refreshed every ``refresh_s`` and for unknown key ids.
 
-    One fetch at a time, at most one in ``min_interval_s``: who asks sooner for a key that is not
-    known waits for the next. What a fetch did not have is not asked for again for ``unknown_s``.
-    While the issuer is away, the keys hold for ``max_age_s``.
+    There is one fetch at a time, and at most one in ``min_interval_s``; requests for an unknown key
+    wait for the next one. A key id that a fetch did not contain is not fetched again for
+    ``unknown_s``. While the issuer is unavailable, keys stay valid for ``max_age_s``.
     """
 
     def __init__(
@@ -48,35 +48,41 @@ class JwksKeys:
         self._waiting = 0
         self._away = False
         self._unknown: OrderedDict[str, float] = OrderedDict()
-        # Raised when a key is gone: what it had verified is to be verified again.
+        # Increased when a key is withdrawn, so that tokens verified by it are verified again.
         self.generation = 0
 
     @property
     def fresh(self) -> bool:
-        """Whether keys are known, and not too old to go by."""
+        """Whether the keys were fetched within ``max_age_s``."""
         age_limit_s = self._settings.max_age_s
         return self._fetched_at is not None and self._clock() - self._fetched_at < age_limit_s
 
     async def find(self, kid: str | None) -> tuple[Key, ...] | None:
-        """Return the keys of this id, or all for a token that names none; None if there are none.
+        """Return the keys of a key id, None if there are none; all keys if ``kid`` is None.
 
-        IssuerUnavailable where nobody can tell now: a fetch fails, or too many wait for one.
+        Raises:
+            IssuerUnavailable: A fetch is needed and fails, or too many requests wait for it.
+
         """
-        found = self._known(kid)
-        if found is not None or (self.fresh and not self._may_ask(kid)):
-            return found
+        keys = self._known(kid)
+        if keys is not None or (self.fresh and not self._may_ask(kid)):
+            return keys
         if self._waiting >= _MAX_WAITING or not await self._ask(kid):
             raise IssuerUnavailable
-        found = self._known(kid)
-        if found is None and kid is not None:
+        keys = self._known(kid)
+        if keys is None and kid is not None:
             self._remember_unknown(kid)
-        return found
+        return keys
 
     async def renewed(self, kid: str | None) -> tuple[Key, ...] | None:
-        """Return the keys once more, if the set is another by now; None where ``kid`` names one.
+        """Return the keys after another fetch, None if they have not changed.
 
-        For a token that none of its keys has verified and that does not tell which it wants.
-        IssuerUnavailable as ``find``.
+        For a token that no key verifies and that does not say which key signed it. Returns None at
+        once if ``kid`` names a key.
+
+        Raises:
+            IssuerUnavailable: As ``find``.
+
         """
         if not self._names_none(kid) or self._unknown.get(UNNAMED, 0.0) > self._clock():
             return None
@@ -89,24 +95,24 @@ class JwksKeys:
         return None
 
     async def keep_fresh(self) -> None:
-        """Fetch the keys again and again, sooner where that fails; it ends by being cancelled."""
+        """Fetch the keys periodically, sooner after a failure, until cancelled."""
         retry_s = _FIRST_RETRY_S
         while True:
             if await self._refresh():
                 retry_s = _FIRST_RETRY_S
-                # Not all workers at once.
+                # Jitter, so that workers do not fetch at the same time.
                 wait_s = self._settings.refresh_s * random.uniform(0.8, 1)  # noqa: S311
             else:
                 wait_s = retry_s = min(2 * retry_s, self._settings.refresh_s)
             await self._sleep(wait_s)
 
     async def _ask(self, kid: str | None) -> bool:
-        """Wait for a fetch that begins from now on, unless one before has the key."""
+        """Wait for a running fetch and, if it lacks the key, for one that begins after the call."""
         self._waiting += 1
         asked_at = self._clock()
         try:
             worked = await self._refresh()
-            # One that was under way may have begun before the key was published.
+            # A fetch that was under way may have begun before the key was published.
             if self._known(kid) is None and (self._tried_at or asked_at) < asked_at:
                 worked = await self._refresh()
         finally:
@@ -121,7 +127,7 @@ class JwksKeys:
         return self._keys.get(kid)
 
     def _names_none(self, kid: str | None) -> bool:
-        """Tell whether a token's ``kid`` leaves open which key it is: the set may have no ids."""
+        """Return whether ``kid`` names no key: it is None, or no key of the set has an id."""
         return kid is None or self._keys.keys() == {UNNAMED}
 
     def _may_ask(self, kid: str | None) -> bool:
@@ -133,10 +139,10 @@ class JwksKeys:
             self._unknown.popitem(last=False)
 
     async def _refresh(self) -> bool:
-        """Fetch the keys, together with all who ask meanwhile; return whether that worked."""
+        """Join the running fetch or start one; return whether it succeeded."""
         if self._fetching is None or self._fetching.done():
             self._fetching = asyncio.create_task(self._fetch_keys())
-        # A caller who leaves ends nobody else's fetch.
+        # A cancelled caller must not cancel the fetch of the others.
         return await asyncio.shield(self._fetching)
 
     async def _fetch_keys(self) -> bool:
@@ -147,10 +153,10 @@ class JwksKeys:
         self._tried_at = self._clock()
         try:
             keys = from_jwks(await self._fetch(self._url))
-        except Exception as error:  # noqa: BLE001  the network's, HTTP's, and what is no set
-            host, reason = urlsplit(self._url).hostname, f"{type(error).__name__}: {error}"
-            told = reason if isinstance(error, ValueError) else type(error).__name__
-            logger.warning("jwks_not_fetched", host=host, error=told)
+        except Exception as error:  # noqa: BLE001  network, HTTP and parsing errors
+            name = type(error).__name__
+            reason = f"{name}: {error}" if isinstance(error, ValueError) else name
+            logger.warning("jwks_not_fetched", host=urlsplit(self._url).hostname, error=reason)
             self._away = True
             return False
         if self._away:

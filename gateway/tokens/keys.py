@@ -1,4 +1,4 @@
-"""The keys that tokens are verified with, each with the algorithms that its type allows."""
+"""Verification keys from secrets, PEM files and JWK sets, with the algorithms of their type."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from cryptography.x509 import load_pem_x509_certificate
 
 _MIN_RSA_BITS = 2048
 _MAX_KEYS = 400
-# The id under which keys stand that have none.
+# The id that stands for keys without one.
 UNNAMED = ""
-# RFC 7518, 3.2: a secret is at least as long as the hash.
+# RFC 7518, 3.2: a secret is at least as long as the hash output.
 _BY_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 _BY_CURVE = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
@@ -32,18 +32,23 @@ _BY_TYPE: Mapping[str, type[jwt.algorithms.Algorithm]] = {
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key, and the only algorithms that it verifies: a public key is never taken for a secret."""
+    """A key and its algorithms, so that a public key is never used as an HMAC secret."""
 
     material: Any = field(repr=False)
     algorithms: frozenset[str]
 
 
-# By key id, those that it names.
+# Keys by key id.
 KeySet = Mapping[str, tuple[Key, ...]]
 
 
 def from_secret(secret: str) -> Key:
-    """Return the key of a shared secret; ValueError for a short one."""
+    """Return the key of a shared secret.
+
+    Raises:
+        ValueError: The secret is too short for every algorithm.
+
+    """
     length = len(secret.encode())
     allowed = {name for name, least in _BY_SECRET_BYTES.items() if length >= least}
     if not allowed:
@@ -52,7 +57,12 @@ def from_secret(secret: str) -> Key:
 
 
 def from_pem(content: bytes) -> Key:
-    """Return the public key of a PEM file or of its certificate; ValueError says what is wrong."""
+    """Return the public key of a PEM file, or of the certificate in it.
+
+    Raises:
+        ValueError: The file holds a private key, or no usable public key.
+
+    """
     if b"PRIVATE KEY" in content:
         raise ValueError("holds a private key; give the public one only")
     try:
@@ -66,12 +76,15 @@ def from_pem(content: bytes) -> Key:
 def from_jwks(content: bytes) -> KeySet:
     """Return the keys of a JWK set (RFC 7517) that verify signatures, by ``kid``.
 
-    One ``kid`` may name several (RFC 7517, 4.5): of two types, or one for each algorithm. Keys that
-    have none stand under the empty one.
+    One ``kid`` may name several keys (RFC 7517, 4.5), such as one for each algorithm. Keys without
+    a ``kid`` are under UNNAMED.
 
-    A key of another use, of an unknown kind, or broken, is passed over, as the set may grow; a
-    shared secret or a private key never belongs there. ValueError where it is no set, or none of
-    its keys is of use: an issuer who publishes nothing by mistake has not taken back all keys.
+    Skips keys of another use or an unknown type, broken keys, shared secrets and private keys.
+
+    Raises:
+        ValueError: It is not a JWK set, or has no usable key. An issuer that publishes an empty set
+            by mistake has not withdrawn all keys.
+
     """
     try:
         document = json.loads(content)
@@ -80,17 +93,17 @@ def from_jwks(content: bytes) -> KeySet:
     keys = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(keys, list) or len(keys) > _MAX_KEYS:
         raise ValueError(f"is no JWK set of up to {_MAX_KEYS} keys")
-    found: dict[str, tuple[Key, ...]] = {}
+    keys_by_id: dict[str, tuple[Key, ...]] = {}
     for jwk in keys:
         key = _from_jwk(jwk) if isinstance(jwk, dict) else None
         if key is None:
             continue
         kid = str(jwk.get("kid", UNNAMED))
-        if key not in found.get(kid, ()):
-            found[kid] = (*found.get(kid, ()), key)
-    if not found:
+        if key not in keys_by_id.get(kid, ()):
+            keys_by_id[kid] = (*keys_by_id.get(kid, ()), key)
+    if not keys_by_id:
         raise ValueError(f"none of its {len(keys)} keys verifies signatures")
-    return found
+    return keys_by_id
 
 
 def _from_jwk(jwk: Mapping[str, Any]) -> Key | None:

@@ -1,4 +1,4 @@
-"""Says where each issuer's keys come from, and whether they can be had now."""
+"""Describes where each issuer's keys come from, and whether they can be fetched."""
 
 import asyncio
 
@@ -7,28 +7,28 @@ from gateway.tokens.keys import from_jwks
 from kaiten.sections import Auth, Issuer
 
 
-def sources_of(auth: Auth) -> dict[str, str]:
-    """Return a line for each issuer; all are asked at once, and none for longer than a fetch."""
+def describe_key_sources(auth: Auth) -> dict[str, str]:
+    """Return a line about the keys of each issuer, by its name; fetches them concurrently."""
     return asyncio.run(_all(auth))
 
 
 async def _all(auth: Auth) -> dict[str, str]:
-    found = await asyncio.gather(*map(_source, auth.issuers))
-    return dict(zip((each.issuer for each in auth.issuers), found, strict=True))
+    lines = await asyncio.gather(*map(_source, auth.issuers))
+    return dict(zip((issuer.issuer for issuer in auth.issuers), lines, strict=True))
 
 
 async def _source(issuer: Issuer) -> str:
     if issuer.jwks_url is None:
         file = issuer.public_key_file or issuer.secret_file
         return f"{'public key' if issuer.public_key_file else 'shared secret'} in {file}"
-    return f"{issuer.jwks_url} {await _answer_of(issuer.jwks_url)}"
+    return f"{issuer.jwks_url} {await _fetch_result(issuer.jwks_url)}"
 
 
-async def _answer_of(url: str) -> str:
+async def _fetch_result(url: str) -> str:
     try:
         count = sum(map(len, from_jwks(await fetch_jwks(url)).values()))
-    except Exception as error:  # noqa: BLE001  the network's, HTTP's, and what is no set
+    except Exception as error:  # noqa: BLE001  network, HTTP and parsing errors
         fault = str(error) if isinstance(error, ValueError) else ""
-        told = fault or type(error).__name__
-        return f"gives no keys now ({told}): its tokens would get a 503 until it does"
+        reason = fault or type(error).__name__
+        return f"gives no keys now ({reason}): its tokens would get a 503 until it does"
     return f"answers with {count} usable {'key' if count == 1 else 'keys'}"

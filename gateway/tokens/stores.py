@@ -1,4 +1,4 @@
-"""Where issued and revoked credentials lie: a file of one host, or a Redis of several."""
+"""Credential stores: a file for one host, or a Redis for several."""
 
 import hashlib
 import os
@@ -16,23 +16,23 @@ from kaiten.files import replace
 from kaiten.sections import State
 
 FILE = "credentials.json"
-_PATIENCE_S = 10
+_LOCK_TIMEOUT_S = 10
 
 
 def credential_store(home: Path, state: State) -> CredentialStore:
     """Return the store that the settings name."""
     if state.redis_url is None:
         return FileCredentials(home / FILE)
-    # Who shares no Redis loads none.
+    # The Redis client is loaded only if it is used.
     from gateway.tokens.in_redis import RedisCredentials  # noqa: PLC0415
 
     return RedisCredentials(state.redis_url.get_secret_value())
 
 
 def host_copy(home: Path, state: State) -> "FileCredentials | None":
-    """Return this host's copy of what is in Redis, which may lose it; None without a Redis.
+    """Return this host's copy of the list in Redis, which Redis may lose; None without a Redis.
 
-    Its name tells whose copy it is: the keys of one Redis never get into another.
+    The file's name includes a hash of the URL, so that keys of one Redis never get into another.
     """
     if state.redis_url is None:
         return None
@@ -44,10 +44,11 @@ def host_copy(home: Path, state: State) -> "FileCredentials | None":
 
 
 class FileCredentials:
-    """A file, replaced whole; it is read again only where it has changed.
+    """Keeps the document in a file, replaced atomically and read again only if it has changed.
 
-    One that is ``private`` lies in a folder among others' (of /tmp), and is used only while that
-    folder is this account's alone: if it is deleted, another account may make one of its name.
+    A ``private`` file is in a folder of a directory that other accounts can write, such as /tmp. It
+    is used only while the folder is this account's with mode 0700: if the folder is deleted,
+    another account may make one of the same name.
     """
 
     def __init__(self, path: Path, *, private: bool = False) -> None:
@@ -73,20 +74,20 @@ class FileCredentials:
         with self._locked():
             self._replace(change(self.read() or Credentials()))
 
-    def keep(self, known: Credentials, now: float) -> None:
-        """Have it hold what is known, beside what it holds; a spoilt file is replaced."""
+    def merge(self, credentials: Credentials, now: float) -> None:
+        """Merge credentials into the file, and replace a corrupt file."""
         with self._locked():
-            held = None
+            stored = None
             with suppress(StateUnavailable):
-                held = self.read()
-            self._replace(known.merged(held or Credentials(), now))
+                stored = self.read()
+            self._replace(credentials.merged(stored or Credentials(), now))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
             self._path.parent.mkdir(0o700 if self._private else 0o777, parents=True, exist_ok=True)
             self._check_folder()
-            with FileLock(f"{self._path}.lock", timeout=_PATIENCE_S):
+            with FileLock(f"{self._path}.lock", timeout=_LOCK_TIMEOUT_S):
                 yield
         except (OSError, Timeout) as error:
             raise StateUnavailable(str(self._path), type(error).__name__) from None
@@ -99,12 +100,12 @@ class FileCredentials:
             raise StateUnavailable(str(self._path), "its folder is another account's, or open")
 
     def _replace(self, credentials: Credentials) -> None:
-        # Whoever can read it could try keys against it: its owner only.
+        # Readable by its owner only: it holds hashes of API keys.
         replace(self._path, f"{credentials.model_dump_json()}\n", mode=0o600)
-        self._give_to_the_folders_owner()
+        self._give_to_owner_of_folder()
 
-    def _give_to_the_folders_owner(self) -> None:
-        """Keep it readable for who serves, where root has changed it."""
+    def _give_to_owner_of_folder(self) -> None:
+        """Keep the file readable for the server's account after root has changed it."""
         if os.geteuid() == 0:
             owner = self._path.parent.stat()
             for path in (self._path, Path(f"{self._path}.lock")):

@@ -1,4 +1,4 @@
-"""Verifies a bearer token (RFC 7519, RFC 8725): whose it is, by which key, and what it says."""
+"""Verifies bearer tokens: JWTs (RFC 7519), by current best practice (RFC 8725)."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,21 +13,21 @@ from kaiten.context import Principal
 
 MAX_TOKEN_CHARS = 8192
 AUDIENCE_CLAIM = "aud"
-# Of keys that a token leaves open: each costs up to a third of a millisecond.
+# Keys tried for a token that names none: each costs up to a third of a millisecond.
 _MAX_TRIED = 16
 _SIGNATURE = jwt.InvalidSignatureError.__name__
-# What is wrong with a token that another key may yet verify.
+# Faults of a token that another key may still verify.
 _OF_ANOTHER_KEY = {_SIGNATURE, "algorithm"}
 _MAX_SUBJECT_CHARS = 256
 _REQUIRED_CLAIMS = ("exp", "iss", "aud", "sub")
 _INSTANTS = ("exp", "nbf", "iat")
-# Beyond it, not every reader of JSON sees the same number.
+# JSON parsers that use doubles read larger integers differently.
 _LATEST = 2**53
-# A key's id is only looked up, and logged nowhere, but an honest one needs no more than these, and
-# climbs up no path.
+# A key id is only looked up and never logged, but a legitimate one needs no other characters, and
+# no path traversal.
 _KEY_ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9._~:@+/=-]{1,256}")
 _TYPES = {"jwt", "at+jwt", "application/at+jwt"}
-# They would let the token bring, or point to, the key that it is to be verified with.
+# They let a token carry, or point to, the key that is to verify it.
 _KEY_REFERENCES = {"jku", "x5u", "jwk", "x5c"}
 
 Header = Mapping[str, Any]
@@ -37,9 +37,9 @@ ClaimCheck = Callable[[Claims], bool]
 
 
 class TokenRejected(Exception):
-    """A token that does not hold; what it carries is for the operator's log, never for the caller.
+    """An invalid token. ``fault`` is for the operator's log, never for the caller.
 
-    ``principal`` is whose it was, where that is certain.
+    ``principal`` is the token's verified owner, None if the token was not verified.
     """
 
     def __init__(self, fault: str, principal: Principal | None = None) -> None:
@@ -47,32 +47,36 @@ class TokenRejected(Exception):
         self.fault, self.principal = fault, principal
 
 
-class Keys(Protocol):
+class KeySource(Protocol):
     """The keys of one issuer."""
 
     @property
     def generation(self) -> int:
-        """Raised when a key is gone, so that what it had verified is verified again."""
+        """Increased when a key is withdrawn, so that tokens verified by it are verified again."""
 
     @property
     def fresh(self) -> bool:
-        """Whether the keys are known, and not too old to go by."""
+        """Whether the keys are available and not too old to use."""
 
     async def find(self, kid: str | None) -> Sequence[Key] | None:
-        """Return the keys of this id; None if there are none.
+        """Return the keys of a key id, None if there are none.
 
-        IssuerUnavailable where no keys can be had.
+        Raises:
+            IssuerUnavailable: The keys cannot be fetched.
+
         """
 
     async def renewed(self, kid: str | None) -> Sequence[Key] | None:
-        """Return the keys for a token that the last ones did not verify, None if it has no others.
+        """Return newer keys for a token that the current ones do not verify, None without any.
 
-        IssuerUnavailable where no keys can be had.
+        Raises:
+            IssuerUnavailable: The keys cannot be fetched.
+
         """
 
 
-class OneKey:
-    """The one key of an issuer who has no more, whatever id a token gives it."""
+class StaticKey:
+    """The single configured key of an issuer; a token's key id is ignored."""
 
     generation = 0
     fresh = True
@@ -82,7 +86,7 @@ class OneKey:
 
     @property
     def algorithms(self) -> frozenset[str]:
-        """What it verifies."""
+        """The algorithms that the key verifies."""
         return self._key.algorithms
 
     async def find(self, kid: str | None) -> Sequence[Key] | None:  # noqa: ARG002  the Protocol's
@@ -94,16 +98,17 @@ class OneKey:
 
 @dataclass(frozen=True, slots=True)
 class TrustedIssuer:
-    """Who may make tokens, for which audience, with which keys and algorithms.
+    """An issuer whose tokens are accepted, for one audience, with its keys and algorithms.
 
-    ``audience_claim`` holds the audience. ``scope_claims`` are the paths of the claims that hold
-    scopes, ``scope`` or else ``scp`` if there are none; with a ``scope_map``, only what it lists
-    counts. ``scope`` may be a list with ``scope_lists``: some issuers write one, and we do not.
+    ``audience_claim`` names the claim that holds the audience. ``scope_claims`` are the paths of
+    the claims that hold scopes; if empty, ``scope`` is read, or else ``scp``. A ``scope_map`` maps
+    the issuer's scopes to those of this service and drops all others. ``scope_lists`` permits a
+    list in ``scope``, which some issuers write.
     """
 
     name: str
     audience: str
-    keys: Keys
+    keys: KeySource
     algorithms: frozenset[str]
     audience_claim: str = AUDIENCE_CLAIM
     scope_claims: Sequence[Sequence[str]] = ()
@@ -111,18 +116,18 @@ class TrustedIssuer:
     scope_lists: bool = False
 
     def scopes(self, claims: Claims) -> frozenset[str]:
-        """Return the scopes that the claims hold."""
+        """Return the scopes that the claims grant."""
         if self.scope_claims:
             values = [_at(claims, path) for path in self.scope_claims]
         else:
-            values = [self._usual(claims)]
+            values = [self._default_scope(claims)]
         names = frozenset(name for value in values for name in _names(value))
         if self.scope_map is None:
             return names
         return frozenset(scope for name in names for scope in self.scope_map.get(name, ()))
 
-    def _usual(self, claims: Claims) -> object:
-        """Return the claim of RFC 8693, or else the one that some have instead."""
+    def _default_scope(self, claims: Claims) -> object:
+        """Return the claim ``scope`` (RFC 8693), or else ``scp``, which some issuers use."""
         scope = claims.get("scope")
         if scope is None:
             return claims.get("scp")
@@ -131,13 +136,16 @@ class TrustedIssuer:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a token says, and until when that holds: the epoch second, and its key's generation."""
+    """A verified token; instants are epoch seconds.
+
+    It stays valid until ``expires_at``, and while ``keys`` are of this ``generation``.
+    """
 
     principal: Principal
     expires_at: int
     issued_at: int
     token_id: str | None
-    keys: Keys
+    keys: KeySource
     generation: int
 
 
@@ -155,7 +163,7 @@ def _is_of_a_known_type(header: Header) -> bool:
     return isinstance(kind, str) and kind.lower() in _TYPES
 
 
-# What is asked of a header before anything in it is used, by the fault's name.
+# Checks of a header before anything in it is used, by the fault's name.
 HEADER_CHECKS: Mapping[str, HeaderCheck] = {
     "unsigned": _is_signed_otherwise,
     "critical_header": lambda header: "crit" not in header and "b64" not in header,
@@ -175,11 +183,11 @@ def _has_numbers_for_instants(claims: Claims) -> bool:
 
 
 def _is_an_instant(value: object) -> bool:
-    # PyJWT takes a string of digits as well, and true for one second after the epoch.
+    # PyJWT accepts a string of digits, and takes true for 1.
     return type(value) in {int, float} and 0 <= value < _LATEST  # type: ignore[operator]
 
 
-# What is asked of the claims beside what PyJWT asks, by the fault's name.
+# Checks of the claims in addition to PyJWT's, by the fault's name.
 CLAIM_CHECKS: Mapping[str, ClaimCheck] = {
     "subject": _has_a_subject,
     "instant": _has_numbers_for_instants,
@@ -188,10 +196,9 @@ CLAIM_CHECKS: Mapping[str, ClaimCheck] = {
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """Verifies tokens of the ``issuers``, by name; ``leeway_s`` is forgiven between clocks.
+    """Verifies tokens of ``issuers``, a mapping by name; ``leeway_s`` allows for clock skew.
 
-    The checks that follow have their defaults: tests switch one off to show what it keeps out.
-    ``options`` are PyJWT's.
+    Tests override the checks to show what each one keeps out. ``options`` are PyJWT's.
     """
 
     issuers: Mapping[str, TrustedIssuer]
@@ -203,7 +210,13 @@ class Verifier:
     max_token_chars: int = MAX_TOKEN_CHARS
 
     async def verify(self, token: str) -> Verified:
-        """Return what a token says; TokenRejected, or IssuerUnavailable where keys are missing."""
+        """Return the verified content of a token.
+
+        Raises:
+            TokenRejected: The token is malformed, forged, expired or for another audience.
+            IssuerUnavailable: The issuer's keys cannot be fetched.
+
+        """
         header, issuer = self._read(token)
         kid = header.get("kid")
         keys = await issuer.keys.find(kid)
@@ -218,7 +231,7 @@ class Verifier:
             claims = self._claims_by_any(token, header["alg"], renewed, issuer)
         return Verified(
             principal=Principal(claims.get("sub", ""), issuer.scopes(claims), issuer.name),
-            # Without an end it has ended, and without a beginning it is as old as can be.
+            # Without ``exp`` it has expired; without ``iat`` every revocation applies to it.
             expires_at=int(claims.get("exp", 0)) + self.leeway_s,
             issued_at=int(claims.get("iat", 0)),
             token_id=claims.get("jti"),
@@ -227,12 +240,12 @@ class Verifier:
         )
 
     def _read(self, token: str) -> tuple[Header, TrustedIssuer]:
-        """Return the header, once it is harmless, and who says to have made the token."""
+        """Return the checked header and the trusted issuer that the token claims to be from."""
         if len(token) > self.max_token_chars:
             raise TokenRejected("size")
         try:
             parts = jwt.decode_complete(token, options={"verify_signature": False})
-        # Some versions let through what deep nesting does to json.
+        # Some versions of PyJWT let the RecursionError of deeply nested JSON through.
         except (jwt.PyJWTError, RecursionError, ValueError) as error:
             raise TokenRejected(type(error).__name__) from None
         header: Header = parts["header"]
@@ -246,7 +259,7 @@ class Verifier:
         return header, issuer
 
     def _fault_of_issuer(self, name: object) -> str:
-        """Return what is wrong with an issuer's name, so that an operator sees a mere slash."""
+        """Return the fault of an unknown issuer, with one of its own for a trailing slash."""
         bare = name.rstrip("/") if isinstance(name, str) else None
         known = {issuer.rstrip("/") for issuer in self.issuers}
         return "issuer_differs_by_a_slash" if bare in known else "unknown_issuer"
@@ -254,8 +267,8 @@ class Verifier:
     def _claims_by_any(
         self, token: str, alg: str, keys: Sequence[Key], issuer: TrustedIssuer
     ) -> dict[str, Any]:
-        """Return the claims, verified by one of the keys that take the algorithm."""
-        # The key's type decides, and never what the token says of itself.
+        """Return the claims, verified by one of the keys for the algorithm."""
+        # The key's type decides on algorithms, never the token's header.
         usable = [key for key in keys if alg in key.algorithms & issuer.algorithms]
         fault = TokenRejected("algorithm")
         for key in usable[:_MAX_TRIED]:
@@ -269,7 +282,7 @@ class Verifier:
 
     def _claims(self, token: str, alg: str, key: Key, issuer: TrustedIssuer) -> dict[str, Any]:
         claim = issuer.audience_claim
-        # PyJWT knows the audience by its usual name only.
+        # PyJWT verifies the audience in ``aud`` only.
         elsewhere: Options = {} if claim == AUDIENCE_CLAIM else {"verify_aud": False}
         names = [claim if name == AUDIENCE_CLAIM else name for name in self.required_claims]
         try:
@@ -293,7 +306,7 @@ class Verifier:
 
 
 def _at(claims: Claims, path: Sequence[str]) -> object:
-    """Return what lies at a path of names, None if there is nothing."""
+    """Return the claim at a path of names, None if there is none."""
     value: object = claims
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
@@ -301,7 +314,7 @@ def _at(claims: Claims, path: Sequence[str]) -> object:
 
 
 def _names(value: object) -> frozenset[str]:
-    """Return the names in a claim: a list of strings, or one string, separated by spaces."""
+    """Return the names in a claim, which is a list of strings or a space-separated string."""
     if isinstance(value, str):
         return frozenset(value.split())
     if isinstance(value, list):

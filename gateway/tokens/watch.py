@@ -1,4 +1,4 @@
-"""What was issued and revoked, as this process knows it."""
+"""Keeps this process's view of issued and revoked credentials current."""
 
 import asyncio
 import operator
@@ -14,98 +14,104 @@ from gateway.tokens.credentials import Credentials, CredentialStore
 from gateway.tokens.stores import FileCredentials
 from kaiten.errors import NotReady, StateUnavailable
 
-# Until a list can be trusted: callers are refused meanwhile.
+# Polled faster until a list was read: callers are refused until then.
 _FIRST_POLL_S = 0.2
 logger = structlog.get_logger(__name__)
 
 
 class CredentialsObserver(Protocol):
-    """Told of what happens to the list."""
+    """Observes the restoration of credentials."""
 
     def credentials_restored(self, entries: int) -> None:
         """Count entries that the store had lost and that were written back to it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """The store that all hosts read, and the copies that outlast it.
+class CredentialStores:
+    """The store that all hosts share, and local copies in case it loses its list.
 
-    ``host`` is this host's copy of a Redis. ``server`` lives as long as this server and holds what
-    any of its processes has learnt, so a worker that replaces another knows what that one knew.
+    ``host`` is this host's copy of the list in Redis. ``server`` exists as long as this server and
+    holds what any of its processes has read, so that a restarted worker knows what the one before
+    it knew.
     """
 
-    store: CredentialStore
+    shared: CredentialStore
     host: FileCredentials | None = None
     server: FileCredentials | None = None
 
     @property
     def copies(self) -> Sequence[FileCredentials]:
-        """The copies that there are."""
+        """The local copies in use."""
         return [copy for copy in (self.server, self.host) if copy is not None]
 
 
 class CredentialsWatch:
-    """Polls the store and keeps the union of all that it was ever told, until entries expire.
+    """Polls the store and keeps the union of all versions read, until entries expire.
 
-    A store that comes back empty or older is given what it lacks. ADR 14 has the states.
-    ``guards`` is for the process that starts the workers: it trusts the store alone, makes the
-    server's copy, makes it again if it is deleted, and leaves the store to the workers.
+    It restores entries to a store that comes back empty or older (see ADR 14). ``guards`` is for
+    the process that starts the workers: it trusts the store alone, creates the server's copy,
+    recreates it if it is deleted, and leaves restoring the store to the workers.
     """
 
     def __init__(
         self,
-        places: Places,
+        stores: CredentialStores,
         poll_s: float,
         observer: CredentialsObserver | None = None,
         clock: Callable[[], float] = time.time,
         *,
         guards: bool = False,
     ) -> None:
-        self._places, self._poll_s = places, poll_s
+        self._stores, self._poll_s = stores, poll_s
         self._observer, self._clock, self._guards = observer, clock, guards
         self._current: Credentials | None = None
         self._away = self._failing = False
-        # What the store and the copies held when they last lacked nothing.
+        # The content of the store and the copies when they last lacked nothing.
         self._complete: list[Credentials | None] | None = None
 
     def current(self) -> Credentials:
-        """Return what is known; NotReady until a list was read that can be trusted."""
+        """Return the credentials.
+
+        Raises:
+            NotReady: No trusted list has been read yet.
+
+        """
         if self._current is None:
             raise NotReady
         return self._current
 
     @property
     def known(self) -> bool:
-        """Whether a list was read that can be trusted."""
+        """Whether a trusted list has been read."""
         return self._current is not None
 
     def poll(self) -> None:
         """Read the store and the copies once, and write back what they lack."""
         stored, reached = self._stored()
-        copied = {copy: self._copy_of(copy) for copy in self._places.copies}
+        copied = {copy: self._copy_of(copy) for copy in self._stores.copies}
         seen = [stored, *copied.values()]
         if self._current is not None and reached and _are_same(seen, self._complete):
             return
-        # A worker whose server's copy is there goes by that while the store is away.
-        server = None if self._guards else self._places.server
+        # While the store is unavailable, a worker trusts the server's copy.
+        server = None if self._guards else self._stores.server
         trusted = reached if server is None else copied[server] is not None
         if self._current is None and not trusted:
             return
-        self._take([self._current, *copied.values(), stored])
-        written = [self._write(copy, held) for copy, held in copied.items()]
+        self._adopt([self._current, *copied.values(), stored])
+        written = [self._update(copy, held) for copy, held in copied.items()]
         if reached and not self._guards:
             written.append(self._restore(stored or Credentials()))
-        # Nothing had to be written: until one of them changes, there is nothing to do.
+        # Nothing had to be written, so the next polls return early until one of them changes.
         self._complete = seen if reached and not any(written) else None
 
     async def keep_current(self) -> None:
-        """Poll until cancelled, on a thread: a store that hangs holds up no request."""
+        """Poll on a thread until cancelled, so that a store that hangs delays no request."""
         while True:
             await asyncio.to_thread(self.poll)
             await asyncio.sleep(self._poll_s if self.known else min(self._poll_s, _FIRST_POLL_S))
 
     def keep_current_on_a_thread(self) -> None:
-        """Poll for as long as this process lives."""
+        """Poll on a daemon thread for as long as this process lives."""
 
         def run() -> None:
             while True:
@@ -114,26 +120,26 @@ class CredentialsWatch:
 
         threading.Thread(target=run, name="credentials", daemon=True).start()
 
-    def _take(self, versions: Sequence[Credentials | None]) -> None:
-        """Know the union of all versions from now on."""
-        known = Credentials()
+    def _adopt(self, versions: Sequence[Credentials | None]) -> None:
+        """Make the union of all versions current."""
+        union = Credentials()
         for version in versions:
-            known = (version or Credentials()).merged(known, self._clock())
-        if known != (self._current or Credentials()):
-            # An operator who has revoked something looks for this line.
-            counts = {name: len(entries) for name, entries in known}
+            union = (version or Credentials()).merged(union, self._clock())
+        if union != (self._current or Credentials()):
+            # This line tells an operator that a revocation has reached the worker.
+            counts = {name: len(entries) for name, entries in union}
             logger.info("credentials_read", **counts)
-        self._current = known
+        self._current = union
 
     def _stored(self) -> tuple[Credentials | None, bool]:
-        """Return what the store holds, None if it has no list, and whether it could be read."""
+        """Return the store's content, None if it has no list, and whether it could be read."""
         try:
-            stored = self._places.store.read()
-        except Exception as error:  # noqa: BLE001  it has to go on, whatever a store trips over
-            told = error.message if isinstance(error, StateUnavailable) else type(error).__name__
+            stored = self._stores.shared.read()
+        except Exception as error:  # noqa: BLE001  polling goes on after any error
+            reason = error.message if isinstance(error, StateUnavailable) else type(error).__name__
             if not self._away:
-                # Nobody mends it by where it was raised.
-                logger.error("credentials_not_read", reason=told)  # noqa: TRY400
+                # A traceback would not help to fix the store.
+                logger.error("credentials_not_read", reason=reason)  # noqa: TRY400
             self._away = True
             return None, False
         if self._away:
@@ -142,19 +148,19 @@ class CredentialsWatch:
         return stored, True
 
     def _restore(self, stored: Credentials) -> bool:
-        """Write back what the store lacks of what this worker knows; return whether it did lack."""
+        """Write back the entries that the store lacks; return whether it lacked any."""
         if not self.current().entries_missing_from(stored):
             return False
         missing = 0
 
         def merge(stored: Credentials) -> Credentials:
             nonlocal missing
-            # Another worker may have been here first.
+            # Another worker may have restored some meanwhile.
             missing = self.current().entries_missing_from(stored)
             return stored.merged(self.current(), self._clock())
 
         try:
-            self._places.store.change(merge)
+            self._stores.shared.change(merge)
         except StateUnavailable as error:
             logger.error("credentials_not_restored", reason=error.message)  # noqa: TRY400
             return True
@@ -168,16 +174,16 @@ class CredentialsWatch:
         try:
             return copy.read()
         except StateUnavailable:
-            # It is written anew below, from what is known.
+            # The caller writes the copy anew.
             return None
 
-    def _write(self, copy: FileCredentials, held: Credentials | None) -> bool:
-        """Bring a copy up to date, which may be gone or spoilt; return whether it was not."""
-        known = self.current()
-        if held is not None and not known.entries_missing_from(held):
+    def _update(self, copy: FileCredentials, held: Credentials | None) -> bool:
+        """Write a copy that is missing, corrupt or outdated; return whether it was."""
+        current = self.current()
+        if held is not None and not current.entries_missing_from(held):
             return False
         try:
-            copy.keep(known, self._clock())
+            copy.merge(current, self._clock())
             self._failing = False
         except StateUnavailable as error:
             if not self._failing:
@@ -189,5 +195,5 @@ class CredentialsWatch:
 def _are_same(
     seen: Sequence[Credentials | None], before: Sequence[Credentials | None] | None
 ) -> bool:
-    """Tell whether they are the same objects: a store gives the same one until it changes."""
+    """Return whether all are the same objects: a store returns one object until it changes."""
     return before is not None and all(map(operator.is_, seen, before))

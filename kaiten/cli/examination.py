@@ -11,7 +11,7 @@ from typing import TypeVar
 import psutil
 
 from gateway.tokens.build import check_keys
-from gateway.tokens.sources import sources_of
+from gateway.tokens.sources import describe_key_sources
 from kaiten import tls
 from kaiten.cli.serve import configuration_file
 from kaiten.cores import affinity, cores, count_of, quota
@@ -178,7 +178,7 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
         process=settings.runners.process,
         redis=_redis(settings),
         database=_attempt(problems, "state.database_url", partial(_database, settings)),
-        issuers=sources_of(settings.auth),
+        issuers=describe_key_sources(settings.auth),
     )
 
 

@@ -55,7 +55,7 @@ class Door:
         self.refused.append(reason)
 
     async def remember(self, authorization: str) -> None:
-        await self._callers.authenticator.principal_of([authorization], [])
+        await self._callers.authenticator.authenticate([authorization], [])
 
     async def fill_up(self) -> None:
         """Send what no one vouches for until one is refused."""

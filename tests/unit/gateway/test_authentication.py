@@ -12,7 +12,7 @@ from gateway.middleware.authentication import AuthenticationMiddleware, Callers
 from gateway.tokens.authenticator import Authenticator
 from gateway.tokens.credentials import Credentials
 from gateway.tokens.keys import from_secret
-from gateway.tokens.verifier import OneKey, TrustedIssuer, Verifier
+from gateway.tokens.verifier import StaticKey, TrustedIssuer, Verifier
 from kaiten.context import RequestContext, bind
 from kaiten.errors import Unauthenticated
 from kaiten.signing import SigningSecret
@@ -199,7 +199,7 @@ async def test_a_scope_for_one_model_is_for_no_other(
 
 
 def own_issuer() -> dict[str, TrustedIssuer]:
-    key = OneKey(from_secret(SECRET))
+    key = StaticKey(from_secret(SECRET))
     allowed = frozenset({"HS256"})
     return {AUTH.issuer: TrustedIssuer(AUTH.issuer, AUTH.audience, key, allowed)}
 

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from gateway.tokens.authenticator import Authenticator
 from gateway.tokens.keys import Key
-from gateway.tokens.verifier import OneKey
+from gateway.tokens.verifier import StaticKey
 from kaiten.context import Principal
 from tests.unit.gateway.attacks.stand import Defences, Issuers, Sent, Stand
 
@@ -92,7 +92,7 @@ def trusted(
 
     def trust(issuers: Issuers) -> Issuers:
         issuer = replace(issuers[like or name], name=name, **changes)
-        return {**issuers, name: replace(issuer, keys=OneKey(key)) if key else issuer}
+        return {**issuers, name: replace(issuer, keys=StaticKey(key)) if key else issuer}
 
     return off(trust=trust)
 
@@ -100,22 +100,22 @@ def trusted(
 class TakesTheFirst(Authenticator):
     """Takes one of several credentials, as others do."""
 
-    async def principal_of(self, authorizations: list[str], api_keys: list[str]) -> Principal:
-        return await super().principal_of(authorizations[:1], [] if authorizations else api_keys)
+    async def authenticate(self, authorizations: list[str], api_keys: list[str]) -> Principal:
+        return await super().authenticate(authorizations[:1], [] if authorizations else api_keys)
 
 
 class TakesAnyScheme(Authenticator):
     """Takes a token however it is announced, or if it is not."""
 
-    async def principal_of(self, authorizations: list[str], api_keys: list[str]) -> Principal:
-        return await self.by_token(authorizations[0].rpartition(" ")[2])
+    async def authenticate(self, authorizations: list[str], api_keys: list[str]) -> Principal:
+        return await self.authenticate_token(authorizations[0].rpartition(" ")[2])
 
 
 class AsksForNoScope(Authenticator):
     """Gives everybody every scope."""
 
-    async def principal_of(self, authorizations: list[str], api_keys: list[str]) -> Principal:
-        found = await super().principal_of(authorizations, api_keys)
+    async def authenticate(self, authorizations: list[str], api_keys: list[str]) -> Principal:
+        found = await super().authenticate(authorizations, api_keys)
         return replace(found, scopes=frozenset({"predict", "ops"}))
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from gateway.tokens.credentials import ISSUER as KEYS_ISSUER
 from gateway.tokens.credentials import ApiKey, Credentials, new_api_key
 from gateway.tokens.keys import Key
-from gateway.tokens.verifier import Keys
+from gateway.tokens.verifier import KeySource
 from tests.unit.gateway.attacks.attack import Attack, Change, off
 from tests.unit.gateway.attacks.stand import LOGIN, OWN, STAYS, Issuers, Sent, Stand
 from tests.unit.gateway.attacks.tokens import DAY, HOUR, UNAUTHENTICATED, own, sent, signed
@@ -94,7 +94,7 @@ class NeverRotated:
     generation = 0
     fresh = True
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: KeySource) -> None:
         self._keys = keys
 
     async def find(self, kid: str | None) -> Sequence[Key] | None:

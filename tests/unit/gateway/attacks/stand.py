@@ -30,7 +30,7 @@ from gateway.tokens.verifier import (
     MAX_TOKEN_CHARS,
     ClaimCheck,
     HeaderCheck,
-    OneKey,
+    StaticKey,
     TrustedIssuer,
     Verifier,
 )
@@ -183,8 +183,8 @@ class Stand:
             pass
 
         keys = JwksKeys(f"{LOGIN}jwks", Jwks(), fetch, sleep=at_once)
-        secret = OneKey(Key(SECRET, frozenset({"HS256"})))
-        public = OneKey(from_pem(public_pem("RS256")))
+        secret = StaticKey(Key(SECRET, frozenset({"HS256"})))
+        public = StaticKey(from_pem(public_pem("RS256")))
         return {
             OWN: TrustedIssuer(OWN, AUDIENCE, secret, EVERY),
             LOGIN: TrustedIssuer(LOGIN, AUDIENCE, keys, EVERY),

@@ -77,7 +77,7 @@ async def test_tokens_of_an_issuer_hold_by_the_keys_that_it_publishes(
     tokens = build(settings, None)
     tasks = tokens.start()
     for _ in range(2):
-        found = await tokens.authenticator.principal_of([f"Bearer {issuer.token('bob')}"], [])
+        found = await tokens.authenticator.authenticate([f"Bearer {issuer.token('bob')}"], [])
         assert (found.subject, found.issuer) == ("bob", issuer.name)
     assert len(issuer.fetched_at) == 1
     for task in tasks:

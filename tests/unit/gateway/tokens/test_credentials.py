@@ -17,8 +17,8 @@ from gateway.tokens.credentials import Credentials, CredentialStore, new_api_key
 from gateway.tokens.in_redis import RedisCredentials
 from gateway.tokens.keys import from_pem
 from gateway.tokens.stores import FileCredentials, credential_store
-from gateway.tokens.verifier import OneKey, TokenRejected, TrustedIssuer, Verifier
-from gateway.tokens.watch import CredentialsWatch, Places
+from gateway.tokens.verifier import StaticKey, TokenRejected, TrustedIssuer, Verifier
+from gateway.tokens.watch import CredentialStores, CredentialsWatch
 from kaiten.errors import NotReady, StateUnavailable, Unauthenticated
 from kaiten.sections import State
 from tests.redis_server import redis_server
@@ -137,7 +137,7 @@ def test_file_is_its_owners(tmp_path: Path) -> None:
 def test_spoilt_file_is_told_and_nothing_is_lost(spoilt: str, tmp_path: Path) -> None:
     store = FileCredentials(tmp_path / "credentials.json")
     store.change(lambda known: known_for_long(known)[0])
-    watch = CredentialsWatch(Places(store), 1)
+    watch = CredentialsWatch(CredentialStores(store), 1)
     watch.poll()
     before = watch.current()
     (tmp_path / "credentials.json").write_text(spoilt)
@@ -156,7 +156,7 @@ def test_spoilt_file_is_told_and_nothing_is_lost(spoilt: str, tmp_path: Path) ->
 
 
 def test_whoever_revokes_sees_when_it_is_known(store: CredentialStore) -> None:
-    watch = CredentialsWatch(Places(store), 1)
+    watch = CredentialsWatch(CredentialStores(store), 1)
     with capture_logs() as logs:
         watch.poll()
         watch.poll()
@@ -174,7 +174,7 @@ def test_whatever_a_store_trips_over_is_told_and_gone_on_from() -> None:
 
         def change(self, change: object) -> None: ...
 
-    watch = CredentialsWatch(Places(Broken()), 1)
+    watch = CredentialsWatch(CredentialStores(Broken()), 1)
     with capture_logs() as logs:
         watch.poll()
     assert (logs[0]["event"], logs[0]["reason"]) == ("credentials_not_read", "UnicodeError")
@@ -194,13 +194,15 @@ def test_redis_that_came_back_empty_is_given_what_is_known(redis_url: str) -> No
     with Redis.from_url(redis_url) as client:
         client.flushdb()
         RedisCredentials(redis_url).change(lambda known: known_for_long(known)[0])
-        watches = [CredentialsWatch(Places(RedisCredentials(redis_url)), 1) for _ in range(2)]
+        watches = [
+            CredentialsWatch(CredentialStores(RedisCredentials(redis_url)), 1) for _ in range(2)
+        ]
         poll(watches)
         before = watches[0].current()
         client.flushdb()
         told: list[int] = []
         counting = SimpleNamespace(credentials_restored=told.append)
-        watches.append(CredentialsWatch(Places(RedisCredentials(redis_url)), 1, counting))
+        watches.append(CredentialsWatch(CredentialStores(RedisCredentials(redis_url)), 1, counting))
         with capture_logs() as logs:
             poll(watches)
         assert [line["event"] for line in logs] == ["credentials_restored", "credentials_read"]
@@ -228,14 +230,14 @@ def known_for_long(known: Credentials, name: str = "job") -> tuple[Credentials, 
 
 
 def test_nobody_is_let_in_before_the_list_was_read() -> None:
-    watch = CredentialsWatch(Places(RedisCredentials("redis://127.0.0.1:1/0")), 1)
+    watch = CredentialsWatch(CredentialStores(RedisCredentials("redis://127.0.0.1:1/0")), 1)
     watch.poll()
     with pytest.raises(NotReady):
         watch.current()
 
 
-def authenticator(known: list[Credentials], keys: OneKey | None = None) -> Authenticator:
-    key = keys or OneKey(from_pem(public_pem("ES256")))
+def authenticator(known: list[Credentials], keys: StaticKey | None = None) -> Authenticator:
+    key = keys or StaticKey(from_pem(public_pem("ES256")))
     issuers = {ISSUER: TrustedIssuer(ISSUER, AUDIENCE, key, frozenset({"ES256"}))}
     return Authenticator(Verifier(issuers, 10), lambda: known[-1])
 
@@ -245,15 +247,15 @@ async def test_token_that_was_seen_is_refused_as_soon_as_it_is_revoked() -> None
     told = authenticator(known)
     sent, other = token(), token(jti="two")
     for _ in range(2):
-        await told.principal_of([f"Bearer {sent}"], [])
+        await told.authenticate([f"Bearer {sent}"], [])
     known.append(Credentials(revoked_tokens={f"{ISSUER}|one": 2**40}))
     with pytest.raises(TokenRejected) as caught:
-        await told.principal_of([f"Bearer {sent}"], [])
+        await told.authenticate([f"Bearer {sent}"], [])
     assert caught.value.fault == "revoked_token"
     # So that an operator sees who still uses it.
     assert caught.value.principal is not None
     assert caught.value.principal.subject == "alice"
-    assert await told.principal_of([f"Bearer {other}"], [])
+    assert await told.authenticate([f"Bearer {other}"], [])
 
 
 async def test_revoked_subject_needs_a_token_of_later() -> None:
@@ -261,44 +263,44 @@ async def test_revoked_subject_needs_a_token_of_later() -> None:
     told = authenticator([Credentials(revoked_subjects={f"{ISSUER}|alice": now - 5})])
     for issued_at in (now - 60, now - 5, None):
         with pytest.raises(TokenRejected) as caught:
-            await told.by_token(token(iat=issued_at))
+            await told.authenticate_token(token(iat=issued_at))
         assert caught.value.fault == "revoked_subject"
-    assert await told.by_token(token(iat=now - 4))
-    assert await told.by_token(token(sub="bob", iat=now - 60))
+    assert await told.authenticate_token(token(iat=now - 4))
+    assert await told.authenticate_token(token(sub="bob", iat=now - 60))
 
 
 async def test_token_is_verified_again_once_a_key_is_gone() -> None:
-    class Changing(OneKey):
+    class Changing(StaticKey):
         generation = 0
 
     keys = Changing(from_pem(public_pem("ES256")))
     told = authenticator([Credentials()], keys)
     sent = token()
-    assert await told.by_token(sent)
+    assert await told.authenticate_token(sent)
     keys._key = from_pem(public_pem("ES256#other"))
-    assert await told.by_token(sent)
+    assert await told.authenticate_token(sent)
     Changing.generation = 1
     with pytest.raises(TokenRejected):
-        await told.by_token(sent)
+        await told.authenticate_token(sent)
 
 
 async def test_one_of_the_two_headers_and_once() -> None:
     known, key = with_key(Credentials(), expires_at=datetime.now(UTC) + timedelta(hours=1))
     told, bearer = authenticator([known]), f"Bearer {token()}"
-    assert (await told.principal_of([], [key])).issuer == "api-key"
-    assert (await told.principal_of([bearer], [])).subject == "alice"
+    assert (await told.authenticate([], [key])).issuer == "api-key"
+    assert (await told.authenticate([bearer], [])).subject == "alice"
     for authorizations, keys in (([bearer], [key]), ([bearer, bearer], []), ([], [key, key])):
         with pytest.raises(TokenRejected) as caught:
-            await told.principal_of(authorizations, keys)
+            await told.authenticate(authorizations, keys)
         assert caught.value.fault == "several_credentials"
     for nothing in ([], ["Basic YTpi"], ["Bearer "], [token()]):
         with pytest.raises(Unauthenticated):
-            await told.principal_of(nothing, [])
+            await told.authenticate(nothing, [])
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.tokens.authenticator._MAX_REMEMBERED", 3)
     told = authenticator([Credentials()])
     for number in range(6):
-        await told.by_token(token(sub=f"subject {number}"))
+        await told.authenticate_token(token(sub=f"subject {number}"))
     assert len(told._verified) == 3

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.tokens.jwks import JwksKeys
 from gateway.tokens.keys import from_jwks, from_pem, from_secret
-from gateway.tokens.verifier import Keys, OneKey, TokenRejected, TrustedIssuer, Verifier
+from gateway.tokens.verifier import KeySource, StaticKey, TokenRejected, TrustedIssuer, Verifier
 from kaiten.errors import IssuerUnavailable
 from kaiten.sections import Jwks
 from tests.unit.gateway.tokens.mint import (
@@ -35,7 +35,7 @@ NOW = int(time.time())
 HOUR = 3600
 
 
-def trusted(keys: Keys, name: str = ISSUER, *algorithms: str) -> TrustedIssuer:
+def trusted(keys: KeySource, name: str = ISSUER, *algorithms: str) -> TrustedIssuer:
     return TrustedIssuer(name, AUDIENCE, keys, frozenset(algorithms) or EVERY)
 
 
@@ -43,7 +43,7 @@ def verifier(*issuers: TrustedIssuer, leeway_s: int = 10) -> Verifier:
     return Verifier({each.name: each for each in issuers}, leeway_s)
 
 
-OF_ES256 = verifier(trusted(OneKey(from_pem(public_pem("ES256")))))
+OF_ES256 = verifier(trusted(StaticKey(from_pem(public_pem("ES256")))))
 
 
 async def fault(of: Verifier, sent: str) -> str:
@@ -55,7 +55,7 @@ async def fault(of: Verifier, sent: str) -> str:
 @pytest.mark.parametrize("algorithm", ASYMMETRIC)
 async def test_token_of_each_algorithm_holds(algorithm: str) -> None:
     ((key,),) = from_jwks(jwks(jwk(algorithm))).values()
-    found = await verifier(trusted(OneKey(key))).verify(token(algorithm))
+    found = await verifier(trusted(StaticKey(key))).verify(token(algorithm))
     assert (found.principal.subject, *found.principal.scopes) == ("alice", "predict")
     assert found.principal.issuer == ISSUER
     assert found.token_id == "one"
@@ -64,12 +64,12 @@ async def test_token_of_each_algorithm_holds(algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
 async def test_token_of_a_shared_secret_holds(algorithm: str) -> None:
     sent = jwt.encode(claims(), SECRET, algorithm=algorithm)
-    assert await verifier(trusted(OneKey(from_secret(SECRET)))).verify(sent)
+    assert await verifier(trusted(StaticKey(from_secret(SECRET)))).verify(sent)
 
 
 async def test_algorithm_that_the_issuer_is_not_to_use_is_refused() -> None:
     ((key,),) = from_jwks(jwks(jwk("RS256"))).values()
-    only = verifier(trusted(OneKey(key), ISSUER, "PS256"))
+    only = verifier(trusted(StaticKey(key), ISSUER, "PS256"))
     assert await fault(only, token("RS256")) == "algorithm"
     assert await only.verify(token("PS256"))
 
@@ -81,7 +81,7 @@ async def test_public_key_is_never_taken_for_a_secret() -> None:
     parts = [{"alg": "HS256", "typ": "JWT"}, claims()]
     signed = ".".join(encoded(json.dumps(each).encode()) for each in parts)
     sent = f"{signed}.{encoded(signing.sign(signed.encode(), pem))}"
-    assert await fault(verifier(trusted(OneKey(from_pem(pem)))), sent) == "algorithm"
+    assert await fault(verifier(trusted(StaticKey(from_pem(pem)))), sent) == "algorithm"
 
 
 def encoded(content: bytes) -> str:
@@ -188,8 +188,8 @@ async def test_signature_by_another_key_is_refused() -> None:
 
 
 async def test_each_issuers_keys_are_for_its_own_tokens() -> None:
-    ours = trusted(OneKey(from_pem(public_pem("ES256"))))
-    theirs = trusted(OneKey(from_pem(public_pem("EdDSA"))), "https://other.example/")
+    ours = trusted(StaticKey(from_pem(public_pem("ES256"))))
+    theirs = trusted(StaticKey(from_pem(public_pem("EdDSA"))), "https://other.example/")
     both = verifier(ours, theirs)
     assert await both.verify(token("ES256"))
     assert await both.verify(token("EdDSA", iss=theirs.name))
@@ -202,7 +202,7 @@ async def test_one_bad_issuer_blocks_no_other() -> None:
         raise ConnectionError(url)
 
     bad = trusted(JwksKeys("https://other.example/", Jwks(), away), "https://other.example/")
-    both = verifier(trusted(OneKey(from_pem(public_pem("ES256")))), bad)
+    both = verifier(trusted(StaticKey(from_pem(public_pem("ES256")))), bad)
     with pytest.raises(IssuerUnavailable):
         await both.verify(token("EdDSA", iss=bad.name))
     assert await both.verify(token("ES256"))
