@@ -1,9 +1,10 @@
-"""How subjects share one queue: whose item is served next, and how much each may have waiting.
+"""Fair queueing: subjects share one queue's service by cost, and its room by thresholds.
 
-Service is shared by cost, as by deficit round robin, but a subject that has had less than the
-others is served next instead of after a round of them: start-time fair queueing (Goyal, Vin and
-Cheng, 1996), in which subjects within one quantum of service are equals, and the one with the
-least waiting goes first. Room is shared by dynamic thresholds (Choudhury and Hahne, 1998).
+Service is shared by start-time fair queueing (Goyal, Vin and Cheng, 1996): the subject that has
+been served least is next. Subjects whose service differs by less than a quantum count as equal, and
+of those the one with the least waiting cost goes first. Unlike with deficit round robin, a light
+subject does not wait for a round of the others. Room is shared by dynamic thresholds (Choudhury and
+Hahne, 1998).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +13,12 @@ from heapq import merge
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
-# Subjects without anything waiting whose service is remembered: past it, the oldest is forgotten.
+# Idle subjects whose service is remembered; beyond it, the oldest are dropped.
 _MAX_IDLE = 1024
 
 
 class Entry(Protocol):
-    """An item in the queue: whose it is, and what it costs the device."""
+    """An item in the queue: its subject, and its cost on the device (see the task)."""
 
     @property
     def subject(self) -> str: ...
@@ -29,20 +30,20 @@ EntryT = TypeVar("EntryT", bound=Entry)
 
 
 def fits(items: int, held: int, waiting: int, limit: int) -> bool:
-    """Return whether a subject that holds ``held`` of ``waiting`` items may add so many.
+    """Return whether a subject that holds ``held`` of ``waiting`` items may add ``items`` more.
 
-    A subject may hold as much as it leaves free of twice the limit: the limit if it is alone, and
-    less as others hold more, so that heavy subjects always leave room for a light one.
+    A subject may hold as many items as remain free of twice the ``limit`` after it: ``limit`` if it
+    is alone, and fewer as others hold more, so that heavy subjects leave room for a light one.
     """
     return held + items <= 2 * limit - waiting - items
 
 
 @dataclass(slots=True)
 class _Backlog(Generic[EntryT]):
-    """What waits of one subject, oldest first.
+    """The waiting items of one subject, oldest first, and their total cost.
 
-    ``served`` is the cost that it has been served, on the queue's own virtual clock, and
-    ``passed_over`` how many batches have been taken without anything of it.
+    ``served`` is the cost that the subject has been served, on the queue's virtual clock, and
+    ``passed_over`` the number of batches taken since one had an item of it.
     """
 
     served: int
@@ -52,17 +53,17 @@ class _Backlog(Generic[EntryT]):
 
 
 class FairQueue(Generic[EntryT]):
-    """Waiting items by subject. With a single subject, it is first in, first out.
+    """A queue that is fair to subjects, and first in, first out for each of them.
 
-    A subject that ``max_passed_over`` batches had nothing of is served before all that were
-    passed over less often, whatever it was served before.
+    A subject that has been passed over by ``max_passed_over`` batches precedes all that have been
+    passed over less often, regardless of their service.
     """
 
     def __init__(self, max_passed_over: int) -> None:
         self._max_passed_over = max_passed_over
         self._backlogs: dict[str, _Backlog[EntryT]] = {}
         self._idle: dict[str, int] = {}
-        # What the least served subject had been served when a batch was last taken.
+        # The service of the least served subject when a batch was last chosen.
         self._virtual_time = 0
         self._length = 0
         self.cost = 0
@@ -75,21 +76,21 @@ class FairQueue(Generic[EntryT]):
             yield from backlog.entries
 
     def held(self, subject: str) -> int:
-        """Return how many items of a subject wait."""
+        """Return the number of waiting items of a subject."""
         backlog = self._backlogs.get(subject)
         return len(backlog.entries) if backlog else 0
 
     def cost_of(self, subject: str) -> int:
-        """Return what waits of a subject, by cost."""
+        """Return the waiting cost of a subject."""
         backlog = self._backlogs.get(subject)
         return backlog.cost if backlog else 0
 
     def costs(self) -> dict[str, int]:
-        """Return what waits of each subject, by cost."""
+        """Return the waiting cost of each subject."""
         return {subject: backlog.cost for subject, backlog in self._backlogs.items()}
 
     def push(self, subject: str, entries: Sequence[EntryT], cost: int) -> None:
-        """Add a subject's items behind those that it has waiting; ``cost`` is theirs together."""
+        """Add items behind the subject's others; ``cost`` is the sum of their costs."""
         if not entries:
             return
         backlog = self._backlogs.get(subject)
@@ -102,23 +103,25 @@ class FairQueue(Generic[EntryT]):
         self._length += len(entries)
 
     def window(self, size: int, quantum: int) -> list[EntryT]:
-        """Return up to so many items in the order in which they are to be served.
+        """Return up to ``size`` items in the order in which they are to be served.
 
-        Subjects that were served the same but for less than a ``quantum`` are equals.
+        Subjects whose service differs by less than ``quantum``, a cost, count as equal.
         """
         if len(self._backlogs) == 1:
             (backlog,) = self._backlogs.values()
             return backlog.entries[:size]
         least = min(backlog.served for backlog in self._backlogs.values())
         self._virtual_time = max(self._virtual_time, least)
-        ranked = sorted(self._backlogs.values(), key=lambda each: self._rank(each, least, quantum))
+        ranked = sorted(
+            self._backlogs.values(), key=lambda backlog: self._rank(backlog, least, quantum)
+        )
         first = ranked[0].entries[0]
         shared = merge(*(_tagged(backlog, place) for place, backlog in enumerate(ranked[:size])))
         others = (entry for *_, entry in shared if entry is not first)
         return [first, *islice(others, size - 1)]
 
     def take(self, entries: Sequence[EntryT]) -> None:
-        """Remove the items of a batch, and charge their subjects for them."""
+        """Remove the items of a batch, and add their cost to their subjects' service."""
         chosen: dict[str, list[EntryT]] = {}
         for entry in entries:
             chosen.setdefault(entry.subject, []).append(entry)
@@ -130,7 +133,7 @@ class FairQueue(Generic[EntryT]):
         self._forget()
 
     def drop(self, unwanted: Callable[[EntryT], bool]) -> list[EntryT]:
-        """Remove the items that this holds for, and return them."""
+        """Remove and return the items for which ``unwanted`` returns true."""
         dropped: list[EntryT] = []
         for subject, backlog in [*self._backlogs.items()]:
             batch = [entry for entry in backlog.entries if unwanted(entry)]
@@ -146,7 +149,7 @@ class FairQueue(Generic[EntryT]):
         self._length = self.cost = 0
 
     def _rank(self, backlog: _Backlog[EntryT], least: int, quantum: int) -> tuple[int, int, int]:
-        """Return what subjects are sorted by; of equals, the one that came first is first."""
+        """Return a sort key; sorting is stable, so of equals the oldest subject comes first."""
         late = backlog.passed_over if backlog.passed_over >= self._max_passed_over else 0
         return -late, (backlog.served - least) // max(1, quantum), backlog.cost
 
@@ -163,7 +166,7 @@ class FairQueue(Generic[EntryT]):
             self._idle[subject] = backlog.served
 
     def _forget(self) -> None:
-        """Forget the service of idle subjects that has no weight any more."""
+        """Drop the service of idle subjects that no longer affects the order."""
         if not self._backlogs:
             self._idle.clear()
             self._virtual_time = 0
@@ -174,7 +177,7 @@ class FairQueue(Generic[EntryT]):
 
 
 def _tagged(backlog: _Backlog[EntryT], place: int) -> Iterator[tuple[int, int, int, EntryT]]:
-    """Yield a subject's items, each after what its subject will have been served before it."""
+    """Yield a subject's items, each with its start tag: the subject's service before it."""
     tag = backlog.served
     for number, entry in enumerate(backlog.entries):
         yield tag, place, number, entry
