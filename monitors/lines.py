@@ -1,8 +1,8 @@
-"""Lines for the console and for log files, written by threads of their own.
+"""Writes lines to the console and to log files asynchronously, on threads of their own.
 
 Code that logs, prints or warns only puts a line into a bounded queue, so that a full pipe, a paused
-terminal or a slow disk holds up no request. Lines that do not fit are counted, and the next line
-that is written reports how many are missing before it.
+terminal or a slow disk delays no request. Lines that do not fit are dropped and counted, and a
+notice before the next written line says how many are missing.
 """
 
 import atexit
@@ -22,21 +22,21 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
-# What may wait for one target, and what a line costs beside its text.
+# The bytes that may wait for one target, and the overhead of a line in them.
 _MAX_BYTES = 4 << 20
 _LINE_BYTES = 200
-# Text without an end of line is written once there is so much of it.
+# Text without a newline is written once it is longer than this.
 _MAX_PARTIAL = 1 << 16
 _FLUSH_S = 2.0
 _POLL_MS = 1000
-# By time.monotonic(): once a process ends, all that is waited for has one limit.
+# By time.monotonic(): set at exit, so that all waits share one limit.
 _exit_deadline = math.inf
 
 _writers: "weakref.WeakSet[LineWriter]" = weakref.WeakSet()
 
 
 class _Drops:
-    """Counts dropped lines by target; those from before there are metrics are handed on later."""
+    """Counts dropped lines by target, and buffers the counts until there is a metric."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -59,15 +59,15 @@ _drops = _Drops()
 
 
 def report_drops_to(report: Callable[[str, int], None]) -> None:
-    """Call ``report`` with the target and the count of lines that are dropped."""
+    """Call ``report`` with the target and the number of lines whenever lines are dropped."""
     _drops.report_to(report)
 
 
 class LineWriter:
-    """Writes lines in order, from a thread that it starts with the first one.
+    """Writes lines in order, on a thread that starts with the first line.
 
-    ``write`` takes a line with its end, may block, and raises OSError for a line that is lost.
-    A process that is forked starts with an empty queue: its parent writes what waited.
+    ``write`` takes a line with its newline, may block, and raises OSError if the line is lost. A
+    forked process starts with an empty queue, because the parent writes the waiting lines.
     """
 
     def __init__(self, target: str, write: Callable[[str], None]) -> None:
@@ -78,7 +78,7 @@ class LineWriter:
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
-        # Each with how many were dropped before it.
+        # Each line with the number of lines dropped before it.
         self._lines: deque[tuple[int, str]] = deque()
         self._bytes = 0
         self._dropped = 0
@@ -86,7 +86,7 @@ class LineWriter:
         self._thread: threading.Thread | None = None
 
     def put(self, line: str) -> None:
-        """Queue a line, or drop and count it where too much waits; never blocks."""
+        """Queue a line, or drop and count it if the queue is full; never blocks."""
         cost = len(line) + _LINE_BYTES
         with self._changed:
             if (self._lines and self._bytes + cost > _MAX_BYTES) or not self._started():
@@ -101,7 +101,7 @@ class LineWriter:
             _drops.add(self._target)
 
     def drain(self, timeout_s: float = _FLUSH_S) -> bool:
-        """Wait until all is written, at most so long; tell whether it is."""
+        """Wait until all lines are written, at most ``timeout_s``; return whether they are."""
         timeout_s = max(min(timeout_s, _exit_deadline - time.monotonic()), 0)
         with self._changed:
             return self._changed.wait_for(lambda: not (self._lines or self._writing), timeout_s)
@@ -113,7 +113,7 @@ class LineWriter:
             try:
                 self._thread.start()
             except RuntimeError:
-                # The interpreter ends, or there may be no more threads.
+                # The interpreter is shutting down, or the limit of threads is reached.
                 self._thread = None
         return self._thread is not None
 
@@ -137,7 +137,7 @@ class LineWriter:
                 self._changed.notify_all()
 
     def _write_line(self, missing: int, line: str) -> int:
-        """Return how many lines are missing once this one was tried."""
+        """Write a line; return how many lines are missing after it."""
         if missing and not self._succeeds(_notice(missing)):
             _drops.add(self._target)
             return missing + 1
@@ -166,7 +166,7 @@ def _notice(count: int) -> str:
 
 
 def flush(timeout_s: float = _FLUSH_S) -> None:
-    """Wait until all lines are written, at most so long in all: before a process ends."""
+    """Wait until all lines are written, at most ``timeout_s`` in total."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, _QueuedStream):
             stream.flush()
@@ -176,7 +176,7 @@ def flush(timeout_s: float = _FLUSH_S) -> None:
 
 
 class _QueuedStream(io.TextIOBase):
-    """A standard stream whose text goes to a writer, line by line."""
+    """A standard stream that passes its text to a LineWriter, line by line."""
 
     def __init__(self, stream: TextIO, writer: LineWriter) -> None:
         self._stream = stream
@@ -186,9 +186,9 @@ class _QueuedStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         with self._lock:
-            whole, end, self._partial = (self._partial + text).rpartition("\n")
-            if end:
-                self._writer.put(whole + end)
+            lines, newline, self._partial = (self._partial + text).rpartition("\n")
+            if newline:
+                self._writer.put(lines + newline)
             if len(self._partial) > _MAX_PARTIAL:
                 self.flush()
         return len(text)
@@ -213,17 +213,17 @@ class _QueuedStream(io.TextIOBase):
         return self._stream.buffer
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]  # an attribute there, never set
+    def encoding(self) -> str:  # type: ignore[override]  # an attribute in the base class
         return self._stream.encoding
 
     def reset_lock(self) -> None:
-        """Free the lock in a process that was forked while another thread held it."""
+        """Replace the lock in a forked process: another thread may have held it at the fork."""
         self._lock = threading.RLock()
         self._partial = ""
 
 
 class _Console:
-    """One of the standard streams' files."""
+    """Writes to the file descriptor of a standard stream."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -240,10 +240,10 @@ class _Console:
 
 
 def detach_console() -> None:
-    """Have all that this process writes to standard output and error pass a queue.
+    """Queue everything that Python code writes to standard output and error.
 
-    That takes in what libraries print and the traceback of a thread that dies. What code in C
-    writes goes to the file itself, which is set not to block: without a reader, it is lost.
+    That includes prints of libraries and tracebacks of threads. C code writes to the descriptor
+    itself, which becomes non-blocking: without a reader, its output is lost.
     """
     writers: dict[tuple[int, int], LineWriter] = {}
     for name in ("stdout", "stderr"):
@@ -255,10 +255,10 @@ def detach_console() -> None:
             descriptor = stream.fileno()
             status = os.fstat(descriptor)
         except (OSError, ValueError):
-            # A test's, or closed.
+            # The stream is closed, or a test's, without a descriptor.
             continue
         _unblock(descriptor, status.st_mode)
-        # Both in one file keep their order.
+        # If both streams go to one file, one writer keeps their order.
         file = (status.st_dev, status.st_ino)
         if file not in writers:
             writers[file] = LineWriter("console", _Console(descriptor).write)
@@ -266,17 +266,17 @@ def detach_console() -> None:
 
 
 def _unblock(descriptor: int, mode: int) -> None:
-    """Have writes fail where they would wait, without a change for others that share the file."""
-    # Where that is not allowed, only the thread that writes can wait, and code in C.
+    """Make writes non-blocking, without affecting other processes that share the file."""
+    # If that is not permitted, only the writing thread and C code can block.
     with suppress(OSError):
         if stat.S_ISSOCK(mode):
-            # A socket cannot be opened again; those that share it are this server's processes.
+            # A socket cannot be reopened. Only this server's processes share it.
             os.set_blocking(descriptor, False)
         elif stat.S_ISFIFO(mode) or os.isatty(descriptor):
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            own = os.open(f"/proc/self/fd/{descriptor}", flags)
-            os.dup2(own, descriptor)
-            os.close(own)
+            reopened = os.open(f"/proc/self/fd/{descriptor}", flags)
+            os.dup2(reopened, descriptor)
+            os.close(reopened)
 
 
 def _after_fork() -> None:

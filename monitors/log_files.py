@@ -1,4 +1,4 @@
-"""Log files that are put aside by size, and written by a thread of their own."""
+"""Log files that rotate by size and are written on threads of their own."""
 
 import logging
 import math
@@ -13,17 +13,17 @@ from kaiten.sections import Logging
 from monitors.lines import LineWriter
 
 _MIB = 1 << 20
-# Who may read the files: subjects are pseudonyms in them, and yet they are nobody else's business.
+# Readable by the owner only, even though subjects are pseudonyms in them.
 _MODE = 0o600
-# It writes to no file, or a failure would come back here.
+# This logger writes to no file, so that a failing file does not log to itself.
 logger = structlog.get_logger("kaiten.logs")
 
 
-class RotatedFile:
-    """Appends lines to a file, which is put aside as ``NAME.1`` once it is over its size.
+class RotatingFile:
+    """Appends lines to a file, which is renamed to ``NAME.1`` when it would exceed ``max_bytes``.
 
-    Not the standard library's: that one formats each line twice, and keeps what a full disk did not
-    take. One process and one thread may write a file, or several where it has no size.
+    The standard library's handler formats each line twice, and buffers what a full disk rejects.
+    Only one thread of one process may write a file, or any number if it has no limit.
     """
 
     def __init__(self, path: Path, max_bytes: float = math.inf, backups: int = 1) -> None:
@@ -32,19 +32,24 @@ class RotatedFile:
         self._backups = backups
         self._file: int | None = None
         self._size = 0
-        self._told = False
+        self._failure_logged = False
 
     def append(self, line: str) -> None:
-        """Write a line with its end; OSError where it is lost. The first loss is logged."""
+        """Write a line with its newline. The first failure is logged.
+
+        Raises:
+            OSError: The line is lost.
+
+        """
         try:
             self._write(line.encode("utf-8", "backslashreplace"))
         except OSError as error:
             self.close()
-            self._tell_once(error)
+            self._log_first_failure(error)
             raise
 
     def close(self) -> None:
-        """Close the file; the next line opens it again."""
+        """Close the file; the next line reopens it."""
         if self._file is not None:
             with suppress(OSError):
                 os.close(self._file)
@@ -53,7 +58,7 @@ class RotatedFile:
     def _write(self, line: bytes) -> None:
         file = self._open() if self._file is None else self._file
         if self._size and self._size + len(line) > self._max_bytes:
-            file = self._put_aside()
+            file = self._rotate()
         written = os.write(file, line)
         self._size += written
         if written < len(line):
@@ -65,32 +70,32 @@ class RotatedFile:
         self._size = os.fstat(self._file).st_size
         return self._file
 
-    def _put_aside(self) -> int:
+    def _rotate(self) -> int:
         self.close()
         for number in range(self._backups, 0, -1):
-            older = self._named(number - 1)
-            if older.exists():
-                older.replace(self._named(number))
+            path = self._backup_path(number - 1)
+            if path.exists():
+                path.replace(self._backup_path(number))
         return self._open()
 
-    def _named(self, number: int) -> Path:
+    def _backup_path(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
 
-    def _tell_once(self, error: OSError) -> None:
-        if not self._told:
-            self._told = True
+    def _log_first_failure(self, error: OSError) -> None:
+        if not self._failure_logged:
+            self._failure_logged = True
             logger.error(
                 "log_file_failed", file=str(self._path), fault=error.strerror or str(error)
             )
 
 
-class QueuedFile(logging.Handler):
-    """Formats a line where it is logged, and leaves the file to a thread: a slow disk costs lines.
+class QueuedFileHandler(logging.Handler):
+    """A logging handler that formats lines at once and writes them to the file on a thread.
 
-    A line that cannot be written is lost and counted, and the next one is tried.
+    Lines are dropped and counted if the disk is slow, or if they cannot be written.
     """
 
-    def __init__(self, target: str, file: RotatedFile) -> None:
+    def __init__(self, target: str, file: RotatingFile) -> None:
         super().__init__()
         self._file = file
         self._writer = LineWriter(target, file.append)
@@ -102,20 +107,20 @@ class QueuedFile(logging.Handler):
         self._writer.drain()
 
     def close(self) -> None:
-        # Where the disk hangs, the thread keeps the file.
+        # If the disk hangs, the thread still uses the file.
         if self._writer.drain():
             self._file.close()
         super().close()
 
 
-def open_files(settings: Logging, worker: int) -> dict[str, QueuedFile]:
-    """Return the file of each logger that has one; empty where no folder is set."""
+def open_files(settings: Logging, worker: int) -> dict[str, QueuedFileHandler]:
+    """Return the handler of each logger with a file, none if no folder is set."""
     if settings.folder is None:
         return {}
     return {
-        f"kaiten.{name}": QueuedFile(
+        f"kaiten.{name}": QueuedFileHandler(
             stem,
-            RotatedFile(
+            RotatingFile(
                 settings.folder / f"{stem}-{worker}.log",
                 settings.max_file_mb * _MIB,
                 settings.backups,
@@ -126,11 +131,16 @@ def open_files(settings: Logging, worker: int) -> dict[str, QueuedFile]:
 
 
 def check_folder(settings: Logging) -> None:
-    """Raise InvalidSettings where the log's folder can not be written; it is not made here."""
+    """Check that the log's folder can be written or created, without creating it.
+
+    Raises:
+        InvalidSettings: It cannot.
+
+    """
     if settings.folder is None:
         return
     folder = settings.folder.absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = f"{folder} can not be written ({there}); name another folder, or leave it empty"
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        reason = f"{folder} can not be written ({existing}); name another folder, or leave it empty"
         raise InvalidSettings([Detail("logging.folder", reason)], "the log's folder")

@@ -17,7 +17,7 @@ from kaiten.context import current_or_none
 from kaiten.errors import CallerGone
 from kaiten.pseudonyms import Pseudonyms, address_of, network_of
 from kaiten.sections import Logging
-from monitors.log_files import QueuedFile, RotatedFile, open_files
+from monitors.log_files import QueuedFileHandler, RotatingFile, open_files
 
 _SECURITY = "kaiten.security"
 # What operators do: to credentials, and to the versions of models.
@@ -75,7 +75,7 @@ def _formatter(shared: Sequence[Processor]) -> logging.Formatter:
 
 def keep_acts(folder: Path) -> None:
     """Write what operators do to ``audit.log`` in a folder as well, which no caller can fill."""
-    file = QueuedFile("audit", RotatedFile(folder / "audit.log"))
+    file = QueuedFileHandler("audit", RotatingFile(folder / "audit.log"))
     # Outside of a request there are no fields to add.
     file.setFormatter(_formatter(_shared()))
     for name in (_AUDIT, _TRAIL):

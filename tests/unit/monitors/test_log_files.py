@@ -13,7 +13,7 @@ from structlog.typing import EventDict
 
 from kaiten.errors import InvalidSettings
 from kaiten.sections import Logging
-from monitors.log_files import QueuedFile, RotatedFile, check_folder, open_files
+from monitors.log_files import QueuedFileHandler, RotatingFile, check_folder, open_files
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def told() -> Iterator[list[EventDict]]:
 
 @contextmanager
 def writing(path: Path, max_bytes: int = 1000, backups: int = 2) -> Iterator[logging.Handler]:
-    handler = QueuedFile("requests", RotatedFile(path, max_bytes, backups))
+    handler = QueuedFileHandler("requests", RotatingFile(path, max_bytes, backups))
     yield handler
     handler.close()
 
