@@ -1,8 +1,8 @@
-"""Files in which the workers of a server keep what they count, and what is left of dead workers.
+"""Reads the metrics files of all workers of a server, and merges those of dead workers.
 
-Each worker has files of its own, named ``KIND_PID.SUFFIX``. Those of dead workers are folded into
-one file, so that deaths cost no room. A reader takes no lock: it reads the fold, then all files
-that the fold does not hold yet, and starts again if the fold has changed meanwhile.
+Each worker writes files named ``KIND_PID.SUFFIX``. The files of dead workers are folded into one
+file, so that restarts do not fill the disk. A reader takes no lock: it reads the fold, then all
+files that the fold does not include, and starts again if the fold has changed meanwhile.
 """
 
 import fcntl
@@ -22,28 +22,29 @@ import structlog
 
 from kaiten.files import is_out_of_descriptors, replace
 
-# prometheus_client's format: the bytes in use, padding to 8, and then for each value the length of
-# its key, the key padded so that what follows is aligned to 8, the value and its timestamp.
+# prometheus_client's format: the number of bytes in use, padding to 8 bytes, and for each value the
+# length of its key, the key padded to an 8-byte boundary, the value and its timestamp.
 _USED, _VALUES = struct.Struct("i"), struct.Struct("dd")
 _HEADER, _ALIGNMENT, _KEY_PARTS = 8, 8, 4
 _READS = 5
 _MODE = 0o600
 _MOST_RECENT = "gauge_mostrecent"
 _NAME = re.compile(r"(counter|histogram|summary|gauge_[a-z]+)_\d+\.db")
-# A key, its value and when it was set.
+# A key, its value and its timestamp.
 Row = tuple[str, float, float]
+# The kind of the file, and a row.
 Content = Sequence[tuple[str, str, float, float]] | None
 ResultT = TypeVar("ResultT")
 logger = structlog.get_logger(__name__)
 
 
 class TornFile(ValueError):
-    """A file whose worker died while writing it, or that something else has damaged."""
+    """A metrics file is damaged, for instance because its worker died while writing it."""
 
 
 @dataclass(frozen=True)
 class Folded:
-    """What dead workers have counted; ``sources`` are files it holds that may still be there."""
+    """The merged content of dead workers; ``sources`` are merged files not yet deleted."""
 
     generation: int = 0
     sources: frozenset[str] = frozenset()
@@ -51,22 +52,27 @@ class Folded:
 
 
 class Fold:
-    """One file with what the files of dead workers held, each of them exactly once.
+    """A file that holds the content of dead workers' files, each exactly once.
 
-    It is replaced whole, together with the names of the files that went into it, which are deleted
-    afterwards: a process that dies in between leaves nothing that would be counted twice.
+    It is replaced atomically, together with the names of the files merged into it, which are
+    deleted afterwards. So nothing is counted twice if a process dies in between.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self) -> Folded:
-        """Return what is folded; nothing where the file is missing or cannot be understood."""
+        """Return the fold, an empty one if the file is missing or invalid.
+
+        Raises:
+            OSError: This process is out of file descriptors.
+
+        """
         try:
             generation, sources, content = json.loads(self._path.read_bytes())
             return Folded(int(generation), frozenset(sources), content)
         except OSError as error:
-            # A fault of this process and not of the file that it opens.
+            # The file may be intact, so it must not be taken for empty.
             if is_out_of_descriptors(error):
                 raise
             return Folded()
@@ -74,14 +80,14 @@ class Fold:
             return Folded()
 
     def consistent(self, read: Callable[[Folded], ResultT]) -> ResultT:
-        """Return what ``read`` makes of the fold and of the files that it does not hold."""
+        """Call ``read`` until the fold did not change meanwhile; return its result."""
         for _ in range(_READS):
             folded = self.read()
             with suppress(FileNotFoundError):
                 result = read(folded)
                 if self.read().generation == folded.generation:
                     return result
-        # Workers die by the second; what is read once more is right to within a few of them.
+        # Workers are dying continually; one more read is right except for a few of them.
         return read(self.read())
 
     def add_dead(
@@ -89,29 +95,34 @@ class Fold:
         files: Callable[[], Sequence[Path]],
         merge: Callable[[Any, Sequence[Path]], Any],
     ) -> None:
-        """Fold those files whose workers are dead; on a full disk, they stay as they are."""
+        """Fold the files of dead workers; on a full disk they stay as they are."""
         with suppress(OSError):
             dead = [file for file in files() if is_dead(file)]
             if dead or self.read().sources:
                 self.add(dead, merge)
 
     def add(self, files: Sequence[Path], merge: Callable[[Any, Sequence[Path]], Any]) -> None:
-        """Fold files of dead workers, unless another process does so; OSError on a full disk."""
+        """Fold the given files, unless another process is folding.
+
+        Raises:
+            OSError: The fold cannot be written, for instance on a full disk.
+
+        """
         with self._locked() as locked:
             if not locked:
                 return
             folded = self.read()
-            # Of a process that died after it had folded them.
-            self._forget(folded)
+            # Another process may have died before it deleted them.
+            self._delete_sources(folded)
             files = [file for file in files if file.exists()]
             if files:
                 names = frozenset(file.name for file in files)
                 content = merge(folded.content, files)
                 folded = Folded(folded.generation + 1, names, content)
                 self._write(folded)
-                self._forget(folded)
+                self._delete_sources(folded)
 
-    def _forget(self, folded: Folded) -> None:
+    def _delete_sources(self, folded: Folded) -> None:
         if folded.sources:
             for name in folded.sources:
                 self._path.with_name(name).unlink(missing_ok=True)
@@ -134,22 +145,22 @@ class Fold:
 
 
 def files_in(directory: Path) -> list[Path]:
-    """Return what a folder holds, in order; nothing where it is gone."""
+    """Return the sorted paths in a folder, none if it does not exist."""
     try:
-        # Not glob, which takes a folder that cannot be opened for an empty one.
+        # glob would take a folder that cannot be opened for an empty one.
         return sorted(directory / name for name in os.listdir(directory))  # noqa: PTH208
     except FileNotFoundError:
         return []
 
 
 def is_dead(file: Path) -> bool:
-    """Tell whether the process that a file is named after is gone."""
+    """Return whether the process whose id is in a file's name has ended."""
     number = file.stem.rpartition("_")[2]
     return number.isdigit() and not psutil.pid_exists(int(number))
 
 
 class FileRows(str):  # noqa: SLOT000  it has an attribute
-    """The name of a metrics file, with what was read from it."""
+    """The name of a metrics file, with its rows as an attribute."""
 
     rows: Sequence[Row]
 
@@ -162,7 +173,7 @@ class FileRows(str):  # noqa: SLOT000  it has an attribute
 class MetricFiles:
     """The metrics files of all workers of a server, as prometheus_client writes them.
 
-    ``torn`` is called for each file that cannot be read; it is left out, and moved to
+    ``torn`` is called once for each file that cannot be read. The file is skipped, and moved to
     ``torn.aside`` if its worker is dead.
     """
 
@@ -173,12 +184,12 @@ class MetricFiles:
         self._fold = Fold(directory / "folded.json")
 
     def read(self) -> list[FileRows]:
-        """Return what each worker has counted, and what dead ones had."""
+        """Fold, and return the rows of dead workers and of each live one."""
         self.fold()
         return self._fold.consistent(self._read)
 
     def fold(self) -> None:
-        """Fold what dead workers have left; where the disk is full, it stays as it is."""
+        """Fold the files of dead workers; on a full disk they stay as they are."""
         self._fold.add_dead(self._files, self._merge)
 
     def _files(self) -> list[Path]:
@@ -193,19 +204,19 @@ class MetricFiles:
         return [*dead, *(FileRows(file.name, self._rows(file)) for file in others)]
 
     def _rows(self, file: Path) -> Sequence[Row]:
-        """Return a file's rows; none, reported once, where it cannot be read."""
+        """Return a file's rows, none if it cannot be read, which is reported once."""
         try:
             return read_rows(file.read_bytes())
         except TornFile as error:
-            self._note(file, str(error))
+            self._report(file, str(error))
             return ()
         except OSError as error:
             if isinstance(error, FileNotFoundError) or is_out_of_descriptors(error):
                 raise
-            self._note(file, error.strerror or "it cannot be read")
+            self._report(file, error.strerror or "it cannot be read")
             return ()
 
-    def _note(self, file: Path, fault: str) -> None:
+    def _report(self, file: Path, fault: str) -> None:
         dead = is_dead(file)
         if file.name not in self._torn:
             self._torn.add(file.name)
@@ -221,7 +232,7 @@ class MetricFiles:
         for file in files:
             kind = file.stem.rpartition("_")[0]
             rows = self._rows(file)
-            # What a dead worker holds now is nothing.
+            # A live gauge of a dead worker no longer counts.
             if not kind.startswith("gauge_live"):
                 for key, value, at in rows:
                     merged[kind, key] = _added(kind, merged.get((kind, key)), (value, at))
@@ -229,19 +240,25 @@ class MetricFiles:
 
 
 def _added(
-    kind: str, kept: tuple[float, float] | None, found: tuple[float, float]
+    kind: str, total: tuple[float, float] | None, sample: tuple[float, float]
 ) -> tuple[float, float]:
-    if kept is None:
-        return found
+    """Add a value with its timestamp to the total of its kind."""
+    if total is None:
+        return sample
     if kind == _MOST_RECENT:
-        return max(kept, found, key=lambda each: each[1])
-    return kept[0] + found[0], 0.0
+        return max(total, sample, key=lambda each: each[1])
+    return total[0] + sample[0], 0.0
 
 
 def read_rows(content: bytes) -> list[Row]:
-    """Return the rows of a metrics file; TornFile where it is not whole."""
+    """Return the rows of a metrics file.
+
+    Raises:
+        TornFile: The file is damaged.
+
+    """
     if not content.strip(b"\0"):
-        # It is being made.
+        # The file is being created.
         return []
     if len(content) < _HEADER:
         raise TornFile("it has no header")
@@ -275,7 +292,7 @@ def _read_row(content: bytes, position: int, used: int) -> tuple[Row, int]:
 
 @lru_cache(maxsize=1 << 14)
 def _is_key(key: str) -> bool:
-    """Tell whether it is a JSON list of a metric's name, a sample's name, labels and a help."""
+    """Return whether a key is a JSON list: metric name, sample name, labels and help text."""
     try:
         parts = json.loads(key)
     except ValueError:
