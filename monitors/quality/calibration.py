@@ -1,16 +1,15 @@
-"""Accuracy without labels, from how sure the answers are: CBPE.
+"""Estimates accuracy without labels, by confidence-based performance estimation (CBPE).
 
-Confidence-based performance estimation, as NannyML named it: where a confidence is calibrated, it
-is the chance of being right, and the mean over a window estimates its accuracy; the accuracy itself
-is then Poisson-binomial. Białek, Kuberski, Perrakis, Bifet, "Estimating Model Performance Under
-Covariate Shift Without Labels" (2024, arXiv:2401.08348); Kivimäki, Białek, Kuberski, Nurminen,
-"Performance Estimation in Binary Classification Using Calibrated Confidence" (2025,
-arXiv:2505.05295). Calibrated by isotonic regression: Zadrozny, Elkan, "Transforming Classifier
-Scores into Accurate Multiclass Probability Estimates" (KDD 2002).
+A calibrated confidence is the probability of being right, so its mean over a window estimates the
+window's accuracy, which has a Poisson-binomial distribution. NannyML named the method: Białek,
+Kuberski, Perrakis, Bifet, "Estimating Model Performance Under Covariate Shift Without Labels"
+(2024, arXiv:2401.08348); Kivimäki, Białek, Kuberski, Nurminen, "Performance Estimation in Binary
+Classification Using Calibrated Confidence" (2025, arXiv:2505.05295). Confidences are calibrated by
+isotonic regression: Zadrozny, Elkan, "Transforming Classifier Scores into Accurate Multiclass
+Probability Estimates" (KDD 2002).
 
-It holds while an answer of some confidence is right as often as it was at validation, whatever
-inputs come. Where the same inputs come to mean something else (concept shift), it sees nothing:
-only labels do.
+The estimate is valid under covariate shift: answers of a given confidence must be right as often as
+at validation. Concept shift, where the meaning of inputs changes, shows in labels only.
 """
 
 from pathlib import Path
@@ -22,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from kaiten.quality import Estimate
 
 FILE = "calibration.json"
-# Of a 95 % interval, in standard deviations.
+# The half-width of a 95 % interval, in standard deviations.
 _Z = 1.959964
 _KNOTS = 32
 _RESAMPLES = 200
@@ -34,12 +33,12 @@ Floats = NDArray[np.float64]
 
 
 class Calibration(BaseModel):
-    """How often an answer of some confidence is right, by the rows of a validation.
+    """Maps confidence to the share of right answers, fitted on the ``rows`` of a validation.
 
-    Between the points ``confidence``, which rise, the shares ``accuracy`` are interpolated.
-    ``covariance`` is that of the shares at the ``knots`` over resamples of the rows: how much of
-    them is chance. ``error`` is the mean absolute error of estimates for
-    ``windows`` windows of ``window_rows`` rows that the calibration had not seen.
+    The map interpolates linearly between the increasing points ``confidence`` and their shares
+    ``accuracy``, all from 0 to 1. ``covariance``, knots by knots, is that of the shares at the
+    ``knots`` over bootstrap resamples. ``error`` is the mean absolute error of the estimates for
+    ``windows`` held-out windows of ``window_rows`` rows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,20 +63,21 @@ class Calibration(BaseModel):
         return self
 
     def estimate(self, confidences: ArrayLike) -> Estimate:
-        """Return the accuracy to expect of at least one answer with these confidences.
+        """Return the expected accuracy of answers with these confidences, of shape (n,), n > 0.
 
-        The interval is for the accuracy that labels for these very answers would show, in 95 of 100
-        cases: the normal approximation of the Poisson-binomial, with the calibration's own
-        uncertainty added. It fails where the module says that the estimate does.
+        The 95 % interval is for the accuracy that labels of these very answers would show: the
+        normal approximation of the Poisson-binomial distribution, plus the calibration's own
+        variance. The module's docstring says when the estimate is valid.
         """
         sure = np.asarray(confidences, np.float64)
-        right = np.interp(sure, self.confidence, self.accuracy)
-        # Rows that were all right show no more than that mistakes are rarer than one of them.
-        chance = np.clip(right, 1 / (self.rows + 1), self.rows / (self.rows + 1))
-        of_window = float((chance * (1 - chance)).sum()) / len(sure) ** 2
+        shares = np.interp(sure, self.confidence, self.accuracy)
+        # n right rows of n show only that errors are rarer than about 1 in n.
+        probabilities = np.clip(shares, 1 / (self.rows + 1), self.rows / (self.rows + 1))
+        window_variance = float((probabilities * (1 - probabilities)).sum()) / len(sure) ** 2
         weights = self._weights(sure)
-        of_calibration = float(weights @ np.asarray(self.covariance) @ weights)
-        accuracy, margin = float(right.mean()), _Z * (of_window + of_calibration) ** 0.5
+        calibration_variance = float(weights @ np.asarray(self.covariance) @ weights)
+        accuracy = float(shares.mean())
+        margin = _Z * (window_variance + calibration_variance) ** 0.5
         return Estimate(
             accuracy=accuracy,
             low=max(0.0, accuracy - margin),
@@ -89,18 +89,18 @@ class Calibration(BaseModel):
         )
 
     def _weights(self, sure: Floats) -> Floats:
-        """Return how much each knot counts in the mean of what is interpolated between them."""
+        """Return the weight of each knot in the mean of values interpolated between knots."""
         knots = np.asarray(self.knots)
-        places = np.interp(sure, knots, np.arange(len(knots)))
-        below = places.astype(np.int64)
-        share = places - below
+        positions = np.interp(sure, knots, np.arange(len(knots)))
+        below = positions.astype(np.int64)
+        share = positions - below
         above = np.minimum(below + 1, len(knots) - 1)
         counted = np.bincount(below, 1 - share, len(knots)) + np.bincount(above, share, len(knots))
         return np.asarray(counted / len(sure), np.float64)
 
 
 def read(folder: Path | None) -> Calibration | None:
-    """Return the calibration in a report's folder; None where there is none that can be read."""
+    """Return the calibration in a report's folder, None if there is none or it is invalid."""
     if folder is None:
         return None
     try:
@@ -110,9 +110,10 @@ def read(folder: Path | None) -> Calibration | None:
 
 
 def fit(confidences: ArrayLike, correct: ArrayLike) -> Calibration:
-    """Calibrate on the rows of a validation: how sure each answer was, and whether it was right.
+    """Fit a calibration to a validation's confidences and whether each answer was correct.
 
-    Deterministic. It takes what `kaiten validate` is installed with.
+    Both have shape (n,). The result is deterministic. Needs scikit-learn, which `kaiten validate`
+    requires and a server does not.
     """
     sure, right = np.asarray(confidences, np.float64), np.asarray(correct, np.float64)
     points, shares = _isotonic(sure, right)
@@ -131,15 +132,15 @@ def fit(confidences: ArrayLike, correct: ArrayLike) -> Calibration:
 
 
 def _isotonic(sure: Floats, right: Floats) -> tuple[Floats, Floats]:
-    # No server has it.
+    # Not installed on servers.
     from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415
 
-    found = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(sure, right)
-    return found.X_thresholds_, found.y_thresholds_
+    regression = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(sure, right)
+    return regression.X_thresholds_, regression.y_thresholds_
 
 
 def _covariance(sure: Floats, right: Floats, knots: Floats) -> Floats:
-    """Return that of the shares at the knots, by the bootstrap over rows."""
+    """Return the covariance of the shares at the knots, by bootstrap over rows."""
     random = np.random.default_rng(_SEED)
     shares = np.empty((_RESAMPLES, len(knots)))
     for number in range(_RESAMPLES):
@@ -149,7 +150,7 @@ def _covariance(sure: Floats, right: Floats, knots: Floats) -> Floats:
 
 
 def _errors(sure: Floats, right: Floats) -> tuple[list[float], int]:
-    """Return how far off estimates are on windows that their calibration has not seen."""
+    """Return the absolute errors on cross-validation windows, and the rows of each window."""
     order = np.random.default_rng(_SEED).permutation(len(sure))
     folds = np.array_split(order, min(_FOLDS, len(order)))
     window_rows = min(_WINDOW_ROWS, *map(len, folds))

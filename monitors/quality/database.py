@@ -1,4 +1,4 @@
-"""The database of predictions and labels: an SQLite file of the host, or a PostgreSQL of all."""
+"""The database of predictions and labels: an SQLite file of one host, or a shared PostgreSQL."""
 
 import sqlite3
 import threading
@@ -18,12 +18,12 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings, StateUnavailable
 from kaiten.sections import State
 from monitors.quality.faults import (
-    failed_once,
-    fault,
+    describe_fault,
+    is_corrupt,
+    is_locked,
+    is_retryable,
+    is_unavailable,
     lacks_tables,
-    means_away,
-    means_locked,
-    means_spoilt,
 )
 from monitors.quality.tables import HEAD, VERSION_TABLE
 
@@ -32,26 +32,26 @@ FILE = "quality.sqlite"
 RETRY_S = 2
 _DRIVER = "postgresql+psycopg"
 _MIGRATIONS = Path(__file__).parent / "migrations"
-# Seconds; libpq waits no less than two for a connection.
+# In seconds; the least that libpq accepts for connecting is 2.
 _CONNECT_S = 2
 _STATEMENT_S = 5
-# For SQLite's lock, which writers hold for milliseconds.
+# The timeout of SQLite's lock, which writers hold for milliseconds.
 _LOCK_S = 2
 _WAL_LIMIT_BYTES = 16 << 20
 _POOL = 6
-# So that of those who start at once, one migrates: any number that nobody else takes.
+# The advisory lock of migrations, so that one of several starting processes migrates: "kaiten".
 _LOCK = 0x6B616974656E
 _READING = "kaiten_reading"
 _MIGRATING = "kaiten_migrating"
 
 
 class Database:
-    """One process's connections, made as they are needed.
+    """The connection pool of one process, with a circuit breaker and migrations.
 
-    If it cannot be reached, callers do not wait for it in vain: for RETRY_S seconds after a failure
-    it is not asked again, and DatabaseUnavailable is raised at once; then one of them tries. The
-    same holds for writers while another process keeps an SQLite file locked. If its tables are
-    gone, with the file or by a server that was restored, they are made again.
+    After a failure, DatabaseUnavailable is raised at once for RETRY_S seconds; then one caller
+    tries again. The same holds for writers while another process keeps an SQLite file locked. If
+    the tables are missing, because the file was deleted or a server restored, they are created
+    again.
     """
 
     def __init__(self, url: URL, clock: Callable[[], float] = time.monotonic) -> None:
@@ -67,40 +67,60 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Give a transaction, which is on the disk when this returns; DatabaseUnavailable.
+        """Open a transaction, which is durable when the block ends.
 
-        The tables are made, or brought up to date, by whoever comes first.
+        The first transaction creates or migrates the tables.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be reached, or is locked.
+
         """
-        with self._told(writes=True):
+        with self._reporting_faults(writes=True):
             self._migrate_once()
             with self._engine.begin() as connection:
                 yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Give a transaction that sees one state, and waits for no writer; DatabaseUnavailable."""
-        with self._told():
+        """Open a read transaction, which sees a snapshot and waits for no writer.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be reached.
+
+        """
+        with self._reporting_faults():
             self._migrate_once()
-            with _looking(self._engine) as connection:
+            with _reading_transaction(self._engine) as connection:
                 yield connection
 
     def migrate(self) -> None:
-        """Bring the tables up to date; DatabaseUnavailable, StateUnavailable where it can not."""
-        with self._told(starts=True):
+        """Migrate the tables.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be reached; trying again may help.
+            StateUnavailable: The migration fails.
+
+        """
+        with self._reporting_faults(starts=True):
             self._migrate_once()
 
     def check_writable(self) -> None:
-        """Raise DatabaseUnavailable if nothing can be written now; it writes nothing."""
+        """Check that a write transaction can be opened, without writing.
+
+        Raises:
+            DatabaseUnavailable: It cannot.
+
+        """
         with self.writing():
             pass
 
-    def hangs(self) -> None:
-        """Note that it has not answered for longer than any that can be reached."""
+    def mark_hung(self) -> None:
+        """Treat the database as unavailable, because it has not answered for too long."""
         self._mark_away("no answer")
 
     @property
     def wal_bytes(self) -> int:
-        """The size of SQLite's write-ahead log, which grows while a reader stays; 0 without one."""
+        """The size of SQLite's write-ahead log, which grows while a reader stays open; else 0."""
         if self._url.get_backend_name() != "sqlite":
             return 0
         try:
@@ -113,7 +133,7 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def _told(self, *, writes: bool = False, starts: bool = False) -> Iterator[None]:
+    def _reporting_faults(self, *, writes: bool = False, starts: bool = False) -> Iterator[None]:
         self._check(writes=writes)
         try:
             yield
@@ -129,14 +149,14 @@ class Database:
         self._worked(writes=writes)
 
     def _may_be_mended(self, error: SQLAlchemyError) -> bool:
-        """Note what an error means, and tell whether waiting or another try may mend it."""
-        if means_away(error) or means_spoilt(error):
+        """Record what an error means; return whether waiting or another attempt may help."""
+        if is_unavailable(error) or is_corrupt(error):
             self._migrated = self._migrated and not lacks_tables(error)
-            self._mark_away(fault(error))
+            self._mark_away(describe_fault(error))
             return True
-        if means_locked(error):
+        if is_locked(error):
             self._mark_locked()
-        return failed_once(error)
+        return is_retryable(error)
 
     def _worked(self, *, writes: bool) -> None:
         if self._away:
@@ -152,7 +172,7 @@ class Database:
         with self._trying:
             if self._clock() < self._retry_at:
                 raise DatabaseUnavailable(RETRY_S)
-            # One tries; the others need not wait with it.
+            # This caller tries; the others fail at once until the next pause ends.
             self._retry_at = self._clock() + RETRY_S
 
     def _mark_away(self, reason: str) -> None:
@@ -171,11 +191,11 @@ class Database:
         tries = self._failed_tries
         with self._migrating:
             if self._migrated and _file_of(self._url) != self._file:
-                # Who has the old one open would write into what nobody finds.
+                # Open connections would write to the deleted file.
                 self._engine.dispose()
                 self._migrated = False
             if not self._migrated:
-                # Whoever waited for the first to try need not find out for itself.
+                # Another thread tried and failed while this one waited for the lock.
                 if self._failed_tries != tries:
                     raise DatabaseUnavailable(RETRY_S)
                 self._migrate()
@@ -186,14 +206,19 @@ class Database:
             migrate(self._engine)
         except DBAPIError as error:
             self._failed_tries += 1
-            if means_away(error) or failed_once(error):
+            if is_unavailable(error) or is_retryable(error):
                 raise
-            raise StateUnavailable(database_address(self._url), fault(error)) from None
+            raise StateUnavailable(database_address(self._url), describe_fault(error)) from None
         self._file = _file_of(self._url)
 
 
 def database_url(state: State, home: Path) -> URL:
-    """Return where predictions and labels are kept; InvalidSettings where its driver is missing."""
+    """Return the URL of the database of the settings.
+
+    Raises:
+        InvalidSettings: The driver of PostgreSQL is not installed.
+
+    """
     if state.database_url is None:
         return URL.create("sqlite", database=str(home.resolve() / FILE))
     url = make_url(state.database_url.get_secret_value()).set(drivername=_DRIVER)
@@ -204,40 +229,40 @@ def database_url(state: State, home: Path) -> URL:
 
 
 def database_address(url: URL) -> str:
-    """Return where it is, without the user and the password."""
+    """Return the file, or the host, port and database, without user and password."""
     if url.get_backend_name() == "sqlite":
         return str(url.database)
     return f"{url.host}:{url.port or 5432}/{url.database}"
 
 
 def database_fault(url: URL) -> str | None:
-    """Return why it can not be used, None where it can; nothing is made."""
+    """Return why the database cannot be used, None if it can; creates nothing."""
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         return None
     engine = _engine(url)
     try:
-        with _looking(engine) as connection:
+        with _reading_transaction(engine) as connection:
             _revision(connection)
     except SQLAlchemyError as error:
-        return fault(error)
+        return describe_fault(error)
     finally:
         engine.dispose()
     return None
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the tables up to date, once over all who try: the others find them so."""
+    """Migrate the tables; of several processes, one migrates and the others wait."""
     place = database_address(engine.url)
     if engine.dialect.name == "sqlite":
         _make(Path(str(engine.url.database)))
-    with _looking(engine) as connection:
+    with _reading_transaction(engine) as connection:
         if _is_up_to_date(connection):
             return
     with engine.connect().execution_options(**{_MIGRATING: True}) as connection, connection.begin():
-        # SQLite's transaction has the only lock there is.
+        # In SQLite, BEGIN IMMEDIATE has already locked out other writers.
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-            # What it changes may be large.
+            # Migrating a large table takes long.
             connection.execute(text("SET LOCAL statement_timeout = 0"))
         if not _is_up_to_date(connection):
             _upgrade(connection, place)
@@ -245,8 +270,8 @@ def migrate(engine: Engine) -> None:
 
 
 @contextmanager
-def _looking(engine: Engine) -> Iterator[Connection]:
-    """Give a transaction that only reads one state, and so takes no lock."""
+def _reading_transaction(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that reads a snapshot and takes no lock."""
     options: dict[str, Any] = {_READING: True}
     if engine.dialect.name == "postgresql":
         options["isolation_level"] = "REPEATABLE READ"
@@ -255,20 +280,20 @@ def _looking(engine: Engine) -> Iterator[Connection]:
 
 
 def _is_up_to_date(connection: Connection) -> bool:
-    """Tell whether nothing is to be done: a newer revision only adds to what this one uses."""
+    """Return whether the revision is current or newer: newer ones only add columns and tables."""
     return (_revision(connection) or "") >= HEAD
 
 
 def _revision(connection: Connection) -> str | None:
-    """Return the revision of its tables, None where it has none."""
+    """Return the revision of the tables, None without tables."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    found: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
-    return found
+    revision: str | None = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
+    return revision
 
 
 def _file_of(url: URL) -> int | None:
-    """Return what tells an SQLite file from one that takes its name later."""
+    """Return the inode of an SQLite file, which tells it from a replacement; None without one."""
     if url.get_backend_name() != "sqlite":
         return None
     try:
@@ -278,15 +303,15 @@ def _file_of(url: URL) -> int | None:
 
 
 def _make(file: Path) -> None:
-    """Make an empty database that its owner alone may read; SQLite's other files are like it."""
-    # Where there is no place for it, connecting says so.
+    """Create an empty database with mode 0600, which SQLite applies to its other files too."""
+    # If this fails, connecting reports why.
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch(0o600)
 
 
 def _upgrade(connection: Connection, place: str) -> None:
-    # Only whoever migrates loads it.
+    # Loaded only to migrate.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
     from alembic.util import CommandError  # noqa: PLC0415
@@ -305,12 +330,12 @@ def _engine(url: URL) -> Engine:
     sqlite = url.get_backend_name() == "sqlite"
     engine = create_engine(
         url,
-        # A connection that the server has ended meanwhile is replaced, at a round trip each time.
+        # Replaces connections that the server has closed, at the cost of one round trip each time.
         pool_pre_ping=not sqlite,
         pool_size=_POOL,
         max_overflow=0,
         pool_timeout=_CONNECT_S,
-        # Values are not told in errors.
+        # Errors must not quote values.
         hide_parameters=True,
         connect_args={"timeout": _STATEMENT_S} if sqlite else _POSTGRES,
     )
@@ -323,7 +348,7 @@ def _engine(url: URL) -> Engine:
 _POSTGRES: dict[str, Any] = {
     "connect_timeout": _CONNECT_S,
     "application_name": "kaiten",
-    # Ends a statement there; a server that is gone without a word is noticed by the other two.
+    # The server enforces these; the other two detect a server that vanished silently.
     "options": f"-c statement_timeout={_STATEMENT_S}s -c lock_timeout={_STATEMENT_S}s",
     "tcp_user_timeout": _STATEMENT_S * 1000,
     "keepalives_idle": _STATEMENT_S,
@@ -331,13 +356,13 @@ _POSTGRES: dict[str, Any] = {
 
 
 def _set_up(connection: sqlite3.Connection, _record: object) -> None:
-    """Make a commit last through a power loss: WAL, and synced each time.
+    """Make commits survive a power loss: WAL, synced at each commit.
 
-    Under synchronous=NORMAL the last commits could be lost, and accepted labels with them.
+    With synchronous=NORMAL the last commits could be lost, and accepted labels with them.
     """
-    # Its own way would begin a transaction late, where it may find that another has written.
+    # Autocommit: sqlite3 would begin a transaction late, when another may have written.
     connection.isolation_level = None
-    # A new file has to know before its first table that pruning gives pages back.
+    # auto_vacuum takes effect only if it is set before the first table.
     for pragma in (
         "auto_vacuum=INCREMENTAL",
         "journal_mode=WAL",
@@ -352,7 +377,7 @@ def _begin(connection: Connection) -> None:
     if options.get(_READING, False):
         connection.exec_driver_sql("BEGIN")
         return
-    # Another process may migrate for longer than any writer writes.
-    patience_s = _STATEMENT_S if options.get(_MIGRATING, False) else _LOCK_S
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {patience_s * 1000}")
+    # A migration of another process takes longer than any write.
+    timeout_s = _STATEMENT_S if options.get(_MIGRATING, False) else _LOCK_S
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {timeout_s * 1000}")
     connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""The quality of answers, as a worker has it: what is written, asked and watched, put together."""
+"""The quality monitoring of a worker: prediction log, labels, measures and their watch."""
 
 import asyncio
 import time
@@ -27,37 +27,38 @@ from monitors.quality.log import PredictionLog
 from monitors.quality.pruning import Pruning
 from monitors.quality.threads import Threads
 from monitors.quality.versions import Versions
-from monitors.quality.watch import Gauges, QualityWatch
+from monitors.quality.watch import QualityWatch, WatchMetrics
 from monitors.quality.windows import Reference, Windows
 
 logger = structlog.get_logger(__name__)
 T = TypeVar("T")
 _THREADS = 4
-# For the answer to be on its way before the request's own deadline.
+# Left for sending the response before the request's deadline.
 _MARGIN_S = 0.2
-# More than a connection and a statement take where the database answers at all.
-_PATIENCE_S = 10.0
-# More than a lock or a statement takes there.
+# Longer than connecting and a statement take with any database that answers.
+_TIMEOUT_S = 10.0
+# Longer than a lock or a statement takes with such a database.
 _HANG_S = 5.0
 
 
-class Watched(Gauges, Protocol):
-    """Told of what was measured, and of what was lost."""
+class QualityMetrics(WatchMetrics, Protocol):
+    """The metrics of quality, and of lost predictions."""
 
     def predictions_dropped(self, count: int) -> None:
         """Count predictions that were not written."""
 
 
 def _reference(report: Path | None) -> Reference | None:
-    found = calibration.read(report)
-    return None if report is None or found is None else Reference(report.name, found)
+    fitted = calibration.read(report)
+    return None if report is None or fitted is None else Reference(report.name, fitted)
 
 
 class QualityDesk:
-    """What callers and the other parts of a worker ask; ``versions`` are those that it serves.
+    """Logs predictions, accepts labels and reports quality, without blocking the event loop.
 
-    They are given by ``name:version``: their labels, and the folder of their newest report. Nothing
-    here holds up the event loop, and no thread beside its own few waits for the database.
+    ``versions`` maps the ``name:version`` of each served version to its labels and the folder of
+    its newest report. Only the desk's own threads wait for the database. ``pseudonym_of`` maps a
+    subject to its pseudonym in the database.
     """
 
     def __init__(
@@ -66,10 +67,10 @@ class QualityDesk:
         home: Path,
         settings: Quality,
         versions: Mapping[str, tuple[Sequence[str], Path | None]],
-        watched: Watched,
+        metrics: QualityMetrics,
         pseudonym_of: Callable[[str], str] = lambda _: "",
     ) -> None:
-        self._watched = watched
+        self._metrics = metrics
         self._pseudonym_of = pseudonym_of
         self._database = Database(url)
         self._labels = Labels(self._database)
@@ -77,18 +78,18 @@ class QualityDesk:
         served = Versions({tag: of[0] for tag, of in versions.items()})
         references = {tag: _reference(report) for tag, (_, report) in versions.items()}
         self._windows = Windows(self._database, references, settings.window_rows)
-        self._log = PredictionLog(self._database, served, settings, watched.predictions_dropped)
+        self._log = PredictionLog(self._database, served, settings, metrics.predictions_dropped)
         pruning = Pruning(self._database, settings)
-        self._watch = QualityWatch(home, self._labels, self._windows, pruning, watched)
+        self._watch = QualityWatch(home, self._labels, self._windows, pruning, metrics)
         self._threads = Threads(_THREADS, "quality")
 
     def start(self) -> None:
-        """Begin to write and to watch."""
+        """Start the threads that write and watch."""
         self._log.start()
         self._watch.start()
 
     def put(self, records: Sequence[PredictionRecord]) -> None:
-        """Keep the records to be written, or count them as dropped."""
+        """Queue records to be written; those that do not fit are counted as dropped."""
         self._log.put(records)
 
     async def take(
@@ -98,38 +99,46 @@ class QualityDesk:
         deadline: float,
         subject: str = "",
     ) -> int:
-        """Keep all labels, on the disk when this returns, or none; see Labels.take.
+        """Store all labels durably, or none; see Labels.take.
 
-        Returns how many are joined to their answers; the others wait for them. ``subject`` is who
-        sends them, of whom the database gets a pseudonym.
-        Where a connection breaks as they are committed, nobody knows which of the two it is.
+        Returns how many were joined to their predictions; the others wait for theirs. ``deadline``
+        is by time.monotonic(), and ``subject`` the sender. If the connection breaks during the
+        commit, the labels may be stored although this raises.
+
+        Raises:
+            InvalidInput: A label does not belong to the version that answered.
+            Forbidden: The sender may not label the model that answered.
+            RateLimited: Too many labels wait for predictions.
+            DatabaseUnavailable: The database cannot be reached, or does not answer.
+            DeadlineExceeded: The deadline is too close, or passed.
+
         """
         given_up = Event()
         try:
-            joined = await self._do(
+            joined = await self._run(
                 lambda: self._labels.take(
                     labels, models, given_up.is_set, self._pseudonym_of(subject)
                 ),
                 deadline,
             )
         except (InvalidInput, Forbidden, RateLimited):
-            self._watched.labels_taken("refused", len(labels))
+            self._metrics.labels_taken("refused", len(labels))
             raise
         except (DatabaseUnavailable, DeadlineExceeded) as error:
-            self._watched.labels_taken("unavailable", len(labels))
+            self._metrics.labels_taken("unavailable", len(labels))
             if isinstance(error, DatabaseUnavailable):
-                self._tell(failing=True)
+                self._log_change(failing=True)
             raise
         finally:
-            # Of one who was told that they are not kept, none may be written later.
+            # After an error none of the labels may be stored any more.
             given_up.set()
-        self._tell(failing=False)
-        self._watched.labels_taken("joined", joined)
-        self._watched.labels_taken("waiting", len(labels) - joined)
+        self._log_change(failing=False)
+        self._metrics.labels_taken("joined", joined)
+        self._metrics.labels_taken("waiting", len(labels) - joined)
         return joined
 
-    def _tell(self, *, failing: bool) -> None:
-        """Log when labels begin to be refused for the database's sake, and when that ends."""
+    def _log_change(self, *, failing: bool) -> None:
+        """Log when labels begin to be refused because of the database, and when that ends."""
         if failing and not self._failing:
             logger.warning("labels_not_taken")
         if self._failing and not failing:
@@ -137,12 +146,18 @@ class QualityDesk:
         self._failing = failing
 
     async def read(self, deadline: float) -> Sequence[VersionQuality]:
-        """Return what is known of each version that has answered; DatabaseUnavailable."""
-        return await self._do(self._windows.read, deadline)
+        """Return the quality of each version that has answered.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be reached, or does not answer.
+            DeadlineExceeded: The deadline is too close, or passed.
+
+        """
+        return await self._run(self._windows.read, deadline)
 
     def close(self) -> None:
-        """Write what waits, and stop."""
-        # Both at once: where the database hangs, each takes its time to be given up.
+        """Write waiting records, and stop."""
+        # Stopped first, so that both time out together if the database hangs.
         self._watch.stop()
         self._log.stop()
         self._watch.close()
@@ -150,22 +165,24 @@ class QualityDesk:
         self._threads.close()
         self._database.close()
 
-    async def _do(self, work: Callable[[], T], deadline: float) -> T:
-        """Return what work returns on a thread, shortly before the deadline at the latest.
+    async def _run(self, work: Callable[[], T], deadline: float) -> T:
+        """Run work on a thread, at most until shortly before the deadline.
 
-        DatabaseUnavailable where it takes longer than any database that answers, DeadlineExceeded
-        where there was less time. A database that hangs holds up its threads, and nobody else.
+        Raises:
+            DatabaseUnavailable: The work takes longer than any database that answers.
+            DeadlineExceeded: There is less time than that.
+
         """
         left_s = deadline - time.monotonic() - _MARGIN_S
         if left_s <= 0:
             raise DeadlineExceeded
         try:
-            async with asyncio.timeout(min(left_s, _PATIENCE_S)):
+            async with asyncio.timeout(min(left_s, _TIMEOUT_S)):
                 return await asyncio.wrap_future(self._threads.submit(work))
         except TimeoutError:
             if left_s >= _HANG_S:
-                self._database.hangs()
-                self._watched.database_away(away=True)
-            if left_s < _PATIENCE_S:
+                self._database.mark_hung()
+                self._metrics.database_away(away=True)
+            if left_s < _TIMEOUT_S:
                 raise DeadlineExceeded from None
             raise DatabaseUnavailable(RETRY_S) from None

@@ -1,7 +1,7 @@
-"""Labels: taken in, and joined to the predictions that they are for.
+"""Stores labels from feedback and joins them to their predictions.
 
-Whoever changes both tables locks feedback first, then predictions in their order: so none waits for
-another in a circle.
+To avoid deadlocks, a transaction that changes both tables locks rows of feedback first, and then
+predictions in order of their ids.
 """
 
 import time
@@ -26,26 +26,26 @@ from kaiten.quality import Label
 from monitors.quality.database import RETRY_S, Database
 from monitors.quality.tables import ALL, feedback, predictions, version_labels
 
-# A prediction is written within seconds, or once the database is back. A label that has waited for
-# longer waits for nothing, and is only kept.
+# A prediction is written within seconds, or once the database is available again. A label that has
+# waited for longer has no prediction.
 WAIT_S = 3600
-_AT_ONCE = 10_000
-# Under what SQLite takes in one statement.
-_KEYS_AT_ONCE = 1000
+# Labels joined in one transaction.
+_JOIN_BATCH = 10_000
+# Keys in one statement, below SQLite's limit of parameters.
+_KEY_BATCH = 1000
 _MAX_DETAILS = 20
-# Labels that wait for an answer: anybody with the scope may send them for ids that never were. What
-# one sender has there is a fifth of all, and all of it at most some 25 MB: a label has up to 1,000
-# characters.
+# Labels that wait for a prediction: any caller with the scope may send them for made-up ids. One
+# sender may have a fifth of them. All together take at most some 25 MB, with 1,000 characters each.
 MAX_WAITING = 20_000
 MAX_WAITING_OF_SENDER = 4_000
 _RETRY_S = 60
 Key = tuple[str, int]
-# A label and the prediction that it is for: request_id, item, label, models, received_at, id.
+# A label with its prediction: request_id, item, label, models, received_at, prediction id.
 Match = Row[*tuple[Any, ...]]
 
 
 class Labels:
-    """The labels that came in."""
+    """The labels in the database."""
 
     def __init__(
         self,
@@ -62,27 +62,33 @@ class Labels:
         given_up: Callable[[], bool] = lambda: False,
         subject: str = "",
     ) -> int:
-        """Keep all of them, on the disk when this returns, or none; of two for one text, the last.
+        """Store all labels durably, or none; of two for one text, the last counts.
 
-        Returns how many have found their predictions, where others may still. ``models`` are the
-        names that the sender may label, None for all; ``subject`` is its pseudonym. InvalidInput or
-        Forbidden where a prediction is known, and none that fits; RateLimited where too many wait
-        for one; DatabaseUnavailable, also where by the end of it the sender has given up.
+        Returns how many were joined to predictions; the others wait for theirs. ``models`` are the
+        names of the models that the sender may label, None for all; ``subject`` is the sender's
+        pseudonym. ``given_up`` is asked before the commit.
+
+        Raises:
+            InvalidInput: The version that answered a text does not have the label.
+            Forbidden: The sender may not label the model that answered a text.
+            RateLimited: Too many labels wait, of this sender or in all.
+            DatabaseUnavailable: The database cannot be reached, or the sender has given up.
+
         """
         last = {(each.request_id, each.item): each.label for each in labels}
-        # In one order, whoever sends them: two senders would else wait for each other.
+        # Sorted, so that concurrent senders lock rows in the same order and cannot deadlock.
         keys = sorted(last)
         sender = ALL if models is None else " ".join(sorted(models))
         with self.database.writing() as connection:
             _keep(connection, [(key, last[key]) for key in keys], (sender, subject), self._clock())
             found = [*_found(connection, keys)]
             if answered := _answered(connection, _missing(keys, found, sender), sender):
-                # Once more: the one that fits may have been written between the two.
+                # Looked up again: the prediction may have been written between the two queries.
                 found = [*_found(connection, keys)]
                 unfit = [key for key in _missing(keys, found, sender) if key in answered]
                 places = {(label.request_id, label.item): at for at, label in enumerate(labels)}
                 _refuse(connection, unfit, sender, places)
-            # Those that others have sent before wait no more, and do not count any more.
+            # Labels of other senders for these texts are joined too, and stop counting as waiting.
             _join(connection, sorted(found, key=lambda m: (m.models == sender, m.received_at)))
             if _missing(keys, found, sender):
                 _check_room(connection, subject)
@@ -92,13 +98,17 @@ class Labels:
         return sum((each.request_id, each.item) not in missing for each in labels)
 
     def join_waiting(self, within_s: float) -> int:
-        """Join labels of the last seconds whose predictions were written after them.
+        """Join labels of the last ``within_s`` seconds whose predictions came after them.
 
-        Returns how many; DatabaseUnavailable. Nobody is kept waiting where there are none.
+        Returns how many. Takes no write lock if there are none.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be reached, or is locked.
+
         """
         recent = feedback.c.received_at > self._clock() - within_s
         with self.database.reading() as connection:
-            seen = connection.execute(_matches(recent).limit(_AT_ONCE)).all()
+            seen = connection.execute(_matches(recent).limit(_JOIN_BATCH)).all()
         if not seen:
             return 0
         with self.database.writing() as connection:
@@ -108,7 +118,7 @@ class Labels:
 
 
 def _check_room(connection: Connection, subject: str) -> None:
-    """Raise RateLimited where more labels wait than may, of this subject or in all."""
+    """Raise RateLimited if too many labels wait, of this subject or in all."""
     waiting = select(func.count()).select_from(feedback).where(~feedback.c.joined)
     own = connection.scalar(waiting.where(feedback.c.sender == subject)) or 0
     if own > MAX_WAITING_OF_SENDER:
@@ -150,7 +160,7 @@ _other = predictions.alias("other")
 _padded = " " + feedback.c.models + " "
 _ALLOWED = or_(
     feedback.c.models == ALL,
-    # A name among them, by what both databases know.
+    # Whether the names include the model's, by a function that both databases have.
     func.replace(_padded, " " + _other.c.model + " ", "") != _padded,
 )
 _KNOWN = (
@@ -166,9 +176,10 @@ _KNOWN = (
 
 
 def _to_latest(*which: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Return what joins a label to the latest prediction of its text that is one of which.
+    """Return the condition that joins a label to the latest prediction of its text.
 
-    A caller may use one request id twice, and another caller the same one.
+    Only predictions that satisfy ``which`` count. Several may have one request id, which callers
+    choose.
     """
     of_text = (_other.c.request_id == feedback.c.request_id, _other.c.item == feedback.c.item)
     latest = select(_other.c.id).where(*of_text, *which).order_by(_other.c.id.desc()).limit(1)
@@ -176,16 +187,16 @@ def _to_latest(*which: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 def _matches(which: ColumnElement[bool]) -> Any:  # noqa: ANN401  a Select of many columns
-    """Select those labels that are not joined for which there is a prediction that fits."""
+    """Select the waiting labels that have a matching prediction."""
     names = ("request_id", "item", "label", "models", "received_at")
-    found = select(*(feedback.c[name] for name in names), predictions.c.id)
-    found = found.join_from(feedback, predictions, _to_latest(_ALLOWED, _KNOWN))
-    # As the index of them has it.
-    return found.where(~feedback.c.joined, which).order_by(feedback.c.received_at.desc())
+    statement = select(*(feedback.c[name] for name in names), predictions.c.id)
+    statement = statement.join_from(feedback, predictions, _to_latest(_ALLOWED, _KNOWN))
+    # The condition and the order of the index kaiten_feedback_waiting.
+    return statement.where(~feedback.c.joined, which).order_by(feedback.c.received_at.desc())
 
 
 def _found(connection: Connection, keys: Sequence[Key]) -> Iterator[Match]:
-    """Yield the matches of these texts; what another has in hand is left to it."""
+    """Yield the matches of these texts, except rows that another transaction has locked."""
     for which in _among(keys):
         locked = _matches(which).with_for_update(of=feedback, skip_locked=True)
         yield from connection.execute(locked)
@@ -193,8 +204,8 @@ def _found(connection: Connection, keys: Sequence[Key]) -> Iterator[Match]:
 
 def _among(keys: Sequence[Key]) -> Iterator[ColumnElement[bool]]:
     of = tuple_(feedback.c.request_id, feedback.c.item)
-    for start in range(0, len(keys), _KEYS_AT_ONCE):
-        yield of.in_(keys[start : start + _KEYS_AT_ONCE])
+    for start in range(0, len(keys), _KEY_BATCH):
+        yield of.in_(keys[start : start + _KEY_BATCH])
 
 
 def _missing(keys: Sequence[Key], found: Sequence[Match], sender: str) -> list[Key]:
@@ -205,12 +216,12 @@ def _missing(keys: Sequence[Key], found: Sequence[Match], sender: str) -> list[K
 def _refuse(
     connection: Connection, keys: Sequence[Key], sender: str, places: Mapping[Key, int]
 ) -> None:
-    """Raise for texts that were answered by no model that has the label and may be labelled."""
+    """Raise for texts whose models lack the label, or may not be labelled by the sender."""
     if not keys:
         return
     allowed = _answered(connection, keys, sender, _ALLOWED)
     if len(allowed) < len(keys):
-        # Which model it was is nobody's business who may not label it.
+        # The error does not name the model, which the sender may not know of.
         raise Forbidden("feedback")
     by_place = sorted((places[key], tag) for key, tag in allowed.items())
     raise InvalidInput(
@@ -224,7 +235,7 @@ def _refuse(
 def _answered(
     connection: Connection, keys: Sequence[Key], sender: str, *which: ColumnElement[bool]
 ) -> dict[Key, str]:
-    """Return who answered last, as ``name:version``, by text."""
+    """Return the ``name:version`` that answered each text last, by key."""
     columns = (feedback.c.request_id, feedback.c.item, predictions.c.model, predictions.c.version)
     rows = select(*columns).join_from(feedback, predictions, _to_latest(*which))
     found: dict[Key, str] = {}
@@ -237,7 +248,7 @@ def _answered(
 
 
 def _join(connection: Connection, matches: Sequence[Match]) -> None:
-    """Write the labels into their predictions; of several for one, the last counts."""
+    """Write labels into their predictions; of several for one prediction, the last counts."""
     if not matches:
         return
     truths = {each.id: each.label for each in matches}

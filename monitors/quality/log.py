@@ -1,7 +1,7 @@
-"""The log of predictions, which labels are joined to: never a text, nor who asked.
+"""The log of predictions, to which labels are joined. It holds no texts and no callers.
 
-Records wait in a bounded queue; a side thread writes what has come, once a second. The request path
-pays for one append to the queue.
+Records wait in a bounded queue, and a thread writes them once a second. A request only appends to
+the queue.
 """
 
 import threading
@@ -22,14 +22,14 @@ from monitors.quality.versions import Versions
 
 logger = structlog.get_logger(__name__)
 _POLL_S = 1.0
-_END_S = 10.0
-# Of one batch; a row among ten thousand is found with fourteen.
+_CLOSE_TIMEOUT_S = 10.0
+# Failed writes of one batch. Bisecting to one bad row of ten thousand takes fourteen.
 _MAX_FAULTS = 100
 Row = dict[str, str | int | float]
 
 
 class PredictionLog:
-    """Writes records in a thread of its own, from start to close."""
+    """Writes records to the database on a thread, from start to close."""
 
     def __init__(
         self,
@@ -45,8 +45,8 @@ class PredictionLog:
         self._on_drop = on_drop
         self._clock = clock
         self._pending: deque[tuple[float, PredictionRecord]] = deque()
-        # What is being written: it stays until it is. Whether the first part was tried before, and
-        # how often a part could not be written, though the database was there.
+        # The batch being written, in parts; whether the first part was tried before; and how many
+        # parts failed although the database was available.
         self._parts: list[list[Row]] = []
         self._tried = self._failing = False
         self._faults = 0
@@ -58,7 +58,7 @@ class PredictionLog:
         self._thread.start()
 
     def put(self, records: Sequence[PredictionRecord]) -> None:
-        """Keep records to be written; what does not fit is counted as dropped."""
+        """Queue records; those that do not fit are counted as dropped."""
         now = self._clock()
         room = max(0, self._max_pending - len(self._pending) - self._in_hand)
         self._pending.extend((now, record) for record in records[:room])
@@ -66,18 +66,18 @@ class PredictionLog:
             self._on_drop(len(records) - room)
 
     def stop(self) -> None:
-        """Begin to end; close waits for it."""
+        """Ask the thread to end; close waits for it."""
         self._closing.set()
 
     def close(self) -> None:
-        """Write what waits, and stop; what can not be written now is counted as dropped."""
+        """Write waiting records, and stop; those that cannot be written are counted as dropped."""
         self.stop()
         if self._thread.is_alive():
-            # No longer: a database may hang.
-            self._thread.join(_END_S)
+            # With a timeout, because the database may hang.
+            self._thread.join(_CLOSE_TIMEOUT_S)
 
     def step(self) -> None:
-        """Write what waits in one transaction; where the database is away, it waits on."""
+        """Write waiting records in one transaction; they stay if the database is unavailable."""
         if not self._parts and self._pending:
             self._parts = [[_row(*self._pending.popleft()) for _ in range(len(self._pending))]]
             self._tried, self._faults = False, 0
@@ -88,9 +88,9 @@ class PredictionLog:
             self._tried = True
 
     def _write_part(self) -> None:
-        """Write the first part, halve it, or drop it: one row that can not be written costs itself.
+        """Write the first part or, after an error, bisect it until only bad rows are dropped.
 
-        Not for ever, as it may be all of them.
+        After _MAX_FAULTS errors the part is dropped whole, because every row may be bad.
         """
         rows = self._parts[0]
         try:
@@ -105,7 +105,7 @@ class PredictionLog:
                 self._parts[:1] = [rows[:half], rows[half:]]
                 return
             self._on_drop(len(rows))
-            # Told once, until something is written again.
+            # Logged once, until a write succeeds.
             if not self._failing:
                 logger.exception("predictions_not_written")
             self._failing = True
@@ -114,7 +114,7 @@ class PredictionLog:
     def _run(self) -> None:
         while not self._closing.wait(_POLL_S):
             self.step()
-        # Once for a batch that has failed before, and once for what came after it.
+        # Once for a batch that failed before, and once for the records after it.
         self.step()
         self.step()
         if left := self._in_hand + len(self._pending):
@@ -126,7 +126,7 @@ class PredictionLog:
 
     def _write(self, rows: list[Row]) -> None:
         with self._database.writing() as connection:
-            # A connection that broke at the very end may have broken after it.
+            # The last attempt may have committed before its connection broke.
             if not (self._tried and _is_there(connection, rows[0])):
                 answered = {f"{row['model']}:{row['version']}" for row in rows}
                 self._versions.keep(connection, answered)

@@ -1,4 +1,4 @@
-"""What labels say of answers: accuracy, and the means over labels of precision, recall and F1."""
+"""Accuracy, and macro-averaged precision, recall and F1."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Each from 0 to 1."""
+    """Accuracy and macro averages, each from 0 to 1."""
 
     accuracy: float
     precision: float
@@ -18,10 +18,10 @@ class Scores:
 
 
 def scores(answered: Sequence[str], right: Sequence[str]) -> Scores:
-    """Return the scores of at least one answer, over the labels that occur on either side.
+    """Return the scores of predicted against true labels, at least one of each.
 
-    As scikit-learn's with average="macro" and zero_division=0: a label that was never answered has
-    precision 0, and one that was never right has recall 0. Its import would cost 100 MiB.
+    They equal scikit-learn's with average="macro" and zero_division=0, over the labels that occur
+    on either side. Importing scikit-learn would take 100 MiB.
     """
     labels, codes = np.unique([*answered, *right], return_inverse=True)
     told, truth = codes[: len(answered)], codes[len(answered) :]

@@ -1,4 +1,4 @@
-"""The tables. What they once were, and how they came to this, stands in the migrations."""
+"""The current tables; the migrations hold their history."""
 
 from sqlalchemy import (
     BigInteger,
@@ -14,16 +14,16 @@ from sqlalchemy import (
 )
 
 METADATA = MetaData()
-# What the migrations come to.
+# The revision of these tables.
 HEAD = "0002"
-# Its own, as another user of Alembic may use the database.
+# A table of our own, because another application with Alembic may use the database.
 VERSION_TABLE = "kaiten_alembic_version"
 
-# In place of the models, where a sender may label all of them: no name is written so.
+# Stands for all models in the column ``models``; no model can have this name.
 ALL = "*"
 
-# Times are seconds of the epoch. ``truth`` is the label that came in for it; of two predictions,
-# ``id`` tells which came later. Names say whose they are, as others may use the database.
+# Times are epoch seconds. ``truth`` is the label from feedback. Of two predictions, the one with
+# the higher ``id`` is later. The prefix keeps names apart from those of other applications.
 predictions = Table(
     "kaiten_predictions",
     METADATA,
@@ -46,10 +46,10 @@ predictions = Table(
         postgresql_where=text("truth IS NOT NULL"),
     ),
 )
-# What was accepted, be its prediction known or not; ``joined`` once one was found that fits.
-# ``models`` are the names that its sender may label, separated by spaces, or ALL. They are a part
-# of the key: nobody takes the place of a label that waits for a model which they may not label.
-# ``sender`` is the pseudonym of its subject, for as long as it waits.
+# Accepted labels, with or without a known prediction; ``joined`` once a matching one was found.
+# ``models`` are the names of models that the sender may label, separated by spaces, or ALL. They
+# are part of the key, so that no sender replaces a label for a model that it may not label.
+# ``sender`` is the pseudonym of the sender while the label waits.
 feedback = Table(
     "kaiten_feedback",
     METADATA,
@@ -74,7 +74,7 @@ feedback = Table(
         postgresql_where=text("NOT joined"),
     ),
 )
-# The labels that a version has: written with its first answers, and held against what comes in.
+# The labels of a version: written with its first predictions, and checked against feedback.
 version_labels = Table(
     "kaiten_version_labels",
     METADATA,

@@ -1,4 +1,4 @@
-"""A few threads for what may hang: an executor's would keep the process from ending."""
+"""A pool of daemon threads for work that may hang: an executor's would block the exit."""
 
 import threading
 from collections.abc import Callable
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Threads:
-    """Daemon threads that do what they are given, one thing each at a time."""
+    """A fixed number of daemon threads that run submitted work."""
 
     def __init__(self, count: int, name: str) -> None:
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
@@ -22,13 +22,13 @@ class Threads:
             thread.start()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Have a thread do it, unless the future is cancelled before one is free."""
+        """Queue work for a thread; it is skipped if the future is cancelled before it starts."""
         future: Future[T] = Future()
         self._tasks.put((future, work))
         return future
 
     def close(self) -> None:
-        """Let them end once what was given to them is done; nobody waits for it."""
+        """Let the threads end after the submitted work, without waiting for them."""
         for _ in self._threads:
             self._tasks.put(None)
 
@@ -39,6 +39,6 @@ class Threads:
                 continue
             try:
                 future.set_result(work())
-            # Whoever asked is told, whatever it is.
+            # Every error belongs to the future.
             except BaseException as error:  # noqa: BLE001
                 future.set_exception(error)

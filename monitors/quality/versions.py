@@ -1,4 +1,4 @@
-"""Which labels a version has: kept beside its predictions, for hosts that do not serve it."""
+"""Stores the labels of each version beside its predictions, for hosts that do not serve it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from monitors.quality.tables import version_labels
 
 
 class Versions:
-    """The labels of each ``name:version`` that is served here."""
+    """The labels of each ``name:version`` that this host serves."""
 
     def __init__(self, known: Mapping[str, Sequence[str]]) -> None:
         self._known = {tag: frozenset(labels) for tag, labels in known.items()}
 
     def keep(self, connection: Connection, answered: Iterable[str]) -> None:
-        """Have the database know the labels of these, before or with what they answered."""
-        # In one order: of two who keep the same, one waits for the other.
+        """Store the labels of these versions, in the transaction of their predictions."""
+        # Sorted, so that concurrent transactions cannot deadlock.
         for tag in sorted({*answered} & self._known.keys()):
             _keep(connection, tag, self._known[tag])
 
@@ -26,10 +26,10 @@ class Versions:
 def _keep(connection: Connection, tag: str, labels: frozenset[str]) -> None:
     model, version = tags.split(tag)
     of_version = (version_labels.c.model == model, version_labels.c.version == version)
-    kept = connection.scalars(select(version_labels.c.label).where(*of_version)).all()
-    if labels == {*kept}:
+    stored = connection.scalars(select(version_labels.c.label).where(*of_version)).all()
+    if labels == {*stored}:
         return
-    # One that was made again by its old name, on a machine where it was tried out.
+    # During development a version may be registered again under the same name.
     connection.execute(delete(version_labels).where(*of_version))
     rows = [{"model": model, "version": version, "label": each} for each in sorted(labels)]
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite

@@ -1,4 +1,4 @@
-"""Keeps the database in order, and the metrics of quality true: one worker of a host does."""
+"""Joins labels, updates the metrics of quality and prunes: in one worker of each host."""
 
 import threading
 import time
@@ -19,31 +19,32 @@ logger = structlog.get_logger(__name__)
 POLL_S = 3.0
 _PRUNE_S = 60.0
 _RECENT_S = 60.0
-_END_S = 10.0
+_CLOSE_TIMEOUT_S = 10.0
 _LARGE_WAL_BYTES = 64 << 20
 LOCK_FILE = "quality.lock"
 
 
-class Gauges(Protocol):
-    """Told of what was measured."""
+class WatchMetrics(Protocol):
+    """The metrics of quality."""
 
     def quality_measured(self, found: Sequence[VersionQuality]) -> None:
-        """Show it, and nothing of what is not there any more."""
+        """Set the gauges of these versions, and remove those of all others."""
 
     def labels_taken(self, outcome: str, count: int) -> None:
-        """Count labels by what became of them."""
+        """Count labels by outcome."""
 
     def database_away(self, *, away: bool) -> None:
-        """Show whether the database does not answer, or takes nothing."""
+        """Set whether the database is unavailable or accepts no writes."""
 
     def database_wal(self, size: int) -> None:
-        """Show how many bytes SQLite's write-ahead log has."""
+        """Set the size of SQLite's write-ahead log in bytes."""
 
 
 class QualityWatch:
-    """A thread that measures whenever something has changed, from start to close.
+    """A thread that measures whenever predictions or labels have changed, from start to close.
 
-    Of a host's workers, the one that holds the lock does it, until it ends, in whatever way.
+    Of a host's workers, only the one that holds the lock works. The lock is released when that
+    worker ends, however it ends.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class QualityWatch:
         labels: Labels,
         windows: Windows,
         pruning: Pruning,
-        gauges: Gauges,
+        metrics: WatchMetrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._lock = keeper(home / LOCK_FILE)
@@ -61,7 +62,7 @@ class QualityWatch:
         self._labels = labels
         self._windows = windows
         self._pruning = pruning
-        self._gauges = gauges
+        self._metrics = metrics
         self._clock = clock
         self._prune_at = clock()
         self._seen: tuple[int, float] | None = None
@@ -74,40 +75,40 @@ class QualityWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin to end; close waits for it."""
+        """Ask the thread to end; close waits for it."""
         self._closing.set()
 
     def close(self) -> None:
-        """Stop, and leave the rest to another worker."""
+        """Stop, and release the lock to another worker."""
         self.stop()
         if self._thread.is_alive():
-            # No longer: a database may hang.
-            self._thread.join(_END_S)
+            # With a timeout, because the database may hang.
+            self._thread.join(_CLOSE_TIMEOUT_S)
         self._lock.release()
 
     def step(self) -> bool:
-        """Take one turn, if it is this worker's; a failure costs the turn, and no more."""
+        """Do one round of work if this worker holds the lock; return whether it does."""
         try:
             if not keeps(self._lock):
                 return False
-            self._turn()
+            self._run_round()
             self._failing = False
-            self._gauges.database_away(away=False)
+            self._metrics.database_away(away=False)
         except DatabaseUnavailable:
-            self._gauges.database_away(away=True)
-            # Told of by the database; what is shown stays.
+            self._metrics.database_away(away=True)
+            # The database has logged it; the gauges keep their values.
             self._seen = None
         except Exception:
-            # Told once, until it works again.
+            # Logged once, until a round succeeds.
             if not self._failing:
                 logger.exception("quality_not_measured")
             self._seen, self._failing = None, True
         return True
 
     def _show_wal(self) -> None:
-        """Show SQLite's write-ahead log, and tell of one that a reader keeps from being emptied."""
+        """Report the size of SQLite's write-ahead log, and log one that a reader keeps growing."""
         size = self._database.wal_bytes
-        self._gauges.database_wal(size)
+        self._metrics.database_wal(size)
         if size > _LARGE_WAL_BYTES and not self._wal_is_large:
             logger.warning("database_wal_large", bytes=size)
         self._wal_is_large = size > _LARGE_WAL_BYTES
@@ -116,18 +117,18 @@ class QualityWatch:
         while not self._closing.wait(POLL_S):
             self.step()
 
-    def _turn(self) -> None:
+    def _run_round(self) -> None:
         now = self._clock()
-        # Reading goes on where another process has locked the file.
+        # Reading works even while another process has locked the file.
         self._database.check_writable()
         self._show_wal()
-        # Most predictions come within seconds; a label that has none yet is looked at less often.
+        # Most predictions come within seconds, so older labels are looked up less often.
         joined = self._labels.join_waiting(WAIT_S if now >= self._prune_at else _RECENT_S)
-        self._gauges.labels_taken("joined_later", joined)
+        self._metrics.labels_taken("joined_later", joined)
         mark = self._windows.mark()
-        # Once a minute anyway: another host may have joined some, or its clock be behind.
+        # Also once a minute: another host may have joined labels, or its clock may be behind.
         if joined or mark != self._seen or now >= self._prune_at:
-            self._gauges.quality_measured(self._windows.read())
+            self._metrics.quality_measured(self._windows.read())
             self._seen = mark
         if now >= self._prune_at:
             self._prune_at = now + _PRUNE_S

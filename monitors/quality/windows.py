@@ -1,7 +1,7 @@
-"""The latest answers of each version, and how good they are: read from the database alone.
+"""Measures the quality of the latest answers of each version, from the database alone.
 
-So it is the same, whichever worker or host is asked; but estimates are made by those hosts that
-serve the version, and have its calibration.
+So every worker and host reports the same measures. Only hosts that serve a version, and so have its
+calibration, estimate its accuracy.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,17 +22,17 @@ _NOT_CALIBRATED = "the version's validation report holds no calibration; run kai
 
 
 class Reference(NamedTuple):
-    """What accuracy is estimated by, and the name of the validation report that holds it."""
+    """A calibration, and the name of the validation report that holds it."""
 
     name: str
     calibration: Calibration
 
 
-# By ``name:version``, of all that are served here; None where a version has no calibration.
+# By the ``name:version`` of each version served here; None if it has no calibration.
 References = Mapping[str, Reference | None]
 
 
-class Answering(NamedTuple):
+class ServedVersion(NamedTuple):
     """A version in one arm."""
 
     model: str
@@ -49,18 +49,28 @@ class Windows:
         self._rows = rows
 
     def read(self) -> list[VersionQuality]:
-        """Return what is known of each version that has answered; DatabaseUnavailable."""
+        """Return the quality of each version that has answered.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be reached.
+
+        """
         with self._database.reading() as connection:
-            return [self._quality(connection, each) for each in _answering(connection)]
+            return [self._quality(connection, each) for each in _served_versions(connection)]
 
     def mark(self) -> tuple[int, float]:
-        """Return what changes with each prediction and each label; DatabaseUnavailable."""
+        """Return a value that changes with each prediction and each label.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be reached.
+
+        """
         with self._database.reading() as connection:
             last_id = connection.scalar(select(func.max(predictions.c.id))) or 0
             last_label = connection.scalar(select(func.max(feedback.c.received_at))) or 0
         return last_id, last_label
 
-    def _quality(self, connection: Connection, of: Answering) -> VersionQuality:
+    def _quality(self, connection: Connection, of: ServedVersion) -> VersionQuality:
         tag = f"{of.model}:{of.version}"
         reference = self._references.get(tag)
         calibration = reference and reference.calibration
@@ -76,42 +86,42 @@ class Windows:
         reason = _NOT_CALIBRATED if tag in self._references else _NOT_HERE
         return VersionQuality(*of, measures, estimate, reason=reason)
 
-    def _latest(self, of: Answering) -> Select[Any]:
+    def _latest(self, of: ServedVersion) -> Select[Any]:
         columns = predictions.c
-        found = select(columns.label, columns.truth, columns.confidence, columns.answered_at)
-        found = found.where(*(columns[name] == value for name, value in of._asdict().items()))
-        return found.order_by(columns.id.desc()).limit(self._rows)
+        statement = select(columns.label, columns.truth, columns.confidence, columns.answered_at)
+        conditions = (columns[name] == value for name, value in of._asdict().items())
+        return statement.where(*conditions).order_by(columns.id.desc()).limit(self._rows)
 
 
 def _measures(rows: Sequence[Row[Any]], calibration: Calibration | None) -> Measures | None:
     if not rows:
         return None
     answered, right, sure, at = (np.asarray(column).tolist() for column in zip(*rows, strict=True))
-    found = scores(answered, right)
+    result = scores(answered, right)
     error = None
     if calibration is not None:
-        error = abs(calibration.estimate(sure).accuracy - found.accuracy)
+        error = abs(calibration.estimate(sure).accuracy - result.accuracy)
     return Measures(
         labelled=len(rows),
         first_at=datetime.fromtimestamp(min(at), UTC),
         last_at=datetime.fromtimestamp(max(at), UTC),
-        accuracy=found.accuracy,
-        precision=found.precision,
-        recall=found.recall,
-        f1=found.f1,
+        accuracy=result.accuracy,
+        precision=result.precision,
+        recall=result.recall,
+        f1=result.f1,
         observed_error=error,
     )
 
 
-def _answering(connection: Connection) -> Iterator[Answering]:
-    """Yield each version that has answered, in order, by one step in the index for each.
+def _served_versions(connection: Connection) -> Iterator[ServedVersion]:
+    """Yield each version that has answered, sorted, by one index lookup each (loose index scan).
 
-    DISTINCT would read all of it.
+    DISTINCT would read the whole index.
     """
     columns = (predictions.c.model, predictions.c.version, predictions.c.arm)
     following = select(*columns).order_by(*columns).limit(1)
     row = connection.execute(following).one_or_none()
     while row is not None:
-        yield Answering(*row)
+        yield ServedVersion(*row)
         after = following.where(tuple_(*columns) > tuple_(*row))
         row = connection.execute(after).one_or_none()

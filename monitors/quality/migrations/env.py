@@ -1,4 +1,4 @@
-"""What Alembic runs: the revisions that are missing, on the connection that it is handed."""
+"""Alembic's environment: runs missing revisions on the connection that the caller passes."""
 
 from alembic import context
 

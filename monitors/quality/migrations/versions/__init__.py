@@ -1,1 +1,1 @@
-"""The revisions, each by its number."""
+"""Alembic revisions, by number."""

@@ -1,4 +1,4 @@
-"""Predictions, and the labels that come in for them."""
+"""Create the tables of predictions, labels and versions."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Make the tables, and the indexes that every question to them goes by."""
+    """Create the tables, and the indexes of all queries."""
     op.create_table(
         "kaiten_predictions",
         sa.Column("id", _ID, primary_key=True, autoincrement=True),

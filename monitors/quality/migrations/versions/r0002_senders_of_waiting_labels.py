@@ -1,4 +1,4 @@
-"""Whose labels wait, so that no sender fills the table."""
+"""Record the sender of waiting labels, to bound them for each sender."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Add the column, which an older Kaiten leaves empty, and the index to count by."""
+    """Add the column, which older versions of Kaiten leave empty, and the index to count by."""
     op.add_column("kaiten_feedback", sa.Column("sender", sa.Text()))
     op.create_index(
         "kaiten_feedback_waiting_by_sender",

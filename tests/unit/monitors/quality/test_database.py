@@ -361,7 +361,7 @@ def test_locked_file_is_told_and_writers_wait_for_it_once_in_a_while(
 def test_database_that_hangs_is_not_asked_again_for_a_while(database: Database) -> None:
     database.migrate()
     with capture_logs() as logged:
-        database.hangs()
+        database.mark_hung()
     assert logged[0]["event"] == "database_away"
     with pytest.raises(DatabaseUnavailable):
         database.check_writable()

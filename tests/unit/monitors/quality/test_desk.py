@@ -149,7 +149,7 @@ async def test_server_that_is_frozen_is_told_and_not_waited_for_by_all(
         told = Told()
         desk = QualityDesk(make_url(server.url), tmp_path, Quality(), {}, told)
         await desk.take([LABEL], None, in_time())
-        monkeypatch.setattr("monitors.quality.desk._PATIENCE_S", 0.3)
+        monkeypatch.setattr("monitors.quality.desk._TIMEOUT_S", 0.3)
         monkeypatch.setattr("monitors.quality.desk._HANG_S", 0.3)
         server.hang()
         with capture_logs() as logs:
