@@ -1,4 +1,4 @@
-"""The connections of a client, which belong to the process that opened them."""
+"""Keeps a client's connections to the process that opened them, so that it survives a fork."""
 
 import os
 from collections.abc import Callable
@@ -12,27 +12,27 @@ HttpT = TypeVar("HttpT", bound=httpx.Client | httpx.AsyncClient)
 class Connections(Generic[HttpT]):
     """An httpx client for each process: after a fork, a child opens connections of its own.
 
-    A child that used its parent's connections would read the parent's answers, and its locks may be
-    held by threads that the child does not have. It closes none of them: the file descriptors are
-    copies, and httpx would take those locks, tell the server of the end or, by an event loop that
-    both share, stop the parent from reading.
+    A child that used the parent's connections would read the parent's responses, and threads that
+    the child does not have may hold their locks. Nor may the child close them: the sockets are
+    shared, so httpx would take those locks, tell the server that the connection ends or, with an
+    event loop that both share, stop the parent from reading.
     """
 
     def __init__(self, create: Callable[[], HttpT], *, recreatable: bool) -> None:
         self._create = create
         self._recreatable = recreatable
-        # One attribute, so that threads see both of one process.
+        # One attribute, so that threads see a pair of one process.
         self._opened = os.getpid(), create()
 
     def get(self) -> HttpT:
         """Return this process's httpx client.
 
         Raises:
-            RuntimeError: a transport that the caller made before a fork cannot be made again.
+            RuntimeError: After a fork, if the caller passed a transport: it cannot be recreated.
 
         """
         pid, http = self._opened
-        # httpx refuses a request itself where it is closed.
+        # A closed client is returned too: httpx raises for it.
         if pid == os.getpid() or http.is_closed:
             return http
         if not self._recreatable:
@@ -43,17 +43,17 @@ class Connections(Generic[HttpT]):
         return self.renew()
 
     def renew(self) -> HttpT:
-        """Return a new httpx client; requests under way end on the connections that they have."""
+        """Replace the httpx client and return it; requests under way finish on the old one."""
         http = self._create()
         self._opened = os.getpid(), http
         return http
 
     def discard(self) -> None:
-        """Use none of the open connections again, as one has carried another request's answer."""
+        """Stop using all open connections, because one carried another request's response."""
         if self._recreatable:
             self.renew()
 
     def owned(self) -> HttpT | None:
-        """Return the httpx client to close, unless it is another process's."""
+        """Return the httpx client of this process, None if it belongs to another one."""
         pid, http = self._opened
         return http if pid == os.getpid() else None
