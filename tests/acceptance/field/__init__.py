@@ -1,6 +1,6 @@
-"""Faults, load and attack on a running server: one module for each kind, with figures from before.
+"""Faults, load and attacks against a running server: one module for each kind.
 
-A module offers ``BEFORE``, the figures of commit d62cd7b by the names of its checks, and
+A module defines ``BEFORE``, the baseline figures of commit d62cd7b by the names of its checks, and
 ``async def run(report, store, folder)``, which adds its checks to the report.
 """
 
@@ -22,15 +22,16 @@ def modules() -> Mapping[str, ModuleType]:
 
 
 async def run(report: Report, store: Path, folder: Path, only: str | None = None) -> None:
-    """Run every module, or only the one named; one that fails does not stop the others."""
+    """Run every module, or only the one named; a failure does not stop the others."""
     for name, module in modules().items():
         if only not in (None, name):
             continue
         report.tell(f"before: {name}", **module.BEFORE)
-        place = folder / name
-        place.mkdir()
+        module_folder = folder / name
+        module_folder.mkdir()
         try:
-            await module.run(report, store, place)
-        except Exception as error:  # noqa: BLE001  the report says so, and the other modules run
-            finding = f"{type(error).__name__}: {error}"
-            report.check(f"{name}: runs to its end", finding, passed=False)
+            await module.run(report, store, module_folder)
+        except Exception as error:  # noqa: BLE001  reported, and the other modules run
+            report.check(
+                f"{name}: runs to its end", f"{type(error).__name__}: {error}", passed=False
+            )

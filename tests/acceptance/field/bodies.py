@@ -1,8 +1,8 @@
-"""Hostile bodies: how long one holds the event loop, what eight do to probes, what 500 take.
+"""Hostile bodies: event loop blocking by one, probe latency beside eight, memory taken by 500.
 
-The event loop is measured from outside: probes follow each other on one connection of the same
-worker, and the longest of them waited for whatever held the loop. The first probes, beside no body,
-tell what the machine itself adds.
+Event loop blocking is measured from outside: probes follow each other on one connection to the same
+worker, and the slowest of them waited for the blocked loop. Probes before the first body measure
+the noise of the machine.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ _SIZE = 4 * 1024 * 1024
 _HOLD_LIMIT_MS, _PROBE_LIMIT_MS, _TRIES = 50, 100, 3
 _BESIDE, _BESIDE_S = 8, 10.0
 _CROWD, _CROWD_S, _HELD_S, _CROWD_SUBJECTS = 500, 20.0, 12.0, 5
-# So long that the bodies of all 500 may be there at once.
+# Long enough for all 500 bodies to be held at once.
 _BODY_TIMEOUT = {"KAITEN_GATEWAY__BODY_TIMEOUT_S": "30"}
 _MEMORY_LIMIT_MIB = 2048
 _ANSWER_LIMIT_S, _PATIENCE_S = 60, 2
@@ -52,7 +52,7 @@ def _filled(start: bytes, unit: bytes, end: bytes) -> bytes:
 
 
 def hostile_bodies() -> dict[str, bytes]:
-    """Return bodies of 4 MiB, each hard on some part of what reads it."""
+    """Return bodies of up to 4 MiB, each expensive for some part of parsing."""
     keys = b",".join(b'"k%d":0' % number for number in range(350_000))
     texts = ["word " * 3270] * 256
     return {
@@ -93,7 +93,7 @@ def hostile_bodies() -> dict[str, bytes]:
 
 
 def hostile_heads(port: int) -> dict[str, bytes]:
-    """Return whole requests that are hard on what reads heads and chunks."""
+    """Return whole requests that are expensive to parse because of their heads or chunks."""
     start = f"GET /livez HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n".encode()
     chunked = start.replace(b"GET", b"POST") + b"Transfer-Encoding: chunked\r\n\r\n"
     return {
@@ -108,7 +108,7 @@ def hostile_heads(port: int) -> dict[str, bytes]:
 
 @dataclass
 class Probes:
-    """One probe after another on a thread of its own, by one connection."""
+    """Sends one probe after another on a thread, over one connection."""
 
     port: int
     path: str = "/livez"
@@ -152,7 +152,7 @@ class Probes:
 
 
 def _send(port: int, request: bytes, limit_s: float = _ANSWER_LIMIT_S) -> int:
-    """Send a request on a connection of its own; its status, 0 where there is none."""
+    """Send a request on a new connection; return its status, 0 without a response."""
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), limit_s) as link:
         with suppress(OSError):
             link.sendall(request)
@@ -169,7 +169,7 @@ class Attack:
     served: Served
     report: Report
     tokens: Mapping[str, str]
-    # Longer than any answer to a body that is refused.
+    # Longer than refusing any body takes.
     timeout_ms: int = 5000
 
     @property
@@ -181,7 +181,7 @@ class Attack:
         return encode(self.port, route, body, headers)
 
     def hold(self) -> None:
-        """Send each hostile request alone, and see how long a probe waits beside it."""
+        """Send each hostile request alone, and measure the slowest probe beside it."""
         longest: dict[str, float] = {}
         statuses: Counter[int] = Counter()
         with Probes(self.port).running() as probes:
@@ -205,16 +205,16 @@ class Attack:
         )
 
     def _holds(self, request: bytes, probes: Probes, statuses: Counter[int]) -> list[float]:
-        """Return how long each try held the loop, up to the first within the limit.
+        """Return how long each try blocked the loop in ms, up to the first within the limit.
 
-        What other work on the machine adds comes and goes; what the request takes stays.
+        Several tries, because noise of the machine varies and the cost of a request does not.
         """
-        found: list[float] = []
-        while len(found) < _TRIES and not (found and found[-1] <= _HOLD_LIMIT_MS):
+        holds_ms: list[float] = []
+        while len(holds_ms) < _TRIES and not (holds_ms and holds_ms[-1] <= _HOLD_LIMIT_MS):
             since = len(probes.seconds)
             statuses[_send(self.port, request)] += 1
-            found.append(probes.longest_ms(since))
-        return found
+            holds_ms.append(probes.longest_ms(since))
+        return holds_ms
 
     def _requests(self) -> Iterator[tuple[str, bytes]]:
         for name, body in hostile_bodies().items():
@@ -223,7 +223,7 @@ class Attack:
         yield from hostile_heads(self.port).items()
 
     def beside(self) -> None:
-        """Keep eight connections busy with hostile bodies, and ask both probes."""
+        """Keep eight connections busy with hostile bodies, and send both probes."""
         seconds = max(2.0, _BESIDE_S * self.report.scale)
         stop = threading.Event()
         statuses: Counter[int] = Counter()
@@ -235,12 +235,12 @@ class Attack:
                     return
                 statuses[_send(self.port, request)] += 1
 
-        lanes = [threading.Thread(target=attack, args=(13 * each,)) for each in range(_BESIDE)]
+        lanes = [threading.Thread(target=attack, args=(13 * number,)) for number in range(_BESIDE)]
         with Probes(self.port).running() as live, Probes(self.port, "/readyz").running() as ready:
             for lane in lanes:
                 lane.start()
             time.sleep(seconds)
-            found = [live.longest_ms(), ready.longest_ms()]
+            longest_ms = [live.longest_ms(), ready.longest_ms()]
             counts = [len(live.seconds), len(ready.seconds)]
             stop.set()
             for lane in lanes:
@@ -250,14 +250,14 @@ class Attack:
         )
         self.report.check(
             f"/livez and /readyz within {_PROBE_LIMIT_MS} ms beside {_BESIDE} hostile connections",
-            found,
-            passed=max(found) <= _PROBE_LIMIT_MS
+            longest_ms,
+            passed=max(longest_ms) <= _PROBE_LIMIT_MS
             and not live.failures + ready.failures
             and all(counts),
         )
 
     def crowd(self) -> None:
-        """Have 500 connections hold bodies near the limit, and ask in another's name."""
+        """Hold bodies near the size limit on 500 connections, beside another subject's requests."""
         (worker,) = self.served.watch.workers()
         self.timeout_ms = 60_000
         body = json.dumps({"inputs": ["word " * 3270] * 256}).encode()
@@ -279,7 +279,7 @@ class Attack:
         )
 
     async def _crowd(self, requests: list[bytes]) -> None:
-        """All but the last kilobyte of each body is sent at once, and the rest later."""
+        """Send each body except its last kilobyte, and that kilobyte _HELD_S later."""
         seconds = _CROWD_S
         statuses: Counter[int] = Counter()
         good: Counter[int | str] = Counter()
@@ -325,26 +325,26 @@ class Attack:
             passed=bool(refused) and retry_after >= refused,
         )
         self.report.check(
-            f"a caller beside them finds memory, and is told so within {_PATIENCE_S} s",
+            f"a caller beside them gets memory, and an answer within {_PATIENCE_S} s",
             [dict(good), slowest],
             passed=bool(good[200]) and not good["body_memory_full"] and slowest <= _PATIENCE_S,
         )
 
 
 def _ask(port: int, request: bytes) -> int | str:
-    """Send a request; 200, or the code of its error, or 0 where there is no answer."""
+    """Send a request; return 200, the code of its error, or 0 without a response."""
     link = HTTPConnection("127.0.0.1", port, timeout=_ANSWER_LIMIT_S)
     head, _, body = request.partition(b"\r\n\r\n")
     first, *headers = head.decode().split("\r\n")
     try:
         link.request("POST", first.split()[1], body, dict(row.split(": ", 1) for row in headers))
         answer = link.getresponse()
-        told = json.loads(answer.read())
+        content = json.loads(answer.read())
     except (OSError, HTTPException):
         return 0
     finally:
         link.close()
-    return answer.status if answer.status == HTTPStatus.OK else str(told["error"]["code"])
+    return answer.status if answer.status == HTTPStatus.OK else str(content["error"]["code"])
 
 
 def _peak_mib(pid: int) -> float:
@@ -354,12 +354,12 @@ def _peak_mib(pid: int) -> float:
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """Attack one worker, first by single requests, then by eight connections, then by 500."""
-    with served(store, folder / "home", _BODY_TIMEOUT) as each:
+    """Attack one worker with single requests, then on eight connections, then on 500."""
+    with served(store, folder / "home", _BODY_TIMEOUT) as server:
         subjects = ["good", *(f"attacker-{number}" for number in range(_CROWD_SUBJECTS))]
         scopes = ("--scope", "predict", "--scope", "feedback")
-        tokens = {name: each.server.token("--subject", name, *scopes) for name in subjects}
-        attack = Attack(each, report, tokens)
+        tokens = {name: server.server.token("--subject", name, *scopes) for name in subjects}
+        attack = Attack(server, report, tokens)
         steps: list[Callable[[], None]] = [attack.hold, attack.beside, attack.crowd]
         for step in steps:
             await asyncio.to_thread(step)

@@ -1,4 +1,4 @@
-"""A light caller beside heavy ones: how long it waits, whether it is refused, and what all get."""
+"""Fairness: a light caller's latency and refusals beside heavy callers, and total throughput."""
 
 import asyncio
 import io
@@ -39,7 +39,7 @@ _SETTINGS = {"KAITEN_AUTH__SECRET": _SECRET}
 
 @dataclass(frozen=True)
 class Case:
-    """Heavy callers, over how many connections, as how many subjects, with what texts."""
+    """Heavy callers: their connections, their subjects, and whether their texts are long."""
 
     name: str
     connections: int
@@ -59,8 +59,8 @@ CASES = (
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one case came to; ``cpu_ms`` is the server's for each text that was computed."""
+class CaseFigures:
+    """The figures of one case; ``cpu_ms`` is the server's CPU time for each computed text."""
 
     p50_s: float
     refused: int
@@ -68,11 +68,11 @@ class Found:
     cpu_ms: float
 
 
-class Stage:
-    """A server, and callers of it by subject."""
+class Callers:
+    """The callers of one server, by subject."""
 
-    def __init__(self, each: Served) -> None:
-        self._served = each
+    def __init__(self, server: Served) -> None:
+        self._served = server
         self._targets: dict[str, Target] = {}
         self._texts = quickstart_texts()
 
@@ -83,14 +83,14 @@ class Stage:
         return self._targets[subject]
 
     async def light_beside_light(self, seconds: float) -> float:
-        """Return a light caller's p50 beside another one, in seconds."""
+        """Return a light caller's p50 latency beside another light caller, in seconds."""
         async with self._served.pool() as pool:
             first, _ = await asyncio.gather(
                 self._light(pool, "light", seconds), self._light(pool, "other", seconds)
             )
         return percentile([answer.seconds for answer in first], 50)
 
-    async def light_beside_heavy(self, case: Case, seconds: float) -> Found:
+    async def light_beside_heavy(self, case: Case, seconds: float) -> CaseFigures:
         async with self._served.pool() as pool:
             ends = time.monotonic() + _WARM_UP_S + seconds
             heavy = [
@@ -107,7 +107,7 @@ class Stage:
         answered = [answer.seconds for answer in light if answer.status == HTTPStatus.OK]
         refused = len(light) - len(answered)
         p50_s = percentile(answered, 50) if answered else seconds
-        return Found(p50_s, refused, texts / seconds, 1000 * cpu_s / max(1.0, texts))
+        return CaseFigures(p50_s, refused, texts / seconds, 1000 * cpu_s / max(1.0, texts))
 
     async def _computed(self, pool: Pool) -> float:
         """Return how many texts the server has computed."""
@@ -128,7 +128,7 @@ class Stage:
 
 
 async def _answers(pool: Pool, requests: Sequence[bytes], ends: float) -> list[Answer]:
-    """Send requests over and over, one at a time, until ``ends``; pause after a refusal."""
+    """Send requests in a cycle, one at a time, until ``ends``; pause after a refusal."""
     answers: list[Answer] = []
     for request in cycle(requests):
         if time.monotonic() >= ends:
@@ -140,48 +140,48 @@ async def _answers(pool: Pool, requests: Sequence[bytes], ends: float) -> list[A
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """Each case, in turns with the code from before where its commit is at hand."""
+    """Run each case, alternating with the baseline commit if it is in the repository."""
     seconds = max(3.0, _SECONDS * report.scale)
     base = _base(folder / "base")
     with ExitStack() as stack:
-        now = Stage(stack.enter_context(served(store, folder / "now", _SETTINGS)))
+        now = Callers(stack.enter_context(served(store, folder / "now", _SETTINGS)))
         then = None
         if base is not None:
-            then = Stage(stack.enter_context(served(store, folder / "then", _SETTINGS, base)))
+            then = Callers(stack.enter_context(served(store, folder / "then", _SETTINGS, base)))
         await now.light_beside_light(_WARM_UP_S)
         light_s = await now.light_beside_light(seconds)
         report.tell("light beside light", p50_s=light_s)
         for case in CASES:
             before = await then.light_beside_heavy(case, seconds) if then else None
-            found = await now.light_beside_heavy(case, seconds)
+            figures = await now.light_beside_heavy(case, seconds)
             report.check(
                 f"{case.name}: a light caller's p50 at most {_TIMES:g} times that beside a light "
                 "one (s, times)",
-                [found.p50_s, found.p50_s / light_s],
-                passed=found.p50_s <= _TIMES * light_s,
+                [figures.p50_s, figures.p50_s / light_s],
+                passed=figures.p50_s <= _TIMES * light_s,
             )
             report.check(
                 f"{case.name}: none of its requests is refused",
-                found.refused,
-                passed=found.refused == 0,
+                figures.refused,
+                passed=figures.refused == 0,
             )
             if before is not None:
                 report.tell(
                     case.name,
                     p50_before_s=before.p50_s,
                     refused_before=before.refused,
-                    # Where others use the cores too, it tells more of the capacity than the rate.
-                    cpu_ms_a_text_before_and_now=[before.cpu_ms, found.cpu_ms],
+                    # On a shared machine, CPU time tells more of the capacity than throughput.
+                    cpu_ms_a_text_before_and_now=[before.cpu_ms, figures.cpu_ms],
                 )
                 report.check(
                     f"{case.name}: throughput at least {_SHARE:g} of before (texts/s, ratio)",
-                    [found.texts_s, found.texts_s / max(1.0, before.texts_s)],
-                    passed=found.texts_s >= _SHARE * before.texts_s,
+                    [figures.texts_s, figures.texts_s / max(1.0, before.texts_s)],
+                    passed=figures.texts_s >= _SHARE * before.texts_s,
                 )
 
 
 def _base(folder: Path) -> Path | None:
-    """Return a folder with the code of the commit from before, None where it is not at hand."""
+    """Return a folder with the code of the baseline commit, None if the repository lacks it."""
     command = ["git", "archive", _BASE, *_BASE_PARTS, *_FOLDERS]
     archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     if archive.returncode:

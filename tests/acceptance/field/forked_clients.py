@@ -1,6 +1,6 @@
-"""A client that is made before a fork, as gunicorn's --preload and Celery make it.
+"""A client that is created before a fork, as with gunicorn's --preload and Celery.
 
-The parent goes on asking by threads while it forks, and every child asks by the same object.
+Threads of the parent send requests while it forks, and every child uses the same client object.
 """
 
 import asyncio
@@ -22,22 +22,22 @@ _LIMIT_S = 400
 
 
 def judged(labels: dict[str, str], rows: list[list[str]]) -> Counter[str]:
-    """Return what the requests of each kind of process came to."""
+    """Count the outcomes of requests, by parent and child."""
     ends: Counter[str] = Counter()
     for who, text, label in rows:
-        known = label == labels.get(text)
-        other = "another's label" if label in labels.values() else f"an error: {label[:60]}"
-        ends[f"{who}: {'right' if known else other}"] += 1
+        is_right = label == labels.get(text)
+        fault = "another's label" if label in labels.values() else f"an error: {label[:60]}"
+        ends[f"{who}: {'right' if is_right else fault}"] += 1
     return ends
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """Fork, with the client of each kind, and hold every answer against a reference."""
+    """Fork with a client of each kind, and compare every answer with a reference."""
     forks = max(5, round(FORKS * report.scale))
     with served(store, folder / "home") as one:
         labels = await reference_labels(one, 100)
         url = f"http://127.0.0.1:{one.target.port}"
-        # Half of them by each client.
+        # Half of the forks with each client.
         for kind, count in (("sync", forks - forks // 2), ("async", forks // 2)):
             orders = {
                 "url": url,

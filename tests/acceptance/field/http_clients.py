@@ -1,7 +1,7 @@
-"""Real HTTP clients on plain connections, and offers to upgrade in every shape.
+"""HTTP clients of other languages, and requests that offer an upgrade in every form.
 
-Each program sends what it is given, by as few connections as it can, and prints what came back;
-whether an answer is its request's own is judged here.
+Each program sends the given requests on as few connections as it can, and prints the responses.
+This module checks that each response belongs to its request.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _OFFERS = {
 
 @dataclass(frozen=True)
 class Request:
-    """What a program sends; ``label`` is that of a reference answer."""
+    """A request that a program sends; ``label`` is that of a reference answer."""
 
     id: str
     path: str
@@ -49,7 +49,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Program:
-    """A client: the tool that it needs, how it is built and how it is run."""
+    """A client program: the tool it needs and its package, and the commands to build and run it."""
 
     name: str
     needs: str
@@ -90,7 +90,7 @@ CLIENTS = (
 
 
 def requests_of(labels: dict[str, str], count: int) -> list[Request]:
-    """Return so many requests: each second one in chunks, in turn by both versions of the API."""
+    """Return ``count`` requests, alternating between chunked and not, and between API versions."""
     shapes = list(product(("/api/v2/predict", "/api/v1/predict"), (False, True)))
     texts = list(labels)
     found = []
@@ -108,7 +108,7 @@ def label_of(answer: dict[str, Any]) -> str:
 
 
 def judged(requests: Sequence[Request], printed: str) -> Counter[str]:
-    """Return what the answers came to: right, or what is wrong with them."""
+    """Count the outcomes of the requests by the printed responses."""
     rows = {row[0]: row[1:] for row in (line.split("\t") for line in printed.splitlines())}
     ends: Counter[str] = Counter()
     for request in requests:
@@ -125,7 +125,12 @@ def judged(requests: Sequence[Request], printed: str) -> Counter[str]:
 async def ask_all(
     program: Program, port: int, token: str, requests: Sequence[Request], folder: Path
 ) -> str:
-    """Return what a program printed; RuntimeError where it failed. The folder is made for it."""
+    """Build and run a program in a new folder, and return its output.
+
+    Raises:
+        RuntimeError: The program fails.
+
+    """
     lines = "".join(f"{request.line}\n" for request in requests)
 
     def run() -> str:
@@ -151,7 +156,7 @@ def _run(command: Sequence[str], folder: Path, given: str) -> str:
 
 
 def shapes(token: str, text: str) -> Iterator[tuple[str, list[bytes]]]:
-    """Yield offers on every route that takes a body, in the packets that they come in."""
+    """Yield titles and packets of upgrade offers, for each route with a body and each form."""
     bodies = {
         "/api/v1/predict": {"text": text},
         "/api/predict": {"text": text},
@@ -175,12 +180,12 @@ def shapes(token: str, text: str) -> Iterator[tuple[str, list[bytes]]]:
 
 
 async def statuses(port: int, packets: Sequence[bytes]) -> list[str]:
-    """Return the statuses of all that is answered on one connection until it ends."""
+    """Return the statuses of all responses on one connection until it ends."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for packet in packets:
         writer.write(packet)
         await writer.drain()
-        # Else the kernel would send them as one.
+        # Otherwise the kernel would send both packets as one.
         await asyncio.sleep(0.02)
     try:
         async with asyncio.timeout(20):
@@ -209,7 +214,7 @@ async def _check_shapes(report: Report, one: Served) -> None:
 
 
 async def reference_labels(one: Served, count: int) -> dict[str, str]:
-    """Return texts with their labels as they are answered without any of this."""
+    """Return texts with the labels that a plain client gets."""
     found = {}
     async with one.pool() as pool:
         for text in quickstart_texts()[:count]:
@@ -219,7 +224,7 @@ async def reference_labels(one: Served, count: int) -> dict[str, str]:
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """Offers of every shape, then each client on one server."""
+    """Send upgrade offers in every form, then run each client program."""
     count = max(40, round(REQUESTS * report.scale))
     with served(store, folder / "home") as one:
         await _check_shapes(report, one)

@@ -1,4 +1,4 @@
-"""A device that hangs: how soon the server says so, and what its callers get."""
+"""A hung device: the time until readiness fails, and the answers of waiting callers."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ _OK, _UNREADY = 200, 503
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """With the model in the worker, and in a device process."""
+    """Hang the device with the model in the worker, and in a device process."""
     for process in ("worker", "device"):
         settings = {
             "KAITEN_BATCHING__HANG_TIMEOUT_S": f"{_TIMEOUT_S:g}",
@@ -58,7 +58,7 @@ async def _hang(report: Report, process: str, each: Served) -> None:
 
 
 async def _until(each: Served, status: int) -> float:
-    """Return when /readyz has this status; anything but 200 in time is red, as it is to a probe."""
+    """Return when /readyz is 200, or is not; as for a probe, a late answer counts as not."""
     ends = time.monotonic() + _LIMIT_S
     while time.monotonic() < ends:
         async with each.pool() as pool:

@@ -1,8 +1,8 @@
-"""Connections that are kept: behind balancers that keep them for a minute, and by strangers.
+"""Idle connections of load balancers and of strangers, and commands beside a proxy.
 
-A balancer that keeps idle connections for 60 s sends a request on one just as the server closes it,
-where the server keeps it for less. Beside it, the commands ask their server on this machine where
-HTTP_PROXY names a proxy.
+A load balancer keeps idle connections for up to 60 s. If the server closes them earlier, a request
+can arrive on a connection that is being closed, and is lost. The module also checks that commands
+reach their server on loopback while HTTP_PROXY names a proxy.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from tests.e2e.house import BIN, environment, free_port, running
 
 BEFORE: dict[str, object] = {}
 CONNECTIONS = 120
-# What a balancer may hold a connection for, shortened where the suite is.
+# The idle timeout of a load balancer, scaled with the suite.
 BALANCER_S = 60.0
 _SOFT_LIMIT, _STRANGERS = 256, 1000
 _HEADER_S = 10
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> str:
-    """Return the status of an answer; "lost" where the connection ends instead."""
+    """Return the status of the response, "lost" if the connection ends instead."""
     try:
         async with asyncio.timeout(30):
             writer.write(request)
@@ -46,10 +46,7 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reque
 
 
 async def _reused(one: Served, report: Report) -> None:
-    """Ask twice on each connection, with pauses up to what a balancer keeps it for.
-
-    The second request leaves 3 ms late, as over a network: the server may have closed meanwhile.
-    """
+    """Send two requests on each connection, with pauses up to a load balancer's idle timeout."""
     idle_s = max(8.0, BALANCER_S * report.scale)
     request = one.target.v1("Where is my parcel?")
 
@@ -70,7 +67,7 @@ async def _reused(one: Served, report: Report) -> None:
 
 
 async def _trickled(one: Served, report: Report) -> None:
-    """Send half a head, and the rest of it a byte a second."""
+    """Send a head at one byte a second."""
     reader, writer = await asyncio.open_connection("127.0.0.1", one.target.port)
     start = time.monotonic()
     for byte in b"GET /livez HTTP/1.1\r\nHost: kaiten"[: 3 * _HEADER_S]:
@@ -91,7 +88,7 @@ async def _trickled(one: Served, report: Report) -> None:
 
 
 async def _strangers(one: Served, report: Report) -> None:
-    """Hold a thousand silent connections where few descriptors are allowed, and ask beside them."""
+    """Hold a thousand silent connections against a low limit of descriptors, and send requests."""
     port = one.target.port
     writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(_STRANGERS)]
     async with one.pool() as pool:
@@ -109,7 +106,7 @@ async def _strangers(one: Served, report: Report) -> None:
 
 @contextmanager
 def _few_descriptors() -> Iterator[None]:
-    """Let what is started meanwhile have few file descriptors."""
+    """Lower the limit of file descriptors for processes started in the block."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (_SOFT_LIMIT, before[1]))
     try:
@@ -119,7 +116,7 @@ def _few_descriptors() -> Iterator[None]:
 
 
 async def _proxied(report: Report, store: Path, folder: Path) -> None:
-    """Start and try a server where every proxy variable names a port that nothing listens on."""
+    """Start and check a server while every proxy variable names a closed port."""
     proxy = f"http://127.0.0.1:{free_port()}"
     names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     proxies = {each: proxy for name in names for each in (name, name.lower())}
@@ -151,7 +148,7 @@ async def _proxied(report: Report, store: Path, folder: Path) -> None:
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """One server after the other: with descriptors as they are, with few, and beside a proxy."""
+    """Run a server with the usual descriptors, one with few, and one beside a proxy."""
     with served(store, folder / "home") as one:
         await asyncio.gather(_reused(one, report), _trickled(one, report))
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Labels against their database: a file that another program locks, and labels for nothing."""
+"""Feedback while another program locks the database, and floods of labels for made-up ids."""
 
 import asyncio
 import sqlite3
@@ -21,12 +21,12 @@ _LOCK_S = 15
 _FLOOD_S = 30
 _LANES = 4
 _BATCH = 256
-# Of labels that wait: 4,000 of one subject, each of up to 1,000 characters.
+# Room for 4,000 waiting labels of one subject, of up to 1,000 characters each, and the WAL.
 _MOST_BYTES = 24_000_000
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """Lock the file beside callers, then flood it with labels that no answer has."""
+    """Lock the database during requests, then flood it with labels for made-up ids."""
     home = folder / "home"
     env = environment(
         store,
@@ -76,7 +76,7 @@ async def _locked(report: Report, server: Server, client: httpx.AsyncClient, fil
     away = "model_database_away 1.0" in metrics
     report.check("locked: metric says so", away, passed=away and 'outcome="unavailable"' in metrics)
     report.check("locked: predictions go on", predicted, passed=predicted == 200)
-    # Past the time after which it is tried again.
+    # Longer than the pause before the server tries the database again.
     await asyncio.sleep(5)
     after = await _labels(client, "after", "x")
     report.check("locked: labels are taken again", [before, after], passed=before == after == 200)
@@ -104,7 +104,7 @@ async def _flooded(report: Report, client: httpx.AsyncClient, home: Path, second
     report.check(
         "labels for nothing: MB of the database and its log", size / 1e6, passed=size < _MOST_BYTES
     )
-    # Labels of what was answered are taken beside them.
+    # Labels for real predictions are still accepted.
     answer = await client.post("/api/v1/predict", json={"text": "Where is my parcel?"})
     predicted = answer.json()
     await asyncio.sleep(2)

@@ -1,4 +1,4 @@
-"""A console that is not read, full disks, torn metrics files, few descriptors, loud strangers."""
+"""A blocked console, full disks, torn metrics files, few descriptors, floods of bad tokens."""
 
 import asyncio
 import fcntl
@@ -40,7 +40,7 @@ _V1 = "/api/v1/predict"
 _BODY = {"text": "Where is my parcel?"}
 _REJECTED = {"Authorization": "Bearer nonsense"}
 _LIMIT_S = 5
-# After so many requests without an answer, the others are not sent.
+# After this many requests without a response, the others are not sent.
 _PATIENCE = 6
 _DEATHS, _REFUSALS = 20, 3000
 _WORKER = "_bentoml_impl.worker.service"
@@ -48,7 +48,7 @@ _WORKER = "_bentoml_impl.worker.service"
 
 @dataclass
 class Site:
-    """A server whose standard output and error are the caller's business."""
+    """A server whose standard output and error go to a given descriptor."""
 
     url: str
     popen: subprocess.Popen[bytes]
@@ -66,7 +66,7 @@ class Site:
         return [each for each in processes if _is_worker(each)]
 
     async def ask(self, count: int, path: str = _V1, **headers: str) -> Counter[str]:
-        """Return the statuses of so many requests, each on a connection of its own."""
+        """Count the statuses or errors of ``count`` requests, each on a new connection."""
         outcomes: Counter[str] = Counter()
         headers = {"Authorization": f"Bearer {self.token}"} | headers
         for number in range(count):
@@ -90,7 +90,7 @@ class Site:
         return httpx.get(self.url + path, headers=headers, timeout=4 * _LIMIT_S)
 
     def wait_for_workers(self, count: int) -> bool:
-        """Wait until so many workers answer; False where they do not come."""
+        """Wait until ``count`` workers are ready; return False after a minute."""
         for _ in range(60):
             if len(self.workers()) >= count:
                 with suppress(httpx.HTTPError):
@@ -110,7 +110,7 @@ def _is_worker(process: psutil.Process) -> bool:
 def site(
     env: Mapping[str, str], output: int | None, *prefix: str, ready: bool = True
 ) -> Iterator[Site]:
-    """Serve with standard output and error to this descriptor."""
+    """Run a server with its standard output and error going to this descriptor."""
     port = str(free_port())
     popen = subprocess.Popen(
         [*prefix, str(BIN / "kaiten"), "serve", "--port", port],
@@ -160,7 +160,7 @@ async def _console(report: Report, store: Path, folder: Path) -> None:
             dict(rejected),
             passed=rejected == {"401": 400},
         )
-        # Lines of requests fill what is left, whichever worker is asked.
+        # The request log fills the rest of the pipe, for either worker.
         good = await place.ask(100)
         report.check("console that is not read: 100 predictions", dict(good),
                      passed=good == {"200": 100})  # fmt: skip
@@ -200,7 +200,7 @@ async def _disk(report: Report, store: Path, folder: Path) -> None:
 
 
 async def _new_series(place: Site) -> None:
-    """Ask in ways that make new series: each status on each route is one."""
+    """Create new time series: one for each status on each route."""
     for path in (_V1, "/api/v2/predict", "/predict", "/api/v1/feedback"):
         for headers in ({}, {"Content-Type": "text/plain"}, {"X-Request-Timeout-Ms": "1"}):
             async with httpx.AsyncClient(base_url=place.url, timeout=_LIMIT_S) as client:
@@ -226,7 +226,7 @@ async def _files(report: Report, store: Path, folder: Path) -> None:
         growth = (sizes[-1] - sizes[0]) / (len(sizes) - 1)
         report.check("dead workers: bytes a death", growth, passed=growth < 1000)
         (directory,) = (home / "prometheus_multiproc_dir").glob("*.*")
-        # Of a worker that died as it wrote: more is in use than there is.
+        # As from a worker that died while writing: it claims more bytes than it has.
         torn = struct.pack("ii", 4096, 0) + b"\xff" * 92
         (directory / "counter_999999.db").write_bytes(torn)
         page = place.get("/metrics")
@@ -287,11 +287,11 @@ async def _strangers(report: Report, store: Path, folder: Path) -> None:
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """Each part on a server of its own."""
+    """Run each part on its own server."""
     for part in (_console, _disk, _files, _descriptors, _strangers):
         place = folder / part.__name__.strip("_")
         place.mkdir()
         try:
             await part(report, store, place)
-        except Exception as error:  # noqa: BLE001  the other parts are to run all the same
+        except Exception as error:  # noqa: BLE001  the other parts run regardless
             report.check(f"{place.name}: runs to its end", repr(error), passed=False)

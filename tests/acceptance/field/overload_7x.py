@@ -1,7 +1,7 @@
-"""More than the server can do: 7 and 20 times its capacity, with probes beside it.
+"""Overload at 7 and 20 times the server's capacity, with concurrent probes.
 
-The load and the probes come from processes of their own. Figures depend on what else the machine
-does, so the checks are about answers and ratios; the server's CPU for each refusal is told beside.
+The load and the probes run in separate processes. Timings depend on the load of the machine, so the
+checks are about responses and ratios; the report adds the server's CPU time for each refusal.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from tests.acceptance.report import Report
 from tests.acceptance.target import Target
 from tests.e2e.house import quickstart_texts
 
-# On two cores that seven other suites used at the time, one worker; seconds.
+# In seconds, with one worker, on two cores shared with seven other suites.
 BEFORE = {
     "one text, kept alive, 7x: longest probe": [9.418, 11.85, 16.21, 12.45],
     "one text, kept alive, 7x: no answer of 12,287": 29,
@@ -44,7 +44,7 @@ _PROBE_LIMIT_S, _PLATEAU, _PAUSE_S, _PATIENCE_S = 1.0, 0.7, 0.1, 30
 
 @dataclass(frozen=True)
 class Case:
-    """One overload: texts in a request, times the capacity, whether each request connects anew."""
+    """One overload: texts in a request, multiple of the capacity, fresh connections, workers."""
 
     texts: int
     times: int
@@ -75,7 +75,7 @@ CASES = (
 
 
 class FreshPool(Pool):
-    """Connects anew for each request."""
+    """Opens a new connection for each request."""
 
     async def ask(self, request: bytes, due: float | None = None) -> Answer:
         answer = await super().ask(request, due)
@@ -84,7 +84,7 @@ class FreshPool(Pool):
 
 
 def probe(port: int, path: str, seconds: float) -> list[tuple[float, int]]:
-    """Ask a path again and again, each time on a connection of its own; 0 for no answer."""
+    """Request a path repeatedly on new connections; return seconds and statuses, 0 for none."""
     found, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
         start, status = time.monotonic(), 0
@@ -104,7 +104,7 @@ def probe(port: int, path: str, seconds: float) -> list[tuple[float, int]]:
 
 
 def offer(target: Target, case: Case, rate: float, seconds: float) -> Load:
-    """Send a case's requests at a rate."""
+    """Send a case's requests at a rate in requests per second."""
 
     async def send() -> Load:
         pool = (FreshPool if case.fresh else Pool)(target.port)
@@ -182,7 +182,7 @@ def _check(
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """Each case in turn, on a server with one worker and on one with two."""
+    """Run each case on a server with its number of workers."""
     for workers, settings in ((1, ONE_WORKER), (2, TWO_WORKERS)):
         with served(store, folder / str(workers), settings) as each:
             for case in CASES:

@@ -1,4 +1,4 @@
-"""Callers who leave, cancel or set short limits: how many tokens are computed for them."""
+"""Token quotas: tokens computed for callers that disconnect or set short timeouts."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ _SECRET = "0123456789abcdef" * 4
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """Each way to leave, with limits in the process and in Redis."""
+    """Attack in each way, with limits counted in the process and in Redis."""
     with ExitStack() as stack:
         redis = stack.enter_context(redis_server())
         for name, more in (
@@ -66,17 +66,17 @@ async def _attack(report: Report, name: str, each: Served) -> None:
 
 
 async def _computed(pool: Pool, each: Served) -> float:
-    """Return how many tokens the server has computed, padding included."""
+    """Return how many tokens the server has computed, including padding."""
     return (await pool.ask(each.target.get("/metrics"))).total("model_batch_tokens_sum")
 
 
 def _send_and_leave(port: int, requests: list[bytes]) -> None:
-    """Send each request on a connection of its own, and hang up soon after."""
+    """Send each request on a new connection, and disconnect soon after."""
     connections = []
     for request in requests:
         connections.append(socket.create_connection(("127.0.0.1", port), timeout=30))
         connections[-1].sendall(request)
-    # Long enough for some of it to be queued.
+    # Long enough for some texts to be queued.
     time.sleep(_STAY_S)
     for connection in connections:
         connection.close()

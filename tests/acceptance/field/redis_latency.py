@@ -1,4 +1,4 @@
-"""A Redis that answers, slowly: how often a worker changes between shared limits and its own."""
+"""A slow Redis: how often a worker switches between shared limits and its own."""
 
 import asyncio
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _MOST_SWITCHES, _MOST_LINES = 6, 12
 
 
 class SlowProxy:
-    """Passes bytes on between a client and Redis, each answer after ``delay_s``."""
+    """A proxy between a client and Redis that delays each reply by ``delay_s``."""
 
     def __init__(self, port: int) -> None:
         self._redis = port
@@ -57,13 +57,13 @@ class SlowProxy:
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """Load one server while its Redis gets slower and faster, and count the switches."""
+    """Load one server while its Redis gets slower, and count the switches."""
     seconds = max(5.0, _SECONDS * report.scale)
     with redis_server() as redis:
         proxy = SlowProxy(redis.port)
         port = await proxy.start()
         settings = {"KAITEN_STATE__REDIS_URL": f"redis://127.0.0.1:{port}/0"}
-        # Started in a thread: its Redis is in this event loop.
+        # Started on a thread, because the proxy to its Redis runs in this event loop.
         place = served(store, folder, settings)
         each = await asyncio.to_thread(place.__enter__)
         try:

@@ -1,4 +1,4 @@
-"""Credentials through faults: a Redis that forgets, a home that is deleted, workers that end."""
+"""Revocation through faults: Redis loses its data, a home is deleted, workers end."""
 
 import asyncio
 import json
@@ -41,13 +41,13 @@ _SECRET = "0123456789abcdef" * 4
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """Run random sequences by processes in this one, then three rounds on a real server."""
+    """Run random sequences on simulated processes, then a scenario on a real server."""
     await asyncio.to_thread(_random_sequences, report, folder)
     await asyncio.to_thread(_real_server, report, store, folder)
 
 
 class _Sequence:
-    """One server's processes over a real Redis, or a file, and what may befall them."""
+    """The simulated processes of one server with a real Redis or a file, and possible events."""
 
     def __init__(self, folder: Path, redis: RedisServer | None) -> None:
         folder.mkdir()
@@ -67,7 +67,7 @@ class _Sequence:
         self._older: list[bytes | str | None] = [None]
 
     def acts(self, chance: random.Random) -> dict[str, Callable[[], None]]:
-        """Return what may happen next, by name."""
+        """Return the possible next events by name."""
         server = self.server
         acts: dict[str, Callable[[], None]] = {
             "key created": server.create_key,
@@ -106,7 +106,7 @@ def _random_sequences(report: Report, folder: Path) -> None:
     with redis_server() as redis:
         for seed in range(count):
             chance = random.Random(seed)
-            # Every fourth has no Redis, and its list in the home itself.
+            # Every fourth sequence has no Redis and keeps its list in the home.
             sequence = _Sequence(folder / str(seed), redis if seed % 4 else None)
             with capture_logs():
                 faults += _play(sequence, chance, happened, seed)
@@ -127,7 +127,7 @@ def _play(
         for _ in range(_STEPS):
             name = chance.choice([*acts, "all polled"])
             happened[name] += 1
-            # The operator is told that nothing was recorded.
+            # The operator gets an error and knows that nothing was recorded.
             with suppress(StateUnavailable):
                 acts[name]()
             sequence.server.check_revoked()
@@ -138,7 +138,7 @@ def _play(
 
 
 def _killed(folder: Path, count: int, happened: Counter[str]) -> list[str]:
-    """Kill a Redis that keeps nothing, replace workers while it is away, and bring it back."""
+    """Kill a Redis without persistence, replace workers during the outage, and restart it."""
     faults = []
     for number in range(count):
         with redis_server() as redis, capture_logs():
@@ -165,7 +165,7 @@ def _killed(folder: Path, count: int, happened: Counter[str]) -> list[str]:
 
 
 class _Callers:
-    """A server of two workers, and who calls it and operates it."""
+    """The callers and the operator of a server with two workers."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -184,7 +184,7 @@ class _Callers:
             return Counter(client.post(url, json=body).status_code for _ in range(_ENOUGH))
 
     def until(self, status: int, headers: dict[str, str]) -> float:
-        """Return after how many seconds all are answered so."""
+        """Return the seconds until all responses have this status."""
         begun = time.monotonic()
         while set(self.statuses(headers)) != {status}:
             if time.monotonic() - begun > _LIMIT_S:
@@ -192,7 +192,7 @@ class _Callers:
         return time.monotonic() - begun
 
     def replace_a_worker(self) -> None:
-        """Kill one worker, and wait until another serves in its place."""
+        """Kill one worker, and wait until its replacement is ready."""
         before = _workers(self.server)
         os.kill(before[0], 9)
         deadline = time.monotonic() + 120

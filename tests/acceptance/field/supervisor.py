@@ -1,4 +1,4 @@
-"""Another account at the supervisor, a rotated secret, and a worker that cannot come back."""
+"""Attacks of another account on the supervisor, secret rotation, and a failing worker restart."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ _ROOT_ONLY = "needs root: only root may become another account"
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """Attack a server in production and one in development, and take a worker away."""
+    """Attack a production and a development server, and kill a worker."""
     keys = folder / "keys"
     keys.mkdir()
     (keys / "kaiten_auth__secret").write_text(_SECRET, encoding="utf-8")
@@ -43,7 +43,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     settings = {
         **TWO_WORKERS,
         "BENTOML_CONFIG": str(configuration),
-        # As in an image, where BentoML by itself replaces no worker.
+        # As in an image, where BentoML itself does not restart workers.
         "BENTOML_CONTAINERIZED": "true",
         "KAITEN_ENVIRONMENT": "production",
         "KAITEN_SECRETS": str(keys),
@@ -60,13 +60,13 @@ async def run(report: Report, store: Path, folder: Path) -> None:
 
 
 def _promote(env: Mapping[str, str]) -> None:
-    """Production serves only what is in a stage."""
+    """Promote the model: production serves only staged versions."""
     options = ("support-intent:1.0.0", "--to", "staging", "--reason", "field suite")
     subprocess.run([str(BIN / "kaiten"), "promote", *options], env=env, check=True)
 
 
 def _intrude(report: Report, name: str, each: Served, *secrets: str) -> None:
-    """Try every socket and process of the server as another account."""
+    """Attack every socket and process of the server as another account."""
     pid = each.server.process.popen.pid
     processes = [process.pid for process in processes_of(pid)]
     environments = shown(pid)
@@ -93,7 +93,7 @@ def _intrude(report: Report, name: str, each: Served, *secrets: str) -> None:
 
 
 def _take_worker(report: Report, each: Served, secret: Path, configuration: Path) -> None:
-    """Rotate the secret and kill a worker that cannot start again until it is let."""
+    """Rotate the secret, and kill a worker whose restart fails until a file is repaired."""
     process, url, token = each.server.process, each.server.url, each.server.token()
     working = configuration.read_text("utf-8")
     secret.write_text(_ROTATED, encoding="utf-8")
@@ -127,7 +127,7 @@ def _workers(url: str) -> list[float]:
 
 
 def _answers(url: str, token: str) -> dict[str, int]:
-    """Return the statuses of requests over connections of their own."""
+    """Count the statuses of requests on new connections."""
     headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
     asked = {"text": "Where is my parcel?"}
     statuses = (

@@ -1,4 +1,4 @@
-"""A served version, its store and the server's home are lost or damaged while it serves."""
+"""Loss of and damage to a served version, its store and the server's home."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ _PATIENCE_S, _RESTART_S = 60, 100
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """Take the version away, replace a worker, put it back, and then take the home away."""
+    """Remove the version, kill a worker, restore the version, then remove home and store."""
     copy = copied_store(store, folder / "bentoml")
     version = copy / "models" / "support-intent" / "1.0.0"
     home = folder / "home"
@@ -72,7 +72,7 @@ async def _serves_on(report: Report, place: Served, when: str) -> None:
 
 
 async def _is_told(report: Report, place: Served) -> None:
-    """Wait for the gauge, and look for the line in the log."""
+    """Wait for the gauge, and check the log."""
     damaged = ""
     async with httpx.AsyncClient(base_url=place.server.url, timeout=60) as client:
         for _ in range(_PATIENCE_S):
@@ -92,7 +92,7 @@ async def _is_told(report: Report, place: Served) -> None:
 
 
 async def _worker_is_replaced(report: Report, place: Served, aside: Path, version: Path) -> None:
-    """Kill a worker: no other can start until the files are back, and its message says so."""
+    """Kill a worker: its replacement fails with a helpful message until the files are back."""
     workers = place.watch.workers()
     known = len(place.server.process.lines)
     os.kill(workers[0].pid, signal.SIGKILL)

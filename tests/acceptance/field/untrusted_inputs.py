@@ -1,4 +1,4 @@
-"""Model folders that name other files, and settings that would be lost, by the real commands."""
+"""Model folders that lead to other files, and settings that YAML would lose, with real commands."""
 
 import os
 import stat
@@ -21,7 +21,7 @@ _SECRET = "root:$6$not.for.the.maker"
 _LIMIT_S = 120
 _CANARY = "KAITEN_FIELD_CANARY_0123456789"
 
-# What stands in kaiten.yaml, and the key or line that the refusal names.
+# The content of kaiten.yaml, and the line that the refusal names.
 SETTINGS: Mapping[str, tuple[bytes, str]] = {
     "a section twice": (b"batching: {max_padding: 0.2}\nbatching: {}\n", "line 2"),
     "a key twice": (b"batching:\n  max_padding: 0.2\n  max_padding: 0.3\n", "line 3"),
@@ -42,12 +42,12 @@ SETTINGS: Mapping[str, tuple[bytes, str]] = {
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    """Hand over folders, and then settings."""
-    _hand_over_folders(report, folder)
-    _lose_settings(report, folder)
+    """Register hostile folders, then load hostile settings."""
+    _register_folders(report, folder)
+    _load_settings(report, folder)
 
 
-def _hand_over_folders(report: Report, folder: Path) -> None:
+def _register_folders(report: Report, folder: Path) -> None:
     secret = folder / "secret"
     secret.write_text(_SECRET)
     secret.chmod(0o600)
@@ -61,7 +61,7 @@ def _hand_over_folders(report: Report, folder: Path) -> None:
     }
     home = folder / "bentoml"
     env = environment(home, folder / "home", OMP_NUM_THREADS="1", FIELD_CANARY=_CANARY)
-    taken, hung, named = [], [], []
+    registered, hung, named = [], [], []
     for number, (name, attack) in enumerate(attacks.items()):
         model = folder / f"model-{number}"
         _make_model(model)
@@ -72,9 +72,9 @@ def _hand_over_folders(report: Report, folder: Path) -> None:
         except subprocess.TimeoutExpired:
             hung.append(name)
             continue
-        taken += [name] if done.returncode == 0 else []
+        registered += [name] if done.returncode == 0 else []
         named += [name] if name in done.stderr and "Traceback" not in done.stderr else []
-    report.check("folders of 6 that were registered", taken, passed=not taken)
+    report.check("folders of 6 that were registered", registered, passed=not registered)
     report.check("registrations of 6 that did not end", hung, passed=not hung)
     report.check("files named by the refusal", len(named), passed=len(named) == len(attacks))
     leaked = [
@@ -86,7 +86,7 @@ def _hand_over_folders(report: Report, folder: Path) -> None:
     report.check(name, leaked, passed=not leaked)
 
 
-def _lose_settings(report: Report, folder: Path) -> None:
+def _load_settings(report: Report, folder: Path) -> None:
     lost, traced, named = [], [], []
     for name, (content, place) in SETTINGS.items():
         file = folder / "kaiten.yaml"
@@ -109,7 +109,7 @@ def _run(arguments: list[str], env: Mapping[str, str]) -> subprocess.CompletedPr
 
 
 def _make_model(folder: Path) -> None:
-    """Save a BERT of two labels that registers in seconds."""
+    """Save a tiny BERT classifier, which registers in seconds."""
     from transformers import (  # noqa: PLC0415  takes seconds
         BertConfig,
         BertForSequenceClassification,
