@@ -185,7 +185,7 @@ def _change(settings: Settings, change: Callable[[Credentials], Credentials]) ->
     if copy is not None and copied is not None:
         # Workers write it anyway, a moment later.
         with suppress(StateUnavailable):
-            copy.keep(changed, now)
+            copy.merge(changed, now)
 
 
 def _confirm(settings: Settings, done: str) -> None:
