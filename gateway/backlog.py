@@ -14,8 +14,9 @@ Start = Callable[[], None]
 class Backlog:
     """Starts waiting requests round robin over their subjects, ``per_iteration`` at a time.
 
-    ``limit`` is the number that may wait. Subjects share it evenly, so that a subject that sends
-    more than the event loop can handle is refused before others are.
+    Each of n waiting subjects may have ``limit`` / n requests waiting, so that a subject that sends
+    more than the event loop can handle is refused before others are. Requests that already wait
+    stay when n grows, so the total can exceed ``limit``.
     """
 
     def __init__(self, limit: int, per_iteration: int) -> None:
