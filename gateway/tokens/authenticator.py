@@ -24,7 +24,7 @@ class Authenticator:
     Raises:
         TokenRejected: From every method that authenticates, if the credential is invalid.
         IssuerUnavailable: From those that take a token, if its issuer's keys cannot be fetched.
-        NotReady: From the same methods, until the revocation list has been read.
+        NotReady: From every method that authenticates, until the revocation list has been read.
 
     """
 
