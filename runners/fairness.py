@@ -13,7 +13,7 @@ from heapq import merge
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
-# Idle subjects whose service is remembered; beyond it, the oldest are dropped.
+# Subjects without anything waiting whose service is remembered: past it, the oldest is forgotten.
 _MAX_IDLE = 1024
 
 
@@ -30,10 +30,10 @@ EntryT = TypeVar("EntryT", bound=Entry)
 
 
 def fits(items: int, held: int, waiting: int, limit: int) -> bool:
-    """Return whether a subject that holds ``held`` of ``waiting`` items may add ``items`` more.
+    """Return whether a subject that holds ``held`` of ``waiting`` items may add so many.
 
-    A subject may hold as many items as remain free of twice the ``limit`` after it: ``limit`` if it
-    is alone, and fewer as others hold more, so that heavy subjects leave room for a light one.
+    A subject may hold as much as it leaves free of twice the limit: the limit if it is alone, and
+    less as others hold more, so that heavy subjects always leave room for a light one.
     """
     return held + items <= 2 * limit - waiting - items
 
