@@ -213,3 +213,22 @@ async def test_a_body_that_is_not_asked_for_is_buffered_within_bounds() -> None:
     assert wire.paused
     assert protocol.cycle is not None
     assert len(protocol.cycle.body) <= HIGH_WATER_LIMIT + read_bytes
+
+
+async def test_requests_sent_ahead_are_not_started_once_their_caller_has_left() -> None:
+    started: list[str] = []
+    release = asyncio.Event()
+
+    async def held(scope: Scope, receive: Receive, send: Send) -> None:
+        started.append(scope["path"])
+        await release.wait()
+        await _named(scope, receive, send)
+
+    worker = Worker(app=held)
+    protocol, _ = worker.connect()
+    protocol.data_received(get("/first") + get("/second"))
+    await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    release.set()
+    await worker.answer()
+    assert started == ["/first"]
