@@ -190,6 +190,8 @@ class Visit:
     async def reserve(self, tokens: int) -> None:
         """Charge the tokens of what is about to be queued; RateLimited where they are too many.
 
+        InvalidInput if they are more than any window has room for.
+
         What is queued is charged, whatever becomes of the caller.
         """
         if self._store is None or self._standing is None or not self._limiter.rules.tokens:
@@ -197,6 +199,8 @@ class Visit:
         asked_at = time.monotonic()
         store, standing = await self._limiter.reserve(self._store, self._subject, tokens)
         self._standing = self._standing._replace(refused=standing.refused, tokens=standing.tokens)
+        if standing.refused and (oversized := self._limiter.rules.oversized(tokens)):
+            raise oversized
         self._refuse_if_told()
         if standing.tokens is not None:
             # The store rounds the seconds of the window up.

@@ -4,11 +4,14 @@ from typing import NamedTuple, Protocol
 
 from limits import RateLimitItem, parse
 
-from kaiten.errors import RateLimited, RequestError, TooManyConcurrent
+from kaiten.errors import Detail, InvalidInput, RateLimited, RequestError, TooManyConcurrent
 from kaiten.sections import Limits
 
 # How far a request may overdraw the limit of tokens: about what a CPU computes in one batch.
 OVERDRAFT_TOKENS = 512
+# A request that is refused for its tokens has been tokenised, at about this share of what computing
+# them would have taken.
+REFUSED_SHARE = 100
 REQUESTS, TOKENS, CONCURRENCY = "requests", "tokens", "concurrency"
 Headers = list[tuple[bytes, bytes]]
 
@@ -42,10 +45,11 @@ class Store(Protocol):
         """Let a request in and count it, or refuse it and count nothing, in one step."""
 
     async def reserve(self, subject: str, tokens: int) -> Standing:
-        """Charge tokens before they are queued, or refuse and charge nothing, in one step.
+        """Charge tokens before they are queued, or refuse them, in one step.
 
-        They are refused where the limit is reached, or would be overdrawn by more than
-        OVERDRAFT_TOKENS. The standing is that of tokens alone.
+        They are refused if the limit is reached, or would be overdrawn by more than
+        OVERDRAFT_TOKENS; then the REFUSED_SHARE-th part is charged. The standing is that of tokens
+        alone.
         """
 
     async def leave(self, subject: str, lease: str, refund: int) -> None:
@@ -71,6 +75,17 @@ class Rules:
         if standing.refused == TOKENS and self.tokens and standing.tokens:
             return _limited(TOKENS, self.tokens, standing.tokens)
         return TooManyConcurrent(self.concurrency or 0)
+
+    def oversized(self, tokens: int) -> RequestError | None:
+        """Return the error for a request that no window has room for, None for any other."""
+        item = self.tokens
+        if item is None or tokens <= item.amount + OVERDRAFT_TOKENS:
+            return None
+        reason = (
+            f"the request has {tokens}, and your limit is {item.amount} in {item.get_expiry()} "
+            "seconds; send fewer or shorter texts"
+        )
+        return InvalidInput([Detail(TOKENS, reason)])
 
     def headers(self, standing: Standing) -> Headers:
         """Return the fields of draft-ietf-httpapi-ratelimit-headers-10."""
