@@ -60,10 +60,15 @@ CASES = (
 
 @dataclass(frozen=True)
 class Found:
-    """What one case came to; ``cpu_ms`` is the server's for each text that was computed."""
+    """What one case came to.
+
+    ``light_s`` is how many requests of the light caller were answered per second, ``cpu_ms`` the
+    server's CPU time for each text that was computed.
+    """
 
     p50_s: float
     refused: int
+    light_s: float
     texts_s: float
     cpu_ms: float
 
@@ -112,7 +117,8 @@ class Stage:
         answered = [answer.seconds for answer in light if answer.status == HTTPStatus.OK]
         refused = len(light) - len(answered)
         p50_s = percentile(answered, 50) if answered else seconds
-        return Found(p50_s, refused, texts / elapsed_s, 1000 * cpu_s / max(1.0, texts))
+        light_s = len(answered) / seconds
+        return Found(p50_s, refused, light_s, texts / elapsed_s, 1000 * cpu_s / max(1.0, texts))
 
     async def _computed(self, pool: Pool) -> float:
         """Return how many texts the server has computed."""
@@ -175,6 +181,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
                     case.name,
                     p50_before_s=before.p50_s,
                     refused_before=before.refused,
+                    light_requests_per_s_before_and_now=[before.light_s, found.light_s],
                     # Where others use the cores too, it tells more of the capacity than the rate.
                     cpu_ms_a_text_before_and_now=[before.cpu_ms, found.cpu_ms],
                 )
