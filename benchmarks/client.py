@@ -101,14 +101,21 @@ class _Connection(asyncio.Protocol):
         if len(self._buffer) < end or self._answer is None:
             return
         del self._buffer[:end]
-        self._answer.set_result((head, body))
-        self._answer = None
+        self._settle((head, body))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.open = False
-        if self._answer is not None:
-            self._answer.set_exception(exc or ConnectionError("closed before the answer"))
-            self._answer = None
+        self._settle(exc or ConnectionError("closed before the answer"))
+
+    def _settle(self, outcome: tuple[bytes, bytes] | Exception) -> None:
+        """Give whoever waits the outcome, unless it was cancelled meanwhile."""
+        answer, self._answer = self._answer, None
+        if answer is None or answer.done():
+            return
+        if isinstance(outcome, Exception):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
 
     async def ask(self, request: bytes) -> tuple[bytes, bytes]:
         """Return an answer's head, in lower case, and body; OSError if the connection ends."""

@@ -55,7 +55,7 @@ class Stub:
     ready: bool = True
     drain_seconds: int = 1
 
-    def retry_after_s(self, subject: str) -> int | None:
+    def retry_after_s(self, subject: str, inputs: int) -> int | None:
         return None
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Any]:

@@ -42,10 +42,10 @@ class Runner(Protocol):
     def drain_seconds(self) -> int:
         """What all that waits for it takes, in whole seconds, at least 1."""
 
-    def retry_after_s(self, subject: str) -> int | None:
-        """Return when to retry, in seconds, if a request of the subject would be refused now.
+    def retry_after_s(self, subject: str, inputs: int) -> int | None:
+        """Return when to retry, in seconds, if so many inputs of a subject would be refused now.
 
-        None if there is room for it.
+        None if there is room for them.
         """
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> Sequence[Classified]:

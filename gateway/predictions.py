@@ -11,10 +11,11 @@ from pydantic_core import to_json
 
 from gateway.parsing import check_count, check_lengths
 from gateway.ports import Classified, Runner
+from gateway.refused_bodies import RefusedBodies
 from gateway.schemas import PredictV1Response
 from kaiten import tags
 from kaiten.context import RequestContext, current
-from kaiten.errors import InferenceFailed, NotReady, Unauthenticated, UnknownModel
+from kaiten.errors import InferenceFailed, NotReady, QueueFull, Unauthenticated, UnknownModel
 from kaiten.records import Origin, record
 from kaiten.sections import Gateway
 
@@ -37,18 +38,21 @@ class Predictor:
         self._default = runners[0]
         self._limits = limits
         self._others_ready = others_ready
+        self._refused_bodies = RefusedBodies()
 
     @property
     def ready(self) -> bool:
         """Whether every model can answer, and callers can be told apart."""
         return self._others_ready() and all(runner.ready for runner in self._served)
 
-    def retry_after_s(self, subject: str) -> int | None:
+    def retry_after_s(self, subject: str, body_bytes: int) -> int | None:
         """Return when to retry, in seconds, if every model would refuse a request of the subject.
 
-        Which model a request asks is in its body.
+        Its body, of so many bytes or 0 if that is unknown, has not been read: it tells the model
+        and the number of inputs.
         """
-        answers = [runner.retry_after_s(subject) for runner in self._served if runner.ready]
+        inputs = self._refused_bodies.inputs(subject, body_bytes)
+        answers = [runner.retry_after_s(subject, inputs) for runner in self._served if runner.ready]
         pauses_s = [pause_s for pause_s in answers if pause_s is not None]
         return min(pauses_s) if pauses_s and len(pauses_s) == len(self._served) else None
 
@@ -94,12 +98,17 @@ class Predictor:
     async def _predict(
         self, runner: Runner, texts: Sequence[str], context: RequestContext
     ) -> Sequence[Classified]:
-        answers = await runner.predict(texts, context.deadline)
+        try:
+            answers = await runner.predict(texts, context.deadline)
+        except QueueFull as error:
+            self._refused_bodies.add(
+                context.subject, context.body_bytes, len(texts), error.retry_after_s
+            )
+            raise
         if not all(math.isfinite(answer.confidence) for answer in answers):
             logger.error("scores_not_finite", model=runner.tag)
             raise InferenceFailed
-        subject = context.principal.identity if context.principal else ""
-        origin = Origin(context.request_id, subject, runner.tag)
+        origin = Origin(context.request_id, context.subject, runner.tag)
         context.records += [
             record(origin, item, text, runner.labels[answer.index], answer)
             for item, (text, answer) in enumerate(zip(texts, answers, strict=True))

@@ -54,6 +54,8 @@ class RequestContext:
     client: str | None = None
     principal: Principal | None = None
     model: str | None = None
+    # As its Content-Length says; 0 where it has none.
+    body_bytes: int = 0
     enveloped: bool = False
     # Found outside the error envelope, and raised inside it.
     refusal: KaitenError | None = None

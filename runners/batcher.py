@@ -31,9 +31,10 @@ _WINDOW = 256
 # A call is queued if what waits before it takes no more than this share of its time: the pace is a
 # mean, and an answer that comes too late has cost as much as one in time.
 _SHARE_OF_WAITING = 0.7
-# For so many seconds after requests of two subjects, a batch is to take no longer than this: a
-# subject that asks again waits for the batch in progress. On a slow device it is a third of the
-# largest, as smaller ones compute less a second, and for a subject with little waiting a sixteenth.
+# For so many seconds after a light subject asked while others waited, a batch takes no longer than
+# this: a subject that asks again waits for the batch in progress. On a slow device a batch is still
+# a third of the largest, because smaller ones compute less per second. A subject is light if its
+# waiting items cost no more than that third, and its own batch is not filled up past a sixteenth.
 _SHARED_S, _SHARED_BATCH_S = 5.0, 0.04
 _LEAST_SHARE, _LIGHT_SHARE = 3, 16
 # So many items that fail, and none between them that does not, may be the device's fault.
@@ -142,7 +143,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._queue = FairQueue[_Entry[ItemT, ResultT]](limits.max_overtaken)
         # How many items of each subject wait to be prepared.
         self._preparing: Counter[str] = Counter()
-        self._latest_subject, self._shared_until = "", -math.inf
+        self._shared_until = -math.inf
         self._in_flight: list[list[_Entry[ItemT, ResultT]]] = []
         self._arrived = asyncio.Event()
         self._lanes: list[asyncio.Task[None]] = []
@@ -166,9 +167,12 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
     def _drain_s(self) -> float:
         return self._pace.seconds(self._queue.cost, self._preparing.total())
 
-    def retry_after_s(self, subject: str) -> int | None:
-        """Return when to retry, in seconds, if a request of the subject would be refused now."""
-        return None if self._has_room(subject, 1, math.inf) else self.drain_seconds
+    def retry_after_s(self, subject: str, inputs: int) -> int | None:
+        """Return when to retry, in seconds, if so many inputs of a subject would be refused now.
+
+        None if there is room for them.
+        """
+        return None if self._has_room(subject, inputs, math.inf) else self.drain_seconds
 
     def start(self) -> None:
         """Start the lanes on the running event loop."""
@@ -206,7 +210,6 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             raise NotReady
         if not self._has_room(subject, len(inputs), deadline):
             raise QueueFull(self.drain_seconds)
-        self._note_subject(subject)
         # What waits to be prepared waits in the queue.
         self._preparing[subject] += len(inputs)
         try:
@@ -251,11 +254,11 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         share = own + self._pace.cost(items)
         return self._pace.seconds(own + sum(min(cost, share) for cost in costs.values()), 0)
 
-    def _note_subject(self, subject: str) -> None:
-        if subject != self._latest_subject:
-            if self._latest_subject:
-                self._shared_until = self._clock() + _SHARED_S
-            self._latest_subject = subject
+    def _note_light_subject(self, subject: str) -> None:
+        """Keep batches short for a while if a light subject has to wait behind others."""
+        cost = self._queue.cost_of(subject)
+        if cost < self._queue.cost and cost <= self._budget // _LEAST_SHARE:
+            self._shared_until = self._clock() + _SHARED_S
 
     def _prepared(self, subject: str, items: int) -> None:
         self._preparing[subject] -= items
@@ -277,6 +280,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         call = _Call(answer, {}, len(items), self._clock(), deadline, request_id, subject)
         entries = [_Entry(item, call, index) for index, item in enumerate(items)]
         self._queue.push(subject, entries, cost)
+        self._note_light_subject(subject)
         self._arrived.set()
         return answer
 
@@ -332,16 +336,24 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         return batch
 
     def _batch_tokens(self, head: _Entry[ItemT, ResultT]) -> int:
-        """Return the tokens of a batch: fewer where subjects share the device, if it is slow."""
+        """Return the tokens of a batch: fewer while light and heavy subjects share the device."""
         if self._clock() >= self._shared_until:
             return self._budget
-        short = self._pace.within(_SHARED_BATCH_S / self._device.lanes)
+        short = max(
+            self._pace.within(_SHARED_BATCH_S / self._device.lanes),
+            self._budget // _LEAST_SHARE,
+            1,
+        )
         if short >= self._budget:
             return self._budget
-        light = max(1, self._budget // _LIGHT_SHARE)
-        if self._queue.cost_of(head.subject) <= light < self._queue.cost:
-            return light
-        return max(1, int(short), self._budget // _LEAST_SHARE)
+        least = max(1, self._budget // _LIGHT_SHARE)
+        light = self._queue.cost_up_to(least)
+        if light == self._queue.cost:
+            # Nothing that waits makes a light subject wait for long.
+            return self._budget
+        if self._queue.cost_of(head.subject) <= least:
+            return max(least, min(light, int(short)))
+        return int(short)
 
     def _drop_forgotten(self) -> None:
         """Drop the items of callers who are gone, have failed or are past their deadline."""

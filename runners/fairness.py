@@ -85,6 +85,11 @@ class FairQueue(Generic[EntryT]):
         backlog = self._backlogs.get(subject)
         return backlog.cost if backlog else 0
 
+    def cost_up_to(self, limit: int) -> int:
+        """Return what waits of all subjects that have no more than ``limit`` waiting, by cost."""
+        costs = (backlog.cost for backlog in self._backlogs.values())
+        return sum(cost for cost in costs if cost <= limit)
+
     def costs(self) -> dict[str, int]:
         """Return the waiting cost of each subject."""
         return {subject: backlog.cost for subject, backlog in self._backlogs.items()}

@@ -73,9 +73,9 @@ class Runner:
         """What all that waits takes at the measured pace, in whole seconds, at least 1."""
         return self._batcher.drain_seconds
 
-    def retry_after_s(self, subject: str) -> int | None:
-        """Return when to retry, in seconds, if a request of the subject would be refused now."""
-        return self._batcher.retry_after_s(subject)
+    def retry_after_s(self, subject: str, inputs: int) -> int | None:
+        """Return when to retry, in seconds, if so many inputs of a subject would be refused now."""
+        return self._batcher.retry_after_s(subject, inputs)
 
     async def start(self) -> None:
         """Warm the model up and start its batcher; a runner that fails at it is dead."""

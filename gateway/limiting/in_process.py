@@ -12,6 +12,7 @@ from limits.aio.strategies import FixedWindowRateLimiter
 from gateway.limiting.rules import (
     CONCURRENCY,
     OVERDRAFT_TOKENS,
+    REFUSED_SHARE,
     REQUESTS,
     TOKENS,
     LimitStatus,
@@ -109,14 +110,15 @@ class InProcessStore:
         return LimitStatus(refused, requests, await self._window(self._rules.tokens, subject))
 
     async def reserve(self, subject: str, tokens: int) -> LimitStatus:
-        """Charge tokens before they are queued, or refuse and charge nothing."""
+        """Charge tokens before they are queued, or refuse them and charge a part of them."""
         item, refused = self._rules.tokens, None
         if item is not None:
             used = await self._counters.get(item.key_for(subject))
+            charged = tokens
             if used >= item.amount or used + tokens > item.amount + OVERDRAFT_TOKENS:
                 refused = TOKENS
-            else:
-                await self._windows.hit(item, subject, cost=tokens)
+                charged = min(tokens // REFUSED_SHARE, max(0, item.amount - used))
+            await self._windows.hit(item, subject, cost=charged)
         return LimitStatus(refused, None, await self._window(item, subject))
 
     async def release(self, subject: str, lease: str, refund: int) -> None:

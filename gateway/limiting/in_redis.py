@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from gateway.limiting.rules import (
     CONCURRENCY,
     OVERDRAFT_TOKENS,
+    REFUSED_SHARE,
     REQUESTS,
     TOKENS,
     LimitStatus,
@@ -38,6 +39,7 @@ _REFUSALS = (None, REQUESTS, TOKENS, CONCURRENCY)
 _FIXED = """
 local most_requests, requests_window_s = {requests}, {requests_window_s}
 local most_tokens, tokens_window_s, overdraft = {tokens}, {tokens_window_s}, {overdraft}
+local refused_share = {refused_share}
 local most_leases, lease_ms = {concurrency}, {lease_ms}
 """
 _ACQUIRE = """
@@ -85,7 +87,9 @@ local tokens, cost = KEYS[1], tonumber(ARGV[1])
 local used, refused = tonumber(redis.call('GET', tokens) or 0), 0
 if used >= most_tokens or used + cost > most_tokens + overdraft then
     refused = 2
-else
+    cost = math.max(0, math.min(math.floor(cost / refused_share), most_tokens - used))
+end
+if cost > 0 then
     used = redis.call('INCRBY', tokens, cost)
     if used == cost then
         redis.call('EXPIRE', tokens, tokens_window_s)
@@ -131,6 +135,7 @@ class RedisStore:
             tokens=_amount(rules.tokens),
             tokens_window_s=_window_s(rules.tokens),
             overdraft=OVERDRAFT_TOKENS,
+            refused_share=REFUSED_SHARE,
             concurrency=rules.concurrency or 0,
             lease_ms=int(lease_s * 1000),
         )
@@ -151,7 +156,7 @@ class RedisStore:
         )
 
     async def reserve(self, subject: str, tokens: int) -> LimitStatus:
-        """Charge tokens before they are queued, or refuse and charge nothing."""
+        """Charge tokens before they are queued, or refuse them and charge a part."""
         item = self._rules.tokens
         reply = await self._run(self._reserve, (_key(item, subject),), (tokens,))
         refused, *counts = map(int, reply.split())

@@ -200,6 +200,7 @@ class LimitedRequest:
 
         Raises:
             RateLimited: The tokens exceed the subject's limit.
+            InvalidInput: The tokens exceed what a whole window permits.
 
         """
         if self._store is None or self._status is None or not self._limiter.rules.tokens:
@@ -207,6 +208,8 @@ class LimitedRequest:
         asked_at = time.monotonic()
         store, status = await self._limiter.reserve(self._store, self._subject, tokens)
         self._status = self._status._replace(refused=status.refused, tokens=status.tokens)
+        if status.refused and (oversized := self._limiter.rules.oversized(tokens)):
+            raise oversized
         self._raise_if_refused()
         if status.tokens is not None:
             # The store rounds the seconds of the window up.

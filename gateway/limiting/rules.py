@@ -4,11 +4,14 @@ from typing import NamedTuple, Protocol
 
 from limits import RateLimitItem, parse
 
-from kaiten.errors import RateLimited, RequestError, TooManyConcurrent
+from kaiten.errors import Detail, InvalidInput, RateLimited, RequestError, TooManyConcurrent
 from kaiten.sections import Limits
 
 # How far one request may exceed the token limit: about what a CPU computes in one batch.
 OVERDRAFT_TOKENS = 512
+# A request that is refused for its tokens has been tokenized. One in this many refused tokens is
+# charged: about the cost of tokenizing relative to computing.
+REFUSED_SHARE = 100
 REQUESTS, TOKENS, CONCURRENCY = "requests", "tokens", "concurrency"
 Headers = list[tuple[bytes, bytes]]
 
@@ -48,10 +51,11 @@ class Store(Protocol):
         """Admit and count a request, or refuse it and count nothing, atomically."""
 
     async def reserve(self, subject: str, tokens: int) -> LimitStatus:
-        """Charge tokens before they are queued, or refuse and charge nothing, atomically.
+        """Charge tokens before they are queued, or refuse them, atomically.
 
         Tokens are refused if the limit is reached, or would be exceeded by more than
-        OVERDRAFT_TOKENS. The returned status holds the token limit only.
+        OVERDRAFT_TOKENS. One in REFUSED_SHARE refused tokens is charged. The returned status holds
+        the token limit only.
         """
 
     async def release(self, subject: str, lease: str, refund: int) -> None:
@@ -77,6 +81,17 @@ class Rules:
         if status.refused == TOKENS and self.tokens and status.tokens:
             return _limited(TOKENS, self.tokens, status.tokens)
         return TooManyConcurrent(self.concurrency or 0)
+
+    def oversized(self, tokens: int) -> RequestError | None:
+        """Return the error for tokens over what a whole window permits, None for fewer."""
+        item = self.tokens
+        if item is None or tokens <= item.amount + OVERDRAFT_TOKENS:
+            return None
+        reason = (
+            f"the request has {tokens}, and your limit is {item.amount} in {item.get_expiry()} "
+            "seconds; send fewer or shorter texts"
+        )
+        return InvalidInput([Detail(TOKENS, reason)])
 
     def headers(self, status: LimitStatus) -> Headers:
         """Return the header fields of draft-ietf-httpapi-ratelimit-headers-10."""

@@ -43,8 +43,9 @@ class BodyMiddleware:
             await self._app(scope, receive, send)
             return
         declared_bytes = self._check_headers(Headers(scope=scope))
-        principal = current().principal
-        with self._memory.reservation(principal.identity if principal else "") as reservation:
+        context = current()
+        context.body_bytes = declared_bytes
+        with self._memory.reservation(context.subject) as reservation:
             reservation.grow_to(declared_bytes)
             # Nothing here keeps the body: the handler frees it as soon as it has parsed it.
             replay = _replay(await self._read_in_time(receive, reservation))

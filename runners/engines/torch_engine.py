@@ -36,6 +36,15 @@ def load_network(folder: Path) -> Any:  # noqa: ANN401  transformers has no type
     return network.eval()
 
 
+def _copy_from_files(network: torch.nn.Module) -> None:
+    """Copy weights that are mapped from files into memory, one at a time.
+
+    A file that is truncated or overwritten in place would end the process, or change its answers.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.clone()
+
+
 class TorchEngine:
     """Computes padded batches of token ids.
 
@@ -52,6 +61,8 @@ class TorchEngine:
         self.device = torch.device(settings.device)
         self._threads = settings.threads
         self._model = load_network(folder).to(self.device)
+        if self.device.type == "cpu":
+            _copy_from_files(self._model)
 
     @property
     def network(self) -> Any:  # noqa: ANN401  transformers has no types

@@ -72,12 +72,12 @@ class RemoteRunner:
         """What all that waits takes, as the device process last told, in seconds, at least 1."""
         return self._link.drain_seconds if self._link else 1
 
-    def retry_after_s(self, subject: str) -> int | None:
-        """Return when to retry, in seconds, if a request of the subject would be refused now.
+    def retry_after_s(self, subject: str, inputs: int) -> int | None:
+        """Return when to retry, in seconds, if so many inputs of a subject would be refused now.
 
         What the device process itself would refuse is not known here.
         """
-        return None if self._fits(subject, 1) else self.drain_seconds
+        return None if self._fits(subject, inputs) else self.drain_seconds
 
     async def start(self) -> None:
         """Stay connected to the device process until closed."""

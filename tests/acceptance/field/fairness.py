@@ -60,10 +60,15 @@ CASES = (
 
 @dataclass(frozen=True)
 class CaseFigures:
-    """The figures of one case; ``cpu_ms`` is the server's CPU time for each computed text."""
+    """The figures of one case.
+
+    ``light_s`` is the number of the light caller's requests answered per second, ``texts_s`` that
+    of computed texts, and ``cpu_ms`` the server's CPU time for each computed text.
+    """
 
     p50_s: float
     refused: int
+    light_s: float
     texts_s: float
     cpu_ms: float
 
@@ -98,16 +103,24 @@ class Callers:
                 for n in range(case.connections)
             ]
             await asyncio.sleep(_WARM_UP_S)
+            light_task = asyncio.create_task(self._light(pool, "light", seconds))
             before, used = await self._computed(pool), self._served.watch.usage()
-            light = await self._light(pool, "light", seconds)
+            started = time.monotonic()
+            # The light caller's last answer, awaited below, may come seconds after the load.
+            await asyncio.sleep(seconds)
             texts = await self._computed(pool) - before
             cpu_s = (self._served.watch.usage() - used).total
+            elapsed_s = time.monotonic() - started
+            light = await light_task
             for task in heavy:
                 await task
         answered = [answer.seconds for answer in light if answer.status == HTTPStatus.OK]
         refused = len(light) - len(answered)
         p50_s = percentile(answered, 50) if answered else seconds
-        return CaseFigures(p50_s, refused, texts / seconds, 1000 * cpu_s / max(1.0, texts))
+        light_s = len(answered) / seconds
+        return CaseFigures(
+            p50_s, refused, light_s, texts / elapsed_s, 1000 * cpu_s / max(1.0, texts)
+        )
 
     async def _computed(self, pool: Pool) -> float:
         """Return how many texts the server has computed."""
@@ -170,6 +183,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
                     case.name,
                     p50_before_s=before.p50_s,
                     refused_before=before.refused,
+                    light_requests_per_s_before_and_now=[before.light_s, figures.light_s],
                     # On a shared machine, CPU time tells more of the capacity than throughput.
                     cpu_ms_a_text_before_and_now=[before.cpu_ms, figures.cpu_ms],
                 )

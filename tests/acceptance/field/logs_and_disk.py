@@ -42,7 +42,7 @@ _REJECTED = {"Authorization": "Bearer nonsense"}
 _LIMIT_S = 5
 # After this many requests without a response, the others are not sent.
 _PATIENCE = 6
-_DEATHS, _REFUSALS = 20, 3000
+_DEATHS, _REFUSALS, _PROBES = 20, 3000, 24
 _WORKER = "_bentoml_impl.worker.service"
 
 
@@ -93,8 +93,9 @@ class Site:
         """Wait until ``count`` workers are ready; return False after a minute."""
         for _ in range(60):
             if len(self.workers()) >= count:
+                # On connections of their own, so that the workers share them.
                 with suppress(httpx.HTTPError):
-                    if all(httpx.get(f"{self.url}/readyz").is_success for _ in range(8)):
+                    if all(httpx.get(f"{self.url}/readyz").is_success for _ in range(_PROBES)):
                         return True
             time.sleep(1)
         return False

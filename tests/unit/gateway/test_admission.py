@@ -1,6 +1,6 @@
 """What is answered before a request has a task, and what is let in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +12,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.admission import Admission
 from gateway.middleware.early_answer import EARLY_ANSWER, EarlyAnswerMiddleware
 from gateway.predictions import Predictor
+from gateway.tokens.authenticator import Authenticator
+from kaiten.context import RequestContext, bind
 from kaiten.errors import NotReady, Overloaded, QueueFull
 from kaiten.settings import Settings
 from kaiten.signing import SigningSecret
-from tests.unit.gateway.house import AUTH, LIMITS, SECRET, V1, Classifier, bearer, callers
+from tests.unit.gateway.house import (
+    AUTH,
+    LIMITS,
+    SECRET,
+    V1,
+    V2,
+    Answer,
+    Classifier,
+    bearer,
+    callers,
+)
 
 PROBES = ("/livez", "/healthz", "/readyz", "/health")
 
@@ -27,8 +39,20 @@ class Full(Classifier):
         super().__init__(tag)
         self._subject = subject
 
-    def retry_after_s(self, subject: str) -> int | None:
+    def retry_after_s(self, subject: str, inputs: int) -> int | None:
         return 3 if subject.endswith(f"|{self._subject}") else None
+
+
+class Small(Classifier):
+    """Has room for four inputs of whatever subject."""
+
+    def retry_after_s(self, subject: str, inputs: int) -> int | None:
+        return 3 if inputs > 4 else None
+
+    async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
+        if len(inputs) > 4:
+            raise QueueFull(3)
+        return await super().predict(inputs, deadline)
 
 
 @dataclass
@@ -43,8 +67,9 @@ class Door:
     def __post_init__(self) -> None:
         settings = Settings.model_construct(home=Path("/nowhere"), auth=AUTH)
         self._callers = callers(settings, SigningSecret(SECRET, development=False))
+        self.predictor = Predictor(self.runners, LIMITS)
         self.admission = Admission(
-            lambda: Predictor(self.runners, LIMITS),
+            lambda: self.predictor,
             lambda: self._callers.authenticator,
             lambda: self.draining,
             lambda: self,
@@ -54,8 +79,12 @@ class Door:
     def request_refused_early(self, reason: str) -> None:
         self.refused.append(reason)
 
+    @property
+    def authenticator(self) -> Authenticator:
+        return self._callers.authenticator
+
     async def remember(self, authorization: str) -> None:
-        await self._callers.authenticator.authenticate([authorization], [])
+        await self.authenticator.authenticate([authorization], [])
 
     async def fill_up(self) -> None:
         """Send what no one vouches for until one is refused."""
@@ -65,10 +94,18 @@ class Door:
         assert self.refused == ["overloaded"]
 
     async def ask(
-        self, path: str, authorization: str = "", *, method: str = "POST", crowded: bool = False
+        self,
+        path: str,
+        authorization: str = "",
+        *,
+        method: str = "POST",
+        body_bytes: int = 0,
+        crowded: bool = False,
     ) -> int | None:
         """Return the status of an early answer, or None for a request that starts or waits."""
         headers = [(b"authorization", authorization.encode())] if authorization else []
+        if body_bytes:
+            headers.append((b"content-length", b"%d" % body_bytes))
         scope: Scope = {"type": "http", "method": method, "path": path, "headers": headers}
         early: list[ASGIApp] = []
         start: Callable[[], None] = lambda: self.started.append(path)  # noqa: E731
@@ -129,6 +166,22 @@ async def test_a_full_queue_refuses_before_the_body_is_read() -> None:
     assert (door.refused, door.started) == (["queue_full"], [])
 
 
+async def test_a_body_that_was_refused_is_refused_again_before_it_is_read() -> None:
+    door, token = Door((Small(),)), bearer("predict")
+    await door.remember(token)
+    principal = await door.authenticator.authenticate([token], [])
+    bind(RequestContext("id", principal=principal, body_bytes=5000))
+    assert await door.ask(V2, token, body_bytes=5000) is None
+    with pytest.raises(QueueFull):
+        await door.predictor.many(["text"] * 5)
+
+    with pytest.raises(QueueFull):
+        await door.ask(V2, token, body_bytes=5000)
+    assert await door.ask(V2, token, body_bytes=5001) is None
+    assert await door.ask(V2, token) is None
+    assert (door.refused, door.started) == (["queue_full"], [V2, V2, V2])
+
+
 async def test_another_subject_is_not_refused_for_it() -> None:
     door, token = Door((Full(),)), bearer("predict", subject="bob")
     await door.remember(token)
@@ -164,7 +217,7 @@ async def test_what_waited_is_refused_if_the_queue_has_filled_up() -> None:
     while not door.admission._backlog._waiting:
         await door.ask(V1, token)
     started = len(door.started)
-    door.runners = (Full(),)
+    door.predictor = Predictor((Full(),), LIMITS)
     door.admission._backlog._iterate()
     assert (len(door.started), door.refused) == (started, ["queue_full"])
 

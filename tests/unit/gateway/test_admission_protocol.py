@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
 from gateway.admission import Admission, Answer
@@ -197,3 +198,37 @@ async def test_a_request_whose_caller_has_left_is_not_started() -> None:
     protocol.connection_lost(None)
     starts[0]()
     assert not worker.state.tasks
+
+
+async def test_a_body_that_is_not_asked_for_is_buffered_within_bounds() -> None:
+    worker, read_bytes = Worker(), 65_536
+    protocol, wire = worker.connect()
+    # It waits for its turn, as in a full backlog.
+    protocol._admission.admit = lambda scope, start, answer, *, crowded=False: None  # type: ignore[method-assign]
+    protocol.data_received(b"POST /late HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n")
+    reads = 0
+    while not wire.paused and reads < 100:
+        protocol.data_received(b"x" * read_bytes)
+        reads += 1
+    assert wire.paused
+    assert protocol.cycle is not None
+    assert len(protocol.cycle.body) <= HIGH_WATER_LIMIT + read_bytes
+
+
+async def test_requests_sent_ahead_are_not_started_once_their_caller_has_left() -> None:
+    started: list[str] = []
+    release = asyncio.Event()
+
+    async def held(scope: Scope, receive: Receive, send: Send) -> None:
+        started.append(scope["path"])
+        await release.wait()
+        await _named(scope, receive, send)
+
+    worker = Worker(app=held)
+    protocol, _ = worker.connect()
+    protocol.data_received(get("/first") + get("/second"))
+    await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    release.set()
+    await worker.answer()
+    assert started == ["/first"]

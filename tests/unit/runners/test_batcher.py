@@ -549,7 +549,7 @@ async def test_light_subject_is_admitted_where_heavy_ones_fill_the_queue(make_be
     light = bench.ask(*named("abc"), subject="light")
     await settle()
 
-    assert bench.batcher.retry_after_s("light") is None
+    assert bench.batcher.retry_after_s("light", 1) is None
     bench.device.set_free()
     assert await outcomes([*refused, light]) == [
         "QueueFull",
@@ -563,10 +563,10 @@ async def test_subject_whose_request_would_be_refused_is_told(make_bench: Make) 
     bench = make_bench(Batching(max_queue_items=20))
     tasks = await bench.ask_while_busy(HEAVY)
 
-    assert bench.batcher.retry_after_s("") == bench.batcher.drain_seconds
+    assert bench.batcher.retry_after_s("", 1) == bench.batcher.drain_seconds
     bench.device.set_free()
     await outcomes(tasks)
-    assert bench.batcher.retry_after_s("") is None
+    assert bench.batcher.retry_after_s("", 1) is None
 
 
 @pytest.mark.parametrize(("subject", "admitted"), [("heavy", False), ("light", True)])
@@ -591,23 +591,71 @@ async def test_deadline_is_held_against_the_subjects_own_share(
     await outcomes([*tasks, asked])
 
 
-async def test_batches_are_short_while_subjects_share_a_slow_device(make_bench: Make) -> None:
+async def slow_device(make_bench: Make) -> Bench:
+    """Return a bench whose pace is 16 tokens in half a second; a batch has at most 48."""
     bench = make_bench(tokens=48)
-    for subject in ("light", "heavy"):
-        asked = bench.ask(Item("a", 16), subject=subject)
-        await settle()
-        bench.clock.now += 0.5
-        bench.device.finish()
-        await asked
-    heavy = bench.ask(*named("abcdefgh", cost=8), subject="heavy")
+    first = bench.ask(Item("first", 16), subject="first")
     await settle()
+    bench.clock.now += 0.5
+    bench.device.finish()
+    await first
+    return bench
+
+
+async def sizes_beside(bench: Bench, other: Item) -> set[int]:
+    """Return the sizes of a heavy subject's batches that are taken while another item waits."""
+    heavy = [bench.ask(*named("abcdefgh", cost=8), subject="heavy")]
+    await settle()
+    heavy.append(bench.ask(*named("ijklmnopqrstuvwx", cost=8), subject="heavy"))
+    heavy.append(bench.ask(other, subject="other"))
+    await settle()
+    seen = len(bench.device.batches)
     bench.device.set_free()
-    await outcomes([heavy])
-    assert {len(batch) for batch in bench.device.batches[2:]} == {2}
+    await outcomes(heavy)
+    return {len(batch) for batch in bench.device.batches[seen:] if other.name not in batch}
+
+
+async def test_batches_are_short_while_light_and_heavy_subjects_share_a_slow_device(
+    make_bench: Make,
+) -> None:
+    bench = await slow_device(make_bench)
+    assert max(await sizes_beside(bench, Item("light", 16))) == 2
 
     bench.clock.now += 60
     assert await bench.batcher.submit(named("abcdef", cost=8), subject="heavy")
     assert len(bench.device.batches[-1]) == 6
+
+
+async def test_batches_are_full_where_only_heavy_subjects_share_a_slow_device(
+    make_bench: Make,
+) -> None:
+    bench = await slow_device(make_bench)
+    assert max(await sizes_beside(bench, Item("heavy too", 17))) == 6
+
+
+async def test_light_subjects_alone_share_full_batches_on_a_slow_device(make_bench: Make) -> None:
+    bench = await slow_device(make_bench)
+    asked = [bench.ask(Item("first", 3), subject="first")]
+    await settle()
+    asked += [bench.ask(Item(f"{n}", 3), subject=f"light {n}") for n in range(32)]
+    await settle()
+    bench.device.set_free()
+    await outcomes(asked)
+    assert [len(batch) for batch in bench.device.batches[1:]] == [1, 16, 16]
+
+
+async def test_light_subjects_share_the_batch_before_a_heavy_one(make_bench: Make) -> None:
+    bench = await slow_device(make_bench)
+    asked = [bench.ask(*named("abcdefgh", cost=8), subject="heavy")]
+    await settle()
+    asked.append(bench.ask(*named("ijklmnopqrstuvwx", cost=8), subject="heavy"))
+    asked += [bench.ask(Item(f"{n}", 3), subject=f"light {n}") for n in range(5)]
+    await settle()
+    bench.device.finish()
+    await settle()
+    assert bench.device.batches[-1] == [f"{n}" for n in range(5)]
+    bench.device.set_free()
+    await outcomes(asked)
 
 
 async def test_batch_of_a_light_subject_is_not_filled_up_on_a_slow_device(

@@ -59,11 +59,25 @@ async def test_requests_at_once_reserve_no_more_than_the_limit_and_a_batch() -> 
     assert {status.refused for status in statuses} == {None}
     statuses = [await store.reserve("a", 700) for _ in range(100)]
     assert [status.refused for status in statuses] == [None] * 5 + ["tokens"] * 95
-    # What was refused was charged nothing.
+    # What is refused once the limit is reached is charged nothing.
     assert statuses[-1].tokens == (3000, 60)
     assert (await store.acquire("a", "100")).refused == "tokens"
     assert (await store.reserve("b", 3513)).refused == "tokens"
-    assert (await store.reserve("b", 3512)).refused is None
+    assert (await store.reserve("c", 3512)).refused is None
+
+
+async def test_refused_tokens_are_charged_a_part_until_the_limit_is_reached() -> None:
+    store = InProcessStore(rules(tokens="3000/minute"), Clock())
+    statuses = [await store.reserve("a", 131_072) for _ in range(4)]
+    assert [status.refused for status in statuses] == ["tokens"] * 4
+    assert [status.tokens for status in statuses] == [
+        (1310, 60),
+        (2620, 60),
+        (3000, 60),
+        (3000, 60),
+    ]
+    # The door refuses the next one before it is read.
+    assert (await store.acquire("a", "1")).refused == "tokens"
 
 
 async def test_what_is_given_back_may_be_reserved_again() -> None:

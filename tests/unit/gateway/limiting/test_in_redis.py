@@ -93,8 +93,21 @@ async def test_tokens_are_charged_before_they_are_queued_over_two_workers(
     assert (refused.refused, refused.tokens) == ("tokens", (3500, 60))
     await pair.one.release("a", "2", 700)
     assert (await pair.other.acquire("a", "3")).tokens == (2800, 60)
-    assert (await pair.other.reserve("b", 3513)).refused == "tokens"
-    assert not await inspector.keys("*tokens/b*")
+    await pair.close()
+
+
+async def test_refused_tokens_are_charged_a_part_until_the_limit_is_reached(
+    server: RedisServer, inspector: Redis
+) -> None:
+    pair = Pair(rules(tokens="3000/minute"), server.url)
+    statuses = [await pair.one.reserve("a", 131_072) for _ in range(4)]
+    assert [status.refused for status in statuses] == ["tokens"] * 4
+    used = [status.tokens.used for status in statuses if status.tokens]
+    assert used == [1310, 2620, 3000, 3000]
+    assert (await pair.other.acquire("a", "1")).refused == "tokens"
+    (key,) = await inspector.keys("*tokens/a*")
+    assert 0 < await inspector.ttl(key) <= 60
+    assert (await pair.one.reserve("b", 3513)).refused == "tokens"
     await pair.close()
 
 

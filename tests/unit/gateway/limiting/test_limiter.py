@@ -8,7 +8,7 @@ from structlog.typing import EventDict
 from gateway.limiting.in_process import InProcessStore
 from gateway.limiting.limiter import MAX_RETRY_S, RETRY_S, Limiter, limiter_for
 from gateway.limiting.rules import LimitStatus, Rules, StoreUnavailable
-from kaiten.errors import RateLimited, TooManyConcurrent
+from kaiten.errors import InvalidInput, RateLimited, TooManyConcurrent
 from kaiten.sections import Limits, State
 from tests.unit.gateway.limiting.house import Clock, Watch, rules
 
@@ -216,6 +216,18 @@ async def test_settings_make_a_limiter_or_none() -> None:
     assert await passes(with_redis)
     assert watch.degraded == [False, True]
     await with_redis.close()
+
+
+async def test_tokens_that_no_window_has_room_for_are_no_matter_of_time() -> None:
+    shared = Shared(rules(tokens="10/minute"))
+    limited = shared.limiter.request(ALICE)
+    await limited.acquire()
+    with pytest.raises(InvalidInput) as refusal:
+        await limited.reserve(523)
+    assert refusal.value.details[0].field == "tokens"
+    assert "has 523" in refusal.value.details[0].reason
+    assert "is 10 in 60 seconds" in refusal.value.details[0].reason
+    assert shared.watch.limited == []
 
 
 async def test_what_was_reserved_and_not_computed_is_given_back() -> None:

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,3 +43,15 @@ def test_padding_has_no_say(pad_id: int, tiny_classifier: Path) -> None:
     alone = engine.compute([[2, 5, 3]], pad_id=0).logits
     together = engine.compute([[2, 5, 3], [2, *range(5, 45), 3]], pad_id).logits
     np.testing.assert_allclose(together[:1], alone, atol=1e-4)
+
+
+def test_weights_are_in_memory_and_not_in_the_file(tiny_classifier: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_classifier, tmp_path / "model")
+    engine = TorchEngine(folder, Runners(device="cpu"))
+    before = engine.compute([[2, 5, 3]], pad_id=0).logits
+    for path in folder.glob("*.safetensors"):
+        with path.open("r+b") as file:
+            file.write(bytes(path.stat().st_size))
+            file.truncate(0)
+    np.testing.assert_array_equal(engine.compute([[2, 5, 3]], pad_id=0).logits, before)
+    assert str(folder) not in Path("/proc/self/maps").read_text()
