@@ -15,6 +15,8 @@ from typing import Generic, Protocol, TypeVar
 
 # Subjects without anything waiting whose service is remembered: past it, the oldest is forgotten.
 _MAX_IDLE = 1024
+# Parts of the limit of items: what is reserved for newcomers, and what one of them may add.
+_RESERVE_SHARE, _NEWCOMER_SHARE = 4, 64
 
 
 class Entry(Protocol):
@@ -33,9 +35,13 @@ def fits(items: int, held: int, waiting: int, limit: int) -> bool:
     """Return whether a subject that holds ``held`` of ``waiting`` items may add so many.
 
     A subject may hold as much as it leaves free of twice the limit: the limit if it is alone, and
-    less as others hold more, so that heavy subjects always leave room for a light one.
+    less as others hold more. Ten or more heavy subjects leave next to nothing of that, so a quarter
+    of the limit is reserved for subjects that hold nothing and add little.
     """
-    return held + items <= 2 * limit - waiting - items
+    if held + items <= 2 * limit - waiting - items:
+        return True
+    newcomer = not held and items <= max(1, limit // _NEWCOMER_SHARE)
+    return newcomer and waiting + items <= 2 * limit + limit // _RESERVE_SHARE
 
 
 @dataclass(slots=True)
