@@ -22,7 +22,7 @@ from kaiten.errors import KaitenError, NotReady, Overloaded, QueueFull
 # Requests that start in one iteration of the event loop: what else is ready, probes among it, waits
 # for them, about 0.3 ms each.
 _STARTS = 4
-# Requests that wait to start, of all subjects: they wait for less than a second.
+# Requests that wait to start, of one subject, and fewer as more subjects wait.
 _WAITING = 1024
 # Read by Prometheus, without a token where the settings say so: a subject of its own.
 _METRICS = "/metrics"

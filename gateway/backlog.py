@@ -51,14 +51,17 @@ class Backlog:
     def _iterate(self) -> None:
         self._scheduled = False
         self._room = self._per_iteration
-        while self._room and self._waiting:
-            subject, starts = next(iter(self._waiting.items()))
-            # Moved to the end, so that another subject is next.
-            del self._waiting[subject]
-            start = starts.popleft()
-            if starts:
-                self._waiting[subject] = starts
-            self._room -= 1
-            start()
-        if self._waiting:
-            self._schedule()
+        try:
+            while self._room and self._waiting:
+                subject, starts = next(iter(self._waiting.items()))
+                # Moved to the end, so that another subject is next.
+                del self._waiting[subject]
+                start = starts.popleft()
+                if starts:
+                    self._waiting[subject] = starts
+                self._room -= 1
+                start()
+        finally:
+            # Whatever became of one request, the others are waiting.
+            if self._waiting:
+                self._schedule()

@@ -149,7 +149,8 @@ class LineWriter:
     def _succeeds(self, line: str) -> bool:
         try:
             self._write(line)
-        except OSError:
+        except (OSError, ValueError):
+            # A closed file raises ValueError.
             return False
         return True
 

@@ -120,6 +120,8 @@ class FairQueue(Generic[EntryT]):
         """
         if len(self._backlogs) == 1:
             (backlog,) = self._backlogs.values()
+            # What a subject is served while it is alone must not count against it later.
+            self._virtual_time = max(self._virtual_time, backlog.served)
             return backlog.entries[:size]
         least = min(backlog.served for backlog in self._backlogs.values())
         self._virtual_time = max(self._virtual_time, least)

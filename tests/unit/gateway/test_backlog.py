@@ -35,6 +35,22 @@ async def test_an_idle_loop_starts_requests_without_a_wait() -> None:
         await asyncio.sleep(0)
 
 
+async def test_a_request_that_fails_to_start_leaves_the_others_their_turn() -> None:
+    backlog, started = Backlog(limit=10, per_iteration=1), list[str]()
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    def fail() -> None:
+        raise RuntimeError
+
+    assert backlog.starts_now()
+    backlog.add("a", fail)
+    backlog.add("b", partial(started.append, "b"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (started, len(reported)) == (["b"], 1)
+
+
 async def test_subjects_share_the_room_that_there_is() -> None:
     backlog = Backlog(limit=4, per_iteration=1)
     while backlog.has_room("heavy"):
