@@ -16,7 +16,7 @@ from gateway.backlog import Backlog, Start
 from gateway.middleware.early_answer import EARLY_ANSWER
 from gateway.ports import AdmissionWatch
 from gateway.predictions import Predictor
-from gateway.tokens.authenticator import Authenticator
+from gateway.tokens.authenticator import Authenticator, sends_credential
 from kaiten.errors import KaitenError, NotReady, Overloaded, QueueFull
 
 # Requests that start in one iteration of the event loop: what else is ready, probes among it, waits
@@ -26,8 +26,9 @@ _STARTS = 4
 _WAITING = 1024
 # Read by Prometheus, without a token where the settings say so: a subject of its own.
 _METRICS = "/metrics"
-# The subject of all callers that no remembered token or API key vouches for.
-_UNKNOWN = ""
+# The subjects of all callers without a credential, and of all whose credential is not remembered: a
+# flood of the first takes no turn from a token that a worker sees for the first time.
+_ANONYMOUS, _UNVERIFIED = "anonymous", "unverified"
 _PROBE_METHODS = ("GET", "HEAD")
 _ALIVE = PlainTextResponse("\n")
 Answer = Callable[[ASGIApp], None]
@@ -81,9 +82,12 @@ class Admission:
 
     def _admit_in_turn(self, scope: Scope, start: Start, answer: Answer) -> None:
         principal = self._authenticator().remembered(scope["headers"])
-        subject = principal.identity if principal else _UNKNOWN
-        if principal is None and scope["path"] == _METRICS:
+        if principal is not None:
+            subject = principal.identity
+        elif scope["path"] == _METRICS:
             subject = _METRICS
+        else:
+            subject = _UNVERIFIED if sends_credential(scope["headers"]) else _ANONYMOUS
         predicts = principal is not None and _predicts(scope)
         if predicts and self._refuse_for_full_queues(scope, subject, answer):
             return

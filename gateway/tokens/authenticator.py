@@ -15,6 +15,11 @@ _API_KEY = b"x-api-key"
 _CREDENTIALS = frozenset({b"authorization", _API_KEY})
 
 
+def sends_credential(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether a request's raw headers include a credential, of whatever kind or worth."""
+    return any(name in _CREDENTIALS for name, _ in headers)
+
+
 class Authenticator:
     """Authenticates a caller by a bearer token or an API key.
 

@@ -211,6 +211,14 @@ async def test_strangers_take_no_known_callers_place() -> None:
     assert await door.ask("/metrics", method="GET") is None
 
 
+async def test_a_flood_without_credentials_takes_no_room_from_a_new_token() -> None:
+    door = Door()
+    await door.fill_up()
+    assert await door.ask(V1, bearer("predict")) is None
+    with pytest.raises(Overloaded):
+        await door.ask(V1)
+
+
 async def test_what_waited_is_refused_if_the_queue_has_filled_up() -> None:
     door, token = Door(), bearer("predict")
     await door.remember(token)
