@@ -1,7 +1,7 @@
 """Servers for the suites: the checkout as it is, or a copy with the fragile task in it."""
 
 import shutil
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +45,15 @@ class Served:
 
 @contextmanager
 def served(
-    store: Path, home: Path, settings: Mapping[str, str] = ONE_WORKER, cwd: Path = ROOT
+    store: Path,
+    home: Path,
+    settings: Mapping[str, str] = ONE_WORKER,
+    cwd: Path = ROOT,
+    prefix: Sequence[str] = (),
 ) -> Iterator[Served]:
     """Serve from a folder with code; it is ready once all of its workers have started."""
     env = environment(store, home, PYTHONPATH=str(cwd), **settings)
-    with serving(env, cwd=cwd) as server:
+    with serving(env, cwd=cwd, prefix=prefix) as server:
         target = Target(int(server.url.rpartition(":")[2]), server.token())
         each = Served(server, target, Watch(server.process.popen.pid))
         each.wait_for_starts(2 if settings.items() >= TWO_WORKERS.items() else 1)

@@ -162,9 +162,12 @@ def running(command: Sequence[str], env: Mapping[str, str], cwd: Path = ROOT) ->
 
 
 @contextmanager
-def serving(env: Mapping[str, str], *options: str, cwd: Path = ROOT) -> Iterator[Server]:
-    """Run `kaiten serve` until it says that it is ready."""
-    command = [str(BIN / "kaiten"), "serve", "--port", str(port := free_port()), *options]
+def serving(
+    env: Mapping[str, str], *options: str, cwd: Path = ROOT, prefix: Sequence[str] = ()
+) -> Iterator[Server]:
+    """Run `kaiten serve` until it says that it is ready; ``prefix`` is a command that execs it."""
+    port = free_port()
+    command = [*prefix, str(BIN / "kaiten"), "serve", "--port", str(port), *options]
     with running(command, env, cwd) as process:
         process.wait_for(r"^Ready\.")
         yield Server(f"http://127.0.0.1:{port}", process, env)

@@ -7,12 +7,9 @@ reach their server on loopback while HTTP_PROXY names a proxy.
 
 import asyncio
 import json
-import resource
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.acceptance.places import Served, served
@@ -23,7 +20,7 @@ BEFORE: dict[str, object] = {}
 CONNECTIONS = 120
 # The idle timeout of a load balancer, scaled with the suite.
 BALANCER_S = 60.0
-_SOFT_LIMIT, _STRANGERS = 256, 1000
+_DESCRIPTORS, _STRANGERS = 256, 1000
 _HEADER_S = 10
 
 
@@ -98,21 +95,10 @@ async def _strangers(one: Served, report: Report) -> None:
     for writer in writers:
         writer.close()
     report.check(
-        f"{_STRANGERS} silent connections, {_SOFT_LIMIT} descriptors: callers are answered",
+        f"{_STRANGERS} silent connections, {_DESCRIPTORS} descriptors: callers are answered",
         [dict(ends), f"{descriptors} descriptors"],
-        passed=ends == {"200": 50} and descriptors < _SOFT_LIMIT,
+        passed=ends == {"200": 50} and descriptors < _DESCRIPTORS,
     )
-
-
-@contextmanager
-def _few_descriptors() -> Iterator[None]:
-    """Lower the limit of file descriptors for processes started in the block."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_SOFT_LIMIT, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def _proxied(report: Report, store: Path, folder: Path) -> None:
@@ -151,8 +137,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     """Run a server with the usual descriptors, one with few, and one beside a proxy."""
     with served(store, folder / "home") as one:
         await asyncio.gather(_reused(one, report), _trickled(one, report))
-    with ExitStack() as stack:
-        with _few_descriptors():
-            one = stack.enter_context(served(store, folder / "few"))
+    few = ("prlimit", f"--nofile={_DESCRIPTORS}")
+    with served(store, folder / "few", prefix=few) as one:
         await _strangers(one, report)
     await _proxied(report, store, folder)
