@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -27,14 +28,21 @@ class UnknownSetting(Exception):
 def annotation_at(root: type[BaseModel], path: Sequence[str]) -> Any:  # noqa: ANN401
     """Return the type of the setting or section at a path, whose numbers are places in lists.
 
-    Raises UnknownSetting where there is none.
+    Any below a dictionary, whose keys are the operator's own and name no settings.
+
+    Raises:
+        UnknownSetting: The path names no setting.
+
     """
     annotation: Any = root
     for place, part in enumerate(path, start=1):
-        if part.isdigit() and get_args(annotation):
-            annotation = get_args(annotation)[0]
+        inner = _without_none(annotation)
+        if dict in {inner, get_origin(inner)}:
+            return Any
+        if part.isdigit() and (types := get_args(inner) or get_args(annotation)):
+            annotation = types[0]
             continue
-        section = section_of(annotation)
+        section = section_of(inner)
         if section is None or part not in section.model_fields:
             raise UnknownSetting(path[:place], section)
         annotation = section.model_fields[part].annotation
@@ -61,6 +69,14 @@ def elsewhere(root: type[BaseModel], name: str) -> str | None:
         f"{key}.{name}" for key, each in sections.items() if each and name in each.model_fields
     )
     return next(paths, None)
+
+
+def _without_none(annotation: Any) -> Any:  # noqa: ANN401
+    """Return the type of a setting that has to be given, for that of one that may be empty."""
+    if get_origin(annotation) not in {Union, UnionType}:
+        return annotation
+    types = [each for each in get_args(annotation) if each is not NoneType]
+    return types[0] if len(types) == 1 else annotation
 
 
 def _folded(name: str) -> str:

@@ -58,8 +58,8 @@ class Entry:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing, or null, is written after the key."""
-        return self.node.tag == f"{_TAG}null"
+        """Whether nothing, null or an empty text is written after the key."""
+        return self.node.tag == f"{_TAG}null" or self.node.value == ""
 
     @property
     def boolean(self) -> str | None:
@@ -154,11 +154,11 @@ class _Reader:
                 self._tell(line, path, reason)
                 continue
             key: str = key_node.value
-            first = lines.get(_folded(key))
+            first = lines.get(key)
             if first is not None:
                 reason = f"is given twice, first at line {first}; keep one of the two"
                 self._tell(line, (*path, key), reason)
-            lines[_folded(key)] = line
+            lines[key] = line
             values[key] = self.read(value_node, (*path, key), line)
         return values
 
@@ -230,10 +230,6 @@ def _surprise(node: Any) -> str | None:  # noqa: ANN401
     if text.startswith(("0x", "0b")):
         return "a hexadecimal or binary number"
     return "an octal number" if len(text) > 1 and text.startswith("0") else None
-
-
-def _folded(key: str) -> str:
-    return key.lower().replace("-", "_")
 
 
 def _line(node: Any) -> int:  # noqa: ANN401  its types lack the marks
