@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +23,10 @@ _API_KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([A-Za-z0-9_-]{{43}})")
 ISSUER = "api-key"
 # The mark of a deleted API key outlasts the key, so that hosts may differ by a day in their clocks.
 _MARGIN_S = 86_400
+# An entry is refused from its end, and deleted only this long after it: what a clock that is ahead
+# for a moment deletes is lost for good.
+KEPT_AFTER_END_S = 90 * 86_400
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 class ApiKey(BaseModel):
@@ -91,7 +96,7 @@ class Credentials(BaseModel):
         return known.principal
 
     def without_expired(self, now: float) -> "Credentials":
-        """Return what still matters."""
+        """Return it without the entries that have ended by ``now``."""
         revoked = {k: v for k, v in self.revoked_tokens.items() if v > now}
         keys = {
             key_id: key
@@ -101,7 +106,7 @@ class Credentials(BaseModel):
         return self.model_copy(update={"api_keys": keys, "revoked_tokens": revoked})
 
     def merged(self, other: "Credentials", now: float) -> "Credentials":
-        """Return all that either holds and that has not expired.
+        """Return all that either holds, except what ended KEPT_AFTER_END_S ago or earlier.
 
         The result is the same in whatever order, and however often, versions are merged.
         """
@@ -110,7 +115,7 @@ class Credentials(BaseModel):
             revoked_tokens=_latest(self.revoked_tokens, other.revoked_tokens),
             revoked_subjects=_latest(self.revoked_subjects, other.revoked_subjects),
         )
-        return union.without_expired(now)
+        return union.without_expired(now - KEPT_AFTER_END_S)
 
     def without_api_key(self, key_id: str) -> "Credentials":
         """Return it with an API key deleted, and marked so that no older version brings it back."""
@@ -118,6 +123,34 @@ class Credentials(BaseModel):
         keys = {name: key for name, key in self.api_keys.items() if name != key_id}
         marks = _latest(self.revoked_tokens, {_mark_of(key_id): until})
         return self.model_copy(update={"api_keys": keys, "revoked_tokens": marks})
+
+    def with_revoked(
+        self, *, tokens: Mapping[str, int] = _NONE, subjects: Mapping[str, int] = _NONE
+    ) -> "Credentials":
+        """Return it with more revoked; what was revoked for longer stays so.
+
+        All API keys that a revoked subject has are void, also one that says it was made later.
+        """
+        made = [(each.principal.identity, each.created_at) for each in self.api_keys.values()]
+        subjects = {
+            identity: max([until, *(at for owner, at in made if owner == identity)])
+            for identity, until in subjects.items()
+        }
+        return self.model_copy(
+            update={
+                "revoked_tokens": _latest(self.revoked_tokens, tokens),
+                "revoked_subjects": _latest(self.revoked_subjects, subjects),
+            }
+        )
+
+    def with_api_key(self, key_id: str, key: ApiKey) -> "Credentials":
+        """Return it with a new API key, which a revocation of its subject before it leaves valid.
+
+        That revocation may reach a few seconds into the future.
+        """
+        revoked_at = self.revoked_subjects.get(key.principal.identity, -1)
+        key = key.model_copy(update={"created_at": max(key.created_at, revoked_at + 1)})
+        return self.model_copy(update={"api_keys": {**self.api_keys, key_id: key}})
 
     def entries_missing_from(self, other: "Credentials") -> int:
         """Return how many of its entries another version lacks, or holds with an earlier end."""
