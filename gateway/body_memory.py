@@ -11,13 +11,16 @@ from kaiten.errors import BodyMemoryFull
 class BodyMemory:
     """Bounds the bytes of all bodies, from before they are read until their requests end.
 
-    A subject may hold as much as is left free for all others: half of it if it is alone, a third if
-    two do the same, and so on. So whatever some hold, a new subject finds room.
+    A subject may hold the largest body, ``max_body_bytes``, wherever there is room. Beyond that it
+    may hold as much as it leaves free for all others, and leaves room for one largest body besides:
+    about half of it if it is alone, a third if two do the same, and so on. So subjects that hold
+    more than one largest body always leave room for one to another.
     """
 
-    def __init__(self, limit_bytes: int, watch: BodiesWatch) -> None:
+    def __init__(self, limit_bytes: int, max_body_bytes: int, watch: BodiesWatch) -> None:
         self._free_bytes = limit_bytes
         self._limit_bytes = limit_bytes
+        self._max_body_bytes = max_body_bytes
         self._held: Counter[str] = Counter()
         self._watch = watch
 
@@ -26,9 +29,11 @@ class BodyMemory:
         return Reservation(self, subject)
 
     def take(self, subject: str, size_bytes: int) -> None:
-        """Take bytes for a subject; BodyMemoryFull if it would hold more than what is left."""
+        """Take bytes for a subject; BodyMemoryFull if it would hold more than its share."""
         left = self._free_bytes - size_bytes
-        if self._held[subject] + size_bytes > left:
+        held = self._held[subject] + size_bytes
+        is_one_body = held <= self._max_body_bytes and left >= 0
+        if not is_one_body and held > left - self._max_body_bytes:
             self._watch.body_refused()
             raise BodyMemoryFull
         self._change(subject, size_bytes)

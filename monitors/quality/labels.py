@@ -33,12 +33,13 @@ _AT_ONCE = 10_000
 # Under what SQLite takes in one statement.
 _KEYS_AT_ONCE = 1000
 _MAX_DETAILS = 20
-# Labels that wait for an answer: anybody with the scope may send them for ids that never were. What
-# one sender has there is a fifth of all, and all of it at most some 25 MB: a label has up to 1,000
+# Labels that wait for an answer: anybody with the scope may send them for ids that never were. One
+# sender has a fifth of them or less, and all take at most some 25 MB: a label has up to 1,000
 # characters.
 MAX_WAITING = 20_000
 MAX_WAITING_OF_SENDER = 4_000
 _RETRY_S = 60
+_COUNT_WAITING = select(func.count()).select_from(feedback).where(~feedback.c.joined)
 Key = tuple[str, int]
 # A label and the prediction that it is for: request_id, item, label, models, received_at, id.
 Match = Row[*tuple[Any, ...]]
@@ -74,6 +75,7 @@ class Labels:
         keys = sorted(last)
         sender = ALL if models is None else " ".join(sorted(models))
         with self.database.writing() as connection:
+            waiting_before = _waiting_of(connection, keys, subject)
             _keep(connection, [(key, last[key]) for key in keys], (sender, subject), self._clock())
             found = [*_found(connection, keys)]
             if answered := _answered(connection, _missing(keys, found, sender), sender):
@@ -84,7 +86,8 @@ class Labels:
                 _refuse(connection, unfit, sender, places)
             # Those that others have sent before wait no more, and do not count any more.
             _join(connection, sorted(found, key=lambda m: (m.models == sender, m.received_at)))
-            if _missing(keys, found, sender):
+            # To correct a label that waits takes no more room.
+            if len(_missing(keys, found, sender)) > waiting_before:
                 _check_room(connection, subject)
             if given_up():
                 raise DatabaseUnavailable(RETRY_S)
@@ -108,13 +111,22 @@ class Labels:
 
 
 def _check_room(connection: Connection, subject: str) -> None:
-    """Raise RateLimited where more labels wait than may, of this subject or in all."""
-    waiting = select(func.count()).select_from(feedback).where(~feedback.c.joined)
-    own = connection.scalar(waiting.where(feedback.c.sender == subject)) or 0
-    if own > MAX_WAITING_OF_SENDER:
-        raise RateLimited("feedback", MAX_WAITING_OF_SENDER, WAIT_S, _RETRY_S)
-    if (connection.scalar(waiting) or 0) > MAX_WAITING:
-        raise RateLimited("feedback", MAX_WAITING, WAIT_S, _RETRY_S)
+    """Raise RateLimited where more labels of this subject wait than may.
+
+    It may have as many there as it leaves free for others (dynamic thresholds, as
+    runners.fairness.fits has them), so that whatever some hold, a new subject finds room.
+    """
+    own = connection.scalar(_COUNT_WAITING.where(feedback.c.sender == subject)) or 0
+    free = MAX_WAITING - (connection.scalar(_COUNT_WAITING) or 0)
+    share = min((own + free) // 2, MAX_WAITING_OF_SENDER)
+    if own > share:
+        raise RateLimited("feedback", max(share, 0), WAIT_S, _RETRY_S)
+
+
+def _waiting_of(connection: Connection, keys: Sequence[Key], subject: str) -> int:
+    """Return how many labels of a subject wait for one of these texts."""
+    own = _COUNT_WAITING.where(feedback.c.sender == subject)
+    return sum(connection.scalar(own.where(among)) or 0 for among in _among(keys))
 
 
 def _keep(
