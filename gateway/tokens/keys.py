@@ -16,7 +16,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 _MIN_RSA_BITS = 2048
 _MAX_KEYS = 400
-_EMPTY = (None, "", [])
+_EMPTY: tuple[object, ...] = (None, "", [])
 # The id under which keys stand that have none.
 UNNAMED = ""
 # RFC 7518, 3.2: a secret is at least as long as the hash.

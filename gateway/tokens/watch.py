@@ -127,7 +127,7 @@ class CredentialsWatch:
             self.poll()
         except Exception as error:  # noqa: BLE001  whatever it is, the next poll may work
             self._failures = min(self._failures + 1, 10)
-            wait_s = max(self._poll_s, min(self._poll_s * 2**self._failures, _MAX_WAIT_S))
+            wait_s = max(self._poll_s, min(self._poll_s * 2.0**self._failures, _MAX_WAIT_S))
             # Its text may quote an entry of the list.
             fault = type(error).__name__
             logger.error("credentials_poll_failed", error=fault, retry_in_s=wait_s)  # noqa: TRY400

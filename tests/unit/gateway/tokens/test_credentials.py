@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -256,6 +257,10 @@ def test_redis_that_came_back_empty_is_given_what_is_known(redis_url: str) -> No
         assert subjects == {"job", "later"}
 
 
+# None is not the dictionary that a list has, which is noticed after it was read.
+_NO_LIST: dict[str, Any] = {"api_keys": None}
+
+
 class Spoilt:
     """A store that holds what no poll has foreseen, for as many reads as it is told."""
 
@@ -264,8 +269,7 @@ class Spoilt:
 
     def read(self) -> Credentials:
         self.faults -= 1
-        # None is not the dictionary that a list has, which is noticed after it was read.
-        return Credentials.model_construct(api_keys=None) if self.faults >= 0 else Credentials()
+        return Credentials.model_construct(**_NO_LIST) if self.faults >= 0 else Credentials()
 
     def change(self, change: object) -> None: ...
 
