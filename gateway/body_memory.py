@@ -11,14 +11,17 @@ from kaiten.errors import BodyMemoryFull
 class BodyMemory:
     """Bounds the bytes of all bodies, from before they are read until their requests end.
 
-    A subject may hold as much as remains free after it: half of the limit if it is alone, a third
-    if two subjects hold all they may, and so on (dynamic thresholds). So a new subject always finds
-    room.
+    A subject may hold the largest body, ``max_body_bytes``, as long as there is room. Beyond that
+    it may hold as much as it leaves free for all others, and leaves room for one largest body
+    besides: about half of the limit if it is alone, a third if two subjects do the same, and so on
+    (dynamic thresholds). So subjects that hold more than one largest body leave room for one to
+    another.
     """
 
-    def __init__(self, limit_bytes: int, watch: BodiesWatch) -> None:
+    def __init__(self, limit_bytes: int, max_body_bytes: int, watch: BodiesWatch) -> None:
         self._free_bytes = limit_bytes
         self._limit_bytes = limit_bytes
+        self._max_body_bytes = max_body_bytes
         self._held: Counter[str] = Counter()
         self._watch = watch
 
@@ -30,11 +33,13 @@ class BodyMemory:
         """Acquire bytes for a subject.
 
         Raises:
-            BodyMemoryFull: The subject would hold more than what remains free.
+            BodyMemoryFull: The subject would hold more than its share.
 
         """
         left = self._free_bytes - size_bytes
-        if self._held[subject] + size_bytes > left:
+        held = self._held[subject] + size_bytes
+        is_one_body = held <= self._max_body_bytes and left >= 0
+        if not is_one_body and held > left - self._max_body_bytes:
             self._watch.body_refused()
             raise BodyMemoryFull
         self._change(subject, size_bytes)

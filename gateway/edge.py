@@ -52,7 +52,8 @@ def layers(parts: EdgeParts) -> list[Layer]:
     """Return the middleware, each as it takes an app; the first is the innermost."""
     settings = parts.settings
     table = AccessTable(settings.gateway, settings.quality)
-    memory = BodyMemory(settings.gateway.max_body_memory_bytes, parts.bodies)
+    limits = settings.gateway
+    memory = BodyMemory(limits.max_body_memory_bytes, limits.max_body_bytes, parts.bodies)
     found: list[Layer] = [
         partial(DirectMiddleware, handlers=parts.handlers),
         # After authentication: an unknown caller makes us read no body.

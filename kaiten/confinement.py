@@ -1,8 +1,9 @@
 """Reads files of an untrusted folder without following links out of it (path traversal).
 
 A symbolic link, a hard link or a special file in the folder can name a file that only the reading
-process may read. Every path is opened one component at a time with O_NOFOLLOW, so a file that is
-swapped between check and open (TOCTOU) is refused as well.
+process may read. The folder is opened once, and every path relative to it, one component at a time
+with O_NOFOLLOW, so neither a file nor the folder itself can be swapped between check and open
+(TOCTOU).
 """
 
 import os
@@ -11,9 +12,11 @@ import shutil
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Self
 
 _MAX_DEPTH = 32
 _MAX_LINKS = 8
@@ -41,17 +44,43 @@ class ConfinedFolder:
     snapshot of the Hugging Face cache (``models--owner--name/snapshots/REVISION``), links to blobs
     of the same repository. ``hard_links`` permits files that have another name outside the folder.
 
+    It is a context manager that holds the folder open until its end, whatever its path then names.
+
     Raises:
         UnsafeFile: From every method, for a link out of the folder or a special file.
-        OSError: From every method, for a file that cannot be read.
+        OSError: From the constructor and every method, for what cannot be read.
 
     """
 
     def __init__(self, folder: Path, *, hard_links: bool = False) -> None:
-        # The path of the folder itself may be a link.
-        self._root = folder.resolve()
+        # The path of the folder itself may be a link. Only the targets of links are compared with
+        # this path: nothing is opened by it again.
+        self._path = folder.resolve()
         self._hard_links = hard_links
         self._inodes: Counter[tuple[int, int]] = Counter()
+        self._root = os.open(self._path, _FOLDER_FLAGS)
+        self._blobs: int | None = None
+        if self._blobs_path is not None:
+            # Without the folder, or if it is a link, links to blobs are refused.
+            with suppress(OSError):
+                self._blobs = os.open("../../blobs", _FOLDER_FLAGS, dir_fd=self._root)
+
+    def close(self) -> None:
+        """Close the folder, once; nothing can be read after that."""
+        os.close(self._root)
+        if self._blobs is not None:
+            os.close(self._blobs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def names(self, ignored: Callable[[str], bool] = lambda _: False) -> list[str]:
         """Return the sorted names of all files, including links to files.
@@ -101,7 +130,7 @@ class ConfinedFolder:
         if depth > _MAX_DEPTH:
             reason = f"is nested over {_MAX_DEPTH} folders deep"
             raise UnsafeFile(folder, reason, "Remove it, or move it up.")
-        with self._folder(folder, self._root, folder) as descriptor, os.scandir(descriptor) as scan:
+        with self._folder(folder, folder) as descriptor, os.scandir(descriptor) as scan:
             entries = [(entry.name, entry.stat(follow_symlinks=False)) for entry in scan]
         for entry, status in entries:
             name = f"{folder}/{entry}" if folder else entry
@@ -142,38 +171,37 @@ class ConfinedFolder:
     def _target(self, name: str, place: str, text: str) -> tuple[str, bool]:
         """Return the path that a link names, and whether it is a blob of the cache."""
         # normpath goes up from the link's own folder, which is a real one: see _folder.
-        path = Path(os.path.normpath(self._root / PurePosixPath(place).parent / text))
-        if self._blobs is not None and path.parent == self._blobs and _BLOB.fullmatch(path.name):
+        path = Path(os.path.normpath(self._path / PurePosixPath(place).parent / text))
+        if path.parent == self._blobs_path and _BLOB.fullmatch(path.name):
             return path.name, True
-        if not path.is_relative_to(self._root) or path == self._root:
+        if not path.is_relative_to(self._path) or path == self._path:
             raise _leaves(name, text)
-        target = path.relative_to(self._root).as_posix()
+        target = path.relative_to(self._path).as_posix()
         if any(part.startswith(".") for part in target.split("/")):
             raise UnsafeFile(name, f"links to the hidden file {printable(target)}", _COPY)
         return target, False
 
     @property
-    def _blobs(self) -> Path | None:
+    def _blobs_path(self) -> Path | None:
         """The blobs folder of a Hugging Face snapshot, None for any other folder."""
-        snapshots = self._root.parent
+        snapshots = self._path.parent
         return snapshots.parent / "blobs" if snapshots.name == "snapshots" else None
 
     @contextmanager
     def _parent(self, name: str, place: str, *, blob: bool) -> Iterator[int]:
-        if blob and self._blobs is not None:
-            if self._blobs.is_symlink():
-                raise UnsafeFile(name, "links to blobs, a link to a folder", _COPY)
-            with self._folder(name, self._blobs, "") as descriptor:
-                yield descriptor
+        if blob:
+            if self._blobs is None:
+                raise UnsafeFile(name, "links to blobs, which is missing or a link", _COPY)
+            yield self._blobs
             return
         folder = PurePosixPath(place).parent.as_posix()
-        with self._folder(name, self._root, "" if folder == "." else folder) as descriptor:
+        with self._folder(name, "" if folder == "." else folder) as descriptor:
             yield descriptor
 
     @contextmanager
-    def _folder(self, name: str, root: Path, folder: str) -> Iterator[int]:
-        """Open a folder below ``root`` without following a link."""
-        descriptor = os.open(root, _FOLDER_FLAGS)
+    def _folder(self, name: str, folder: str) -> Iterator[int]:
+        """Open a folder below the root, or the root itself, without following a link."""
+        descriptor = os.open(".", _FOLDER_FLAGS, dir_fd=self._root)
         try:
             for part in folder.split("/") if folder else ():
                 status = os.stat(part, dir_fd=descriptor, follow_symlinks=False)
@@ -196,7 +224,10 @@ def open_file(path: Path) -> Iterator[BufferedReader]:
         OSError: It cannot be read.
 
     """
-    with ConfinedFolder(path.parent, hard_links=True).open(path.name) as file:
+    with (
+        ConfinedFolder(path.parent, hard_links=True) as folder,
+        folder.open(path.name) as file,
+    ):
         yield file
 
 

@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pydantic import SecretStr
 if sys.platform != "win32":
     # Commands other than `kaiten serve` run on Windows too.
     import fcntl
+    import resource
 
 _POLL_S = 1.0
 # env_start and env_end among the fields of /proc/PID/stat that follow the command's name.
@@ -37,6 +39,21 @@ def memory_file(content: bytes = b"") -> int:
     return descriptor
 
 
+def prevent_core_dumps() -> None:
+    """Keep the memory of this process, and of those that it starts, out of core dumps.
+
+    The hard limit stays, so that ``prlimit --core`` lets an operator have one. Debuggers and
+    profilers of the same account can still attach.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    # One byte, as Linux passes a core to a program (systemd-coredump) even at a limit of 0, and
+    # only at 1 does not (fs/coredump.c). No core fits into either.
+    limit = 0 if hard == 0 or sys.platform != "linux" else 1
+    # A system may not allow it; the server has to start all the same.
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (limit, hard))
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The settings and key files that a worker starts from.
@@ -52,7 +69,8 @@ class Snapshot:
     roster: int
 
     def write(self) -> int:
-        """Write the snapshot to a memory file and return the descriptor."""
+        """Write the snapshot to a memory file, outside core dumps, and return the descriptor."""
+        prevent_core_dumps()
         values = asdict(self)
         # JSON has no bytes; Latin-1 maps each byte to one character.
         values["files"] = {path: text.decode("latin-1") for path, text in self.files.items()}
@@ -67,6 +85,7 @@ class Snapshot:
             ValueError: Its content is no snapshot.
 
         """
+        prevent_core_dumps()
         # pread, because all workers share the file's offset.
         values = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
         if not isinstance(values, dict) or values.keys() != cls.__dataclass_fields__.keys():

@@ -318,6 +318,8 @@ class Tls(Section):
     private_key: Path | None = None
     client_ca: Path | None = None
 
+    # With both left empty, as the kaiten.yaml of a checkout has them, the server speaks plain HTTP.
+    # A template whose variables are both unset looks the same, so it cannot be refused here.
     @model_validator(mode="after")
     def _belongs_together(self) -> "Tls":
         if bool(self.certificate) != bool(self.private_key):

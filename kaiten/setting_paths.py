@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -31,13 +32,21 @@ def annotation_at(root: type[BaseModel], path: Sequence[str]) -> Any:  # noqa: A
     Raises:
         UnknownSetting: The path names neither.
 
+    Any setting is permitted below a dictionary, whose keys are the operator's own.
+
+    Raises:
+        UnknownSetting: The path names neither.
+
     """
     annotation: Any = root
     for depth, part in enumerate(path, start=1):
-        if part.isdigit() and get_args(annotation):
-            annotation = get_args(annotation)[0]
+        inner = _without_none(annotation)
+        if dict in {inner, get_origin(inner)}:
+            return Any
+        if part.isdigit() and (types := get_args(inner) or get_args(annotation)):
+            annotation = types[0]
             continue
-        section = section_of(annotation)
+        section = section_of(inner)
         if section is None or part not in section.model_fields:
             raise UnknownSetting(path[:depth], section)
         annotation = section.model_fields[part].annotation
@@ -66,6 +75,14 @@ def find_by_name(root: type[BaseModel], name: str) -> str | None:
         if section and name in section.model_fields
     )
     return next(paths, None)
+
+
+def _without_none(annotation: Any) -> Any:  # noqa: ANN401
+    """Return the type of a setting that has to be given, for that of one that may be empty."""
+    if get_origin(annotation) not in {Union, UnionType}:
+        return annotation
+    types = [each for each in get_args(annotation) if each is not NoneType]
+    return types[0] if len(types) == 1 else annotation
 
 
 def _folded(name: str) -> str:

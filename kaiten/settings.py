@@ -112,19 +112,15 @@ class _SettingsFile(YamlConfigSettingsSource):
         document = _read_yaml(file_path)
         if problems := [*_misplaced(document)]:
             raise InvalidSettings(problems, str(file_path))
-        return document.values
-
-    def __call__(self) -> dict[str, Any]:
-        found = super().__call__()
         for section, key in _SECRETS:
-            if isinstance(values := found.get(section), dict) and key in values:
+            if (section, key) in {entry.path for entry in document.entries}:
                 variable = f"{PREFIX}{section}__{key}".upper()
                 reason = (
                     f"may not stand in a file that is shipped; set {variable} instead, or give it "
                     f"as the file {variable.lower()} in the folder that KAITEN_SECRETS names"
                 )
-                raise InvalidSettings([Detail(f"{section}.{key}", reason)], str(settings_file()))
-        return found
+                raise InvalidSettings([Detail(f"{section}.{key}", reason)], str(file_path))
+        return _without_empty(document)
 
 
 class Settings(BaseSettings):
@@ -581,6 +577,22 @@ def _misplaced(document: strict_yaml.YamlDocument) -> Iterator[Detail]:
         if reason := _unfit(entry, annotation):
             unknown.add(entry.path)
             yield Detail(entry.key, f"line {entry.line}: {reason}")
+
+
+def _without_empty(document: strict_yaml.YamlDocument) -> dict[str, Any]:
+    """Return the values without the settings that are left empty, which have their defaults.
+
+    An empty variable means the same (env_ignore_empty). Taken for None, ``tokens:`` in a template
+    whose variable is not set would switch a limit off; only ``off`` does that.
+    """
+    for entry in document.entries:
+        *parents, name = entry.path
+        if entry.is_empty and section_of(annotation_at(Settings, parents)):
+            parent: Any = document.values
+            for part in parents:
+                parent = parent[int(part) if isinstance(parent, list) else part]
+            del parent[name]
+    return document.values
 
 
 def _place_meant(error: UnknownSetting) -> str:

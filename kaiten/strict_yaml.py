@@ -58,8 +58,8 @@ class YamlEntry:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the value is missing or null."""
-        return self.node.tag == f"{_TAG}null"
+        """Whether the value is missing, null or an empty text."""
+        return self.node.tag == f"{_TAG}null" or self.node.value == ""
 
     @property
     def boolean(self) -> str | None:
@@ -161,11 +161,11 @@ class _Reader:
                 self._report(line, path, reason)
                 continue
             key: str = key_node.value
-            first = lines.get(_folded(key))
+            first = lines.get(key)
             if first is not None:
                 reason = f"is given twice, first at line {first}; keep one of the two"
                 self._report(line, (*path, key), reason)
-            lines[_folded(key)] = line
+            lines[key] = line
             values[key] = self.read(value_node, (*path, key), line)
         return values
 
@@ -237,10 +237,6 @@ def _misread_number(node: Any) -> str | None:  # noqa: ANN401
     if text.startswith(("0x", "0b")):
         return "a hexadecimal or binary number"
     return "an octal number" if len(text) > 1 and text.startswith("0") else None
-
-
-def _folded(key: str) -> str:
-    return key.lower().replace("-", "_")
 
 
 def _line(node: Any) -> int:  # noqa: ANN401  its types lack the marks

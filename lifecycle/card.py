@@ -112,7 +112,8 @@ class ModelCard(BaseModel):
         what they name.
         """
         try:
-            ConfinedFolder(folder, hard_links=True).names()
+            with ConfinedFolder(folder, hard_links=True) as files:
+                files.names()
         except UnsafeFile as error:
             remedy = "No version that was registered holds one: do not serve it."
             raise ModelRejected(error.name, error.reason, remedy) from None

@@ -258,14 +258,13 @@ def check_version(version: str) -> None:
 
 def select_files(folder: Path) -> dict[str, Path]:
     """Return the files that make the model, by relative path; refuse a folder that is not safe."""
-    with _refusing(folder):
-        return {name: folder / name for name in _select(ConfinedFolder(_checked(folder)))}
+    with _refusing(folder), ConfinedFolder(_checked(folder)) as source:
+        return {name: folder / name for name in _select(source)}
 
 
 def _copy_files(folder: Path, target: Path) -> dict[str, Path]:
     """Copy the files that make the model, and return the copies by relative path."""
-    with _refusing(folder):
-        source = ConfinedFolder(_checked(folder))
+    with _refusing(folder), ConfinedFolder(_checked(folder)) as source:
         copies = {name: target / name for name in _select(source)}
         for name, copy in copies.items():
             source.copy(name, copy)

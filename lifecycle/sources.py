@@ -88,9 +88,9 @@ def _copied_from_disk(source: str, into: Path) -> Path | None:
         repository = repository.repo
     if not hasattr(repository, "artifact_dir"):
         return None
-    folder = ConfinedFolder(Path(repository.artifact_dir, path))
-    for name in folder.names():
-        folder.copy(name, into / name)
+    with ConfinedFolder(Path(repository.artifact_dir, path)) as folder:
+        for name in folder.names():
+            folder.copy(name, into / name)
     return into
 
 

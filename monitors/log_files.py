@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class RotatingFile:
         self._backups = backups
         self._file: int | None = None
         self._size = 0
+        self._ends_torn = False
         self._failure_logged = False
 
     def append(self, line: str) -> None:
@@ -59,15 +61,21 @@ class RotatingFile:
         file = self._open() if self._file is None else self._file
         if self._size and self._size + len(line) > self._max_bytes:
             file = self._rotate()
+        if self._ends_torn:
+            line = b"\n" + line
         written = os.write(file, line)
         self._size += written
         if written < len(line):
+            # The rest is lost. The file is opened again for the next line, which begins a new one.
             raise OSError("only a part of a line could be written")
+        self._ends_torn = False
 
     def _open(self) -> int:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _MODE)
-        self._size = os.fstat(self._file).st_size
+        status = os.fstat(self._file)
+        self._size = status.st_size
+        self._ends_torn = stat.S_ISREG(status.st_mode) and _ends_torn(self._path)
         return self._file
 
     def _rotate(self) -> int:
@@ -87,6 +95,21 @@ class RotatingFile:
             logger.error(
                 "log_file_failed", file=str(self._path), fault=error.strerror or str(error)
             )
+
+
+def _ends_torn(path: Path) -> bool:
+    """Return whether the last line of a file has no end: a full disk or a crash cut it short.
+
+    Nothing is cut off: another process may have appended to the file since.
+    """
+    try:
+        with path.open("rb") as file:
+            return (
+                file.seek(0, os.SEEK_END) > 0
+                and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+            )
+    except OSError:
+        return False
 
 
 class QueuedFileHandler(logging.Handler):

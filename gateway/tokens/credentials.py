@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +23,10 @@ _API_KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([A-Za-z0-9_-]{{43}})")
 ISSUER = "api-key"
 # A deleted API key's tombstone outlasts the key, in case the clocks of hosts differ by up to a day.
 _MARGIN_S = 86_400
+# An entry is refused from its end, and deleted only this long after it: what a clock that is ahead
+# for a moment deletes is lost for good.
+KEPT_AFTER_END_S = 90 * 86_400
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 class ApiKey(BaseModel):
@@ -106,7 +111,7 @@ class Credentials(BaseModel):
         return key.principal
 
     def without_expired(self, now: float) -> "Credentials":
-        """Return the document without expired API keys and tombstones."""
+        """Return the document without the API keys and tombstones that have ended by ``now``."""
         revoked = {k: v for k, v in self.revoked_tokens.items() if v > now}
         keys = {
             key_id: key
@@ -116,7 +121,7 @@ class Credentials(BaseModel):
         return self.model_copy(update={"api_keys": keys, "revoked_tokens": revoked})
 
     def merged(self, other: "Credentials", now: float) -> "Credentials":
-        """Return the union of two versions without expired entries.
+        """Return the union of two versions, without what ended KEPT_AFTER_END_S ago or earlier.
 
         The merge is commutative, associative and idempotent.
         """
@@ -125,7 +130,7 @@ class Credentials(BaseModel):
             revoked_tokens=_latest(self.revoked_tokens, other.revoked_tokens),
             revoked_subjects=_latest(self.revoked_subjects, other.revoked_subjects),
         )
-        return union.without_expired(now)
+        return union.without_expired(now - KEPT_AFTER_END_S)
 
     def without_api_key(self, key_id: str) -> "Credentials":
         """Return the document without an API key, with a tombstone that outlives older versions."""
@@ -133,6 +138,34 @@ class Credentials(BaseModel):
         keys = {name: key for name, key in self.api_keys.items() if name != key_id}
         revoked = _latest(self.revoked_tokens, {_tombstone_of(key_id): until})
         return self.model_copy(update={"api_keys": keys, "revoked_tokens": revoked})
+
+    def with_revoked(
+        self, *, tokens: Mapping[str, int] = _NONE, subjects: Mapping[str, int] = _NONE
+    ) -> "Credentials":
+        """Return it with more revoked; what was revoked for longer stays so.
+
+        All API keys that a revoked subject has are void, also one that says it was made later.
+        """
+        made = [(each.principal.identity, each.created_at) for each in self.api_keys.values()]
+        subjects = {
+            identity: max([until, *(at for owner, at in made if owner == identity)])
+            for identity, until in subjects.items()
+        }
+        return self.model_copy(
+            update={
+                "revoked_tokens": _latest(self.revoked_tokens, tokens),
+                "revoked_subjects": _latest(self.revoked_subjects, subjects),
+            }
+        )
+
+    def with_api_key(self, key_id: str, key: ApiKey) -> "Credentials":
+        """Return it with a new API key, which a revocation of its subject before it leaves valid.
+
+        That revocation may reach a few seconds into the future.
+        """
+        revoked_at = self.revoked_subjects.get(key.principal.identity, -1)
+        key = key.model_copy(update={"created_at": max(key.created_at, revoked_at + 1)})
+        return self.model_copy(update={"api_keys": {**self.api_keys, key_id: key}})
 
     def entries_missing_from(self, other: "Credentials") -> int:
         """Return how many entries another version lacks, or holds with an earlier instant."""

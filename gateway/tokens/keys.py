@@ -1,7 +1,7 @@
 """Verification keys from secrets, PEM files and JWK sets, with the algorithms of their type."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 _MIN_RSA_BITS = 2048
 _MAX_KEYS = 400
+_EMPTY: tuple[object, ...] = (None, "", [])
 # The id that stands for keys without one.
 UNNAMED = ""
 # RFC 7518, 3.2: a secret is at least as long as the hash output.
@@ -23,6 +24,10 @@ _BY_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 _BY_CURVE = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _EDDSA = frozenset({"EdDSA"})
+# RFC 9864 names the curve where RFC 8037 has one name for both.
+_BY_EDWARDS_CURVE = {"Ed25519": Ed25519PublicKey, "Ed448": Ed448PublicKey}
+# Those of RFC 7518, 6.2.2 and 6.3.2: each gives a private key away.
+_PRIVATE_MEMBERS = {"d", "p", "q", "dp", "dq", "qi", "oth"}
 _BY_TYPE: Mapping[str, type[jwt.algorithms.Algorithm]] = {
     "RSA": jwt.algorithms.RSAAlgorithm,
     "EC": jwt.algorithms.ECAlgorithm,
@@ -95,10 +100,12 @@ def from_jwks(content: bytes) -> KeySet:
         raise ValueError(f"is no JWK set of up to {_MAX_KEYS} keys")
     keys_by_id: dict[str, tuple[Key, ...]] = {}
     for jwk in keys:
-        key = _from_jwk(jwk) if isinstance(jwk, dict) else None
-        if key is None:
+        # Some issuers write null, or nothing in quotes, for what a key does not have.
+        members = {k: v for k, v in jwk.items() if v not in _EMPTY} if isinstance(jwk, dict) else {}
+        key, kid = _from_jwk(members), members.get("kid", UNNAMED)
+        if key is None or type(kid) not in {str, int}:
             continue
-        kid = str(jwk.get("kid", UNNAMED))
+        kid = str(kid)
         if key not in keys_by_id.get(kid, ()):
             keys_by_id[kid] = (*keys_by_id.get(kid, ()), key)
     if not keys_by_id:
@@ -107,23 +114,32 @@ def from_jwks(content: bytes) -> KeySet:
 
 
 def _from_jwk(jwk: Mapping[str, Any]) -> Key | None:
-    operations = jwk.get("key_ops")
-    if jwk.get("use", "sig") != "sig" or "d" in jwk:
-        return None
-    if isinstance(operations, Sequence) and "verify" not in operations:
-        return None
     algorithm = _BY_TYPE.get(str(jwk.get("kty")))
-    if algorithm is None:
+    if algorithm is None or not _is_for_verifying(jwk):
         return None
     try:
         key = _public(algorithm.from_jwk(dict(jwk)))
-    except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError):
+    except Exception:  # noqa: BLE001  whatever a library makes of one key, the others hold
         return None
-    pinned = jwk.get("alg")
-    if pinned is None:
-        return key
-    allowed = key.algorithms & {pinned} if isinstance(pinned, str) else frozenset[str]()
+    allowed = _pinned(key, jwk["alg"]) if "alg" in jwk else key.algorithms
     return Key(key.material, allowed) if allowed else None
+
+
+def _is_for_verifying(jwk: Mapping[str, Any]) -> bool:
+    operations = jwk.get("key_ops", ["verify"])
+    operations = [operations] if isinstance(operations, str) else operations
+    if not isinstance(operations, list) or "verify" not in operations:
+        return False
+    return jwk.get("use", "sig") == "sig" and not _PRIVATE_MEMBERS & jwk.keys()
+
+
+def _pinned(key: Key, name: object) -> frozenset[str]:
+    """Return the algorithms that a key keeps if its ``alg`` is this."""
+    if not isinstance(name, str):
+        return frozenset()
+    if curve := _BY_EDWARDS_CURVE.get(name):
+        return key.algorithms if isinstance(key.material, curve) else frozenset()
+    return key.algorithms & {name}
 
 
 def _public(key: object) -> Key:

@@ -16,6 +16,8 @@ from kaiten.errors import NotReady, StateUnavailable
 
 # Polled faster until a list was read: callers are refused until then.
 _FIRST_POLL_S = 0.2
+# Between polls that fail in a way that nobody has foreseen.
+_MAX_WAIT_S = 60.0
 logger = structlog.get_logger(__name__)
 
 
@@ -66,6 +68,7 @@ class CredentialsWatch:
         self._observer, self._clock, self._guards = observer, clock, guards
         self._current: Credentials | None = None
         self._away = self._failing = False
+        self._failures = 0
         # The content of the store and the copies when they last lacked nothing.
         self._complete: list[Credentials | None] | None = None
 
@@ -107,18 +110,38 @@ class CredentialsWatch:
     async def keep_current(self) -> None:
         """Poll on a thread until cancelled, so that a store that hangs delays no request."""
         while True:
-            await asyncio.to_thread(self.poll)
-            await asyncio.sleep(self._poll_s if self.known else min(self._poll_s, _FIRST_POLL_S))
+            wait_s = await asyncio.to_thread(self._poll_in_any_case)
+            await asyncio.sleep(wait_s)
 
     def keep_current_on_a_thread(self) -> None:
         """Poll on a daemon thread for as long as this process lives."""
 
         def run() -> None:
+            wait_s = self._poll_s
             while True:
-                time.sleep(self._poll_s)
-                self.poll()
+                time.sleep(wait_s)
+                wait_s = self._poll_in_any_case()
 
         threading.Thread(target=run, name="credentials", daemon=True).start()
+
+    def _poll_in_any_case(self) -> float:
+        """Poll, and return the seconds until the next poll: more after each failure in a row.
+
+        A process that stopped polling would never learn of a revocation again.
+        """
+        try:
+            self.poll()
+        except Exception as error:  # noqa: BLE001  whatever it is, the next poll may work
+            self._failures = min(self._failures + 1, 10)
+            wait_s = max(self._poll_s, min(self._poll_s * 2.0**self._failures, _MAX_WAIT_S))
+            # Its text may quote an entry of the list.
+            fault = type(error).__name__
+            logger.error("credentials_poll_failed", error=fault, retry_in_s=wait_s)  # noqa: TRY400
+            return wait_s
+        if self._failures:
+            logger.info("credentials_polled_again")
+        self._failures = 0
+        return self._poll_s if self.known else min(self._poll_s, _FIRST_POLL_S)
 
     def _adopt(self, versions: Sequence[Credentials | None]) -> None:
         """Make the union of all versions current."""

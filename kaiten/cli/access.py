@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -48,10 +47,7 @@ def create(
     scopes = tuple(checked_scopes(scope))
     key_id, text, kept = new_api_key(given_subject(subject), scopes, expires_at)
     settings = load_settings()
-    _change(
-        settings,
-        lambda known: known.model_copy(update={"api_keys": {**known.api_keys, key_id: kept}}),
-    )
+    _change(settings, lambda known: known.with_api_key(key_id, kept))
     _tell("api_key_created", settings, kept.principal, key_id=key_id, scopes=scopes)
     typer.echo(text)
 
@@ -133,19 +129,25 @@ def _revoke_token(settings: Settings, issuer: str, jti: str) -> None:
             "give a token's claim jti, not the token and not nothing", param_hint="--jti"
         )
     until = int((datetime.now(UTC) + duration(_REMEMBERED)).timestamp())
-    _change(settings, partial(_with, field="revoked_tokens", instants={f"{issuer}|{jti}": until}))
+    _change(settings, lambda known: known.with_revoked(tokens={f"{issuer}|{jti}": until}))
     _tell("revoked", settings, None, what="token", issuer=issuer, token_id=jti)
     _confirm(settings, f"Revoked that token of {issuer}.")
 
 
 def _revoke_subject(settings: Settings, issuers: Iterable[str], subject: str) -> None:
-    now = int(time.time())
+    # The clock of an issuer may be ahead by as much as Verifier accepts.
+    leeway_s = settings.auth.leeway_s
+    until = int(time.time()) + leeway_s
     owners = [Principal(subject, frozenset(), each) for each in issuers]
-    instants = {each.identity: now for each in owners}
-    _change(settings, partial(_with, field="revoked_subjects", instants=instants))
+    instants = {each.identity: until for each in owners}
+    _change(settings, lambda known: known.with_revoked(subjects=instants))
     for owner in owners:
         _tell("revoked", settings, owner, what="subject", issuer=owner.issuer)
-    _confirm(settings, f"Revoked what {subject} was issued by now ({', '.join(issuers)}).")
+    _confirm(
+        settings,
+        f"Revoked what {subject} was issued by now ({', '.join(issuers)}), and tokens of the next "
+        f"{leeway_s} s, as their issuer's clock may be ahead.",
+    )
 
 
 def _issuer(auth: Auth, given: str | None, *others: str) -> str:
@@ -160,12 +162,8 @@ def _issuer(auth: Auth, given: str | None, *others: str) -> str:
     return given
 
 
-def _with(known: Credentials, field: str, instants: dict[str, int]) -> Credentials:
-    return known.model_copy(update={field: {**getattr(known, field), **instants}})
-
-
 def _change(settings: Settings, change: Callable[[Credentials], Credentials]) -> None:
-    """Change the document, and let go of what has expired.
+    """Change the document, and let go of what expired long ago.
 
     A Redis that has just lost it gets what this host's workers knew, and the change with it; they
     know of the change even if Redis loses it before they have read it.

@@ -31,15 +31,16 @@ def stage(project: Path, files: Sequence[str], target: Path, models: Sequence[st
     BuildRefused for a link that leaves the project: what it names would go into the image.
     """
     # A hard link is how some tools check a project out.
-    folder = ConfinedFolder(project, hard_links=True)
-    for name in files:
-        try:
-            folder.copy(name, target / name)
-        except UnsafeFile as error:
-            raise BuildRefused(f"{project / name}: {error.reason}. {error.remedy}") from None
-        except OSError as error:
-            raise BuildRefused(f"{project / name} cannot be copied: {error.strerror}.") from None
-        (target / name).chmod(0o644)
+    with ConfinedFolder(project, hard_links=True) as folder:
+        for name in files:
+            try:
+                folder.copy(name, target / name)
+            except UnsafeFile as error:
+                raise BuildRefused(f"{project / name}: {error.reason}. {error.remedy}") from None
+            except OSError as error:
+                reason = f"cannot be copied: {error.strerror}"
+                raise BuildRefused(f"{project / name} {reason}.") from None
+            (target / name).chmod(0o644)
     settings = target / _SETTINGS
     text = settings.read_text(encoding="utf-8")
     settings.write_text(pinned(text, models), encoding="utf-8")

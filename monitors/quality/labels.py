@@ -35,10 +35,12 @@ _JOIN_BATCH = 10_000
 _KEY_BATCH = 1000
 _MAX_DETAILS = 20
 # Labels that wait for a prediction: any caller with the scope may send them for made-up ids. One
-# sender may have a fifth of them. All together take at most some 25 MB, with 1,000 characters each.
+# sender may have a fifth of them or less. All together take at most some 25 MB, with 1,000
+# characters each.
 MAX_WAITING = 20_000
 MAX_WAITING_OF_SENDER = 4_000
 _RETRY_S = 60
+_COUNT_WAITING = select(func.count()).select_from(feedback).where(~feedback.c.joined)
 Key = tuple[str, int]
 # A label with its prediction: request_id, item, label, models, received_at, prediction id.
 Match = Row[*tuple[Any, ...]]
@@ -80,6 +82,7 @@ class Labels:
         keys = sorted(last)
         sender = ALL if models is None else " ".join(sorted(models))
         with self.database.writing() as connection:
+            waiting_before = _waiting_of(connection, keys, subject)
             _keep(connection, [(key, last[key]) for key in keys], (sender, subject), self._clock())
             found = [*_found(connection, keys)]
             if answered := _answered(connection, _missing(keys, found, sender), sender):
@@ -90,7 +93,8 @@ class Labels:
                 _refuse(connection, unfit, sender, places)
             # Labels of other senders for these texts are joined too, and stop counting as waiting.
             _join(connection, sorted(found, key=lambda m: (m.models == sender, m.received_at)))
-            if _missing(keys, found, sender):
+            # To correct a label that waits takes no more room.
+            if len(_missing(keys, found, sender)) > waiting_before:
                 _check_room(connection, subject)
             if given_up():
                 raise DatabaseUnavailable(RETRY_S)
@@ -118,13 +122,22 @@ class Labels:
 
 
 def _check_room(connection: Connection, subject: str) -> None:
-    """Raise RateLimited if too many labels wait, of this subject or in all."""
-    waiting = select(func.count()).select_from(feedback).where(~feedback.c.joined)
-    own = connection.scalar(waiting.where(feedback.c.sender == subject)) or 0
-    if own > MAX_WAITING_OF_SENDER:
-        raise RateLimited("feedback", MAX_WAITING_OF_SENDER, WAIT_S, _RETRY_S)
-    if (connection.scalar(waiting) or 0) > MAX_WAITING:
-        raise RateLimited("feedback", MAX_WAITING, WAIT_S, _RETRY_S)
+    """Raise RateLimited where more labels of this subject wait than may.
+
+    It may have as many there as it leaves free for others (dynamic thresholds, as
+    runners.fairness.fits has them), so that whatever some hold, a new subject finds room.
+    """
+    own = connection.scalar(_COUNT_WAITING.where(feedback.c.sender == subject)) or 0
+    free = MAX_WAITING - (connection.scalar(_COUNT_WAITING) or 0)
+    share = min((own + free) // 2, MAX_WAITING_OF_SENDER)
+    if own > share:
+        raise RateLimited("feedback", max(share, 0), WAIT_S, _RETRY_S)
+
+
+def _waiting_of(connection: Connection, keys: Sequence[Key], subject: str) -> int:
+    """Return how many labels of a subject wait for one of these texts."""
+    own = _COUNT_WAITING.where(feedback.c.sender == subject)
+    return sum(connection.scalar(own.where(among)) or 0 for among in _among(keys))
 
 
 def _keep(

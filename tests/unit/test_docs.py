@@ -1,16 +1,19 @@
-"""Every `kaiten` command and option that the documents, workflows and scripts name is there."""
+"""Every `kaiten` command, option and setting that documents, workflows and scripts show exists."""
 
 import re
 import shlex
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import pytest
+import yaml
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from kaiten.cli import app
-from kaiten.settings import ROOT
+from kaiten.settings import ROOT, load_settings
 
 FILES = [
     *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "Makefile")),
@@ -105,3 +108,43 @@ def test_a_command_and_its_options_are_there(file: str, call: tuple[str, ...]) -
     options = {option for each in command.params for option in each.opts}
     named = {each.partition("=")[0] for each in rest if each.startswith("--")}
     assert named <= options | {"--help"}, file
+
+
+YAML_BLOCK = re.compile(
+    r"^(?P<fence> *```+)ya?ml\b[^\n]*\n(?P<text>.*?)^(?P=fence)\s*$", re.MULTILINE | re.DOTALL
+)
+# A block with one of these keys at its top level is a file of Kubernetes, kustomize or Compose.
+# Every other block holds settings: a kaiten.yaml, or, if it is a list, entries of auth.issuers.
+OF_OTHERS = {"apiVersion", "kind", "resources", "services"}
+
+
+def settings_shown() -> list[tuple[str, str]]:
+    """Return the settings in the documents' YAML blocks, each with the place of the block."""
+    shown: list[tuple[str, str]] = []
+    for name in ("README.md", "docs/guide.md", "docs/deployment.md", "docs/runbook.md"):
+        document = (ROOT / name).read_text("utf-8")
+        for block in YAML_BLOCK.finditer(document):
+            text = textwrap.dedent(block["text"])
+            if isinstance(content := yaml.safe_load(text), list):
+                text = f"auth:\n  issuers:\n{textwrap.indent(text, '  ')}"
+            elif OF_OTHERS & content.keys():
+                continue
+            shown.append((f"{name}:{document.count(chr(10), 0, block.start()) + 1}", text))
+    return shown
+
+
+SHOWN = settings_shown()
+
+
+def test_settings_are_found() -> None:
+    assert len(SHOWN) >= 7
+
+
+@pytest.mark.parametrize("text", [text for _, text in SHOWN], ids=[place for place, _ in SHOWN])
+def test_settings_that_a_document_shows_are_accepted(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "kaiten.yaml"
+    file.write_text(text)
+    monkeypatch.setenv("KAITEN_CONFIG", str(file))
+    load_settings()

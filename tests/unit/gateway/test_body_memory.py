@@ -21,34 +21,51 @@ from tests.unit.gateway.house import (
 )
 
 FEEDBACK = "/api/v2/feedback"
+LARGEST = 100
 SMALL = LIMITS.model_copy(update={"max_body_bytes": 1000, "max_body_memory_bytes": 2000})
 
 
 def memory(limit_bytes: int = 1200) -> tuple[BodyMemory, Bodies]:
     watch = Bodies()
-    return BodyMemory(limit_bytes, watch), watch
+    return BodyMemory(limit_bytes, LARGEST, watch), watch
 
 
-def test_subject_alone_may_hold_half() -> None:
+def test_subject_alone_may_hold_half_of_all_but_room_for_a_largest_body() -> None:
     bodies, watch = memory()
     with bodies.reservation("a") as reservation:
-        reservation.grow_to(600)
+        reservation.grow_to(550)
         with pytest.raises(BodyMemoryFull):
-            reservation.grow_to(601)
-        assert watch.sizes[-1] == 600
+            reservation.grow_to(551)
+        assert watch.sizes[-1] == 550
     assert (watch.sizes[-1], watch.refused) == (0, 1)
 
 
-def test_whatever_some_hold_another_finds_room() -> None:
-    bodies, _ = memory(1000)
-    free = 1000
-    for subject in "abcdefg":
-        # Each takes all that it may, which is half of what those before it have left.
-        bodies.reservation(subject).grow_to(free // 2)
-        free -= free // 2
-        with pytest.raises(BodyMemoryFull):
+def test_subjects_that_hold_all_that_they_may_leave_room_for_a_largest_body() -> None:
+    bodies, watch = memory()
+    held = [_as_much_as_may_be(bodies, subject) for subject in "abcde"]
+    # Half, by turns, and never less than one body.
+    assert held == [550, 275, 137, LARGEST, LARGEST]
+    assert watch.sizes[-1] == sum(held)
+
+
+def test_newcomer_sends_a_largest_body_in_parts_beside_those_that_hold_more() -> None:
+    bodies, _ = memory()
+    for subject in "abc":
+        _as_much_as_may_be(bodies, subject)
+    newcomer = bodies.reservation("newcomer")
+    for size in range(10, LARGEST + 1, 10):
+        newcomer.grow_to(size)
+    with pytest.raises(BodyMemoryFull):
+        newcomer.grow_to(LARGEST + 1)
+
+
+def _as_much_as_may_be(bodies: BodyMemory, subject: str) -> int:
+    size = 0
+    with contextlib.suppress(BodyMemoryFull):
+        while True:
             bodies.reservation(subject).grow_to(1)
-    assert free
+            size += 1
+    return size
 
 
 def test_reservation_counts_growth_once() -> None:

@@ -175,6 +175,32 @@ def test_subject_loses_its_tokens_and_its_keys(tmp_path: Path) -> None:
     assert kept(tmp_path).revoked_subjects.keys() == {"kaiten|alice", "api-key|alice"}
 
 
+def test_subject_loses_tokens_of_an_issuer_whose_clock_is_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__LEEWAY_S", "300")
+    earliest = int(time.time()) + 300
+    assert "tokens of the next 300 s, as their issuer's clock may be ahead" in ok(
+        "revoke", "--subject", "alice"
+    )
+    latest = int(time.time()) + 300
+    ends = kept(tmp_path).revoked_subjects
+    assert all(earliest <= end <= latest for end in ends.values())
+    # A key that is made at once must hold all the same: its instant never changes.
+    key = ok("api-key", "create", "--subject", "alice", "--scope", "predict")
+    assert kept(tmp_path).principal_of(key, time.time()).subject == "alice"
+
+
+def test_key_that_has_expired_is_kept_and_not_listed(tmp_path: Path) -> None:
+    ok("api-key", "create", *SOMEBODY)
+    ((key_id, key),) = kept(tmp_path).api_keys.items()
+    ended = key.model_copy(update={"expires_at": int(time.time()) - 1})
+    FileCredentials(tmp_path / FILE).change(lambda known: known.with_api_key(key_id, ended))
+    ok("revoke", "--jti", "one")
+    assert [*kept(tmp_path).api_keys] == [key_id]
+    assert listed() == {}
+
+
 def test_subject_of_another_issuer_is_somebody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,8 +18,22 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+def read(folder: Path, name: str) -> bytes:
+    with ConfinedFolder(folder) as confined:
+        return confined.read(name)
+
+
+def names(folder: Path) -> list[str]:
+    with ConfinedFolder(folder) as confined:
+        return confined.names()
+
+
 def reason(folder: Path, name: str) -> str:
-    with pytest.raises(UnsafeFile) as caught, ConfinedFolder(folder).open(name):
+    with (
+        ConfinedFolder(folder) as confined,
+        pytest.raises(UnsafeFile) as caught,
+        confined.open(name),
+    ):
         pass
     assert caught.value.name == name
     return caught.value.reason
@@ -28,13 +42,13 @@ def reason(folder: Path, name: str) -> str:
 @pytest.mark.parametrize("target", ["a", "./a", "sub/../a", "sub/b", "{folder}/a"])
 def test_link_inside_is_followed(target: str, folder: Path) -> None:
     (folder / "link").symlink_to(target.format(folder=folder))
-    assert ConfinedFolder(folder).read("link").decode() == Path(target).name
-    assert ConfinedFolder(folder).names() == ["a", "link", "sub/b"]
+    assert read(folder, "link").decode() == Path(target).name
+    assert names(folder) == ["a", "link", "sub/b"]
 
 
 def test_link_in_a_subfolder_is_followed_from_there(folder: Path) -> None:
     (folder / "sub" / "link").symlink_to("../a")
-    assert ConfinedFolder(folder).read("sub/link") == b"a"
+    assert read(folder, "sub/link") == b"a"
 
 
 @pytest.mark.parametrize(
@@ -72,8 +86,8 @@ def test_file_that_is_swapped_for_a_link_is_not_read(
         return opened(path, flags, *args, **options)
 
     monkeypatch.setattr(os, "open", swap)
-    with pytest.raises(OSError, match="symbolic links"), ConfinedFolder(folder).open("a"):
-        pass
+    with pytest.raises(OSError, match="symbolic links"):
+        read(folder, "a")
 
 
 def test_blob_of_a_hub_is_read_and_its_neighbour_is_not(tmp_path: Path) -> None:
@@ -85,22 +99,63 @@ def test_blob_of_a_hub_is_read_and_its_neighbour_is_not(tmp_path: Path) -> None:
     (blobs / "token").write_text("secret")
     for name, target in {"a": "0" * 64, "b": "1" * 40, "c": "token"}.items():
         (snapshot / name).symlink_to(f"../../blobs/{target}")
-    assert ConfinedFolder(snapshot).read("a") == b"blob"
+    assert read(snapshot, "a") == b"blob"
     assert "leaves the folder" in reason(snapshot, "b")
     assert "leaves the folder" in reason(snapshot, "c")
     blobs.rename(tmp_path / "elsewhere")
     blobs.symlink_to(tmp_path / "elsewhere")
-    assert reason(snapshot, "a") == "links to blobs, a link to a folder"
+    assert reason(snapshot, "a") == "links to blobs, which is missing or a link"
+
+
+def test_folder_that_is_swapped_through_its_parent_is_still_the_one_that_was_checked(
+    tmp_path: Path,
+) -> None:
+    parent, other = tmp_path / "parent", tmp_path / "other"
+    for place, text in ((parent, "checked"), (other, "secret")):
+        (place / "folder" / "sub").mkdir(parents=True)
+        (place / "folder" / "a").write_text(text)
+        (place / "folder" / "sub" / "b").write_text(text)
+        (place / "folder" / "link").symlink_to("a")
+    with ConfinedFolder(parent / "folder") as confined:
+        assert confined.names() == ["a", "link", "sub/b"]
+        parent.rename(tmp_path / "away")
+        parent.symlink_to(other)
+        assert {confined.read(name) for name in confined.names()} == {b"checked"}
+
+
+def test_blobs_that_are_swapped_are_still_the_ones_beside_the_snapshot(tmp_path: Path) -> None:
+    hub, blob = tmp_path / "m", "0" * 64
+    (hub / "snapshots" / "r").mkdir(parents=True)
+    (hub / "blobs").mkdir()
+    (hub / "blobs" / blob).write_text("blob")
+    (hub / "snapshots" / "r" / "a").symlink_to(f"../../blobs/{blob}")
+    with ConfinedFolder(hub / "snapshots" / "r") as confined:
+        (hub / "blobs").rename(tmp_path / "away")
+        (hub / "blobs").mkdir()
+        (hub / "blobs" / blob).write_text("secret")
+        assert confined.read("a") == b"blob"
+
+
+def test_descriptors_are_closed(folder: Path, tmp_path: Path) -> None:
+    (folder / "link").symlink_to("sub/b")
+    (folder / "out").symlink_to("../outside")
+    before = sorted(Path("/proc/self/fd").iterdir())
+    assert read(folder, "link") == b"b"
+    with pytest.raises(UnsafeFile):
+        names(folder)
+    with pytest.raises(FileNotFoundError):
+        ConfinedFolder(tmp_path / "missing")
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_hard_link_inside_is_read_and_one_from_outside_is_not(folder: Path) -> None:
     (folder / "twin").hardlink_to(folder / "a")
-    inside = ConfinedFolder(folder)
-    assert inside.names() == ["a", "sub/b", "twin"]
-    assert inside.read("twin") == b"a"
+    with ConfinedFolder(folder) as inside:
+        assert inside.names() == ["a", "sub/b", "twin"]
+        assert inside.read("twin") == b"a"
     (folder / "theirs").hardlink_to(folder.parent / "outside")
     with pytest.raises(UnsafeFile, match="theirs: is a hard link"):
-        ConfinedFolder(folder).names()
+        names(folder)
 
 
 def test_fifo_is_refused_and_not_waited_for(folder: Path) -> None:
@@ -120,11 +175,12 @@ def test_file_of_an_option_may_be_a_link_beside_it_as_in_a_mounted_secret(tmp_pa
 
 def test_copy_is_a_new_file_with_no_mode_of_the_source(folder: Path, tmp_path: Path) -> None:
     (folder / "a").chmod(0o4755)
-    ConfinedFolder(folder).copy("a", tmp_path / "made" / "a")
-    assert (tmp_path / "made" / "a").read_text() == "a"
-    assert (tmp_path / "made" / "a").stat().st_mode & 0o7111 == 0
-    with pytest.raises(FileExistsError):
-        ConfinedFolder(folder).copy("a", tmp_path / "made" / "a")
+    with ConfinedFolder(folder) as confined:
+        confined.copy("a", tmp_path / "made" / "a")
+        assert (tmp_path / "made" / "a").read_text() == "a"
+        assert (tmp_path / "made" / "a").stat().st_mode & 0o7111 == 0
+        with pytest.raises(FileExistsError):
+            confined.copy("a", tmp_path / "made" / "a")
 
 
 def test_name_that_a_terminal_would_obey_is_escaped() -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -230,6 +231,30 @@ def test_secrets_leave_the_environment_that_the_parent_was_started_with() -> Non
     ).stdout
     assert not [word for word in SECRETS.values() if word in told]
     assert "NEIGHBOUR=here" in told
+
+
+@pytest.mark.parametrize(
+    ("hard", "limit"), [(resource.RLIM_INFINITY, 1), (4096, 1), (1, 1), (0, 0)]
+)
+def test_parent_and_workers_leave_no_core_dump(
+    hard: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: made.append((kind, limits)))
+    monkeypatch.setattr("kaiten.handover.sys.platform", "linux")
+    hand_down(load_settings(), holders=1)
+    # On behalf of the parent, and of a worker whose parent was another's.
+    load_settings()
+    assert made[:2] == [(resource.RLIMIT_CORE, (limit, hard))] * 2
+
+
+def test_process_that_may_not_change_its_limits_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int, limits: object) -> None:
+        raise PermissionError(limits)
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert handed_down(load_settings())
 
 
 def test_settings_are_forgotten_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

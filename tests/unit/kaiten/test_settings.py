@@ -15,6 +15,7 @@ from kaiten.errors import InvalidSettings
 from kaiten.sections import PLACEHOLDERS, Auth, Lifetime, Section
 from kaiten.settings import (
     ROOT,
+    Settings,
     bentoml_configuration,
     check_bentoml_configuration,
     check_secret_sources,
@@ -728,6 +729,13 @@ def test_keys_are_fetched_by_https_in_production(monkeypatch: pytest.MonkeyPatch
             "auth.issuers.0.isuer",
             "line 3: names no setting; did you mean auth.issuers.0.issuer?",
         ),
+        (
+            "batching:\n  max_queue_items: 300\n  Max-Queue-Items: 400\n",
+            "batching.Max-Queue-Items",
+            "line 3: names no setting; did you mean batching.max_queue_items?",
+        ),
+        ("auth:\n  secret:\n", "auth.secret", "may not stand in a file that is shipped"),
+        ("tls:\n  certificate: a.pem\n  private_key:\n", "tls", "line 1: certificate and private"),
         ("batching:\n", "batching", "line 1: is an empty section"),
         ("batching:\n  - max_padding: 0.2\n", "batching", "line 1: is a section; write key"),
         ("api_versions:\n  v1:\n", "api_versions.v1", "line 2: is an empty section"),
@@ -753,6 +761,75 @@ def test_setting_that_would_be_lost_or_changed_is_refused_by_line_and_key(
     assert fields(error) == [field]
     assert error.details[0].reason.startswith(reason)
     assert str(file) in error.message
+
+
+def scope_map_of(written: str, file: Path) -> object:
+    file.write_text(
+        "auth:\n  issuers:\n  - issuer: them\n    audience: us\n"
+        f"    jwks_url: https://them.example/jwks\n    scope_map: {written}\n"
+    )
+    return load_settings().auth.issuers[0].scope_map
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["Texts.Predict", "realm/admin", "104372000000000000000"],
+        ["predictions-write", "Predictions_Write", "PREDICTIONS_WRITE"],
+        ["issuer", "batching", "scope_mapp"],
+    ],
+)
+def test_names_of_an_issuer_may_be_any_text(names: list[str], file: Path) -> None:
+    written = ", ".join(f'"{name}": [predict, "feedback:a"]' for name in names)
+    expected = dict.fromkeys(names, ("predict", "feedback:a"))
+    assert scope_map_of(f"{{{written}}}", file) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "field", "reason"),
+    [
+        ("{a: [everything]}", "auth.issuers.0.scope_map.a.0", "line 6: String should match"),
+        ("{a: predict}", "auth.issuers.0.scope_map.a", "line 6: Input should be a valid tuple"),
+        ("{a: {b: c}}", "auth.issuers.0.scope_map.a", "line 6: Input should be a valid tuple"),
+        ("{a: }", "auth.issuers.0.scope_map.a", "line 6: Input should be a valid tuple"),
+        ("{a: [on]}", "auth.issuers.0.scope_map.a.0", "line 6: is a word that YAML reads"),
+        ("{a: [ops], a: [ops]}", "auth.issuers.0.scope_map.a", "line 6: is given twice"),
+    ],
+)
+def test_what_an_issuers_names_allow_is_checked(
+    written: str, field: str, reason: str, file: Path
+) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        scope_map_of(written, file)
+    assert fields(caught.value) == [field]
+    assert caught.value.details[0].reason.startswith(reason)
+
+
+@pytest.mark.parametrize("empty", ["", "null", "~", "''", '""'])
+def test_setting_left_empty_has_its_default(empty: str, file: Path) -> None:
+    defaults = load_settings()
+    lines = [f"environment: {empty}"]
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.default, Section):
+            lines += [f"{name}:", *_each_left_empty(name, type(field.default), empty)]
+    file.write_text("\n".join(lines))
+    assert load_settings() == defaults
+
+
+def _each_left_empty(path: str, section: type[Section], empty: str) -> list[str]:
+    lines: list[str] = []
+    for key, field in section.model_fields.items():
+        name, indent = f"{path}.{key}", "  " * (path.count(".") + 1)
+        if isinstance(field.default, Section):
+            lines += [f"{indent}{key}:", *_each_left_empty(name, type(field.default), empty)]
+        elif name not in IN_FILES:
+            lines.append(f"{indent}{key}: {empty}")
+    return lines or ["  {}"]
+
+
+def test_issuer_that_is_left_empty_is_refused(file: Path) -> None:
+    file.write_text("auth:\n  issuers:\n  - issuer: them\n    audience:\n    secret_file: a\n")
+    assert fields(refused()) == ["auth.issuers.0.audience"]
 
 
 def test_off_is_no_limit_and_a_switch_takes_any_word(file: Path) -> None:

@@ -83,6 +83,51 @@ def test_a_full_disk_is_told_of_once_and_fails_nobody(
     assert line["fault"] == OSError(errno.ENOSPC, "No space left on device").strerror
 
 
+@pytest.mark.parametrize("part", [0, 1, 7])
+def test_a_line_that_is_cut_short_takes_no_other_with_it(
+    part: int, tmp_path: Path, told: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk, on which the next write of a few bytes still fits."""
+    write_to, sizes = os.write, [part, 1]
+
+    def short(file: int, line: bytes) -> int:
+        return write_to(file, line[: sizes.pop(0)] if sizes else line)
+
+    file = RotatingFile(tmp_path / "a.log")
+    file.append("first\n")
+    monkeypatch.setattr("monitors.log_files.os.write", short)
+    for _ in range(2):
+        with pytest.raises(OSError, match="only a part"):
+            file.append("second, which is lost\n")
+    file.append("third\n")
+    lines = texts(tmp_path)["a.log"].splitlines()
+    assert (lines[0], lines[-1]) == ("first", "third")
+    assert len(told) == 1
+
+
+def test_a_line_that_a_crash_cut_short_takes_no_other_with_it(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("first\nsec")
+    with writing(tmp_path / "a.log") as handler:
+        write(handler, "third", "fourth")
+    assert texts(tmp_path) == {"a.log": "first\nsec\nthird\nfourth\n"}
+
+
+def test_a_line_that_is_cut_short_is_counted(
+    tmp_path: Path, told: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_to, sizes = os.write, [5]
+    monkeypatch.setattr(
+        "monitors.log_files.os.write",
+        lambda file, line: write_to(file, line[: sizes.pop(0)] if sizes else line),
+    )
+    with writing(tmp_path / "a.log") as handler:
+        write(handler, "first line", "second")
+    torn, notice, second = texts(tmp_path)["a.log"].splitlines()
+    assert (torn, second) == ("first", "second")
+    assert json.loads(notice)["count"] == 1
+    assert len(told) == 1
+
+
 def test_a_disk_that_has_room_again_is_written_to(tmp_path: Path, told: list[EventDict]) -> None:
     path = tmp_path / "a.log"
     path.symlink_to("/dev/full")

@@ -1,11 +1,13 @@
 """API keys and revocations, kept in a file or a real Redis, and read by every worker."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -106,6 +108,44 @@ def test_expired_is_forgotten_and_revoked_subjects_are_not() -> None:
     assert known.without_expired(NOW) == known
     later = known.without_expired(NOW + 100)
     assert (later.api_keys, later.revoked_tokens, later.revoked_subjects) == ({}, {}, {"a|b": 1})
+
+
+def test_clock_that_is_ahead_for_a_moment_deletes_nothing() -> None:
+    known, text = with_key(Credentials())
+    known, _ = with_key(known, "deleted")
+    (*_, deleted_id) = known.api_keys
+    known = known.without_api_key(deleted_id).with_revoked(tokens={"a|1": int(NOW) + 5})
+    assert known.merged(Credentials(), NOW + 60 * 86_400) == known
+    assert known.principal_of(text, NOW).subject == "job"
+    assert fault(lambda: known.principal_of(text, NOW + 60)) == "expired_api_key"
+
+
+def test_mark_of_a_deleted_key_outlasts_every_copy_of_it() -> None:
+    older, text = with_key(Credentials())
+    (key_id,) = older.api_keys
+    deleted = older.without_api_key(key_id)
+    for days in range(100):
+        now = NOW + 86_400 * days
+        merged = deleted.merged(older, now)
+        assert merged.api_keys == {}
+        if merged.revoked_tokens:
+            assert fault(lambda: merged.principal_of(text, NOW)) == "revoked_api_key"  # noqa: B023
+    assert merged == Credentials()
+    assert older.merged(Credentials(), now) == Credentials()
+
+
+def test_later_revocation_of_a_subject_is_not_taken_back_by_an_earlier() -> None:
+    known = Credentials().with_revoked(subjects={"a|b": 5}, tokens={"a|1": 5})
+    assert known.with_revoked(subjects={"a|b": 3}, tokens={"a|1": 3}) == known
+
+
+def test_key_made_right_after_its_subject_was_revoked_holds_until_that_is_done_again() -> None:
+    revoked = Credentials().with_revoked(subjects={"api-key|job": int(NOW) + 10})
+    key_id, text, key = new_api_key("job", ("predict",), SOON, lambda: NOW)
+    known = revoked.with_api_key(key_id, key)
+    assert known.principal_of(text, NOW).subject == "job"
+    again = known.with_revoked(subjects={"api-key|job": int(NOW) + 10})
+    assert fault(lambda: again.principal_of(text, NOW)) == "revoked_subject"
 
 
 def test_store_gives_back_what_it_was_given(store: CredentialStore) -> None:
@@ -217,6 +257,71 @@ def test_redis_that_came_back_empty_is_given_what_is_known(redis_url: str) -> No
         poll(watches)
         subjects = {key.subject for key in written(RedisCredentials(redis_url)).api_keys.values()}
         assert subjects == {"job", "later"}
+
+
+# None is not the dictionary that a list has, which is noticed after it was read.
+_NO_LIST: dict[str, Any] = {"api_keys": None}
+
+
+class Spoilt:
+    """A store that holds what no poll has foreseen, for as many reads as it is told."""
+
+    def __init__(self, faults: int) -> None:
+        self.faults = faults
+
+    def read(self) -> Credentials:
+        self.faults -= 1
+        return Credentials.model_construct(**_NO_LIST) if self.faults >= 0 else Credentials()
+
+    def change(self, change: object) -> None: ...
+
+
+def test_thread_goes_on_polling_whatever_a_poll_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    def sleep(wait_s: float) -> None:
+        waits.append(wait_s)
+        if len(waits) == 11:
+            raise SystemExit
+
+    started: list[Callable[[], None]] = []
+
+    def thread(target: Callable[[], None], **_: object) -> SimpleNamespace:
+        return SimpleNamespace(start=lambda: started.append(target))
+
+    clock = SimpleNamespace(sleep=sleep, time=time.time)
+    monkeypatch.setattr("gateway.tokens.watch.time", clock)
+    monkeypatch.setattr("gateway.tokens.watch.threading", SimpleNamespace(Thread=thread))
+    watch = CredentialsWatch(CredentialStores(Spoilt(8)), 1)
+    with capture_logs() as logs:
+        watch.keep_current_on_a_thread()
+        with pytest.raises(SystemExit):
+            started[0]()
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60, 1, 1]
+    assert watch.known
+    failed = [line for line in logs if line["event"] == "credentials_poll_failed"]
+    assert [line["retry_in_s"] for line in failed] == waits[1:9]
+    assert {line["error"] for line in failed} == {"TypeError"}
+    assert [line["event"] for line in logs].count("credentials_polled_again") == 1
+
+
+async def test_worker_goes_on_polling_whatever_a_poll_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+
+    async def sleep(wait_s: float) -> None:
+        waits.append(wait_s)
+        if len(waits) == 4:
+            raise asyncio.CancelledError
+
+    patched = SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread)
+    monkeypatch.setattr("gateway.tokens.watch.asyncio", patched)
+    watch = CredentialsWatch(CredentialStores(Spoilt(2)), 1)
+    with pytest.raises(asyncio.CancelledError):
+        await watch.keep_current()
+    assert waits == [2, 4, 1, 1]
+    assert watch.known
 
 
 def poll(watches: Sequence[CredentialsWatch]) -> None:

@@ -5,9 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from jwt.algorithms import OKPAlgorithm
 
 from gateway.tokens.keys import from_jwks, from_pem, from_secret
 from tests.unit.gateway.tokens.mint import jwk, jwks, private, private_pem, public_pem
@@ -84,6 +86,16 @@ PASSED_OVER = {
     "pinned to another type": jwk("ES256", alg="HS256"),
     "pinned to no name": jwk("ES256", alg=["ES256"]),
     "no object": 5,
+    "private by its factors alone": jwk("RS256", p="AAAA", q="AAAA"),
+    "with an id that is a list": {**jwk("ES256"), "kid": ["1"]},
+    "with an id that is true": {**jwk("ES256"), "kid": True},
+    "for a list of uses": jwk("ES256", use=["sig"]),
+    "with operations in an object": jwk("ES256", key_ops={"verify": True}),
+    "of a list of types": jwk("ES256", kty=["EC"]),
+    "of a list of curves": jwk("ES256", crv=["P-256"]),
+    "of an unknown curve": jwk("EdDSA", crv="X25519"),
+    "pinned to the other Edwards curve": jwk("Ed448", alg="Ed25519"),
+    "a curve's name for another type": jwk("ES256", alg="Ed25519"),
 }
 
 
@@ -97,6 +109,35 @@ def test_what_verifies_nothing_is_passed_over(what: str) -> None:
 def test_algorithm_that_a_key_names_is_the_only_one() -> None:
     (key,) = from_jwks(jwks(jwk("RS256", alg="PS384")))["1"]
     assert key.algorithms == {"PS384"}
+
+
+@pytest.mark.parametrize("empty", [None, "", []])
+@pytest.mark.parametrize("name", ["kid", "use", "alg", "key_ops", "d", "p"])
+def test_member_that_is_empty_is_as_if_it_were_not_there(name: str, empty: object) -> None:
+    content = json.dumps({"keys": [{**jwk("RS256"), name: empty}]}).encode()
+    assert [*from_jwks(content)] == ["" if name == "kid" else "1"]
+
+
+@pytest.mark.parametrize("kind", ["EdDSA", "Ed448"])
+def test_algorithm_may_be_named_by_its_curve(kind: str) -> None:
+    name = {"EdDSA": "Ed25519"}.get(kind, kind)
+    ((found,),) = from_jwks(jwks(jwk(kind, alg=name))).values()
+    assert found.algorithms == {"EdDSA"}
+
+
+def test_id_that_is_a_number_is_found_by_its_digits() -> None:
+    assert [*from_jwks(json.dumps({"keys": [{**jwk("ES256"), "kid": 7}]}).encode())] == ["7"]
+
+
+@pytest.mark.parametrize("fault", [UnsupportedAlgorithm("no such curve"), OverflowError()])
+def test_key_that_this_build_of_openssl_lacks_is_passed_over(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(jwk: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(OKPAlgorithm, "from_jwk", refuse)
+    assert [*from_jwks(jwks(jwk("EdDSA"), jwk("ES256", kid="good")))] == ["good"]
 
 
 def test_one_id_may_name_several_keys() -> None:

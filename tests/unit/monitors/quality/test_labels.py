@@ -212,26 +212,47 @@ def waiting(number: int, count: int) -> list[Label]:
     return [Label(f"r{number}", item, "billing") for item in range(count)]
 
 
-def test_labels_that_wait_are_bounded_by_sender_and_in_all(
-    database: Database, labels: Labels, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("monitors.quality.labels.MAX_WAITING_OF_SENDER", 10)
-    monkeypatch.setattr("monitors.quality.labels.MAX_WAITING", 25)
-    for sender in ("a", "b"):
-        assert labels.take(waiting(ord(sender), 10), None, subject=sender) == 0
-        with pytest.raises(RateLimited):
-            labels.take(waiting(0, 1), None, subject=sender)
-        # To correct one that waits takes no more room.
-        assert labels.take(waiting(ord(sender), 1), None, subject=sender) == 0
+    monkeypatch.setattr("monitors.quality.labels.MAX_WAITING", 50)
+
+
+@pytest.mark.usefixtures("small")
+def test_labels_that_wait_are_bounded_by_sender(database: Database, labels: Labels) -> None:
+    assert labels.take(waiting(97, 10), None, subject="a") == 0
     with pytest.raises(RateLimited):
-        labels.take(waiting(0, 6), None, subject="c")
-    assert labels.take(waiting(0, 5), None, subject="c") == 0
-    assert len(kept(database)) == 25
+        labels.take(waiting(0, 1), None, subject="a")
+    # To correct one that waits takes no more room.
+    assert labels.take(waiting(97, 1), None, subject="a") == 0
     # Labels for what was answered are taken all the while, and those that find theirs make room.
     put(database, row(request_id="known"), *(row(request_id="r97", item=n) for n in range(10)))
     assert labels.take([Label("known", 0, "billing")], None, subject="a") == 1
     assert labels.join_waiting(WAIT_S) == 10
     assert labels.take(waiting(1, 10), None, subject="a") == 0
+
+
+@pytest.mark.usefixtures("small")
+def test_labels_that_wait_leave_room_for_those_of_a_new_sender(
+    database: Database, labels: Labels
+) -> None:
+    held: list[int] = []
+    for sender in "abcdefg":
+        for count in range(100):
+            try:
+                labels.take([Label(sender, count, "billing")], None, subject=sender)
+            except RateLimited:
+                held.append(count)
+                break
+    # Its cap for each of the first four, then half of what is left.
+    assert held == [10, 10, 10, 10, 5, 2, 1]
+    assert len(kept(database)) == sum(held)
+    # A correction adds none, also where its sender holds more than is free by now.
+    assert labels.take([Label("a", 0, "delivery")], None, subject="a") == 0
+    # All or none of a request.
+    with pytest.raises(RateLimited):
+        labels.take(waiting(0, 2), None, subject="h")
+    assert labels.take(waiting(0, 1), None, subject="h") == 0
 
 
 def test_sender_is_known_only_while_its_label_waits(database: Database, labels: Labels) -> None:
