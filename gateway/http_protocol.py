@@ -2,21 +2,27 @@
 
 uvicorn's parser stops at a request that offers an upgrade: its body is lost, and what follows is
 read as another request. Idle connections end after 5 s, and half a request is waited for without
-end. No setting that BentoML passes on changes any of it.
+end. What is not HTTP is answered in bare text, before the answers to earlier requests. No setting
+that BentoML passes on changes any of it.
 """
 
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import structlog
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn._types import ASGI3Application, HTTPScope
 from uvicorn.config import HTTP_PROTOCOLS
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from gateway.channel import Channel
+from gateway.middleware.early_answer import EARLY_ANSWER, Refusal
+from kaiten.errors import KaitenError, MalformedRequest
 from kaiten.files import descriptor_limit
 from kaiten.sections import Gateway
 
@@ -27,7 +33,6 @@ logger = structlog.get_logger("kaiten.service")
 TESTED_UVICORN = "0.54"
 # uvicorn's own: what the command line passes on where it is given no --timeout-keep-alive.
 _DEFAULT_KEEP_ALIVE_S = 5
-_INVALID = "Invalid HTTP request received."
 
 
 class IdleConnections:
@@ -83,9 +88,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._header_timeout_s = limits.header_timeout_s
         self._idle = idle
         # Whether a message has begun and not ended, and until when its head must be whole.
-        self._in_message = False
+        self._in_message = self._head_complete = False
         self._head_due: float | None = None
         self._head_without_upgrade = b""
+        # The request that is being answered; ``cycle`` is the last that has been parsed.
+        self._active_cycle: RequestResponseCycle | None = None
+        # What is told to a caller whose bytes cannot be parsed, and whether that has happened.
+        self._parse_error: KaitenError = MalformedRequest()
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -96,14 +106,19 @@ class HttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._idle.remove(self.transport)
         super().connection_lost(exc)
+        # uvicorn tells only the last request on the connection.
+        if self._active_cycle is not None and not self._active_cycle.response_complete:
+            _disconnect(self._active_cycle)
+        self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         self._unset_keepalive_if_required()
         try:
             self._parse(data)
         except httptools.HttpParserError:
-            self.logger.warning(_INVALID)
-            self.send_400_response(_INVALID)
+            self._refuse()
             return
         if self.cycle is None or self.cycle.response_complete:
             self._close_unless_continued()
@@ -134,14 +149,76 @@ class HttpProtocol(HttpToolsProtocol):
             # The first byte counts: one that trickles in gains no time.
             self._head_due = self._head_due or now + self._header_timeout_s
             wait_s = max(0.0, self._head_due - now)
+        # An early answer has set one as well.
+        self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(wait_s, self.timeout_keep_alive_handler)
+
+    def _refuse(self) -> None:
+        """Answer what cannot be parsed in its turn, in the envelope, and close the connection."""
+        self._refused = True
+        self.transport.pause_reading()
+        in_body, self._in_message = self._in_message and self._head_complete, False
+        if in_body:
+            # Its body is what cannot be parsed. It gets no other answer.
+            if self.cycle is not self._active_cycle:
+                self.pipeline.popleft()
+            elif self.cycle.response_started:
+                self.transport.close()
+                return
+            _disconnect(self.cycle)
+        cycle = self.cycle = self._refusal_cycle()
+        if self.pipeline or self._is_answering:
+            self.pipeline.appendleft((cycle, self.app))
+        else:
+            self._start_asgi_task(cycle, self.app)
+
+    @property
+    def _is_answering(self) -> bool:
+        cycle = self._active_cycle
+        return not (cycle is None or cycle.response_complete or cycle.disconnected)
+
+    def _refusal_cycle(self) -> RequestResponseCycle:
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": "GET",
+            "root_path": self.root_path,
+            "path": "",
+            "raw_path": b"",
+            "query_string": b"",
+            # None that was parsed is to be believed.
+            "headers": [],
+            "state": self.app_state.copy(),
+            EARLY_ANSWER: Refusal(self._parse_error),
+        }
+        return RequestResponseCycle(
+            scope=cast("HTTPScope", scope),
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._active_cycle = cycle
+        super()._start_asgi_task(cycle, closing_after_errors(cycle, app))
 
     def _should_upgrade(self) -> bool:
         """Tell that no protocol is switched to: a WebSocket would pass by the whole edge."""
         return False
 
     def on_message_begin(self) -> None:
-        self._in_message = True
+        self._in_message, self._head_complete = True, False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -149,6 +226,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_without_upgrade = self._write_head()
             return
         self._head_due = None
+        self._head_complete = True
         self._idle.remove(self.transport)
         super().on_headers_complete()
 
@@ -174,6 +252,28 @@ class HttpProtocol(HttpToolsProtocol):
             self._idle.add(self.transport)
 
 
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    """Tell a request's handler that its caller has gone, and drop what it sends."""
+    cycle.disconnected = True
+    cycle.message_event.set()
+
+
+def closing_after_errors(cycle: RequestResponseCycle, app: ASGI3Application) -> ASGI3Application:
+    """Return the app, which closes the connection where an answer had to be broken off.
+
+    The caller left, or was too slow to take the answer: uvicorn would log a traceback.
+    """
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await cast("ASGIApp", app)(scope, receive, send)
+        except KaitenError:
+            cycle.transport.close()
+            _disconnect(cycle)
+
+    return cast("ASGI3Application", run)
+
+
 def install(limits: Gateway, connection: Callable[..., HttpProtocol] = HttpProtocol) -> None:
     """Let the servers that uvicorn starts in this process speak HTTP by ``connection``.
 
@@ -185,6 +285,10 @@ def install(limits: Gateway, connection: Callable[..., HttpProtocol] = HttpProto
         )
         return
     idle = IdleConnections(descriptor_limit() // 2)
-    protocol = partial(connection, limits=limits, idle=idle)
+    connect = partial(connection, limits=limits, idle=idle)
+
+    def protocol(**options: Any) -> Channel:  # noqa: ANN401  uvicorn's
+        return Channel(connect(**options), limits.body_timeout_s)
+
     # It takes a class, or what makes its instances, as well as the name of one.
     HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]
