@@ -101,7 +101,7 @@ try:
 except SetupError as error:
     raise BentoMLException(error.message) from None
 logs.configure(parts.settings.logging)
-http_server.install()
+http_server.install(parts.settings.gateway)
 http_protocol.install(
     parts.settings.gateway,
     partial(

@@ -1,11 +1,22 @@
-"""uvicorn's server, which accepts connections as they come, and no more than it can hold."""
+"""uvicorn's server, which accepts connections as they come, and no more than it can hold.
 
+With TLS, a connection counts as one from the end of its handshake. Before that it holds a file
+descriptor and uvloop's buffers, for ``gateway.header_timeout_s`` at most, and nothing limits how
+many do so at once.
+"""
+
+import asyncio
 import socket
-from typing import Any
+import sys
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
+from gateway.channel import BUFFER_BYTES
 from kaiten.files import descriptor_limit, raise_descriptor_limit
+from kaiten.sections import Gateway
 
 # libuv accepts one connection of each listening handle in an iteration of the event loop. Under
 # load an iteration takes milliseconds: new connections, probes among them, would wait for seconds,
@@ -21,29 +32,62 @@ _MIN_CONNECTIONS, _MAX_CONNECTIONS = 8, 8192
 
 
 class HttpServer(uvicorn.Server):
-    """Listens on each socket by several handles."""
+    """Listens on each socket by several handles, and gives TLS handshakes a time."""
+
+    def __init__(self, config: uvicorn.Config, handshake_timeout_s: float) -> None:
+        super().__init__(config)
+        self._handshake_timeout_s = handshake_timeout_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen: as uvicorn does, which lets a handshake take a minute."""
+        if not sockets:
+            raise ValueError("no socket to listen on")
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        loop = asyncio.get_running_loop()
+        connect = partial(
+            cast("Any", self.config.http_protocol_class),
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        self.servers = [
+            await loop.create_server(
+                connect,
+                sock=handle,
+                ssl=self.config.ssl,
+                ssl_handshake_timeout=self._handshake_timeout_s if self.config.ssl else None,
+                backlog=self.config.backlog,
+            )
+            for handle in self._handles(sockets)
+        ]
+        self.started = True
+
+    def _handles(self, sockets: list[socket.socket]) -> list[socket.socket]:
         more = min(_LISTENING_HANDLES, descriptor_limit() // _DESCRIPTORS_A_HANDLE) - 1
-        for listener in sockets or ():
+        for listener in sockets:
             # All workers share one open socket. Python's dup would make it blocking, as it has no
             # timeout here, and the event loop of another worker would hang in accept().
             listener.settimeout(0)
-        handles = [
+            if listener.family != socket.AF_UNIX and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                # Its connections inherit it: the kernel would take megabytes for a caller who
+                # reads nothing, and wake a writer only once a third of them is sent.
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, BUFFER_BYTES)
+        return [
             handle
-            for listener in sockets or ()
+            for listener in sockets
             for handle in (listener, *(listener.dup() for _ in range(more)))
         ]
-        await super().startup(handles or None)
 
 
-def install() -> None:
+def install(limits: Gateway) -> None:
     """Let the servers that BentoML starts in this process be of this class.
 
     The process may then open as many files as its account may: a connection is one.
     """
     module: Any = uvicorn
-    module.Server = HttpServer
+    module.Server = partial(HttpServer, handshake_timeout_s=limits.header_timeout_s)
     raise_descriptor_limit()
 
 
