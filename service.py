@@ -23,7 +23,8 @@ from bentoml.images import Image
 from opentelemetry.util.http import ExcludeList
 
 from gateway import http_protocol, http_server
-from gateway.admission_protocol import AdmissionProtocol
+from gateway.admission_protocol import TURNS_S, AdmissionProtocol
+from gateway.backlog import Turns
 from gateway.edge import Edge
 from gateway.middleware.back_stop import BackStopMiddleware
 from gateway.routes import for_bentoml
@@ -101,7 +102,7 @@ try:
 except SetupError as error:
     raise BentoMLException(error.message) from None
 logs.configure(parts.settings.logging)
-http_server.install()
+http_server.install(parts.settings.gateway)
 http_protocol.install(
     parts.settings.gateway,
     partial(
@@ -109,6 +110,7 @@ http_protocol.install(
         admission=parts.admission,
         max_connections=http_server.max_connections(),
         crowd=http_protocol.IdleConnections(http_server.MAX_CROWD),
+        turns=Turns(TURNS_S),
     ),
 )
 

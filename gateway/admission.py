@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.access import ROUTES
 from gateway.answers import health_answer
 from gateway.backlog import Backlog, Start
-from gateway.middleware.early_answer import EARLY_ANSWER
+from gateway.errors import STATUS_AND_CODE
+from gateway.middleware.early_answer import EARLY_ANSWER, Refusal
 from gateway.ports import AdmissionWatch
 from gateway.predictions import Predictor
 from gateway.tokens.authenticator import Authenticator, sends_credential
@@ -72,6 +73,10 @@ class Admission:
         if self.edge is None:
             start()
             return
+        unparsed = scope.get(EARLY_ANSWER)
+        if isinstance(unparsed, Refusal):
+            self._refuse(scope, unparsed.error, STATUS_AND_CODE[type(unparsed.error)][1], answer)
+            return
         probe = self._probes.get(scope["path"])
         if probe is not None and scope["method"] in _PROBE_METHODS:
             self._answer(scope, probe, answer)
@@ -113,11 +118,7 @@ class Admission:
 
     def _refuse(self, scope: Scope, error: KaitenError, reason: str, answer: Answer) -> None:
         self._watch().request_refused_early(reason)
-
-        async def refuse(_: Scope, __: Receive, ___: Send) -> None:
-            raise error
-
-        self._answer(scope, refuse, answer)
+        self._answer(scope, Refusal(error), answer)
 
     def _answer(self, scope: Scope, early: ASGIApp, answer: Answer) -> None:
         scope[EARLY_ANSWER] = early

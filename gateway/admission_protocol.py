@@ -1,4 +1,4 @@
-"""A connection whose requests pass admission, and that yields the event loop often."""
+"""A connection that admission answers without a task, and that holds the event loop briefly."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -14,23 +14,26 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gateway.admission import Admission
+from gateway.backlog import Turns
 from gateway.http_head import BoundedProtocol
-from gateway.http_protocol import IdleConnections
+from gateway.http_protocol import IdleConnections, closing_after_errors
 from kaiten.sections import Gateway
 
-# Parsed without a look at the clock. Hundreds of pipelined requests fit into so many bytes.
-_SLICE_BYTES = 16_384
-# After this long a connection with more to parse lets the others go first.
-_TURN_S = 0.005
+# Parsed at once, unless a head ends before: a turn can end after each request.
+_SLICE_BYTES = 4096
+_END_OF_HEAD = b"\r\n\r\n"
+# A connection that has more to parse or to answer after this long lets the others go first.
+_TURN_S = 0.001
+# What turns of all connections take of one iteration of the event loop.
+TURNS_S = 0.004
 
 
 class AdmissionProtocol(BoundedProtocol):
     """One connection, whose requests pass admission.
 
-    Bytes are parsed slice by slice, and parsing pauses while earlier requests of the connection
-    wait: a client that pipelines thousands of requests takes neither the event loop nor memory for
-    them. ``idle`` holds the worker's idle connections, and ``crowd`` those over
-    ``max_connections``, which serve probes only.
+    It parses and answers in turns, one request at a time, and no further while a request waits or
+    the caller does not read: a connection that pipelines thousands of requests holds neither the
+    event loop nor memory for them. Until all that it has received is parsed, it receives no more.
     """
 
     def __init__(  # noqa: PLR0913  uvicorn passes four of them
@@ -45,66 +48,117 @@ class AdmissionProtocol(BoundedProtocol):
         admission: Admission,
         max_connections: int,
         crowd: IdleConnections,
+        turns: Turns,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop, limits=limits, idle=idle)
         self._admission = admission
         self._max_connections = max_connections
         self._crowd, self._crowded = crowd, False
-        self._unparsed = b""
-        # Whether an early answer is being sent, and whether it is complete.
+        self._unparsed, self._parsed_bytes = b"", 0
+        self._turns, self._in_turn, self._turn_ends_s = turns, False, 0.0
+        self._reading = True
         self._answering = self._answered = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = _Flow(transport, self._resume_reading)
+        self.flow = _Flow(transport, self._pause_or_resume_reading)
         if len(self.connections) > self._max_connections:
             self._crowded = not self._idle.close_oldest(exclude=transport)
         if self._crowded:
-            # It may carry a probe, so the next connection must not close it as idle.
+            # It may be a probe's: the next new connection does not close it.
             self._idle.remove(transport)
             self._crowd.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._crowd.remove(self.transport)
+        self._unparsed = b""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._unparsed:
-            # These bytes were read before the pause took effect.
-            self._unparsed += data
-            return
-        self._parse_for_a_turn(data)
+        # Reading pauses while some is left, so there is more only if the pause took effect late.
+        self._unparsed = self._unparsed[self._parsed_bytes :] + data
+        self._parsed_bytes = 0
+        self._turns.take(self._turn)
+        self._pause_or_resume_reading()
 
-    def _parse_for_a_turn(self, data: bytes) -> None:
-        end_of_turn = self.loop.time() + _TURN_S
-        view = memoryview(data)
-        for start in range(0, len(view), _SLICE_BYTES):
-            if start and (self.pipeline or self.loop.time() > end_of_turn):
-                self._unparsed = bytes(view[start:])
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._in_turn:
+            if self._has_work:
+                self._turns.take(self._turn)
+            self._pause_or_resume_reading()
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether a turn would parse or answer anything."""
+        if self.transport.is_closing() or self.flow.write_paused:
+            return False
+        if self.pipeline:
+            return not self._is_answering
+        return bool(self._unparsed)
+
+    def _turn(self) -> None:
+        """Parse and answer for a moment; at least one request or slice."""
+        self._in_turn = True
+        self._turn_ends_s = self._turns.clock() + _TURN_S
+        while self._has_work:
+            if self.pipeline:
+                self._admit(*self.pipeline.pop())
+            else:
+                self._parse_slice()
+            if self._turns.clock() >= self._turn_ends_s:
+                break
+        self._in_turn = False
+        if self._has_work:
+            self._turns.wait(self._turn)
+        self._pause_or_resume_reading()
+
+    def _parse_slice(self) -> None:
+        """Parse to the end of a head, or of a slice of a body."""
+        start = self._parsed_bytes
+        found = self._unparsed.find(_END_OF_HEAD, start, start + _SLICE_BYTES)
+        end = start + _SLICE_BYTES if found < 0 else found + len(_END_OF_HEAD)
+        data = self._unparsed[start:end]
+        if end < len(self._unparsed):
+            self._parsed_bytes = end
+        else:
+            self._unparsed, self._parsed_bytes = b"", 0
+        super().data_received(data)
+        if self._refused:
+            self._unparsed, self._parsed_bytes = b"", 0
+
+    def _pause_or_resume_reading(self) -> None:
+        """Read only if no byte waits here, in the request's body, or to be written."""
+        reads = not (
+            self._unparsed
+            or self._refused
+            or self._has_work
+            or self.flow.read_paused
+            or self.flow.write_paused
+        )
+        if reads != self._reading and not self.transport.is_closing():
+            self._reading = reads
+            if reads:
+                self.transport.resume_reading()
+            else:
                 self.transport.pause_reading()
-                if not self.pipeline:
-                    self.loop.call_soon(self._resume_parsing)
-                return
-            super().data_received(bytes(view[start : start + _SLICE_BYTES]))
-            if self.transport.is_closing():
-                return
-
-    def _resume_parsing(self) -> None:
-        unparsed, self._unparsed = self._unparsed, b""
-        if unparsed and not self.transport.is_closing():
-            self._parse_for_a_turn(unparsed)
-            self._resume_reading()
-
-    def _resume_reading(self) -> None:
-        """Read from the transport again, unless bytes wait here or in the request's body."""
-        if not (self._unparsed or self.flow.read_paused or self.transport.is_closing()):
-            self.transport.resume_reading()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if self._in_turn and self._turns.clock() < self._turn_ends_s and not self.flow.write_paused:
+            self._admit(cycle, app)
+        else:
+            # The first to be answered in the next turn.
+            self.pipeline.append((cycle, app))
+
+    def _admit(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._active_cycle = cycle
         if self._crowded:
             cycle.keep_alive = False
         self._admission.admit(
-            # uvicorn types the scope more narrowly than Starlette.
+            # uvicorn's type of what Starlette calls a scope.
             cast("Scope", cycle.scope),
             partial(self._start, cycle, app),
             partial(self._answer, cycle),
@@ -112,57 +166,63 @@ class AdmissionProtocol(BoundedProtocol):
         )
 
     def _start(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        # The client may have disconnected while its request waited.
+        # A caller may have left while its request waited.
         if not cycle.disconnected:
             super()._start_asgi_task(cycle, app)
 
     def _answer(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:
-        """Answer without a task, or with one if the client is slow to read earlier answers."""
+        """Answer without a task, unless the caller is slow to take the answers before it."""
         if self.flow.write_paused:
             self._start(cycle, cast("ASGI3Application", app))
             return
         cycle.flow = _NEVER_PAUSED
         nested, self._answering = self._answering, True
-        copy_context().run(_finish, cycle.run_asgi(cast("ASGI3Application", app)))
+        closing = closing_after_errors(cycle, cast("ASGI3Application", app))
+        copy_context().run(_finish, cycle.run_asgi(closing))
         if nested:
             return
-        # A loop and not recursion: each of many pipelined requests would call the next.
+        # Here and not within the answer: of pipelined requests, each would call the next.
         while self._answered:
             self._answered = False
-            self._complete_response()
+            super().on_response_complete()
         self._answering = False
+        self._go_on()
 
     def on_response_complete(self) -> None:
         if self._answering:
             self._answered = True
         else:
-            self._complete_response()
-
-    def _complete_response(self) -> None:
-        super().on_response_complete()
-        if self._unparsed and not self.pipeline:
-            self.loop.call_soon(self._resume_parsing)
+            super().on_response_complete()
+            self._go_on()
 
 
 class _Flow(FlowControl):
-    """Lets the protocol decide whether the transport resumes reading.
+    """Leaves it to the protocol whether reading goes on: the application asks for it as it waits.
 
-    uvicorn resumes it whenever the application waits for a body, and would collect the bytes of a
-    client that pipelines without end in memory.
+    Otherwise a caller who pipelines requests without end has their bytes collected in memory.
     """
 
-    def __init__(self, transport: asyncio.Transport, on_resume: Callable[[], None]) -> None:
+    def __init__(self, transport: asyncio.Transport, on_change: Callable[[], None]) -> None:
         super().__init__(transport)
-        self._on_resume = on_resume
+        self._on_change = on_change
+
+    def pause_reading(self) -> None:
+        if not self.read_paused:
+            self.read_paused = True
+            self._on_change()
 
     def resume_reading(self) -> None:
         if self.read_paused:
             self.read_paused = False
-            self._on_resume()
+            self._on_change()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._on_change()
 
 
 class _NeverPaused(FlowControl):
-    """The flow control of an early answer: small, and never sent while writing is paused."""
+    """The flow control of an early answer: it is small, and none is given while writing pauses."""
 
     def __init__(self) -> None:
         self.write_paused = False
@@ -171,10 +231,10 @@ class _NeverPaused(FlowControl):
 _NEVER_PAUSED = _NeverPaused()
 
 
-def _finish(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine that never suspends to its end."""
+def _finish(answering: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine that never waits to its end."""
     try:
-        coroutine.send(None)
+        answering.send(None)
     except StopIteration:
         return
     raise RuntimeError("an early answer waited")

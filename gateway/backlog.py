@@ -1,10 +1,11 @@
-"""Spreads a burst of requests over iterations of the event loop, a few to each.
+"""Spreads bursts of requests, and of bytes to parse, over iterations of the event loop.
 
 Otherwise a burst would be handled in one iteration, and a probe that arrives next would wait for
 all of it.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -65,3 +66,54 @@ class Backlog:
             # Whatever became of one request, the others are waiting.
             if self._waiting:
                 self._schedule()
+
+
+class Turns:
+    """Shares the event loop between the connections that have something to parse or to answer.
+
+    Turns take ``iteration_s`` of one iteration of the loop, and what the last of them takes beyond
+    that. One half is for connections that wait: a new request is handled at once beside those that
+    never run out.
+    """
+
+    def __init__(self, iteration_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
+        self._iteration_s = self._left_s = iteration_s
+        self._waiting: dict[Start, None] = {}
+        self._scheduled = False
+
+    def take(self, turn: Start) -> None:
+        """Call ``turn`` now if the iteration has time left, and otherwise in a later one."""
+        if self._left_s <= 0:
+            self.wait(turn)
+        elif turn not in self._waiting:
+            self._run(turn)
+
+    def wait(self, turn: Start) -> None:
+        """Call ``turn`` in a later iteration, after those that wait already."""
+        self._waiting.setdefault(turn)
+        self._schedule()
+
+    def _run(self, turn: Start) -> None:
+        self._schedule()
+        started = self.clock()
+        turn()
+        self._left_s -= self.clock() - started
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._iterate)
+
+    def _iterate(self) -> None:
+        self._scheduled = False
+        self._left_s = self._iteration_s
+        # Each once: one that is not done yet waits again.
+        for _ in range(len(self._waiting)):
+            if self._left_s <= self._iteration_s / 2:
+                break
+            turn = next(iter(self._waiting))
+            del self._waiting[turn]
+            self._run(turn)
+        if self._waiting:
+            self._schedule()

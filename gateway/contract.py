@@ -40,7 +40,7 @@ class Row:
 # By code; each in gateway/errors.py has one.
 REMEDIES: Mapping[str, Remedy] = {
     "malformed_body": Remedy("Send JSON in UTF-8."),
-    "malformed_request": Remedy("Send the header that the details name once."),
+    "malformed_request": Remedy("Send HTTP/1.1, and the header that the details name once."),
     "unknown_version": Remedy("Send a version that the details list, or no `API-Version`."),
     "version_mismatch": Remedy("Send `API-Version` once and as the path says, or not at all."),
     "unauthenticated": Remedy(

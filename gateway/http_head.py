@@ -1,24 +1,19 @@
-"""Bounds the size of a request's head while it is parsed.
+"""Bounds the size of a request's head while it is parsed, and drops trailers.
 
 uvicorn collects the target, headers and trailers without a limit, and calls the application only
-when they are complete.
+when they are complete. It adds trailers to the headers, which RFC 9110 (6.5.1) forbids: a
+credential there has passed no proxy's checks.
 """
 
 from typing import Any
 
 from gateway.http_protocol import HttpProtocol
+from kaiten.errors import HeadersTooLarge
 from kaiten.sections import Gateway
 
-# Heads over the settings by less than this reach the application, whose error names the reason.
+# A head that is over the settings by less than this is refused without closing the connection.
 _SPARE_BYTES = 64 * 1024
 _SPARE_HEADERS = 1000
-_MESSAGE = b"The headers are too large."
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-type: text/plain; charset=utf-8\r\n"
-    b"content-length: %d\r\n"
-    b"connection: close\r\n\r\n%s" % (len(_MESSAGE), _MESSAGE)
-)
 
 
 class HeadTooLarge(Exception):
@@ -35,21 +30,15 @@ class BoundedProtocol(HttpProtocol):
         self._head_bytes = self._head_fields = 0
         # Received since the parser's last callback: it buffers an incomplete header.
         self._withheld_bytes = 0
-        self._head_too_large = False
+        self._too_many_bytes = HeadersTooLarge(limits.max_header_bytes, "bytes")
+        self._too_many_headers = HeadersTooLarge(limits.max_headers, "headers")
 
     def data_received(self, data: bytes) -> None:
         self._withheld_bytes += len(data)
         super().data_received(data)
-        if self._withheld_bytes > self._max_bytes and not self._head_too_large:
-            self._head_too_large = True
-            self.send_400_response("")
-
-    def send_400_response(self, msg: str) -> None:
-        if not self._head_too_large:
-            super().send_400_response(msg)
-            return
-        self.transport.write(_TOO_LARGE)
-        self.transport.close()
+        if self._withheld_bytes > self._max_bytes and not self._refused:
+            self._parse_error = self._too_many_bytes
+            self._refuse()
 
     def on_message_begin(self) -> None:
         self._head_bytes = self._head_fields = self._withheld_bytes = 0
@@ -62,7 +51,8 @@ class BoundedProtocol(HttpProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_fields += 1
         self._count(name + value)
-        super().on_header(name, value)
+        if not self._head_complete:
+            super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
         self._withheld_bytes = 0
@@ -75,6 +65,9 @@ class BoundedProtocol(HttpProtocol):
     def _count(self, part: bytes) -> None:
         self._withheld_bytes = 0
         self._head_bytes += len(part)
-        if self._head_bytes > self._max_bytes or self._head_fields > self._max_headers:
-            self._head_too_large = True
+        if self._head_bytes > self._max_bytes:
+            self._parse_error = self._too_many_bytes
+            raise HeadTooLarge
+        if self._head_fields > self._max_headers:
+            self._parse_error = self._too_many_headers
             raise HeadTooLarge

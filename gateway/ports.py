@@ -123,7 +123,10 @@ class AdmissionWatch(Protocol):
     """Told of what admission refuses."""
 
     def request_refused_early(self, reason: str) -> None:
-        """Count a request refused before it was read, for queue_full, overloaded or connections."""
+        """Count a request refused before it was read.
+
+        The reason is queue_full, overloaded, connections, malformed_request or headers_too_large.
+        """
 
 
 class LimitsWatch(Protocol):

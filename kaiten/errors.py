@@ -277,11 +277,15 @@ class CallerGone(RequestError):
 
 
 class MalformedRequest(RequestError):
-    """Headers that contradict each other."""
+    """Headers that contradict each other, or a request that is not HTTP/1.1."""
 
-    def __init__(self, header: str) -> None:
-        reason = "is given more than once, and not alike; send it once"
-        super().__init__("The request contradicts itself.", [Detail(header, reason)])
+    def __init__(self, header: str | None = None) -> None:
+        if header is None:
+            reason = "cannot be parsed; the connection is closed"
+            super().__init__("The request is not valid HTTP.", [Detail("request", reason)])
+        else:
+            reason = "is given more than once, and not alike; send it once"
+            super().__init__("The request contradicts itself.", [Detail(header, reason)])
 
 
 class HeadersTooLarge(RequestError):

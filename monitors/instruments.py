@@ -322,7 +322,8 @@ class Instruments:
         )
         self._refused_early = Counter(
             "model_requests_refused_early_total",
-            "Requests refused before they were read: queue_full, overloaded or connections.",
+            "Requests refused before they were read: queue_full, overloaded, connections, "
+            "malformed_request or headers_too_large.",
             ("reason",),
             registry=registry,
         )

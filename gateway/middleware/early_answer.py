@@ -2,8 +2,20 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kaiten.errors import KaitenError
+
 # The scope's key for the app that answers the request.
 EARLY_ANSWER = "kaiten.early_answer"
+
+
+class Refusal:
+    """An early answer that is an error, which ErrorsMiddleware puts into the envelope."""
+
+    def __init__(self, error: KaitenError) -> None:
+        self.error = error
+
+    async def __call__(self, _: Scope, __: Receive, ___: Send) -> None:
+        raise self.error
 
 
 class EarlyAnswerMiddleware:

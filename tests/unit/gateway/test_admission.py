@@ -10,11 +10,18 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.admission import Admission
-from gateway.middleware.early_answer import EARLY_ANSWER, EarlyAnswerMiddleware
+from gateway.middleware.early_answer import EARLY_ANSWER, EarlyAnswerMiddleware, Refusal
 from gateway.predictions import Predictor
 from gateway.tokens.authenticator import Authenticator
 from kaiten.context import RequestContext, bind
-from kaiten.errors import NotReady, Overloaded, QueueFull
+from kaiten.errors import (
+    HeadersTooLarge,
+    KaitenError,
+    MalformedRequest,
+    NotReady,
+    Overloaded,
+    QueueFull,
+)
 from kaiten.settings import Settings
 from kaiten.signing import SigningSecret
 from tests.unit.gateway.house import (
@@ -243,3 +250,23 @@ async def test_an_early_answer_replaces_the_app() -> None:
 
     layer = EarlyAnswerMiddleware(PlainTextResponse("late"))
     assert await _status(layer, {"type": "http", EARLY_ANSWER: early}) == 418
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MalformedRequest(), "malformed_request"),
+        (HeadersTooLarge(100, "headers"), "headers_too_large"),
+    ],
+)
+async def test_what_cannot_be_parsed_is_refused_and_counted(
+    error: KaitenError, reason: str
+) -> None:
+    door = Door()
+    scope: Scope = {"type": "http", "method": "GET", "path": "", "headers": []}
+    scope[EARLY_ANSWER] = Refusal(error)
+    early: list[ASGIApp] = []
+    door.admission.admit(scope, lambda: None, early.append, crowded=True)
+    with pytest.raises(type(error)):
+        await _status(early[0], scope)
+    assert door.refused == [reason]

@@ -1,7 +1,8 @@
 """Connections whose requests pass admission."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import uvicorn
 from starlette.responses import PlainTextResponse
@@ -11,10 +12,11 @@ from uvicorn.server import ServerState
 
 from gateway.admission import Admission, Answer
 from gateway.admission_protocol import AdmissionProtocol
-from gateway.backlog import Start
+from gateway.backlog import Start, Turns
 from gateway.http_protocol import IdleConnections
 from kaiten.sections import Gateway
 from tests.unit.gateway.test_http_protocol import Wire as OneWrite
+from tests.unit.gateway.test_http_protocol import edge
 
 
 class Wire(OneWrite):
@@ -54,18 +56,31 @@ async def _named(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse(scope["path"])(scope, receive, send)
 
 
+class Ticks:
+    """A clock that goes on by 0.1 ms each time that it is read: about one early answer."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += 0.0001
+        return self.now_s
+
+
 @dataclass
 class Worker:
     """Its connections, at most so many."""
 
     limit: int = 100
     app: ASGIApp = _named
+    clock: Callable[[], float] = field(default_factory=Ticks)
 
     def __post_init__(self) -> None:
         self._config = uvicorn.Config(self.app, log_config=None, lifespan="off")
         self._config.load()
         self.state, self._idle = ServerState(), IdleConnections(1000)
         self._crowd = IdleConnections(16)
+        self.turns = Turns(0.004, self.clock)
 
     def connect(self) -> tuple[AdmissionProtocol, Wire]:
         protocol = AdmissionProtocol(
@@ -78,6 +93,7 @@ class Worker:
             admission=Stub(),
             max_connections=self.limit,
             crowd=self._crowd,
+            turns=self.turns,
         )
         wire = Wire()
         protocol.connection_made(wire)
@@ -154,8 +170,9 @@ async def test_the_body_of_a_refused_request_is_passed_over() -> None:
     protocol.data_received(whole[:200])
     assert statuses(wire) == ["200"]
     protocol.data_received(whole[200:])
-    await worker.answer()
-    assert statuses(wire) == ["200", "200"]
+    while len(statuses(wire)) < 2:
+        await worker.answer()
+        await asyncio.sleep(0)
 
 
 async def test_over_the_limit_the_longest_idle_connection_is_closed() -> None:
@@ -198,6 +215,95 @@ async def test_a_request_whose_caller_has_left_is_not_started() -> None:
     protocol.connection_lost(None)
     starts[0]()
     assert not worker.state.tasks
+
+
+async def test_a_turn_answers_a_few_of_the_requests_that_one_connection_pipelines() -> None:
+    protocol, wire = Worker().connect()
+    protocol.data_received(get("/early") * 400)
+    assert 1 <= len(statuses(wire)) <= 10
+    assert wire.paused
+
+
+async def test_connections_that_pipeline_probes_leave_the_loop_to_others() -> None:
+    worker = Worker()
+    hostile = [worker.connect() for _ in range(8)]
+    for protocol, _ in hostile:
+        protocol.data_received(get("/early") * 400)
+    for _ in range(20):
+        before = sum(len(statuses(wire)) for _, wire in hostile)
+        await asyncio.sleep(0)
+        after = sum(len(statuses(wire)) for _, wire in hostile)
+        # 4 ms of the clock, at one tick or more for each answer.
+        assert 1 <= after - before <= 40
+        # A probe is answered as it comes, beside all that wait.
+        probe, wire = worker.connect()
+        probe.data_received(get("/early"))
+        assert statuses(wire) == ["200"]
+
+
+async def test_every_connection_that_pipelines_gets_its_turn() -> None:
+    worker = Worker()
+    pairs = [worker.connect() for _ in range(8)]
+    for protocol, _ in pairs:
+        protocol.data_received(get("/early") * 100)
+    while any(len(statuses(wire)) < 100 for _, wire in pairs):
+        await asyncio.sleep(0)
+        counts = [len(statuses(wire)) for _, wire in pairs]
+        assert max(counts) - min(counts) <= 30
+
+
+async def test_nothing_is_parsed_or_answered_while_the_caller_does_not_read() -> None:
+    protocol, wire = Worker().connect()
+    protocol.pause_writing()
+    assert wire.paused
+    protocol.data_received(get("/early") + get("/late"))
+    assert statuses(wire) == []
+    assert vars(protocol)["scope"] is None
+    protocol.resume_writing()
+    assert statuses(wire) == ["200"]
+    assert not wire.paused
+
+
+async def test_a_request_behind_one_that_waits_is_answered_after_it() -> None:
+    release = asyncio.Event()
+
+    async def held(scope: Scope, receive: Receive, send: Send) -> None:
+        await release.wait()
+        await _named(scope, receive, send)
+
+    worker = Worker(app=held)
+    protocol, wire = worker.connect()
+    protocol.data_received(get("/late") + get("/early") * 5)
+    await asyncio.sleep(0)
+    assert (statuses(wire), len(protocol.pipeline)) == ([], 1)
+    release.set()
+    await worker.answer()
+    assert statuses(wire) == ["200"] * 6
+
+
+async def test_a_caller_who_leaves_a_pipeline_is_noticed_by_its_first_request() -> None:
+    seen: list[str] = []
+
+    async def watching(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        seen.append((await receive())["type"])
+
+    worker = Worker(app=watching)
+    protocol, _ = worker.connect()
+    protocol.data_received(get("/late") * 3)
+    await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    await worker.answer()
+    assert seen == ["http.disconnect"]
+
+
+async def test_what_is_no_http_is_answered_once_and_after_the_requests_before_it() -> None:
+    worker = Worker(app=edge(_named))
+    protocol, wire = worker.connect()
+    protocol.data_received(get("/early") + get("/late") + b"no HTTP\r\n\r\n" + get("/early"))
+    await worker.answer()
+    assert statuses(wire) == ["200", "200", "400"]
+    assert wire.closed
 
 
 async def test_a_body_that_is_not_asked_for_is_buffered_within_bounds() -> None:

@@ -1,10 +1,11 @@
 """Few requests start at once, and subjects take turns."""
 
 import asyncio
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
-from gateway.backlog import Backlog
+from gateway.backlog import Backlog, Turns
 
 
 async def test_few_requests_start_in_an_iteration_and_subjects_take_turns() -> None:
@@ -60,3 +61,62 @@ async def test_subjects_share_the_room_that_there_is() -> None:
     backlog.add("light", lambda: None)
     assert not backlog.has_room("heavy")
     assert backlog.has_room("light")
+
+
+class Clock:
+    """A clock that turns put forward."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Connection:
+    """Takes a millisecond for each of its turns."""
+
+    name: str
+    turns: Turns
+    clock: Clock
+    order: list[str]
+    left: int = 1
+
+    def turn(self) -> None:
+        self.clock.now_s += 0.001
+        self.order.append(self.name)
+        self.left -= 1
+        if self.left:
+            self.turns.wait(self.turn)
+
+
+async def test_turns_take_a_part_of_each_iteration_and_newcomers_wait_for_no_one() -> None:
+    clock, order = Clock(), list[str]()
+    turns = Turns(0.0035, clock)
+    endless = [Connection(name, turns, clock, order, 100) for name in "abcdef"]
+    for each in endless:
+        turns.take(each.turn)
+    assert order == ["a", "b", "c", "d"]
+    order.clear()
+    await asyncio.sleep(0)
+    # Half of the time, in order of waiting.
+    assert order == ["a", "b"]
+    newcomer = Connection("new", turns, clock, order)
+    turns.take(newcomer.turn)
+    assert order == ["a", "b", "new"]
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert order[3:] == ["c", "d", "e", "f"]
+
+
+async def test_a_connection_that_waits_takes_one_turn_at_a_time() -> None:
+    clock, order = Clock(), list[str]()
+    turns = Turns(1, clock)
+    only = Connection("a", turns, clock, order, 3)
+    turns.take(only.turn)
+    turns.take(only.turn)
+    assert order == ["a"]
+    for taken in (2, 3, 3):
+        await asyncio.sleep(0)
+        assert len(order) == taken

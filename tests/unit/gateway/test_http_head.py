@@ -9,6 +9,7 @@ from uvicorn.server import ServerState
 from gateway.http_head import BoundedProtocol
 from gateway.http_protocol import IdleConnections
 from kaiten.sections import Gateway
+from tests.unit.gateway.test_http_protocol import edge
 
 LIMITS = Gateway(max_header_bytes=1024, max_headers=10)
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
@@ -60,8 +61,13 @@ class Transport(asyncio.Transport):
 
 @pytest.fixture
 async def protocol() -> BoundedProtocol:
-    config = uvicorn.Config(PlainTextResponse("answer"), log_config=None)
+    config = uvicorn.Config(edge(PlainTextResponse("answer")), log_config=None)
     return BoundedProtocol(config, ServerState(), {}, limits=LIMITS, idle=IdleConnections(1))
+
+
+async def _answered(protocol: BoundedProtocol) -> None:
+    while protocol.tasks:
+        await asyncio.wait(protocol.tasks)
 
 
 def _parts(request: bytes) -> Iterator[bytes]:
@@ -79,12 +85,13 @@ async def test_head_without_end_is_refused_while_it_comes(
     for part in _parts(start + unit * (2**21 // len(unit))):
         protocol.data_received(part)
         received += len(part)
-        await transport.reading.wait()
-        if transport.closed:
+        if not transport.reading.is_set():
             break
+    await _answered(protocol)
     assert transport.closed
     assert received <= 5 * PART
     assert b"HTTP/1.1 431 " in transport.written
+    assert b'"code": "headers_too_large"' in transport.written
 
 
 @pytest.mark.parametrize("request_", GOOD.values(), ids=GOOD)
@@ -96,8 +103,7 @@ async def test_request_within_its_bounds_is_answered(
     for part in _parts(request_):
         protocol.data_received(part)
         await transport.reading.wait()
-    while protocol.tasks:
-        await asyncio.wait(protocol.tasks)
+    await _answered(protocol)
     assert transport.written.count(b"HTTP/1.1 200 OK") == request_.count(b" HTTP/1.1")
     assert not transport.closed
     protocol.connection_lost(None)
@@ -107,4 +113,18 @@ async def test_malformed_request_is_still_a_400(protocol: BoundedProtocol) -> No
     transport = Transport()
     protocol.connection_made(transport)
     protocol.data_received(b"\x00\x00\r\n\r\n")
+    await _answered(protocol)
     assert transport.written.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_trailers_are_no_headers(protocol: BoundedProtocol) -> None:
+    transport = Transport()
+    protocol.connection_made(transport)
+    trailers = b"Authorization: Bearer a\r\nX-API-Key: b\r\nExpect: 100-continue\r\n\r\n"
+    protocol.data_received(CHUNKED + b"1\r\na\r\n0\r\n" + trailers)
+    assert [name for name, _ in protocol.cycle.scope["headers"]] == [b"host", b"transfer-encoding"]
+    await _answered(protocol)
+    # Those of the request behind it are.
+    protocol.data_received(GET + b"Authorization: Bearer c\r\n\r\n")
+    assert (b"authorization", b"Bearer c") in protocol.cycle.scope["headers"]
+    await _answered(protocol)

@@ -1,19 +1,27 @@
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Iterator
+from http.client import parse_headers
+from io import BytesIO
 from typing import Any, cast
 
 import pytest
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from structlog.testing import capture_logs
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.server import ServerState
 
 from gateway import http_protocol
+from gateway.channel import Channel
 from gateway.http_protocol import HttpProtocol, IdleConnections, install
+from gateway.middleware.early_answer import EarlyAnswerMiddleware
+from gateway.middleware.errors import ErrorsMiddleware
+from gateway.middleware.request_context import RequestContextMiddleware
+from gateway.middleware.security_headers import SecurityHeadersMiddleware
+from kaiten.errors import DeadlineExceeded
 from kaiten.sections import Gateway
 
 BODY = b'{"text": "Where is my parcel?"}'
@@ -102,7 +110,7 @@ class Clock:
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with what has been asked; /held once the test says so."""
+    """Answer with what has been asked."""
     assert scope["type"] == "http"
     request = Request(scope, receive)
     seen = {
@@ -114,15 +122,23 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await JSONResponse(seen)(scope, receive, send)
 
 
+def edge(app: ASGIApp) -> ASGIApp:
+    """Return the app within the layers that put a refusal into the envelope."""
+    enveloped = ErrorsMiddleware(EarlyAnswerMiddleware(app))
+    return RequestContextMiddleware(SecurityHeadersMiddleware(enveloped, tls=False))
+
+
 class Server:
     """A worker's protocol, with connections that the test makes."""
 
-    def __init__(self, limit: int = 100, keep_alive_s: int = 5, **limits: float) -> None:
+    def __init__(
+        self, limit: int = 100, keep_alive_s: int = 5, app: ASGIApp = app, **limits: float
+    ) -> None:
         self.clock = Clock()
         self._limits = Gateway.model_validate(limits)
         self._idle = IdleConnections(limit)
         self._config = uvicorn.Config(
-            app, log_config=None, lifespan="off", timeout_keep_alive=keep_alive_s
+            edge(app), log_config=None, lifespan="off", timeout_keep_alive=keep_alive_s
         )
         self._config.load()
         self._state = ServerState()
@@ -366,8 +382,10 @@ def test_servers_speak_by_this_protocol(protocols: dict[str, str]) -> None:
     config.load()
     create = cast("Callable[..., asyncio.Protocol]", config.http_protocol_class)
     loop = asyncio.new_event_loop()
-    protocol = create(config=config, server_state=ServerState(), app_state={}, _loop=loop)
+    channel = create(config=config, server_state=ServerState(), app_state={}, _loop=loop)
     loop.close()
+    assert isinstance(channel, Channel)
+    protocol = channel.protocol
     assert isinstance(protocol, HttpProtocol)
     assert protocol.timeout_keep_alive == 75
 
@@ -381,3 +399,68 @@ def test_another_uvicorn_keeps_its_own_protocol(
         install(Gateway())
     assert protocols == before
     assert [each["event"] for each in logged] == ["http_protocol_not_installed"]
+
+
+async def held(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer once the caller has sent all, or has left."""
+    while (await receive()).get("more_body"):
+        pass
+    await JSONResponse({})(scope, receive, send)
+
+
+async def test_what_is_no_http_is_refused_in_the_envelope() -> None:
+    wire = await tried(b"no HTTP\r\n\r\n")
+    head, _, body = wire.written.partition(b"\r\n\r\n")
+    headers = parse_headers(BytesIO(head.partition(b"\r\n")[2] + b"\r\n\r\n"))
+    error = json.loads(body)["error"]
+    assert (error["code"], error["request_id"]) == ("malformed_request", headers["X-Request-ID"])
+    assert headers["Content-Type"] == "application/json"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Connection"] == "close"
+
+
+@pytest.mark.parametrize("behind", [b"", LAST])
+async def test_a_body_that_is_no_http_is_refused_in_place_of_its_answer(behind: bytes) -> None:
+    server = Server(app=held)
+    protocol, wire = server.connect()
+    protocol.data_received(behind + request("POST", CHUNKED) + b"1\r\na\r\nno chunk")
+    await server.answer()
+    answers = [answer[:3] for answer in wire.written.split(b"HTTP/1.1 ")[1:]]
+    assert answers == ([b"200"] if behind else []) + [b"400"]
+    assert wire.closed
+
+
+async def test_a_request_is_answered_before_what_is_refused_behind_it() -> None:
+    wire = await tried(LAST * 2 + b"no HTTP\r\n\r\n" + LAST)
+    assert [answer[:3] for answer in wire.written.split(b"HTTP/1.1 ")[1:]] == [
+        b"200",
+        b"200",
+        b"400",
+    ]
+    assert wire.closed
+
+
+async def test_an_answer_that_is_broken_off_ends_its_connection_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def late(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise DeadlineExceeded(1)
+
+    server = Server(app=late)
+    protocol, wire = server.connect()
+    protocol.data_received(LAST)
+    await server.answer()
+    assert wire.closed
+    assert caplog.records == []
+
+
+async def test_a_timer_of_the_idle_time_is_alone() -> None:
+    server = Server()
+    protocol, _ = server.connect()
+    for _ in range(3):
+        # As where an answer needs no task: it is complete once the request is parsed.
+        protocol.data_received(LAST)
+        await server.answer()
+        protocol._close_unless_continued()
+        assert sum(not timer.cancelled for timer in server.clock.timers) == 1

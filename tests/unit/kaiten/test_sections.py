@@ -30,7 +30,7 @@ def test_a_limit_is_read_in_the_library_s_notation(
 def test_a_limit_is_switched_off_in_a_variable_and_in_the_file(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file.write_text("limits: {requests: off, tokens: "off"}")
+    file.write_text("limits: {requests: off, tokens: off}")
     monkeypatch.setenv("KAITEN_LIMITS__CONCURRENCY", "off")
     assert load_settings().limits == Limits(requests=None, tokens=None, concurrency=None)
 
