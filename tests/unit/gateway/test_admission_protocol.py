@@ -292,7 +292,8 @@ async def test_a_caller_who_leaves_a_pipeline_is_noticed_by_its_first_request() 
     protocol.data_received(get("/late") * 3)
     await asyncio.sleep(0)
     protocol.connection_lost(None)
-    await worker.answer()
+    async with asyncio.timeout(10):
+        await worker.answer()
     assert seen == ["http.disconnect"]
 
 
