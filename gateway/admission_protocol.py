@@ -104,14 +104,16 @@ class AdmissionProtocol(BoundedProtocol):
         """Parse and answer for a moment; at least one request or slice."""
         self._in_turn = True
         self._turn_ends_s = self._turns.clock() + _TURN_S
-        while self._has_work:
-            if self.pipeline:
-                self._admit(*self.pipeline.pop())
-            else:
-                self._parse_slice()
-            if self._turns.clock() >= self._turn_ends_s:
-                break
-        self._in_turn = False
+        try:
+            while self._has_work:
+                if self.pipeline:
+                    self._admit(*self.pipeline.pop())
+                else:
+                    self._parse_slice()
+                if self._turns.clock() >= self._turn_ends_s:
+                    break
+        finally:
+            self._in_turn = False
         if self._has_work:
             self._turns.wait(self._turn)
         self._pause_or_resume_reading()

@@ -3,7 +3,9 @@
 For each connection, the process holds at most
 
 - ``BUFFER_BYTES`` that are received and not parsed yet (gateway/admission_protocol.py stops reading
-  until they are), and the head that is being parsed, which gateway/http_head.py bounds,
+  until they are), the head that is being parsed, which gateway/http_head.py bounds, and one
+  request that is pipelined behind the one under way,
+- the body of that one until its handler takes it, up to uvicorn's 64 KiB and one read,
 - ``BUFFER_BYTES`` that are written and not sent yet, and the one write that went beyond them: an
   early answer, or a slice of a large one,
 - with TLS, ``BUFFER_BYTES`` that are not decrypted yet, and uvloop's own buffer of 64 KiB.
