@@ -12,11 +12,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from itertools import cycle
+from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.client import encode
@@ -282,9 +284,7 @@ class Attack:
         """Send each body except its last kilobyte, and that kilobyte _HELD_S later."""
         seconds = _CROWD_S
         statuses: Counter[int] = Counter()
-        good: Counter[int | str] = Counter()
         retry_after = 0
-        slowest = 0.0
 
         async def attack(request: bytes) -> None:
             nonlocal retry_after
@@ -301,24 +301,28 @@ class Attack:
                     finally:
                         writer.transport.abort()
 
-        async def ask() -> None:
-            nonlocal slowest
-            body = self.request("/api/v1/predict", b'{"text": "hello"}', self.tokens["good"])
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                asked = time.monotonic()
-                good[await asyncio.to_thread(_ask, self.port, body)] += 1
-                slowest = max(slowest, time.monotonic() - asked)
-                await asyncio.sleep(0.1)
-
-        attacks = [
-            asyncio.create_task(attack(requests[number % len(requests)]))
-            for number in range(_CROWD)
-        ]
-        await ask()
+        body = self.request("/api/v1/predict", b'{"text": "hello"}', self.tokens["good"])
+        # In a process of its own: writing 2 GB keeps this one's interpreter busy.
+        with ProcessPoolExecutor(1, get_context("spawn")) as processes:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(processes, _ask, self.port, body)
+            asking = loop.run_in_executor(processes, _ask_repeatedly, self.port, body, seconds)
+            attacks = [
+                asyncio.create_task(attack(requests[number % len(requests)]))
+                for number in range(_CROWD)
+            ]
+            answers = await asking
         await asyncio.gather(*attacks)
+        good = Counter(status for status, _ in answers)
+        latencies = sorted(seconds for _, seconds in answers)
+        slowest = latencies[-1]
         refused = statuses[429]
-        self.report.tell("500 connections", statuses=dict(statuses), good_statuses=dict(good))
+        self.report.tell(
+            "500 connections",
+            statuses=dict(statuses),
+            good_statuses=dict(good),
+            good_p50_s=latencies[len(latencies) // 2],
+        )
         self.report.check(
             "bodies over the budget are refused with Retry-After",
             [refused, retry_after],
@@ -329,6 +333,17 @@ class Attack:
             [dict(good), slowest],
             passed=bool(good[200]) and not good["body_memory_full"] and slowest <= _PATIENCE_S,
         )
+
+
+def _ask_repeatedly(port: int, request: bytes, seconds: float) -> list[tuple[int | str, float]]:
+    """Send a request over and over; return each outcome, as of _ask, and its seconds."""
+    answers: list[tuple[int | str, float]] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        asked = time.monotonic()
+        answers.append((_ask(port, request), time.monotonic() - asked))
+        time.sleep(0.1)
+    return answers
 
 
 def _ask(port: int, request: bytes) -> int | str:
