@@ -31,6 +31,12 @@ _METRICS = "/metrics"
 # flood of the first takes no turn from a token that a worker sees for the first time.
 _ANONYMOUS, _UNVERIFIED = "anonymous", "unverified"
 _PROBE_METHODS = ("GET", "HEAD")
+_LIVE, _READY, _HEALTH = ("/livez", "/healthz"), "/readyz", "/health"
+_URGENT_BYTES = tuple(
+    f"{method} {path} ".encode()
+    for method in _PROBE_METHODS
+    for path in (*_LIVE, _READY, _HEALTH, _METRICS)
+)
 _ALIVE = PlainTextResponse("\n")
 Answer = Callable[[ASGIApp], None]
 
@@ -52,16 +58,20 @@ class Admission:
         self._watch = watch
         self._backlog = Backlog(_WAITING, _STARTS)
         self._probes: Mapping[str, ASGIApp] = {
-            "/livez": _ALIVE,
-            "/healthz": _ALIVE,
-            "/readyz": self._ready,
-            "/health": self._healthy,
+            **dict.fromkeys(_LIVE, _ALIVE),
+            _READY: self._ready,
+            _HEALTH: self._healthy,
         }
 
     @property
     def ready(self) -> bool:
         """Whether a balancer is to send requests here: readiness, from wherever it is asked for."""
         return self._predictor().ready and not self._draining()
+
+    @staticmethod
+    def is_urgent(data: bytes) -> bool:
+        """Return whether the first bytes of a request are those of a probe or of a scrape."""
+        return data.startswith(_URGENT_BYTES)
 
     def admit(self, scope: Scope, start: Start, answer: Answer, *, crowded: bool = False) -> None:
         """Call ``start`` for a request, now or in a later iteration of the event loop.

@@ -78,7 +78,9 @@ class AdmissionProtocol(BoundedProtocol):
         # Reading pauses while some is left, so there is more only if the pause took effect late.
         self._unparsed = self._unparsed[self._parsed_bytes :] + data
         self._parsed_bytes = 0
-        self._turns.take(self._turn)
+        # Only as the first bytes of a request: those of a body may look the same.
+        urgent = not self._in_message and self._admission.is_urgent(self._unparsed)
+        self._turns.take(self._turn, urgent=urgent)
         self._pause_or_resume_reading()
 
     def resume_writing(self) -> None:

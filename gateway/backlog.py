@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 
 Start = Callable[[], None]
+# Urgent turns in one iteration of the event loop.
+_URGENT = 4
 
 
 class Backlog:
@@ -73,20 +75,27 @@ class Turns:
 
     Turns take ``iteration_s`` of one iteration of the loop, and what the last of them takes beyond
     that. One half is for connections that wait: a new request is handled at once beside those that
-    never run out.
+    never run out. A few urgent turns are taken in addition, whatever waits.
     """
 
     def __init__(self, iteration_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock
         self._iteration_s = self._left_s = iteration_s
+        self._urgent_left = _URGENT
         self._waiting: dict[Start, None] = {}
         self._scheduled = False
 
-    def take(self, turn: Start) -> None:
+    def take(self, turn: Start, *, urgent: bool = False) -> None:
         """Call ``turn`` now if the iteration has time left, and otherwise in a later one."""
-        if self._left_s <= 0:
+        if turn in self._waiting:
+            return
+        if urgent and self._urgent_left:
+            self._urgent_left -= 1
+            self._schedule()
+            turn()
+        elif self._left_s <= 0:
             self.wait(turn)
-        elif turn not in self._waiting:
+        else:
             self._run(turn)
 
     def wait(self, turn: Start) -> None:
@@ -107,7 +116,7 @@ class Turns:
 
     def _iterate(self) -> None:
         self._scheduled = False
-        self._left_s = self._iteration_s
+        self._left_s, self._urgent_left = self._iteration_s, _URGENT
         # Each once: one that is not done yet waits again.
         for _ in range(len(self._waiting)):
             if self._left_s <= self._iteration_s / 2:

@@ -158,6 +158,14 @@ async def test_readiness_is_red_while_the_worker_drains() -> None:
         await door.ask("/readyz", method="GET")
 
 
+@pytest.mark.parametrize("path", [*PROBES, "/metrics"])
+def test_the_first_bytes_of_a_probe_are_urgent(path: str) -> None:
+    assert Admission.is_urgent(f"GET {path} HTTP/1.1\r\n".encode())
+    assert Admission.is_urgent(f"HEAD {path} HTTP/1.1\r\n".encode())
+    assert not Admission.is_urgent(f"POST {path} HTTP/1.1\r\n".encode())
+    assert not Admission.is_urgent(f"GET {path}/more HTTP/1.1\r\n".encode())
+
+
 async def test_another_method_of_a_probe_goes_the_usual_way() -> None:
     door = Door()
     assert await door.ask("/livez", method="POST") is None

@@ -38,13 +38,13 @@ class Wire(OneWrite):
 
 
 class Stub(Admission):
-    """Answers /early early, refuses on crowded connections, and starts everything else."""
+    """Answers /early and /livez early, refuses on crowded connections, and starts everything else."""
 
     def __init__(self) -> None:
         pass
 
     def admit(self, scope: Scope, start: Start, answer: Answer, *, crowded: bool = False) -> None:
-        if scope["path"].startswith("/early"):
+        if scope["path"].startswith(("/early", "/livez")):
             answer(_named)
         elif crowded:
             answer(PlainTextResponse("refused", 503))
@@ -339,3 +339,19 @@ async def test_requests_sent_ahead_are_not_started_once_their_caller_has_left() 
     release.set()
     await worker.answer()
     assert started == ["/first"]
+
+
+async def test_a_probe_passes_connections_that_flood_the_loop() -> None:
+    worker = Worker()
+    for _ in range(100):
+        worker.connect()[0].data_received(get("/early") * 50)
+    other, waiting = worker.connect()
+    other.data_received(get("/early"))
+    # A body that looks like a probe is none.
+    sender, _ = worker.connect()
+    sender.data_received(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n")
+    sender.data_received(b"GET /livez HTTP/1.1\r\n")
+    probe, wire = worker.connect()
+    probe.data_received(get("/livez"))
+    assert (statuses(waiting), statuses(wire)) == ([], ["200"])
+    assert sender._unparsed

@@ -110,6 +110,24 @@ async def test_turns_take_a_part_of_each_iteration_and_newcomers_wait_for_no_one
     assert order[3:] == ["c", "d", "e", "f"]
 
 
+async def test_a_few_urgent_turns_pass_all_that_wait() -> None:
+    clock, order = Clock(), list[str]()
+    turns = Turns(0.0035, clock)
+    for number in range(20):
+        turns.take(Connection(f"flood {number}", turns, clock, order).turn)
+    order.clear()
+    for number in range(6):
+        turns.take(Connection(f"probe {number}", turns, clock, order).turn, urgent=True)
+    assert order == ["probe 0", "probe 1", "probe 2", "probe 3"]
+    await asyncio.sleep(0)
+    turns.take(Connection("late probe", turns, clock, order).turn, urgent=True)
+    assert order[-1] == "late probe"
+    # The others wait like any other connection.
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert order.index("flood 19") < order.index("probe 4") < order.index("probe 5")
+
+
 async def test_a_connection_that_waits_takes_one_turn_at_a_time() -> None:
     clock, order = Clock(), list[str]()
     turns = Turns(1, clock)
