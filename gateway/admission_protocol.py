@@ -123,8 +123,12 @@ class AdmissionProtocol(BoundedProtocol):
     def _parse_slice(self) -> None:
         """Parse to the end of a head, or of a slice of a body."""
         start = self._parsed_bytes
-        found = self._unparsed.find(_END_OF_HEAD, start, start + _SLICE_BYTES)
-        end = start + _SLICE_BYTES if found < 0 else found + len(_END_OF_HEAD)
+        if self.body_bytes_left > _SLICE_BYTES:
+            # No other request can begin in so many bytes.
+            end = start + self.body_bytes_left
+        else:
+            found = self._unparsed.find(_END_OF_HEAD, start, start + _SLICE_BYTES)
+            end = start + _SLICE_BYTES if found < 0 else found + len(_END_OF_HEAD)
         data = self._unparsed[start:end]
         if end < len(self._unparsed):
             self._parsed_bytes = end

@@ -7,7 +7,7 @@ that BentoML passes on changes any of it.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
 
@@ -91,6 +91,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_message = self._head_complete = False
         self._head_due: float | None = None
         self._head_without_upgrade = b""
+        # Of a body with a Content-Length.
+        self.body_bytes_left = 0
         # The request that is being answered; ``cycle`` is the last that has been parsed.
         self._active_cycle: RequestResponseCycle | None = None
         # What is told to a caller whose bytes cannot be parsed, and whether that has happened.
@@ -227,6 +229,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._head_due = None
         self._head_complete = True
+        self.body_bytes_left = _declared_bytes(self.headers)
         self._idle.remove(self.transport)
         super().on_headers_complete()
 
@@ -240,8 +243,13 @@ class HttpProtocol(HttpToolsProtocol):
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
+    def on_body(self, body: bytes) -> None:
+        self.body_bytes_left = max(0, self.body_bytes_left - len(body))
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         self._in_message = False
+        self.body_bytes_left = 0
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
@@ -250,6 +258,11 @@ class HttpProtocol(HttpToolsProtocol):
         # uvicorn's timer runs if no other request waits for its turn.
         if self.timeout_keep_alive_task is not None:
             self._idle.add(self.transport)
+
+
+def _declared_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return the Content-Length, which the parser has checked, or 0 if there is none."""
+    return next((int(value) for name, value in headers if name == b"content-length"), 0)
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:
@@ -288,7 +301,8 @@ def install(limits: Gateway, connection: Callable[..., HttpProtocol] = HttpProto
     connect = partial(connection, limits=limits, idle=idle)
 
     def protocol(**options: Any) -> Channel:  # noqa: ANN401  uvicorn's
-        return Channel(connect(**options), limits.body_timeout_s)
+        http = connect(**options)
+        return Channel(http, limits.body_timeout_s, http)
 
     # It takes a class, or what makes its instances, as well as the name of one.
     HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]

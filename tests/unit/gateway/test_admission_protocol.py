@@ -38,7 +38,7 @@ class Wire(OneWrite):
 
 
 class Stub(Admission):
-    """Answers /early and /livez early, refuses on crowded connections, and starts everything else."""
+    """Answers /early and /livez early, refuses on crowded connections, and starts the rest."""
 
     def __init__(self) -> None:
         pass
@@ -355,3 +355,24 @@ async def test_a_probe_passes_connections_that_flood_the_loop() -> None:
     probe.data_received(get("/livez"))
     assert (statuses(waiting), statuses(wire)) == ([], ["200"])
     assert sender._unparsed
+
+
+async def test_a_body_of_known_length_is_parsed_at_once_and_what_follows_in_turns() -> None:
+    worker = Worker()
+    protocol, wire = worker.connect()
+    body = b"x" * 60_000
+    protocol.data_received(b"POST /early HTTP/1.1\r\nContent-Length: 60000\r\n\r\n")
+    assert protocol.body_bytes_left == 60_000
+    protocol.data_received(body[:50_000])
+    assert (protocol.body_bytes_left, protocol._unparsed) == (10_000, b"")
+    protocol.data_received(body[50_000:] + get("/early") * 400)
+    assert protocol.body_bytes_left == 0
+    assert 2 <= len(statuses(wire)) <= 10
+    assert wire.paused
+    protocol.transport.close()
+
+
+async def test_the_length_of_a_chunked_body_is_unknown() -> None:
+    protocol, _ = Worker().connect()
+    protocol.data_received(b"POST /early HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nab")
+    assert protocol.body_bytes_left == 0

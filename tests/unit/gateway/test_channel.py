@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -15,7 +16,7 @@ from uvicorn.lifespan.off import LifespanOff
 
 from gateway.admission_protocol import AdmissionProtocol
 from gateway.backlog import Turns
-from gateway.channel import BUFFER_BYTES, Channel
+from gateway.channel import BODY_BUFFER_BYTES, BUFFER_BYTES, Channel
 from gateway.http_protocol import IdleConnections
 from gateway.http_server import HttpServer
 from kaiten.sections import Gateway
@@ -140,6 +141,16 @@ def test_each_read_is_small_and_its_bytes_are_the_protocols(channel: Channel, wi
         buffer[: len(data)] = data
         channel.buffer_updated(len(data))
     assert cast("Protocol", channel.protocol).received == [b"first", b"second"]
+
+
+@pytest.mark.parametrize(
+    ("left_bytes", "read_bytes"),
+    [(0, BUFFER_BYTES), (BUFFER_BYTES, BUFFER_BYTES), (BUFFER_BYTES + 1, BODY_BUFFER_BYTES)],
+)
+def test_reads_are_large_within_a_body_of_known_length(left_bytes: int, read_bytes: int) -> None:
+    reader = SimpleNamespace(body_bytes_left=left_bytes)
+    channel = Channel(asyncio.Protocol(), STALL_S, reader)
+    assert len(channel.get_buffer(256_000)) == read_bytes
 
 
 @asynccontextmanager
