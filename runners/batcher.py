@@ -33,10 +33,10 @@ _WINDOW = 256
 _SHARE_OF_WAITING = 0.7
 # For so many seconds after a light subject asked while others waited, a batch takes no longer than
 # this: a subject that asks again waits for the batch in progress. On a slow device a batch is still
-# a third of the largest, because smaller ones compute less per second. A subject is light if its
-# waiting items cost no more than that third, and its own batch is not filled up past a sixteenth.
+# a quarter of the largest, because smaller ones compute less per second. A subject is light if its
+# waiting items cost no more than that quarter, and its own batch is not filled up past a sixteenth.
 _SHARED_S, _SHARED_BATCH_S = 5.0, 0.04
-_LEAST_SHARE, _LIGHT_SHARE = 3, 16
+_LEAST_SHARE, _LIGHT_SHARE = 4, 16
 # So many items that fail, and none between them that does not, may be the device's fault.
 _SUSPICIOUS = 8
 

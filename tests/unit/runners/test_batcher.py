@@ -619,7 +619,7 @@ async def test_batches_are_short_while_light_and_heavy_subjects_share_a_slow_dev
     make_bench: Make,
 ) -> None:
     bench = await slow_device(make_bench)
-    assert max(await sizes_beside(bench, Item("light", 16))) == 2
+    assert max(await sizes_beside(bench, Item("light", 12))) == 1
 
     bench.clock.now += 60
     assert await bench.batcher.submit(named("abcdef", cost=8), subject="heavy")
@@ -630,7 +630,7 @@ async def test_batches_are_full_where_only_heavy_subjects_share_a_slow_device(
     make_bench: Make,
 ) -> None:
     bench = await slow_device(make_bench)
-    assert max(await sizes_beside(bench, Item("heavy too", 17))) == 6
+    assert max(await sizes_beside(bench, Item("heavy too", 13))) == 6
 
 
 async def test_light_subjects_alone_share_full_batches_on_a_slow_device(make_bench: Make) -> None:
@@ -649,11 +649,11 @@ async def test_light_subjects_share_the_batch_before_a_heavy_one(make_bench: Mak
     asked = [bench.ask(*named("abcdefgh", cost=8), subject="heavy")]
     await settle()
     asked.append(bench.ask(*named("ijklmnopqrstuvwx", cost=8), subject="heavy"))
-    asked += [bench.ask(Item(f"{n}", 3), subject=f"light {n}") for n in range(5)]
+    asked += [bench.ask(Item(f"{n}", 3), subject=f"light {n}") for n in range(4)]
     await settle()
     bench.device.finish()
     await settle()
-    assert bench.device.batches[-1] == [f"{n}" for n in range(5)]
+    assert bench.device.batches[-1] == [f"{n}" for n in range(4)]
     bench.device.set_free()
     await outcomes(asked)
 
