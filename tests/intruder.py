@@ -51,13 +51,22 @@ def _commands(endpoint: str) -> dict[str, object]:
                 dealer.connect(endpoint)
                 request = {"id": command, "command": command, "properties": properties}
                 dealer.send_json(request)
-                if dealer.poll(_TIMEOUT_MS):
-                    answers[command] = json.loads(dealer.recv())
+                answer = _json(dealer.recv()) if dealer.poll(_TIMEOUT_MS) else None
+                if answer is not None:
+                    answers[command] = answer
                 elif not answers:
                     break
     finally:
         context.destroy(linger=0)
     return answers
+
+
+def _json(message: bytes) -> object:
+    """Return a message's value; None for none of circus': ZeroMQ takes HTTP for its version 1."""
+    try:
+        return json.loads(message)
+    except ValueError:
+        return None
 
 
 def _greeting(endpoint: str) -> str:

@@ -30,6 +30,7 @@ registered.load_all_checks()
 CHECKS = frozenset(registered.CHECKS.get_all_names())
 _FIELDS = {"1": {"text"}, "2": {"inputs", "top_k", "model", "feedback"}}
 # Of all that the documents describe.
+_FEEDBACK_VERSIONS = ("2",)
 _SCOPES = ("predict", "feedback", "ops")
 _REFUSED = {"400", "422"}
 Json = Any
@@ -46,6 +47,15 @@ class Outcome:
     checks: Counter[str] = field(default_factory=Counter)
     unknown_fields: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
+
+    def add(self, other: "Outcome") -> None:
+        """Count what another run came to as well."""
+        self.cases += other.cases
+        self.statuses += other.statuses
+        self.methods += other.methods
+        self.checks += other.checks
+        self.unknown_fields += other.unknown_fields
+        self.violations += other.violations
 
     @property
     def left_out(self) -> list[str]:
@@ -72,9 +82,17 @@ class Outcome:
 
 
 def fuzzed(
-    server: Server, version: str, examples: int, folder: Path, modes: Sequence[str] = ("all",)
+    server: Server,
+    version: str,
+    examples: int,
+    folder: Path,
+    modes: Sequence[str] = ("all",),
+    operations: Sequence[str] = (),
 ) -> Outcome:
-    """Let Schemathesis ask so many times for each operation of a version, in each mode."""
+    """Let Schemathesis ask so many times for each operation of a version, in each mode.
+
+    ``operations`` are its options that choose some of them.
+    """
     scopes = (part for scope in _SCOPES for part in ("--scope", scope))
     token = server.token("--subject", "tester", *scopes)
     outcome = Outcome()
@@ -91,6 +109,7 @@ def fuzzed(
             *("--max-examples", str(examples), "--seed", str(_SEED)),
             # The token is the one above; a made-up API key beside it would make every case a 401.
             *("--generation-with-security-parameters", "false"),
+            *operations,
             *("--report", "json,ndjson", "--report-dir", str(place), "--output-sanitize", "false"),
         ]
         done = subprocess.run(
@@ -136,14 +155,24 @@ def _has_unknown_field(body: Mapping[str, str] | None, known: set[str]) -> bool:
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     examples = max(10, round(_EXAMPLES * report.scale))
-    with served(store, folder / "home") as each:
-        outcomes = {
-            version: await asyncio.to_thread(
-                fuzzed, each.server, version, examples, folder / version, _MODES
-            )
-            for version in DOCUMENTS
-        }
-        log = each.server.process.log
+    log = ""
+    outcomes = {version: Outcome() for version in DOCUMENTS}
+    # Feedback has a server of its own: a made-up request id that a prediction was given before has
+    # been answered, and a made-up label for it is refused although its form is valid.
+    for name, option in (("others", "--exclude-path"), ("feedback", "--include-path")):
+        with served(store, folder / f"home-{name}") as each:
+            for version, outcome in outcomes.items():
+                path = f"/api/v{version}/feedback"
+                if name == "feedback" and version not in _FEEDBACK_VERSIONS:
+                    continue
+                place = folder / name / version
+                operations = (option, path) if version in _FEEDBACK_VERSIONS else ()
+                outcome.add(
+                    await asyncio.to_thread(
+                        fuzzed, each.server, version, examples, place, _MODES, operations
+                    )
+                )
+            log += each.server.process.log
     for version, outcome in outcomes.items():
         _tell(report, version, outcome)
     cases = sum(outcome.cases for outcome in outcomes.values())
