@@ -14,6 +14,7 @@ from gateway.access import ROUTES
 from gateway.answers import health_answer
 from gateway.backlog import Backlog, Start
 from gateway.errors import STATUS_AND_CODE
+from gateway.http_protocol import declared_bytes
 from gateway.middleware.early_answer import EARLY_ANSWER, Refusal
 from gateway.ports import AdmissionWatch
 from gateway.predictions import Predictor
@@ -120,7 +121,7 @@ class Admission:
             self._backlog.add(subject, resume)
 
     def _refuse_for_full_queues(self, scope: Scope, subject: str, answer: Answer) -> bool:
-        retry_after_s = self._predictor().retry_after_s(subject, _body_bytes(scope))
+        retry_after_s = self._predictor().retry_after_s(subject, declared_bytes(scope["headers"]))
         if retry_after_s is None:
             return False
         self._refuse(scope, QueueFull(retry_after_s), "queue_full", answer)
@@ -141,14 +142,6 @@ class Admission:
 
     async def _healthy(self, scope: Scope, receive: Receive, send: Send) -> None:
         await health_answer(ready=self._predictor().ready)(scope, receive, send)
-
-
-def _body_bytes(scope: Scope) -> int:
-    """Return the length that a request declares for its body, 0 if it declares none."""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value) if value.isdigit() else 0
-    return 0
 
 
 def _predicts(scope: Scope) -> bool:

@@ -127,8 +127,8 @@ class AdmissionProtocol(BoundedProtocol):
             # No other request can begin in so many bytes.
             end = start + self.body_bytes_left
         else:
-            found = self._unparsed.find(_END_OF_HEAD, start, start + _SLICE_BYTES)
-            end = start + _SLICE_BYTES if found < 0 else found + len(_END_OF_HEAD)
+            head_end = self._unparsed.find(_END_OF_HEAD, start, start + _SLICE_BYTES)
+            end = start + _SLICE_BYTES if head_end < 0 else head_end + len(_END_OF_HEAD)
         data = self._unparsed[start:end]
         if end < len(self._unparsed):
             self._parsed_bytes = end

@@ -229,7 +229,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._head_due = None
         self._head_complete = True
-        self.body_bytes_left = _declared_bytes(self.headers)
+        self.body_bytes_left = declared_bytes(self.headers)
         self._idle.remove(self.transport)
         super().on_headers_complete()
 
@@ -260,9 +260,10 @@ class HttpProtocol(HttpToolsProtocol):
             self._idle.add(self.transport)
 
 
-def _declared_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:
-    """Return the Content-Length, which the parser has checked, or 0 if there is none."""
-    return next((int(value) for name, value in headers if name == b"content-length"), 0)
+def declared_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return the Content-Length of raw headers, 0 if they have none that is a number."""
+    length = next((value for name, value in headers if name == b"content-length"), b"0")
+    return int(length) if length.isdigit() else 0
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:
