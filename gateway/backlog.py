@@ -6,6 +6,7 @@ all of it.
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 
@@ -14,7 +15,26 @@ Start = Callable[[], None]
 _URGENT = 4
 
 
-class Backlog:
+class _Iterated(ABC):
+    """Is called once in the next iteration of the event loop, however often it is scheduled."""
+
+    _scheduled = False
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._begin_iteration)
+
+    def _begin_iteration(self) -> None:
+        self._scheduled = False
+        self._iterate()
+
+    @abstractmethod
+    def _iterate(self) -> None:
+        """Do what belongs to one iteration."""
+
+
+class Backlog(_Iterated):
     """Starts waiting requests round robin over their subjects, ``per_iteration`` at a time.
 
     Each of n waiting subjects may have ``limit`` / n requests waiting, so that a subject that sends
@@ -26,7 +46,6 @@ class Backlog:
         self._limit, self._per_iteration = limit, per_iteration
         self._waiting: dict[str, deque[Start]] = {}
         self._room = per_iteration
-        self._scheduled = False
 
     def has_room(self, subject: str) -> bool:
         """Return whether one more request of a subject may wait."""
@@ -46,13 +65,7 @@ class Backlog:
         """Queue a request; ``start`` is called in its turn."""
         self._waiting.setdefault(subject, deque()).append(start)
 
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._iterate)
-
     def _iterate(self) -> None:
-        self._scheduled = False
         self._room = self._per_iteration
         try:
             while self._room and self._waiting:
@@ -70,7 +83,7 @@ class Backlog:
                 self._schedule()
 
 
-class Turns:
+class Turns(_Iterated):
     """Shares the event loop between the connections that have something to parse or to answer.
 
     Turns take ``iteration_s`` of one iteration of the loop, and what the last of them takes beyond
@@ -83,7 +96,6 @@ class Turns:
         self._iteration_s = self._left_s = iteration_s
         self._urgent_left = _URGENT
         self._waiting: dict[Start, None] = {}
-        self._scheduled = False
 
     def take(self, turn: Start, *, urgent: bool = False) -> None:
         """Call ``turn`` now if the iteration has time left, and otherwise in a later one."""
@@ -109,13 +121,7 @@ class Turns:
         turn()
         self._left_s -= self.clock() - started
 
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._iterate)
-
     def _iterate(self) -> None:
-        self._scheduled = False
         self._left_s, self._urgent_left = self._iteration_s, _URGENT
         # Each once: one that is not done yet waits again.
         for _ in range(len(self._waiting)):
