@@ -55,7 +55,9 @@ class Stub:
     ready: bool = True
     drain_seconds: int = 1
 
-    def retry_after_s(self, subject: str, inputs: int) -> int | None:
+    def retry_after_s(
+        self, subject: str, inputs: int, deadline: float, ahead: int = 0
+    ) -> int | None:
         return None
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Any]:

@@ -5,6 +5,8 @@ costs a fraction of what authentication, limits and parsing cost, and leaves the
 requests that are answered.
 """
 
+import math
+import time
 from collections.abc import Callable, Mapping
 
 from starlette.responses import PlainTextResponse
@@ -13,19 +15,29 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.access import ROUTES
 from gateway.answers import health_answer
 from gateway.backlog import Backlog, Start
+from gateway.deadlines import deadline
 from gateway.errors import STATUS_AND_CODE
 from gateway.http_protocol import declared_bytes
 from gateway.middleware.early_answer import EARLY_ANSWER, Refusal
 from gateway.ports import AdmissionWatch
 from gateway.predictions import Predictor
 from gateway.tokens.authenticator import Authenticator, sends_credential
-from kaiten.errors import KaitenError, NotReady, Overloaded, QueueFull
+from kaiten.context import Principal
+from kaiten.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    KaitenError,
+    NotReady,
+    Overloaded,
+    QueueFull,
+)
 
 # Requests that start in one iteration of the event loop: what else is ready, probes among it, waits
 # for them, about 0.3 ms each.
 _STARTS = 4
-# Requests that wait to start, of one subject, and fewer as more subjects wait.
-_WAITING = 1024
+# Requests that wait to start, of one subject, and fewer as more subjects wait; and how long they
+# wait, about: a burst is started within that time, what comes steadily is too much.
+_WAITING, _MAX_WAIT_S = 1024, 1.0
 # Read by Prometheus, without a token where the settings say so: a subject of its own.
 _METRICS = "/metrics"
 # The subjects of all callers without a credential, and of all whose credential is not remembered: a
@@ -51,13 +63,15 @@ class Admission:
         authenticator: Callable[[], Authenticator],
         draining: Callable[[], bool],
         watch: Callable[[], AdmissionWatch],
+        time_limit_s: float,
     ) -> None:
         self.edge: ASGIApp | None = None
         self._predictor = predictor
         self._authenticator = authenticator
         self._draining = draining
         self._watch = watch
-        self._backlog = Backlog(_WAITING, _STARTS)
+        self._time_limit_s = time_limit_s
+        self._backlog = Backlog(_WAITING, _STARTS, _MAX_WAIT_S)
         self._probes: Mapping[str, ASGIApp] = {
             **dict.fromkeys(_LIVE, _ALIVE),
             _READY: self._ready,
@@ -98,14 +112,10 @@ class Admission:
 
     def _admit_in_turn(self, scope: Scope, start: Start, answer: Answer) -> None:
         principal = self._authenticator().remembered(scope["headers"])
-        if principal is not None:
-            subject = principal.identity
-        elif scope["path"] == _METRICS:
-            subject = _METRICS
-        else:
-            subject = _UNVERIFIED if sends_credential(scope["headers"]) else _ANONYMOUS
+        subject = _subject(scope, principal)
         predicts = principal is not None and _predicts(scope)
-        if predicts and self._refuse_for_full_queues(scope, subject, answer):
+        due = self._due(scope)
+        if predicts and self._refuse_for_full_queues(scope, subject, due, answer):
             return
         if self._backlog.starts_now():
             start()
@@ -114,14 +124,26 @@ class Admission:
         else:
 
             def resume() -> None:
+                if time.monotonic() >= due:
+                    self._refuse(scope, DeadlineExceeded(), "deadline_exceeded", answer)
                 # The queues may have filled up meanwhile.
-                if not (predicts and self._refuse_for_full_queues(scope, subject, answer)):
+                elif not (predicts and self._refuse_for_full_queues(scope, subject, due, answer)):
                     start()
 
             self._backlog.add(subject, resume)
 
-    def _refuse_for_full_queues(self, scope: Scope, subject: str, answer: Answer) -> bool:
-        retry_after_s = self._predictor().retry_after_s(subject, declared_bytes(scope["headers"]))
+    def _due(self, scope: Scope) -> float:
+        try:
+            return deadline(scope, self._time_limit_s)
+        except InvalidInput:
+            # It is refused for that where its route is known.
+            return math.inf
+
+    def _refuse_for_full_queues(
+        self, scope: Scope, subject: str, due: float, answer: Answer
+    ) -> bool:
+        body_bytes, ahead = declared_bytes(scope["headers"]), self._backlog.waiting(subject)
+        retry_after_s = self._predictor().retry_after_s(subject, body_bytes, due, ahead)
         if retry_after_s is None:
             return False
         self._refuse(scope, QueueFull(retry_after_s), "queue_full", answer)
@@ -142,6 +164,15 @@ class Admission:
 
     async def _healthy(self, scope: Scope, receive: Receive, send: Send) -> None:
         await health_answer(ready=self._predictor().ready)(scope, receive, send)
+
+
+def _subject(scope: Scope, principal: Principal | None) -> str:
+    """Return whose turn a request takes."""
+    if principal is not None:
+        return principal.identity
+    if scope["path"] == _METRICS:
+        return _METRICS
+    return _UNVERIFIED if sends_credential(scope["headers"]) else _ANONYMOUS
 
 
 def _predicts(scope: Scope) -> bool:

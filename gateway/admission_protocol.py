@@ -1,6 +1,7 @@
 """A connection that admission answers without a task, and that holds the event loop briefly."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from functools import partial
@@ -15,6 +16,7 @@ from uvicorn.server import ServerState
 
 from gateway.admission import Admission
 from gateway.backlog import Turns
+from gateway.deadlines import RECEIVED
 from gateway.http_head import BoundedProtocol
 from gateway.http_protocol import IdleConnections, closing_after_errors
 from kaiten.sections import Gateway
@@ -54,7 +56,7 @@ class AdmissionProtocol(BoundedProtocol):
         self._admission = admission
         self._max_connections = max_connections
         self._crowd, self._crowded = crowd, False
-        self._unparsed, self._parsed_bytes = b"", 0
+        self._unparsed, self._parsed_bytes, self._received = b"", 0, 0.0
         self._turns, self._in_turn, self._turn_ends_s = turns, False, 0.0
         self._reading = True
         self._answering = self._answered = False
@@ -78,6 +80,7 @@ class AdmissionProtocol(BoundedProtocol):
         # Reading pauses while some is left, so there is more only if the pause took effect late.
         self._unparsed = self._unparsed[self._parsed_bytes :] + data
         self._parsed_bytes = 0
+        self._received = time.monotonic()
         # Only as the first bytes of a request: those of a body may look the same.
         urgent = not self._in_message and self._admission.is_urgent(self._unparsed)
         self._turns.take(self._turn, urgent=urgent)
@@ -165,9 +168,12 @@ class AdmissionProtocol(BoundedProtocol):
         self._active_cycle = cycle
         if self._crowded:
             cycle.keep_alive = False
+        # uvicorn's type of what Starlette calls a scope.
+        scope = cast("Scope", cycle.scope)
+        # Before its turn, which it may have waited for.
+        scope[RECEIVED] = self._received
         self._admission.admit(
-            # uvicorn's type of what Starlette calls a scope.
-            cast("Scope", cycle.scope),
+            scope,
             partial(self._start, cycle, app),
             partial(self._answer, cycle),
             crowded=self._crowded,

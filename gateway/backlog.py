@@ -37,21 +37,37 @@ class _Iterated(ABC):
 class Backlog(_Iterated):
     """Starts waiting requests round robin over their subjects, ``per_iteration`` at a time.
 
-    Each of n waiting subjects may have ``limit`` / n requests waiting, so that a subject that sends
-    more than the event loop can handle is refused before others are. Requests that already wait
-    stay when n grows, so the total can exceed ``limit``.
+    Each of n waiting subjects may have ``limit`` / n requests waiting, and none more while its
+    oldest has waited for longer than ``max_wait_s``. So a subject that sends more than the event
+    loop can handle is refused before others are, and what it has waiting waits for about that long.
+    Requests that already wait stay when n grows, so the total can exceed ``limit``.
     """
 
-    def __init__(self, limit: int, per_iteration: int) -> None:
-        self._limit, self._per_iteration = limit, per_iteration
-        self._waiting: dict[str, deque[Start]] = {}
+    def __init__(
+        self,
+        limit: int,
+        per_iteration: int,
+        max_wait_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit, self._per_iteration, self._max_wait_s = limit, per_iteration, max_wait_s
+        self._clock = clock
+        # The requests of each subject, the oldest first, and since when they wait.
+        self._waiting: dict[str, deque[tuple[float, Start]]] = {}
         self._room = per_iteration
 
     def has_room(self, subject: str) -> bool:
         """Return whether one more request of a subject may wait."""
-        starts = self._waiting.get(subject, ())
-        subjects = len(self._waiting) + (subject not in self._waiting)
-        return len(starts) < self._limit // subjects
+        requests = self._waiting.get(subject)
+        if requests is None:
+            return len(self._waiting) < self._limit
+        since, _ = requests[0]
+        few = len(requests) < self._limit // len(self._waiting)
+        return few and self._clock() - since <= self._max_wait_s
+
+    def waiting(self, subject: str) -> int:
+        """Return how many requests of a subject wait."""
+        return len(self._waiting.get(subject, ()))
 
     def starts_now(self) -> bool:
         """Return whether a request may start in this iteration, and count it if so."""
@@ -63,18 +79,18 @@ class Backlog(_Iterated):
 
     def add(self, subject: str, start: Start) -> None:
         """Queue a request; ``start`` is called in its turn."""
-        self._waiting.setdefault(subject, deque()).append(start)
+        self._waiting.setdefault(subject, deque()).append((self._clock(), start))
 
     def _iterate(self) -> None:
         self._room = self._per_iteration
         try:
             while self._room and self._waiting:
-                subject, starts = next(iter(self._waiting.items()))
+                subject, requests = next(iter(self._waiting.items()))
                 # Moved to the end, so that another subject is next.
                 del self._waiting[subject]
-                start = starts.popleft()
-                if starts:
-                    self._waiting[subject] = starts
+                _, start = requests.popleft()
+                if requests:
+                    self._waiting[subject] = requests
                 self._room -= 1
                 start()
         finally:

@@ -7,8 +7,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from gateway import deadlines
 from gateway.contract import Row, rows
-from gateway.middleware import deadline, request_context
+from gateway.middleware import request_context
 from gateway.schemas import (
     DriftResponse,
     ErrorEnvelope,
@@ -273,10 +274,10 @@ def _parameters(version: str, *, required: bool) -> list[Json]:
             "schema": {"type": "string"},
         },
         {
-            "name": deadline.HEADER,
+            "name": deadlines.HEADER,
             "in": "header",
             "description": "The longest to wait for an answer, if less than the service's limit.",
-            "schema": {"type": "integer", "minimum": 1, "maximum": 10**deadline.MAX_DIGITS - 1},
+            "schema": {"type": "integer", "minimum": 1, "maximum": 10**deadlines.MAX_DIGITS - 1},
         },
     ]
 

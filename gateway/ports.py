@@ -42,10 +42,13 @@ class Runner(Protocol):
     def drain_seconds(self) -> int:
         """What all that waits for it takes, in whole seconds, at least 1."""
 
-    def retry_after_s(self, subject: str, inputs: int) -> int | None:
+    def retry_after_s(
+        self, subject: str, inputs: int, deadline: float, ahead: int = 0
+    ) -> int | None:
         """Return when to retry, in seconds, if so many inputs of a subject would be refused now.
 
-        None if there is room for them.
+        None if there is room for them; ``deadline`` by time.monotonic(), and ``ahead`` the inputs
+        of the subject that are to be asked for before them.
         """
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> Sequence[Classified]:

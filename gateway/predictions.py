@@ -45,14 +45,18 @@ class Predictor:
         """Whether every model can answer, and callers can be told apart."""
         return self._others_ready() and all(runner.ready for runner in self._served)
 
-    def retry_after_s(self, subject: str, body_bytes: int) -> int | None:
+    def retry_after_s(
+        self, subject: str, body_bytes: int, deadline: float, ahead: int
+    ) -> int | None:
         """Return when to retry, in seconds, if every model would refuse a request of the subject.
 
         Its body, of so many bytes or 0 if that is unknown, has not been read: it tells the model
-        and the number of inputs.
+        and the number of inputs. ``deadline`` is when it is due, by time.monotonic(), and ``ahead``
+        how many requests of the subject are to be handled before it.
         """
         inputs = self._refused_bodies.inputs(subject, body_bytes)
-        answers = [runner.retry_after_s(subject, inputs) for runner in self._served if runner.ready]
+        ready = (runner for runner in self._served if runner.ready)
+        answers = [runner.retry_after_s(subject, inputs, deadline, ahead) for runner in ready]
         pauses_s = [pause_s for pause_s in answers if pause_s is not None]
         return min(pauses_s) if pauses_s and len(pauses_s) == len(self._served) else None
 

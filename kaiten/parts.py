@@ -209,6 +209,7 @@ class Parts:
             lambda: self.tokens.authenticator,
             lambda: self.drain.active,
             lambda: self.instruments,
+            self.settings.serving.request_timeout_s,
         )
 
     @cached_property

@@ -167,12 +167,15 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
     def _drain_s(self) -> float:
         return self._pace.seconds(self._queue.cost, self._preparing.total())
 
-    def retry_after_s(self, subject: str, inputs: int) -> int | None:
+    def retry_after_s(
+        self, subject: str, inputs: int, deadline: float, ahead: int = 0
+    ) -> int | None:
         """Return when to retry, in seconds, if so many inputs of a subject would be refused now.
 
-        None if there is room for them.
+        None if there is room for them; ``deadline`` by the batcher's clock, and ``ahead`` the
+        inputs of the subject that are to be submitted before them.
         """
-        return None if self._has_room(subject, inputs, math.inf) else self.drain_seconds
+        return None if self._has_room(subject, inputs, deadline, ahead) else self.drain_seconds
 
     def start(self) -> None:
         """Start the lanes on the running event loop."""
@@ -224,33 +227,33 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         # If the caller goes, this cancels the answer: the lanes skip what it had queued.
         return await answer
 
-    def _has_room(self, subject: str, items: int, deadline: float) -> bool:
+    def _has_room(self, subject: str, items: int, deadline: float, ahead: int = 0) -> bool:
         """Whether so many items fit, and need not wait for most of the time that they have.
 
         Where nothing waits, they are tried whatever the pace says: it may be wrong.
         """
-        waiting = self._waiting
-        held = self._preparing[subject] + self._queue.held(subject)
+        waiting = self._waiting + ahead
+        held = self._preparing[subject] + self._queue.held(subject) + ahead
         if not fits(items, held, waiting, self._limits.max_queue_items):
             return False
         patience = _SHARE_OF_WAITING * (deadline - self._clock())
         return (
             not waiting
-            or self._drain_s <= patience
-            or self._fair_wait_s(subject, items) <= patience
+            or self._pace.seconds(self._queue.cost, self._preparing.total() + ahead) <= patience
+            or self._fair_wait_s(subject, items, ahead) <= patience
         )
 
-    def _fair_wait_s(self, subject: str, items: int) -> float:
-        """Return how long a subject's next items wait for what is served before them.
+    def _fair_wait_s(self, subject: str, items: int, ahead: int) -> float:
+        """Return how long a subject's items wait for what is served before them.
 
-        That is all that the subject has waiting, and as much of each other subject as it will have
-        been served itself by then.
+        That is all that the subject has waiting, ``ahead`` items that come before them, and as much
+        of each other subject as it will have been served itself by then.
         """
         costs = Counter[str]()
         costs.update(self._queue.costs())
         for other, unknown in self._preparing.items():
             costs[other] += math.ceil(self._pace.cost(unknown))
-        own = costs.pop(subject, 0)
+        own = costs.pop(subject, 0) + self._pace.cost(ahead)
         share = own + self._pace.cost(items)
         return self._pace.seconds(own + sum(min(cost, share) for cost in costs.values()), 0)
 

@@ -73,9 +73,14 @@ class Runner:
         """What all that waits takes at the measured pace, in whole seconds, at least 1."""
         return self._batcher.drain_seconds
 
-    def retry_after_s(self, subject: str, inputs: int) -> int | None:
-        """Return when to retry, in seconds, if so many inputs of a subject would be refused now."""
-        return self._batcher.retry_after_s(subject, inputs)
+    def retry_after_s(
+        self, subject: str, inputs: int, deadline: float, ahead: int = 0
+    ) -> int | None:
+        """Return when to retry, in seconds, if so many inputs of a subject would be refused now.
+
+        ``ahead``: the inputs of the subject that are to be submitted before them.
+        """
+        return self._batcher.retry_after_s(subject, inputs, deadline, ahead)
 
     async def start(self) -> None:
         """Warm the model up and start its batcher; a runner that fails at it is dead."""

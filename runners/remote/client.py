@@ -72,12 +72,18 @@ class RemoteRunner:
         """What all that waits takes, as the device process last told, in seconds, at least 1."""
         return self._link.drain_seconds if self._link else 1
 
-    def retry_after_s(self, subject: str, inputs: int) -> int | None:
+    def retry_after_s(
+        self,
+        subject: str,
+        inputs: int,
+        deadline: float,  # noqa: ARG002  a runner's
+        ahead: int = 0,
+    ) -> int | None:
         """Return when to retry, in seconds, if so many inputs of a subject would be refused now.
 
-        What the device process itself would refuse is not known here.
+        What the device process itself would refuse, also for the deadline, is not known here.
         """
-        return None if self._fits(subject, inputs) else self.drain_seconds
+        return None if self._fits(subject, inputs, ahead) else self.drain_seconds
 
     async def start(self) -> None:
         """Stay connected to the device process until closed."""
@@ -148,8 +154,8 @@ class RemoteRunner:
             self._link.hang_up()
         await self._preparation.close(wait=not self.hung)
 
-    def _fits(self, subject: str, items: int) -> bool:
-        held, pending = self._pending[subject], self._pending.total()
+    def _fits(self, subject: str, items: int, ahead: int = 0) -> bool:
+        held, pending = self._pending[subject] + ahead, self._pending.total() + ahead
         return fits(items, held, pending, self._max_pending)
 
     async def _connect(self) -> "_Link | None":

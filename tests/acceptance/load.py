@@ -13,7 +13,11 @@ from benchmarks.load import percentile
 
 # Past the server's own deadline: an answer that takes this long never comes.
 _ANSWER_LIMIT_S = 90
-_REFUSALS = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.GATEWAY_TIMEOUT)
+_REFUSALS = (
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
 
 
 @dataclass

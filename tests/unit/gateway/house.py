@@ -115,7 +115,9 @@ class Classifier:
         self.labels: Sequence[str] = LABELS
         self.ready = ready
 
-    def retry_after_s(self, subject: str, inputs: int) -> int | None:
+    def retry_after_s(
+        self, subject: str, inputs: int, deadline: float, ahead: int = 0
+    ) -> int | None:
         return None
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:

@@ -1,5 +1,7 @@
 """What is answered before a request has a task, and what is let in."""
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.admission import Admission
+from gateway.deadlines import RECEIVED
 from gateway.middleware.early_answer import EARLY_ANSWER, EarlyAnswerMiddleware, Refusal
 from gateway.predictions import Predictor
 from gateway.tokens.authenticator import Authenticator
@@ -46,20 +49,38 @@ class Full(Classifier):
         super().__init__(tag)
         self._subject = subject
 
-    def retry_after_s(self, subject: str, inputs: int) -> int | None:
+    def retry_after_s(
+        self, subject: str, inputs: int, deadline: float, ahead: int = 0
+    ) -> int | None:
         return 3 if subject.endswith(f"|{self._subject}") else None
 
 
 class Small(Classifier):
     """Has room for four inputs of whatever subject."""
 
-    def retry_after_s(self, subject: str, inputs: int) -> int | None:
+    def retry_after_s(
+        self, subject: str, inputs: int, deadline: float, ahead: int = 0
+    ) -> int | None:
         return 3 if inputs > 4 else None
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
         if len(inputs) > 4:
             raise QueueFull(3)
         return await super().predict(inputs, deadline)
+
+
+class Asked(Classifier):
+    """Notes the deadlines that it is asked with, and how many inputs come before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[float, int]] = []
+
+    def retry_after_s(
+        self, subject: str, inputs: int, deadline: float, ahead: int = 0
+    ) -> int | None:
+        self.asked.append((deadline, ahead))
+        return None
 
 
 @dataclass
@@ -80,6 +101,7 @@ class Door:
             lambda: self._callers.authenticator,
             lambda: self.draining,
             lambda: self,
+            time_limit_s=30,
         )
         self.admission.edge = EarlyAnswerMiddleware(PlainTextResponse("not early"))
 
@@ -108,12 +130,17 @@ class Door:
         method: str = "POST",
         body_bytes: int = 0,
         crowded: bool = False,
+        received: float | None = None,
+        time_limit_ms: str | None = None,
     ) -> int | None:
         """Return the status of an early answer, or None for a request that starts or waits."""
         headers = [(b"authorization", authorization.encode())] if authorization else []
         if body_bytes:
             headers.append((b"content-length", b"%d" % body_bytes))
+        if time_limit_ms is not None:
+            headers.append((b"x-request-timeout-ms", time_limit_ms.encode()))
         scope: Scope = {"type": "http", "method": method, "path": path, "headers": headers}
+        scope[RECEIVED] = received or time.monotonic()
         early: list[ASGIApp] = []
         start: Callable[[], None] = lambda: self.started.append(path)  # noqa: E731
         self.admission.admit(scope, start, early.append, crowded=crowded)
@@ -278,3 +305,38 @@ async def test_what_cannot_be_parsed_is_refused_and_counted(
     with pytest.raises(type(error)):
         await _status(early[0], scope)
     assert door.refused == [reason]
+
+
+async def test_a_request_that_waited_until_it_was_due_is_not_started() -> None:
+    door, token = Door(), bearer("predict")
+    await door.remember(token)
+    while not door.admission._backlog._waiting:
+        await door.ask(V1, token, received=time.monotonic() - 29.9)
+    door.admission._time_limit_s = 29.8
+    await door.ask(V1, token, received=time.monotonic() - 30)
+    started = len(door.started)
+    door.admission._backlog._iterate()
+    assert len(door.started) == started + 1
+    assert door.refused == ["deadline_exceeded"]
+
+
+@pytest.mark.parametrize(("asked_ms", "left_s"), [("2000", 2), ("x", math.inf), ("90000", 30)])
+async def test_the_queues_are_asked_with_the_callers_time_limit(
+    asked_ms: str, left_s: float
+) -> None:
+    runner = Asked()
+    door, token = Door((runner,)), bearer("predict")
+    await door.remember(token)
+    await door.ask(V1, token, received=100, time_limit_ms=asked_ms)
+    assert runner.asked == [(100 + left_s, 0)]
+
+
+async def test_the_queues_are_asked_with_the_requests_that_wait_before_it() -> None:
+    runner = Asked()
+    door, token = Door((runner,)), bearer("predict")
+    await door.remember(token)
+    while not door.admission._backlog._waiting:
+        await door.ask(V1, token)
+    for _ in range(2):
+        await door.ask(V1, token)
+    assert [ahead for _, ahead in runner.asked[-3:]] == [0, 1, 2]

@@ -8,8 +8,18 @@ from itertools import pairwise
 from gateway.backlog import Backlog, Turns
 
 
+class Clock:
+    """A clock that turns put forward."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 async def test_few_requests_start_in_an_iteration_and_subjects_take_turns() -> None:
-    backlog, started = Backlog(limit=100, per_iteration=2), list[str]()
+    backlog, started = Backlog(100, per_iteration=2, max_wait_s=1), list[str]()
     for number in range(5):
         if backlog.starts_now():
             started.append(f"heavy {number}")
@@ -29,7 +39,7 @@ async def test_few_requests_start_in_an_iteration_and_subjects_take_turns() -> N
 
 
 async def test_an_idle_loop_starts_requests_without_a_wait() -> None:
-    backlog = Backlog(limit=10, per_iteration=1)
+    backlog = Backlog(10, per_iteration=1, max_wait_s=1)
     for _ in range(5):
         assert backlog.starts_now()
         # A callback of this iteration gives the next one its room.
@@ -37,7 +47,7 @@ async def test_an_idle_loop_starts_requests_without_a_wait() -> None:
 
 
 async def test_a_request_that_fails_to_start_leaves_the_others_their_turn() -> None:
-    backlog, started = Backlog(limit=10, per_iteration=1), list[str]()
+    backlog, started = Backlog(10, per_iteration=1, max_wait_s=1), list[str]()
     reported: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
 
@@ -53,7 +63,7 @@ async def test_a_request_that_fails_to_start_leaves_the_others_their_turn() -> N
 
 
 async def test_subjects_share_the_room_that_there_is() -> None:
-    backlog = Backlog(limit=4, per_iteration=1)
+    backlog = Backlog(4, per_iteration=1, max_wait_s=1)
     while backlog.has_room("heavy"):
         backlog.add("heavy", lambda: None)
     assert len(backlog._waiting["heavy"]) == 4
@@ -63,14 +73,24 @@ async def test_subjects_share_the_room_that_there_is() -> None:
     assert backlog.has_room("light")
 
 
-class Clock:
-    """A clock that turns put forward."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+async def test_a_subject_whose_oldest_request_waits_for_long_has_no_room() -> None:
+    clock = Clock()
+    backlog = Backlog(100, 1, max_wait_s=1, clock=clock)
+    assert backlog.starts_now()
+    for _ in range(2):
+        backlog.add("heavy", lambda: None)
+    clock.now_s = 1.1
+    backlog.add("light", lambda: None)
+    assert not backlog.has_room("heavy")
+    assert backlog.has_room("light")
+    assert backlog.has_room("new")
+    # Of those that remain, the oldest counts.
+    await asyncio.sleep(0)
+    backlog.add("heavy", lambda: None)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert backlog.waiting("heavy") == 1
+    assert backlog.has_room("heavy")
 
 
 @dataclass

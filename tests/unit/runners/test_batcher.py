@@ -6,6 +6,7 @@ import math
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import pytest
@@ -549,7 +550,7 @@ async def test_light_subject_is_admitted_where_heavy_ones_fill_the_queue(make_be
     light = bench.ask(*named("abc"), subject="light")
     await settle()
 
-    assert bench.batcher.retry_after_s("light", 1) is None
+    assert bench.batcher.retry_after_s("light", 1, math.inf) is None
     bench.device.set_free()
     assert await outcomes([*refused, light]) == [
         "QueueFull",
@@ -563,10 +564,32 @@ async def test_subject_whose_request_would_be_refused_is_told(make_bench: Make) 
     bench = make_bench(Batching(max_queue_items=20))
     tasks = await bench.ask_while_busy(HEAVY)
 
-    assert bench.batcher.retry_after_s("", 1) == bench.batcher.drain_seconds
+    assert bench.batcher.retry_after_s("", 1, math.inf) == bench.batcher.drain_seconds
     bench.device.set_free()
     await outcomes(tasks)
-    assert bench.batcher.retry_after_s("", 1) is None
+    assert bench.batcher.retry_after_s("", 1, math.inf) is None
+
+
+async def test_inputs_ahead_of_a_request_wait_as_well(make_bench: Make) -> None:
+    bench = make_bench(Batching(max_queue_items=20))
+    slow = bench.ask(Item("slow"))
+    await settle()
+    bench.clock.now += 1.0  # the pace: a second an item
+    bench.device.finish()
+    await slow
+    tasks = [bench.ask(Item("first"))]
+    await settle()
+    tasks.append(bench.ask(Item("second")))
+    await settle()
+    # One waits; of ten seconds, seven may be waited for.
+    retry_after_s = partial(bench.batcher.retry_after_s, "", 1, bench.clock.now + 10)
+    assert retry_after_s(ahead=6) is None
+    assert retry_after_s(ahead=7) is not None
+    retry_after_s = partial(bench.batcher.retry_after_s, "", 1, math.inf)
+    assert retry_after_s(ahead=18) is None
+    assert retry_after_s(ahead=19) is not None
+    bench.device.set_free()
+    await outcomes(tasks)
 
 
 @pytest.mark.parametrize(("subject", "admitted"), [("heavy", False), ("light", True)])

@@ -325,12 +325,12 @@ async def test_worker_holds_only_so_many_itself(house: House) -> None:
     house.network.hold()
     asked = asyncio.create_task(worker.predict([*"abcd"]))
     await until_begun(house.network)
-    assert worker.retry_after_s("", 1) == worker.drain_seconds
+    assert worker.retry_after_s("", 1, math.inf) == worker.drain_seconds
     with pytest.raises(QueueFull):
         await worker.predict(["three"])
     house.network.free.set()
     assert await asked == ["A!", "B!", "C!", "D!"]
-    assert worker.retry_after_s("", 1) is None
+    assert worker.retry_after_s("", 1, math.inf) is None
     assert await worker.predict(["three"]) == ["THREE!"]
 
 
