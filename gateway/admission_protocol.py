@@ -75,6 +75,7 @@ class AdmissionProtocol(BoundedProtocol):
         self._crowd.remove(self.transport)
         self._unparsed = b""
         super().connection_lost(exc)
+        self.flow = FlowControl(self.transport)
 
     def data_received(self, data: bytes) -> None:
         # Reading pauses while some is left, so there is more only if the pause took effect late.

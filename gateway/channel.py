@@ -88,6 +88,8 @@ class Channel(asyncio.BufferedProtocol, asyncio.Transport):
     def connection_lost(self, exc: Exception | None) -> None:
         self.protocol.connection_lost(exc)
         self._stop_watching()
+        # It refers to this channel, and the garbage collector takes long for thousands of them.
+        self.protocol, self._reader = asyncio.Protocol(), None
 
     # What the HTTP protocol calls.
 

@@ -5,6 +5,7 @@ when they are complete. It adds trailers to the headers, which RFC 9110 (6.5.1) 
 credential there has passed no proxy's checks.
 """
 
+from functools import partial
 from typing import Any
 
 from gateway.http_protocol import HttpProtocol
@@ -30,8 +31,8 @@ class BoundedProtocol(HttpProtocol):
         self._head_bytes = self._head_fields = 0
         # Received since the parser's last callback: it buffers an incomplete header.
         self._withheld_bytes = 0
-        self._too_many_bytes = HeadersTooLarge(limits.max_header_bytes, "bytes")
-        self._too_many_headers = HeadersTooLarge(limits.max_headers, "headers")
+        self._too_many_bytes = partial(HeadersTooLarge, limits.max_header_bytes, "bytes")
+        self._too_many_headers = partial(HeadersTooLarge, limits.max_headers, "headers")
 
     def data_received(self, data: bytes) -> None:
         self._withheld_bytes += len(data)

@@ -96,7 +96,7 @@ class HttpProtocol(HttpToolsProtocol):
         # The request that is being answered; ``cycle`` is the last that has been parsed.
         self._active_cycle: RequestResponseCycle | None = None
         # What is told to a caller whose bytes cannot be parsed, and whether that has happened.
-        self._parse_error: KaitenError = MalformedRequest()
+        self._parse_error: Callable[[], KaitenError] = MalformedRequest
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -112,6 +112,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self._active_cycle is not None and not self._active_cycle.response_complete:
             _disconnect(self._active_cycle)
         self.pipeline.clear()
+        # One that was never started refers to this protocol: only the garbage collector would free
+        # both.
+        self.cycle = self._active_cycle = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -195,7 +198,7 @@ class HttpProtocol(HttpToolsProtocol):
             # None that was parsed is to be believed.
             "headers": [],
             "state": self.app_state.copy(),
-            EARLY_ANSWER: Refusal(self._parse_error),
+            EARLY_ANSWER: Refusal(self._parse_error()),
         }
         return RequestResponseCycle(
             scope=cast("HTTPScope", scope),

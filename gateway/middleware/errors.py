@@ -34,6 +34,7 @@ class ErrorsMiddleware:
                 # The status is out; cutting the connection is the only honest end.
                 raise
             await error_response(error)(scope, receive, send)
+            _drop_frames(error)
         else:
             if answer.foreign is not None:
                 headers = Headers(raw=answer.foreign["headers"])
@@ -57,6 +58,18 @@ def _to_a_caller(send: Send) -> Send:
             raise
 
     return send_on
+
+
+def _drop_frames(error: BaseException) -> None:
+    """Drop the frames that an error has passed through, and those of what led to it.
+
+    They refer to the error in turn. Only the garbage collector would free them, with all that a
+    request holds, and collecting thousands of refusals holds the event loop for 100 ms and more.
+    """
+    passed: BaseException | None = error
+    while passed is not None:
+        passed.__traceback__ = None
+        passed = passed.__context__
 
 
 def _raise_refusal() -> None:

@@ -1,6 +1,8 @@
 """Connections whose requests pass admission."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -376,3 +378,25 @@ async def test_the_length_of_a_chunked_body_is_unknown() -> None:
     protocol, _ = Worker().connect()
     protocol.data_received(b"POST /early HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nab")
     assert protocol.body_bytes_left == 0
+
+
+async def test_a_connection_that_has_ended_is_freed_without_the_garbage_collector() -> None:
+    worker = Worker()
+    gc.collect()
+    gc.disable()
+    try:
+        protocol, wire = worker.connect()
+        for path in ("/early", "/late", "/early"):
+            protocol.data_received(get(path))
+            await worker.answer()
+        assert statuses(wire) == ["200"] * 3
+        # One that is being answered, and one that never will be.
+        protocol.data_received(get("/late") + get("/late"))
+        wire.close()
+        protocol.connection_lost(None)
+        await worker.answer()
+        ended = weakref.ref(protocol)
+        del protocol
+        assert ended() is None
+    finally:
+        gc.enable()

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -224,3 +225,15 @@ async def test_callers_who_do_not_read_are_disconnected_and_nothing_is_logged(
         for peer in peers:
             peer.close()
     assert [line for line in caplog.records if line.levelno >= logging.WARNING] == []
+
+
+def test_channel_and_protocol_do_not_keep_each_other(wire: Wire, clock: Clock) -> None:
+    class Keeper(Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+
+    channel = Channel(Keeper(), STALL_S)
+    channel.connection_made(wire)
+    ended = weakref.ref(channel.protocol)
+    channel.connection_lost(None)
+    assert ended() is None

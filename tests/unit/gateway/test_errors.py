@@ -1,15 +1,18 @@
 import asyncio
 import errno
+import gc
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import STATUS_AND_CODE
+from gateway.middleware.early_answer import Refusal
 from kaiten.errors import (
+    DeadlineExceeded,
     InferenceFailed,
     KaitenError,
     ModelNotFound,
@@ -290,3 +293,34 @@ async def test_the_runner_is_told_the_requests_deadline() -> None:
 async def test_a_time_limit_is_not_heeded_where_anybody_may_ask(path: str) -> None:
     answer = await House().ask("GET", path, headers={"X-Request-Timeout-Ms": "no number"})
     assert answer.status_code == 200
+
+
+def instances(kind: type[BaseException]) -> int:
+    return sum(type(each) is kind for each in gc.get_objects())
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_a_refusal_is_freed_without_the_garbage_collector() -> None:
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await Refusal(QueueFull(3))(scope, receive, send)
+
+    house, before = House(inner=refuse), instances(QueueFull)
+    for _ in range(3):
+        assert (await house.post(V1, GOOD[V1])).status_code == 429
+    assert instances(QueueFull) == before
+
+
+@pytest.mark.usefixtures("uncollected")
+async def test_what_led_to_an_error_is_freed_as_well() -> None:
+    before = {kind: instances(kind) for kind in (DeadlineExceeded, TimeoutError)}
+    house = House(Stuck(), request_timeout_s=0.01)
+    assert (await house.post(V1, GOOD[V1])).status_code == 504
+    assert {kind: instances(kind) for kind in before} == before
