@@ -58,6 +58,9 @@ class AdmissionProtocol(BoundedProtocol):
         self._crowd, self._crowded = crowd, False
         self._unparsed, self._parsed_bytes, self._received = b"", 0, 0.0
         self._turns, self._in_turn, self._turn_ends_s = turns, False, 0.0
+        # Whether a request is admitted however long it took to parse it: one in each turn, as the
+        # process may have lost the CPU meanwhile, and a probe is not to wait for another turn.
+        self._admits = False
         self._reading = True
         self._answering = self._answered = False
 
@@ -107,8 +110,8 @@ class AdmissionProtocol(BoundedProtocol):
         return bool(self._unparsed)
 
     def _turn(self) -> None:
-        """Parse and answer for a moment; at least one request or slice."""
-        self._in_turn = True
+        """Parse and answer for a moment; at least one slice, and the request that it completes."""
+        self._in_turn, self._admits = True, True
         self._turn_ends_s = self._turns.clock() + _TURN_S
         try:
             while self._has_work:
@@ -159,14 +162,15 @@ class AdmissionProtocol(BoundedProtocol):
                 self.transport.pause_reading()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        if self._in_turn and self._turns.clock() < self._turn_ends_s and not self.flow.write_paused:
+        in_time = self._admits or self._turns.clock() < self._turn_ends_s
+        if self._in_turn and in_time and not self.flow.write_paused:
             self._admit(cycle, app)
         else:
             # The first to be answered in the next turn.
             self.pipeline.append((cycle, app))
 
     def _admit(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._active_cycle = cycle
+        self._active_cycle, self._admits = cycle, False
         if self._crowded:
             cycle.keep_alive = False
         # uvicorn's type of what Starlette calls a scope.

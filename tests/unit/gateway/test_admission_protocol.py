@@ -125,6 +125,18 @@ async def test_an_early_answer_needs_no_task() -> None:
     assert not wire.closed
 
 
+async def test_a_request_that_was_slow_to_parse_is_answered_in_its_turn() -> None:
+    class Preempted(Ticks):
+        def __call__(self) -> float:
+            self.now_s += 1
+            return self.now_s
+
+    worker = Worker(clock=Preempted())
+    protocol, wire = worker.connect()
+    protocol.data_received(get("/early/1") + get("/early/2"))
+    assert statuses(wire) == ["200"]
+
+
 async def test_thousands_of_pipelined_requests_are_answered_in_order() -> None:
     worker = Worker()
     protocol, wire = worker.connect()
