@@ -73,6 +73,7 @@ class _Instant:
     batch_tokens: int
     batch_items: int = 64
     packed: bool = False
+    express: bool = False
 
     def prepare(self, inputs: Sequence[str]) -> list[Any]:
         return [self.items[text] for text in inputs]

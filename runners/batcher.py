@@ -71,6 +71,7 @@ class Device(Generic[ItemT, ResultT]):
 
     ``lanes`` is how many batches it computes at once, ``batch_tokens`` and ``batch_items`` the
     padded tokens and the items of a batch that suit it; ``packed``: it computes no padding.
+    ``express``: it can compute one more batch, a small one, while every lane is busy.
     ``check`` raises unless the device computes what it is known to be able to. ``watchdog`` bounds
     how long a computation may take, and a preparation that it watches.
     """
@@ -80,6 +81,7 @@ class Device(Generic[ItemT, ResultT]):
     batch_tokens: int
     batch_items: int = 64
     packed: bool = False
+    express: bool = False
     check: Callable[[], Awaitable[None]] | None = None
     watchdog: Watchdog = field(default_factory=lambda: Watchdog(None))
 
@@ -145,7 +147,9 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._preparing: Counter[str] = Counter()
         self._shared_until = -math.inf
         self._in_flight: list[list[_Entry[ItemT, ResultT]]] = []
-        self._arrived = asyncio.Event()
+        self._arrived, self._light_arrived = asyncio.Event(), asyncio.Event()
+        # Lanes that compute, the express lane aside.
+        self._busy_lanes = 0
         self._lanes: list[asyncio.Task[None]] = []
         self._pace = Pace()
         self._failed_in_a_row = 0
@@ -182,6 +186,8 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         for number in range(self._device.lanes):
             lane = asyncio.create_task(self._lane(), name=f"batcher-{number}")
             self._lanes.append(lane)
+        if self._device.express:
+            self._lanes.append(asyncio.create_task(self._express_lane(), name="express-lane"))
         # It ends like a lane, where a computation or a preparation does not end at all.
         self._lanes.append(asyncio.create_task(self._watchdog.until_hung(), name="watchdog"))
         for lane in self._lanes:
@@ -285,6 +291,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._queue.push(subject, entries, cost)
         self._note_light_subject(subject)
         self._arrived.set()
+        self._light_arrived.set()
         return answer
 
     @property
@@ -301,7 +308,22 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
                 await self._arrived.wait()
             batch = self._take()
             if batch:
+                self._busy_lanes += 1
                 await self._occupy(batch)
+                self._busy_lanes -= 1
+
+    async def _express_lane(self) -> None:
+        """Compute small batches of light subjects while every lane is busy and heavy ones wait.
+
+        So heavy subjects' batches may be full, and light ones need not wait for them to end.
+        """
+        while True:
+            batch = self._take_light()
+            if batch:
+                await self._occupy(batch)
+            else:
+                self._light_arrived.clear()
+                await self._light_arrived.wait()
 
     async def _occupy(self, batch: list[_Entry[ItemT, ResultT]]) -> None:
         alone = not self._in_flight and not self._queue
@@ -316,11 +338,11 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._drop_forgotten()
         if not self._queue:
             return []
-        most = self._limits.max_batch_size or self._device.batch_items
+        most = self._most_items
         window = self._queue.window(max(_WINDOW, most), self._budget)
         overtaken = self._limits.max_overtaken
         # What waits is shared by the lanes that are free, so that all are done early.
-        share = math.ceil(len(self._queue) / (self._device.lanes - len(self._in_flight)))
+        share = math.ceil(len(self._queue) / (self._device.lanes - self._busy_lanes))
         bounds = Bounds(
             items=min(most, share),
             tokens=self._batch_tokens(window[0]),
@@ -338,9 +360,34 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._queue.take(batch)
         return batch
 
+    def _take_light(self) -> list[_Entry[ItemT, ResultT]]:
+        """Take a batch of light subjects' items if they would have to wait behind heavy ones."""
+        if self._busy_lanes < self._device.lanes:
+            return []
+        self._drop_forgotten()
+        limit = self._budget // _LEAST_SHARE
+        if not 0 < self._queue.cost_up_to(limit) < self._queue.cost:
+            return []
+        window = [
+            entry
+            for entry in self._queue.window(max(_WINDOW, self._most_items), self._budget)
+            if self._queue.cost_of(entry.subject) <= limit
+        ]
+        if not window:
+            return []
+        bounds = Bounds(self._most_items, limit, self._limits.max_padding, self._device.packed)
+        costs = [entry.cost for entry in window]
+        batch = [window[index] for index in choose(costs, [False] * len(costs), bounds)]
+        self._queue.take(batch)
+        return batch
+
+    @property
+    def _most_items(self) -> int:
+        return self._limits.max_batch_size or self._device.batch_items
+
     def _batch_tokens(self, head: _Entry[ItemT, ResultT]) -> int:
         """Return the tokens of a batch: fewer while light and heavy subjects share the device."""
-        if self._clock() >= self._shared_until:
+        if self._device.express or self._clock() >= self._shared_until:
             return self._budget
         short = max(
             self._pace.within(_SHARED_BATCH_S / self._device.lanes),

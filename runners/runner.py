@@ -41,7 +41,8 @@ class Runner:
         self._on_death = on_death
         self._warm = self._closed = False
         # One lasting thread a lane, since torch keeps a pool for each thread that calls it.
-        self._lane_threads = ThreadPoolExecutor(self._model.lanes, thread_name_prefix=f"lane-{tag}")
+        threads = self._model.lanes + self._model.express
+        self._lane_threads = ThreadPoolExecutor(threads, thread_name_prefix=f"lane-{tag}")
         self._observer = observer
         watchdog = Watchdog(limits.hang_timeout_s)
         self._preparation = Preparation(task.processor, tag, watchdog, cheap=task.cheap)
@@ -53,6 +54,7 @@ class Runner:
                 self._model.batch_tokens,
                 self._model.batch_items,
                 packed=self._model.packed,
+                express=self._model.express,
                 check=self._check,
                 watchdog=watchdog,
             ),

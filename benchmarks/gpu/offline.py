@@ -39,6 +39,7 @@ class PaddedHalf:
     batch_tokens = CudaEngine.batch_tokens
     batch_items = CudaEngine.batch_items
     packed = False
+    express = False
 
     def __init__(self, folder: Path, settings: Runners, pad_id: int) -> None:
         device = torch.device(settings.device)

@@ -49,7 +49,8 @@ class Engine(Protocol):
     ``lanes`` is how many batches it computes at once, each on a lasting thread of its own;
     ``batch_tokens`` and ``batch_items`` how many tokens, padding included, and texts it wants in a
     batch: more gains nothing;
-    ``packed`` whether it computes no padding, so that texts of any lengths go together.
+    ``packed`` whether it computes no padding, so that texts of any lengths go together; ``express``
+    whether it can compute a small batch beside those of its lanes, on one more thread.
     """
 
     @property
@@ -60,6 +61,8 @@ class Engine(Protocol):
     def batch_items(self) -> int: ...
     @property
     def packed(self) -> bool: ...
+    @property
+    def express(self) -> bool: ...
 
     def reserve(self, tokens: int, items: int) -> None:
         """Make ready for batches of up to so many tokens, padding included, and texts.

@@ -172,6 +172,8 @@ class CudaEngine:
     """
 
     lanes = CUDA_LANES
+    # Its batches are short, and the memory and the graphs of another lane are large.
+    express = False
     batch_tokens = 16_384
     batch_items = 1024
 

@@ -22,6 +22,8 @@ class OnnxEngine:
     batch_tokens = 512
     batch_items = 64
     packed = False
+    # The operating system shares the cores: for some milliseconds, each lane gets a little less.
+    express = True
 
     def __init__(self, folder: Path, settings: Runners) -> None:
         self.lanes = settings.threads or cores()

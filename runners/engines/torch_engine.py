@@ -56,6 +56,8 @@ class TorchEngine:
     batch_tokens = 4096
     batch_items = 64
     packed = False
+    # Its threads are a lane's own: another lane would bring as many.
+    express = False
 
     def __init__(self, folder: Path, settings: Runners) -> None:
         self.device = torch.device(settings.device)

@@ -34,9 +34,9 @@ class Processor(Protocol[InputT_contra, ItemT, RawT_contra, PredictionT]):
 class Model(Protocol[ItemT_contra, RawT_co]):
     """A loaded network, which computes batches of items.
 
-    ``lanes``, ``batch_tokens``, ``batch_items`` and ``packed`` are its engine's: how many batches
-    it computes at once, each on a lasting thread, how many padded tokens and items it wants in one,
-    and whether it computes no padding.
+    ``lanes``, ``batch_tokens``, ``batch_items``, ``packed`` and ``express`` are its engine's: how
+    many batches it computes at once, each on a lasting thread, how many padded tokens and items it
+    wants in one, whether it computes no padding, and whether it can compute one more small batch.
     """
 
     @property
@@ -47,6 +47,8 @@ class Model(Protocol[ItemT_contra, RawT_co]):
     def batch_items(self) -> int: ...
     @property
     def packed(self) -> bool: ...
+    @property
+    def express(self) -> bool: ...
 
     def infer(self, batch: Sequence[ItemT_contra], *, alone: bool = False) -> RawT_co:
         """Compute a batch, on a lane's thread; ``alone``: nothing else computes or waits.

@@ -183,6 +183,11 @@ class TextClassifier:
         """Whether the engine computes a batch's own tokens, and no padding."""
         return self._engine.packed
 
+    @property
+    def express(self) -> bool:
+        """Whether the engine computes a small batch beside those of its lanes."""
+        return self._engine.express
+
     def infer(self, batch: Sequence[TokenisedText], *, alone: bool = False) -> Raw:
         """Return what the network computes, and how far that is from the reference."""
         logits, embeddings = self._engine.compute(

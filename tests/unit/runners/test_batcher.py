@@ -185,6 +185,8 @@ class Bench:
         prepare: Prepare = at_once,
         compute: Compute[Item, str] | None = None,
         check: Callable[[], Awaitable[None]] | None = None,
+        *,
+        express: bool = False,
     ) -> None:
         self.device = ManualDevice()
         self.observer = Recorder()
@@ -192,7 +194,7 @@ class Bench:
         self.deaths: list[bool] = []
         self.batcher: Batcher[Item, Item, str] = Batcher(
             prepare,
-            Device(compute or self.device.compute, lanes, tokens, check=check),
+            Device(compute or self.device.compute, lanes, tokens, express=express, check=check),
             limits,
             self.observer,
             on_death=lambda: self.deaths.append(True),
@@ -223,6 +225,7 @@ class Make(Protocol):
         prepare: Prepare = at_once,
         compute: Compute[Item, str] | None = None,
         check: Callable[[], Awaitable[None]] | None = None,
+        express: bool = False,
     ) -> Bench: ...
 
 
@@ -245,8 +248,9 @@ async def make_bench() -> AsyncIterator[Make]:
         prepare: Prepare = at_once,
         compute: Compute[Item, str] | None = None,
         check: Callable[[], Awaitable[None]] | None = None,
+        express: bool = False,
     ) -> Bench:
-        made.append(Bench(limits, lanes, tokens, prepare, compute, check))
+        made.append(Bench(limits, lanes, tokens, prepare, compute, check, express=express))
         made[-1].batcher.start()
         return made[-1]
 
@@ -700,6 +704,74 @@ async def test_batch_of_a_light_subject_is_not_filled_up_on_a_slow_device(
     assert bench.device.batches[-1] == ["light"]
     bench.device.set_free()
     await outcomes([*heavy, light])
+
+
+@pytest.fixture
+async def express(make_bench: Make) -> AsyncIterator[tuple[Bench, list[Asked]]]:
+    """Two busy lanes and an express lane, behind which a heavy subject has a batch and more."""
+    bench = make_bench(lanes=2, tokens=48, express=True)
+    asked = [bench.ask(Item("a", 8), subject="heavy")]
+    await settle()
+    asked.append(bench.ask(*named("bcdefg", cost=8), subject="heavy"))
+    await settle()
+    asked.append(bench.ask(*named("hijklmnopqrs", cost=8), subject="heavy"))
+    await settle()
+    assert bench.device.batches == [["a"], [*"bcdefg"]]
+    yield bench, asked
+    bench.device.set_free()
+    await outcomes(asked)
+
+
+async def test_light_subject_does_not_wait_for_a_lane_of_heavy_ones(
+    express: tuple[Bench, list[Asked]],
+) -> None:
+    bench, asked = express
+    asked.append(bench.ask(*named("12", cost=3), subject="light"))
+    await settle()
+    assert bench.device.batches[2:] == [["1", "2"]]
+    # One batch at a time, of whoever is light.
+    asked += [bench.ask(Item(f"{n}", 5), subject=f"light {n}") for n in "345"]
+    await settle()
+    assert len(bench.device.computing) == 3
+    bench.device.finish(2)
+    await settle()
+    assert bench.device.batches[3:] == [["3", "4"]]
+    bench.device.finish(2)
+    await settle()
+    assert bench.device.batches[4:] == [["5"]]
+    # Heavy batches are full.
+    bench.device.finish(0)
+    await settle()
+    assert bench.device.batches[5:] == [[*"hijklm"]]
+
+
+async def test_express_lane_is_not_for_heavy_subjects(
+    express: tuple[Bench, list[Asked]],
+) -> None:
+    bench, asked = express
+    asked.append(bench.ask(*named("123", cost=5), subject="heavy too"))
+    await settle()
+    assert len(bench.device.computing) == 2
+
+
+async def test_express_lane_is_not_for_light_subjects_among_themselves(make_bench: Make) -> None:
+    bench = make_bench(tokens=48, express=True)
+    asked = [bench.ask(Item("first", 3), subject="first")]
+    await settle()
+    asked += [bench.ask(Item(f"{n}", 3), subject=f"light {n}") for n in range(32)]
+    await settle()
+    assert len(bench.device.computing) == 1
+    bench.device.set_free()
+    await outcomes(asked)
+    assert [len(batch) for batch in bench.device.batches] == [1, 16, 16]
+
+
+async def test_who_has_left_takes_no_express_lane(express: tuple[Bench, list[Asked]]) -> None:
+    bench, _ = express
+    light = bench.ask(Item("light", 3), subject="light")
+    light.cancel()
+    await settle()
+    assert len(bench.device.computing) == 2
 
 
 async def test_what_reserves_is_told_the_cost_and_may_refuse(make_bench: Make) -> None:
@@ -1374,10 +1446,12 @@ class Caller:
 class Schedule:
     """Plays events to a batcher, and notes each rule that one of its batches breaks."""
 
-    def __init__(self, limits: Batching, lanes: int) -> None:
+    def __init__(self, limits: Batching, lanes: int, *, express: bool) -> None:
         self.limits = limits
-        self.lanes, self.batch_tokens = lanes, 40
-        self.bench = Bench(limits, lanes, self.batch_tokens, self.prepare, self.compute)
+        self.lanes, self.batch_tokens = lanes + express, 40
+        self.bench = Bench(
+            limits, lanes, self.batch_tokens, self.prepare, self.compute, express=express
+        )
         self.callers: list[Caller] = []
         self.owners: dict[Item, Caller] = {}
         self.queued = 0
@@ -1485,12 +1559,17 @@ limits = st.builds(
 
 
 @settings(max_examples=1000, deadline=None, derandomize=True, database=None)
-@given(limits, st.integers(1, 3), st.lists(events, max_size=60))
+@given(
+    limits=limits,
+    lanes=st.integers(1, 3),
+    events=st.lists(events, max_size=60),
+    express=st.booleans(),
+)
 def test_whatever_comes_every_caller_gets_its_own_answer_or_its_proper_error(
-    limits: Batching, lanes: int, events: list[Event]
+    limits: Batching, lanes: int, events: list[Event], *, express: bool
 ) -> None:
     async def play() -> None:
-        schedule = Schedule(limits, lanes)
+        schedule = Schedule(limits, lanes, express=express)
         await schedule.play(events)
         await schedule.check()
         await schedule.bench.batcher.close()

@@ -29,6 +29,7 @@ class Upper:
     batch_tokens = 10_000
     batch_items = 64
     packed = False
+    express = False
 
     def __init__(self) -> None:
         self.warmed_up = False

@@ -65,6 +65,7 @@ class Capitals:
     batch_tokens: int = 10_000
     batch_items: int = 64
     packed: bool = False
+    express: bool = False
     batches: list[list[str]] = field(default_factory=list)
     began: threading.Event = field(default_factory=threading.Event)
     free: threading.Event = field(default_factory=threading.Event)
