@@ -291,7 +291,9 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._queue.push(subject, entries, cost)
         self._note_light_subject(subject)
         self._arrived.set()
-        self._light_arrived.set()
+        if cost < self._queue.cost:
+            # Others wait, and one of them may be light.
+            self._light_arrived.set()
         return answer
 
     @property
@@ -362,12 +364,12 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
 
     def _take_light(self) -> list[_Entry[ItemT, ResultT]]:
         """Take a batch of light subjects' items if they would have to wait behind heavy ones."""
-        if self._busy_lanes < self._device.lanes:
+        if self._busy_lanes < self._device.lanes or not self._has_light_items():
             return []
         self._drop_forgotten()
-        limit = self._budget // _LEAST_SHARE
-        if not 0 < self._queue.cost_up_to(limit) < self._queue.cost:
+        if not self._has_light_items():
             return []
+        limit = self._budget // _LEAST_SHARE
         window = [
             entry
             for entry in self._queue.window(max(_WINDOW, self._most_items), self._budget)
@@ -380,6 +382,10 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         batch = [window[index] for index in choose(costs, [False] * len(costs), bounds)]
         self._queue.take(batch)
         return batch
+
+    def _has_light_items(self) -> bool:
+        """Whether items of light subjects wait beside those of heavy ones."""
+        return 0 < self._queue.cost_up_to(self._budget // _LEAST_SHARE) < self._queue.cost
 
     @property
     def _most_items(self) -> int:
