@@ -71,7 +71,7 @@ class Device(Generic[ItemT, ResultT]):
 
     ``lanes`` is how many batches it computes at once, ``batch_tokens`` and ``batch_items`` the
     padded tokens and the items of a batch that suit it; ``packed``: it computes no padding.
-    ``express``: it can compute one more batch, a small one, while every lane is busy.
+    ``express`` computes one more batch, a small one, while every lane is busy; None if it can not.
     ``check`` raises unless the device computes what it is known to be able to. ``watchdog`` bounds
     how long a computation may take, and a preparation that it watches.
     """
@@ -81,7 +81,7 @@ class Device(Generic[ItemT, ResultT]):
     batch_tokens: int
     batch_items: int = 64
     packed: bool = False
-    express: bool = False
+    express: Compute[ItemT, ResultT] | None = None
     check: Callable[[], Awaitable[None]] | None = None
     watchdog: Watchdog = field(default_factory=lambda: Watchdog(None))
 
@@ -186,8 +186,9 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         for number in range(self._device.lanes):
             lane = asyncio.create_task(self._lane(), name=f"batcher-{number}")
             self._lanes.append(lane)
-        if self._device.express:
-            self._lanes.append(asyncio.create_task(self._express_lane(), name="express-lane"))
+        if self._device.express is not None:
+            express = self._express_lane(self._device.express)
+            self._lanes.append(asyncio.create_task(express, name="express-lane"))
         # It ends like a lane, where a computation or a preparation does not end at all.
         self._lanes.append(asyncio.create_task(self._watchdog.until_hung(), name="watchdog"))
         for lane in self._lanes:
@@ -311,10 +312,10 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             batch = self._take()
             if batch:
                 self._busy_lanes += 1
-                await self._occupy(batch)
+                await self._occupy(batch, self._device.compute)
                 self._busy_lanes -= 1
 
-    async def _express_lane(self) -> None:
+    async def _express_lane(self, compute: Compute[ItemT, ResultT]) -> None:
         """Compute small batches of light subjects while every lane is busy and heavy ones wait.
 
         So heavy subjects' batches may be full, and light ones need not wait for them to end.
@@ -322,16 +323,18 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         while True:
             batch = self._take_light()
             if batch:
-                await self._occupy(batch)
+                await self._occupy(batch, compute)
             else:
                 self._light_arrived.clear()
                 await self._light_arrived.wait()
 
-    async def _occupy(self, batch: list[_Entry[ItemT, ResultT]]) -> None:
+    async def _occupy(
+        self, batch: list[_Entry[ItemT, ResultT]], compute: Compute[ItemT, ResultT]
+    ) -> None:
         alone = not self._in_flight and not self._queue
         self._in_flight.append(batch)
         self._tell_waiting()
-        await self._answer(batch, alone=alone)
+        await self._answer(batch, compute, alone=alone)
         # Not in a `finally`: what a dying lane holds must still be answered.
         self._in_flight.remove(batch)
 
@@ -393,7 +396,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
 
     def _batch_tokens(self, head: _Entry[ItemT, ResultT]) -> int:
         """Return the tokens of a batch: fewer while light and heavy subjects share the device."""
-        if self._device.express or self._clock() >= self._shared_until:
+        if self._device.express is not None or self._clock() >= self._shared_until:
             return self._budget
         short = max(
             self._pace.within(_SHARED_BATCH_S / self._device.lanes),
@@ -425,17 +428,23 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._observer.items_skipped(gone=len(dropped) - len(expired), expired=len(expired))
         self._tell_waiting()
 
-    async def _answer(self, batch: Sequence[_Entry[ItemT, ResultT]], *, alone: bool) -> None:
+    async def _answer(
+        self,
+        batch: Sequence[_Entry[ItemT, ResultT]],
+        compute: Compute[ItemT, ResultT],
+        *,
+        alone: bool,
+    ) -> None:
         """Compute a batch and answer its callers; a part that fails is halved until one is left."""
         started = self._clock()
         try:
             with self._watchdog.watching():
-                results = await self._device.compute([entry.item for entry in batch], alone=alone)
+                results = await compute([entry.item for entry in batch], alone=alone)
             # Made here, so that a wrong number of results fails the batch and no more.
             pairs = [*zip(batch, results, strict=True)]
         except OutOfMemory:
             self._shrink(batch)
-            await self._narrow_down(batch)
+            await self._narrow_down(batch, compute)
             return
         except Exception:
             if len(batch) > 1:
@@ -444,7 +453,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
                 # The one that fails by itself. A lane serves no request, so its id is given.
                 logger.exception("item_failed", request_id=batch[0].call.request_id)
             self._observer.batch_failed()
-            await self._narrow_down(batch)
+            await self._narrow_down(batch, compute)
             await self._doubt(batch)
             return
         self._failed_in_a_row = 0
@@ -475,7 +484,9 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         logger.warning("out_of_memory", size=len(batch), batch_tokens=self._budget)
         self._observer.out_of_memory()
 
-    async def _narrow_down(self, batch: Sequence[_Entry[ItemT, ResultT]]) -> None:
+    async def _narrow_down(
+        self, batch: Sequence[_Entry[ItemT, ResultT]], compute: Compute[ItemT, ResultT]
+    ) -> None:
         if len(batch) == 1:
             _fail(batch[0].call, InferenceFailed())
             return
@@ -483,7 +494,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         for half in (batch[:middle], batch[middle:]):
             waiting = [entry for entry in half if not entry.call.answer.done()]
             if waiting:
-                await self._answer(waiting, alone=False)
+                await self._answer(waiting, compute, alone=False)
 
     def _report(
         self, batch: Sequence[_Entry[ItemT, ResultT]], started: float, inference_seconds: float

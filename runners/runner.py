@@ -41,8 +41,9 @@ class Runner:
         self._on_death = on_death
         self._warm = self._closed = False
         # One lasting thread a lane, since torch keeps a pool for each thread that calls it.
-        threads = self._model.lanes + self._model.express
-        self._lane_threads = ThreadPoolExecutor(threads, thread_name_prefix=f"lane-{tag}")
+        self._lane_threads = ThreadPoolExecutor(self._model.lanes, thread_name_prefix=f"lane-{tag}")
+        # Not one more lane thread: work that changes between more threads than lanes is slower.
+        self._express_thread = ThreadPoolExecutor(1, thread_name_prefix=f"express-lane-{tag}")
         self._observer = observer
         watchdog = Watchdog(limits.hang_timeout_s)
         self._preparation = Preparation(task.processor, tag, watchdog, cheap=task.cheap)
@@ -54,7 +55,7 @@ class Runner:
                 self._model.batch_tokens,
                 self._model.batch_items,
                 packed=self._model.packed,
-                express=self._model.express,
+                express=self._compute_in_express_lane if self._model.express else None,
                 check=self._check,
                 watchdog=watchdog,
             ),
@@ -122,7 +123,8 @@ class Runner:
         self.hung = self.hung or self._batcher.hung
         # A thread that hangs would be waited for without end.
         await self._preparation.close(wait=not self.hung)
-        await asyncio.to_thread(partial(self._lane_threads.shutdown, wait=not self.hung))
+        for threads in (self._lane_threads, self._express_thread):
+            await asyncio.to_thread(partial(threads.shutdown, wait=not self.hung))
 
     def _warm_up(self) -> None:
         self._model.warm_up(
@@ -135,4 +137,8 @@ class Runner:
 
     async def _compute(self, batch: Sequence[Any], *, alone: bool) -> Sequence[Any]:
         raw = await run_on(self._lane_threads, partial(self._model.infer, batch, alone=alone))
+        return self._processor.finish(batch, raw)
+
+    async def _compute_in_express_lane(self, batch: Sequence[Any], *, alone: bool) -> Sequence[Any]:
+        raw = await run_on(self._express_thread, partial(self._model.infer, batch, alone=alone))
         return self._processor.finish(batch, raw)

@@ -194,7 +194,13 @@ class Bench:
         self.deaths: list[bool] = []
         self.batcher: Batcher[Item, Item, str] = Batcher(
             prepare,
-            Device(compute or self.device.compute, lanes, tokens, express=express, check=check),
+            Device(
+                compute or self.device.compute,
+                lanes,
+                tokens,
+                express=compute or self.device.compute if express else None,
+                check=check,
+            ),
             limits,
             self.observer,
             on_death=lambda: self.deaths.append(True),
