@@ -92,6 +92,18 @@ class Held(Upper):
         self.let_go.wait(PATIENCE_S)
 
 
+class WithExpressLane(Held):
+    """Is held up by what is heavy, and can compute something light beside it."""
+
+    batch_tokens = 40
+    express = True
+
+    def infer(self, batch: Sequence[Item], *, alone: bool = False) -> list[str]:
+        if batch[0].name == "light":
+            return Upper.infer(self, batch, alone=alone)
+        return super().infer(batch, alone=alone)
+
+
 class Cold(Upper):
     def warm_up(self, tokens: int, items: int) -> None:
         raise MemoryError
@@ -485,3 +497,23 @@ async def test_long_inputs_of_subjects_are_prepared_in_turns(house: House) -> No
     task.let_go.set()
     await asyncio.gather(*asked)
     assert prepared[0] == "light"
+
+
+async def test_light_subject_is_answered_on_a_thread_beside_the_lanes(house: House) -> None:
+    task = WithExpressLane()
+    runner = house.make(task)
+    await runner.start()
+
+    async def ask(subject: str, *texts: str) -> Sequence[str]:
+        bind(RequestContext("request", principal=Principal(subject, frozenset())))
+        answers: Sequence[str] = await runner.predict(texts)
+        return answers
+
+    heavy = [asyncio.create_task(ask("heavy", *["heavy"] * 20))]
+    await until(task.began)
+    assert await ask("light", "light") == ["LIGHT!"]
+    assert not heavy[0].done()
+    task.let_go.set()
+    assert await heavy[0] == ["HEAVY!"] * 20
+    light, *others = task.inferring
+    assert light not in others
