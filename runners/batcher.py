@@ -71,7 +71,7 @@ class Device(Generic[ItemT, ResultT]):
 
     ``lanes`` is how many batches it computes at once, ``batch_tokens`` and ``batch_items`` the
     padded tokens and the items of a batch that suit it; ``packed``: it computes no padding.
-    ``express`` computes one more batch, a small one, while every lane is busy; None if it can not.
+    ``express`` computes one more batch, a small one, while every lane is busy; None for none.
     ``check`` raises unless the device computes what it is known to be able to. ``watchdog`` bounds
     how long a computation may take, and a preparation that it watches.
     """
@@ -292,8 +292,8 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._queue.push(subject, entries, cost)
         self._note_light_subject(subject)
         self._arrived.set()
-        if cost < self._queue.cost:
-            # Others wait, and one of them may be light.
+        if self._queue.cost_of(subject) < self._queue.cost:
+            # Other subjects wait, and one of them may be light.
             self._light_arrived.set()
         return answer
 

@@ -50,12 +50,14 @@ class Runner:
         self._batcher: Batcher[Any, Any, Any] = Batcher(
             self._preparation.prepare,
             Device(
-                self._compute,
+                partial(self._compute, self._lane_threads),
                 self._model.lanes,
                 self._model.batch_tokens,
                 self._model.batch_items,
                 packed=self._model.packed,
-                express=self._compute_in_express_lane if self._model.express else None,
+                express=partial(self._compute, self._express_thread)
+                if self._model.express
+                else None,
                 check=self._check,
                 watchdog=watchdog,
             ),
@@ -135,10 +137,8 @@ class Runner:
     async def _check(self) -> None:
         await run_on(self._lane_threads, self._model.check)
 
-    async def _compute(self, batch: Sequence[Any], *, alone: bool) -> Sequence[Any]:
-        raw = await run_on(self._lane_threads, partial(self._model.infer, batch, alone=alone))
-        return self._processor.finish(batch, raw)
-
-    async def _compute_in_express_lane(self, batch: Sequence[Any], *, alone: bool) -> Sequence[Any]:
-        raw = await run_on(self._express_thread, partial(self._model.infer, batch, alone=alone))
+    async def _compute(
+        self, threads: ThreadPoolExecutor, batch: Sequence[Any], *, alone: bool
+    ) -> Sequence[Any]:
+        raw = await run_on(threads, partial(self._model.infer, batch, alone=alone))
         return self._processor.finish(batch, raw)
