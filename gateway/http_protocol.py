@@ -231,10 +231,11 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_without_upgrade = self._write_head()
             return
         self._head_due = None
-        self._head_complete = True
         self.body_bytes_left = declared_bytes(self.headers)
         self._idle.remove(self.transport)
         super().on_headers_complete()
+        # Not before: uvicorn parses the target now, and a head that it refuses has no answer yet.
+        self._head_complete = True
 
     def _write_head(self) -> bytes:
         """Return the head of the request at hand without its offers to upgrade."""

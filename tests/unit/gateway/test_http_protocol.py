@@ -419,6 +419,29 @@ async def test_what_is_no_http_is_refused_in_the_envelope() -> None:
     assert headers["Connection"] == "close"
 
 
+@pytest.mark.parametrize("before", [b"", LAST, LAST * 2])
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize(
+    "target", ["http:///livez", "http://", "http://kaiten", "https://[", "http://:99999/livez"]
+)
+async def test_a_target_that_is_no_url_is_refused_once(
+    target: str, answered: bool, before: bytes
+) -> None:
+    server = Server()
+    protocol, wire = server.connect()
+    refused = request("POST", LENGTH, path=target) + BODY + LAST
+    if answered:
+        protocol.data_received(before)
+        await server.answer()
+        protocol.data_received(refused)
+    else:
+        protocol.data_received(before + refused)
+    await server.answer()
+    statuses = [answer[:3] for answer in wire.written.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [b"200"] * before.count(LAST) + [b"400"]
+    assert wire.closed
+
+
 @pytest.mark.parametrize("behind", [b"", LAST])
 async def test_a_body_that_is_no_http_is_refused_in_place_of_its_answer(behind: bytes) -> None:
     server = Server(app=held)
