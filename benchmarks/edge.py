@@ -49,6 +49,7 @@ class _Answer:
     unknown_tokens: int = 0
     entropy: float = 0.3
     distance: float | None = 0.5
+    truncated: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks import places
 from examples.quickstart import train as quickstart
-from runners.engines.base import pad
+from runners.engines.base import TokenBatch
 from runners.engines.export import save, trace
 
 SEED = 20261122
@@ -126,7 +126,7 @@ def export_plainly() -> Path:
     target = places.HERE / "plain" / "model.onnx"
     shutil.rmtree(target.parent, ignore_errors=True)
     network = AutoModelForSequenceClassification.from_pretrained(places.MODEL)
-    save(trace(network.eval(), pad([[2, 3], [2, 3, 4, 5]], 0)), target)
+    save(trace(network.eval(), TokenBatch.of_ids([[2, 3], [2, 3, 4, 5]], 0)), target)
     return target
 
 

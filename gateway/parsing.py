@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails, from_json
 from gateway.schemas import Body
 from kaiten.errors import Detail, InvalidInput, MalformedBody
 from kaiten.sections import Gateway
+from kaiten.text import length_problem
 
 BodyT = TypeVar("BodyT", bound=Body)
 # More would only lengthen the response.
@@ -88,9 +89,9 @@ def check_lengths(texts: Mapping[str, str], limits: Gateway) -> None:
 
     """
     details = [
-        Detail(field, f"has over {limits.max_text_chars} characters")
+        Detail(field, problem)
         for field, text in texts.items()
-        if len(text) > limits.max_text_chars
+        if (problem := length_problem(text, limits.max_text_chars))
     ]
     if details:
         raise InvalidInput(details[:_MAX_DETAILS])

@@ -22,6 +22,10 @@ class Classified(Answer, Protocol):
     def index(self) -> int:
         """The most probable label's; the first of equals."""
 
+    @property
+    def truncated(self) -> bool:
+        """Whether the text was over the model's maximum length, and only a part of it was read."""
+
 
 class Runner(Protocol):
     """One version of a model, whatever process or device it runs in."""
@@ -66,6 +70,9 @@ class Traffic(Protocol):
 
     def request_answered(self, endpoint: str, model: str, status: int, seconds: float) -> None:
         """Count it. ``model`` is ``name:version``, or empty where none was reached."""
+
+    def texts_truncated(self, model: str, count: int) -> None:
+        """Count texts over the maximum length of ``model``, of which only a part was read."""
 
 
 class BodiesWatch(Protocol):

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,7 +16,16 @@ from gateway.refused_bodies import RefusedBodies
 from gateway.schemas import PredictV1Response
 from kaiten import tags
 from kaiten.context import RequestContext, current
-from kaiten.errors import InferenceFailed, NotReady, QueueFull, Unauthenticated, UnknownModel
+from kaiten.errors import (
+    BlankText,
+    Detail,
+    InferenceFailed,
+    InvalidInput,
+    NotReady,
+    QueueFull,
+    Unauthenticated,
+    UnknownModel,
+)
 from kaiten.records import Origin, record
 from kaiten.sections import Gateway
 
@@ -64,11 +74,13 @@ class Predictor:
         """Answer for one text, by the default model."""
         check_lengths({"text": text}, self._limits)
         runner, context = self._admit(None)
-        answer = (await self._predict(runner, [text], context))[0]
+        with _naming(lambda _: "text"):
+            answer = (await self._predict(runner, [text], context))[0]
         return PredictV1Response(
             result=answer.index,
             label=runner.labels[answer.index],
             confidence=answer.confidence,
+            truncated=answer.truncated,
             model=runner.tag,
             request_id=context.request_id,
             timestamp=datetime.now(UTC),
@@ -79,7 +91,8 @@ class Predictor:
         check_count("inputs", texts, self._limits)
         check_lengths({f"inputs.{index}": text for index, text in enumerate(texts)}, self._limits)
         runner, context = self._admit(model)
-        answers = await self._predict(runner, texts, context)
+        with _naming(lambda index: f"inputs.{index}"):
+            answers = await self._predict(runner, texts, context)
         head = to_json({"model": runner.tag, "request_id": context.request_id})
         predictions = await _predictions(answers, runner.labels, top_k)
         return b'%s,"predictions":[%s]}' % (head.removesuffix(b"}"), b",".join(predictions))
@@ -112,12 +125,23 @@ class Predictor:
         if not all(math.isfinite(answer.confidence) for answer in answers):
             logger.error("scores_not_finite", model=runner.tag)
             raise InferenceFailed
+        context.truncated_texts = sum(answer.truncated for answer in answers)
         origin = Origin(context.request_id, context.subject, runner.tag)
         context.records += [
             record(origin, item, text, runner.labels[answer.index], answer)
             for item, (text, answer) in enumerate(zip(texts, answers, strict=True))
         ]
         return answers
+
+
+@contextmanager
+def _naming(field: Callable[[int], str]) -> Iterator[None]:
+    """Refuse a text that is blank to the model, by the name of its field."""
+    try:
+        yield
+    except BlankText as error:
+        reason = "is empty to the model: it holds only characters that its tokenizer removes"
+        raise InvalidInput([Detail(field(error.index), reason)]) from None
 
 
 def _names(tag: str) -> tuple[str, str]:
@@ -150,4 +174,4 @@ def _prediction(answer: Classified, labels: Sequence[str], top_k: int) -> bytes:
         {"label": labels[index], "index": index, "score": float(answer.scores[index])}
         for index in order
     ]
-    return to_json({**ranked[0], "top_k": ranked})
+    return to_json({**ranked[0], "top_k": ranked, "truncated": answer.truncated})

@@ -14,23 +14,17 @@ from pydantic import (
 )
 
 from kaiten.sections import MAX_INPUTS
+from kaiten.text import MAX_LABEL_CHARS, text_problem
 
 
 def _is_text(value: str) -> str:
-    if not value.strip():
-        raise ValueError("is empty")
-    if "\x00" in value:
-        raise ValueError("holds a NUL byte")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        # The error's own text would quote the value.
-        raise ValueError("holds a lone surrogate, which is no Unicode text") from None
+    if problem := text_problem(value):
+        raise ValueError(problem)
     return value
 
 
-# The same for the document, spelled out: what counts as a space differs from one dialect of regular
-# expressions to the next.
+# The same for the document, but for texts of invisible characters alone. It is spelled out: what
+# counts as a space differs from one dialect of regular expressions to the next.
 _SPACES = r"\t-\r\u001c- \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 TEXT_PATTERN = rf"^[^\u0000]*[^\u0000{_SPACES}][^\u0000]*$"
 Text = Annotated[
@@ -94,12 +88,16 @@ class PredictV2Request(Body):
     )
 
 
+_TRUNCATED = "The text was over the model's maximum length, and only a part of it was read."
+
+
 class PredictV1Response(BaseModel):
     """The most probable label of the text."""
 
     result: int = Field(description="The label's index.")
     label: str
     confidence: float = Field(ge=0, le=1, description="The label's probability.")
+    truncated: bool = Field(default=False, description=_TRUNCATED)
     model: str = Field(description="name:version of the model that answered.")
     request_id: str
     timestamp: datetime
@@ -117,6 +115,7 @@ class Prediction(ScoredLabel):
     """The most probable label of a text, and the top_k of them, most probable first."""
 
     top_k: list[ScoredLabel]
+    truncated: bool = Field(default=False, description=_TRUNCATED)
 
 
 class PredictV2Response(BaseModel):
@@ -129,7 +128,6 @@ class PredictV2Response(BaseModel):
 
 # As middleware/request_context.py takes one.
 REQUEST_ID_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
-MAX_LABEL_CHARS = 1000
 LabelText = Annotated[
     str,
     Field(max_length=MAX_LABEL_CHARS),

@@ -65,6 +65,8 @@ class RequestContext:
     # Awaited with the tokens that a request costs before they are queued; raises to refuse it.
     reserve: Callable[[int], Awaitable[None]] | None = None
     records: list[PredictionRecord] = field(default_factory=list)
+    # Texts over the model's maximum length, of which only a part was read.
+    truncated_texts: int = 0
     # Of the answer, whoever gives it: lower-case names and values.
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 

@@ -124,9 +124,12 @@ class ModelRejected(SetupError):
 
 
 class DataRejected(SetupError):
-    """A file of rows that a version can not be validated on."""
+    """A file of rows that a version cannot be validated on."""
 
     def __init__(self, file: object, reason: str, remedy: str) -> None:
+        # The message is one line, and file names may hold line ends.
+        if not str(file).isprintable():
+            file = repr(str(file))
         super().__init__(f"{file}: {reason}. {remedy}", [Detail("data", reason)])
 
 
@@ -413,3 +416,14 @@ class InferenceFailed(ServiceError):
 
 class OutOfMemory(Exception):
     """A batch does not fit into the device's memory. No caller meets it: a part of it may fit."""
+
+
+class BlankText(Exception):
+    """Nothing is left of a text for the model to read; ``index`` is its place among the inputs.
+
+    The gateway answers with InvalidInput, which names the field.
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"input {index} is blank to the model")
+        self.index = index

@@ -5,6 +5,7 @@ distant lines, and YAML 1.1 reads ``012`` as ten and ``1:30`` as ninety. A setti
 of these, so each is refused with its line and key.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,8 +124,8 @@ def reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise DuplicateKey(next(key for key in keys if keys.count(key) > 1))
+        counts = Counter(key for key, _ in pairs)
+        raise DuplicateKey(next(key for key, count in counts.items() if count > 1))
     return values
 
 

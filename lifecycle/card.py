@@ -51,6 +51,7 @@ class Provenance(BaseModel):
     reference_data: str | None = None
     # Whole: a branch's name would say something else tomorrow.
     git_commit: str | None = Field(None, pattern=r"^[0-9a-f]{40}$")
+    source: str | None = Field(None, description="hf://OWNER/NAME@COMMIT, of a model from a hub.")
     licence: str | None = None
     limits: str | None = Field(None, description="What it is not to be used for.")
 
@@ -72,6 +73,10 @@ class ModelCard(BaseModel):
     framework_versions: dict[str, str]
     # None in cards of before there were engines; the store lists such a version, and refuses it.
     engine: EngineCard | None = None
+    notes: tuple[str, ...] = Field((), description="What registration changed, and what to mind.")
+    packages: tuple[str, ...] = Field(
+        (), description="What serving it on a CPU needs besides what every model needs."
+    )
     registered_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     provenance: Provenance = Provenance()
     files: dict[str, str]

@@ -1,6 +1,8 @@
 """The card as a README, in the form that Hugging Face's model cards have."""
 
+import huggingface_hub
 from huggingface_hub import EvalResult, ModelCardData
+from yaml import YAMLError
 
 from lifecycle.card import ModelCard
 
@@ -37,6 +39,7 @@ def render(card: ModelCard, own: str = "") -> str:
         "architecture": card.architecture,
         "labels": shown + (f" and {more} more" if more > 0 else ""),
         "longest input": f"{card.max_length} tokens",
+        "source": known.source,
         "made from": known.parent,
         "trained": known.trained_at and f"{known.trained_at:%Y-%m-%d}",
         "training data": known.training_data and f"SHA-256 {known.training_data}",
@@ -46,6 +49,8 @@ def render(card: ModelCard, own: str = "") -> str:
     }
     table = [f"| {key} | {value} |" for key, value in rows.items() if value]
     limits = ["## Limits", "", known.limits, ""] if known.limits else []
+    listed = [f"- {note}" for note in card.notes]
+    notes = ["## Notes", "", *listed, ""] if listed else []
     lines = [
         "---",
         data.to_yaml().strip(),
@@ -58,8 +63,18 @@ def render(card: ModelCard, own: str = "") -> str:
         *table,
         "",
         *limits,
+        *notes,
     ]
     return "\n".join(lines) + (f"\n{_body(own)}" if own else "")
+
+
+def declared_licence(text: str) -> str | None:
+    """Return the licence in the metadata of a README, None if it declares none."""
+    try:
+        licence = huggingface_hub.ModelCard(text, ignore_metadata_errors=True).data.get("license")
+    except (ValueError, YAMLError):
+        return None
+    return licence if isinstance(licence, str) else None
 
 
 def _body(text: str) -> str:

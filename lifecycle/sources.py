@@ -1,6 +1,7 @@
 """Where a model to be registered comes from: a folder, a hub, or an MLflow registry."""
 
 import shutil
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,36 +11,64 @@ from kaiten.errors import ModelRejected
 
 _HUB, _MLFLOW = "hf://", "models:/"
 # What a hub's repository may hold besides, in other forms or languages.
-_WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "*.jinja", "LICENSE", "NOTICE")
+_WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.codes", "*.md", "LICENSE*", "NOTICE*")
 
 
-def fetch(source: str, into: Path) -> Path:
-    """Return a local folder with the model of ``source``; what is downloaded goes to ``into``.
+@dataclass(frozen=True, slots=True)
+class FetchedModel:
+    """A local folder with a model, and where it comes from, if that is no folder.
 
-    ``hf://owner/name@revision`` is a hub's, ``models:/name/version`` an MLflow registry's, and all
-    else the path of a folder. ModelRejected where it can not be had.
+    ``source`` names a hub's model by its commit: hf://OWNER/NAME@COMMIT.
+    """
+
+    folder: Path
+    source: str | None = None
+
+
+def fetch(source: str, into: Path) -> FetchedModel:
+    """Return the model of ``source`` in a local folder; downloads go to ``into``.
+
+    ``hf://owner/name@revision`` is a hub's, ``models:/name/version`` an MLflow registry's, and
+    anything else the path of a folder.
+
+    Raises:
+        ModelRejected: It cannot be downloaded.
+
     """
     if source.startswith(_HUB):
         return _from_hub(source.removeprefix(_HUB), into)
     if source.startswith(_MLFLOW):
-        return _from_mlflow(source, into)
-    return Path(source)
+        return FetchedModel(_from_mlflow(source, into), source)
+    return FetchedModel(Path(source))
 
 
-def _from_hub(name: str, into: Path) -> Path:
-    from huggingface_hub import constants, snapshot_download  # noqa: PLC0415  takes half a second
+def _from_hub(name: str, into: Path) -> FetchedModel:
+    from huggingface_hub import HfApi, constants, snapshot_download  # noqa: PLC0415  half a second
 
     # Serving never asks a hub, and is kept from it; here somebody has asked to.
     constants.HF_HUB_OFFLINE = False
     repository, _, revision = name.partition("@")
     try:
-        found = snapshot_download(
-            repository, revision=revision or None, local_dir=into, allow_patterns=[*_WANTED]
+        # By its commit: the branch may move while its files are downloaded.
+        model = HfApi().model_info(repository, revision=revision or None)
+        folder = snapshot_download(
+            repository, revision=model.sha, local_dir=into, allow_patterns=[*_WANTED]
         )
     except Exception as error:  # noqa: BLE001
         # Its errors are of many kinds: HTTP's, the network's, its own and plain ValueErrors.
         raise _unavailable(f"{_HUB}{name}", error) from None
-    return Path(found)
+    names = [each.rfilename for each in model.siblings or ()]
+    if not any(name.endswith(".safetensors") for name in names):
+        pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+        if pickles:
+            raise ModelRejected(
+                pickles[0],
+                "is a pickle, which can run code when it is loaded, and the repository has no "
+                "weights as safetensors",
+                f"Look for a pull request that adds them, and name it: {_HUB}{repository}"
+                "@refs/pr/N; or download the repository and convert it (see the guide).",
+            )
+    return FetchedModel(Path(folder), f"{_HUB}{repository}@{model.sha}")
 
 
 def _from_mlflow(source: str, into: Path) -> Path:

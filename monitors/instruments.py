@@ -371,6 +371,10 @@ class Instruments:
         if self._times is not None:
             self._times.add(endpoint, status, seconds)
 
+    def texts_truncated(self, model: str, count: int) -> None:
+        """Count texts over the model's maximum length, of which only a part was read."""
+        self._models.truncated_texts.labels(*tags.split(model)).inc(count)
+
     def records_dropped(self, count: int) -> None:
         """Count answers that were not profiled."""
         self._records_dropped.inc(count)
@@ -528,6 +532,12 @@ class _ModelInstruments:
             "model_skipped_items_total",
             "Items that were not computed: gone or failed callers', or past the deadline.",
             (*_MODEL, "reason"),
+            registry=registry,
+        )
+        self.truncated_texts = Counter(
+            "kaiten_truncated_texts_total",
+            "Texts over the model's maximum length, of which only a part was read.",
+            _MODEL,
             registry=registry,
         )
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from kaiten.errors import NotReady
+from kaiten.errors import BlankText, NotReady
 from runners.tasks.base import Processor
 from runners.watchdog import Watchdog
 
-# Of all inputs of a call: fewer are prepared on the event loop.
-_INLINE_CHARS = 512
 # What the thread prepares before it is another subject's turn.
 _SLICE_CHARS = 16_384
 ResultT = TypeVar("ResultT")
@@ -33,22 +31,16 @@ class Preparation:
     """
 
     def __init__(
-        self,
-        processor: Processor[Any, Any, Any, Any],
-        name: str,
-        watchdog: Watchdog,
-        *,
-        cheap: bool = False,
+        self, processor: Processor[Any, Any, Any, Any], name: str, watchdog: Watchdog
     ) -> None:
-        self._processor, self._watchdog, self._cheap = processor, watchdog, cheap
+        self._processor, self._watchdog = processor, watchdog
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"prepare-{name}")
         self._turns: dict[str, _Turn] = {}
         self._closed = False
 
     async def prepare(self, inputs: Sequence[Any], subject: str = "") -> Sequence[Any]:
         """Return an item for each input; NotReady once it is closed."""
-        # A thread's two switches cost more than a few short texts.
-        if self._cheap or sum(map(len, inputs)) <= _INLINE_CHARS:
+        if sum(map(len, inputs)) <= self._processor.inline_chars:
             return self._processor.prepare(inputs)
         turn = self._turns.setdefault(subject, _Turn())
         turn.calls += 1
@@ -57,7 +49,10 @@ class Preparation:
             for part in _slices(inputs):
                 # The thread serves slices as they come, and a subject has one there at a time.
                 async with turn.lock:
-                    items += await self._on_thread(part)
+                    try:
+                        items += await self._on_thread(part)
+                    except BlankText as error:
+                        raise BlankText(len(items) + error.index) from None
         finally:
             turn.calls -= 1
             if not turn.calls:

@@ -46,7 +46,7 @@ class Runner:
         self._express_thread = ThreadPoolExecutor(1, thread_name_prefix=f"express-lane-{tag}")
         self._observer = observer
         watchdog = Watchdog(limits.hang_timeout_s)
-        self._preparation = Preparation(task.processor, tag, watchdog, cheap=task.cheap)
+        self._preparation = Preparation(task.processor, tag, watchdog)
         self._batcher: Batcher[Any, Any, Any] = Batcher(
             self._preparation.prepare,
             Device(

@@ -26,7 +26,7 @@ from benchmarks.servers import running
 from kaiten.sections import Logging, Runners
 from monitors import logs
 from runners.engines import precision
-from runners.engines.base import Engine, Samples
+from runners.engines.base import Engine, TokenBatch
 from runners.tasks.text_classification.serving import load_processor
 
 _MINUTES = 7.5
@@ -64,7 +64,7 @@ class Bench:
     folder: Path = field(default_factory=Path)
     texts: list[str] = field(default_factory=list)
     ids: list[list[int]] = field(default_factory=list)
-    samples: Samples = field(default_factory=Samples)
+    samples: TokenBatch = field(default_factory=lambda: TokenBatch.of_ids([[0]], 0))
     labels: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
 
@@ -186,7 +186,7 @@ def _prepare(bench: Bench, banking77: Path) -> None:
 
 
 def _measure_offline(bench: Bench) -> None:
-    pad_id, asked = bench.samples.pad_id, Runners(device=bench.device)
+    pad_id, asked = bench.samples.pad_values["input_ids"], Runners(device=bench.device)
     exact: Engine | None = None
     with _phase(bench, "Offline: fp32, padded"):
         exact = offline.engine(
@@ -198,7 +198,7 @@ def _measure_offline(bench: Bench) -> None:
     if bench.device == "cpu":
         return
     with _phase(bench, "Offline: half precision, padded"):
-        padded = offline.PaddedHalf(bench.folder, asked, pad_id)
+        padded = offline.PaddedHalf(bench.folder, asked)
         _rates(bench, report.PADDED, padded)
         _rates(bench, report.AS_THEY_COME, padded, by_length=False)
     with _phase(bench, "Offline: as served"):
@@ -218,7 +218,7 @@ def _measure_offline(bench: Bench) -> None:
 def _rates(bench: Bench, name: str, known: Engine, *, by_length: bool = True) -> None:
     rate_s, _ = bench.seconds
     for size in _SIZES[:1] if bench.smoke else _SIZES:
-        pad_id = bench.samples.pad_id
+        pad_id = bench.samples.pad_values["input_ids"]
         found = offline.rate(known, bench.ids, pad_id, size, rate_s, by_length=by_length)
         bench.results.add("offline", engine=name, batch=size, **found)
 

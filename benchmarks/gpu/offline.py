@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from kaiten.sections import Runners
-from runners.engines.base import Computed, Engine, Samples
+from runners.engines.base import Computed, Engine, TokenBatch
 from runners.engines.cuda_engine import DTYPES, CudaEngine, CudaStream, PaddedLane
 from runners.engines.precision import parity
 from runners.engines.torch_engine import TorchEngine, load_network
@@ -23,7 +23,7 @@ _WARM_S = 0.5
 _PARITY_BATCH = 256
 
 
-def engine(folder: Path, settings: Runners, samples: Samples) -> Engine:
+def engine(folder: Path, settings: Runners, samples: TokenBatch) -> Engine:
     """Return the engine that serves on this device, ready for its largest batches."""
     if settings.device == "cpu":
         return TorchEngine(folder, settings)
@@ -41,23 +41,23 @@ class PaddedHalf:
     packed = False
     express = False
 
-    def __init__(self, folder: Path, settings: Runners, pad_id: int) -> None:
+    def __init__(self, folder: Path, settings: Runners) -> None:
         device = torch.device(settings.device)
         streams = [CudaStream(device) for _ in range(self.lanes)]
         network = load_network(folder).to(device).to(DTYPES[streams[0].half])
         self._lanes: SimpleQueue[PaddedLane] = SimpleQueue()
         for stream in streams:
-            self._lanes.put(PaddedLane(network, stream, pad_id))
+            self._lanes.put(PaddedLane(network, stream))
 
     def reserve(self, tokens: int, items: int) -> None:
         """Reserve nothing."""
 
     @torch.inference_mode()
-    def compute(self, token_ids: Ids, pad_id: int, *, alone: bool = False) -> Computed:
+    def compute(self, batch: TokenBatch, *, alone: bool = False) -> Computed:
         """Return the logits and embeddings of a batch."""
         lane = self._lanes.get()
         try:
-            return lane.compute(token_ids)
+            return lane.compute(batch)
         finally:
             self._lanes.put(lane)
 
@@ -104,7 +104,7 @@ def _compute(
         mine = islice(cycle(batches), number, None, known.lanes)
         while time.perf_counter() - start < seconds:
             batch = next(mine)
-            known.compute(batch, pad_id)
+            known.compute(TokenBatch.of_ids(batch, pad_id))
             done.append(batch)
 
     with ThreadPoolExecutor(known.lanes) as threads:
@@ -125,7 +125,9 @@ def answers(known: Engine, texts: Ids, pad_id: int) -> NDArray[np.float32]:
     """Return the logits of all texts, in order, shape (texts, labels)."""
     starts = range(0, len(texts), _PARITY_BATCH)
     batches = (texts[at : at + _PARITY_BATCH] for at in starts)
-    return np.concatenate([known.compute(batch, pad_id).logits for batch in batches])
+    return np.concatenate(
+        [known.compute(TokenBatch.of_ids(batch, pad_id)).logits for batch in batches]
+    )
 
 
 def free_memory() -> int:

@@ -16,9 +16,15 @@ class ScoredLabel(_Answer):
 
 
 class Prediction(ScoredLabel):
-    """The most probable label of a text, and the ``top_k`` of them, most probable first."""
+    """The most probable label of a text, and the ``top_k`` of them, most probable first.
+
+    ``truncated`` says that the text was over the model's maximum length, and only a part of it was
+    read.
+    """
 
     top_k: tuple[ScoredLabel, ...]
+    # Servers before 1.1 do not say.
+    truncated: bool = False
 
 
 class FeedbackResponse(_Answer):

@@ -71,6 +71,8 @@ class TrafficMiddleware:
                 self._traffic.request_answered(path, context.model or "", status, seconds)
             if status < FIRST_ERROR_STATUS:
                 self._sink.put(context.records)
+                if context.model and context.truncated_texts:
+                    self._traffic.texts_truncated(context.model, context.truncated_texts)
             level = _level(context.endpoint, status)
             # First the level: what would not be written takes nobody's place.
             if _written.isEnabledFor(level) and (

@@ -56,6 +56,10 @@ def register(
         Path | None, typer.Option(help="Its file, to note the digest.")
     ] = None,
     reference_data: Annotated[Path | None, typer.Option(help="Its file, likewise.")] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(help="The longest text to serve, in tokens; by default the model's maximum."),
+    ] = None,
     *,
     as_json: Json = False,
 ) -> None:
@@ -71,15 +75,32 @@ def register(
     settings, inspect = load_settings(), find_inspection(task).inspect
     store, rules = ModelStore(settings.signatures), settings.versioning
     with TemporaryDirectory(prefix="kaiten-") as fetched:
-        folder = fetch(source, Path(fetched))
-        submission = Submission(folder, name, version, task, provenance)
-        stored = register_model(submission, operator(), rules, store=store, inspect=inspect)
+        fetched_model = fetch(source, Path(fetched))
+        submission = Submission(
+            fetched_model.folder,
+            name,
+            version,
+            task,
+            provenance.model_copy(update={"source": fetched_model.source}),
+            max_length,
+        )
+        stored = register_model(
+            submission,
+            operator(),
+            rules,
+            store=store,
+            inspect=inspect,
+            # Standard output is the result's.
+            progress=lambda line: typer.echo(f"{line} ...", err=True),
+        )
     if as_json:
         typer.echo(stored.card.model_dump_json())
     else:
         typer.echo(f"Registered {stored.card.tag} in {stored.folder}")
         if engine := stored.card.engine:
             typer.echo(f"On a CPU it is served by {engine.name}: {engine.reason}.")
+        for note in stored.card.notes:
+            typer.echo(note)
 
 
 def _digest(name: str, file: Path) -> str:

@@ -12,7 +12,9 @@ from kaiten.errors import SetupError
 
 def validate(
     tag: Annotated[str, typer.Argument(help="The version, as name:version.")],
-    data: Annotated[Path, typer.Option(help="Labelled rows: .jsonl, .csv or .parquet.")],
+    data: Annotated[
+        Path, typer.Option(help="Labelled rows: .jsonl, .csv, .tsv or .parquet; gzip too.")
+    ],
     golden: Annotated[
         Path | None, typer.Option(help="Rows that must be answered as they are labelled.")
     ] = None,

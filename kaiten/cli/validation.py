@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from kaiten.cli.operator import Request, operator
+from kaiten.errors import BlankText, DataRejected
 from kaiten.records import REFERENCE_FILE, Origin, record
 from kaiten.sections import Runners
 from kaiten.settings import Settings, load_settings
@@ -43,6 +44,7 @@ from runners.tasks.text_classification.serving import Raw
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 _NONE = "none"
 _PROBE = "probe"
+_CHECKED_AT_ONCE = 1000
 
 
 def run(request: Request, *, as_json: bool) -> bool:
@@ -50,8 +52,10 @@ def run(request: Request, *, as_json: bool) -> bool:
     settings = load_settings()
     store = ModelStore(settings.signatures)
     model = store.get(request.tag)
-    asked = _asked(request, model, settings.validation.min_rows)
+    asked = _asked(request, model, settings)
     compared = _compared(store, model, request.against)
+    for each in [model] if compared is None else [model, compared]:
+        _check_texts(each, asked)
     with _progress() as told:
         device = _device(model, settings.runners)
         validator = Validator(settings.validation, device, settings.home / "validation", told)
@@ -74,15 +78,34 @@ def run(request: Request, *, as_json: bool) -> bool:
     return report.passed
 
 
-def _asked(request: Request, model: StoredModel, min_rows: int) -> Asked:
+def _asked(request: Request, model: StoredModel, settings: Settings) -> Asked:
     columns = rows.Columns(request.text_column, request.label_column, request.slices)
-    found, known = rows.read(request.data, columns), model.card.labels
-    rows.check(found, known, min_rows, request.data, partly=request.partly)
+    labels, limits = model.card.labels, settings.gateway
+    data = rows.read(request.data, columns, limits)
+    min_rows = settings.validation.min_rows
+    rows.check(data, labels, min_rows, request.data, partly=request.partly)
     golden = None
     if request.golden is not None:
-        golden = rows.read(request.golden, rows.Columns(columns.text, columns.label))
-        rows.check(golden, known, 1, request.golden, partly=True)
-    return Asked(request.data, found, request.golden, golden)
+        golden = rows.read(request.golden, rows.Columns(columns.text, columns.label), limits)
+        rows.check(golden, labels, 1, request.golden, partly=True)
+    return Asked(request.data, data, request.golden, golden)
+
+
+def _check_texts(model: StoredModel, asked: Asked) -> None:
+    """Raise DataRejected for a text that the model's tokenizer leaves nothing of."""
+    processor = find_task(model.card.task).load_processor(model.folder, model.card.max_length)
+    files = [(asked.file, asked.rows)]
+    if asked.golden_file is not None and asked.golden is not None:
+        files.append((asked.golden_file, asked.golden))
+    for file, data in files:
+        for start in range(0, len(data), _CHECKED_AT_ONCE):
+            try:
+                processor.prepare(data.texts[start : start + _CHECKED_AT_ONCE])
+            except BlankText as error:
+                where = data.place(start + error.index, data.columns.text)
+                reason = f"{where}: is empty to the model {model.card.tag}"
+                remedy = "Its tokenizer removes all of the characters: remove the row."
+                raise DataRejected(file, reason, remedy) from None
 
 
 def _compared(store: ModelStore, model: StoredModel, against: str | None) -> StoredModel | None:

@@ -27,7 +27,7 @@ from lifecycle.bento.context import (
     stage,
 )
 from lifecycle.bento.origin import models_in, revision, statement
-from lifecycle.bento.packages import WHEELS, Lock, Variant, lock, needs_torch, requirements
+from lifecycle.bento.packages import WHEELS, Lock, Variant, lock, packages_for, requirements
 from lifecycle.bento.sbom import bill
 from lifecycle.promotion import passing_report
 from lifecycle.resolution import resolve
@@ -83,8 +83,10 @@ def build(order: Order, store: ModelStore, environment: Mapping[str, str]) -> Bu
     names = [model.card.name for model in models]
     if len({*names}) < len(names):
         raise BuildRefused(f"--model: a bento serves one version of a model, not {names}.")
-    torch = order.torch or needs_torch([model.card for model in models], order.variant)
-    wanted = requirements(order.project, _EXTRAS, torch=torch)
+    needed = packages_for(
+        [model.card for model in models], "cuda" if order.torch else order.variant
+    )
+    wanted = requirements(order.project, _EXTRAS, needed)
     locked = lock(
         wanted, order.project / _CONSTRAINTS, variant=order.variant, source=order.torch_source
     )

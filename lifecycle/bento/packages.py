@@ -3,7 +3,7 @@
 import json
 import sys
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,8 +23,8 @@ PYTHON = "3.11"
 _GLIBC, _MACHINE = "manylinux_2_28", "x86_64"
 WHEELS = "wheels"
 _TORCH = "torch"
-# What has been exported to ONNX is served on a CPU without these.
-_FOR_TORCH = {_TORCH, "transformers", "onnx"}
+# What has been exported to ONNX is served on a CPU without these, unless its card names them.
+_FOR_SOME = {_TORCH, "transformers", "onnx", "sentencepiece"}
 _REFUSAL = "There is no set of versions to install of"
 
 
@@ -36,17 +36,25 @@ class Lock:
     wheel: Path | None = None
 
 
-def needs_torch(cards: Iterable[ModelCard], variant: Variant) -> bool:
-    """Return whether torch computes the models: on CUDA, and where ONNX Runtime can not."""
-    return variant == "cuda" or any(not card.engine or card.engine.name != "onnx" for card in cards)
+def packages_for(cards: Iterable[ModelCard], variant: Variant) -> set[str]:
+    """Return which of the packages that only some models need these ones need."""
+    cards = list(cards)
+    if variant == "cuda" or any(not card.engine or card.engine.name != "onnx" for card in cards):
+        return {*_FOR_SOME}
+    needed = {package for card in cards for package in card.packages}
+    # transformers reads some vocabularies with it.
+    return needed | ({"sentencepiece"} if "transformers" in needed else set())
 
 
-def requirements(project: Path, extras: Sequence[str], *, torch: bool) -> list[str]:
-    """Return what the project in this folder needs at run time, with its extras, as written."""
+def requirements(project: Path, extras: Sequence[str], needed: Collection[str]) -> list[str]:
+    """Return what the project in this folder needs at run time, with its extras, as written.
+
+    ``needed`` are those that only some models need (see packages_for).
+    """
     told = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     known: dict[str, list[str]] = told["optional-dependencies"]
     wanted = [*told["dependencies"], *(each for extra in extras for each in known[extra])]
-    left_out = set() if torch else _FOR_TORCH
+    left_out = _FOR_SOME.difference(needed)
     return [each for each in wanted if Requirement(each).name not in left_out]
 
 

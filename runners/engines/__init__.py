@@ -11,11 +11,16 @@ import structlog
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.sections import Runners
 from runners.engines import cuda
-from runners.engines.base import Engine, Samples
+from runners.engines.base import Engine, TokenBatch
 from runners.engines.placement import devices, place
 
 logger = structlog.get_logger(__name__)
 MODEL_FILE = "onnx/model.onnx"
+# Beside it if the model takes longer texts: how many tokens the exported network computes.
+LIMIT_FILE = "onnx/max_tokens"
+# An exported network multiplies plain matrices, and so holds all of a text's attention at once:
+# 3 GB for 8,192 tokens in a small model. torch's own attention does not.
+MAX_TOKENS = 1024
 # One batch is copied and answered while another computes.
 CUDA_LANES = 2
 # What each engine is installed as.
@@ -29,12 +34,20 @@ class EngineChoice:
     engine: Literal["onnx", "torch"]
     device: str
     reason: str
+    # ONNX Runtime computes texts of up to so many tokens, and torch longer ones; None: no limit.
+    max_onnx_tokens: int | None = None
 
     @property
     def packages(self) -> tuple[str, ...]:
         """The packages whose versions may change what it answers."""
-        own = ("onnxruntime",) if self.engine == "onnx" else ("torch", "transformers")
-        return (*own, "tokenizers", "numpy")
+        onnx = ("onnxruntime",) if self.engine == "onnx" else ()
+        torch = ("torch", "transformers") if self.needs_torch else ()
+        return (*onnx, *torch, "tokenizers", "numpy")
+
+    @property
+    def needs_torch(self) -> bool:
+        """Whether torch computes any text."""
+        return self.engine == "torch" or self.max_onnx_tokens is not None
 
     @property
     def newest_opset(self) -> int | None:
@@ -58,10 +71,10 @@ def choose_engine(folder: Path, settings: Runners) -> EngineChoice:
     On its own it takes a CUDA device where there is one, else ONNX Runtime where the model was
     exported to ONNX, else torch on the CPU.
     """
-    exported = (folder / MODEL_FILE).is_file()
+    exported, limit = (folder / MODEL_FILE).is_file(), _limit(folder)
     if settings.engine == "onnx":
         _check_onnx(settings.device, exported=exported)
-        choice = EngineChoice("onnx", "cpu", "runners.engine asks for it")
+        choice = EngineChoice("onnx", "cpu", "runners.engine asks for it", limit)
     elif settings.device.startswith("cuda"):
         _check_installed("torch")
         place(settings.device, 0, devices(settings))
@@ -69,12 +82,21 @@ def choose_engine(folder: Path, settings: Runners) -> EngineChoice:
     elif settings.device == "auto" and cuda.count():
         choice = EngineChoice("torch", "cuda", "torch sees a CUDA device")
     else:
-        choice = _choose_on_cpu(settings, exported=exported)
+        choice = _choose_on_cpu(settings, exported=exported, limit=limit)
     _check_installed(choice.engine)
+    if choice.needs_torch:
+        _check_installed("torch")
     return choice
 
 
-def open_engine(folder: Path, settings: Runners, samples: Samples | None = None) -> Engine:
+def _limit(folder: Path) -> int | None:
+    try:
+        return int((folder / LIMIT_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def open_engine(folder: Path, settings: Runners, samples: TokenBatch | None = None) -> Engine:
     """Load a registered model's network into the engine, and onto the device, that are chosen.
 
     Half precision is tried on ``samples``; without any, it is not used.
@@ -83,12 +105,16 @@ def open_engine(folder: Path, settings: Runners, samples: Samples | None = None)
     logger.info("engine_opened", **asdict(choice))
     decided = settings.model_copy(update={"device": choice.device})
     # Imported here: who serves with one engine does not pay for the others.
-    if choice.engine == "onnx":
-        engine: Engine = _class_of("onnx_engine", "OnnxEngine")(folder, decided)
+    if choice.max_onnx_tokens is not None:
+        engine: Engine = _class_of("long_texts", "LongTextEngine")(
+            folder, decided, samples, choice.max_onnx_tokens
+        )
+    elif choice.engine == "onnx":
+        engine = _class_of("onnx_engine", "OnnxEngine")(folder, decided)
     elif choice.device == "cpu":
         engine = _class_of("torch_engine", "TorchEngine")(folder, decided)
     else:
-        engine = _class_of("cuda_engine", "CudaEngine")(folder, decided, samples or Samples())
+        engine = _class_of("cuda_engine", "CudaEngine")(folder, decided, samples)
     return engine
 
 
@@ -96,12 +122,15 @@ def _class_of(module: str, name: str) -> Any:  # noqa: ANN401  each engine is ma
     return getattr(import_module(f"{__name__}.{module}"), name)
 
 
-def _choose_on_cpu(settings: Runners, *, exported: bool) -> EngineChoice:
+def _choose_on_cpu(settings: Runners, *, exported: bool, limit: int | None) -> EngineChoice:
     if settings.engine == "torch":
         return EngineChoice("torch", "cpu", "runners.engine asks for it")
     place = "runners.device is cpu" if settings.device == "cpu" else "torch sees no CUDA device"
     if exported:
-        return EngineChoice("onnx", "cpu", f"{place}, and the model was exported to ONNX")
+        long = "" if limit is None else f"; torch computes texts of over {limit:,} tokens"
+        return EngineChoice(
+            "onnx", "cpu", f"{place}, and the model was exported to ONNX{long}", limit
+        )
     reason = f"{place}, and the model was not exported to ONNX (its card says why)"
     return EngineChoice("torch", "cpu", reason)
 

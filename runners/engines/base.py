@@ -1,12 +1,14 @@
 """What every engine offers, and the padding that they share."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+PadSide = Literal["left", "right"]
+ATTENTION_MASK = "attention_mask"
 # What people write to a support desk, a bank or a shop, from one word to a paragraph.
 SENTENCES = (
     "Hello",
@@ -25,11 +27,53 @@ SENTENCES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
-    """Token ids of real texts and of the longest one, to try a network on, and the padding's id."""
+class TokenBatch:
+    """Texts as a network's named inputs: in each, one sequence of numbers a text.
 
-    texts: Sequence[Sequence[int]] = ()
-    pad_id: int = 0
+    ``input_ids`` is always among the inputs. Shorter texts are filled up to the longest, and that
+    to ``min_length``, with the input's value in ``pad_values``, on ``pad_side``.
+    """
+
+    inputs: Mapping[str, Sequence[Sequence[int]]]
+    pad_values: Mapping[str, int]
+    pad_side: PadSide = "right"
+    min_length: int = 0
+
+    @classmethod
+    def of_ids(cls, token_ids: Sequence[Sequence[int]], pad_id: int) -> "TokenBatch":
+        """Return a batch that has no inputs but token ids."""
+        return cls({"input_ids": token_ids}, {"input_ids": pad_id})
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def token_ids(self) -> Sequence[Sequence[int]]:
+        """The ids of each text's tokens."""
+        return self.inputs["input_ids"]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether token ids, padded on the right, are all that the network is given."""
+        padded = self.pad_side == "right" and not self.min_length
+        return padded and self.inputs.keys() == {"input_ids"}
+
+    def select(self, indices: Sequence[int]) -> "TokenBatch":
+        """Return a batch of some of the texts, in this order."""
+        inputs = {name: [rows[index] for index in indices] for name, rows in self.inputs.items()}
+        return replace(self, inputs=inputs)
+
+    def arrays(self) -> dict[str, NDArray[np.int64]]:
+        """Return each input, and ``attention_mask``, as an array of shape (texts, longest)."""
+        shape = len(self), max(self.min_length, *map(len, self.token_ids))
+        arrays = {name: np.full(shape, self.pad_values[name], np.int64) for name in self.inputs}
+        mask = np.zeros(shape, np.int64)
+        for row, ids in enumerate(self.token_ids):
+            columns = slice(len(ids)) if self.pad_side == "right" else slice(-len(ids), None)
+            mask[row, columns] = 1
+            for name, rows in self.inputs.items():
+                arrays[name][row, columns] = rows[row]
+        return arrays | {ATTENTION_MASK: mask}
 
 
 class Computed(NamedTuple):
@@ -70,10 +114,8 @@ class Engine(Protocol):
         OutOfMemory where the device can not hold one.
         """
 
-    def compute(
-        self, token_ids: Sequence[Sequence[int]], pad_id: int, *, alone: bool = False
-    ) -> Computed:
-        """Return the logits and embeddings of a batch; texts are padded to the longest.
+    def compute(self, batch: TokenBatch, *, alone: bool = False) -> Computed:
+        """Return the logits and embeddings of a batch.
 
         ``alone`` says that nothing else computes or waits, so that it may use every thread.
         """
@@ -92,16 +134,3 @@ def entropy(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     tiny = np.finfo(np.float32).tiny
     found: NDArray[np.float32] = -(scores * np.log(np.maximum(scores, tiny))).sum(axis=1)
     return found
-
-
-def pad(
-    token_ids: Sequence[Sequence[int]], pad_id: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return ids and attention mask, each of shape (texts, longest)."""
-    shape = len(token_ids), max(map(len, token_ids))
-    ids = np.full(shape, pad_id, dtype=np.int64)
-    mask = np.zeros(shape, dtype=np.int64)
-    for row, text in enumerate(token_ids):
-        ids[row, : len(text)] = text
-        mask[row, : len(text)] = 1
-    return ids, mask

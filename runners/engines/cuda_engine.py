@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from kaiten.errors import OutOfMemory
 from kaiten.sections import Runners
 from runners.engines import CUDA_LANES
-from runners.engines.base import Computed, Samples, pad
+from runners.engines.base import Computed, TokenBatch
 from runners.engines.embedding import joined, parted
 from runners.engines.packed_network import PackedNetwork, is_packable
 from runners.engines.packing import Grid, Shape, pack
@@ -32,7 +32,6 @@ from runners.engines.torch_engine import load_network
 
 logger = structlog.get_logger(__name__)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-TokenIds = Sequence[Sequence[int]]
 Compute = Callable[[], torch.Tensor]
 
 
@@ -107,7 +106,7 @@ class CudaStream:
 class Lane(Protocol):
     """Computes one batch at a time."""
 
-    def compute(self, token_ids: TokenIds) -> Computed:
+    def compute(self, batch: TokenBatch) -> Computed:
         """Return the logits and embeddings of a batch."""
 
 
@@ -135,8 +134,8 @@ class PackedLane:
         self._labels, columns = network.num_labels, self._graphs[grid.largest][1].shape[1]
         self._answers = stream.staging(grid.largest.texts, columns, dtype=torch.float32)
 
-    def compute(self, token_ids: TokenIds) -> Computed:
-        count = len(token_ids)
+    def compute(self, batch: TokenBatch) -> Computed:
+        token_ids, count = batch.token_ids, len(batch)
         shape = self._grid.fit(sum(map(len, token_ids)), count)
         pack(token_ids, shape, self._first, self._row[: shape.size])
         replay, found = self._graphs[shape]
@@ -152,15 +151,16 @@ class PackedLane:
 class PaddedLane:
     """Computes padded batches as they come."""
 
-    def __init__(self, network: Any, stream: Stream, pad_id: int) -> None:  # noqa: ANN401
-        self._network, self._stream, self._pad_id = network, stream, pad_id
+    def __init__(self, network: Any, stream: Stream) -> None:  # noqa: ANN401
+        self._network, self._stream = network, stream
         stream.follow()
 
-    def compute(self, token_ids: TokenIds) -> Computed:
-        ids, mask = (torch.from_numpy(each) for each in pad(token_ids, self._pad_id))
-        device = self._stream.device
+    def compute(self, batch: TokenBatch) -> Computed:
+        arrays, device = batch.arrays(), self._stream.device
         with self._stream.ordered():
-            found = self._network(input_ids=ids.to(device), attention_mask=mask.to(device))
+            found = self._network(
+                **{name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+            )
             answer = joined(found.logits).cpu().numpy()
         return parted(answer, self._network.config.num_labels)
 
@@ -181,18 +181,18 @@ class CudaEngine:
         self,
         folder: Path,
         settings: Runners,
-        samples: Samples,
+        samples: TokenBatch | None,
         stream: Callable[[torch.device], Stream] = CudaStream,
     ) -> None:
         device = torch.device(settings.device)
         self._streams = [stream(device) for _ in range(self.lanes)]
-        self._pad_id = samples.pad_id
-        self._longest = max(map(len, samples.texts), default=1)
+        self._samples = samples or TokenBatch.of_ids([[0]], 0)
+        self._longest = max(map(len, self._samples.token_ids))
         self._lanes: SimpleQueue[Lane] = SimpleQueue()
         self._network, self.packed = load_network(folder).to(device), False
         asked = self._streams[0].half if settings.precision == "auto" else settings.precision
-        if asked in DTYPES and samples.texts:
-            self._halve(asked, samples.texts)
+        if asked in DTYPES and samples is not None:
+            self._halve(asked, samples)
 
     @torch.inference_mode()
     def reserve(self, tokens: int, items: int) -> None:
@@ -211,11 +211,11 @@ class CudaEngine:
             self._lanes.put(lane)
 
     @torch.inference_mode()
-    def compute(self, token_ids: TokenIds, pad_id: int, *, alone: bool = False) -> Computed:  # noqa: ARG002
+    def compute(self, batch: TokenBatch, *, alone: bool = False) -> Computed:  # noqa: ARG002
         """Return a batch's logits and embeddings; OutOfMemory where it does not fit."""
         lane = self._lanes.get()
         try:
-            return lane.compute(token_ids)
+            return lane.compute(batch)
         except torch.OutOfMemoryError:
             raise OutOfMemory from None
         finally:
@@ -223,19 +223,19 @@ class CudaEngine:
 
     def _lane(self, stream: Stream, grid: Grid) -> Lane:
         if not self.packed:
-            return PaddedLane(self._network, stream, self._pad_id)
+            return PaddedLane(self._network, stream)
         return PackedLane(self._network, stream, grid, self._longest)
 
     @torch.inference_mode()
-    def _halve(self, precision: str, texts: TokenIds) -> None:
+    def _halve(self, precision: str, samples: TokenBatch) -> None:
         """Keep half precision, and packing if there can be, where the answers stay the same."""
-        exact = PaddedLane(self._network, self._streams[0], self._pad_id).compute(texts)
+        exact = PaddedLane(self._network, self._streams[0]).compute(samples)
         kept, half = self._network, deepcopy(self._network).to(DTYPES[precision])
-        self.packed = is_packable(half)
+        self.packed = samples.is_plain and is_packable(half)
         self._network = PackedNetwork(half) if self.packed else half
         # With the room of these texts alone.
-        grid = Grid([Shape(sum(map(len, texts)), len(texts))])
-        there = self._lane(self._streams[0], grid).compute(texts)
+        grid = Grid([Shape(sum(map(len, samples.token_ids)), len(samples))])
+        there = self._lane(self._streams[0], grid).compute(samples)
         found = parity(exact.logits, there.logits)
         facts = {"precision": precision, "packed": self.packed, **asdict(found)}
         if found.holds:
@@ -245,6 +245,7 @@ class CudaEngine:
             self._network, self.packed = kept, False
 
     def _compute_largest(self, lanes: Sequence[Lane], tokens: int, items: int) -> None:
-        longest = [[0] * self._longest] * max(1, min(items, tokens // self._longest))
+        index = max(range(len(self._samples)), key=lambda at: len(self._samples.token_ids[at]))
+        longest = self._samples.select([index] * max(1, min(items, tokens // self._longest)))
         for lane in lanes:
             lane.compute(longest)

@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from kaiten.sections import Runners
-from runners.engines import MODEL_FILE
-from runners.engines.base import Engine, pad
+from runners.engines import LIMIT_FILE, MAX_TOKENS, MODEL_FILE
+from runners.engines.base import TokenBatch
 from runners.engines.embedding import embedding_of
 from runners.engines.onnx_engine import OnnxEngine
 from runners.engines.pruning import prune
@@ -31,56 +32,76 @@ logger = structlog.get_logger(__name__)
 # The largest difference between two logits that still counts as the same.
 TOLERANCE = 1e-4
 OPSET = 17
-# An export by plain matrix products holds all of a text's attention at once: 3 GB for 8,192 tokens
-# in a small model. torch's own attention does not.
-MAX_TOKENS = 1024
 # Beside the graph, so that all sessions map the same weights; as Hugging Face names it.
 _WEIGHTS = "model.onnx_data"
 _FOLDER = Path(MODEL_FILE).parent
 # A full disk says nothing about the network, and an engine is chosen for good.
 _NOT_THE_NETWORKS = (OSError, MemoryError)
 _AXES = {0: "texts", 1: "tokens"}
-_INPUTS, _OUTPUTS = ["input_ids", "attention_mask"], ["logits", "embedding"]
+_OUTPUTS = ["logits", "embedding"]
 
 
 def export(
-    engine: TorchEngine, pad_id: int, texts: Sequence[Sequence[int]], made: Path
+    engine: TorchEngine,
+    texts: TokenBatch,
+    made: Path,
+    *,
+    together: bool = True,
+    limited: bool = False,
 ) -> EngineFacts:
-    """Write the network to ``made``/onnx/, unless it does not agree with torch.
+    """Write the network to ``made``/onnx/ unless its logits differ from torch's.
 
-    ``texts`` are token ids, from short to the longest; their logits are compared alone and in one
-    padded batch. What no answer depends on is left out, where that agrees too.
+    ``texts`` go from short to long, none over MAX_TOKENS. Their logits are compared one text at a
+    time and, if ``together``, in one padded batch of all but the longest, whose padding would take
+    minutes. A form of the network that leaves out what no logit depends on is tried first.
+    ``limited`` says that the model also takes longer texts, which torch is to compute.
     """
     versions = {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
-    longest = max(map(len, texts))
-    if longest > MAX_TOKENS:
-        reason = f"texts of up to {longest} tokens take less memory by torch's attention"
-        return EngineFacts("torch", reason, versions=versions)
+    longer = _cut(texts.select([len(texts) - 1]), 2 * len(texts.token_ids[0]))
+    example = _joined(texts.select([0]), longer) if together else longer
     try:
-        traced = trace(engine.network, pad([texts[0], texts[-1][: 2 * len(texts[0])]], pad_id))
+        traced = trace(engine.network, example)
     except _NOT_THE_NETWORKS:
         raise
-    except Exception as error:  # noqa: BLE001  whatever an exporter trips over: torch serves it
-        reason = f"it can not be exported to ONNX: {type(error).__name__}"
+    except Exception as error:  # noqa: BLE001  any error of the exporter: torch serves the model
+        reason = f"it cannot be exported to ONNX: {type(error).__name__}"
         return EngineFacts("torch", reason, versions=versions)
-    compare = partial(_saved_difference, made=made, engine=engine, pad_id=pad_id, texts=texts)
+    save(traced, made / MODEL_FILE)
+    compare = partial(_difference, made=made, engine=engine, texts=texts, together=together)
     for form, change in _FORMS.items():
         network = change(traced)
         if network is None:
             continue
-        reason, difference = _tried(form, network, compare)
+        # Without its weights, which lie in their file.
+        (made / MODEL_FILE).write_bytes(network.SerializeToString())
+        reason, difference = _tried(form, compare)
         if difference is not None and difference <= TOLERANCE:
+            if limited:
+                (made / LIMIT_FILE).write_text(f"{MAX_TOKENS}\n", encoding="utf-8")
+                reason += f"; torch computes texts of over {MAX_TOKENS:,} tokens"
             return EngineFacts("onnx", reason, len(texts), difference, versions, OPSET)
-        shutil.rmtree(made / _FOLDER, ignore_errors=True)
+    shutil.rmtree(made / _FOLDER, ignore_errors=True)
     return EngineFacts("torch", reason, len(texts), difference, versions)
 
 
-def _tried(
-    form: str, network: onnx.ModelProto, compare: Callable[[onnx.ModelProto], float]
-) -> tuple[str, float | None]:
+def _cut(texts: TokenBatch, length: int) -> TokenBatch:
+    """Return the texts, each cut to a length but for its last token, which some networks read."""
+    inputs = {
+        name: [[*row[: length - 1], row[-1]] if len(row) > length else row for row in rows]
+        for name, rows in texts.inputs.items()
+    }
+    return replace(texts, inputs=inputs)
+
+
+def _joined(first: TokenBatch, second: TokenBatch) -> TokenBatch:
+    inputs = {name: [*rows, *second.inputs[name]] for name, rows in first.inputs.items()}
+    return replace(first, inputs=inputs)
+
+
+def _tried(form: str, compare: Callable[[], float]) -> tuple[str, float | None]:
     """Return what came of a form, in words and as its largest difference; None where it fails."""
     try:
-        difference = compare(network)
+        difference = compare()
     except _NOT_THE_NETWORKS:
         raise
     except Exception as error:  # noqa: BLE001  the next form may do
@@ -95,7 +116,7 @@ def _pruned(traced: onnx.ModelProto) -> onnx.ModelProto | None:
     found.CopyFrom(traced)
     try:
         return found if prune(found) else None
-    except Exception as error:  # noqa: BLE001  the plain form may do; over 2 GB onnx infers no shapes
+    except Exception as error:  # noqa: BLE001  the plain form may do
         logger.warning("not_pruned", error=type(error).__name__)
         return None
 
@@ -107,28 +128,19 @@ _FORMS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {
 }
 
 
-def _saved_difference(
-    network: onnx.ModelProto,
-    made: Path,
-    engine: TorchEngine,
-    pad_id: int,
-    texts: Sequence[Sequence[int]],
-) -> float:
-    """Save a network and return its largest difference from torch's logits."""
-    save(network, made / MODEL_FILE)
-    return _difference(engine, OnnxEngine(made, Runners(threads=2)), pad_id, texts)
-
-
-def _difference(
-    engine: Engine, exported: Engine, pad_id: int, texts: Sequence[Sequence[int]]
-) -> float:
-    """Return the largest difference of a logit, by both sessions of the exported engine."""
+def _difference(made: Path, engine: TorchEngine, texts: TokenBatch, *, together: bool) -> float:
+    """Return the exported network's largest difference from torch's logits."""
+    exported = OnnxEngine(made, Runners(threads=2))
     largest = 0.0
-    for batch in [*([text] for text in texts), texts]:
-        expected = engine.compute(batch, pad_id).logits
+    batches = [texts.select([index]) for index in range(len(texts))]
+    if together:
+        batches.append(texts.select(range(len(texts) - 1)))
+    for batch in batches:
+        expected = engine.compute(batch).logits
+        # By both sessions of the engine.
         for alone in (False, True):
-            found = exported.compute(batch, pad_id, alone=alone).logits
-            largest = max(largest, _largest(found - expected))
+            logits = exported.compute(batch, alone=alone).logits
+            largest = max(largest, _largest(logits - expected))
     return largest
 
 
@@ -139,7 +151,7 @@ def _largest(differences: NDArray[np.float32]) -> float:
 
 def trace(
     network: Any,  # noqa: ANN401  transformers has no types
-    example: tuple[NDArray[np.int64], NDArray[np.int64]],
+    example: TokenBatch,
 ) -> onnx.ModelProto:
     """Trace the network on an example with some padding, so that nothing is seen as constant.
 
@@ -160,16 +172,18 @@ def trace(
             traced = Path(folder) / "traced.onnx"
             warnings.simplefilter("ignore")
             # In evaluation as the network is: the exporter puts it back into what this is in.
-            plain, given = _Plain(network).eval(), tuple(map(torch.from_numpy, example))
+            arrays = example.arrays()
+            plain = _Plain(network, [*arrays]).eval()
+            given = tuple(map(torch.from_numpy, arrays.values()))
             names = _OUTPUTS[: len(plain(*given))]
             torch.onnx.export(
                 plain,
                 given,
                 str(traced),
-                input_names=_INPUTS,
+                input_names=[*arrays],
                 output_names=names,
                 dynamic_axes={
-                    **dict.fromkeys(_INPUTS, _AXES),
+                    **dict.fromkeys(arrays, _AXES),
                     **{name: {0: _AXES[0]} for name in names},
                 },
                 opset_version=OPSET,
@@ -182,7 +196,7 @@ def trace(
 
 
 def save(network: onnx.ModelProto, target: Path) -> None:
-    """Write a network, with its weights in a file beside it; the network has none afterwards."""
+    """Write a network, with its weights in a file beside it, and drop them from memory."""
     target.parent.mkdir(parents=True)
     onnx.save_model(network, target, save_as_external_data=True, location=_WEIGHTS)
     weights = target.parent / _WEIGHTS
@@ -192,15 +206,13 @@ def save(network: onnx.ModelProto, target: Path) -> None:
 
 
 class _Plain(torch.nn.Module):
-    """A network that takes and gives plain tensors."""
+    """A network that takes its named inputs by position, and gives plain tensors."""
 
-    def __init__(self, network: Any) -> None:  # noqa: ANN401  transformers has no types
+    def __init__(self, network: Any, names: Sequence[str]) -> None:  # noqa: ANN401
         super().__init__()
-        self._network = network
+        self._network, self._names = network, names
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        logits = self._network(input_ids=input_ids, attention_mask=attention_mask).logits
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logits = self._network(**dict(zip(self._names, inputs, strict=True))).logits
         embedding = embedding_of(logits)
         return (logits,) if embedding is None else (logits, embedding)

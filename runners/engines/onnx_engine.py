@@ -1,6 +1,5 @@
 """The ONNX Runtime engine: the network as it was exported at registration, on the CPU."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import onnxruntime
@@ -9,7 +8,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from kaiten.cores import cores
 from kaiten.sections import Runners
 from runners.engines import MODEL_FILE
-from runners.engines.base import Computed, pad
+from runners.engines.base import Computed, TokenBatch
 
 
 class OnnxEngine:
@@ -34,17 +33,14 @@ class OnnxEngine:
     def reserve(self, tokens: int, items: int) -> None:
         """Reserve nothing: a CPU's memory is the machine's."""
 
-    def compute(
-        self, token_ids: Sequence[Sequence[int]], pad_id: int, *, alone: bool = False
-    ) -> Computed:
+    def compute(self, batch: TokenBatch, *, alone: bool = False) -> Computed:
         """Return the logits and embeddings of a batch; may be called from every lane.
 
         A version that an older Kaiten registered gives no embeddings.
         """
-        ids, mask = pad(token_ids, pad_id)
         session = self._wide if alone else self._narrow
         # As they were exported: logits, and then the embedding if there is one.
-        return Computed(*session.run(None, {"input_ids": ids, "attention_mask": mask}))
+        return Computed(*session.run(None, batch.arrays()))
 
 
 def newest_opset() -> int:

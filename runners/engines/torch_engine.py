@@ -1,6 +1,8 @@
 """The torch engine: a transformers sequence classifier, computed eagerly."""
 
-from collections.abc import Sequence
+import inspect
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +12,89 @@ from transformers.utils import logging as transformers_logging
 
 from kaiten.errors import ModelRejected
 from kaiten.sections import Runners
-from runners.engines.base import Computed, pad
+from runners.engines.base import Computed, TokenBatch
 from runners.engines.embedding import joined, parted, watch
+
+_NAMED = 5
+# Weights that classifiers are often saved with and never used: position numbers, masks and rotary
+# frequencies, which are constants; and the head of the pretraining, or its pooler if the classifier
+# has none.
+_HARMLESS = re.compile(
+    r"(^|\.)(position_ids|token_type_ids|masked_bias|attn\.bias|attention\.bias|inv_freq)$"
+    r"|(^|\.)(lm_head|cls\.predictions|cls\.seq_relationship|lm_predictions|mask_predictions"
+    r"|vocab_transform|vocab_layer_norm|vocab_projector|generator_lm_head|generator_predictions"
+    r"|discriminator_predictions|final_logits_bias|pooler)(\.|$)"
+)
 
 
 def load_network(folder: Path) -> Any:  # noqa: ANN401  transformers has no types
-    """Load a folder's classifier onto the CPU, its embeddings watched.
+    """Load a folder's classifier onto the CPU in float32, and watch its embeddings.
 
-    ModelRejected where weights are missing.
+    Raises:
+        ModelRejected: Weights are missing, or the folder holds weights that the network does not
+            use.
+
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    # Safetensors only, and never code or files from elsewhere.
-    network, loaded = AutoModelForSequenceClassification.from_pretrained(
+    # Safetensors only, and never code or files from elsewhere. A CPU computes half precision
+    # slowly, and less exactly.
+    network, loading = AutoModelForSequenceClassification.from_pretrained(
         folder,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
         output_loading_info=True,
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
     )
-    # transformers fills what is missing at random, and would serve that.
-    if missing := sorted(loaded["missing_keys"]):
-        raise ModelRejected("weights", f"lack {', '.join(missing[:5])}", "Save the whole model.")
+    _check_weights(type(network).__name__, loading)
+    # The engine reads the logits by name.
+    network.config.return_dict = True
     watch(network)
     return network.eval()
+
+
+def _check_weights(network: str, loading: Mapping[str, Any]) -> None:
+    """Refuse weights of other sizes than config.json says, missing ones and unused ones.
+
+    transformers initialises at random what it does not find.
+    """
+    unused = [key for key in sorted(loading["unexpected_keys"]) if not _HARMLESS.search(key)]
+    if mismatched := sorted(loading["mismatched_keys"]):
+        key, saved, configured = mismatched[0]
+        raise ModelRejected(
+            "weights",
+            f"have {key} of shape {(*saved,)}, and by config.json it is {(*configured,)}",
+            "Correct config.json (its number of labels, and its sizes) to what was trained.",
+        )
+    if missing := sorted(loading["missing_keys"]):
+        reason = f"lack {_listed(missing)}, which {network} needs by config.json"
+        raise ModelRejected("weights", reason, _remedy(unused))
+    if unused:
+        raise ModelRejected(
+            "weights",
+            f"hold {_listed(unused)}, which {network} with this config.json does not use, so it "
+            "would answer otherwise than it was trained",
+            _remedy(unused),
+        )
+
+
+def _remedy(unused: Sequence[str]) -> str:
+    if any("lora_" in key or "adapter" in key or ".base_layer." in key for key in unused):
+        return (
+            "Merge the adapter (peft: model.merge_and_unload().save_pretrained(FOLDER)), and "
+            "register that folder."
+        )
+    return (
+        "Correct config.json (its architectures and its number of layers) to what was trained, or "
+        "save the model again with save_pretrained after it was fine-tuned for classification."
+    )
+
+
+def _listed(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return ", ".join(keys[:_NAMED]) + more
 
 
 def _copy_from_files(network: torch.nn.Module) -> None:
@@ -72,9 +133,17 @@ class TorchEngine:
         return self._model
 
     @property
-    def vocabulary_size(self) -> int:
-        """The number of token ids that there are embeddings for."""
-        return int(self._model.get_input_embeddings().weight.shape[0])
+    def vocabulary_size(self) -> int | None:
+        """The number of token ids that have embeddings; None if it cannot be told."""
+        try:
+            return int(self._model.get_input_embeddings().weight.shape[0])
+        except (AttributeError, NotImplementedError):
+            # CANINE hashes its characters.
+            return None
+
+    def takes(self, name: str) -> bool:
+        """Return whether the network's forward has an input of this name."""
+        return name in inspect.signature(self._model.forward).parameters
 
     @property
     def positions(self) -> int | None:
@@ -87,8 +156,9 @@ class TorchEngine:
                 padding_index = getattr(module, "padding_idx", None)
                 unused = 0 if padding_index is None else padding_index + 1
                 return int(module.weight.shape[0]) - unused
-        limit: int | None = getattr(self._model.config, "max_position_embeddings", None)
-        return limit
+        limit = getattr(self._model.config, "max_position_embeddings", None)
+        # XLNet says -1 for no limit.
+        return limit if isinstance(limit, int) and limit > 0 else None
 
     def reserve(self, tokens: int, items: int) -> None:
         """Reserve nothing: a CPU's memory is the machine's."""
@@ -96,17 +166,17 @@ class TorchEngine:
     @torch.inference_mode()
     def compute(
         self,
-        token_ids: Sequence[Sequence[int]],
-        pad_id: int,
+        batch: TokenBatch,
         *,
         alone: bool = False,  # noqa: ARG002  with one lane, every batch has all threads
     ) -> Computed:
-        """Return the logits and embeddings of a batch; texts are padded to the longest."""
+        """Return the logits and embeddings of a batch."""
         if self._threads and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        ids, mask = pad(token_ids, pad_id)
         output = self._model(
-            input_ids=torch.from_numpy(ids).to(self.device),
-            attention_mask=torch.from_numpy(mask).to(self.device),
+            **{
+                name: torch.from_numpy(array).to(self.device)
+                for name, array in batch.arrays().items()
+            }
         )
         return parted(joined(output.logits).cpu().numpy(), self._model.config.num_labels)

@@ -1,6 +1,7 @@
 """The device process's end: runners that answer the workers' calls over a Unix socket."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,6 +24,8 @@ RawT = TypeVar("RawT")
 class CarriedProcessor(Generic[ItemT, RawT]):
     """Takes items as bytes, and gives what was computed as bytes: the ends are in the workers."""
 
+    inline_chars = math.inf
+
     def __init__(self, codec: Codec[ItemT, RawT]) -> None:
         self._codec = codec
 
@@ -37,7 +40,7 @@ class CarriedProcessor(Generic[ItemT, RawT]):
 
 def carried(model: Model[ItemT, RawT], codec: Codec[ItemT, RawT]) -> Task[Any, Any, Any, Any]:
     """Return a task of the model whose inputs and predictions are bytes."""
-    return Task(CarriedProcessor(codec), model, cheap=True)
+    return Task(CarriedProcessor(codec), model)
 
 
 class DeviceServer:

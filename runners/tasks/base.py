@@ -4,7 +4,7 @@
 or live in two, and then a codec carries what passes between them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -22,10 +22,17 @@ RawT_co = TypeVar("RawT_co", covariant=True)
 
 
 class Processor(Protocol[InputT_contra, ItemT, RawT_contra, PredictionT]):
-    """What a family does on the CPU, before and after its network. Each item has a ``cost``."""
+    """What a family does on the CPU, before and after its network. Each item has a ``cost``.
+
+    ``inline_chars`` is how many characters of inputs are prepared on the event loop, in all; more
+    are prepared on a thread.
+    """
+
+    @property
+    def inline_chars(self) -> float: ...
 
     def prepare(self, inputs: Sequence[InputT_contra]) -> list[ItemT]:
-        """Turn inputs into items; cheap enough for the event loop where they are few and short."""
+        """Turn inputs into items."""
 
     def finish(self, batch: Sequence[ItemT], raw: RawT_contra) -> list[PredictionT]:
         """Turn what was computed into a prediction for each item, in order; on the event loop."""
@@ -80,14 +87,10 @@ class Codec(Protocol[ItemT, RawT]):
 
 @dataclass(frozen=True, slots=True)
 class Task(Generic[InputT, ItemT, RawT, PredictionT]):
-    """A model of one family, with all that serving it in one process takes.
-
-    ``cheap`` says that preparing is never too much for the event loop, however long the inputs.
-    """
+    """A model of one family, with all that serving it in one process takes."""
 
     processor: Processor[InputT, ItemT, RawT, PredictionT]
     model: Model[ItemT, RawT]
-    cheap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,10 @@ class ModelFacts:
     # JSON schemas of one input and one prediction.
     input_schema: Mapping[str, Any] = field(default_factory=dict)
     output_schema: Mapping[str, Any] = field(default_factory=dict)
+    # What registration changed, and what to mind.
+    notes: Sequence[str] = ()
+    # What serving it on a CPU needs besides what every model needs.
+    packages: Sequence[str] = ()
 
 
 class TaskModule(Protocol):
@@ -140,8 +147,16 @@ class TaskModule(Protocol):
 class InspectionModule(Protocol):
     """What registering a model of a task needs of its package."""
 
-    def inspect(self, folder: Path, made: Path) -> ModelFacts:
+    def inspect(
+        self,
+        folder: Path,
+        made: Path,
+        *,
+        max_length: int | None = None,
+        progress: Callable[[str], None] = ...,
+    ) -> ModelFacts:
         """Load the model once and tell what it is; ModelRejected if it is none of this task.
 
-        What serving needs besides the folder's own files is written into ``made``.
+        What serving needs besides the folder's own files is written into ``made``. Inputs of over
+        ``max_length`` tokens are to be cut. ``progress`` is told what is being done.
         """

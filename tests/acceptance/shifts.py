@@ -10,11 +10,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from runners.tasks.text_classification.serving import (
-    TOKENIZER_FILE,
-    TextProcessor,
-    load_processor,
-)
+from runners.tasks.text_classification.serving import TextProcessor, load_processor
+from runners.tokenization import TOKENIZER_FILE, FastTokenizer, TokenizationSettings
 
 Texts = Sequence[str]
 _SENTENCE_END = re.compile(r"(?<=[.?])\s+")
@@ -57,7 +54,8 @@ def _without_lower_case(folder: Path, max_length: int) -> TextProcessor:
     """Load a model's tokenizer without its lower-casing, so that it knows no capitals."""
     parts = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
     parts["normalizer"]["lowercase"] = False
-    return TextProcessor(Tokenizer.from_str(json.dumps(parts)), max_length)
+    tokenizer = FastTokenizer(Tokenizer.from_str(json.dumps(parts)), max_length)
+    return TextProcessor(tokenizer, TokenizationSettings.read(folder), max_length)
 
 
 SHIFTS: Mapping[str, Shift] = {

@@ -78,7 +78,9 @@ def gaps(mine: Json, own: Json, served: Json, path: str = "") -> list[str]:
     found = []
     for name, part in mine.get("properties", {}).items():
         place = f"{path}.{name}"
-        if name not in served["properties"] or name not in served.get("required", []):
+        # A field with a default may be missing.
+        needed = name in mine.get("required", [])
+        if name not in served["properties"] or (needed and name not in served.get("required", [])):
             found.append(f"{place}: is not promised")
         else:
             found += gaps(part, own, served["properties"][name], place)

@@ -17,7 +17,7 @@ from transformers import (
 
 from kaiten.errors import OutOfMemory
 from kaiten.sections import Runners
-from runners.engines.base import Samples
+from runners.engines.base import TokenBatch
 from runners.engines.cuda_engine import CudaEngine
 from runners.engines.torch_engine import TorchEngine
 
@@ -59,7 +59,7 @@ def pad_id(folder: Path) -> int:
 
 
 def made(folder: Path, **settings: Any) -> CudaEngine:  # noqa: ANN401
-    samples = Samples(TEXTS, pad_id(folder))
+    samples = TokenBatch.of_ids(TEXTS, pad_id(folder))
     return CudaEngine(folder, Runners(device="cuda", **settings), samples)
 
 
@@ -88,9 +88,10 @@ def test_alone_padded_and_packed_agree_with_a_cpu(
     assert engine.packed
     pad = pad_id(folder)
     for batch in batches():
-        lone = [engine.compute([text], pad) for text in batch]
+        together = TokenBatch.of_ids(batch, pad)
+        lone = [engine.compute(together.select([index])) for index in range(len(batch))]
         for found, expected, *alone in zip(
-            engine.compute(batch, pad), exact.compute(batch, pad), *lone, strict=True
+            engine.compute(together), exact.compute(together), *lone, strict=True
         ):
             assert found is not None
             assert expected is not None
@@ -109,8 +110,10 @@ def test_single_precision_is_padded_and_close(folder: Path, exact: TorchEngine) 
     found.reserve(TOKENS, ITEMS)
     assert not found.packed
     for batch in batches():
-        expected = exact.compute(batch, pad_id(folder)).logits
-        np.testing.assert_allclose(found.compute(batch, pad_id(folder)).logits, expected, atol=1e-3)
+        expected = exact.compute(TokenBatch.of_ids(batch, pad_id(folder))).logits
+        np.testing.assert_allclose(
+            found.compute(TokenBatch.of_ids(batch, pad_id(folder))).logits, expected, atol=1e-3
+        )
 
 
 def test_nothing_is_allocated_for_a_caller(engine: CudaEngine, folder: Path) -> None:
@@ -120,18 +123,18 @@ def test_nothing_is_allocated_for_a_caller(engine: CudaEngine, folder: Path) -> 
 
     before = allocations()
     for batch in batches():
-        engine.compute(batch, pad_id(folder))
+        engine.compute(TokenBatch.of_ids(batch, pad_id(folder)))
     assert allocations() == before
 
 
 def test_lanes_answer_their_own(engine: CudaEngine, folder: Path) -> None:
     every = [*batches()]
-    expected = [engine.compute(batch, pad_id(folder)).logits for batch in every]
+    expected = [engine.compute(TokenBatch.of_ids(batch, pad_id(folder))).logits for batch in every]
     found: dict[int, Any] = {}
 
     def lane(first: int) -> None:
         for index in range(first, len(every), 2):
-            found[index] = engine.compute(every[index], pad_id(folder)).logits
+            found[index] = engine.compute(TokenBatch.of_ids(every[index], pad_id(folder))).logits
 
     threads = [threading.Thread(target=lane, args=(first,)) for first in range(2)]
     for thread in threads:

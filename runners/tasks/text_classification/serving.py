@@ -1,40 +1,33 @@
 """Serving a text classifier. Neither torch nor transformers is imported here."""
 
-import json
 import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
 
-from kaiten.errors import ModelRejected
+from kaiten.errors import BlankText
 from kaiten.sections import Runners
 from runners import centroids
 from runners.engines import open_engine
-from runners.engines.base import SENTENCES, Engine, Samples, entropy, softmax
+from runners.engines.base import SENTENCES, Engine, TokenBatch, entropy, softmax
 from runners.tasks.base import Task
+from runners.tokenization import (
+    TextTokenizer,
+    TokenisedText,
+    TokenizationSettings,
+    load_tokenizer,
+)
 
-# The model's tokenizer as serving uses it: it holds the padding token and the side that is cut.
-TOKENIZER_FILE = "serving/tokenizer.json"
-# Of a long text, so many characters for each token that the model takes are tokenised first.
-_CHARS_PER_TOKEN = 8
-
-
-@dataclass(frozen=True, slots=True)
-class TokenisedText:
-    """A text as token ids, special tokens included, cut at the model's maximum length."""
-
-    ids: Sequence[int]
-
-    @property
-    def cost(self) -> int:
-        """Its length in tokens."""
-        return len(self.ids)
+_INLINE_CHARS = 512
+# The longest text of a warm-up: some thousand tokens would take a CPU half a minute.
+_WARM_UP_TOKENS = 512
+TOKEN_TYPES = "token_type_ids"  # noqa: S105  no secret
 
 
 class Raw(NamedTuple):
@@ -65,51 +58,44 @@ class Classification:
     unknown_tokens: int = 0
     entropy: float = 0.0
     distance: float | None = None
+    # Whether the model has read its beginning (or end) only.
+    truncated: bool = False
 
 
 class TextProcessor:
-    """A model's tokenizer as serving uses it, and what becomes of its logits.
+    """A model's tokenizer, and what becomes of its logits."""
 
-    Its tokenizer says by its padding what fills up a batch (``pad_id``).
-    """
-
-    def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
-        padding = tokenizer.padding
-        if padding is None:
-            raise ModelRejected(TOKENIZER_FILE, "names no padding token", "Register it again.")
-        self.pad_id: int = padding["pad_id"]
-        tokenizer.no_padding()
-        side = (tokenizer.truncation or {"direction": "right"})["direction"]
-        tokenizer.enable_truncation(max_length, direction=side)
-        self._tokenizer = tokenizer
-        self._max_length = max_length
-        self._cuts_end = side == "right"
-        self._margin_words = _margin_words(tokenizer)
-        self._unknown_id = _unknown_id(tokenizer)
+    def __init__(
+        self, tokenizer: TextTokenizer, settings: TokenizationSettings, max_length: int
+    ) -> None:
+        self.settings = settings
+        self._tokenizer, self._max_length = tokenizer, max_length
+        self._unknown_id = tokenizer.unknown_id
+        # A thread's two switches cost more than a few short texts, unless Python tokenises them.
+        self.inline_chars = _INLINE_CHARS if settings.backend == "tokenizers" else 0
 
     def prepare(self, inputs: Sequence[str]) -> list[TokenisedText]:
-        """Tokenise texts, 20 us for a short one; what is over the maximum length is cut off."""
-        starts = [self._sufficient_start(text) for text in inputs]
-        # "fast" leaves out the offsets, which nobody asks for.
-        return [TokenisedText(found.ids) for found in self._tokenizer.encode_batch_fast(starts)]
+        """Tokenise texts; what is over the maximum length is cut off.
 
-    def _sufficient_start(self, text: str) -> str:
-        """Return a start of a long text that has the same tokens, as far as the model takes them.
+        Raises:
+            BlankText: A text has nothing left after the tokenizer's normaliser.
 
-        A tokenizer splits a text into words before anything else, so a cut changes the words next
-        to it alone. A start suffices if the model takes no token of its last words. A tokenizer
-        that knows no words gets the whole text.
         """
-        chars = _CHARS_PER_TOKEN * self._max_length
-        while self._cuts_end and 2 * chars < len(text):
-            start = text[:chars]
-            (encoding,) = self._tokenizer.encode_batch([start])
-            if encoding.overflowing:
-                left_words = _last_word(encoding.overflowing[-1]) - _last_word(encoding)
-                if left_words >= self._margin_words:
-                    return start
-            chars *= 4
-        return text
+        texts = self._tokenizer.encode(inputs)
+        for index, text in enumerate(texts):
+            if text.blank:
+                raise BlankText(index)
+        return texts
+
+    def batch(self, texts: Sequence[TokenisedText]) -> TokenBatch:
+        """Return texts as the network's inputs."""
+        inputs = {"input_ids": [text.ids for text in texts]}
+        pad_values = {"input_ids": self.settings.pad_id}
+        if self.settings.token_types:
+            inputs[TOKEN_TYPES] = [text.types for text in texts]
+            pad_values[TOKEN_TYPES] = self.settings.pad_type
+        settings = self.settings
+        return TokenBatch(inputs, pad_values, settings.pad_side, settings.min_length)
 
     def finish(self, batch: Sequence[TokenisedText], raw: Raw) -> list[Classification]:
         """Turn logits into probabilities by softmax."""
@@ -122,6 +108,7 @@ class TextProcessor:
             map(self._unknown_in, batch),
             entropy(scores).tolist(),
             (None if math.isnan(each) else each for each in raw.distances.tolist()),
+            (text.truncated for text in batch),
         )
         return [
             Classification(row, index, confidence, text.cost, *rest)
@@ -132,23 +119,27 @@ class TextProcessor:
         # None: a tokenizer by bytes knows every token, and no id is equal to it.
         return text.ids.count(self._unknown_id)
 
-    def probes(self) -> tuple[TokenisedText, TokenisedText]:
-        """Return a short text and one of the maximum length, with the model's special tokens."""
-        (short,) = self.prepare(["probe"])
-        known = self._tokenizer.get_added_tokens_decoder()
-        special = {index for index, token in known.items() if token.special}
-        filler = next(index for index in range(len(special) + 1) if index not in special)
-        filling = [filler] * (self._max_length - short.cost)
-        return short, TokenisedText([*short.ids[:-1], *filling, short.ids[-1]])
+    def probe(self, length: int) -> TokenisedText:
+        """Return a text of so many tokens, with the model's special tokens."""
+        (short,) = self._tokenizer.encode(["probe"])
+        filler = next(index for index in count() if index not in self._tokenizer.special_ids)
+        filling = max(0, min(length, self._max_length) - short.cost)
+        types = [*short.types]
+        types[-1:-1] = types[-2:-1] * filling
+        return TokenisedText([*short.ids[:-1], *[filler] * filling, short.ids[-1]], types)
 
-    def samples(self) -> Samples:
-        """Return what to try an engine on: real sentences, short to long, and the longest text."""
-        texts = [*self.prepare(SENTENCES), *self.probes()]
-        return Samples([text.ids for text in texts], self.pad_id)
+    def probes(self) -> list[TokenisedText]:
+        """Return a short text and a long one, to warm an engine up with."""
+        return [self.probe(0), self.probe(_WARM_UP_TOKENS)]
+
+    def samples(self) -> TokenBatch:
+        """Return what to try an engine on: real sentences from short to long, and the longest."""
+        sentences = self._tokenizer.encode(SENTENCES)
+        return self.batch([*sentences, self.probe(0), self.probe(self._max_length)])
 
 
 class TextClassifier:
-    """A loaded classifier; ``probes`` are a short text and one of the maximum length.
+    """A loaded classifier; ``probes`` are a short text and a long one.
 
     ``reference`` are the centroids that distances are taken to, shape (labels, width).
     """
@@ -156,11 +147,11 @@ class TextClassifier:
     def __init__(
         self,
         engine: Engine,
-        pad_id: int,
+        processor: TextProcessor,
         probes: Sequence[TokenisedText],
         reference: NDArray[np.float32] | None = None,
     ) -> None:
-        self._engine, self._pad_id, self._probes = engine, pad_id, probes
+        self._engine, self._processor, self._probes = engine, processor, probes
         self._reference = reference
 
     @property
@@ -175,8 +166,8 @@ class TextClassifier:
 
     @property
     def batch_items(self) -> int:
-        """The texts that the engine wants in a batch."""
-        return self._engine.batch_items
+        """The texts that the engine wants in a batch; 1 if its answers would depend on others."""
+        return self._engine.batch_items if self._processor.settings.batched else 1
 
     @property
     def packed(self) -> bool:
@@ -190,9 +181,9 @@ class TextClassifier:
 
     def infer(self, batch: Sequence[TokenisedText], *, alone: bool = False) -> Raw:
         """Return what the network computes, and how far that is from the reference."""
-        logits, embeddings = self._engine.compute(
-            [text.ids for text in batch], self._pad_id, alone=alone
-        )
+        if not self._processor.settings.batched and len(batch) > 1:
+            return _joined([self.infer([text], alone=alone) for text in batch])
+        logits, embeddings = self._engine.compute(self._processor.batch(batch), alone=alone)
         if self._reference is None or embeddings is None:
             distances = np.full(len(batch), np.nan, np.float32)
         else:
@@ -211,19 +202,34 @@ class TextClassifier:
                 self.infer([text], alone=alone)
 
 
+def _joined(parts: Sequence[Raw]) -> Raw:
+    embeddings = [part.embeddings for part in parts if part.embeddings is not None]
+    return Raw(
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.distances for part in parts]),
+        np.concatenate(embeddings) if len(embeddings) == len(parts) else None,
+    )
+
+
 class TextCodec:
-    """Token ids as int32, logits and distances as float32, in the byte order of the machine.
+    """Token ids and types as int32, logits and distances as float32, in the machine's byte order.
 
     Embeddings stay where they were computed.
     """
 
     def encode_items(self, items: Sequence[TokenisedText]) -> list[bytes]:
-        """Return 4 bytes a token."""
-        return [array("i", text.ids).tobytes() for text in items]
+        """Return the number of ids, the ids and the types, 4 bytes each."""
+        return [array("i", [len(text.ids), *text.ids, *text.types]).tobytes() for text in items]
 
     def decode_items(self, parts: Sequence[bytes]) -> list[TokenisedText]:
         """Return the texts; ValueError for bytes that are no token ids."""
-        return [TokenisedText(array("i", part)) for part in parts]
+        texts = []
+        for part in parts:
+            size, *numbers = array("i", part)
+            if len(numbers) not in {size, 2 * size}:
+                raise ValueError(f"{len(numbers)} numbers are no text of {size} tokens")
+            texts.append(TokenisedText(numbers[:size], numbers[size:]))
+        return texts
 
     def encode_raw(self, raw: Raw) -> list[bytes]:
         """Return 4 bytes a label for each text, and 4 for its distance."""
@@ -238,28 +244,10 @@ class TextCodec:
 codec = TextCodec()
 
 
-def _margin_words(tokenizer: Tokenizer) -> int:
-    """Return how many words a cut may change: one, or all that the longest added token covers."""
-    added = tokenizer.get_added_tokens_decoder().values()
-    return 1 + max((len(token.content) for token in added), default=0)
-
-
-def _last_word(encoding: Encoding) -> int:
-    return max((word for word in encoding.word_ids if word is not None), default=0)
-
-
-def _unknown_id(tokenizer: Tokenizer) -> int | None:
-    """Return the id of the token that stands for what the vocabulary has not, if there is one."""
-    model = json.loads(tokenizer.to_str())["model"]
-    if "unk_id" in model:
-        return cast("int | None", model["unk_id"])
-    token = model.get("unk_token")
-    return None if token is None else tokenizer.token_to_id(token)
-
-
 def load_processor(folder: Path, max_length: int) -> TextProcessor:
     """Load a registered classifier's tokenizer."""
-    return TextProcessor(Tokenizer.from_file(str(folder / TOKENIZER_FILE)), max_length)
+    settings = TokenizationSettings.read(folder)
+    return TextProcessor(load_tokenizer(folder, settings, max_length), settings, max_length)
 
 
 def load(
@@ -268,5 +256,5 @@ def load(
     """Load a registered classifier, and the centroids of a report, if it has any."""
     processor = load_processor(folder, max_length)
     engine = open_engine(folder, settings, processor.samples())
-    known = None if reference is None else centroids.read(reference)
-    return Task(processor, TextClassifier(engine, processor.pad_id, processor.probes(), known))
+    centroids_ = None if reference is None else centroids.read(reference)
+    return Task(processor, TextClassifier(engine, processor, processor.probes(), centroids_))

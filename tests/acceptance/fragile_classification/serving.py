@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from kaiten.sections import Runners
 from runners.engines import open_engine
 from runners.tasks.base import Task
 from runners.tasks.text_classification import serving
+from runners.tokenization import TokenisedText, TokenizationSettings, load_tokenizer
 
 POISON = "xanthophyll"
 BUG = "quercitron"
@@ -19,10 +18,10 @@ HANG = "ytterbium"
 
 
 @dataclass(frozen=True, slots=True)
-class FragileText(serving.TokenisedText):
+class FragileText(TokenisedText):
     """A text that may fail its batch, or end the batcher: by its price, once it is queued."""
 
-    text: str
+    text: str = ""
     asked: list[None] = field(default_factory=list)
 
     @property
@@ -36,15 +35,15 @@ class FragileText(serving.TokenisedText):
 class FragileProcessor(serving.TextProcessor):
     """A processor whose items know their text."""
 
-    def prepare(self, inputs: Sequence[str]) -> list[serving.TokenisedText]:
+    def prepare(self, inputs: Sequence[str]) -> list[TokenisedText]:
         items = super().prepare(inputs)
-        return [FragileText(item.ids, text) for item, text in zip(items, inputs, strict=True)]
+        return [FragileText(item.ids, text=text) for item, text in zip(items, inputs, strict=True)]
 
 
 class FragileClassifier(serving.TextClassifier):
     """A classifier that can not compute a batch with POISON in it."""
 
-    def infer(self, batch: Sequence[serving.TokenisedText], *, alone: bool = False) -> serving.Raw:
+    def infer(self, batch: Sequence[TokenisedText], *, alone: bool = False) -> serving.Raw:
         for item in batch:
             if isinstance(item, FragileText) and POISON in item.text:
                 # As libraries do, it names the text.
@@ -62,7 +61,7 @@ class FragileCodec:
         return [json.dumps([[*item.ids], item.text]).encode() for item in items]
 
     def decode_items(self, parts: Sequence[bytes]) -> list[FragileText]:
-        return [FragileText(*json.loads(part)) for part in parts]
+        return [FragileText(ids, text=text) for ids, text in (json.loads(part) for part in parts)]
 
     def encode_raw(self, raw: serving.Raw) -> list[bytes]:
         return serving.codec.encode_raw(raw)
@@ -75,8 +74,8 @@ codec = FragileCodec()
 
 
 def load_processor(folder: Path, max_length: int) -> FragileProcessor:
-    tokenizer = Tokenizer.from_file(str(folder / serving.TOKENIZER_FILE))
-    return FragileProcessor(tokenizer, max_length)
+    settings = TokenizationSettings.read(folder)
+    return FragileProcessor(load_tokenizer(folder, settings, max_length), settings, max_length)
 
 
 def load(
@@ -84,9 +83,9 @@ def load(
     max_length: int,
     settings: Runners,
     reference: Path | None = None,
-) -> Task[str, serving.TokenisedText, serving.Raw, serving.Classification]:
+) -> Task[str, TokenisedText, serving.Raw, serving.Classification]:
     processor = load_processor(folder, max_length)
     # Of plain texts: they are computed before any is asked for.
     plain = serving.load_processor(folder, max_length)
     engine = open_engine(folder, settings, plain.samples())
-    return Task(processor, FragileClassifier(engine, plain.pad_id, plain.probes()))
+    return Task(processor, FragileClassifier(engine, plain, plain.probes()))

@@ -86,6 +86,9 @@ Json = Any
 Content = bytes | AsyncIterator[bytes]
 
 
+MAX_WORDS = 10
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a runner answers for one text."""
@@ -95,6 +98,7 @@ class Answer:
     unknown_tokens: int = 0
     entropy: float = 0.5
     distance: float | None = None
+    truncated: bool = False
 
     @property
     def index(self) -> int:
@@ -128,7 +132,8 @@ class Classifier:
 
     def _answer(self, words: list[str]) -> Answer:
         counts = np.array([1 + words.count(label) for label in self.labels], dtype=np.float32)
-        return Answer(counts / counts.sum(), tokens=len(words))
+        truncated = len(words) > MAX_WORDS
+        return Answer(counts / counts.sum(), tokens=len(words), truncated=truncated)
 
 
 class Raising(Classifier):
@@ -173,6 +178,7 @@ class Book:
 
     started: list[str] = field(default_factory=list)
     answered: list[tuple[str, str, int]] = field(default_factory=list)
+    truncated: list[tuple[str, int]] = field(default_factory=list)
 
     def request_started(self, endpoint: str) -> None:
         self.started.append(endpoint)
@@ -180,6 +186,9 @@ class Book:
     def request_answered(self, endpoint: str, model: str, status: int, seconds: float) -> None:
         assert seconds >= 0
         self.answered.append((endpoint, model, status))
+
+    def texts_truncated(self, model: str, count: int) -> None:
+        self.truncated.append((model, count))
 
 
 @dataclass

@@ -1,15 +1,19 @@
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 
 import pytest
 
+from kaiten.errors import BlankText
 from tests.unit.gateway.house import (
     BENTO,
     CANARY,
     LABELS,
+    MAX_WORDS,
     TAG,
     V1,
     V2,
+    Answer,
     Classifier,
     House,
     Json,
@@ -32,6 +36,7 @@ async def test_v1_tells_the_most_probable_label() -> None:
     assert body == {
         "result": 1,
         "label": "delivery",
+        "truncated": False,
         "model": TAG,
         "request_id": answer.headers["X-Request-ID"],
     }
@@ -54,9 +59,42 @@ async def test_v2_tells_a_prediction_for_each_text(path: str) -> None:
                     {"label": "account", "index": 2, "score": pytest.approx(3 / 6)},
                     {"label": "billing", "index": 0, "score": pytest.approx(1 / 6)},
                 ],
+                "truncated": False,
             }
         ],
     }
+
+
+async def test_text_over_the_maximum_length_is_told_of_and_counted() -> None:
+    house = House()
+    # The classifier of the house reads so many words.
+    long = "account " * (MAX_WORDS + 1)
+    one = await house.post(V1, {"text": long})
+    many = await house.post(V2, {"inputs": [long, "account", long]})
+    assert one.json()["truncated"] is True
+    assert [each["truncated"] for each in many.json()["predictions"]] == [True, False, True]
+    assert house.traffic.truncated == [(TAG, 1), (TAG, 2)]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (V1, {"text": "gone"}, "text"),
+        (V2, {"inputs": ["account", "gone"]}, "inputs.1"),
+    ],
+)
+async def test_text_that_is_nothing_to_the_model_is_refused_by_its_field(
+    path: str, body: Json, field: str
+) -> None:
+    class Blank(Classifier):
+        async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
+            raise BlankText(list(inputs).index("gone"))
+
+    answer = await House(Blank()).post(path, body)
+    assert answer.status_code == 422
+    (detail,) = answer.json()["error"]["details"]
+    assert detail["field"] == field
+    assert "empty to the model" in detail["reason"]
 
 
 @pytest.mark.parametrize("path", MANY)

@@ -152,9 +152,30 @@ def test_golden_rows_that_are_answered_otherwise_refuse(registered: str, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("x" * 21, "row 2 (line 3), column 'text': has over 20 characters"),
+        ("\u200b", "row 2 (line 3), column 'text': is empty to the model tiny:1.0.0"),
+    ],
+)
+@pytest.mark.usefixtures("lenient")
+def test_row_that_the_api_would_refuse_is_not_measured(
+    text: str, problem: str, registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_GATEWAY__MAX_TEXT_CHARS", "20")
+    rows = tmp_path / "rows.csv"
+    lines = [f"a text,{label}" for label in ("billing", "delivery", "other") * 10]
+    rows.write_text("\n".join(["text,label", lines[0], f"{text},billing", *lines]))
+    result = run("validate", registered, "--data", str(rows))
+    assert result.exit_code == 1
+    assert str(result.exception).startswith(f"{rows}: {problem}. ")
+    assert ModelStore().get(registered).reference is None
+
+
+@pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["validate", "tiny:1.0.0", "--data", "/no/such.jsonl"], "can not be read"),
+        (["validate", "tiny:1.0.0", "--data", "/no/such.jsonl"], "cannot be read"),
         (["promote", "tiny:1.0.0", "--to", "staging", "--reason", "  "], "--reason is empty"),
         (["history", "unknown"], "Nothing is known of unknown"),
         (

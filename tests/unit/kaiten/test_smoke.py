@@ -95,8 +95,8 @@ def test_golden_rows_are_read_as_for_validation(
 
 
 def test_golden_rows_must_be_some(deployment: Deployment, token_file: str, tmp_path: Path) -> None:
-    (tmp_path / "golden.jsonl").touch()
-    golden = ["--golden", str(tmp_path / "golden.jsonl")]
+    (tmp_path / "golden.csv").write_text("text,label\n")
+    golden = ["--golden", str(tmp_path / "golden.csv")]
     assert "has no rows" in refusal(run(deployment.url, "--token-file", token_file, *golden))
     assert deployment.asked == []
 

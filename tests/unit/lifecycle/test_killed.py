@@ -23,7 +23,8 @@ from lifecycle.validation import page
 from lifecycle.validation.rows import Rows
 from lifecycle.validation.run import Asked, Device, Subject, Validator
 from tests.unit.lifecycle.cards import validated
-from tests.unit.lifecycle.test_registration import MODEL, RULES, inspect, submission
+from tests.unit.lifecycle.folders import MODEL
+from tests.unit.lifecycle.test_registration import RULES, inspect, submission
 
 # Python 3.12 warns where a process of several threads forks; the child starts none.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")

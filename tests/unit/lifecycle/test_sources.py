@@ -10,11 +10,35 @@ import huggingface_hub
 import pytest
 
 from kaiten.errors import ModelRejected
-from lifecycle.sources import fetch
+from lifecycle.sources import FetchedModel, fetch
 
 
 def test_folder_is_taken_as_it_is(tmp_path: Path) -> None:
-    assert fetch(str(tmp_path / "model"), tmp_path / "into") == tmp_path / "model"
+    assert fetch(str(tmp_path / "model"), tmp_path / "into") == FetchedModel(tmp_path / "model")
+
+
+COMMIT = "c0ffee" * 6 + "c0ff"
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let the hub have a repository of these files."""
+
+    def model_info(_: object, repository: str, revision: str | None) -> SimpleNamespace:
+        assert (repository, revision) == ("owner/name", "refs/pr/1")
+        files = [SimpleNamespace(rfilename=name) for name in names]
+        return SimpleNamespace(sha=COMMIT, siblings=files)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+
+
+def test_repository_that_has_pickles_only_is_refused_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    hub(monkeypatch, "config.json", "pytorch_model.bin")
+    with pytest.raises(ModelRejected, match=r"hf://owner/name@refs/pr/N") as caught:
+        fetch("hf://owner/name@refs/pr/1", tmp_path)
+    assert caught.value.details[0].field == "pytorch_model.bin"
 
 
 def test_hub_is_asked_for_a_revision_and_for_no_code(
@@ -27,10 +51,13 @@ def test_hub_is_asked_for_a_revision_and_for_no_code(
         return str(shutil.copytree(tiny_classifier, options["local_dir"]))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    hub(monkeypatch, "config.json", "model.safetensors", "pytorch_model.bin")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    found = fetch("hf://owner/name@abc123", tmp_path / "into")
-    assert (found / "config.json").is_file()
-    assert (asked["name"], asked["revision"]) == ("owner/name", "abc123")
+    model = fetch("hf://owner/name@refs/pr/1", tmp_path / "into")
+    assert (model.folder / "config.json").is_file()
+    # By the commit, which the card names.
+    assert model.source == f"hf://owner/name@{COMMIT}"
+    assert (asked["name"], asked["revision"]) == ("owner/name", COMMIT)
     assert not asked["offline"]
     assert not [pattern for pattern in asked["allow_patterns"] if pattern.endswith((".py", ".bin"))]
 
@@ -41,7 +68,7 @@ def test_hub_that_can_not_be_reached_is_told(
     def fails(*_: object, **__: object) -> None:
         raise ConnectionError("no route to the hub\nand more")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fails)
     with pytest.raises(ModelRejected) as caught:
         fetch("hf://owner/name", tmp_path)
     assert "hf://owner/name can not be had (ConnectionError: no route" in caught.value.message
@@ -71,7 +98,7 @@ def test_model_that_mlflow_logged_is_laid_side_by_side(
             if file.name.startswith(names):
                 shutil.copyfile(file, logged / target / file.name)
     registry(monkeypatch, logged)
-    found = fetch("models:/intent/3", tmp_path / "into")
+    found = fetch("models:/intent/3", tmp_path / "into").folder
     wanted = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert {file.name for file in found.iterdir()} == wanted
 
@@ -93,7 +120,7 @@ def test_model_of_a_registry_on_this_machine_is_copied(
     tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local_registry(monkeypatch, shutil.copytree(tiny_classifier, tmp_path / "logged" / "model"))
-    found = fetch("models:/intent/3", tmp_path / "into")
+    found = fetch("models:/intent/3", tmp_path / "into").folder
     assert found == tmp_path / "into"
     assert (found / "config.json").read_bytes() == (tiny_classifier / "config.json").read_bytes()
 

@@ -106,6 +106,13 @@ def test_requests_are_counted_by_route_status_and_model() -> None:
     assert found.value(name, endpoint=V1, status="401", model="", version="") == 1
 
 
+def test_truncated_texts_are_counted_by_model() -> None:
+    instruments = Instruments()
+    instruments.texts_truncated(TAG, 3)
+    instruments.texts_truncated(TAG, 2)
+    assert samples(instruments).value("kaiten_truncated_texts_total", **MODEL) == 5
+
+
 def test_requests_are_timed() -> None:
     instruments = Instruments()
     for seconds in (0.002, 0.25, 20):

@@ -30,6 +30,7 @@ class Upper:
     batch_items = 64
     packed = False
     express = False
+    inline_chars = 512.0
 
     def __init__(self) -> None:
         self.warmed_up = False

@@ -30,7 +30,7 @@ def store(model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     # What comes next takes an index of packages.
     monkeypatch.setattr(building, "requirements", reached)
-    monkeypatch.setattr(building, "needs_torch", reached)
+    monkeypatch.setattr(building, "packages_for", reached)
     store = ModelStore()
     for version in ("1.0.0", "1.0.1", "1.0.2", "1.0.3"):
         model = stored(store, f"ours:{version}", tmp_path)

@@ -7,7 +7,7 @@ import pytest
 
 from kaiten.errors import BuildRefused
 from kaiten.settings import ROOT
-from lifecycle.bento.packages import lock, needs_torch, requirements, torch_options
+from lifecycle.bento.packages import lock, packages_for, requirements, torch_options
 from lifecycle.card import EngineCard
 from tests.unit.lifecycle.bento.wheels import wheel
 from tests.unit.lifecycle.cards import card
@@ -43,20 +43,27 @@ def sha256(path: Path) -> str:
 
 
 def test_torch_is_left_out_where_onnx_runtime_serves_every_model() -> None:
-    assert not needs_torch([card()], "cpu")
-    assert needs_torch([card()], "cuda")
-    assert needs_torch([card(), card(engine=ON_TORCH)], "cpu")
-    assert needs_torch([card(engine=None)], "cpu")
+    assert packages_for([card()], "cpu") == set()
+    assert "torch" in packages_for([card()], "cuda")
+    assert "torch" in packages_for([card(), card(engine=ON_TORCH)], "cpu")
+    assert "torch" in packages_for([card(engine=None)], "cpu")
+
+
+def test_packages_that_a_card_names_are_installed() -> None:
+    long = card(packages=("torch", "transformers"))
+    assert packages_for([card(), long], "cpu") >= {"torch", "transformers"}
+    slow = card(packages=("transformers",))
+    assert packages_for([slow], "cpu") == {"transformers", "sentencepiece"}
 
 
 def test_requirements_are_those_of_the_project() -> None:
-    whole = requirements(ROOT, ["postgres"], torch=True)
+    whole = requirements(ROOT, ["postgres"], packages_for([], "cuda"))
     assert {each.split(">")[0] for each in whole} >= {"bentoml", "torch", "transformers", "onnx"}
-    lean = requirements(ROOT, ["postgres"], torch=False)
+    lean = requirements(ROOT, ["postgres"], set())
     missing = {each.split(">")[0] for each in whole if each not in lean}
-    assert missing == {"torch", "transformers", "onnx"}
+    assert missing == {"torch", "transformers", "onnx", "sentencepiece"}
     assert "psycopg[binary]>=3.2,<4" in lean
-    assert "psycopg[binary]>=3.2,<4" not in requirements(ROOT, [], torch=False)
+    assert "psycopg[binary]>=3.2,<4" not in requirements(ROOT, [], set())
 
 
 def test_lock_takes_the_versions_that_were_tested(wheels: Path, constraints: Path) -> None:

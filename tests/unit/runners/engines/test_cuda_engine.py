@@ -14,7 +14,7 @@ from structlog.typing import EventDict
 
 from kaiten.errors import OutOfMemory
 from kaiten.sections import Runners
-from runners.engines.base import Computed, Samples
+from runners.engines.base import Computed, TokenBatch
 from runners.engines.cuda_engine import CudaEngine
 from runners.engines.torch_engine import TorchEngine
 
@@ -23,7 +23,9 @@ CPU = torch.device("cpu")
 TEXTS = [
     [2, 5 + length % 50, 60 - 1 - length % 7, *range(5, 5 + length), 3] for length in range(50)
 ]
-SAMPLES = Samples([[2, 7, 3], [2, 9, 11, 12, 3], [2, *range(5, 55), 3], [2, *[6] * 62, 3]], 0)
+SAMPLES = TokenBatch.of_ids(
+    [[2, 7, 3], [2, 9, 11, 12, 3], [2, *range(5, 55), 3], [2, *[6] * 62, 3]], 0
+)
 TOKENS, ITEMS = 256, 16
 # What bfloat16 does to a logit of a network as small as this.
 ROUNDING = 0.05
@@ -72,7 +74,7 @@ class Made:
         self,
         folder: Path,
         precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
-        samples: Samples = SAMPLES,
+        samples: TokenBatch | None = SAMPLES,
     ) -> None:
         self.streams: list[HostStream] = []
 
@@ -126,17 +128,21 @@ def test_packed_in_half_precision_answers_as_torch_does(
 ) -> None:
     assert packed.packed
     for batch in batches():
-        agree(packed.compute(batch, 0), exact.compute(batch, 0), ROUNDING)
+        agree(
+            packed.compute(TokenBatch.of_ids(batch, 0)),
+            exact.compute(TokenBatch.of_ids(batch, 0)),
+            ROUNDING,
+        )
 
 
 def test_an_answer_depends_on_no_other_batch(packed: CudaEngine) -> None:
-    alone = packed.compute(TEXTS[20:21], 0).logits
+    alone = packed.compute(TokenBatch.of_ids(TEXTS[20:21], 0)).logits
     for batch in batches():
-        packed.compute(batch, 0)
-    np.testing.assert_array_equal(packed.compute(TEXTS[20:21], 0).logits, alone)
-    first = packed.compute(TEXTS[5:7], 0).logits
+        packed.compute(TokenBatch.of_ids(batch, 0))
+    np.testing.assert_array_equal(packed.compute(TokenBatch.of_ids(TEXTS[20:21], 0)).logits, alone)
+    first = packed.compute(TokenBatch.of_ids(TEXTS[5:7], 0)).logits
     kept = first.copy()
-    packed.compute(TEXTS[30:32], 0)
+    packed.compute(TokenBatch.of_ids(TEXTS[30:32], 0))
     np.testing.assert_array_equal(first, kept)
 
 
@@ -146,7 +152,7 @@ def test_nothing_is_captured_for_a_caller(tiny_classifier: Path) -> None:
     before = [stream.captured for stream in made.streams]
     assert len(before) == made.engine.lanes == 2
     for batch in batches():
-        made.engine.compute(batch, 0)
+        made.engine.compute(TokenBatch.of_ids(batch, 0))
     assert [stream.captured for stream in made.streams] == before
 
 
@@ -160,10 +166,10 @@ def test_precision_is_as_asked_for(
     assert 0 < told["max_difference"] < 0.05
 
 
-@pytest.mark.parametrize(("precision", "samples"), [("fp32", SAMPLES), ("auto", Samples())])
+@pytest.mark.parametrize(("precision", "samples"), [("fp32", SAMPLES), ("auto", None)])
 def test_single_precision_is_padded_and_exact(
     precision: Literal["fp32", "auto"],
-    samples: Samples,
+    samples: TokenBatch | None,
     tiny_classifier: Path,
     exact: TorchEngine,
 ) -> None:
@@ -171,7 +177,11 @@ def test_single_precision_is_padded_and_exact(
     engine.reserve(TOKENS, ITEMS)
     assert not engine.packed
     for batch in batches():
-        agree(engine.compute(batch, 0), exact.compute(batch, 0), 1e-5)
+        agree(
+            engine.compute(TokenBatch.of_ids(batch, 0)),
+            exact.compute(TokenBatch.of_ids(batch, 0)),
+            1e-5,
+        )
 
 
 def test_half_precision_that_answers_otherwise_is_refused(
@@ -186,7 +196,9 @@ def test_half_precision_that_answers_otherwise_is_refused(
     engine.reserve(TOKENS, ITEMS)
     assert not engine.packed
     np.testing.assert_allclose(
-        engine.compute(TEXTS[:3], 0).logits, exact.compute(TEXTS[:3], 0).logits, atol=1e-5
+        engine.compute(TokenBatch.of_ids(TEXTS[:3], 0)).logits,
+        exact.compute(TokenBatch.of_ids(TEXTS[:3], 0)).logits,
+        atol=1e-5,
     )
     assert [log["event"] for log in logs] == ["half_precision_refused"]
 
@@ -209,22 +221,23 @@ def test_memory_that_lacks_for_a_batch_costs_that_batch_alone(tiny_classifier: P
     # More often than there are lanes.
     for _ in range(5):
         with pytest.raises(OutOfMemory):
-            made.engine.compute(TEXTS[:2], 0)
+            made.engine.compute(TokenBatch.of_ids(TEXTS[:2], 0))
     for stream in made.streams:
         stream.short_of_memory = False
-    assert made.engine.compute(TEXTS[:2], 0).logits.shape == (2, 3)
+    assert made.engine.compute(TokenBatch.of_ids(TEXTS[:2], 0)).logits.shape == (2, 3)
 
 
 def test_lanes_compute_at_once_and_each_answers_its_own(packed: CudaEngine) -> None:
     expected = {
-        index: packed.compute(TEXTS[index : index + 2], 0).logits for index in range(0, 40, 2)
+        index: packed.compute(TokenBatch.of_ids(TEXTS[index : index + 2], 0)).logits
+        for index in range(0, 40, 2)
     }
     together, found = threading.Barrier(2), dict[int, Any]()
 
     def lane(indices: range) -> None:
         for index in indices:
             together.wait(10)
-            found[index] = packed.compute(TEXTS[index : index + 2], 0).logits
+            found[index] = packed.compute(TokenBatch.of_ids(TEXTS[index : index + 2], 0)).logits
 
     threads = [threading.Thread(target=lane, args=(range(at, 40, 4),)) for at in (0, 2)]
     for thread in threads:

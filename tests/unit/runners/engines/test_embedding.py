@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from kaiten.sections import Runners
-from runners.engines.base import Computed, pad
+from runners.engines.base import Computed, TokenBatch
 from runners.engines.export import export
 from runners.engines.onnx_engine import OnnxEngine
 from runners.engines.torch_engine import TorchEngine
@@ -70,15 +70,15 @@ def saved(config: PretrainedConfig, folder: Path) -> Any:  # noqa: ANN401  trans
 
 def exported(folder: Path, pad_id: int) -> OnnxEngine:
     made = folder / "made"
-    assert export(TorchEngine(folder, CPU), pad_id, TEXTS, made).name == "onnx"
+    assert export(TorchEngine(folder, CPU), TokenBatch.of_ids(TEXTS, pad_id), made).name == "onnx"
     return OnnxEngine(made, CPU)
 
 
 @torch.inference_mode()
 def pooled(network: Any, pad_id: int) -> Any:  # noqa: ANN401
     """Return what the family's own head makes of the first token, before its last layer."""
-    ids, mask = map(torch.from_numpy, pad(TEXTS, pad_id))
-    output = network.base_model(input_ids=ids, attention_mask=mask)
+    arrays = TokenBatch.of_ids(TEXTS, pad_id).arrays()
+    output = network.base_model(**{name: torch.from_numpy(each) for name, each in arrays.items()})
     first = output.last_hidden_state[:, 0]
     if network.config.model_type == "bert":
         found = output.pooler_output
@@ -102,21 +102,21 @@ def test_embedding_is_what_transformers_pools(family: str, tmp_path: Path) -> No
     assert expected.shape == (len(TEXTS), 32)
     assert np.abs(expected[0] - expected[1]).max() > 0.1
 
-    by_torch = TorchEngine(tmp_path, CPU).compute(TEXTS, pad_id)
+    by_torch = TorchEngine(tmp_path, CPU).compute(TokenBatch.of_ids(TEXTS, pad_id))
     np.testing.assert_allclose(embeddings(by_torch), expected, atol=1e-5)
     assert by_torch.logits.shape == (len(TEXTS), 5)
     onnx = exported(tmp_path, pad_id)
     for alone in (False, True):
-        by_onnx = onnx.compute(TEXTS, pad_id, alone=alone)
+        by_onnx = onnx.compute(TokenBatch.of_ids(TEXTS, pad_id), alone=alone)
         np.testing.assert_allclose(embeddings(by_onnx), expected, atol=1e-4)
     # Whatever shares its batch.
-    single = onnx.compute(TEXTS[2:3], pad_id)
+    single = onnx.compute(TokenBatch.of_ids(TEXTS[2:3], pad_id))
     np.testing.assert_allclose(embeddings(single), expected[2:3], atol=1e-4)
 
 
 def test_network_that_scores_every_token_has_none(tmp_path: Path) -> None:
     saved(DECODER, tmp_path)
-    found = TorchEngine(tmp_path, CPU).compute(TEXTS, 0)
+    found = TorchEngine(tmp_path, CPU).compute(TokenBatch.of_ids(TEXTS, 0))
     assert found.embeddings is None
     assert found.logits.shape == (len(TEXTS), 5)
-    assert exported(tmp_path, 0).compute(TEXTS, 0).embeddings is None
+    assert exported(tmp_path, 0).compute(TokenBatch.of_ids(TEXTS, 0)).embeddings is None

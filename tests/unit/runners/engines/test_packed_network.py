@@ -14,7 +14,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from runners.engines.base import pad
+from runners.engines.base import TokenBatch
 from runners.engines.packed_network import PackedNetwork, is_packable
 from runners.engines.packing import Shape, pack
 
@@ -46,8 +46,9 @@ def made(family: str) -> Any:  # noqa: ANN401  transformers has no types
 
 @torch.inference_mode()
 def padded(network: Any, texts: list[list[int]], pad_id: int) -> Any:  # noqa: ANN401
-    ids, mask = map(torch.from_numpy, pad(texts, pad_id))
-    return network(input_ids=ids, attention_mask=mask).logits.numpy()
+    arrays = TokenBatch.of_ids(texts, pad_id).arrays()
+    inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return network(**inputs).logits.numpy()
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from runners.engines.base import pad
+from runners.engines.base import TokenBatch
 from runners.engines.embedding import watch
 from runners.engines.export import trace
 from runners.engines.pruning import prune
@@ -70,7 +70,7 @@ def test_classifiers_answer_the_same_and_compute_less(family: str) -> None:
     watch(network)
     pad_id = config.pad_token_id or 0
     texts = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [15]]
-    model = trace(network, pad(texts[:2], pad_id))
+    model = trace(network, TokenBatch.of_ids(texts[:2], pad_id))
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
 
@@ -78,10 +78,8 @@ def test_classifiers_answer_the_same_and_compute_less(family: str) -> None:
     onnx.checker.check_model(model)
     assert operations(model).count("Slice") > operations(whole).count("Slice")
     for batch in (texts, texts[:1], texts[1:]):
-        ids, mask = pad(batch, pad_id)
-        (found, embedding), expected = (
-            run(each, input_ids=ids, attention_mask=mask) for each in (model, whole)
-        )
+        arrays = TokenBatch.of_ids(batch, pad_id).arrays()
+        (found, embedding), expected = (run(each, **arrays) for each in (model, whole))
         assert found.shape == (len(batch), 5)
         assert embedding.shape == (len(batch), 16)
         np.testing.assert_allclose(found, expected[0], atol=1e-6)

@@ -36,6 +36,8 @@ PATIENCE_S = 10
 class Letters:
     """Both ends of a task that turns texts into capitals, and their codec."""
 
+    inline_chars = 512.0
+
     def prepare(self, inputs: Sequence[str]) -> list[Item]:
         return [Item(text, len(text)) for text in inputs]
 
