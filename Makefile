@@ -72,7 +72,7 @@ wheels: $(ENV)  ## collect in .kaiten/wheels what a GPU machine without a networ
 	@touch $@
 
 .PHONY: acceptance
-acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), gate, contract, fuzz, jwks, image, drift, monitors, field, bench_gpu or all
+acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), gate, contract, fuzz, jwks, image, drift, monitors, field, registration, zoo, bench_gpu or all
 	@$(BIN)/python -m tests.acceptance $(SUITE)
 
 .PHONY: image-test

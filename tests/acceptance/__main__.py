@@ -21,7 +21,9 @@ from tests.acceptance import (
     monitors,
     overload,
     poison,
+    registration,
     soak,
+    zoo,
 )
 from tests.acceptance.report import Report, console
 from tests.e2e.house import ROOT, quickstart_store
@@ -41,6 +43,8 @@ _SUITES: dict[str, Suite] = {
     "monitors": monitors.run,
     "bench_gpu": bench_gpu.run,
     "field": field.run,
+    "registration": registration.run,
+    "zoo": zoo.run,
 }
 
 
