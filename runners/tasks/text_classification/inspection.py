@@ -416,7 +416,12 @@ def _check_inputs(reference: Any, engine: TorchEngine) -> None:  # noqa: ANN401
     """Refuse a network that reads more than a text's tokens, such as boxes or shapes."""
     given = {*reference.model_input_names}
     try:
-        given |= reference(SENTENCES[0]).keys()
+        encoding = reference(SENTENCES[0])
+        given |= encoding.keys()
+        types = encoding.get(TOKEN_TYPES)
+        if types and not isinstance(types[0], int):
+            reason = "takes several token types for each token, as of the cells of a table"
+            raise ModelRejected("model", reason, _TEXT_ALONE)
     except (TypeError, ValueError) as error:
         # LayoutLM's and TAPAS' tokenizers take words with boxes, or tables.
         if not any(engine.takes(name) for name in given - _INPUTS):

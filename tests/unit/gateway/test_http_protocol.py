@@ -425,7 +425,7 @@ async def test_what_is_no_http_is_refused_in_the_envelope() -> None:
     "target", ["http:///livez", "http://", "http://kaiten", "https://[", "http://:99999/livez"]
 )
 async def test_a_target_that_is_no_url_is_refused_once(
-    target: str, answered: bool, before: bytes
+    target: str, before: bytes, *, answered: bool
 ) -> None:
     server = Server()
     protocol, wire = server.connect()
