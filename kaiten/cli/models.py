@@ -91,7 +91,7 @@ def register(
             store=store,
             inspect=inspect,
             # Standard output is the result's.
-            progress=lambda line: typer.echo(f"{line} ...", err=True),
+            progress=lambda line: typer.echo(line, err=True),
         )
     if as_json:
         typer.echo(stored.card.model_dump_json())

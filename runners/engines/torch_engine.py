@@ -66,7 +66,8 @@ def _check_weights(network: str, loading: Mapping[str, Any]) -> None:
         raise ModelRejected(
             "weights",
             f"have {key} of shape {(*saved,)}, and by config.json it is {(*configured,)}",
-            "Correct config.json (its number of labels, and its sizes) to what was trained.",
+            "Correct config.json (its id2label, and its sizes) to what was trained, or save the "
+            "model again with save_pretrained.",
         )
     if missing := sorted(loading["missing_keys"]):
         reason = f"lack {_listed(missing)}, which {network} needs by config.json"
