@@ -2,10 +2,12 @@
 
 import io
 import logging
+import os
 import shutil
+import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -166,8 +168,7 @@ def trace(
             TemporaryDirectory(prefix="kaiten-") as folder,
             warnings.catch_warnings(),
             torch.inference_mode(),
-            # The exporter prints the whole graph where it fails.
-            redirect_stdout(io.StringIO()),
+            _silenced_stdout(),
         ):
             traced = Path(folder) / "traced.onnx"
             warnings.simplefilter("ignore")
@@ -193,6 +194,25 @@ def trace(
             return onnx.load(traced)
     finally:
         network.set_attn_implementation(implementation)
+
+
+@contextmanager
+def _silenced_stdout() -> Iterator[None]:
+    """Drop what is written to standard output, also by libraries that write to its descriptor.
+
+    The exporter prints the whole graph where it fails, and a command's result goes there.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def save(network: onnx.ModelProto, target: Path) -> None:

@@ -79,6 +79,8 @@ _CONFIGURED = (
     ("normalizer", "BertNormalizer", "strip_accents", "strip_accents"),
     ("pre_tokenizer", "ByteLevel", "add_prefix_space", "add_prefix_space"),
 )
+# Those that every version of transformers reads alike.
+_PLAIN_VOCABULARIES = {"vocab.txt", "vocab.json"}
 _TEXT_ALONE = "Register a model that reads text alone, without boxes, tables, HTML nodes or images."
 # Of the shortest text that a network computes, in tokens: CANINE pools four at a time.
 _LEAST_LENGTHS = (0, 4, 8, 16, 32)
@@ -458,6 +460,12 @@ def _own_tokenizer(folder: Path, reference: Any, notes: list[str]) -> Tokenizer:
     rebuilt.no_padding()
     file = folder / "tokenizer.json"
     if not file.is_file():
+        if not _PLAIN_VOCABULARIES.intersection(path.name for path in folder.iterdir()):
+            notes.append(
+                f"The tokenizer was converted from its SentencePiece vocabulary by transformers "
+                f"{version('transformers')}; other versions may give other token ids. Save a "
+                "tokenizer.json by the version that the model was trained with."
+            )
         return rebuilt
     try:
         written = json.loads(file.read_bytes())

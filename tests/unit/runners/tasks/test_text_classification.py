@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -183,6 +184,23 @@ def test_network_that_can_not_be_exported_is_served_by_torch(
     assert not (tmp_path / "onnx").exists()
     # The exporter would print the graph.
     assert capfd.readouterr().out == ""
+
+
+def test_graph_that_a_library_prints_is_dropped(
+    tiny_classifier: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        # As C++ does.
+        os.write(1, b"graph")
+        raise RuntimeError("no operator")
+
+    monkeypatch.setattr("torch.onnx.export", fails)
+    assert inspection.inspect(tiny_classifier, tmp_path).engine.name == "torch"
+    print("result")  # noqa: T201  standard output is back
+    assert capfd.readouterr().out == "result\n"
 
 
 def test_full_disk_is_no_reason_to_choose_torch(
