@@ -39,6 +39,8 @@ from runners.remote.processes import DeviceProcesses, own_folder
 from runners.tasks import find_task
 
 logger = structlog.get_logger("kaiten.service")
+# At least so many on average, in most languages.
+_CHARS_PER_TOKEN = 3
 
 
 def prepare(parts: Parts, services: Mapping[str, Any], name: str, metrics: Path) -> None:
@@ -132,6 +134,14 @@ def _check_model(model: StoredModel, settings: Settings) -> None:
     find_task(model.card.task)
     if settings.profiles.enabled and model.reference is None:
         logger.warning("drift_not_watched", model=model.card.tag, reason=NO_REFERENCE)
+    if settings.gateway.max_text_chars < _CHARS_PER_TOKEN * model.card.max_length:
+        logger.warning(
+            "long_texts_refused",
+            model=model.card.tag,
+            max_length_tokens=model.card.max_length,
+            max_text_chars=settings.gateway.max_text_chars,
+            remedy="raise gateway.max_text_chars, or register the model with --max-length",
+        )
     choice = choose_engine(model.folder, settings.runners)
     logger.info("engine_chosen", model=model.card.tag, **asdict(choice))
 
