@@ -1,6 +1,5 @@
 """Models of a long maximum and in half precision, registered by the command and served."""
 
-import asyncio
 import json
 import shutil
 import statistics
@@ -209,7 +208,7 @@ async def _median_s(pool: Pool, each: Served, text: str) -> float:
 async def _labels(pool: Pool, each: Served, texts: list[str]) -> list[str]:
     """Return the label of every text."""
     batches = (texts[start : start + 32] for start in range(0, len(texts), 32))
-    answers = await asyncio.gather(*(pool.ask(each.target.v2(batch)) for batch in batches))
+    answers = [await pool.ask(each.target.v2(batch)) for batch in batches]
     predictions = [each for answer in answers for each in json.loads(answer.body)["predictions"]]
     return [prediction["label"] for prediction in predictions]
 
