@@ -31,10 +31,12 @@ class LongTextEngine:
     def __init__(
         self, folder: Path, settings: Runners, samples: TokenBatch | None, max_onnx_tokens: int
     ) -> None:
-        self._short = OnnxEngine(folder, settings)
         # torch keeps a pool of workers for each thread that calls it.
         self._torch_thread = ThreadPoolExecutor(1, thread_name_prefix="long-texts")
-        self._long = self._torch_thread.submit(TorchEngine, folder, settings).result()
+        # Both are loaded at once: of a large model, each takes seconds.
+        loading = self._torch_thread.submit(TorchEngine, folder, settings)
+        self._short = OnnxEngine(folder, settings)
+        self._long = loading.result()
         self._samples, self._max_onnx_tokens = samples, max_onnx_tokens
 
     @property
