@@ -108,7 +108,9 @@ def test_printed_curl_line_answers_with_the_right_intent(server: Server) -> None
     done = subprocess.run(["bash", "-c", line], check=True, capture_output=True, text=True)
     answer = json.loads(done.stdout)
 
-    assert set(answer) == {"result", "label", "confidence", "model", "request_id", "timestamp"}
+    assert set(answer) == {
+        *("result", "label", "confidence", "truncated", "model", "request_id", "timestamp")
+    }
     assert answer["label"] == "order_status"
     assert answer["model"] == "support-intent:1.0.0"
 

@@ -17,6 +17,7 @@ from gateway.parsing import check_lengths, parse
 from gateway.schemas import FeedbackRequest, PredictV2Request
 from kaiten.errors import DataRejected
 from kaiten.sections import Gateway
+from kaiten.text import text_problem
 from lifecycle.validation.rows import Columns, Rows, read
 
 LIMITS = Gateway(max_text_chars=50, max_body_bytes=1024)
@@ -132,7 +133,7 @@ def test_any_file_ends_in_rows_of_the_api_or_in_one_line(suffix: str, content: b
 
 
 ACCEPTED = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=40).filter(
-    str.strip
+    lambda text: text_problem(text) is None
 )
 TABLE = st.lists(st.tuples(ACCEPTED, ACCEPTED), min_size=1, max_size=5)
 
