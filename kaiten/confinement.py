@@ -11,7 +11,7 @@ import re
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
@@ -236,6 +236,12 @@ def printable(name: str) -> str:
     if not name.isprintable():
         name = name.encode("unicode_escape", "backslashreplace").decode()
     return name if len(name) <= _MAX_SHOWN_CHARS else f"{name[:_MAX_SHOWN_CHARS]}..."
+
+
+def list_names(names: Sequence[str], limit: int) -> str:
+    """Return the first names for a message, printable, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(printable, names[:limit])) + more
 
 
 def _check_regular(name: str, status: os.stat_result) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import semver
 
 from kaiten import tags
-from kaiten.confinement import printable
+from kaiten.confinement import list_names
 from kaiten.errors import ModelRejected
 from kaiten.sections import Versioning
 from lifecycle.card import EngineCard, ModelCard, Provenance, sha256
@@ -118,7 +118,7 @@ def register(
         # What is inspected, hashed and stored is one copy, which the folder's maker cannot change.
         files, left_out = copy(submission.folder, Path(copied))
         if left_out:
-            progress(f"Left out, as no part of the model: {_listed(left_out)}")
+            progress(f"Left out, as no part of the model: {list_names(left_out, _NAMED)}")
         facts = inspect(
             Path(copied), Path(made), max_length=submission.max_length, progress=progress
         )
@@ -142,11 +142,6 @@ def register(
             # entry could be changed unnoticed.
             draft.save()
             return store.add(card, files | readme)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(map(printable, names[:_NAMED])) + more
 
 
 def _note_what_is_there(name: str, store: ModelStore, draft: Draft) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
+from kaiten.confinement import list_names
 from kaiten.errors import ModelRejected
 from kaiten.sections import Runners
 from runners.engines.base import Computed, TokenBatch
@@ -70,13 +71,13 @@ def _check_weights(network: str, loading: Mapping[str, Any]) -> None:
             "model again with save_pretrained.",
         )
     if missing := sorted(loading["missing_keys"]):
-        reason = f"lack {_listed(missing)}, which {network} needs by config.json"
+        reason = f"lack {list_names(missing, _NAMED)}, which {network} needs by config.json"
         raise ModelRejected("weights", reason, _remedy(unused))
     if unused:
         raise ModelRejected(
             "weights",
-            f"hold {_listed(unused)}, which {network} with this config.json does not use, so it "
-            "would answer otherwise than it was trained",
+            f"hold {list_names(unused, _NAMED)}, which {network} with this config.json does "
+            "not use, so it would answer otherwise than it was trained",
             _remedy(unused),
         )
 
@@ -91,11 +92,6 @@ def _remedy(unused: Sequence[str]) -> str:
         "Correct config.json (its architectures and its number of layers) to what was trained, or "
         "save the model again with save_pretrained after it was fine-tuned for classification."
     )
-
-
-def _listed(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-    return ", ".join(keys[:_NAMED]) + more
 
 
 def _copy_from_files(network: torch.nn.Module) -> None:
