@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -240,6 +241,15 @@ def test_a_first_deployment_has_nothing_to_go_back_to(cluster: Cluster) -> None:
     assert not cluster.did("rollout undo")
 
 
+@pytest.fixture
+def not_ignoring_sigint() -> Iterator[None]:
+    """Start children with SIGINT's default, where this process ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("not_ignoring_sigint")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(("revision", "undone"), [("7", 1), ("", 0)])
 def test_an_interrupted_deployment_is_taken_back_at_once(
