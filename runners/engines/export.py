@@ -50,13 +50,16 @@ def export(
     *,
     together: bool = True,
     limited: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> EngineFacts:
     """Write the network to ``made``/onnx/ unless its logits differ from torch's.
 
     ``texts`` go from short to long, none over MAX_TOKENS. Their logits are compared one text at a
     time and, if ``together``, in one padded batch of all but the longest, whose padding would take
     minutes. A form of the network that leaves out what no logit depends on is tried first.
-    ``limited`` says that the model also takes longer texts, which torch is to compute.
+    ``limited`` says that the model also takes longer texts, which torch is to compute. The weights
+    of ``engine`` are released, so that those of the exported network find room beside them: it
+    computes nothing afterwards.
     """
     versions = {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
     longer = _cut(texts.select([len(texts) - 1]), 2 * len(texts.token_ids[0]))
@@ -69,7 +72,13 @@ def export(
         reason = f"it cannot be exported to ONNX: {type(error).__name__}"
         return EngineFacts("torch", reason, versions=versions)
     save(traced, made / MODEL_FILE)
-    compare = partial(_difference, made=made, engine=engine, texts=texts, together=together)
+    progress("Comparing the exported network with torch")
+    batches = [texts.select([index]) for index in range(len(texts))]
+    if together:
+        batches.append(texts.select(range(len(texts) - 1)))
+    logits = [engine.compute(batch).logits for batch in batches]
+    engine.network.to("meta")
+    compare = partial(_difference, made, batches, logits)
     for form, change in _FORMS.items():
         network = change(traced)
         if network is None:
@@ -130,20 +139,17 @@ _FORMS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {
 }
 
 
-def _difference(made: Path, engine: TorchEngine, texts: TokenBatch, *, together: bool) -> float:
+def _difference(
+    made: Path, batches: Sequence[TokenBatch], logits: Sequence[NDArray[np.float32]]
+) -> float:
     """Return the exported network's largest difference from torch's logits."""
     exported = OnnxEngine(made, Runners(threads=2))
-    largest = 0.0
-    batches = [texts.select([index]) for index in range(len(texts))]
-    if together:
-        batches.append(texts.select(range(len(texts) - 1)))
-    for batch in batches:
-        expected = engine.compute(batch).logits
+    return max(
+        _largest(exported.compute(batch, alone=alone).logits - expected)
+        for batch, expected in zip(batches, logits, strict=True)
         # By both sessions of the engine.
-        for alone in (False, True):
-            logits = exported.compute(batch, alone=alone).logits
-            largest = max(largest, _largest(logits - expected))
-    return largest
+        for alone in (False, True)
+    )
 
 
 def _largest(differences: NDArray[np.float32]) -> float:

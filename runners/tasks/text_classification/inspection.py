@@ -149,6 +149,7 @@ def inspect(
         made,
         together=classifier.settings.batched,
         limited=classifier.max_length > MAX_TOKENS,
+        progress=progress,
     )
     packages = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
     versions = {name: version(name) for name in packages}
