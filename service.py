@@ -1,6 +1,6 @@
 """The BentoML service: what it does at its start, for a request and at its end.
 
-The parts that do it are built and joined in kaiten/parts.py.
+The parts that do it are built and joined in server/worker.py.
 """
 
 import asyncio
@@ -22,21 +22,22 @@ from bentoml.exceptions import BentoMLException
 from bentoml.images import Image
 from opentelemetry.util.http import ExcludeList
 
-from gateway import http_protocol, http_server
-from gateway.admission_protocol import TURNS_S, AdmissionProtocol
-from gateway.backlog import Turns
-from gateway.edge import Edge
-from gateway.middleware.back_stop import BackStopMiddleware
+from gateway.admission.protocol import TURNS_S, AdmissionProtocol
+from gateway.app import Edge
+from gateway.http import protocol, server
+from gateway.http.backlog import Turns
+from gateway.middleware.timeout_backstop import BackStopMiddleware
 from gateway.routes import for_bentoml
 from gateway.schemas import PredictV2Response
 from gateway.security_log import security_log
-from kaiten import supervisor, tls
+from kaiten import tls
 from kaiten.errors import SetupError
-from kaiten.parts import Parts, Process
-from kaiten.settings import load_settings, release_snapshot
-from kaiten.start import prepare
-from monitors import lines, logs
-from monitors.instruments import own_directory
+from kaiten.settings.loader import load_settings, release_snapshot
+from monitors.logging import setup, writer
+from monitors.metrics import own_directory
+from server import supervisor
+from server.preflight import prepare
+from server.worker import Parts, Process
 
 # `bentoml serve` has asked whether it may report usage, and keeps the answer, before it imports
 # this module; importing kaiten has said no since.
@@ -93,7 +94,7 @@ def _is_ready() -> bool:
 
 
 def _leave() -> None:
-    lines.flush()
+    writer.flush()
     os._exit(1)
 
 
@@ -105,15 +106,15 @@ try:
     )
 except SetupError as error:
     raise BentoMLException(error.message) from None
-logs.configure(parts.settings.logging)
-http_server.install(parts.settings.gateway)
-http_protocol.install(
+setup.configure(parts.settings.logging)
+server.install(parts.settings.gateway)
+protocol.install(
     parts.settings.gateway,
     partial(
         AdmissionProtocol,
         admission=parts.admission,
-        max_connections=http_server.max_connections(),
-        crowd=http_protocol.IdleConnections(http_server.MAX_CROWD),
+        max_connections=server.max_connections(),
+        crowd=protocol.IdleConnections(server.MAX_CROWD),
         turns=Turns(TURNS_S),
     ),
 )
@@ -134,10 +135,10 @@ class Kaiten:
     """Predictions by fine-tuned models: batched, authenticated, measured and profiled."""
 
     def __init__(self) -> None:
-        lines.detach_console()
+        writer.detach_console()
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         # Once more: BentoML has configured its own since this module was imported.
-        logs.configure(parts.settings.logging, parts.pseudonyms, _worker() + 1)
+        setup.configure(parts.settings.logging, parts.pseudonyms, _worker() + 1)
         try:
             parts.build()
         except SetupError as error:
@@ -151,8 +152,8 @@ class Kaiten:
     def check_once() -> None:
         """Stop before any worker starts if a model, its engine or the secret is missing."""
         # The workers' supervisor logs too, and must not wait either.
-        lines.detach_console()
-        logs.configure(parts.settings.logging)
+        writer.detach_console()
+        setup.configure(parts.settings.logging)
         services = BentoMLContainer.config.services.get()
         try:
             prepare(parts, services, NAME, own_metrics.resolve())
@@ -190,7 +191,7 @@ class Kaiten:
             await parts.limiter.close()
         security_log.end_period()
         # The signal that ends this process ends its threads.
-        await asyncio.to_thread(lines.flush)
+        await asyncio.to_thread(writer.flush)
         if any(runner.hung for runner in parts.runners):
             # Python would wait for the thread that hangs.
             os._exit(1)

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import ledger, places
-from kaiten.sections import Logging, State
-from monitors import logs
+from kaiten.settings.models import Logging, State
+from monitors.logging import setup
 
 _ISSUER, _AUDIENCE = "https://login.example.org/", "kaiten"
 _PASSES = 3
@@ -115,11 +115,11 @@ def _callers(algorithm: str, key: Any) -> Any:
     """Return who tells who calls, by a public key."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+    from gateway.auth.authenticator import Authenticator
+    from gateway.auth.credentials import Credentials
+    from gateway.auth.verification_keys import from_pem
+    from gateway.auth.verifier import StaticKey, TrustedIssuer, Verifier
     from gateway.middleware.authentication import Callers
-    from gateway.tokens.authenticator import Authenticator
-    from gateway.tokens.credentials import Credentials
-    from gateway.tokens.keys import from_pem
-    from gateway.tokens.verifier import StaticKey, TrustedIssuer, Verifier
 
     pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     trusted = TrustedIssuer(_ISSUER, _AUDIENCE, StaticKey(from_pem(pem)), frozenset({algorithm}))
@@ -128,10 +128,10 @@ def _callers(algorithm: str, key: Any) -> Any:
 
 
 def _with_api_key() -> tuple[Any, str]:
+    from gateway.auth.authenticator import Authenticator
+    from gateway.auth.credentials import Credentials, new_api_key
+    from gateway.auth.verifier import Verifier
     from gateway.middleware.authentication import Callers
-    from gateway.tokens.authenticator import Authenticator
-    from gateway.tokens.credentials import Credentials, new_api_key
-    from gateway.tokens.verifier import Verifier
 
     soon = datetime.now(UTC) + timedelta(hours=1)
     key_id, text, kept = new_api_key("benchmark", ("predict",), soon)
@@ -187,7 +187,7 @@ def main() -> int:
     redis = sys.argv[1] if len(sys.argv) > 1 else None
     with tempfile.TemporaryDirectory() as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
-        logs.configure(Logging(level="error"))
+        setup.configure(Logging(level="error"))
         found = measure(metrics, redis)
     missed = write(found, f"{datetime.now(UTC):%Y-%m-%d}")
     for name, each in found.items():

@@ -20,7 +20,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks import places
-from kaiten.sections import (
+from kaiten.settings.loader import Settings
+from kaiten.settings.models import (
     ApiVersions,
     Auth,
     Batching,
@@ -32,8 +33,7 @@ from kaiten.sections import (
     Runners,
     State,
 )
-from kaiten.settings import Settings
-from monitors import logs
+from monitors.logging import setup
 
 ROUNDS, REQUESTS = 7, 2000
 _TEXTS = 256
@@ -182,12 +182,12 @@ def through_edge(
     Without ``callers`` and the ``headers`` of each request, it comes with one token, known by then.
     """
     # Not at the top: prometheus_client looks for its directory when it is imported.
-    from gateway.edge import EdgeParts, wrap
-    from gateway.limiting.limiter import limiter_for
+    from gateway.app import EdgeParts, wrap
     from gateway.predictions import Predictor
+    from gateway.rate_limit.limiter import limiter_for
     from gateway.routes import Routes
-    from monitors.instruments import Instruments
-    from monitors.profiles import Profiler
+    from monitors.drift.profiler import Profiler
+    from monitors.metrics import Instruments
 
     limits, nothing = Gateway(), _Unwatched()
     instruments = Instruments(metrics) if metrics else None
@@ -230,9 +230,9 @@ def through_edge(
 
 def _callers() -> Any:  # imported when it is needed
     """Return who tells who calls, by a secret alone."""
+    from gateway.auth.factory import build
+    from gateway.auth.signing_secret import SigningSecret
     from gateway.middleware.authentication import Callers
-    from gateway.tokens.build import build
-    from kaiten.signing import SigningSecret
 
     settings = Settings.model_construct(home=Path("/nowhere"))
     tokens = build(settings, SigningSecret(_SECRET, development=False))
@@ -260,7 +260,7 @@ def _token() -> Callable[[int], Awaitable[None]]:
 
 def own_token() -> tuple[bytes, bytes]:
     """Return the header of a token of this service's own."""
-    from kaiten.cli.token import mint
+    from gateway.auth.minting import mint
 
     token = mint("benchmark", ["predict"], timedelta(hours=1), Auth(), _SECRET)
     return b"authorization", b"Bearer " + token.encode()
@@ -304,8 +304,8 @@ async def _queued(task: _Instant, texts: Sequence[str]) -> float:
 
 def _batch_notes(metrics: str, batches: Sequence[Sequence[Any]]) -> float:
     """Return what noting batches costs, for each text."""
-    from monitors.instruments import Instruments
-    from runners.observer import BatchReport
+    from monitors.metrics import Instruments
+    from runners.batching.observer import BatchReport
 
     observer = Instruments(metrics).observer(_TAG)
 
@@ -339,7 +339,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         # Standard output is the answer's alone.
-        logs.configure(Logging(level="error"))
+        setup.configure(Logging(level="error"))
         print(json.dumps(parts(folder, texts, metrics)))
 
 

@@ -137,7 +137,7 @@ def token() -> str:
 
 def run_kaiten(*arguments: str) -> str:
     """Run the kaiten command on the benchmarks' own store and home; return what it prints."""
-    return run_module("kaiten.cli", *arguments)
+    return run_module("cli", *arguments)
 
 
 def run_module(name: str, *arguments: str) -> str:

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gateway.versions import BENTOML, FEEDBACK
-from kaiten.sections import Exposure, Gateway, Quality
+from gateway.api_versions import BENTOML, FEEDBACK
+from kaiten.settings.models import Exposure, Gateway, Quality
 
 _READ = ("GET", "HEAD")
 

@@ -3,7 +3,7 @@
 import hashlib
 from base64 import b64encode
 
-from gateway.versions import DOCUMENTS
+from gateway.api_versions import DOCUMENTS
 
 # Newest first: it is what the page opens with.
 _URLS = ", ".join(

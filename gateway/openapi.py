@@ -7,8 +7,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from gateway import deadlines
-from gateway.contract import Row, rows
+from gateway.admission import deadlines
+from gateway.api_versions import DEFAULT, FEEDBACK, HEADER, KNOWN, NEGOTIATED, PREDICT
+from gateway.error_reference import Row, rows
 from gateway.middleware import request_context
 from gateway.schemas import (
     DriftResponse,
@@ -23,8 +24,7 @@ from gateway.schemas import (
     QualityResponse,
     StatsResponse,
 )
-from gateway.versions import DEFAULT, FEEDBACK, HEADER, KNOWN, NEGOTIATED, PREDICT
-from kaiten.sections import Gateway
+from kaiten.settings.models import Gateway
 
 _REF = "#/components/schemas/{model}"
 Json = dict[str, Any]

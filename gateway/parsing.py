@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from gateway.schemas import Body
 from kaiten.errors import Detail, InvalidInput, MalformedBody
-from kaiten.sections import Gateway
+from kaiten.settings.models import Gateway
 from kaiten.text import length_problem
 
 BodyT = TypeVar("BodyT", bound=Body)

@@ -10,11 +10,11 @@ import numpy as np
 import structlog
 from pydantic_core import to_json
 
+from gateway.admission.refused_bodies import RefusedBodies
+from gateway.interfaces import Classified, Runner
 from gateway.parsing import check_count, check_lengths
-from gateway.ports import Classified, Runner
-from gateway.refused_bodies import RefusedBodies
 from gateway.schemas import PredictV1Response
-from kaiten import tags
+from kaiten import model_tags
 from kaiten.context import RequestContext, current
 from kaiten.errors import (
     BlankText,
@@ -26,8 +26,8 @@ from kaiten.errors import (
     Unauthenticated,
     UnknownModel,
 )
-from kaiten.records import Origin, record
-from kaiten.sections import Gateway
+from kaiten.events import Origin, record
+from kaiten.settings.models import Gateway
 
 logger = structlog.get_logger(__name__)
 # Labels that are ranked and written, a microsecond each, before others run.
@@ -105,7 +105,7 @@ class Predictor:
         runner = self._default if model is None else self._runners.get(model)
         if runner is None:
             raise UnknownModel(sorted({runner.tag for runner in self._served}))
-        context.principal.require_prediction(tags.split(runner.tag)[0])
+        context.principal.require_prediction(model_tags.split(runner.tag)[0])
         if not runner.ready:
             raise NotReady
         context.model = runner.tag
@@ -146,7 +146,7 @@ def _naming(field: Callable[[int], str]) -> Iterator[None]:
 
 def _names(tag: str) -> tuple[str, str]:
     """Return what a caller may write for a model: with its version, or without."""
-    return tag, tags.split(tag)[0]
+    return tag, model_tags.split(tag)[0]
 
 
 async def _predictions(

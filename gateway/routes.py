@@ -10,17 +10,17 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.answers import JsonResponse, health_answer, json_answer
+from gateway.api_versions import BENTOML, DOCUMENTS, NEWEST, PREDICT, VERSION_OF
 from gateway.docs_page import DOCS_PAGE
 from gateway.errors import error_response
+from gateway.interfaces import MetricsSource
 from gateway.openapi import Json, document
 from gateway.parsing import read
-from gateway.ports import MetricsSource
 from gateway.predictions import Predictor
+from gateway.responses import JsonResponse, health_answer, json_answer
 from gateway.schemas import PredictV1Request, PredictV2Request
-from gateway.versions import BENTOML, DOCUMENTS, NEWEST, PREDICT, VERSION_OF
 from kaiten.errors import KaitenError
-from kaiten.sections import ApiVersions, Gateway
+from kaiten.settings.models import ApiVersions, Gateway
 
 
 class Routes:

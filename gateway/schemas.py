@@ -13,7 +13,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from kaiten.sections import MAX_INPUTS
+from kaiten.settings.models import MAX_INPUTS
 from kaiten.text import MAX_LABEL_CHARS, text_problem
 
 

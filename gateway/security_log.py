@@ -1,7 +1,7 @@
 """The security log: one line for each event, and a count for repeated ones.
 
-The log's processors (monitors/logs.py) add the request's id and trace, the subject's pseudonym and
-the client's address.
+The log's processors (monitors/logging/setup.py) add the request's id and trace, the subject's
+pseudonym and the client's address.
 """
 
 import asyncio

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from kaiten import tags
+from kaiten import model_tags
 from kaiten.errors import Forbidden, KaitenError
-from kaiten.records import PredictionRecord
+from kaiten.events import PredictionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class Principal:
         if "feedback" in self.scopes:
             return None
         own = (scope.partition(":") for scope in self.scopes)
-        return frozenset(name for kind, _, name in own if kind == "feedback" and tags.is_name(name))
+        names = (name for kind, _, name in own if kind == "feedback")
+        return frozenset(filter(model_tags.is_name, names))
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ import hmac
 import ipaddress
 from functools import lru_cache
 
-from kaiten.sections import Logging
+from kaiten.settings.models import Logging
 
 # Fixed, so that the key says nothing of the secret that it comes from, nor of other keys from it.
 _LABEL = b"kaiten: pseudonyms of subjects"

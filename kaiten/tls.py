@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.sections import Tls
+from kaiten.settings.models import Tls
 
 # BentoML's own choice, "TLSv1", leaves TLS 1.2 with none but CBC and SHA-1. TLS 1.3 has its own.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"

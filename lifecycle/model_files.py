@@ -11,7 +11,7 @@ from typing import Any
 
 from kaiten.confinement import ConfinedFolder, UnsafeFile, printable
 from kaiten.errors import ModelRejected
-from kaiten.strict_yaml import DuplicateKey, reject_duplicate_keys
+from kaiten.settings.strict_yaml import DuplicateKey, reject_duplicate_keys
 from lifecycle.card import CARD_FILE, REPORTS
 
 # What a version keeps of a README that the model came with: the card's takes its place.

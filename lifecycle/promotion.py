@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import semver
 
-from kaiten import tags
+from kaiten import model_tags
 from kaiten.errors import PromotionRefused
-from kaiten.sections import Versioning
+from kaiten.settings.models import Versioning
+from lifecycle.audit_log import Action, Draft, Entry, Event, Stage, good_in_production, serving
 from lifecycle.card import ModelCard
-from lifecycle.history import Action, Draft, Entry, Event, Stage, good_in_production, serving
 from lifecycle.store import ModelStore, StoredModel
 
 # What a version must have served as, or be serving as, before it may serve in a stage.
@@ -42,7 +42,7 @@ class Promotions:
         through the stage before, and come with the evidence that a release needs. ModelRejected
         where a file is not as it was registered; StateBusy where somebody else promotes.
         """
-        name, _ = tags.split(tag)
+        name, _ = model_tags.split(tag)
         # Before the trail is held: it reads every file of the version.
         model = self._store.get(tag)
         with self._store.history(name).changing() as draft:

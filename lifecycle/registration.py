@@ -8,15 +8,15 @@ from typing import Any, Protocol
 
 import semver
 
-from kaiten import tags
+from kaiten import model_tags
 from kaiten.confinement import list_names
 from kaiten.errors import ModelRejected
-from kaiten.sections import Versioning
+from kaiten.settings.models import Versioning
+from lifecycle.audit_log import Action, Draft, Entry, Event, Stage, serving
 from lifecycle.card import EngineCard, ModelCard, Provenance, sha256
-from lifecycle.history import Action, Draft, Entry, Event, Stage, serving
 from lifecycle.model_files import ORIGINAL_README, copy
+from lifecycle.semver_policy import bumped, changes, check_bump, least_bump
 from lifecycle.store import ModelStore, StoredModel
-from lifecycle.versions import bumped, changes, check_bump, least_bump
 
 # The version of a model that has no parent, where none is named.
 FIRST = "1.0.0"
@@ -202,7 +202,7 @@ def _parent(
     """
     named = submission.provenance.parent
     if named is not None:
-        if tags.split(named)[0] != submission.name:
+        if model_tags.split(named)[0] != submission.name:
             reason = f"{named} is another model than {submission.name}"
             raise ModelRejected("parent", reason, "Name a version of the same model.")
         return store.get(named).card
@@ -250,7 +250,7 @@ def _files_in(folder: Path) -> dict[str, Path]:
 
 def check_name(name: str) -> None:
     """Refuse a name that BentoML's tags do not allow."""
-    if not tags.is_name(name):
+    if not model_tags.is_name(name):
         raise ModelRejected(
             "name",
             f"{name!r} is not a model name",
@@ -264,10 +264,10 @@ def check_version(version: str) -> None:
         raise ModelRejected(
             "version", f"{version!r} is not a SemVer version", "Write it as 1.2.3 or 1.2.3-rc.1."
         )
-    if not tags.is_name(version):
+    if not model_tags.is_name(version):
         raise ModelRejected(
             "version",
             f"{version!r} has capitals, build metadata or a '-' at its end, or is over "
-            f"{tags.NAME_LIMIT} characters",
+            f"{model_tags.NAME_LIMIT} characters",
             "BentoML's tags allow none of these: write it as 1.2.3 or 1.2.3-rc.1.",
         )

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kaiten import tags
+from kaiten import model_tags
 from kaiten.errors import ModelNotFound, PromotionRefused
+from lifecycle.audit_log import Entry, Stage, good_in_production, serving
 from lifecycle.card import REPORTS
-from lifecycle.history import Entry, Stage, good_in_production, serving
 from lifecycle.store import ModelStore, StoredModel
 
 
@@ -38,7 +38,7 @@ def resolve(reference: str, store: ModelStore, *, in_production: bool) -> Resolv
     that nobody has promoted serves in development only. ModelNotFound, ModelRejected or
     PromotionRefused.
     """
-    name, version = tags.split(reference)
+    name, version = model_tags.split(reference)
     entries = store.history(name).entries() or _carried(name, store)
     if not version:
         return Resolved(_in_production(name, entries, store), promoted=True)

@@ -10,7 +10,7 @@ import structlog
 
 from kaiten.errors import Detail, InvalidSettings, ModelRejected
 from kaiten.files import replace
-from kaiten.sections import Signatures
+from kaiten.settings.models import Signatures
 from lifecycle.card import BENTOML_FILE, REPORTS, SIGNATURE_FILE
 
 logger = structlog.get_logger(__name__)

@@ -13,13 +13,13 @@ import bentoml
 import semver
 from pydantic import TypeAdapter
 
-from kaiten import tags
+from kaiten import model_tags
 from kaiten.errors import ModelLost, ModelNotFound, ModelRejected, restore
 from kaiten.files import replace
-from kaiten.sections import Signatures
+from kaiten.settings.models import Signatures
+from lifecycle.audit_log import Action, Entry, History
+from lifecycle.baseline import REPORT_FILE, folder_of, reference_of
 from lifecycle.card import BENTOML_FILE, CARD_FILE, REPORTS, SIGNATURE_FILE, ModelCard, sha256
-from lifecycle.history import Action, Entry, History
-from lifecycle.reference import REPORT_FILE, folder_of, reference_of
 from lifecycle.signatures import sign, verify
 
 PROMOTIONS_FILE = "promotions.json"
@@ -169,7 +169,7 @@ class ModelStore:
 
     def _check_lost(self, tag: str) -> None:
         """Raise ModelLost for a version that is not there, and that the history knows."""
-        name, version = tags.split(tag)
+        name, version = model_tags.split(tag)
         entries = self.history(name).entries()
         if any(entry.version == version for entry in entries):
             folder = self.folder / name / version
@@ -226,7 +226,7 @@ class ModelStore:
 
         One that anything has happened to since is whole, or was spoilt later.
         """
-        name, version = tags.split(tag)
+        name, version = model_tags.split(tag)
         folder = self.folder / name / version
         actions = {e.action for e in self.history(name).entries() if e.version == version}
         if not folder.is_dir() or actions - {Action.REGISTERED}:
@@ -240,7 +240,7 @@ class ModelStore:
     def remove_unfinished(self, tag: str) -> None:
         """Remove what a registration that was killed has left of a version; all else stays."""
         if self.is_unfinished(tag):
-            name, version = tags.split(tag)
+            name, version = model_tags.split(tag)
             shutil.rmtree(self.folder / name / version)
 
     @property

@@ -10,12 +10,12 @@ from typing import Any
 import structlog
 
 from kaiten.context import current_or_none
-from kaiten.sections import Batching
-from runners.batcher import Batcher, Device
-from runners.observer import Observer
-from runners.preparation import Preparation, run_on
+from kaiten.settings.models import Batching
+from runners.batching.batcher import Batcher, Device
+from runners.batching.observer import Observer
+from runners.batching.preparation import Preparation, run_on
+from runners.batching.watchdog import DeviceHung, Watchdog
 from runners.tasks.base import Task
-from runners.watchdog import DeviceHung, Watchdog
 
 logger = structlog.get_logger(__name__)
 # A warm-up compiles, captures graphs and computes the largest batches, all before the first answer.

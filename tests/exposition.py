@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from kaiten.quality import Estimate, Measures, VersionQuality
-from monitors.instruments import Drift, Instruments
-from runners.observer import BatchReport
+from kaiten.feedback import Estimate, Measures, VersionQuality
+from monitors.metrics import Drift, Instruments
+from runners.batching.observer import BatchReport
 
 MODEL = "intent:1.0.0"
 ENDPOINT = "/api/v2/predict"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tests.e2e.house import free_port
-from tests.unit.gateway.tokens.mint import AUDIENCE, Json, jwk, private, token
+from tests.unit.gateway.auth.mint import AUDIENCE, Json, jwk, private, token
 
 _POLL_S = 0.02
 # Made before they are needed: a rotation is a moment.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kaiten.records import PRODUCTION, PredictionRecord
+from kaiten.events import PRODUCTION, PredictionRecord
 
 _USUAL = PredictionRecord(
     request_id="request-1",

@@ -8,16 +8,16 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
-from gateway.tokens.credentials import (
+from gateway.auth.credential_stores import FileCredentials
+from gateway.auth.credentials import (
     Change,
     Credentials,
     CredentialStore,
     key_id_of,
     new_api_key,
 )
-from gateway.tokens.stores import FileCredentials
-from gateway.tokens.verifier import StaticKey, TokenRejected, Verified
-from gateway.tokens.watch import CredentialStores, CredentialsWatch
+from gateway.auth.revocation_watch import CredentialStores, CredentialsWatch
+from gateway.auth.verifier import StaticKey, TokenRejected, Verified
 from kaiten.context import Principal
 from kaiten.errors import NotReady, StateUnavailable
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines.base import Computed, Engine, TokenBatch
 from runners.engines.cuda_engine import DTYPES, CudaEngine, CudaStream, PaddedLane
 from runners.engines.precision import parity

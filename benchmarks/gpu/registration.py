@@ -6,7 +6,7 @@ The export to ONNX, which no CUDA device computes, would take longer than all el
 import sys
 from pathlib import Path
 
-from kaiten.sections import Versioning
+from kaiten.settings.models import Versioning
 from lifecycle.registration import Submission, register
 from lifecycle.store import ModelStore
 from runners.tasks.base import EngineFacts

@@ -31,14 +31,14 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from kaiten.cli.operator import Request, operator
 from kaiten.errors import SetupError
-from kaiten.sections import Logging
-from kaiten.settings import load_settings
+from kaiten.settings.loader import load_settings
+from kaiten.settings.models import Logging
 from lifecycle.card import Provenance, sha256
+from lifecycle.operators import Request, operator
 from lifecycle.registration import Submission, register
 from lifecycle.store import ModelStore
-from monitors import logs
+from monitors.logging import setup
 from runners.tasks import find_inspection
 
 TAG = "support-intent:1.0.0"
@@ -228,13 +228,13 @@ def validate() -> None:
     One that is refused, as on a slow machine, serves too, outside production.
     """
     # Who has the model already, or wants but its data, loads nothing of it.
-    validation = import_module("kaiten.cli.validation")
+    validation = import_module("server.validation")
     validation.run(Request(TAG, DATA / "test.jsonl"), as_json=False)
 
 
 def main() -> None:
     """Make the model, unless it is there."""
-    logs.configure(Logging(level="warning"))
+    setup.configure(Logging(level="warning"))
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if TAG in ModelStore():

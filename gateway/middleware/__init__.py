@@ -1,1 +1,1 @@
-"""One plain ASGI class a file; their order, with reasons, is in gateway/edge.py."""
+"""One plain ASGI class a file; their order, with reasons, is in gateway/app.py."""

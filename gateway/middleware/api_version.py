@@ -6,10 +6,10 @@ from email.utils import format_datetime
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.versions import DEFAULT, HEADER, KNOWN, NEGOTIATED, PREDICT, VERSION_OF
+from gateway.api_versions import DEFAULT, HEADER, KNOWN, NEGOTIATED, PREDICT, VERSION_OF
 from kaiten.context import current
 from kaiten.errors import RequestError, UnknownVersion, VersionMismatch
-from kaiten.sections import ApiVersions, Lifetime
+from kaiten.settings.models import ApiVersions, Lifetime
 
 _RAW_HEADER = HEADER.lower().encode()
 RawHeaders = list[tuple[bytes, bytes]]

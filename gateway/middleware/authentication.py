@@ -8,9 +8,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.access import AccessTable
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.verifier import TokenRejected
 from gateway.security_log import log_event
-from gateway.tokens.authenticator import Authenticator
-from gateway.tokens.verifier import TokenRejected
 from kaiten.context import Principal, current
 from kaiten.errors import LoopbackOnly, Unauthenticated
 

@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import ROUTES
-from gateway.body_memory import BodyMemory, Reservation
+from gateway.admission.body_memory import BodyMemory, Reservation
 from kaiten.context import current
 from kaiten.errors import (
     BodyTimeout,
@@ -18,7 +18,7 @@ from kaiten.errors import (
     UnsupportedContentEncoding,
     UnsupportedContentType,
 )
-from kaiten.sections import Gateway
+from kaiten.settings.models import Gateway
 
 _LENGTH = re.compile(r"[0-9]{1,20}")
 

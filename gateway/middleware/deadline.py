@@ -5,7 +5,7 @@ import time
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.deadlines import deadline
+from gateway.admission.deadlines import deadline
 from kaiten.context import current
 from kaiten.errors import DeadlineExceeded
 

@@ -2,7 +2,7 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.draining import Drain
+from gateway.admission.draining import Drain
 
 _CLOSE = (b"connection", b"close")
 

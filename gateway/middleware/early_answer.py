@@ -1,4 +1,4 @@
-"""Runs the app that gateway/admission.py has chosen, inside the layers that every answer passes."""
+"""Runs the app that admission has chosen, inside the layers that every answer passes."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 

@@ -3,7 +3,7 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kaiten.errors import HeadersTooLarge, MalformedRequest
-from kaiten.sections import Gateway
+from kaiten.settings.models import Gateway
 
 # Two readers that differ about one of these can be made to see two different requests.
 _ONE_VALUE = frozenset({b"host", b"content-length", b"authorization", b"content-type"})

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from monitors.features import Feature
-from monitors.tracking import Profile
+from monitors.drift.features import Feature
+from monitors.drift.whylogs_profiles import Profile
 
 _BINS = 30
 _MOST_CLASSES = 20

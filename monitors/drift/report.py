@@ -6,16 +6,16 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from kaiten import tags
-from kaiten.sections import Drift
-from monitors.archive.names import Kept
+from kaiten import model_tags
+from kaiten.settings.models import Drift
+from monitors.drift.archive.names import Kept
+from monitors.drift.detector import Finding, judge
 from monitors.drift.distributions import Distribution, distribution
-from monitors.drift.judge import Finding, judge
+from monitors.drift.features import FEATURES
+from monitors.drift.spool import Source
 from monitors.drift.state import DriftState, FeatureState, WindowState, first
 from monitors.drift.watch import after
-from monitors.features import FEATURES
-from monitors.spool import Source
-from monitors.tracking import Profile
+from monitors.drift.whylogs_profiles import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def version_report(
         replay.add(kept, profile)
     if replay.merged is None:
         return None
-    name, version = tags.split(source.model)
+    name, version = model_tags.split(source.model)
     features = _features(replay.merged, known, settings)
     told = [each.verdict.drifted for each in features if each.verdict is not None]
     judged = replay.windows

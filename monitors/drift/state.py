@@ -7,10 +7,10 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kaiten import tags
+from kaiten import model_tags
+from kaiten.events import PRODUCTION
 from kaiten.files import replace
-from kaiten.records import PRODUCTION
-from monitors.spool import Source
+from monitors.drift.spool import Source
 
 logger = structlog.get_logger(__name__)
 NO_REFERENCE = "it has no reference: validate it (kaiten validate), and start the server again"
@@ -76,7 +76,7 @@ class DriftState(_Part):
 
 def first(source: Source, reference: str | None) -> DriftState:
     """Return what is known of a version before its first window."""
-    name, version = tags.split(source.model)
+    name, version = model_tags.split(source.model)
     return DriftState(
         model=name,
         version=version,

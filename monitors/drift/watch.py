@@ -10,15 +10,15 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from kaiten.records import REFERENCE_FILE
-from kaiten.sections import Drift
-from monitors.drift.judge import Finding, judge
-from monitors.drift.levels import level
+from kaiten.events import REFERENCE_FILE
+from kaiten.settings.models import Drift
+from monitors.drift.detector import Finding, judge
+from monitors.drift.features import LABEL
+from monitors.drift.severity import level
+from monitors.drift.spool import TENANT, Source, columns, read
 from monitors.drift.state import UNREADABLE, DriftState, FeatureState, States, WindowState
-from monitors.features import LABEL
-from monitors.spool import TENANT, Source, columns, read
-from monitors.tracking import Profile
-from monitors.windows import Window
+from monitors.drift.whylogs_profiles import Profile
+from monitors.drift.windows import Window
 
 logger = structlog.get_logger(__name__)
 # A profile of fewer answers would tell what somebody asked, and takes as long as any other.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import structlog
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines import cuda
 from runners.engines.base import Engine, TokenBatch
 from runners.engines.placement import devices, place

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from kaiten.errors import OutOfMemory
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines import CUDA_LANES
 from runners.engines.base import Computed, TokenBatch
 from runners.engines.embedding import joined, parted

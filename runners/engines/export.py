@@ -21,7 +21,7 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines import LIMIT_FILE, MAX_TOKENS, MODEL_FILE
 from runners.engines.base import TokenBatch
 from runners.engines.embedding import embedding_of

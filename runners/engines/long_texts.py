@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines.base import Computed, TokenBatch
 from runners.engines.onnx_engine import OnnxEngine
 from runners.engines.torch_engine import TorchEngine

@@ -5,8 +5,8 @@ from pathlib import Path
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from kaiten.cores import cores
-from kaiten.sections import Runners
+from kaiten.cpus import cores
+from kaiten.settings.models import Runners
 from runners.engines import MODEL_FILE
 from runners.engines.base import Computed, TokenBatch
 

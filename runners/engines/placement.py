@@ -8,8 +8,8 @@ MIG slice, and takes memory on every device that it looks at.
 from collections.abc import Sequence
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.sections import Runners
-from kaiten.settings import cuda_visible_devices, show_cuda_devices
+from kaiten.settings.loader import cuda_visible_devices, show_cuda_devices
+from kaiten.settings.models import Runners
 from runners.engines import cuda
 
 # Ends the list for CUDA, as a name does that it can not find.

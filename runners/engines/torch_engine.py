@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from kaiten.confinement import list_names
 from kaiten.errors import ModelRejected
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines.base import Computed, TokenBatch
 from runners.engines.embedding import joined, parted, watch
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 
 InputT = TypeVar("InputT")
 ItemT = TypeVar("ItemT")

@@ -12,7 +12,7 @@ from typing import Any
 
 from schemathesis import checks as registered
 
-from gateway.versions import DOCUMENTS
+from gateway.api_versions import DOCUMENTS
 from tests.acceptance.places import served
 from tests.acceptance.report import Report
 from tests.e2e.house import BIN, ROOT, Server

@@ -23,18 +23,18 @@ from numpy.typing import NDArray
 from benchmarks import model as benchmark
 from benchmarks import places
 from examples.quickstart.train import Example
-from kaiten.records import REFERENCE_FILE, Origin, record
-from kaiten.sections import Drift, Runners
+from kaiten.events import REFERENCE_FILE, Origin, record
+from kaiten.settings.models import Drift, Runners
 from lifecycle.card import ModelCard
 from lifecycle.store import StoredModel
-from monitors.drift.judge import Finding, judge
+from monitors.drift.detector import Finding, judge
+from monitors.drift.features import FEATURES, LABEL, Columns, columns_of
+from monitors.drift.spool import Source
 from monitors.drift.state import DriftState, WindowState, first
-from monitors.drift.statistics import numbers_differ
+from monitors.drift.statistical_tests import numbers_differ
 from monitors.drift.watch import after
-from monitors.features import FEATURES, LABEL, Columns, columns_of
-from monitors.quality import calibration
-from monitors.spool import Source
-from monitors.tracking import Profile
+from monitors.drift.whylogs_profiles import Profile
+from monitors.feedback import accuracy_estimate
 from runners.tasks.text_classification.serving import load
 from tests.acceptance.report import Report
 from tests.acceptance.shifts import SHIFTS, Shift
@@ -219,7 +219,7 @@ class Trial:
     def estimates(self, report: Report, name: str, windows: int) -> None:
         """Hold estimates of accuracy without labels against what the labels say."""
         folder = self._model.reference
-        calibrated = calibration.read(folder)
+        calibrated = accuracy_estimate.read(folder)
         assert calibrated is not None
         usual = lambda: self._usual.at(self._rows(_ROWS))  # noqa: E731
         for shift_name, draw in {

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from benchmarks import model as benchmark
 from benchmarks import places
 from examples.quickstart import train as quickstart
-from kaiten.sections import Runners
-from lifecycle.validation import rows
-from lifecycle.validation.measures import compare
+from kaiten.settings.models import Runners
+from lifecycle.evaluate import rows
+from lifecycle.evaluate.measures import compare
 from runners.tasks.text_classification.serving import load
 from tests.acceptance.report import Report
 from tests.e2e.house import BIN, ROOT, environment

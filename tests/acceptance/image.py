@@ -14,8 +14,8 @@ from pathlib import Path
 
 import httpx
 
-from kaiten.settings import ROOT
-from lifecycle.bento.build import bento_files
+from kaiten.settings.loader import ROOT
+from lifecycle.packaging.build import bento_files
 from tests.acceptance import containers
 from tests.acceptance.containers import BASE, Container, Machine, make_base
 from tests.acceptance.report import Report

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.client import Pool
 from benchmarks.load import percentile
-from kaiten.cores import cores
+from kaiten.cpus import cores
 from tests.acceptance.load import Load, Offer, closed_loop, open_loop
 from tests.acceptance.places import Served, served
 from tests.acceptance.report import Report

@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 ONE_WORKER: Mapping[str, str] = {}
 TWO_WORKERS = {"BENTOML_CONFIG_OPTIONS": "services.kaiten_service.workers=2"}
 _FRAGILE = Path(__file__).parent / "fragile_classification"
-_SERVED = ("kaiten", "gateway", "runners", "monitors", "lifecycle")
+_SERVED = ("cli", "server", "gateway", "runners", "monitors", "lifecycle", "kaiten")
 _FILES = ("service.py", "kaiten.yaml", "configuration.yaml", "bentofile.yaml", "README.md")
 _STARTED = "Completed async startup hook"
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from gateway.versions import DOCUMENTS
+from gateway.api_versions import DOCUMENTS
 from tests.contract.written import ROOT, broken, made, told
 
 

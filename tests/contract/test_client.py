@@ -11,8 +11,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import kaiten_client
+from gateway.api_versions import NEWEST
 from gateway.openapi import document
-from gateway.versions import NEWEST
 from kaiten.errors import DatabaseUnavailable, InferenceFailed, QueueFull
 from kaiten_client import AsyncClient, FeedbackResponse, Label, PredictResponse
 from kaiten_client.calls import FEEDBACK, PREDICT, READY, labelling, prediction

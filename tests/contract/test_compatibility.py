@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 
 from gateway.openapi import document
-from kaiten.sections import Gateway
+from kaiten.settings.models import Gateway
 from tests.contract.compatibility import breaks
 from tests.unit.gateway.house import V2, Json
 

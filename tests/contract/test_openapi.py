@@ -8,14 +8,14 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
 from gateway.access import ROUTES
+from gateway.api_versions import DOCUMENTS as PATHS
+from gateway.api_versions import FEEDBACK, HEADER, NEGOTIATED, NEWEST, PREDICT
 from gateway.errors import INTERNAL, STATUS_AND_CODE
 from gateway.middleware.security_headers import SecurityHeadersMiddleware
 from gateway.openapi import document
 from gateway.schemas import TEXT_PATTERN
-from gateway.versions import DOCUMENTS as PATHS
-from gateway.versions import FEEDBACK, HEADER, NEGOTIATED, NEWEST, PREDICT
 from kaiten.errors import DatabaseUnavailable, DeadlineExceeded, InferenceFailed, QueueFull
-from kaiten.sections import ApiVersions, Exposure, Lifetime
+from kaiten.settings.models import ApiVersions, Exposure, Lifetime
 from tests.unit.gateway.house import (
     BENTO,
     FOUND,

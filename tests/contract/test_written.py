@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.api_versions import DOCUMENTS
 from gateway.openapi import document
-from gateway.versions import DOCUMENTS
-from kaiten.sections import Gateway
+from kaiten.settings.models import Gateway
 from tests.contract import __main__, written
 from tests.contract.written import MAKE, ROOT, broken, made, path_of, read, told
 

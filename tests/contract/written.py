@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from gateway.contract import table
+from gateway.api_versions import DOCUMENTS, VERSION_OF
+from gateway.error_reference import table
 from gateway.openapi import Json, document
-from gateway.versions import DOCUMENTS, VERSION_OF
-from kaiten.sections import Gateway
+from kaiten.settings.models import Gateway
 from tests.contract.compatibility import breaks
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,8 +10,8 @@ from pathlib import Path
 import bentoml
 from bentoml._internal.container import construct_containerfile
 
-from kaiten.settings import ROOT
-from lifecycle.bento.image import finishing
+from kaiten.settings.loader import ROOT
+from lifecycle.packaging.image import finishing
 
 
 def write(target: Path, finish: Path) -> None:

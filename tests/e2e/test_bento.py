@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lifecycle.bento.build import PROVENANCE, SBOM, bento_files
+from lifecycle.packaging.build import PROVENANCE, SBOM, bento_files
 from tests.e2e.house import (
     BIN,
     QUICKSTART,
@@ -133,8 +133,8 @@ def test_bento_holds_the_listed_files_and_its_model_pinned(built: Built) -> None
     source = Path(built.told["folder"]) / "src"
     names = {path.relative_to(source).parts[0] for path in source.rglob("*") if path.is_file()}
     assert names == {
-        "bentofile.yaml", "configuration.yaml", "gateway", "kaiten", "kaiten.yaml", "lifecycle",
-        "monitors", "runners", "service.py",
+        "bentofile.yaml", "cli", "configuration.yaml", "gateway", "kaiten", "kaiten.yaml",
+        "lifecycle", "monitors", "runners", "server", "service.py",
     }  # fmt: skip
     assert f"models: [{MODEL}]" in (source / "kaiten.yaml").read_text()
 

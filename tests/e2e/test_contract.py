@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.versions import DOCUMENTS
+from gateway.api_versions import DOCUMENTS
 from tests.acceptance.contract import fuzzed
 from tests.e2e.house import Server
 

@@ -37,7 +37,7 @@ def family(server: Server) -> list[psutil.Process]:
     """Return the server's processes, that which holds the models last."""
     parent = psutil.Process(server.process.popen.pid)
     found = [parent, *parent.children(recursive=True)]
-    return sorted(found, key=lambda each: "kaiten.cli device" in " ".join(each.cmdline()))
+    return sorted(found, key=lambda each: "cli device" in " ".join(each.cmdline()))
 
 
 def maps_a_network(process: psutil.Process) -> bool:

@@ -11,8 +11,8 @@ import httpx
 import psutil
 import pytest
 
-from monitors.spool import Spool
-from monitors.tracking import Profile
+from monitors.drift.spool import Spool
+from monitors.drift.whylogs_profiles import Profile
 from tests.acceptance.places import TWO_WORKERS, Served, served
 from tests.e2e.house import quickstart_texts, until_all_ready
 

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Row, Table, create_engine, select
 from sqlalchemy.engine import URL, make_url
 
-from monitors.quality.tables import feedback, predictions
+from monitors.feedback.tables import feedback, predictions
 from tests.acceptance.watch import Watch
 from tests.e2e.house import Server, environment, serving, until_all_ready
 from tests.postgres_server import postgres_server

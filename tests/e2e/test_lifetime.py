@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from monitors.spool import Spool, columns, read
+from monitors.drift.spool import Spool, columns, read
 from tests.e2e.house import (
     BIN,
     ROOT,

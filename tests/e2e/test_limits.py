@@ -12,8 +12,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from kaiten.cli.token import mint
-from kaiten.sections import Auth
+from gateway.auth.minting import mint
+from kaiten.settings.models import Auth
 from tests.e2e.house import Server, environment, serving
 from tests.redis_server import RedisServer, redis_server
 

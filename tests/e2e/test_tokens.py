@@ -13,7 +13,7 @@ from secrets import token_hex
 import httpx
 import pytest
 
-from kaiten.sections import Auth
+from kaiten.settings.models import Auth
 from tests.e2e.house import BIN, Server, environment, serving, until_all_ready
 from tests.issuer import Issuer, issuing
 from tests.redis_server import RedisServer, redis_server

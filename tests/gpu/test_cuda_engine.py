@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from kaiten.errors import OutOfMemory
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines.base import TokenBatch
 from runners.engines.cuda_engine import CudaEngine
 from runners.engines.torch_engine import TorchEngine

@@ -11,8 +11,8 @@ import pathspec
 import pytest
 import yaml
 
-from kaiten.sections import Section
-from kaiten.settings import ROOT, Settings, load_settings
+from kaiten.settings.loader import ROOT, Settings, load_settings
+from kaiten.settings.models import Section
 
 # Secrets never stand in the file, and these two depend on where it lies.
 LEFT_OUT = {

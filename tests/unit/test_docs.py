@@ -12,8 +12,8 @@ import yaml
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from kaiten.cli import app
-from kaiten.settings import ROOT, load_settings
+from cli import app
+from kaiten.settings.loader import ROOT, load_settings
 
 FILES = [
     *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "Makefile")),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kaiten.settings import ROOT
+from kaiten.settings.loader import ROOT
 
 OPT_OUTS = {
     "BENTOML_DO_NOT_TRACK": "True",
@@ -17,7 +17,7 @@ OPT_OUTS = {
 }
 HEAVY = {"torch", "transformers", "onnxruntime"}
 STORES = {"redis", "sqlalchemy", "alembic", "psycopg"}
-SERVER = {"service", "kaiten", "gateway", "runners", "monitors", "lifecycle"}
+SERVER = {"service", "server", "gateway", "runners", "monitors", "lifecycle", "kaiten"}
 
 
 def fresh(code: str, home: Path) -> object:
@@ -53,7 +53,7 @@ def loaded_by(module: str, home: Path) -> set[str]:
     return set(found)
 
 
-@pytest.mark.parametrize("module", ["kaiten.cli", "runners.tasks"])
+@pytest.mark.parametrize("module", ["cli", "runners.tasks"])
 def test_frameworks_are_loaded_with_a_model_only(module: str, tmp_path: Path) -> None:
     assert not loaded_by(module, tmp_path) & {*HEAVY, *STORES}
 
@@ -75,7 +75,7 @@ def test_choosing_onnx_loads_no_framework(tmp_path: Path) -> None:
         # Where there is a driver, torch is asked whether it can use it.
         "os.environ['CUDA_VISIBLE_DEVICES'] = ''\n"
         "from pathlib import Path\n"
-        "from kaiten.settings import Runners\n"
+        "from kaiten.settings.loader import Runners\n"
         "from runners.engines import choose_engine\n"
         f"engine = choose_engine(Path({str(tmp_path)!r}), Runners()).engine\n"
         "found = [engine, *sys.modules]"

@@ -5,13 +5,13 @@ import re
 import pytest
 import yaml
 
-from kaiten.settings import ROOT
+from kaiten.settings.loader import ROOT
 
 TEXT = (ROOT / "docs" / "runbook.md").read_text("utf-8")
 RULES = ROOT / "deploy" / "prometheus" / "kaiten.rules.yaml"
 CODE = "\n".join(
     file.read_text("utf-8")
-    for folder in ("kaiten", "gateway", "runners", "monitors", "lifecycle")
+    for folder in ("cli", "server", "gateway", "runners", "monitors", "lifecycle", "kaiten")
     for file in (ROOT / folder).rglob("*.py")
 )
 SECTIONS = (

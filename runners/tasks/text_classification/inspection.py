@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 from yaml import YAMLError
 
 from kaiten.errors import ModelRejected
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines import MAX_TOKENS
 from runners.engines.base import SENTENCES, PadSide, softmax
 from runners.engines.export import export

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaiten.errors import BlankText
-from kaiten.sections import Runners
-from runners import centroids
+from kaiten.settings.models import Runners
+from runners import embedding_distance
 from runners.engines import open_engine
 from runners.engines.base import SENTENCES, Engine, TokenBatch, entropy, softmax
 from runners.tasks.base import Task
@@ -187,7 +187,7 @@ class TextClassifier:
         if self._reference is None or embeddings is None:
             distances = np.full(len(batch), np.nan, np.float32)
         else:
-            distances = centroids.distances(embeddings, self._reference)
+            distances = embedding_distance.distances(embeddings, self._reference)
         return Raw(logits, distances, embeddings)
 
     def check(self) -> None:
@@ -256,5 +256,5 @@ def load(
     """Load a registered classifier, and the centroids of a report, if it has any."""
     processor = load_processor(folder, max_length)
     engine = open_engine(folder, settings, processor.samples())
-    centroids_ = None if reference is None else centroids.read(reference)
+    centroids_ = None if reference is None else embedding_distance.read(reference)
     return Task(processor, TextClassifier(engine, processor, processor.probes(), centroids_))

@@ -22,8 +22,8 @@ from statistics import median
 
 from benchmarks.client import Answer, Pool
 from benchmarks.load import percentile
-from kaiten.cli.token import mint
-from kaiten.sections import Auth
+from gateway.auth.minting import mint
+from kaiten.settings.models import Auth
 from tests.acceptance.places import Served, served
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target
@@ -37,7 +37,7 @@ BEFORE: Mapping[str, object] = {
 }
 _BASE = "d62cd7b"
 _BASE_PARTS = ("service.py", "kaiten.yaml", "configuration.yaml", "bentofile.yaml", "README.md")
-_FOLDERS = ("kaiten", "gateway", "runners", "monitors", "lifecycle")
+_FOLDERS = ("cli", "server", "gateway", "runners", "monitors", "lifecycle", "kaiten")
 _TEXTS, _SECONDS, _WARM_UP_S, _RETRY_S = 256, 8.0, 2.0, 0.05
 _ROUNDS, _LIGHT_EVERY_S = 3, 0.1
 _TIMES, _SHARE = 3.0, 0.95

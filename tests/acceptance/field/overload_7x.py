@@ -22,7 +22,7 @@ import uvloop
 
 from benchmarks.client import Answer, Pool
 from benchmarks.load import percentile
-from kaiten.cores import cores
+from kaiten.cpus import cores
 from tests.acceptance.load import Load, Offer, closed_loop, open_loop
 from tests.acceptance.places import ONE_WORKER, TWO_WORKERS, Served, served
 from tests.acceptance.report import Report

@@ -9,8 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from benchmarks.client import Pool
-from kaiten.cli.token import mint
-from kaiten.sections import Auth
+from gateway.auth.minting import mint
+from kaiten.settings.models import Auth
 from tests.acceptance.places import Served, served
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target

@@ -19,8 +19,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 from structlog.testing import capture_logs
 
-from gateway.tokens.in_redis import RedisCredentials
-from gateway.tokens.stores import FileCredentials
+from gateway.auth.credential_stores import FileCredentials
+from gateway.auth.redis_credential_store import RedisCredentials
 from kaiten.errors import StateUnavailable
 from tests.acceptance.report import Report
 from tests.e2e.house import BIN, Server, environment, serving, until_all_ready

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines import open_engine
 from runners.tasks.base import Task
 from runners.tasks.text_classification import serving

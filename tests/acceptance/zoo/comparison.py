@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from kaiten.errors import BlankText, ModelRejected
-from kaiten.sections import Runners, Versioning
+from kaiten.settings.models import Runners, Versioning
 from lifecycle.registration import Submission, register
 from lifecycle.store import ModelStore, StoredModel
 from runners.probe_texts import PROBE_TEXTS

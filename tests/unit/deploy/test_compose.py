@@ -12,8 +12,8 @@ import yaml
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
-from kaiten.sections import check_redis_url, check_secret
-from kaiten.settings import _SECRETS, PREFIX, ROOT, load_settings
+from kaiten.settings.loader import _SECRETS, PREFIX, ROOT, load_settings
+from kaiten.settings.models import check_redis_url, check_secret
 from tests.redis_server import redis_server
 
 FOLDER = ROOT / "deploy" / "compose"

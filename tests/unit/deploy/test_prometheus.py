@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kaiten.settings import ROOT
-from monitors.instruments import _SECONDS
+from kaiten.settings.loader import ROOT
+from monitors.metrics import _SECONDS
 from tests.exposition import Exposition, labels_by_name
 from tests.unit.deploy.promql import unknown
 

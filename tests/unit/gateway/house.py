@@ -15,24 +15,24 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from gateway.access import MODEL_ROUTES
-from gateway.edge import EdgeParts, wrap
-from gateway.limiting.limiter import Limiter
+from gateway.admin.operations import Operations
+from gateway.app import EdgeParts, wrap
+from gateway.auth.factory import build
+from gateway.auth.minting import mint
+from gateway.auth.signing_secret import SigningSecret
+from gateway.feedback import QualityRoutes
+from gateway.interfaces import RecordSink, Runner
 from gateway.middleware.authentication import Callers
-from gateway.operations import Operations
-from gateway.ports import RecordSink, Runner
 from gateway.predictions import Predictor
-from gateway.quality import QualityRoutes
+from gateway.rate_limit.limiter import Limiter
 from gateway.routes import Routes
-from gateway.tokens.build import build
-from kaiten.cli.token import mint
 from kaiten.context import current_or_none
-from kaiten.quality import Estimate, Label, Measures, VersionQuality
-from kaiten.records import PredictionRecord
-from kaiten.sections import ApiVersions, Auth, Gateway, Quality, Serving, Tls
-from kaiten.settings import Settings
-from kaiten.signing import SigningSecret
-from monitors.answer_times import AnswerTimes
-from monitors.instruments import Instruments
+from kaiten.events import PredictionRecord
+from kaiten.feedback import Estimate, Label, Measures, VersionQuality
+from kaiten.settings.loader import Settings
+from kaiten.settings.models import ApiVersions, Auth, Gateway, Quality, Serving, Tls
+from monitors.latency import AnswerTimes
+from monitors.metrics import Instruments
 
 V1 = "/api/v1/predict"
 V2 = "/api/v2/predict"

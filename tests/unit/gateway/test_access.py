@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from gateway.access import ROUTES, STATIC_PREFIX, STATIC_TEMPLATE, Access, AccessTable
-from kaiten.sections import Exposure, Gateway
-from kaiten.settings import ROOT
+from kaiten.settings.loader import ROOT
+from kaiten.settings.models import Exposure, Gateway
 from tests.unit.gateway.house import LIMITS, House, bearer, error_of
 
 OPEN_TO_ALL = {"/livez", "/readyz", "/healthz", "/health"}

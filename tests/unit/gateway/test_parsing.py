@@ -13,7 +13,7 @@ from gateway import parsing
 from gateway.parsing import parse, read
 from gateway.schemas import Body, FeedbackRequest, PredictV1Request, PredictV2Request
 from kaiten.errors import InvalidInput, MalformedBody
-from kaiten.sections import Gateway
+from kaiten.settings.models import Gateway
 
 LIMITS = Gateway(max_inputs=8)
 MANY = 100_000

@@ -5,7 +5,7 @@ from gateway.predictions import Predictor
 from gateway.routes import Routes, for_bentoml
 from kaiten.context import RequestContext, bind
 from kaiten.errors import NotReady
-from kaiten.sections import ApiVersions
+from kaiten.settings.models import ApiVersions
 from tests.unit.gateway.house import LIMITS, Classifier
 
 PATIENCE_S = 10

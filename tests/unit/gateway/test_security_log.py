@@ -7,6 +7,7 @@ import pytest
 from structlog.typing import EventDict
 
 from gateway import security_log
+from gateway.auth.signing_secret import SigningSecret
 from gateway.security_log import (
     MAX_FAULTS,
     MAX_SOURCES,
@@ -17,7 +18,6 @@ from gateway.security_log import (
 )
 from kaiten.context import Principal, RequestContext, bind
 from kaiten.pseudonyms import network_of
-from kaiten.signing import SigningSecret
 from tests.unit.gateway.house import (
     BENTO,
     CANARY,

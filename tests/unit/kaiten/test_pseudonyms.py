@@ -5,7 +5,7 @@ import re
 import pytest
 
 from kaiten.pseudonyms import Pseudonyms, shared_key
-from kaiten.sections import Logging
+from kaiten.settings.models import Logging
 
 SECRET = "8f14e45fceea167a5a36dedd4bea2543"
 OTHER = "c9f0f895fb98ab9159f51fd0297e236d"

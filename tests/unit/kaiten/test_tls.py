@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from kaiten.errors import InvalidSettings
-from kaiten.sections import Tls
-from kaiten.settings import load_settings
+from kaiten.settings.loader import load_settings
+from kaiten.settings.models import Tls
 from kaiten.tls import check, for_bentoml
 from tests.certificates import Authority
 

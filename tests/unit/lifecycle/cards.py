@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lifecycle.audit_log import Action, Event
 from lifecycle.card import EngineCard, ModelCard, sha256
-from lifecycle.history import Action, Event
 from lifecycle.store import ModelStore, StoredModel
 
 

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kaiten.cli import validation as command
 from kaiten.errors import PromotionRefused
-from kaiten.sections import Validation, Versioning
-from lifecycle.history import Action, Stage
+from kaiten.settings.models import Validation, Versioning
+from lifecycle.audit_log import Action, Stage
+from lifecycle.evaluate import page
+from lifecycle.evaluate.rows import Rows
+from lifecycle.evaluate.run import Asked, Device, Subject, Validator
 from lifecycle.promotion import Promotions, Request
 from lifecycle.registration import register
 from lifecycle.store import ModelStore
-from lifecycle.validation import page
-from lifecycle.validation.rows import Rows
-from lifecycle.validation.run import Asked, Device, Subject, Validator
+from server import validation as command
 from tests.unit.lifecycle.cards import validated
 from tests.unit.lifecycle.folders import MODEL
 from tests.unit.lifecycle.test_registration import RULES, inspect, submission

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from kaiten.errors import ModelRejected, PromotionRefused
-from kaiten.sections import Versioning
+from kaiten.settings.models import Versioning
+from lifecycle.audit_log import Action, Entry, Stage, serving
+from lifecycle.baseline import REPORT_FILE
 from lifecycle.card import CARD_FILE
-from lifecycle.history import Action, Entry, Stage, serving
 from lifecycle.promotion import Promotions, Request
-from lifecycle.reference import REPORT_FILE
 from lifecycle.store import ModelStore
 from tests.unit.lifecycle.cards import stored, validated
 

@@ -8,9 +8,9 @@ import huggingface_hub
 import pytest
 
 from kaiten.errors import ModelNotFound, ModelRejected
-from kaiten.sections import Versioning
+from kaiten.settings.models import Versioning
+from lifecycle.audit_log import Action
 from lifecycle.card import CARD_FILE, Provenance, sha256
-from lifecycle.history import Action
 from lifecycle.registration import Submission, check_name, check_version, register
 from lifecycle.store import ModelStore
 from runners.tasks.base import EngineFacts, ModelFacts
@@ -335,7 +335,7 @@ def test_readme_says_what_the_card_says(folder: Path) -> None:
 STEPS = {
     "checksums": "lifecycle.registration.sha256",
     "the README": "lifecycle.readme.render",
-    "the trail": "lifecycle.history.replace",
+    "the trail": "lifecycle.audit_log.replace",
     "the files": "lifecycle.store.shutil.copyfile",
     "the card": "lifecycle.card.ModelCard.write",
     "the last look": "lifecycle.card.ModelCard.verify",

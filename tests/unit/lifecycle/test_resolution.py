@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from kaiten.errors import ModelNotFound, PromotionRefused
-from kaiten.sections import Versioning
-from lifecycle.history import Stage
+from kaiten.settings.models import Versioning
+from lifecycle.audit_log import Stage
 from lifecycle.promotion import Promotions, Request
 from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore

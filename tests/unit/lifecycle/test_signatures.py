@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import SecretStr, ValidationError
 from typer.testing import CliRunner
 
-from kaiten.cli import app
+from cli import app
 from kaiten.errors import InvalidSettings, ModelRejected
-from kaiten.sections import Signatures
-from kaiten.settings import ROOT
+from kaiten.settings.loader import ROOT
+from kaiten.settings.models import Signatures
 from lifecycle.card import SIGNATURE_FILE
 from lifecycle.signatures import sign, verify
 from lifecycle.store import ModelStore

@@ -8,8 +8,8 @@ import bentoml
 import pytest
 
 from kaiten.errors import ModelLost, ModelNotFound, ModelRejected
+from lifecycle.audit_log import Action, Event
 from lifecycle.card import CARD_FILE, EngineCard, ModelCard, sha256
-from lifecycle.history import Action, Event
 from lifecycle.store import ModelStore, StoredModel
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "extra/notes.txt": b"notes"}

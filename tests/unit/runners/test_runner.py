@@ -11,11 +11,11 @@ from structlog.typing import EventDict
 
 from kaiten.context import Principal, RequestContext, bind
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
-from kaiten.sections import Batching
-from runners.observer import BatchReport
+from kaiten.settings.models import Batching
+from runners.batching.observer import BatchReport
 from runners.runner import Runner
 from runners.tasks.base import Task
-from tests.unit.runners.test_batcher import Item, Recorder, Silent, settle
+from tests.unit.runners.batching.test_batcher import Item, Recorder, Silent, settle
 
 # Ends a test that would hang; nothing waits so long.
 PATIENCE_S = 10

@@ -7,9 +7,9 @@ from typing import Any, TypeVar, cast
 from jwt.types import Options
 from starlette.types import ASGIApp
 
-from gateway.tokens.authenticator import Authenticator
-from gateway.tokens.keys import Key
-from gateway.tokens.verifier import StaticKey
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.verification_keys import Key
+from gateway.auth.verifier import StaticKey
 from kaiten.context import Principal
 from tests.unit.gateway.attacks.stand import Defences, Issuers, Sent, Stand
 

@@ -6,17 +6,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from gateway.tokens.credentials import ISSUER as KEYS_ISSUER
-from gateway.tokens.credentials import ApiKey, Credentials, new_api_key
-from gateway.tokens.keys import Key
-from gateway.tokens.verifier import KeySource
+from gateway.auth.credentials import ISSUER as KEYS_ISSUER
+from gateway.auth.credentials import ApiKey, Credentials, new_api_key
+from gateway.auth.verification_keys import Key
+from gateway.auth.verifier import KeySource
 from tests.unit.gateway.attacks.attack import Attack, Change, off
 from tests.unit.gateway.attacks.stand import LOGIN, OWN, STAYS, Issuers, Sent, Stand
 from tests.unit.gateway.attacks.tokens import DAY, HOUR, UNAUTHENTICATED, own, sent, signed
 from tests.unit.gateway.attacks.wire import bare
+from tests.unit.gateway.auth.mint import jwk, jwks
 from tests.unit.gateway.house import CANARY, V2
-from tests.unit.gateway.limiting.house import rules
-from tests.unit.gateway.tokens.mint import jwk, jwks
+from tests.unit.gateway.rate_limit.house import rules
 
 LIMITED = (429, "rate_limited")
 NOT_TOLD, NO_LIMITS = off(is_told=False), off(limits=None)

@@ -13,18 +13,12 @@ import httpx
 from jwt.types import Options
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.edge import EdgeParts, wrap
-from gateway.limiting.in_process import InProcessStore
-from gateway.limiting.limiter import Limiter
-from gateway.limiting.rules import Rules
-from gateway.middleware.authentication import Callers
-from gateway.predictions import Predictor
-from gateway.routes import Routes
-from gateway.tokens.authenticator import Authenticator
-from gateway.tokens.credentials import Credentials
-from gateway.tokens.jwks import JwksKeys
-from gateway.tokens.keys import Key, from_pem
-from gateway.tokens.verifier import (
+from gateway.app import EdgeParts, wrap
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.credentials import Credentials
+from gateway.auth.jwks import JwksKeys
+from gateway.auth.verification_keys import Key, from_pem
+from gateway.auth.verifier import (
     CLAIM_CHECKS,
     HEADER_CHECKS,
     MAX_TOKEN_CHARS,
@@ -34,9 +28,17 @@ from gateway.tokens.verifier import (
     TrustedIssuer,
     Verifier,
 )
-from kaiten.sections import ApiVersions, Gateway, Jwks, Serving, Tls
-from kaiten.settings import Settings
-from monitors.instruments import Instruments
+from gateway.middleware.authentication import Callers
+from gateway.predictions import Predictor
+from gateway.rate_limit.limiter import Limiter
+from gateway.rate_limit.memory_store import InProcessStore
+from gateway.rate_limit.windows import Rules
+from gateway.routes import Routes
+from kaiten.settings.loader import Settings
+from kaiten.settings.models import ApiVersions, Gateway, Jwks, Serving, Tls
+from monitors.metrics import Instruments
+from tests.unit.gateway.auth.mint import AUDIENCE, ISSUER, Json, jwk, jwks, public_pem
+from tests.unit.gateway.auth.test_verifier import EVERY
 from tests.unit.gateway.house import (
     AUTH,
     GOOD,
@@ -48,9 +50,7 @@ from tests.unit.gateway.house import (
     Classifier,
     Records,
 )
-from tests.unit.gateway.limiting.house import Clock, Watch
-from tests.unit.gateway.tokens.mint import AUDIENCE, ISSUER, Json, jwk, jwks, public_pem
-from tests.unit.gateway.tokens.test_verifier import EVERY
+from tests.unit.gateway.rate_limit.house import Clock, Watch
 
 # A key that is never rotated out.
 STAYS = jwk("ES256#stays", kid="stays")

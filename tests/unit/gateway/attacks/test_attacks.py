@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from gateway.tokens.credentials import Credentials, new_api_key
+from gateway.auth.credentials import Credentials, new_api_key
 from tests.unit.gateway.attacks import replays, tokens, wire
 from tests.unit.gateway.attacks.attack import Attack, Change, off
 from tests.unit.gateway.attacks.replays import THREE

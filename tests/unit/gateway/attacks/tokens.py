@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.tokens.keys import Key
+from gateway.auth.verification_keys import Key
 from tests.unit.gateway.attacks.attack import (
     AsksForNoScope,
     Attack,
@@ -25,10 +25,10 @@ from tests.unit.gateway.attacks.attack import (
     trusted,
 )
 from tests.unit.gateway.attacks.stand import LOGIN, OWN, RSA, Defences, Sent
+from tests.unit.gateway.auth import mint
+from tests.unit.gateway.auth.mint import Json, jwk, private, public_pem
+from tests.unit.gateway.auth.test_verifier import EVERY, encoded
 from tests.unit.gateway.house import CANARY, SECRET
-from tests.unit.gateway.tokens import mint
-from tests.unit.gateway.tokens.mint import Json, jwk, private, public_pem
-from tests.unit.gateway.tokens.test_verifier import EVERY, encoded
 
 UNAUTHENTICATED, FORBIDDEN = (401, "unauthenticated"), (403, "forbidden")
 HOUR, DAY = 3600, 86_400

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.archive.names import Kept
-from monitors.spool import Source
-from monitors.tracking import Profile
+from monitors.drift.archive.names import Kept
+from monitors.drift.spool import Source
+from monitors.drift.whylogs_profiles import Profile
 from tests.unit.monitors.drift.profiles import answers
 
 SOURCE = Source("intent:1.0.0", "production")

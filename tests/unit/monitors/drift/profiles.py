@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.features import Columns
-from monitors.tracking import Profile
+from monitors.drift.features import Columns
+from monitors.drift.whylogs_profiles import Profile
 
 LABELS = np.array([f"label-{index:02}" for index in range(20)])
 

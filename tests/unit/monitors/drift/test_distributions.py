@@ -3,8 +3,8 @@ import pytest
 from numpy.typing import NDArray
 
 from monitors.drift.distributions import Distribution, distribution
-from monitors.features import FEATURES
-from monitors.tracking import Profile
+from monitors.drift.features import FEATURES
+from monitors.drift.whylogs_profiles import Profile
 from tests.unit.monitors.drift.profiles import answers, usual
 
 RANDOM = np.random.default_rng(20261128)

@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from kaiten.sections import Drift
+from kaiten.settings.models import Drift
 from monitors.drift.page import render
 from monitors.drift.report import Reference, Report, version_report
-from monitors.tracking import Profile
+from monitors.drift.whylogs_profiles import Profile
 from tests.unit.monitors.drift.archived import ROWS, SOURCE, START, window, windows
 from tests.unit.monitors.drift.profiles import answers, usual
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kaiten.sections import Drift
+from kaiten.settings.models import Drift
 from monitors.drift.report import Reference, VersionReport, version_report
 from tests.unit.monitors.drift.archived import ROWS, SOURCE, START, by_time, window, windows
 from tests.unit.monitors.drift.profiles import usual

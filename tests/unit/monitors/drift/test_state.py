@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from monitors.drift.spool import Source
 from monitors.drift.state import (
     NO_REFERENCE,
     NOT_WATCHED,
@@ -13,7 +14,6 @@ from monitors.drift.state import (
     WindowState,
     first,
 )
-from monitors.spool import Source
 
 SOURCE = Source("intent:1.0.0", "production")
 AT = datetime(2026, 11, 28, tzinfo=UTC)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from kaiten.records import REFERENCE_FILE, PredictionRecord
-from kaiten.sections import Drift
+from kaiten.events import REFERENCE_FILE, PredictionRecord
+from kaiten.settings.models import Drift
+from monitors.drift.features import Columns, columns_of
+from monitors.drift.spool import Source, Spool
 from monitors.drift.state import UNREADABLE, DriftState, States
 from monitors.drift.watch import Watch
-from monitors.features import Columns, columns_of
-from monitors.spool import Source, Spool
-from monitors.tracking import Profile
-from monitors.windows import Window, ended
+from monitors.drift.whylogs_profiles import Profile
+from monitors.drift.windows import Window, ended
 from tests.records import recorded
 from tests.unit.monitors.drift.profiles import answers, usual
 

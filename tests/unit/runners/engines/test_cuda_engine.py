@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from kaiten.errors import OutOfMemory
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines.base import Computed, TokenBatch
 from runners.engines.cuda_engine import CudaEngine
 from runners.engines.torch_engine import TorchEngine

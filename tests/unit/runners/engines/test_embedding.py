@@ -16,7 +16,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines.base import Computed, TokenBatch
 from runners.engines.export import export
 from runners.engines.onnx_engine import OnnxEngine

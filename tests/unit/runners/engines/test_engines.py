@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kaiten.errors import InvalidSettings
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners import engines
 from runners.engines import MODEL_FILE, EngineChoice, choose_engine, cuda, open_engine
 from runners.engines.torch_engine import TorchEngine

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines import LIMIT_FILE, choose_engine, open_engine
 from runners.engines.base import TokenBatch
 from runners.engines.long_texts import LongTextEngine

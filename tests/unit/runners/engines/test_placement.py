@@ -3,7 +3,7 @@ import os
 import pytest
 
 from kaiten.errors import InvalidSettings
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines import cuda
 from runners.engines.placement import devices, place, take_place, visible_devices
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kaiten.sections import Runners
+from kaiten.settings.models import Runners
 from runners.engines.base import TokenBatch
 from runners.engines.torch_engine import TorchEngine
 

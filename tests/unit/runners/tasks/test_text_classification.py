@@ -27,8 +27,8 @@ from transformers import (
 )
 
 from kaiten.errors import BlankText, ModelRejected
-from kaiten.sections import Runners
-from runners import centroids
+from kaiten.settings.models import Runners
+from runners import embedding_distance
 from runners.engines import MODEL_FILE
 from runners.engines.base import TokenBatch, softmax
 from runners.engines.export import export
@@ -75,14 +75,14 @@ def measured(classifier: Classifier, registered: Path, tmp_path: Path) -> Classi
     """Return the classifier with the first three texts as its reference, a centroid each."""
     embeddings = classifier.model.infer(classifier.processor.prepare(TEXTS[:3])).embeddings
     assert embeddings is not None
-    made = centroids.centroids_of(embeddings, np.arange(3))
+    made = embedding_distance.centroids_of(embeddings, np.arange(3))
     return load(registered, 64, CPU, reported(tmp_path, made))
 
 
 def reported(folder: Path, made: NDArray[np.float32]) -> Path:
     """Write centroids as a report's folder holds them, and return the folder."""
     folder.mkdir(exist_ok=True)
-    (folder / centroids.CENTROIDS_FILE).write_bytes(centroids.written(made))
+    (folder / embedding_distance.CENTROIDS_FILE).write_bytes(embedding_distance.written(made))
     return folder
 
 

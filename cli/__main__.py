@@ -1,0 +1,5 @@
+"""`python -m cli`: the `kaiten` command, where its script is not installed."""
+
+from cli import main
+
+main()

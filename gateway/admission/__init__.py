@@ -1,0 +1,1 @@
+"""Admission: answers or refuses a request before it gets a task."""

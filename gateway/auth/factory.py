@@ -1,0 +1,201 @@
+"""Builds the authenticator and its background tasks from the settings."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import structlog
+
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.credential_stores import FileCredentials, credential_store, host_copy
+from gateway.auth.jwks import Fetch, JwksKeys
+from gateway.auth.revocation_watch import CredentialsObserver, CredentialStores, CredentialsWatch
+from gateway.auth.signing_secret import ALGORITHM, SigningSecret
+from gateway.auth.verification_keys import Key, from_pem, from_secret
+from gateway.auth.verifier import KeySource, StaticKey, TrustedIssuer, Verifier
+from kaiten.errors import Detail, InvalidSettings, StateUnavailable
+from kaiten.loopback import proxy_bypass
+from kaiten.settings.loader import Settings, read_key_file
+from kaiten.settings.models import Algorithm, Auth, Issuer, Jwks, check_secret
+
+logger = structlog.get_logger(__name__)
+_MAX_JWKS_BYTES = 1 << 20
+_FETCH_TIMEOUT_S = 5.0
+_MAX_RESTORE_WAIT_S = 10.0
+_ALL = frozenset(get_args(Algorithm))
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The authenticator, and what keeps its credentials and keys current."""
+
+    authenticator: Authenticator
+    watch: CredentialsWatch
+    jwks: tuple[JwksKeys, ...]
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Start the tasks that keep keys and credentials current until they are cancelled.
+
+        A task that ends otherwise has failed, and is logged.
+        """
+        # Polled before the first request, so that it meets a worker with a revocation list.
+        self.watch.poll()
+        coroutines: list[Coroutine[Any, Any, None]] = [self.watch.keep_current()]
+        coroutines += [keys.keep_fresh() for keys in self.jwks]
+        tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+        for task in tasks:
+            task.add_done_callback(_log_failure)
+        return tasks
+
+
+def _log_failure(task: "asyncio.Task[None]") -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        logger.critical("tokens_not_kept_current", error=type(error).__name__)
+
+
+def build(
+    settings: Settings,
+    secret: SigningSecret | None,
+    fetch: Fetch | None = None,
+    observer: CredentialsObserver | None = None,
+) -> Tokens:
+    """Return the authenticator of the settings; ``secret`` signs the tokens of this service.
+
+    Raises:
+        InvalidSettings: A key file cannot be used.
+
+    """
+    auth = settings.auth
+    issuers = {
+        issuer.issuer: _trusted(issuer, auth.jwks, fetch or fetch_jwks) for issuer in auth.issuers
+    }
+    if secret is not None:
+        key = StaticKey(Key(secret.value, frozenset({ALGORITHM})))
+        issuers[auth.issuer] = TrustedIssuer(auth.issuer, auth.audience, key, _ALL)
+    copy = settings.state.credentials_copy
+    watch = CredentialsWatch(_stores(settings, copy), auth.credentials_poll_s, observer)
+    return Tokens(
+        Authenticator(Verifier(issuers, auth.leeway_s), watch.current),
+        watch,
+        tuple(issuer.keys for issuer in issuers.values() if isinstance(issuer.keys, JwksKeys)),
+    )
+
+
+def guard_credentials(settings: Settings, copy: Path) -> None:
+    """Keep the server's ``copy`` of the credentials current for as long as this process lives.
+
+    A restarted worker reads it. The process that starts the workers calls this once.
+    """
+    poll_s = settings.auth.credentials_poll_s
+    stores = _stores(settings, copy)
+    if settings.state.redis_url is not None and _hold_nothing(stores):
+        # Redis may just have lost its list. Give the workers of other hosts time to restore it.
+        time.sleep(min(2 * poll_s, _MAX_RESTORE_WAIT_S))
+    watch = CredentialsWatch(stores, poll_s, guards=True)
+    watch.poll()
+    watch.keep_current_on_a_thread()
+
+
+def _stores(settings: Settings, copy: Path | None) -> CredentialStores:
+    return CredentialStores(
+        credential_store(settings.home, settings.state),
+        host_copy(settings.home, settings.state),
+        None if copy is None else FileCredentials(copy, private=True),
+    )
+
+
+def _hold_nothing(stores: CredentialStores) -> bool:
+    """Return whether the shared store is readable and empty, and this host has no copy either."""
+    with suppress(StateUnavailable):
+        return stores.shared.read() is None and (stores.host is None or stores.host.read() is None)
+    return False
+
+
+def check_keys(auth: Auth) -> None:
+    """Check the key files of all issuers, without fetching any key.
+
+    Raises:
+        InvalidSettings: A key file cannot be used.
+
+    """
+    for issuer in auth.issuers:
+        _trusted(issuer, auth.jwks, fetch_jwks)
+
+
+def _trusted(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> TrustedIssuer:
+    allowed = frozenset(issuer.algorithms) or _ALL
+    keys = _keys(issuer, jwks, fetch)
+    if isinstance(keys, StaticKey) and not keys.algorithms & allowed:
+        reason = f"have none of what its key verifies: {', '.join(sorted(keys.algorithms))}"
+        where = f"auth.issuers.{issuer.issuer}.algorithms"
+        raise InvalidSettings([Detail(where, reason)], "settings")
+    return TrustedIssuer(
+        issuer.issuer,
+        issuer.audience,
+        keys,
+        allowed,
+        issuer.audience_claim,
+        issuer.scope_claims,
+        issuer.scope_map,
+        scope_lists=True,
+    )
+
+
+def _keys(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> KeySource:
+    if issuer.jwks_url is not None:
+        return JwksKeys(issuer.jwks_url, jwks, fetch)
+    if issuer.public_key_file is not None:
+        return StaticKey(_from_file(issuer, "public_key_file", from_pem))
+    return StaticKey(_from_file(issuer, "secret_file", _from_secret_file))
+
+
+def _from_secret_file(content: bytes) -> Key:
+    secret = content.decode().strip()
+    check_secret(secret)
+    return from_secret(secret)
+
+
+def _from_file(issuer: Issuer, field: str, read: Callable[[bytes], Key]) -> Key:
+    path: Path = getattr(issuer, field)
+    try:
+        return read(read_key_file(path))
+    except OSError as error:
+        reason = f"{path} can not be read: {error.strerror}"
+    except ValueError as error:
+        reason = f"{path} {error}"
+    where = f"auth.issuers.{issuer.issuer}.{field}"
+    raise InvalidSettings([Detail(where, reason)], "key file") from None
+
+
+async def fetch_jwks(url: str) -> bytes:
+    """Return the body of an issuer's JWKS URL.
+
+    Raises:
+        ValueError: The status is not 200, or the body is over _MAX_JWKS_BYTES.
+        TimeoutError: The whole exchange takes longer than _FETCH_TIMEOUT_S.
+        httpx.HTTPError: The issuer cannot be reached.
+
+    """
+    import httpx  # noqa: PLC0415  loaded only for issuers with a JWKS URL
+
+    content = b""
+    async with (
+        # httpx's own timeout starts anew with every chunk.
+        asyncio.timeout(_FETCH_TIMEOUT_S),
+        httpx.AsyncClient(
+            timeout=_FETCH_TIMEOUT_S, follow_redirects=False, mounts=proxy_bypass(url)
+        ) as client,
+        client.stream("GET", url) as response,
+    ):
+        if response.status_code != httpx.codes.OK:
+            raise ValueError(f"status {response.status_code}")
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > _MAX_JWKS_BYTES:
+                raise ValueError("too large")
+    return content

@@ -1,0 +1,239 @@
+"""The rows that a version is validated on: texts, their correct labels, and other columns.
+
+A file is read as its tool wrote it, or refused in one line that names the row, the column and the
+remedy. What is accepted, whatever the format:
+
+- A text is what the API accepts: a string that is not blank, within the limits of ``gateway``.
+- A label is such a string too, or a whole number, which stands for its decimal digits: 7 is the
+  label "7", and ``check`` refuses it unless the model has a label of that name.
+- A slice's value is a string, a number, a boolean, a date or a time. It is never missing.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from math import isfinite
+from pathlib import Path
+
+from kaiten.errors import DataRejected
+from kaiten.settings.models import Gateway
+from kaiten.text import MAX_LABEL_CHARS, length_problem, text_problem
+from lifecycle.evaluate.content import (
+    SAMPLE,
+    InvalidData,
+    check_size,
+    listed,
+    place,
+    read_bytes,
+    shown,
+    unpack,
+)
+from lifecycle.evaluate.formats import Record, Scalar, read_csv, read_jsonl, read_parquet
+
+MAX_ROWS = 5_000_000
+_READERS: Mapping[str, Callable[[bytes, Sequence[str]], Iterator[Record]]] = {
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".parquet": read_parquet,
+}
+_CORRECT = "Correct it, or remove the row."
+_KINDS = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+_EMPTY_BODY_BYTES = len('{"text":""}')
+# A control character takes an escape such as \u0001.
+_MAX_BYTES_PER_CHAR = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The names of the columns that are read; ``slices`` are those that rows are grouped by."""
+
+    text: str = "text"
+    label: str = "label"
+    slices: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows in the order of their file.
+
+    ``digest`` is the SHA-256 of the file as it is stored, ``lines`` are those that rows begin at.
+    """
+
+    texts: Sequence[str]
+    labels: Sequence[str]
+    slices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    digest: str = ""
+    columns: Columns = Columns()
+    lines: Sequence[int | None] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def place(self, index: int, column: str) -> str:
+        """Return the row, line and column of a cell, for a message."""
+        return place(index + 1, self.lines[index] if self.lines else None, column)
+
+
+def read(path: Path, columns: Columns, limits: Gateway | None = None) -> Rows:
+    """Read JSONL, CSV or Parquet, identified by the suffix, compressed with gzip or not.
+
+    ``limits`` are those of the API that has to accept the texts; None leaves their lengths to it.
+
+    Raises:
+        DataRejected: The file or a row cannot be used; one line says where and why.
+
+    """
+    try:
+        reader = _reader(path)
+        content = read_bytes(path)
+        records = reader(unpack(content), [columns.text, columns.label, *columns.slices])
+        return _rows(records, columns, limits, sha256(content).hexdigest())
+    except InvalidData as error:
+        raise DataRejected(path, error.reason, error.remedy) from None
+
+
+def check(rows: Rows, labels: Sequence[str], at_least: int, path: Path, *, partly: bool) -> None:
+    """Check that rows say enough of a model with these labels.
+
+    ``partly`` accepts rows that lack some of its labels.
+
+    Raises:
+        DataRejected: There are too few rows, or labels that the model lacks, or too few of its own.
+
+    """
+    if len(rows) < at_least:
+        reason = f"has {len(rows)} rows, under the {at_least} of validation.min_rows"
+        raise DataRejected(path, reason, "Validate on more rows.")
+    _check_labels(rows, labels, path)
+    present = set(rows.labels)
+    if len(present) == 1 and not partly:
+        reason = f"has rows of one label only: {shown(next(iter(present)))}"
+        raise DataRejected(path, reason, "Validate on rows of all labels.")
+    if not partly and (absent := [label for label in labels if label not in present]):
+        reason = f"has no rows of {listed(absent)}"
+        raise DataRejected(path, reason, "Add some, or pass --partly to leave them unmeasured.")
+
+
+def _check_labels(rows: Rows, labels: Sequence[str], path: Path) -> None:
+    names = set(labels)
+    unknown = [index for index, label in enumerate(rows.labels) if label not in names]
+    if unknown:
+        label, where = rows.labels[unknown[0]], rows.place(unknown[0], rows.columns.label)
+        count = f"; {len(unknown)} rows have such labels" if len(unknown) > 1 else ""
+        reason = (
+            f"{where}: {shown(label)} is not a label of the model (its labels: {listed(labels)})"
+        )
+        reason += count
+        raise DataRejected(path, reason, "Correct it, or name another column (--label-column).")
+
+
+def _reader(path: Path) -> Callable[[bytes, Sequence[str]], Iterator[Record]]:
+    name = path.name.lower().removesuffix(".gz")
+    for suffix, reader in _READERS.items():
+        if name.endswith(suffix):
+            # Its name goes into the report.
+            if text_problem(path.name):
+                raise InvalidData("has a name that is not UTF-8", "Rename it.")
+            return reader
+    remedy = f"Convert it to one of {', '.join(_READERS)}, or name it so."
+    raise InvalidData("has a name that does not tell its format", remedy)
+
+
+def _rows(records: Iterable[Record], columns: Columns, limits: Gateway | None, digest: str) -> Rows:
+    converters: list[tuple[str, Callable[[object], str]]] = [
+        (columns.text, partial(_text, limits)),
+        (columns.label, _label),
+        *((name, _slice) for name in columns.slices),
+    ]
+    cells: list[list[str]] = [[] for _ in converters]
+    lines: list[int | None] = []
+    chars = 0
+    for record in records:
+        if record.row > MAX_ROWS:
+            raise InvalidData(f"has over {MAX_ROWS:,} rows", SAMPLE)
+        for (name, convert), column in zip(converters, cells, strict=True):
+            column.append(_cell(record, name, convert))
+            # A dictionary of Parquet holds a text once, however many rows have it.
+            chars += len(column[-1])
+        check_size(chars)
+        lines.append(record.line)
+    texts, labels, *slices = cells
+    named = dict(zip(columns.slices, slices, strict=True))
+    return Rows(texts, labels, named, digest, columns, lines)
+
+
+def _cell(record: Record, name: str, convert: Callable[[object], str]) -> str:
+    try:
+        return convert(record.values[name])
+    except InvalidData as error:
+        where = place(record.row, record.line, name)
+        raise InvalidData(f"{where}: {error.reason}", error.remedy) from None
+
+
+def _text(limits: Gateway | None, value: object) -> str:
+    text = _string(value)
+    if limits is None:
+        return text
+    if problem := length_problem(text, limits.max_text_chars):
+        remedy = "Shorten it, remove the row, or raise gateway.max_text_chars."
+        raise InvalidData(problem, remedy)
+    if _body_exceeds(text, limits.max_body_bytes):
+        reason = f"does not fit into a request of {limits.max_body_bytes} bytes"
+        remedy = "Shorten it, remove the row, or raise gateway.max_body_bytes."
+        raise InvalidData(reason, remedy)
+    return text
+
+
+def _label(value: object) -> str:
+    # True is an int to Python.
+    return _short_string(str(value) if type(value) is int else value)
+
+
+def _slice(value: object) -> str:
+    if isinstance(value, Scalar):
+        value = value.text
+    elif isinstance(value, bool):
+        value = str(value).lower()
+    elif isinstance(value, int) or (isinstance(value, float) and isfinite(value)):
+        value = str(value)
+    return _short_string(value)
+
+
+def _short_string(value: object) -> str:
+    text = _string(value)
+    if problem := length_problem(text, MAX_LABEL_CHARS):
+        raise InvalidData(problem, _CORRECT)
+    return text
+
+
+def _string(value: object) -> str:
+    if isinstance(value, bytes):
+        value = _decoded(value)
+    if value is None:
+        raise InvalidData("is null", _CORRECT)
+    if not isinstance(value, str):
+        kind = _KINDS.get(type(value), f"a {type(value).__name__}")
+        kind = value.kind if isinstance(value, Scalar) else kind
+        raise InvalidData(f"is {kind}, not a text", "Write it as one text.")
+    if problem := text_problem(value):
+        raise InvalidData(problem, _CORRECT)
+    return value
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise InvalidData("holds bytes that are not UTF-8", _CORRECT) from None
+
+
+def _body_exceeds(text: str, max_bytes: int) -> bool:
+    """Return whether the shortest request with this text has more bytes."""
+    if len(text) * _MAX_BYTES_PER_CHAR + _EMPTY_BODY_BYTES <= max_bytes:
+        return False
+    body = json.dumps({"text": text}, ensure_ascii=False, separators=(",", ":"))
+    return len(body.encode()) > max_bytes

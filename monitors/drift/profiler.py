@@ -1,0 +1,138 @@
+"""Profiles of what was answered, beside the request path.
+
+Records wait in a bounded sample, and the request path pays for one append to it. A side thread puts
+them into the spool about once a second. Of a host's workers, whichever holds a model's lock closes
+the windows that its answers fill; the kernel takes the lock from a worker that is killed.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from kaiten import model_tags
+from kaiten.events import PredictionRecord
+from kaiten.settings.models import Drift, Profiles
+from monitors.drift.spool import Source, Spool
+from monitors.drift.windows import Window, ended
+from monitors.leader_lock import keeper, keeps
+from monitors.reservoir import Sample
+
+logger = structlog.get_logger(__name__)
+_TURN_S = 1.0
+_LOCK_FILE = "watch.lock"
+
+
+class Watch(Protocol):
+    """Judges the windows of a host."""
+
+    def close(self, window: Window) -> None:
+        """Keep and judge a window; its parts are removed afterwards.
+
+        OSError where it may be tried again.
+        """
+
+
+class Profiler:
+    """Profiles records in a thread of its own, from start to close.
+
+    ``models`` are those that are served here. ``watch`` is asked for where this worker is the one
+    that closes windows and there is one to close: what it is made of takes memory.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        models: Sequence[str],
+        settings: tuple[Profiles, Drift],
+        watch: Callable[[], Watch],
+        on_drop: Callable[[int], None],
+        tenant_of: Callable[[str], str] = lambda _: "",
+    ) -> None:
+        profiles, self._drift = settings
+        self._watch = watch
+        self._on_drop = on_drop
+        self._tenant_of = tenant_of
+        self._spool = Spool(folder / "spool")
+        # Of a model, and not of the host: another server here may serve others.
+        self._locks = {
+            model: keeper(folder.joinpath(*model_tags.split(model), _LOCK_FILE)) for model in models
+        }
+        self._pending = Sample(profiles.max_pending_records, random.Random())  # noqa: S311  no secret
+        self._failing: set[str] = set()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="profiler", daemon=True)
+
+    def start(self) -> None:
+        """Start the side thread."""
+        self._thread.start()
+
+    def put(self, records: Sequence[PredictionRecord]) -> None:
+        """Keep records for profiling: past the bound a fair sample, with what is lost counted."""
+        if dropped := self._pending.add(records):
+            self._on_drop(dropped)
+
+    def close(self) -> None:
+        """Put what waits into the spool, and stop."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._spool_pending()
+        for lock in self._locks.values():
+            lock.release()
+
+    def _run(self) -> None:
+        while not self._closing.wait(_TURN_S):
+            self.step()
+
+    def step(self) -> None:
+        """Take one turn: spool what waits, and close the windows that have ended and are ours.
+
+        A failure costs profiles, and no more.
+        """
+        self._spool_pending()
+        for model, lock in self._locks.items():
+            try:
+                if keeps(lock):
+                    for source in self._spool.arms(model):
+                        self._close_windows(source)
+                self._failing.discard(model)
+            except Exception:
+                # It may pass: what was not done is tried with the next turn, and told of once.
+                if model not in self._failing:
+                    logger.exception("windows_not_looked_at", model=model)
+                self._failing.add(model)
+
+    def _spool_pending(self) -> None:
+        records = self._pending.take()
+        if not records:
+            return
+        try:
+            dropped = self._spool.put(records, self._tenant_of)
+            self._failing.discard("")
+        except Exception:
+            dropped = len(records)
+            if "" not in self._failing:
+                logger.exception("profiling_failed")
+            self._failing.add("")
+        if dropped:
+            self._on_drop(dropped)
+
+    def _close_windows(self, source: Source) -> None:
+        for window in ended(self._spool, source, self._drift):
+            try:
+                self._watch().close(window)
+            except OSError:
+                raise
+            except Exception:
+                # It would fail again, and hold up all after it.
+                logger.exception("window_not_judged", model=source.model)
+                self._on_drop(window.rows)
+            self._spool.forget(window.parts)
+            # It may have taken a while.
+            self._spool_pending()
+            if self._closing.is_set():
+                return

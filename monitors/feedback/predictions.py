@@ -1,0 +1,152 @@
+"""The log of predictions, to which labels are joined. It holds no texts and no callers.
+
+Records wait in a bounded queue, and a thread writes them once a second. A request only appends to
+the queue.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+from sqlalchemy import Connection, insert, select
+
+from kaiten import model_tags
+from kaiten.errors import DatabaseUnavailable
+from kaiten.events import PredictionRecord
+from kaiten.settings.models import Quality
+from monitors.feedback.database import Database
+from monitors.feedback.tables import predictions
+from monitors.feedback.version_labels import Versions
+
+logger = structlog.get_logger(__name__)
+_POLL_S = 1.0
+_CLOSE_TIMEOUT_S = 10.0
+# Failed writes of one batch. Bisecting to one bad row of ten thousand takes fourteen.
+_MAX_FAULTS = 100
+Row = dict[str, str | int | float]
+
+
+class PredictionLog:
+    """Writes records to the database on a thread, from start to close."""
+
+    def __init__(
+        self,
+        database: Database,
+        versions: Versions,
+        settings: Quality,
+        on_drop: Callable[[int], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._versions = versions
+        self._max_pending = settings.max_pending_records
+        self._on_drop = on_drop
+        self._clock = clock
+        self._pending: deque[tuple[float, PredictionRecord]] = deque()
+        # The batch being written, in parts; whether the first part was tried before; and how many
+        # parts failed although the database was available.
+        self._parts: list[list[Row]] = []
+        self._tried = self._failing = False
+        self._faults = 0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+
+    def start(self) -> None:
+        """Start the side thread."""
+        self._thread.start()
+
+    def put(self, records: Sequence[PredictionRecord]) -> None:
+        """Queue records; those that do not fit are counted as dropped."""
+        now = self._clock()
+        room = max(0, self._max_pending - len(self._pending) - self._in_hand)
+        self._pending.extend((now, record) for record in records[:room])
+        if len(records) > room:
+            self._on_drop(len(records) - room)
+
+    def stop(self) -> None:
+        """Ask the thread to end; close waits for it."""
+        self._closing.set()
+
+    def close(self) -> None:
+        """Write waiting records, and stop; those that cannot be written are counted as dropped."""
+        self.stop()
+        if self._thread.is_alive():
+            # With a timeout, because the database may hang.
+            self._thread.join(_CLOSE_TIMEOUT_S)
+
+    def step(self) -> None:
+        """Write waiting records in one transaction; they stay if the database is unavailable."""
+        if not self._parts and self._pending:
+            self._parts = [[_row(*self._pending.popleft()) for _ in range(len(self._pending))]]
+            self._tried, self._faults = False, 0
+        try:
+            while self._parts:
+                self._write_part()
+        except DatabaseUnavailable:
+            self._tried = True
+
+    def _write_part(self) -> None:
+        """Write the first part or, after an error, bisect it until only bad rows are dropped.
+
+        After _MAX_FAULTS errors the part is dropped whole, because every row may be bad.
+        """
+        rows = self._parts[0]
+        try:
+            self._write(rows)
+            self._failing = False
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            self._faults += 1
+            if len(rows) > 1 and self._faults <= _MAX_FAULTS:
+                half = len(rows) // 2
+                self._parts[:1] = [rows[:half], rows[half:]]
+                return
+            self._on_drop(len(rows))
+            # Logged once, until a write succeeds.
+            if not self._failing:
+                logger.exception("predictions_not_written")
+            self._failing = True
+        self._parts, self._tried = self._parts[1:], False
+
+    def _run(self) -> None:
+        while not self._closing.wait(_POLL_S):
+            self.step()
+        # Once for a batch that failed before, and once for the records after it.
+        self.step()
+        self.step()
+        if left := self._in_hand + len(self._pending):
+            self._on_drop(left)
+
+    @property
+    def _in_hand(self) -> int:
+        return sum(map(len, self._parts))
+
+    def _write(self, rows: list[Row]) -> None:
+        with self._database.writing() as connection:
+            # The last attempt may have committed before its connection broke.
+            if not (self._tried and _is_there(connection, rows[0])):
+                answered = {f"{row['model']}:{row['version']}" for row in rows}
+                self._versions.keep(connection, answered)
+                connection.execute(insert(predictions), rows)
+
+
+def _row(answered_at: float, record: PredictionRecord) -> Row:
+    model, version = model_tags.split(record.model)
+    return {
+        "request_id": record.request_id,
+        "item": record.item,
+        "model": model,
+        "version": version,
+        "arm": record.arm,
+        "label": record.label,
+        "confidence": record.confidence,
+        "answered_at": answered_at,
+    }
+
+
+def _is_there(connection: Connection, row: Row) -> bool:
+    same = (predictions.c[name] == value for name, value in row.items())
+    return connection.scalar(select(predictions.c.id).where(*same).limit(1)) is not None

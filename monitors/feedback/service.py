@@ -1,0 +1,188 @@
+"""The quality monitoring of a worker: prediction log, labels, measures and their watch."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from threading import Event
+from typing import Protocol, TypeVar
+
+import structlog
+from sqlalchemy.engine import URL
+
+from kaiten.errors import (
+    DatabaseUnavailable,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidInput,
+    RateLimited,
+)
+from kaiten.events import PredictionRecord
+from kaiten.feedback import Label, VersionQuality
+from kaiten.settings.models import Quality
+from monitors.feedback import accuracy_estimate
+from monitors.feedback.daemon_threads import Threads
+from monitors.feedback.database import RETRY_S, Database
+from monitors.feedback.job import QualityWatch, WatchMetrics
+from monitors.feedback.labels import Labels
+from monitors.feedback.predictions import PredictionLog
+from monitors.feedback.retention import Pruning
+from monitors.feedback.version_labels import Versions
+from monitors.feedback.windows import Reference, Windows
+
+logger = structlog.get_logger(__name__)
+T = TypeVar("T")
+_THREADS = 4
+# Left for sending the response before the request's deadline.
+_MARGIN_S = 0.2
+# Longer than connecting and a statement take with any database that answers.
+_TIMEOUT_S = 10.0
+# Longer than a lock or a statement takes with such a database.
+_HANG_S = 5.0
+
+
+class QualityMetrics(WatchMetrics, Protocol):
+    """The metrics of quality, and of lost predictions."""
+
+    def predictions_dropped(self, count: int) -> None:
+        """Count predictions that were not written."""
+
+
+def _reference(report: Path | None) -> Reference | None:
+    fitted = accuracy_estimate.read(report)
+    return None if report is None or fitted is None else Reference(report.name, fitted)
+
+
+class QualityDesk:
+    """Logs predictions, accepts labels and reports quality, without blocking the event loop.
+
+    ``versions`` maps the ``name:version`` of each served version to its labels and the folder of
+    its newest report. Only the desk's own threads wait for the database. ``pseudonym_of`` maps a
+    subject to its pseudonym in the database.
+    """
+
+    def __init__(
+        self,
+        url: URL,
+        home: Path,
+        settings: Quality,
+        versions: Mapping[str, tuple[Sequence[str], Path | None]],
+        metrics: QualityMetrics,
+        pseudonym_of: Callable[[str], str] = lambda _: "",
+    ) -> None:
+        self._metrics = metrics
+        self._pseudonym_of = pseudonym_of
+        self._database = Database(url)
+        self._labels = Labels(self._database)
+        self._failing = False
+        served = Versions({tag: of[0] for tag, of in versions.items()})
+        references = {tag: _reference(report) for tag, (_, report) in versions.items()}
+        self._windows = Windows(self._database, references, settings.window_rows)
+        self._log = PredictionLog(self._database, served, settings, metrics.predictions_dropped)
+        pruning = Pruning(self._database, settings)
+        self._watch = QualityWatch(home, self._labels, self._windows, pruning, metrics)
+        self._threads = Threads(_THREADS, "quality")
+
+    def start(self) -> None:
+        """Start the threads that write and watch."""
+        self._log.start()
+        self._watch.start()
+
+    def put(self, records: Sequence[PredictionRecord]) -> None:
+        """Queue records to be written; those that do not fit are counted as dropped."""
+        self._log.put(records)
+
+    async def take(
+        self,
+        labels: Sequence[Label],
+        models: frozenset[str] | None,
+        deadline: float,
+        subject: str = "",
+    ) -> int:
+        """Store all labels durably, or none; see Labels.take.
+
+        Returns how many were joined to their predictions; the others wait for theirs. ``deadline``
+        is by time.monotonic(), and ``subject`` the sender. If the connection breaks during the
+        commit, the labels may be stored although this raises.
+
+        Raises:
+            InvalidInput: A label does not belong to the version that answered.
+            Forbidden: The sender may not label the model that answered.
+            RateLimited: Too many labels wait for predictions.
+            DatabaseUnavailable: The database cannot be reached, or does not answer.
+            DeadlineExceeded: The deadline is too close, or passed.
+
+        """
+        given_up = Event()
+        try:
+            joined = await self._run(
+                lambda: self._labels.take(
+                    labels, models, given_up.is_set, self._pseudonym_of(subject)
+                ),
+                deadline,
+            )
+        except (InvalidInput, Forbidden, RateLimited):
+            self._metrics.labels_taken("refused", len(labels))
+            raise
+        except (DatabaseUnavailable, DeadlineExceeded) as error:
+            self._metrics.labels_taken("unavailable", len(labels))
+            if isinstance(error, DatabaseUnavailable):
+                self._log_change(failing=True)
+            raise
+        finally:
+            # After an error none of the labels may be stored any more.
+            given_up.set()
+        self._log_change(failing=False)
+        self._metrics.labels_taken("joined", joined)
+        self._metrics.labels_taken("waiting", len(labels) - joined)
+        return joined
+
+    def _log_change(self, *, failing: bool) -> None:
+        """Log when labels begin to be refused because of the database, and when that ends."""
+        if failing and not self._failing:
+            logger.warning("labels_not_taken")
+        if self._failing and not failing:
+            logger.info("labels_taken_again")
+        self._failing = failing
+
+    async def read(self, deadline: float) -> Sequence[VersionQuality]:
+        """Return the quality of each version that has answered.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be reached, or does not answer.
+            DeadlineExceeded: The deadline is too close, or passed.
+
+        """
+        return await self._run(self._windows.read, deadline)
+
+    def close(self) -> None:
+        """Write waiting records, and stop."""
+        # Stopped first, so that both time out together if the database hangs.
+        self._watch.stop()
+        self._log.stop()
+        self._watch.close()
+        self._log.close()
+        self._threads.close()
+        self._database.close()
+
+    async def _run(self, work: Callable[[], T], deadline: float) -> T:
+        """Run work on a thread, at most until shortly before the deadline.
+
+        Raises:
+            DatabaseUnavailable: The work takes longer than any database that answers.
+            DeadlineExceeded: There is less time than that.
+
+        """
+        left_s = deadline - time.monotonic() - _MARGIN_S
+        if left_s <= 0:
+            raise DeadlineExceeded
+        try:
+            async with asyncio.timeout(min(left_s, _TIMEOUT_S)):
+                return await asyncio.wrap_future(self._threads.submit(work))
+        except TimeoutError:
+            if left_s >= _HANG_S:
+                self._database.mark_hung()
+                self._metrics.database_away(away=True)
+            if left_s < _TIMEOUT_S:
+                raise DeadlineExceeded from None
+            raise DatabaseUnavailable(RETRY_S) from None

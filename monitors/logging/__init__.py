@@ -1,0 +1,1 @@
+"""JSON logs, written on threads of their own."""

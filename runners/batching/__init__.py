@@ -1,0 +1,1 @@
+"""Adaptive batching: which inputs wait, and which of them share a batch."""

@@ -1,0 +1,1 @@
+"""The composition root: what a server checks before it starts, and what a worker is made of."""

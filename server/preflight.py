@@ -1,0 +1,165 @@
+"""What is done once, before a server's workers start: check all that may stop it, and hand down."""
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import structlog
+
+from gateway.auth.credential_stores import FILE as CREDENTIALS_FILE
+from gateway.auth.factory import build as build_tokens
+from gateway.auth.factory import guard_credentials
+from kaiten import tls
+from kaiten.cpus import count_of
+from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings
+from kaiten.files import ENOUGH_DESCRIPTORS, has_no_room, raise_descriptor_limit
+from kaiten.settings.loader import (
+    Settings,
+    bentoml_configuration,
+    check_back_stop,
+    check_bentoml_configuration,
+    check_secret_sources,
+    hand_down,
+    settings_file,
+    with_credentials_copy,
+    with_pseudonym_key,
+)
+from lifecycle.store import ModelStore, StoredModel
+from monitors.drift.archive.target import check_target
+from monitors.drift.state import NO_REFERENCE
+from monitors.logging.rotating_files import check_folder
+from runners.device_process.processes import DeviceProcesses, own_folder
+from runners.engines import choose_engine
+from runners.engines.placement import devices, holders
+from runners.tasks import find_task
+from server import bentoml_config
+from server.worker import Parts
+
+logger = structlog.get_logger("kaiten.service")
+# At least so many on average, in most languages.
+_CHARS_PER_TOKEN = 3
+
+
+def prepare(parts: Parts, services: Mapping[str, Any], name: str, metrics: Path) -> None:
+    """Check the settings, secrets, models and engines, and give the workers what they need.
+
+    ``services`` is what BentoML's settings give its services, ours by its ``name``, ``metrics`` the
+    folder of this server's metrics. SetupError for what stops the start.
+    """
+    check_bentoml_configuration()
+    bentoml_config.check(services, name)
+    check_secret_sources()
+    settings, in_force = parts.settings, services[name]
+    workers = count_of(in_force["workers"])
+    _tell(settings, workers)
+    _raise_descriptor_limit()
+    folder = own_folder()
+    sockets = folder if settings.runners.process == "device" else None
+    credentials_copy = folder / CREDENTIALS_FILE
+    _check(parts, in_force)
+    _prepare_database(settings)
+    if parts.pseudonyms is None:
+        settings = with_pseudonym_key(settings, secrets.token_hex(32))
+        logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")
+    settings = with_credentials_copy(settings, credentials_copy)
+    for model in parts.models:
+        _check_model(model, settings)
+    erased = hand_down(
+        settings,
+        holders(settings.runners, workers),
+        devices(settings.runners),
+        sockets,
+        parts.references,
+        workers,
+    )
+    guard_credentials(settings, credentials_copy)
+    if not erased:
+        logger.warning("environment_not_erased", process=os.getpid(), remedy="KAITEN_SECRETS")
+    if sockets is not None:
+        folders = sockets, ModelStore().folder, metrics
+        DeviceProcesses(settings.runners, workers, *folders).start()
+
+
+def _tell(settings: Settings, workers: int) -> None:
+    logger.info(
+        "configuration_in_force",
+        settings=str(settings_file() or "none: the values in kaiten/settings/models.py"),
+        bentoml=bentoml_configuration() or "none named: the values in service.py",
+        environment=settings.environment,
+        workers=workers,
+        process=settings.runners.process,
+    )
+
+
+def _raise_descriptor_limit() -> None:
+    limit = raise_descriptor_limit()
+    if limit < ENOUGH_DESCRIPTORS:
+        remedy = f"raise it to {ENOUGH_DESCRIPTORS} or more: ulimit -n, LimitNOFILE= of systemd"
+        logger.warning("few_descriptors", limit=limit, remedy=remedy)
+
+
+def _check(parts: Parts, in_force: Mapping[str, Any]) -> None:
+    settings = parts.settings
+    check_back_stop(settings, in_force["traffic"]["timeout"])
+    build_tokens(settings, parts.secret)
+    tls.check(settings.tls, in_force["ssl"])
+    _check_home(settings.home)
+    check_folder(settings.logging)
+    check_target(settings.profiles.target)
+
+
+def _check_home(home: Path) -> None:
+    """Raise InvalidSettings where state can not be kept: it would be missed when it is needed.
+
+    A disk that is only full stops no start: predictions need no room on it.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        if has_no_room(error):
+            remedy = "make room: no labels, drift or new credentials are kept until then"
+            logger.warning("home_full", home=str(home.absolute()), remedy=remedy)
+            return
+        reason = f"{home.absolute()} can not be written: {error.strerror}; name another folder"
+        remedy = f"{reason}, or give it to user {os.getuid()}"
+        raise InvalidSettings([Detail("KAITEN_HOME", remedy)], "where state is kept") from None
+
+
+def _check_model(model: StoredModel, settings: Settings) -> None:
+    find_task(model.card.task)
+    if settings.profiles.enabled and model.reference is None:
+        logger.warning("drift_not_watched", model=model.card.tag, reason=NO_REFERENCE)
+    if settings.gateway.max_text_chars < _CHARS_PER_TOKEN * model.card.max_length:
+        logger.warning(
+            "long_texts_refused",
+            model=model.card.tag,
+            max_length_tokens=model.card.max_length,
+            max_text_chars=settings.gateway.max_text_chars,
+            remedy="raise gateway.max_text_chars, or register the model with --max-length",
+        )
+    choice = choose_engine(model.folder, settings.runners)
+    logger.info("engine_chosen", model=model.card.tag, **asdict(choice))
+
+
+def _prepare_database(settings: Settings) -> None:
+    """Make its tables before any worker asks for them; one that is away stops no start.
+
+    Then whoever reaches it first makes them.
+    """
+    if not settings.quality.enabled:
+        return
+    from monitors.feedback.database import Database, database_url  # noqa: PLC0415
+
+    database = Database(database_url(settings.state, settings.home))
+    try:
+        database.migrate()
+    except DatabaseUnavailable:
+        logger.warning("started_without_database", remedy="state.database_url")
+    finally:
+        database.close()

@@ -1,0 +1,245 @@
+import json
+import sys
+from pathlib import Path
+
+import jwt
+import pytest
+from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
+
+from cli import app, main
+from gateway.auth.signing_secret import signing_secret
+from kaiten.settings.loader import load_settings
+from lifecycle.card import ModelCard, sha256
+from lifecycle.store import ModelStore
+
+SECRET = "8f14e45fceea167a5a36dedd4bea2543"
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep lines whole, whatever the terminal."""
+    monkeypatch.setenv("COLUMNS", "400")
+
+
+def run(*arguments: str) -> Result:
+    # What `main` would send to standard error.
+    with capture_logs():
+        return CliRunner().invoke(app, arguments)
+
+
+def claims_of(output: str, secret: str) -> dict[str, object]:
+    return jwt.decode(
+        output, secret, algorithms=["HS256"], issuer="kaiten", audience="kaiten", leeway=5
+    )
+
+
+def add(tag: str, folder: Path) -> None:
+    """Put a version into the store whose files are of no matter."""
+    source = folder / "weights.safetensors"
+    source.write_text(tag)
+    name, _, version = tag.partition(":")
+    card = ModelCard(
+        name=name,
+        version=version,
+        task="text-classification",
+        labels=("yes", "no", "perhaps"),
+        max_length=128,
+        architecture="BertForSequenceClassification",
+        framework_versions={},
+        files={source.name: sha256(source)},
+    )
+    ModelStore().add(card, {source.name: source})
+
+
+def test_token_is_alone_on_standard_output_and_verifies() -> None:
+    result = run("token", "--subject", "alice", "--scope", "predict", "--ttl", "30m")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert result.stdout.count("\n") == 1
+    claims = claims_of(result.stdout.strip(), signing_secret(load_settings()).value)
+    assert claims.keys() == {"sub", "scope", "iss", "aud", "iat", "exp", "jti"}
+    assert (claims["sub"], claims["scope"]) == ("alice", "predict")
+
+
+def test_token_is_signed_with_the_configured_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    result = run("token", "--subject", "alice", "--scope", "predict")
+    assert claims_of(result.stdout.strip(), SECRET)["sub"] == "alice"
+
+
+def test_token_names_the_configured_issuer_and_audience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    monkeypatch.setenv("KAITEN_AUTH__ISSUER", "ours")
+    monkeypatch.setenv("KAITEN_AUTH__AUDIENCE", "theirs")
+    output = run("token", "--subject", "alice", "--scope", "predict").stdout.strip()
+    claims = jwt.decode(output, SECRET, algorithms=["HS256"], issuer="ours", audience="theirs")
+    assert (claims["iss"], claims["aud"]) == ("ours", "theirs")
+
+
+@pytest.mark.parametrize(
+    ("ttl", "seconds"), [("1s", 1), ("30m", 1800), ("1h", 3600), ("7d", 604_800), ("", 3600)]
+)
+def test_token_holds_for_its_ttl(ttl: str, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    option = ["--ttl", ttl] if ttl else []
+    result = run("token", "--subject", "alice", "--scope", "predict", *option)
+    claims = jwt.decode(result.stdout.strip(), options={"verify_signature": False})
+    assert claims["exp"] - claims["iat"] == seconds
+
+
+def test_token_joins_repeated_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    scopes = ["predict", "predict:support-intent", "feedback", "feedback:support-intent"]
+    scopes += ["ops", "admin"]
+    options = [part for scope in scopes for part in ("--scope", scope)]
+    result = run("token", "--subject", "alice", *options)
+    assert claims_of(result.stdout.strip(), SECRET)["scope"] == " ".join(scopes)
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        "",
+        "root",
+        "Predict",
+        "predict:",
+        "predict:-a",
+        "predict ops",
+        "ops:a",
+        "predict:A",
+        "feedback:",
+    ],
+)
+def test_token_refuses_an_unknown_scope(scope: str) -> None:
+    result = run("token", "--subject", "alice", "--scope", "predict", "--scope", scope)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "--scope" in result.stderr
+    assert "is no scope" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "ttl",
+    [
+        "",
+        "0h",
+        "1",
+        "h",
+        "1w",
+        "-1h",
+        "1.5h",
+        "1h30m",
+        "99999999999d",
+        "9999999d",
+    ],
+)
+def test_token_refuses_a_bad_ttl(ttl: str) -> None:
+    result = run("token", "--subject", "alice", "--scope", "predict", "--ttl", ttl)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "--ttl" in result.stderr
+
+
+@pytest.mark.parametrize("missing", ["--subject", "--scope"])
+def test_token_needs_a_subject_and_a_scope(missing: str) -> None:
+    given = {"--subject": "alice", "--scope": "predict"}
+    del given[missing]
+    result = run("token", *(part for option in given.items() for part in option))
+    assert result.exit_code == 2
+    assert missing in result.stderr
+
+
+@pytest.mark.usefixtures("model_store")
+def test_models_says_how_to_make_the_first() -> None:
+    result = run("models")
+    assert result.exit_code == 0
+    assert result.stdout == "No models yet. Make one: make quickstart\n"
+    assert json.loads(run("models", "--json").stdout) == []
+
+
+@pytest.mark.usefixtures("model_store")
+def test_models_lists_each_version(tmp_path: Path) -> None:
+    for tag in ("b:1.0.0", "a:2.0.0"):
+        add(tag, tmp_path)
+    rows = [line for line in run("models").stdout.splitlines() if "text-classification" in line]
+    cells = [row.split()[:4] for row in rows]
+    assert cells == [
+        ["a:2.0.0", "text-classification", "3", "128"],
+        ["b:1.0.0", "text-classification", "3", "128"],
+    ]
+
+
+@pytest.mark.usefixtures("model_store")
+def test_models_prints_the_cards_as_json(tmp_path: Path) -> None:
+    add("a:2.0.0", tmp_path)
+    found = json.loads(run("models", "--json").stdout)
+    assert [ModelCard.model_validate(card) for card in found] == [
+        model.card for model in ModelStore()
+    ]
+
+
+@pytest.mark.usefixtures("model_store")
+def test_register_says_what_and_where(tiny_classifier: Path) -> None:
+    options = ["--name", "tiny", "--version", "1.0.0", "--task", "text-classification"]
+    result = run("register", str(tiny_classifier), *options)
+    stored = ModelStore().get("tiny:1.0.0")
+    assert result.exit_code == 0
+    assert stored.card.engine is not None
+    assert result.stdout.splitlines() == [
+        f"Registered tiny:1.0.0 in {stored.folder}",
+        f"On a CPU it is served by onnx: {stored.card.engine.reason}.",
+    ]
+    assert stored.card.labels == ("billing", "delivery", "other")
+
+
+@pytest.mark.usefixtures("model_store")
+def test_register_prints_the_card_as_json(tiny_classifier: Path) -> None:
+    options = ["--name", "tiny", "--version", "1.0.0", "--task", "text-classification", "--json"]
+    result = run("register", str(tiny_classifier), *options)
+    assert result.exit_code == 0
+    assert ModelCard.model_validate_json(result.stdout) == ModelStore().get("tiny:1.0.0").card
+
+
+def registering(folder: str, **changes: str) -> list[str]:
+    given = {"name": "tiny", "version": "1.0.0", "task": "text-classification", **changes}
+    options = [part for name, value in given.items() for part in (f"--{name}", value)]
+    return ["kaiten", "register", folder, *options]
+
+
+@pytest.mark.usefixtures("model_store")
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (registering("/missing"), "folder: /missing is not a folder."),
+        (registering("/missing", name="Tiny"), "name: 'Tiny' is not a model name."),
+        (registering("/missing", version="1.0"), "version: '1.0' is not a SemVer version."),
+        (registering("/missing", task="poetry"), "task: 'poetry' is not known."),
+        (registering("/[/missing]"), "folder: /[/missing] is not a folder."),
+    ],
+)
+def test_main_tells_what_is_wrong_in_a_sentence(
+    command: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    output = capsys.readouterr()
+    assert caught.value.code == 1
+    assert output.out == ""
+    assert output.err.startswith(f"error: {sentence} ")
+    assert output.err.count("\n") == 1
+
+
+def test_main_tells_of_unusable_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KAITEN_RUNNERS__DEVICE", "tpu")
+    monkeypatch.setattr(sys, "argv", ["kaiten", "token", "--subject", "a", "--scope", "predict"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert "runners.device: " in capsys.readouterr().err

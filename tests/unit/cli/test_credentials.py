@@ -1,0 +1,276 @@
+"""kaiten api-key and kaiten revoke, on a store in a folder of the test's own."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+from typer.testing import CliRunner, Result
+
+from cli import app
+from gateway.auth.credential_stores import FILE, FileCredentials
+from gateway.auth.credentials import Credentials
+from kaiten.errors import SetupError
+from kaiten.pseudonyms import Pseudonyms, shared_key
+from kaiten.settings.models import Logging
+
+SECRET = "0123456789abcdef" * 4
+OTHERS = {"issuer": "https://login.example.org/", "audience": "kaiten", "jwks_url": "https://a/b"}
+SOMEBODY = ("--subject", "nightly-job", "--scope", "predict")
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def only_others(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Take tokens of another issuer only, and make none."""
+    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([OTHERS]))
+    return OTHERS["issuer"]
+
+
+def told(*arguments: str) -> tuple[Result, list[EventDict]]:
+    with capture_logs() as logs:
+        return CliRunner().invoke(app, arguments), logs
+
+
+def run(*arguments: str) -> Result:
+    return told(*arguments)[0]
+
+
+def ok(*arguments: str) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
+
+
+def refused(*arguments: str) -> str:
+    """Return what is said of a command that can not be done: by its option, or in a sentence."""
+    result = run(*arguments)
+    if isinstance(result.exception, SetupError):
+        return result.exception.message
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    return result.stderr
+
+
+def kept(home: Path) -> Credentials:
+    return FileCredentials(home / FILE).read() or Credentials()
+
+
+def listed() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ok("api-key", "list", "--json"))
+    return found
+
+
+def test_key_is_alone_on_standard_output_and_holds(tmp_path: Path) -> None:
+    options = ("--scope", "predict:support-intent", "--scope", "ops", "--ttl", "7d")
+    text = ok("api-key", "create", "--subject", "nightly-job", *options)
+    principal = kept(tmp_path).principal_of(text, time.time())
+    assert principal.subject == "nightly-job"
+    assert principal.scopes == {"predict:support-intent", "ops"}
+    (key,) = kept(tmp_path).api_keys.values()
+    assert key.expires_at - key.created_at in {604_799, 604_800, 604_801}
+
+
+def test_only_its_hash_is_kept_for_its_owner_to_read(tmp_path: Path) -> None:
+    text = ok("api-key", "create", *SOMEBODY)
+    file = tmp_path / FILE
+    assert text.rpartition("_")[2] not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert text not in ok("api-key", "list") + json.dumps(listed())
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (("--subject", "a", "--scope", "root"), "--scope"),
+        (("--subject", "a", "--scope", "predict", "--ttl", "soon"), "--ttl"),
+        (("--subject", "a", "--scope", "predict", "--ttl", "9999999d"), "--ttl"),
+        (("--subject", " ", "--scope", "predict"), "--subject"),
+        (("--scope", "predict"), "--subject"),
+        (("--subject", "a"), "--scope"),
+    ],
+)
+def test_nothing_is_written_for_a_bad_option_which_is_named(
+    options: tuple[str, ...], field: str, tmp_path: Path
+) -> None:
+    assert field in refused("api-key", "create", *options)
+    assert not (tmp_path / FILE).exists()
+
+
+def test_list_of_none_says_so(tmp_path: Path) -> None:
+    assert ok("api-key", "list") == "No API keys."
+    assert listed() == {}
+    assert not (tmp_path / FILE).exists()
+
+
+def test_list_shows_who_may_do_what_until_when() -> None:
+    ok("api-key", "create", "--subject", "[b]job", "--scope", "predict", "--scope", "ops")
+    ((key_id, shown),) = listed().items()
+    assert shown.keys() == {"subject", "scopes", "created_at", "expires_at"}
+    assert (shown["subject"], shown["scopes"]) == ("[b]job", ["predict", "ops"])
+    table = ok("api-key", "list")
+    assert all(part in table for part in (key_id, "[b]job", "predict ops", " UTC"))
+
+
+def test_revoked_key_is_gone_and_the_others_are_not() -> None:
+    ok("api-key", "create", *SOMEBODY)
+    (first,) = listed()
+    ok("api-key", "create", *SOMEBODY)
+    assert first in ok("revoke", "--api-key", first)
+    assert first not in listed()
+    assert len(listed()) == 1
+
+
+def test_key_that_was_found_somewhere_is_revoked_by_itself() -> None:
+    text = ok("api-key", "create", *SOMEBODY)
+    assert text not in ok("revoke", "--api-key", text)
+    assert listed() == {}
+
+
+def test_unknown_key_is_told_with_the_remedy_and_not_quoted() -> None:
+    message = refused("revoke", "--api-key", "canary")
+    assert "kaiten api-key list" in message
+    assert "canary" not in message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--jti", "1", "--subject", "a"),
+        ("--jti", "1", "--api-key", "a"),
+        ("--jti", "1", "--subject", "a", "--api-key", "a"),
+    ],
+)
+def test_revoke_asks_for_exactly_one(options: tuple[str, ...], tmp_path: Path) -> None:
+    assert "one of --jti, --subject and --api-key" in refused("revoke", *options)
+    assert not (tmp_path / FILE).exists()
+
+
+def test_token_is_revoked_by_its_issuer_and_id(tmp_path: Path) -> None:
+    ok("revoke", "--jti", "one")
+    assert [*kept(tmp_path).revoked_tokens] == ["kaiten|one"]
+
+
+def test_token_in_place_of_its_id_is_refused_and_not_told(tmp_path: Path) -> None:
+    token = ok("token", "--subject", "alice", "--scope", "predict")
+    for given in (token, " "):
+        result, logs = told("revoke", "--jti", given)
+        assert result.exit_code == 2
+        assert "--jti" in result.stderr
+        assert token not in result.stderr
+        assert logs == []
+    assert not (tmp_path / FILE).exists()
+
+
+def test_subject_loses_its_tokens_and_its_keys(tmp_path: Path) -> None:
+    ok("revoke", "--subject", "alice")
+    assert kept(tmp_path).revoked_subjects.keys() == {"kaiten|alice", "api-key|alice"}
+
+
+def test_subject_loses_tokens_of_an_issuer_whose_clock_is_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__LEEWAY_S", "300")
+    earliest = int(time.time()) + 300
+    assert "tokens of the next 300 s, as their issuer's clock may be ahead" in ok(
+        "revoke", "--subject", "alice"
+    )
+    latest = int(time.time()) + 300
+    ends = kept(tmp_path).revoked_subjects
+    assert all(earliest <= end <= latest for end in ends.values())
+    # A key that is made at once must hold all the same: its instant never changes.
+    key = ok("api-key", "create", "--subject", "alice", "--scope", "predict")
+    assert kept(tmp_path).principal_of(key, time.time()).subject == "alice"
+
+
+def test_key_that_has_expired_is_kept_and_not_listed(tmp_path: Path) -> None:
+    ok("api-key", "create", *SOMEBODY)
+    ((key_id, key),) = kept(tmp_path).api_keys.items()
+    ended = key.model_copy(update={"expires_at": int(time.time()) - 1})
+    FileCredentials(tmp_path / FILE).change(lambda known: known.with_api_key(key_id, ended))
+    ok("revoke", "--jti", "one")
+    assert [*kept(tmp_path).api_keys] == [key_id]
+    assert listed() == {}
+
+
+def test_subject_of_another_issuer_is_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([OTHERS]))
+    ok("revoke", "--subject", "alice", "--issuer", OTHERS["issuer"])
+    assert [*kept(tmp_path).revoked_subjects] == [f"{OTHERS['issuer']}|alice"]
+
+
+@pytest.mark.parametrize("what", ["--jti", "--subject"])
+def test_where_none_are_made_here_an_issuer_must_be_named(
+    what: str, only_others: str, tmp_path: Path
+) -> None:
+    message = refused("revoke", what, "x")
+    assert "--issuer" in message
+    assert only_others in message
+    assert not (tmp_path / FILE).exists()
+    ok("revoke", what, "x", "--issuer", only_others)
+    assert (tmp_path / FILE).exists()
+
+
+def test_keys_alone_are_revoked_where_none_are_made_here(only_others: str, tmp_path: Path) -> None:
+    ok("revoke", "--subject", "alice", "--issuer", "api-key")
+    assert [*kept(tmp_path).revoked_subjects] == ["api-key|alice"]
+    # A key has an id of its own, and no jti.
+    assert only_others in refused("revoke", "--jti", "x", "--issuer", "api-key")
+
+
+def test_issuer_that_is_none_here_revokes_nothing(tmp_path: Path) -> None:
+    message = refused("revoke", "--subject", "alice", "--issuer", "kaiten.example")
+    assert "'kaiten.example' is no issuer here; name one of kaiten, api-key" in message
+    assert not (tmp_path / FILE).exists()
+
+
+def test_no_token_is_made_where_only_others_make_them(only_others: str) -> None:
+    assert only_others
+    message = refused("token", "--subject", "alice", "--scope", "predict")
+    assert (
+        "auth.secret: is not set: the tokens come from auth.issuers, and none are made" in message
+    )
+
+
+def test_store_that_is_no_store_is_told(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("canary")
+    message = refused("api-key", "list")
+    assert str(tmp_path / FILE) in message
+    assert "canary" not in message
+
+
+def test_what_is_done_is_told_to_the_security_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    result, created = told("api-key", "create", *SOMEBODY)
+    ((key_id, _),) = listed().items()
+    _, by_subject = told("revoke", "--subject", "nightly-job")
+    _, by_id = told("revoke", "--api-key", key_id)
+    _, by_jti = told("revoke", "--jti", "one")
+    logs = [*created, *by_subject, *by_id, *by_jti]
+    assert [line["event"] for line in logs] == ["api_key_created", *["revoked"] * 4]
+    assert [line.get("what") for line in logs[1:]] == ["subject", "subject", "api_key", "token"]
+    assert created[0]["key_id"] == by_id[0]["key_id"] == key_id
+    assert all(line["operator"] for line in logs)
+    key = shared_key(Logging(), SECRET)
+    assert key is not None
+    # As the workers name the same caller.
+    named = Pseudonyms(key).of("api-key|nightly-job")
+    assert created[0]["subject"] == by_id[0]["subject"] == by_subject[1]["subject"] == named
+    assert "nightly-job" not in str(logs)
+    assert result.stdout.strip() not in str(logs)
+
+
+def test_pseudonym_is_left_out_where_its_key_is_the_workers_own(only_others: str) -> None:
+    _, (line,) = told("revoke", "--subject", "alice", "--issuer", only_others)
+    assert line["subject"] is None

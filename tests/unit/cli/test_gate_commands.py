@@ -1,0 +1,268 @@
+"""validate, promote, rollback, history and diff on a tiny real model; evidence of a release."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
+
+from cli import app
+from kaiten.settings.models import Evidence, Runners
+from lifecycle.card import Provenance
+from lifecycle.release_evidence import Repository, gather
+from lifecycle.store import ModelStore
+from runners import embedding_distance
+from runners.tasks.text_classification.serving import load
+from tests.unit.lifecycle.cards import card, stored
+
+TEXTS = [f"w{number} w{number * 7 % 50} w{number * 3 % 40}" for number in range(40)]
+ALL: tuple[Evidence, ...] = ("commit", "tests", "tag", "changelog")
+
+
+def run(*arguments: str) -> Result:
+    with capture_logs():
+        return CliRunner().invoke(app, arguments)
+
+
+@pytest.fixture
+def registered(tiny_classifier: Path, model_store: Path) -> str:
+    options = ["--name", "tiny", "--version", "1.0.0", "--task", "text-classification"]
+    assert run("register", str(tiny_classifier), *options).exit_code == 0
+    return "tiny:1.0.0"
+
+
+@pytest.fixture
+def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a model pass that nobody has trained."""
+    for name in ("MIN_ACCURACY", "MIN_MACRO_F1"):
+        monkeypatch.setenv(f"KAITEN_VALIDATION__{name}", "0")
+    monkeypatch.setenv("KAITEN_VALIDATION__MAX_CALIBRATION_ERROR", "1")
+    monkeypatch.setenv("KAITEN_RUNNERS__THREADS", "1")
+
+
+def data(folder: Path, **columns: str) -> str:
+    """Write rows with labels that mean nothing."""
+    labels = ("billing", "delivery", "other")
+    rows = [
+        {"text": text, "label": labels[number % 3], "channel": ("mail", "chat")[number % 2]}
+        for number, text in enumerate(TEXTS)
+    ]
+    file = folder / "rows.jsonl"
+    file.write_text("\n".join(json.dumps(row | columns) for row in rows))
+    return str(file)
+
+
+@pytest.mark.usefixtures("lenient")
+def test_from_a_report_to_production_and_back(registered: str, tmp_path: Path) -> None:
+    rows = data(tmp_path)
+    found = run("validate", registered, "--data", rows, "--slice", "channel", "--json")
+    assert found.exit_code == 0, found.output
+    report = json.loads(found.stdout)
+    assert report["measures"]["rows"] == 40
+    assert {value: rows for value, (rows, _) in report["slices"]["channel"].items()} == {
+        "mail": 20,
+        "chat": 20,
+    }
+    # What was kept in case of an interruption is not needed any more.
+    assert not list((tmp_path / "validation").glob("*.f32"))
+    for stage in ("staging", "production"):
+        moved = run("promote", registered, "--to", stage, "--reason", "it is better")
+        assert f"tiny:1.0.0 serves in {stage}" in moved.stdout
+    told = run("history", "tiny")
+    assert [word in told.stdout for word in ("registered", "validated, passed", "it is better")]
+    assert run("rollback", "tiny", "--reason", "a try").exit_code == 1
+
+
+@pytest.mark.usefixtures("lenient")
+def test_report_is_the_reference_that_answers_are_measured_from(
+    registered: str, tmp_path: Path
+) -> None:
+    model, rows = ModelStore().get(registered), data(tmp_path)
+
+    def reference() -> Path | None:
+        return model.reference
+
+    assert reference() is None
+    assert run("validate", registered, "--data", rows).exit_code == 0
+    first = reference()
+    assert first is not None
+    files = {
+        *("report.json", "report.html", "reference.bin"),
+        *("centroids.npz", "calibration.json"),
+    }
+    assert {each.name for each in first.iterdir()} == files
+    # A centroid for each label that was answered with, as wide as the network's pooled output.
+    task = load(model.folder, model.card.max_length, Runners(device="cpu", threads=1), first)
+    items = task.processor.prepare(TEXTS)
+    found = task.processor.finish(items, task.model.infer(items))
+    kept = embedding_distance.read(first)
+    assert kept is not None
+    assert kept.shape == (len({each.index for each in found}), 32)
+    assert all(each.distance is not None and 0 <= each.distance <= 2 for each in found)
+    assert max(each.distance or 0 for each in found) > 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KAITEN_VALIDATION__MIN_ACCURACY", "1")
+        assert run("validate", registered, "--data", rows).exit_code == 1
+    assert reference() == first
+    assert run("validate", registered, "--data", rows).exit_code == 0
+    assert reference() not in {first, None}
+
+
+@pytest.mark.usefixtures("lenient")
+def test_second_version_is_compared_with_production(
+    registered: str, tiny_classifier: Path, tmp_path: Path
+) -> None:
+    rows = data(tmp_path)
+    run("validate", registered, "--data", rows)
+    for stage in ("staging", "production"):
+        run("promote", registered, "--to", stage, "--reason", "first")
+    named = ["--name", "tiny", "--bump", "auto", "--task", "text-classification"]
+    assert "Registered tiny:1.0.1" in run("register", str(tiny_classifier), *named).stdout
+    found = json.loads(run("validate", "tiny:1.0.1", "--data", rows, "--json").stdout)
+    # The same weights answer the same.
+    assert found["comparison"]["against"] == "tiny:1.0.0"
+    assert (found["comparison"]["difference"], found["comparison"]["p_value"]) == (0, 1)
+    for stage in ("staging", "production"):
+        assert run("promote", "tiny:1.0.1", "--to", stage, "--reason", "second").exit_code == 0
+    back = run("rollback", "tiny", "--reason", "complaints", "--json")
+    assert json.loads(back.stdout)["version"] == "1.0.0"
+
+
+def test_report_that_does_not_pass_exits_1(registered: str, tmp_path: Path) -> None:
+    found = run("validate", registered, "--data", data(tmp_path))
+    assert found.exit_code == 1
+    assert "refused: accuracy is" in found.output
+
+
+@pytest.mark.usefixtures("lenient")
+def test_golden_rows_that_are_answered_otherwise_refuse(registered: str, tmp_path: Path) -> None:
+    rows = data(tmp_path)
+    first = json.loads(run("validate", registered, "--data", rows, "--json").stdout)
+    golden = tmp_path / "golden.jsonl"
+    wrong = {"text": TEXTS[0], "label": "billing"}, {"text": TEXTS[0], "label": "delivery"}
+    golden.write_text("\n".join(json.dumps(row) for row in wrong))
+    asked = run("validate", registered, "--data", rows, "--golden", str(golden), "--json")
+    assert asked.exit_code == 1
+    told = json.loads(asked.stdout)
+    assert len(told["golden"]["wrong"]) >= 1
+    assert told["measures"] == first["measures"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("x" * 21, "row 2 (line 3), column 'text': has over 20 characters"),
+        ("\u200b", "row 2 (line 3), column 'text': holds no visible character"),
+        ("\ue000", "row 2 (line 3), column 'text': is empty to the model tiny:1.0.0"),
+    ],
+)
+@pytest.mark.usefixtures("lenient")
+def test_row_that_the_api_would_refuse_is_not_measured(
+    text: str, problem: str, registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_GATEWAY__MAX_TEXT_CHARS", "20")
+    rows = tmp_path / "rows.csv"
+    lines = [f"a text,{label}" for label in ("billing", "delivery", "other") * 10]
+    rows.write_text("\n".join(["text,label", lines[0], f"{text},billing", *lines]))
+    result = run("validate", registered, "--data", str(rows))
+    assert result.exit_code == 1
+    assert str(result.exception).startswith(f"{rows}: {problem}. ")
+    assert ModelStore().get(registered).reference is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["validate", "tiny:1.0.0", "--data", "/no/such.jsonl"], "cannot be read"),
+        (["promote", "tiny:1.0.0", "--to", "staging", "--reason", "  "], "--reason is empty"),
+        (["history", "unknown"], "Nothing is known of unknown"),
+        (
+            ["promote", "tiny:9.9.9", "--to", "staging", "--reason", "a"],
+            "is not in the model store",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("registered")
+def test_what_can_be_mended_is_told(arguments: list[str], told: str) -> None:
+    found = run(*arguments)
+    assert found.exit_code == 1
+    assert told in str(found.exception)
+
+
+def test_diff_shows_what_the_cards_say_differently(model_store: Path, tmp_path: Path) -> None:
+    for version in ("1.0.0", "1.0.1"):
+        stored(ModelStore(), f"ours:{version}", tmp_path)
+    found = json.loads(run("diff", "ours:1.0.0", "ours:1.0.1", "--json").stdout)
+    assert found.keys() == {"version", "registered_at", "files.model.safetensors"}
+    assert found["version"] == ["1.0.0", "1.0.1"]
+    assert "1.0.1" in run("diff", "ours:1.0.0", "ours:1.0.1").stdout
+
+
+def git(folder: Path, *arguments: str) -> str:
+    named = ("-c", "user.name=tester", "-c", "user.email=tester@localhost")
+    command = ["git", "-C", str(folder), *named, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    git(folder, "init", "-q")
+    (folder / "CHANGELOG.md").write_text("# Changes\n\n## [1.2.0] - 2026-11-25\n\n## 1.2.0-rc.1\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "a release")
+    git(folder, "tag", "v1.2.0")
+    return folder
+
+
+def junit(folder: Path, *parts: str) -> Path:
+    cases = "".join(f"<testcase name='t'>{part}</testcase>" for part in parts)
+    file = folder / "junit.xml"
+    file.write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
+    return file
+
+
+def test_evidence_is_what_the_repository_shows(repository: Path, tmp_path: Path) -> None:
+    commit = git(repository, "rev-parse", "HEAD")
+    known = card("ours:1.2.0", provenance=Provenance(git_commit=commit))
+    tests = junit(tmp_path, "", "", "<skipped/>")
+    found = gather(known, Repository(repository, tests), ALL)
+    assert (found["commit"], found["tag"]) == (commit, "v1.2.0")
+    assert found["changelog"].startswith("## [1.2.0]")
+    assert found["tests"].startswith("2 tests, ")
+    assert gather(known, Repository(repository, tests), ("tag",)).keys() == {"tag"}
+
+
+@pytest.mark.parametrize("parts", [("", "<failure/>"), ("<error/>",), ("<skipped/>",), ()], ids=str)
+def test_tests_that_do_not_pass_are_no_evidence(parts: tuple[str, ...], tmp_path: Path) -> None:
+    tests = junit(tmp_path, *parts)
+    assert gather(card(), Repository(tmp_path, tests), ("tests",)) == {}
+
+
+@pytest.mark.parametrize(
+    "content", ["no XML", "<!DOCTYPE a [<!ENTITY b 'c'>]><testsuite><testcase/></testsuite>"]
+)
+def test_report_that_is_none_is_no_evidence(content: str, tmp_path: Path) -> None:
+    (tmp_path / "junit.xml").write_text(content)
+    repository = Repository(tmp_path, tmp_path / "junit.xml")
+    assert gather(card(), repository, ("tests",)) == {}
+
+
+def test_evidence_for_another_version_is_none(repository: Path) -> None:
+    commit = git(repository, "rev-parse", "HEAD")
+    git(repository, "commit", "-qm", "later", "--allow-empty")
+    later = git(repository, "rev-parse", "HEAD")
+    for version, known in (("1.2.1", commit), ("1.2.0", later), ("1.2.0", "0" * 40)):
+        found = gather(
+            card(f"ours:{version}", provenance=Provenance(git_commit=known)),
+            Repository(repository, None),
+            ALL,
+        )
+        assert "tag" not in found
+        assert ("changelog" in found) is (version == "1.2.0")
+        assert ("commit" in found) is (known != "0" * 40)
+    assert gather(card(), Repository(repository / "absent", None), ALL) == {}

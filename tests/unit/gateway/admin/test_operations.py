@@ -1,0 +1,61 @@
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from gateway.access import MODEL_ROUTES
+from gateway.admin.operations import Operations
+from monitors.latency import AnswerTimes
+from tests.unit.gateway.house import V1, V2, Drift, House, bearer, error_of
+
+STATS, DRIFT = "/ops/stats", "/ops/drift"
+NOTHING = dict.fromkeys(
+    ("mean_ms", "min_ms", "max_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms"), None
+)
+
+
+async def stats(times: AnswerTimes) -> httpx.Response:
+    app = Starlette(routes=Operations(lambda: times, Drift).routes())
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://kaiten", trust_env=False
+    ) as client:
+        return await client.get(STATS)
+
+
+async def test_each_route_of_a_model_is_told_in_milliseconds() -> None:
+    times = AnswerTimes(MODEL_ROUTES)
+    for milliseconds in range(1, 101):
+        times.add(V2, 200, milliseconds / 1000)
+    times.add(V2, 429, 0.001)
+    answer = (await stats(times)).json()
+    routes = {each.pop("route"): each for each in answer["routes"]}
+    assert [*routes] == [*MODEL_ROUTES]
+    assert routes[V1] == {"count": 0, "errors": {}, **NOTHING}
+    found = routes[V2]
+    assert (found["count"], found["errors"]) == (100, {"429": 1})
+    assert (found["mean_ms"], found["min_ms"], found["max_ms"]) == (50.5, 1, 100)
+    # The least whole milliseconds that the share took at most, as these are.
+    for share, expected in (("p50", 50), ("p90", 90), ("p95", 95), ("p99", 99)):
+        assert found[f"{share}_ms"] == pytest.approx(expected, rel=0.01)
+    assert datetime.fromisoformat(answer["since"]) <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("route", [STATS, DRIFT])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_operators_are_told_and_nobody_else(method: str, route: str) -> None:
+    house = House()
+    assert (await house.ask(method, route)).status_code == 401
+    others = await house.ask(method, route, headers={"Authorization": bearer("predict")})
+    assert others.status_code == 403
+    operators = await house.ask(method, route, headers={"Authorization": bearer("ops")})
+    assert operators.status_code == 200
+    assert operators.headers["Content-Type"] == "application/json"
+    assert bool(operators.content) == (method == "GET")
+
+
+@pytest.mark.parametrize("route", [STATS, DRIFT])
+async def test_it_can_only_be_read(route: str) -> None:
+    answer = await House().post(route, {}, {"Authorization": bearer("ops")})
+    assert answer.status_code == 405
+    assert error_of(answer)["code"] == "method_not_allowed"

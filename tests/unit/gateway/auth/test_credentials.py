@@ -1,0 +1,411 @@
+"""API keys and revocations, kept in a file or a real Redis, and read by every worker."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from redis import Redis
+from structlog.testing import capture_logs
+
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.credential_stores import FileCredentials, credential_store
+from gateway.auth.credentials import Credentials, CredentialStore, new_api_key
+from gateway.auth.redis_credential_store import RedisCredentials
+from gateway.auth.revocation_watch import CredentialStores, CredentialsWatch
+from gateway.auth.verification_keys import from_pem
+from gateway.auth.verifier import StaticKey, TokenRejected, TrustedIssuer, Verifier
+from kaiten.errors import NotReady, StateUnavailable, Unauthenticated
+from kaiten.settings.models import State
+from tests.redis_server import redis_server
+from tests.unit.gateway.auth.mint import AUDIENCE, ISSUER, public_pem, token
+
+NOW = 1_800_000_000.0
+SOON = datetime.fromtimestamp(NOW + 60, UTC)
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    with redis_server() as server:
+        yield server.url
+
+
+@pytest.fixture(params=["file", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> CredentialStore:
+    if request.param == "file":
+        return FileCredentials(tmp_path / "credentials.json")
+    url = request.getfixturevalue("redis_url")
+    Redis.from_url(url).flushdb()
+    return RedisCredentials(url)
+
+
+def with_key(
+    known: Credentials, name: str = "job", expires_at: datetime = SOON
+) -> tuple[Credentials, str]:
+    key_id, text, kept = new_api_key(name, ("predict",), expires_at, lambda: NOW)
+    return known.model_copy(update={"api_keys": {**known.api_keys, key_id: kept}}), text
+
+
+def written(store: CredentialStore) -> Credentials:
+    known = store.read()
+    assert known is not None
+    return known
+
+
+def fault(call: Callable[[], object]) -> str:
+    with pytest.raises(TokenRejected) as caught:
+        call()
+    return caught.value.fault
+
+
+def test_api_key_holds_until_it_expires() -> None:
+    known, text = with_key(Credentials())
+    assert known.principal_of(text, NOW).subject == "job"
+    assert known.principal_of(text, NOW).scopes == {"predict"}
+    assert fault(lambda: known.principal_of(text, NOW + 60)) == "expired_api_key"
+
+
+def test_api_key_is_kept_as_a_hash_only() -> None:
+    known, text = with_key(Credentials())
+    assert text.startswith("kaiten_")
+    assert text[24:] not in known.model_dump_json()
+    assert text not in repr(known)
+
+
+@pytest.mark.parametrize("change", ["", "kaiten_", "cut", "another secret", "another id", "longer"])
+def test_what_is_no_api_key_of_ours_is_refused(change: str) -> None:
+    known, text = with_key(Credentials())
+    _, other = with_key(Credentials())
+    changed = {
+        "cut": text[:-1],
+        "another secret": text[:24] + other[24:],
+        "another id": other[:24] + text[24:],
+        "longer": text + "A",
+    }.get(change, change)
+    assert fault(lambda: known.principal_of(changed, NOW)) == "unknown_api_key"
+
+
+def test_revoked_subject_loses_what_it_has_and_not_what_it_gets() -> None:
+    known, text = with_key(Credentials())
+    revoked = known.model_copy(update={"revoked_subjects": {"api-key|job": int(NOW)}})
+    assert fault(lambda: revoked.principal_of(text, NOW)) == "revoked_subject"
+    later = new_api_key("job", ("predict",), SOON, lambda: NOW + 1)
+    again = revoked.model_copy(update={"api_keys": {later[0]: later[2]}})
+    assert again.principal_of(later[1], NOW + 1).subject == "job"
+
+
+def test_expired_is_forgotten_and_revoked_subjects_are_not() -> None:
+    known, _ = with_key(Credentials())
+    known = known.model_copy(
+        update={"revoked_tokens": {"a|1": int(NOW) + 5}, "revoked_subjects": {"a|b": 1}}
+    )
+    assert known.without_expired(NOW) == known
+    later = known.without_expired(NOW + 100)
+    assert (later.api_keys, later.revoked_tokens, later.revoked_subjects) == ({}, {}, {"a|b": 1})
+
+
+def test_clock_that_is_ahead_for_a_moment_deletes_nothing() -> None:
+    known, text = with_key(Credentials())
+    known, _ = with_key(known, "deleted")
+    (*_, deleted_id) = known.api_keys
+    known = known.without_api_key(deleted_id).with_revoked(tokens={"a|1": int(NOW) + 5})
+    assert known.merged(Credentials(), NOW + 60 * 86_400) == known
+    assert known.principal_of(text, NOW).subject == "job"
+    assert fault(lambda: known.principal_of(text, NOW + 60)) == "expired_api_key"
+
+
+def test_mark_of_a_deleted_key_outlasts_every_copy_of_it() -> None:
+    older, text = with_key(Credentials())
+    (key_id,) = older.api_keys
+    deleted = older.without_api_key(key_id)
+    for days in range(100):
+        now = NOW + 86_400 * days
+        merged = deleted.merged(older, now)
+        assert merged.api_keys == {}
+        if merged.revoked_tokens:
+            assert fault(lambda: merged.principal_of(text, NOW)) == "revoked_api_key"  # noqa: B023
+    assert merged == Credentials()
+    assert older.merged(Credentials(), now) == Credentials()
+
+
+def test_later_revocation_of_a_subject_is_not_taken_back_by_an_earlier() -> None:
+    known = Credentials().with_revoked(subjects={"a|b": 5}, tokens={"a|1": 5})
+    assert known.with_revoked(subjects={"a|b": 3}, tokens={"a|1": 3}) == known
+
+
+def test_key_made_right_after_its_subject_was_revoked_holds_until_that_is_done_again() -> None:
+    revoked = Credentials().with_revoked(subjects={"api-key|job": int(NOW) + 10})
+    key_id, text, key = new_api_key("job", ("predict",), SOON, lambda: NOW)
+    known = revoked.with_api_key(key_id, key)
+    assert known.principal_of(text, NOW).subject == "job"
+    again = known.with_revoked(subjects={"api-key|job": int(NOW) + 10})
+    assert fault(lambda: again.principal_of(text, NOW)) == "revoked_subject"
+
+
+def test_store_gives_back_what_it_was_given(store: CredentialStore) -> None:
+    assert store.read() is None
+    known, text = with_key(Credentials())
+    store.change(lambda _: known)
+    assert written(store).principal_of(text, NOW).subject == "job"
+
+
+def test_of_many_changes_at_once_all_take_effect(store: CredentialStore) -> None:
+    def add(name: str) -> None:
+        store.change(lambda known: with_key(known, name)[0])
+
+    threads = [threading.Thread(target=add, args=(f"job {number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    subjects = {each.subject for each in written(store).api_keys.values()}
+    assert subjects == {f"job {number}" for number in range(8)}
+
+
+def test_file_is_its_owners(tmp_path: Path) -> None:
+    FileCredentials(tmp_path / "credentials.json").change(lambda known: known)
+    assert (tmp_path / "credentials.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("spoilt", ["", "{", '{"api_keys": 5}'])
+def test_spoilt_file_is_told_and_nothing_is_lost(spoilt: str, tmp_path: Path) -> None:
+    store = FileCredentials(tmp_path / "credentials.json")
+    store.change(lambda known: known_for_long(known)[0])
+    watch = CredentialsWatch(CredentialStores(store), 1)
+    watch.poll()
+    before = watch.current()
+    (tmp_path / "credentials.json").write_text(spoilt)
+    with capture_logs() as logs:
+        watch.poll()
+        watch.poll()
+    # What was revoked stays so, and whoever looks into the log sees it once.
+    assert watch.current() == before
+    assert [line["event"] for line in logs] == ["credentials_not_read"]
+    with pytest.raises(StateUnavailable):
+        store.change(lambda known: known)
+    # The runbook's remedy: without the spoilt file, it is written anew.
+    (tmp_path / "credentials.json").unlink()
+    watch.poll()
+    assert store.read() == before
+
+
+def test_whoever_revokes_sees_when_it_is_known(store: CredentialStore) -> None:
+    watch = CredentialsWatch(CredentialStores(store), 1)
+    with capture_logs() as logs:
+        watch.poll()
+        watch.poll()
+        store.change(lambda _: Credentials(revoked_tokens={"a|1": 2**40}))
+        watch.poll()
+        watch.poll()
+    told = [line["revoked_tokens"] for line in logs if line["event"] == "credentials_read"]
+    assert told == [1]
+
+
+def test_whatever_a_store_trips_over_is_told_and_gone_on_from() -> None:
+    class Broken:
+        def read(self) -> Credentials:
+            raise UnicodeError("idna")
+
+        def change(self, change: object) -> None: ...
+
+    watch = CredentialsWatch(CredentialStores(Broken()), 1)
+    with capture_logs() as logs:
+        watch.poll()
+    assert (logs[0]["event"], logs[0]["reason"]) == ("credentials_not_read", "UnicodeError")
+    assert not watch.known
+
+
+def test_redis_that_is_away_is_told_without_its_password() -> None:
+    state = State(redis_url=SecretStr("redis://:pa55w0rd-of-it@127.0.0.1:1/0"))
+    store = credential_store(Path(), state)
+    for act in (store.read, lambda: store.change(lambda known: known)):
+        with pytest.raises(StateUnavailable) as caught:
+            act()
+        assert "pa55w0rd" not in caught.value.message
+
+
+def test_redis_that_came_back_empty_is_given_what_is_known(redis_url: str) -> None:
+    with Redis.from_url(redis_url) as client:
+        client.flushdb()
+        RedisCredentials(redis_url).change(lambda known: known_for_long(known)[0])
+        watches = [
+            CredentialsWatch(CredentialStores(RedisCredentials(redis_url)), 1) for _ in range(2)
+        ]
+        poll(watches)
+        before = watches[0].current()
+        client.flushdb()
+        told: list[int] = []
+        counting = SimpleNamespace(credentials_restored=told.append)
+        watches.append(CredentialsWatch(CredentialStores(RedisCredentials(redis_url)), 1, counting))
+        with capture_logs() as logs:
+            poll(watches)
+        assert [line["event"] for line in logs] == ["credentials_restored", "credentials_read"]
+        assert RedisCredentials(redis_url).read() == before
+        # What somebody else has put there since stays, and so does what is known.
+        client.flushdb()
+        poll(watches[2:])
+        client.flushdb()
+        RedisCredentials(redis_url).change(lambda known: known_for_long(known, "later")[0])
+        poll(watches[2:])
+        assert told == [1, 1]
+        poll(watches)
+        subjects = {key.subject for key in written(RedisCredentials(redis_url)).api_keys.values()}
+        assert subjects == {"job", "later"}
+
+
+# None is not the dictionary that a list has, which is noticed after it was read.
+_NO_LIST: dict[str, Any] = {"api_keys": None}
+
+
+class Spoilt:
+    """A store that holds what no poll has foreseen, for as many reads as it is told."""
+
+    def __init__(self, faults: int) -> None:
+        self.faults = faults
+
+    def read(self) -> Credentials:
+        self.faults -= 1
+        return Credentials.model_construct(**_NO_LIST) if self.faults >= 0 else Credentials()
+
+    def change(self, change: object) -> None: ...
+
+
+def test_thread_goes_on_polling_whatever_a_poll_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    def sleep(wait_s: float) -> None:
+        waits.append(wait_s)
+        if len(waits) == 11:
+            raise SystemExit
+
+    started: list[Callable[[], None]] = []
+
+    def thread(target: Callable[[], None], **_: object) -> SimpleNamespace:
+        return SimpleNamespace(start=lambda: started.append(target))
+
+    clock = SimpleNamespace(sleep=sleep, time=time.time)
+    monkeypatch.setattr("gateway.auth.revocation_watch.time", clock)
+    monkeypatch.setattr("gateway.auth.revocation_watch.threading", SimpleNamespace(Thread=thread))
+    watch = CredentialsWatch(CredentialStores(Spoilt(8)), 1)
+    with capture_logs() as logs:
+        watch.keep_current_on_a_thread()
+        with pytest.raises(SystemExit):
+            started[0]()
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60, 1, 1]
+    assert watch.known
+    failed = [line for line in logs if line["event"] == "credentials_poll_failed"]
+    assert [line["retry_in_s"] for line in failed] == waits[1:9]
+    assert {line["error"] for line in failed} == {"TypeError"}
+    assert [line["event"] for line in logs].count("credentials_polled_again") == 1
+
+
+async def test_worker_goes_on_polling_whatever_a_poll_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+
+    async def sleep(wait_s: float) -> None:
+        waits.append(wait_s)
+        if len(waits) == 4:
+            raise asyncio.CancelledError
+
+    patched = SimpleNamespace(sleep=sleep, to_thread=asyncio.to_thread)
+    monkeypatch.setattr("gateway.auth.revocation_watch.asyncio", patched)
+    watch = CredentialsWatch(CredentialStores(Spoilt(2)), 1)
+    with pytest.raises(asyncio.CancelledError):
+        await watch.keep_current()
+    assert waits == [2, 4, 1, 1]
+    assert watch.known
+
+
+def poll(watches: Sequence[CredentialsWatch]) -> None:
+    for watch in watches:
+        watch.poll()
+
+
+def known_for_long(known: Credentials, name: str = "job") -> tuple[Credentials, str]:
+    """Return them with a key that holds by the clock of this machine."""
+    return with_key(known, name, datetime.now(UTC) + timedelta(days=1))
+
+
+def test_nobody_is_let_in_before_the_list_was_read() -> None:
+    watch = CredentialsWatch(CredentialStores(RedisCredentials("redis://127.0.0.1:1/0")), 1)
+    watch.poll()
+    with pytest.raises(NotReady):
+        watch.current()
+
+
+def authenticator(known: list[Credentials], keys: StaticKey | None = None) -> Authenticator:
+    key = keys or StaticKey(from_pem(public_pem("ES256")))
+    issuers = {ISSUER: TrustedIssuer(ISSUER, AUDIENCE, key, frozenset({"ES256"}))}
+    return Authenticator(Verifier(issuers, 10), lambda: known[-1])
+
+
+async def test_token_that_was_seen_is_refused_as_soon_as_it_is_revoked() -> None:
+    known = [Credentials()]
+    told = authenticator(known)
+    sent, other = token(), token(jti="two")
+    for _ in range(2):
+        await told.authenticate([f"Bearer {sent}"], [])
+    known.append(Credentials(revoked_tokens={f"{ISSUER}|one": 2**40}))
+    with pytest.raises(TokenRejected) as caught:
+        await told.authenticate([f"Bearer {sent}"], [])
+    assert caught.value.fault == "revoked_token"
+    # So that an operator sees who still uses it.
+    assert caught.value.principal is not None
+    assert caught.value.principal.subject == "alice"
+    assert await told.authenticate([f"Bearer {other}"], [])
+
+
+async def test_revoked_subject_needs_a_token_of_later() -> None:
+    now = int(time.time())
+    told = authenticator([Credentials(revoked_subjects={f"{ISSUER}|alice": now - 5})])
+    for issued_at in (now - 60, now - 5, None):
+        with pytest.raises(TokenRejected) as caught:
+            await told.authenticate_token(token(iat=issued_at))
+        assert caught.value.fault == "revoked_subject"
+    assert await told.authenticate_token(token(iat=now - 4))
+    assert await told.authenticate_token(token(sub="bob", iat=now - 60))
+
+
+async def test_token_is_verified_again_once_a_key_is_gone() -> None:
+    class Changing(StaticKey):
+        generation = 0
+
+    keys = Changing(from_pem(public_pem("ES256")))
+    told = authenticator([Credentials()], keys)
+    sent = token()
+    assert await told.authenticate_token(sent)
+    keys._key = from_pem(public_pem("ES256#other"))
+    assert await told.authenticate_token(sent)
+    Changing.generation = 1
+    with pytest.raises(TokenRejected):
+        await told.authenticate_token(sent)
+
+
+async def test_one_of_the_two_headers_and_once() -> None:
+    known, key = with_key(Credentials(), expires_at=datetime.now(UTC) + timedelta(hours=1))
+    told, bearer = authenticator([known]), f"Bearer {token()}"
+    assert (await told.authenticate([], [key])).issuer == "api-key"
+    assert (await told.authenticate([bearer], [])).subject == "alice"
+    for authorizations, keys in (([bearer], [key]), ([bearer, bearer], []), ([], [key, key])):
+        with pytest.raises(TokenRejected) as caught:
+            await told.authenticate(authorizations, keys)
+        assert caught.value.fault == "several_credentials"
+    for nothing in ([], ["Basic YTpi"], ["Bearer "], [token()]):
+        with pytest.raises(Unauthenticated):
+            await told.authenticate(nothing, [])
+
+
+async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.auth.authenticator._MAX_REMEMBERED", 3)
+    told = authenticator([Credentials()])
+    for number in range(6):
+        await told.authenticate_token(token(sub=f"subject {number}"))
+    assert len(told._verified) == 3

@@ -1,0 +1,80 @@
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.middleware.timeout_backstop import BackStopMiddleware
+
+NEVER = 3600
+START: Message = {"type": "http.response.start", "status": 200, "headers": []}
+BODY: Message = {"type": "http.response.body", "body": b"done"}
+
+
+async def ask(app: ASGIApp, limit_s: float, kind: str = "http") -> list[Message]:
+    """Return what a request is answered."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await BackStopMiddleware(app, limit_s)({"type": kind}, receive, send)
+    return sent
+
+
+async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+    await send(START)
+    # Several turns of the event loop, for a timer that is due to end it.
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await send(BODY)
+
+
+async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def timers(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.TimerHandle]:
+    """Return the timers that are set from now on."""
+    found: list[asyncio.TimerHandle] = []
+    loop = asyncio.get_running_loop()
+    call_at = loop.call_at
+
+    def noted(when: float, call: Callable[..., object], *given: Any, **named: Any) -> Any:  # noqa: ANN401
+        found.append(call_at(when, call, *given, **named))
+        return found[-1]
+
+    monkeypatch.setattr(loop, "call_at", noted)
+    return found
+
+
+async def test_an_answer_leaves_no_timer(timers: list[asyncio.TimerHandle]) -> None:
+    assert await ask(answers, NEVER) == [START, BODY]
+    assert timers
+    assert all(timer.cancelled() for timer in timers)
+
+
+async def test_no_answer_in_time_is_a_504() -> None:
+    start, body = await ask(waits, 0)
+    assert (start["status"], body["body"]) == (504, b"")
+
+
+async def test_an_answer_that_has_begun_is_not_ended() -> None:
+    assert await ask(answers, 0) == [START, BODY]
+
+
+async def test_a_timeout_of_the_apps_own_is_its_own() -> None:
+    async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+        raise TimeoutError("of something else")
+
+    with pytest.raises(TimeoutError, match="something else"):
+        await ask(fails, NEVER)
+
+
+async def test_what_is_no_request_passes() -> None:
+    assert await ask(answers, 0, kind="lifespan") == [START, BODY]

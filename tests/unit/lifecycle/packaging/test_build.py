@@ -1,0 +1,106 @@
+"""Which models a bento may be built with; tests/e2e/test_bento.py builds one."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kaiten.errors import BuildRefused, ModelNotFound, SetupError
+from kaiten.settings.loader import ROOT
+from kaiten.settings.models import Versioning
+from lifecycle.audit_log import Stage
+from lifecycle.packaging import build as building
+from lifecycle.packaging.build import Order, build, check_models
+from lifecycle.packaging.image import containerize
+from lifecycle.promotion import Promotions, Request
+from lifecycle.store import ModelStore
+from tests.unit.lifecycle.cards import stored, validated
+
+
+class Reached(Exception):
+    """All models may go in."""
+
+
+@pytest.fixture
+def store(model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
+    """Return a store with a version in staging, one without a stage, one refused and one bare."""
+
+    def reached(*_: object) -> object:
+        raise Reached
+
+    # What comes next takes an index of packages.
+    monkeypatch.setattr(building, "requirements", reached)
+    monkeypatch.setattr(building, "packages_for", reached)
+    store = ModelStore()
+    for version in ("1.0.0", "1.0.1", "1.0.2", "1.0.3"):
+        model = stored(store, f"ours:{version}", tmp_path)
+        if version != "1.0.3":
+            validated(store, model, passed=version != "1.0.2")
+    promote(store, "ours:1.0.0")
+    return store
+
+
+def promote(store: ModelStore, tag: str) -> None:
+    Promotions(store, Versioning()).promote(tag, Request(Stage.STAGING, "tester", "a test", {}))
+
+
+def refusal(store: ModelStore, *models: str) -> str:
+    with pytest.raises(SetupError) as refused:
+        build(Order(ROOT, models), store, {})
+    assert isinstance(refused.value, BuildRefused | ModelNotFound)
+    return refused.value.message
+
+
+def test_version_with_a_passing_report_and_a_stage_goes_in(store: ModelStore) -> None:
+    with pytest.raises(Reached):
+        build(Order(ROOT, ("ours:1.0.0",)), store, {})
+
+
+@pytest.mark.parametrize(
+    ("tag", "reason"),
+    [
+        ("ours:1.0.1", "promoted to no stage.*kaiten promote ours:1.0.1 --to staging"),
+        ("ours:1.0.2", "does not pass.*kaiten validate ours:1.0.2"),
+        ("ours:1.0.3", "has no report.*kaiten validate ours:1.0.3"),
+        ("ours:9.9.9", "not in the model store"),
+    ],
+)
+def test_other_versions_are_refused(tag: str, reason: str, store: ModelStore) -> None:
+    said = refusal(store, "ours:1.0.0", tag)
+    assert re.search(reason, said), said
+
+
+def test_version_that_fails_after_its_promotion_is_refused(store: ModelStore) -> None:
+    validated(store, store.get("ours:1.0.0"), {"later": "rows"}, passed=False)
+    assert "does not pass" in refusal(store, "ours:1.0.0")
+
+
+def test_imported_version_goes_in_by_what_it_carries(store: ModelStore) -> None:
+    for file in (store.folder.parent / "kaiten").iterdir():
+        file.unlink()
+    with pytest.raises(Reached):
+        build(Order(ROOT, ("ours:1.0.0",)), store, {})
+    assert "has no passing report" in refusal(store, "ours:1.0.1")
+    report = next((store.get("ours:1.0.0").folder / "reports").glob("*/report.json"))
+    report.write_text("{}")
+    assert "has no passing report" in refusal(store, "ours:1.0.0")
+
+
+@pytest.mark.usefixtures("model_store")
+def test_only_a_bento_of_ours_becomes_an_image() -> None:
+    with pytest.raises(BuildRefused, match="no bento of kaiten build"):
+        containerize("kaiten_service:1", ModelStore(), "docker", None, [], {})
+
+
+def test_models_are_to_be_those_of_the_build(store: ModelStore) -> None:
+    model = store.get("ours:1.0.0")
+    report = store.history("ours").entries()[-1].report
+    labels = {
+        "models": "ours:1.0.0",
+        "model_digests": f"sha256:{model.digest}",
+        "report_digests": f"sha256:{report}",
+    }
+    check_models(labels, store)
+    for key in ("model_digests", "report_digests"):
+        with pytest.raises(BuildRefused, match="not in the store as it was"):
+            check_models({**labels, key: f"sha256:{'0' * 64}"}, store)

@@ -1,0 +1,92 @@
+"""The folder that a bento is built from."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kaiten.errors import BuildRefused
+from kaiten.settings.loader import ROOT
+from lifecycle.packaging.context import digest_of, digests, files_of, pinned, stage
+
+MODELS = ["ours:1.0.0", "theirs:2.0.0"]
+
+
+def test_pins_replace_the_models_and_nothing_else() -> None:
+    text = (ROOT / "kaiten.yaml").read_text(encoding="utf-8")
+    found = pinned(text, MODELS)
+    assert yaml.safe_load(found)["serving"]["models"] == MODELS
+    before, after = text.splitlines(), found.splitlines()
+    assert len(before) == len(after)
+    changed = [new for old, new in zip(before, after, strict=True) if old != new]
+    assert changed == ["  models: [ours:1.0.0, theirs:2.0.0]"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "serving:\n  models:\n    - other:1.0.0\n    - more:1.0.0\n  drain_s: 5\n",
+        "serving:\n  drain_s: 5\n",
+        "serving: {models: [other:1.0.0], drain_s: 5}\n",
+    ],
+)
+def test_models_are_pinned_however_they_are_written(text: str) -> None:
+    assert yaml.safe_load(pinned(text, MODELS)) == {"serving": {"models": MODELS, "drain_s": 5}}
+
+
+@pytest.mark.parametrize("text", ["", "logging: {level: info}\n", "# nothing\n"])
+def test_models_are_pinned_where_none_were_named(text: str) -> None:
+    found = yaml.safe_load(pinned(text, MODELS))
+    assert found == {**(yaml.safe_load(text) or {}), "serving": {"models": MODELS}}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    for name in ("service.py", "kaiten.yaml", "README.md", "secret.env", "kaiten/a.py", "notes.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"# {name}\n")
+    (folder / "bentofile.yaml").write_text(
+        "include: [/service.py, /kaiten.yaml, '/kaiten/**/*.py']\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", ["README.md", "kaiten/link.py", "kaiten/more"])
+def test_link_that_leaves_the_project_is_refused(name: str, project: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "a.py").write_text("secret")
+    (project / name).unlink(missing_ok=True)
+    (project / name).symlink_to(tmp_path / "outside" / ("" if name.endswith("more") else "a.py"))
+    with pytest.raises(BuildRefused, match="link"):
+        stage(project, files_of(project), tmp_path / "staged", MODELS)
+
+
+def test_link_within_the_project_is_staged_as_a_file(project: Path, tmp_path: Path) -> None:
+    (project / "kaiten" / "link.py").symlink_to("a.py")
+    stage(project, files_of(project), tmp_path / "staged", MODELS)
+    link = tmp_path / "staged" / "kaiten" / "link.py"
+    assert (link.read_text(), link.is_symlink()) == ("# kaiten/a.py\n", False)
+
+
+def test_only_what_is_listed_is_staged(project: Path, tmp_path: Path) -> None:
+    (project / "service.py").chmod(0o777)
+    stage(project, files_of(project), tmp_path / "staged", MODELS)
+    files = digests(tmp_path / "staged")
+    assert files.keys() == {"service.py", "kaiten.yaml", "README.md", "kaiten/a.py"}
+    assert (tmp_path / "staged" / "service.py").stat().st_mode & 0o777 == 0o644
+
+
+def test_digest_tells_names_and_contents_and_no_more(project: Path) -> None:
+    before = digest_of(digests(project))
+    (project / "notes.py").touch()
+    assert digest_of(digests(project)) == before
+    (project / "notes.py").write_text("changed")
+    changed = digest_of(digests(project))
+    (project / "notes.py").rename(project / "others.py")
+    assert len({before, changed, digest_of(digests(project))}) == 3
+
+
+def test_folder_without_a_bentofile_is_no_checkout(tmp_path: Path) -> None:
+    with pytest.raises(BuildRefused, match="built from a checkout"):
+        files_of(tmp_path)

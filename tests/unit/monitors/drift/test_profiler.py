@@ -1,0 +1,231 @@
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from kaiten.settings.models import Drift, Profiles
+from monitors.drift.profiler import Profiler
+from monitors.drift.spool import Source, Spool, columns, read
+from monitors.drift.windows import Window
+from tests.records import recorded
+from tests.unit.gateway.house import CANARY, TAG, V2, House
+
+WINDOW_ROWS = 20
+
+
+@dataclass
+class Judge:
+    """Notes the windows that are closed; a failure is raised instead."""
+
+    closed: list[int] = field(default_factory=list)
+    failure: Exception | None = None
+    asked: threading.Event = field(default_factory=threading.Event)
+
+    def close(self, window: Window) -> None:
+        self.asked.set()
+        if self.failure is not None:
+            raise self.failure
+        self.closed.append(window.rows)
+
+
+class Worker:
+    """A profiler that is driven by hand."""
+
+    def __init__(
+        self,
+        folder: Path,
+        max_pending_records: int = 10_000,
+        tenant_of: Callable[[str], str] = lambda _: "",
+        models: Sequence[str] = (TAG,),
+    ) -> None:
+        self.dropped: list[int] = []
+        self.judge = Judge()
+        self.asked = 0
+        self.spool = Spool(folder / "spool")
+        self.profiler = Profiler(
+            folder,
+            models,
+            (
+                Profiles(max_pending_records=max_pending_records),
+                Drift(window_rows=WINDOW_ROWS, min_rows=10),
+            ),
+            self._watch,
+            self.dropped.append,
+            tenant_of,
+        )
+
+    def _watch(self) -> Judge:
+        self.asked += 1
+        return self.judge
+
+    def put(self, count: int) -> None:
+        self.profiler.put([recorded(model=TAG)] * count)
+
+    @property
+    def spooled(self) -> int:
+        return sum(part.rows for part in self.spool.parts(Source(TAG, "production")))
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Worker:
+    return Worker(tmp_path)
+
+
+def test_a_turn_spools_what_waits(worker: Worker) -> None:
+    worker.put(3)
+    worker.put(4)
+    assert worker.spooled == 0
+    worker.profiler.step()
+    assert worker.spooled == 7
+    worker.profiler.step()
+    assert worker.spooled == 7
+
+
+@pytest.mark.parametrize(
+    ("puts", "kept", "dropped"),
+    [
+        ([5], 5, []),
+        ([6], 5, [1]),
+        ([4, 3, 2], 5, [2, 2]),
+        ([5, 0], 5, []),
+        ([100], 5, [95]),
+    ],
+)
+def test_what_has_no_room_is_counted_as_dropped(
+    tmp_path: Path, puts: list[int], kept: int, dropped: list[int]
+) -> None:
+    worker = Worker(tmp_path, max_pending_records=5)
+    for count in puts:
+        worker.put(count)
+    worker.profiler.step()
+    assert (worker.spooled, worker.dropped) == (kept, dropped)
+
+
+def test_there_is_room_again_after_a_turn(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, max_pending_records=5)
+    for _ in range(3):
+        worker.put(5)
+        worker.profiler.step()
+    assert (worker.spooled, worker.dropped) == (15, [])
+
+
+def test_a_full_window_is_closed_and_forgotten(worker: Worker) -> None:
+    worker.put(WINDOW_ROWS)
+    worker.profiler.step()
+    assert worker.judge.closed == [WINDOW_ROWS]
+    assert worker.spooled == 0
+
+
+def test_what_judges_is_asked_for_only_where_there_is_a_window(worker: Worker) -> None:
+    worker.put(WINDOW_ROWS - 1)
+    worker.profiler.step()
+    assert worker.asked == 0
+    worker.put(1)
+    worker.profiler.step()
+    assert worker.asked == 1
+
+
+def test_windows_count_over_all_workers_and_one_of_them_closes(tmp_path: Path) -> None:
+    first, second = Worker(tmp_path), Worker(tmp_path)
+    first.profiler.step()
+    for each in (second, first):
+        each.put(WINDOW_ROWS // 2)
+    second.profiler.step()
+    first.profiler.step()
+    assert (first.judge.closed, second.judge.closed) == ([WINDOW_ROWS], [])
+
+
+def test_another_worker_takes_over_once_one_is_gone(tmp_path: Path) -> None:
+    first, second = Worker(tmp_path), Worker(tmp_path)
+    first.profiler.step()
+    second.profiler.step()
+    first.put(WINDOW_ROWS)
+    first.profiler.close()
+    assert first.judge.closed == []
+    second.profiler.step()
+    assert second.judge.closed == [WINDOW_ROWS]
+
+
+def test_a_window_that_can_not_be_judged_is_counted_and_holds_up_no_other(worker: Worker) -> None:
+    worker.judge.failure = ValueError("what nobody thought of")
+    worker.put(WINDOW_ROWS)
+    with capture_logs() as logs:
+        worker.profiler.step()
+    assert worker.dropped == [WINDOW_ROWS]
+    assert [each["event"] for each in logs] == ["window_not_judged"]
+    worker.judge.failure = None
+    worker.put(WINDOW_ROWS)
+    worker.profiler.step()
+    assert worker.judge.closed == [WINDOW_ROWS]
+
+
+def test_a_window_that_a_full_disk_holds_up_is_tried_again_and_told_of_once(worker: Worker) -> None:
+    worker.judge.failure = OSError(28, "No space left on device")
+    worker.put(WINDOW_ROWS)
+    with capture_logs() as logs:
+        for _ in range(3):
+            worker.profiler.step()
+    assert worker.dropped == []
+    assert [each["event"] for each in logs] == ["windows_not_looked_at"]
+    worker.judge.failure = None
+    worker.profiler.step()
+    assert worker.judge.closed == [WINDOW_ROWS]
+
+
+def test_a_server_closes_the_windows_of_what_it_serves_and_of_nothing_else(tmp_path: Path) -> None:
+    other = Worker(tmp_path, models=["topic:2.1.0"])
+    # It comes first, and holds what it needs.
+    other.profiler.step()
+    worker = Worker(tmp_path)
+    worker.put(WINDOW_ROWS)
+    worker.profiler.step()
+    other.profiler.step()
+    assert (worker.judge.closed, other.judge.closed) == ([WINDOW_ROWS], [])
+
+
+def test_what_can_not_be_spooled_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "in-the-way").write_text("a file")
+    worker = Worker(tmp_path / "in-the-way")
+    worker.put(3)
+    with capture_logs() as logs:
+        worker.profiler.step()
+        worker.profiler.close()
+    assert worker.dropped == [3]
+    assert {each["event"] for each in logs} == {"profiling_failed", "windows_not_looked_at"}
+
+
+def test_closing_a_profiler_that_never_started_spools_what_is_left(worker: Worker) -> None:
+    worker.put(3)
+    worker.profiler.close()
+    assert worker.spooled == 3
+
+
+def test_the_thread_takes_turns_until_it_is_closed(worker: Worker) -> None:
+    worker.profiler.start()
+    worker.put(WINDOW_ROWS)
+    assert worker.judge.asked.wait(30)
+    worker.put(3)
+    worker.profiler.close()
+    assert worker.judge.closed == [WINDOW_ROWS]
+    assert worker.spooled == 3
+
+
+async def test_no_text_is_spooled(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    await House(sink=worker.profiler).post(V2, {"inputs": [CANARY, f"billing {CANARY}"]})
+    worker.profiler.step()
+    (part,) = worker.spool.parts(Source(TAG, "production"))
+    assert columns(read([part]))["label"].tolist() == ["billing", "billing"]
+    for encoding in ("utf-8", "utf-32-le"):
+        assert CANARY.encode(encoding) not in part.path.read_bytes()
+
+
+def test_tenants_are_told_apart_by_their_pseudonyms(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, tenant_of=lambda subject: f"pseudonym of {len(subject)}")
+    worker.put(2)
+    worker.profiler.step()
+    (part,) = worker.spool.parts(Source(TAG, "production"))
+    assert read([part])[0]["tenant"].tolist() == ["pseudonym of 13"] * 2

@@ -1,0 +1,81 @@
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from monitors.drift.features import columns_of
+from monitors.drift.whylogs_profiles import Profile
+from tests.records import recorded
+
+AT = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+def numbers(*values: float) -> Profile:
+    return Profile.of({"text_length": np.array(values)})
+
+
+def test_a_profile_is_read_back_as_it_was_written() -> None:
+    records = [recorded(text_length=length, label=f"l{length % 2}") for length in range(1, 11)]
+    found = Profile.read(Profile.of(columns_of(records), AT).written())
+    assert found.count("text_length") == 10
+    assert found.classes("label") == {"l0": 5, "l1": 5}
+    assert found.quantiles("text_length", [0, 1]).tolist() == [1, 10]
+    assert found.started_at == AT
+
+
+def test_shares_below_leave_the_point_itself_out() -> None:
+    points = np.array([0.5, 1, 2, 2.5, 4])
+    assert numbers(1, 2, 2, 3).below("text_length", points).tolist() == [0, 0, 0.25, 0.75, 1]
+
+
+def test_profiles_of_several_workers_are_merged() -> None:
+    one = Profile.of(columns_of([recorded(label="a", text_length=1)] * 3))
+    other = Profile.of(columns_of([recorded(label="b", text_length=5)]))
+    both = one.merged(other)
+    assert (both.count("label"), both.classes("label")) == (4, {"a": 3, "b": 1})
+    assert both.quantiles("text_length", [0, 1]).tolist() == [1, 5]
+    # Neither is changed by it.
+    assert (one.count("label"), other.count("label")) == (3, 1)
+
+
+def test_what_a_record_has_not_is_left_out() -> None:
+    some = Profile.of(columns_of([recorded(distance=0.5), recorded(distance=None)]))
+    assert (some.count("distance"), some.count("confidence")) == (1, 2)
+    none = Profile.of(columns_of([recorded(distance=None)]))
+    assert none.count("distance") == 0
+    assert np.isnan(none.quantiles("distance", [0.5])).all()
+    assert none.merged(some).count("distance") == 1
+
+
+def test_counts_of_many_classes_are_exact() -> None:
+    labels = [f"label-{index}" for index in range(500) for _ in range(index % 7 + 1)]
+    found = Profile.of({"label": np.array(labels)}).classes("label")
+    assert found == {f"label-{index}": index % 7 + 1 for index in range(500)}
+
+
+@pytest.mark.parametrize("size", [1000, 10_000])
+def test_quantiles_are_near_those_of_the_numbers(size: int) -> None:
+    values = np.random.default_rng(1).gamma(2, size=size)
+    found = Profile.of({"text_length": values}).quantiles("text_length", [0.1, 0.5, 0.9])
+    ranks = (values[:, None] <= found).mean(axis=0)
+    assert ranks == pytest.approx([0.1, 0.5, 0.9], abs=0.01)
+
+
+def test_whylogs_brings_nothing_that_costs_much() -> None:
+    code = (
+        "import sys, monitors.drift.whylogs_profiles\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"pandas", "sklearn", "scipy", "pyarrow", "PIL"} & {*found.stdout.split()}
+
+
+def test_what_is_hidden_from_whylogs_is_there_again() -> None:
+    code = (
+        "import monitors.drift.whylogs_profiles, pandas, sklearn\n"
+        "print(pandas.DataFrame({'a': [1]}).a.sum())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "1"

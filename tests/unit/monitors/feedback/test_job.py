@@ -1,0 +1,132 @@
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from kaiten.feedback import Label, VersionQuality
+from kaiten.settings.models import Quality
+from monitors.feedback.database import Database
+from monitors.feedback.job import QualityWatch
+from monitors.feedback.labels import Labels
+from monitors.feedback.retention import Pruning
+from monitors.feedback.windows import Windows
+from tests.e2e.house import free_port
+from tests.unit.monitors.feedback.house import know, put, row, truths
+
+
+@dataclass
+class Shown:
+    shown: list[Sequence[VersionQuality]] = field(default_factory=list)
+    labels: Counter[str] = field(default_factory=Counter)
+    away: list[bool] = field(default_factory=list)
+    wal: list[int] = field(default_factory=list)
+
+    def quality_measured(self, found: Sequence[VersionQuality]) -> None:
+        self.shown.append(found)
+
+    def labels_taken(self, outcome: str, count: int) -> None:
+        self.labels[outcome] += count
+
+    def database_away(self, *, away: bool) -> None:
+        self.away.append(away)
+
+    def database_wal(self, size: int) -> None:
+        self.wal.append(size)
+
+
+@dataclass
+class Host:
+    """The workers of one host, each with a clock that the test sets."""
+
+    home: Path
+    database: Database
+    now: float = 1000.0
+    shown: Shown = field(default_factory=Shown)
+
+    def worker(self) -> QualityWatch:
+        labels = Labels(self.database, lambda: self.now)
+        windows = Windows(self.database, {}, 10)
+        pruning = Pruning(self.database, Quality(keep_days=1))
+        clock = lambda: self.now  # noqa: E731
+        return QualityWatch(self.home, labels, windows, pruning, self.shown, clock)
+
+    @property
+    def accuracies(self) -> list[float | None]:
+        measures = (found[0].measures for found in self.shown.shown)
+        return [each.accuracy if each else None for each in measures]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    database = Database(make_url(f"sqlite:///{tmp_path / 'quality.sqlite'}"))
+    know(database)
+    return Host(tmp_path, database)
+
+
+def test_one_worker_measures_until_it_ends(host: Host) -> None:
+    first, second = host.worker(), host.worker()
+    assert first.step()
+    assert not second.step()
+    first.close()
+    assert second.step()
+    second.close()
+
+
+def test_what_has_not_changed_is_not_measured_again(host: Host) -> None:
+    put(host.database, row(answered_at=host.now))
+    watch = host.worker()
+    for _ in range(3):
+        watch.step()
+    assert host.accuracies == [None]
+    Labels(host.database, lambda: host.now).take([Label("request-1", 0, "billing")], None)
+    watch.step()
+    watch.step()
+    assert host.accuracies == [None, 1.0]
+    watch.close()
+
+
+def test_label_that_came_first_is_joined_and_measured(host: Host) -> None:
+    labels = Labels(host.database, lambda: host.now)
+    labels.take([Label("request-1", 0, "billing"), Label("later", 0, "billing")], None)
+    watch = host.worker()
+    watch.step()
+    put(host.database, row(answered_at=host.now))
+    watch.step()
+    assert truths(host.database) == [("request-1", 0, "billing")]
+    assert host.shown.shown[-1][0].measures is not None
+    # One that has waited for long is looked at once a minute.
+    host.now += 61
+    watch.step()
+    put(host.database, row(answered_at=host.now, request_id="later"))
+    watch.step()
+    assert truths(host.database)[1] == ("later", 0, None)
+    host.now += 60
+    watch.step()
+    assert truths(host.database)[1] == ("later", 0, "billing")
+    assert host.shown.labels == {"joined_later": 2}
+    assert set(host.shown.away) == {False}
+    watch.close()
+
+
+def test_what_is_too_old_is_pruned_each_minute(host: Host) -> None:
+    watch = host.worker()
+    watch.step()
+    put(host.database, row(answered_at=0.0))
+    host.now += 2 * 86_400
+    watch.step()
+    assert truths(host.database) == []
+    watch.close()
+
+
+def test_database_that_is_away_costs_turns_and_no_more(tmp_path: Path) -> None:
+    url = make_url(f"postgresql+psycopg://kaiten:x@127.0.0.1:{free_port()}/postgres")
+    host = Host(tmp_path, Database(url))
+    watch = host.worker()
+    assert watch.step()
+    assert watch.step()
+    assert host.shown.shown == []
+    assert host.shown.away == [True, True]
+    watch.close()

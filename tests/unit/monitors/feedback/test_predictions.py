@@ -1,0 +1,163 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, select
+from sqlalchemy.engine import URL, make_url
+from structlog.testing import capture_logs
+
+from kaiten.errors import DatabaseUnavailable
+from kaiten.settings.models import Quality
+from monitors.feedback.database import RETRY_S, Database
+from monitors.feedback.predictions import PredictionLog
+from monitors.feedback.tables import predictions
+from monitors.feedback.version_labels import Versions
+from tests.postgres_server import postgres_server
+from tests.records import recorded
+from tests.unit.monitors.feedback.house import truths
+
+VERSIONS = Versions({"intent:1.0.0": ["billing", "delivery"]})
+
+
+@dataclass
+class Dropped:
+    counts: list[int] = field(default_factory=list)
+
+    def __call__(self, count: int) -> None:
+        self.counts.append(count)
+
+
+def log_of(database: Database, dropped: Dropped, room: int = 100) -> PredictionLog:
+    return PredictionLog(
+        database, VERSIONS, Quality(max_pending_records=room), dropped, lambda: 1234.5
+    )
+
+
+def test_what_was_answered_is_written_without_a_text_or_a_subject(database: Database) -> None:
+    dropped = Dropped()
+    log = log_of(database, dropped)
+    log.put([recorded(item=1, confidence=0.25), recorded(item=2)])
+    log.put([recorded(request_id="request-2", label="other")])
+    log.step()
+    with database.reading() as connection:
+        rows = [dict(each) for each in connection.execute(select(predictions)).mappings()]
+    assert {key: value for key, value in rows[0].items() if key != "id"} == {
+        "request_id": "request-1",
+        "item": 1,
+        "model": "intent",
+        "version": "1.0.0",
+        "arm": "production",
+        "label": "billing",
+        "confidence": 0.25,
+        "answered_at": 1234.5,
+        "truth": None,
+    }
+    assert [(each["request_id"], each["item"]) for each in rows[1:]] == [
+        ("request-1", 2),
+        ("request-2", 0),
+    ]
+    assert not dropped.counts
+
+
+def test_what_does_not_fit_is_counted(database: Database) -> None:
+    dropped = Dropped()
+    log = log_of(database, dropped, room=3)
+    log.put([recorded(item=item) for item in range(5)])
+    log.put([recorded(item=5)])
+    assert dropped.counts == [2, 1]
+    log.step()
+    log.put([recorded(item=6)])
+    log.step()
+    assert [item for _, item, _ in truths(database)] == [0, 1, 2, 6]
+
+
+def test_what_waits_is_written_at_the_end(database: Database) -> None:
+    log = log_of(database, Dropped())
+    log.start()
+    log.put([recorded(item=item) for item in range(7)])
+    log.close()
+    assert len(truths(database)) == 7
+
+
+def test_what_was_answered_while_the_database_was_away_is_written_once_it_is_back() -> None:
+    now, dropped = 100.0, Dropped()
+    with postgres_server() as server:
+        database = Database(make_url(server.url), lambda: now)
+        log = log_of(database, dropped, room=3)
+        log.put([recorded(item=0)])
+        log.step()
+        server.stop()
+        log.put([recorded(item=1)])
+        log.step()
+        log.put([recorded(item=2)])
+        log.step()
+        # What could not be written still takes its place.
+        log.put([recorded(item=3), recorded(item=4)])
+        assert dropped.counts == [1]
+        server.start()
+        now += RETRY_S
+        log.step()
+        log.step()
+        assert [item for _, item, _ in truths(database)] == [0, 1, 2, 3]
+        database.close()
+
+
+class Breaking(Database):
+    """Loses its first connection just after the commit."""
+
+    broken = False
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        with super().writing() as connection:
+            yield connection
+        if not self.broken:
+            self.broken = True
+            raise DatabaseUnavailable
+
+
+def test_what_was_committed_as_the_connection_broke_is_not_written_twice(url: URL) -> None:
+    database = Breaking(url)
+    log = log_of(database, Dropped())
+    log.put([recorded(item=item) for item in range(3)])
+    log.step()
+    log.put([recorded(item=3)])
+    log.step()
+    log.step()
+    assert [item for _, item, _ in truths(database)] == [0, 1, 2, 3]
+    database.close()
+
+
+def test_row_that_can_not_be_written_costs_itself_and_no_more(database: Database) -> None:
+    dropped = Dropped()
+    log = log_of(database, dropped)
+    database.migrate()
+    bad = recorded(label=object())
+    log.put([bad if item in {3, 17} else recorded(item=item) for item in range(20)])
+    with capture_logs() as logged:
+        log.step()
+    assert [each["event"] for each in logged] == ["predictions_not_written"] * 2
+    assert dropped.counts == [1, 1]
+    written = [item for _, item, _ in truths(database)]
+    assert written == [item for item in range(20) if item not in {3, 17}]
+
+
+def test_rows_of_which_none_can_be_written_are_told_of_once_and_not_tried_for_ever(
+    database: Database,
+) -> None:
+    dropped = Dropped()
+    log = log_of(database, dropped, room=1000)
+    database.migrate()
+    with capture_logs() as logged:
+        for _ in range(2):
+            log.put([recorded(label=object()) for _ in range(1000)])
+            log.step()
+        assert sum(dropped.counts) == 2000
+        assert len(dropped.counts) < 200
+        assert [each["event"] for each in logged] == ["predictions_not_written"]
+        log.put([recorded()])
+        log.step()
+        log.put([recorded(label=object())])
+        log.step()
+    assert [each["event"] for each in logged] == ["predictions_not_written"] * 2
+    assert len(truths(database)) == 1

@@ -1,0 +1,175 @@
+import json
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from kaiten.settings.loader import ROOT, environment_for
+from tests.unit.gateway.house import Json
+
+CANARY = "canary-4711"
+# Logging belongs to the whole process, so each test looks at one of its own.
+SCRIPT = """
+import logging
+import sys
+import structlog
+from kaiten.context import RequestContext, bind
+from kaiten.errors import CallerGone
+from kaiten.settings.models import Logging
+from monitors.logging.setup import configure
+
+logger = structlog.get_logger("gateway.example")
+configure(Logging(level=sys.argv[1]))
+configure(Logging(level=sys.argv[1]))
+
+
+def fail() -> None:
+    raise ValueError("canary-4711")
+
+
+def fail_again() -> None:
+    try:
+        fail()
+    except ValueError as error:
+        raise RuntimeError(f"because of {error}") from error
+
+
+logger.info("outside_a_request", number=1, thing=object(), text="ü\\nsecond line")
+bind(RequestContext("request-1"))
+logger.debug("details")
+logger.info("inside_a_request")
+logger.warning("warned")
+logging.getLogger("bentoml").info("of %s", "bentoml")
+logging.getLogger("bentoml.deeper").info("of bentoml's inside")
+logging.getLogger("uvicorn.error").warning("of uvicorn\\n")
+logging.getLogger("transformers").info("chatter")
+logging.getLogger("transformers").warning("of transformers")
+logging.getLogger("uvicorn.error").error("farewell", exc_info=CallerGone())
+try:
+    fail_again()
+except RuntimeError:
+    logger.exception("ours_failed")
+    logging.getLogger("uvicorn.error").error("theirs_failed", exc_info=True)
+    logging.getLogger("bentoml").exception("bentoml_failed")
+"""
+
+
+def lines(level: str) -> list[Json]:
+    finished = subprocess.run(
+        [sys.executable, "-c", SCRIPT, level],
+        capture_output=True,
+        check=True,
+        cwd=ROOT,
+        env=environment_for({"PYTHONIOENCODING": "utf-8"}),
+    )
+    assert finished.stdout == b""
+    return [json.loads(line) for line in finished.stderr.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def logged() -> list[Json]:
+    return lines("info")
+
+
+def line(logged: list[Json], event: str) -> Json:
+    (found,) = [each for each in logged if each["event"] == event]
+    return found
+
+
+def test_every_line_says_what_when_and_how_bad(logged: list[Json]) -> None:
+    for each in logged:
+        assert {"event", "level", "timestamp", "logger"} <= set(each)
+        assert datetime.fromisoformat(each["timestamp"]).utcoffset() == timedelta(0)
+        assert each["level"] in {"info", "warning", "error"}
+
+
+def test_a_line_keeps_what_it_was_given(logged: list[Json]) -> None:
+    found = line(logged, "outside_a_request")
+    assert (found["number"], found["text"]) == (1, "ü\nsecond line")
+    assert (found["level"], found["logger"]) == ("info", "gateway.example")
+
+
+def test_a_line_within_a_request_has_its_id(logged: list[Json]) -> None:
+    without = [each["event"] for each in logged if "request_id" not in each]
+    assert without == ["outside_a_request"]
+    assert {each["request_id"] for each in logged if "request_id" in each} == {"request-1"}
+
+
+@pytest.mark.parametrize(
+    ("event", "name", "level"),
+    [
+        ("of bentoml", "bentoml", "info"),
+        ("of bentoml's inside", "bentoml.deeper", "info"),
+        ("of uvicorn\n", "uvicorn.error", "warning"),
+        ("of transformers", "transformers", "warning"),
+    ],
+)
+def test_other_loggers_take_the_same_form(
+    logged: list[Json], event: str, name: str, level: str
+) -> None:
+    found = line(logged, event)
+    assert (found["logger"], found["level"]) == (name, level)
+    assert found["request_id"] == "request-1"
+
+
+@pytest.mark.parametrize("event", ["ours_failed", "theirs_failed", "bentoml_failed"])
+def test_an_exception_is_logged_by_type_and_place(logged: list[Json], event: str) -> None:
+    found = line(logged, event)
+    assert (found["level"], found["error"]) == ("error", "RuntimeError")
+    assert found["raised_at"][-1].endswith(" in fail_again")
+    assert "exception" not in found
+
+
+def test_an_exceptions_message_is_not_logged(logged: list[Json]) -> None:
+    assert CANARY not in json.dumps(logged)
+
+
+@pytest.mark.parametrize(
+    ("level", "seen"),
+    [
+        ("debug", {"details", "inside_a_request", "warned", "ours_failed"}),
+        ("info", {"inside_a_request", "warned", "ours_failed"}),
+        ("warning", {"warned", "ours_failed"}),
+        ("error", {"ours_failed"}),
+    ],
+)
+def test_the_level_chooses_what_is_logged(level: str, seen: set[str]) -> None:
+    ours = {each["event"] for each in lines(level) if each["logger"] == "gateway.example"}
+    assert ours - {"outside_a_request"} == seen
+
+
+def test_an_answer_that_finds_its_caller_gone_is_no_failure(logged: list[Json]) -> None:
+    assert "farewell" not in {each["event"] for each in logged}
+
+
+def test_chatter_of_libraries_is_left_out(logged: list[Json]) -> None:
+    assert "chatter" not in {each["event"] for each in logged}
+
+
+ACTS = """
+import sys
+from pathlib import Path
+from gateway.security_log import PER_SOURCE, log_event, log_operator_action
+from kaiten.settings.models import Logging
+from monitors.logging.setup import configure, keep_acts
+configure(Logging())
+keep_acts(Path(sys.argv[1]))
+for number in range(3 * PER_SOURCE):
+    log_event("token_rejected", "size")
+    log_operator_action("revoked", number=number)
+"""
+
+
+def test_acts_of_operators_have_a_file_of_their_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ACTS, str(tmp_path)]
+    # Two commands, as an operator gives them.
+    for _ in range(2):
+        subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
+    (file,) = tmp_path.iterdir()
+    acts = [json.loads(each) for each in file.read_text("utf-8").splitlines()]
+    assert file.name == "audit.log"
+    assert [each["number"] for each in acts] == 2 * [*range(30)]
+    assert {each["event"] for each in acts} == {"revoked"}
+    assert file.stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,494 @@
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from kaiten.feedback import Measures, VersionQuality
+from kaiten.settings.loader import ROOT, environment_for
+from monitors.metrics import Instruments
+from runners.batching.observer import BatchReport
+from tests.small_disk import fill, fill_inodes, small_disk
+
+V1 = "/api/v1/predict"
+V2 = "/api/v2/predict"
+TAG = "intent:1.0.0"
+MODEL = {"model": "intent", "version": "1.0.0"}
+SERVICE = {"service_name": "kaiten_service", "service_version": "7"}
+
+# Takes a directory and a number of requests, and leaves one more in progress.
+WORKER = """
+import sys
+from monitors.metrics import Instruments
+instruments = Instruments(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    instruments.request_started("/api/v2/predict")
+    instruments.request_answered("/api/v2/predict", "intent:1.0.0", 200, 0.01)
+instruments.request_started("/api/v2/predict")
+print("done", flush=True)
+sys.stdin.read()
+"""
+SCRAPE = """
+import sys
+from kaiten.settings.models import Logging
+from monitors.metrics import Instruments
+from monitors.logging.setup import configure
+configure(Logging())
+sys.stdout.buffer.write(Instruments(sys.argv[1]).exposition()[0])
+"""
+
+
+QUALITY = """
+import sys
+from datetime import UTC, datetime
+from kaiten.feedback import Estimate, Measures, VersionQuality
+from monitors.metrics import Instruments
+at = datetime.now(UTC)
+measures = Measures(40, at, at, float(sys.argv[2]), 0.8, 0.7, 0.75)
+estimate = Estimate(0.88, 0.85, 0.91, 1000, 0.01, 200, 5)
+found = [
+    VersionQuality("intent", "1.0.0", "production", measures, estimate),
+    VersionQuality("intent", "2.0.0", "shadow", None, None),
+]
+Instruments(sys.argv[1]).quality_measured(found)
+"""
+
+
+class Samples:
+    """The samples of an exposition, by name and labels."""
+
+    def __init__(self, exposition: bytes) -> None:
+        self._families = list(text_string_to_metric_families(exposition.decode()))
+
+    @property
+    def families(self) -> list[str]:
+        return [family.name for family in self._families]
+
+    def labels(self, name: str) -> list[Mapping[str, str]]:
+        return [labels for labels, _ in self._named(name)]
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return the one sample that has these labels, among others."""
+        found = [value for has, value in self._named(name) if labels.items() <= has.items()]
+        assert len(found) == 1, f"{len(found)} samples of {name} with {labels}"
+        return found[0]
+
+    def _named(self, name: str) -> Iterator[tuple[Mapping[str, str], float]]:
+        for family in self._families:
+            for sample in family.samples:
+                if sample.name == name:
+                    yield sample.labels, sample.value
+
+
+def samples(instruments: Instruments) -> Samples:
+    return Samples(instruments.exposition()[0])
+
+
+def answer(instruments: Instruments, endpoint: str, model: str, status: int) -> None:
+    instruments.request_started(endpoint)
+    instruments.request_answered(endpoint, model, status, 0.25)
+
+
+def test_requests_are_counted_by_route_status_and_model() -> None:
+    instruments = Instruments()
+    for status in (200, 200, 429):
+        answer(instruments, V2, TAG, status)
+    answer(instruments, V1, "", 401)
+    found = samples(instruments)
+    name = "model_requests_total"
+    assert found.value(name, endpoint=V2, status="200", **MODEL) == 2
+    assert found.value(name, endpoint=V2, status="429", **MODEL) == 1
+    assert found.value(name, endpoint=V1, status="401", model="", version="") == 1
+
+
+def test_truncated_texts_are_counted_by_model() -> None:
+    instruments = Instruments()
+    instruments.texts_truncated(TAG, 3)
+    instruments.texts_truncated(TAG, 2)
+    assert samples(instruments).value("kaiten_truncated_texts_total", **MODEL) == 5
+
+
+def test_requests_are_timed() -> None:
+    instruments = Instruments()
+    for seconds in (0.002, 0.25, 20):
+        instruments.request_started(V2)
+        instruments.request_answered(V2, TAG, 200, seconds)
+    found = samples(instruments)
+    name = "model_request_duration_seconds"
+    assert found.value(f"{name}_count", endpoint=V2, status="200") == 3
+    assert found.value(f"{name}_sum", endpoint=V2, status="200") == pytest.approx(20.252)
+    buckets = [found.value(f"{name}_bucket", le=le) for le in ("0.001", "0.0025", "0.25", "+Inf")]
+    assert buckets == [0, 1, 2, 3]
+
+
+def test_requests_in_progress_are_those_started_and_not_answered() -> None:
+    instruments = Instruments()
+    instruments.request_started(V2)
+    answer(instruments, V2, TAG, 200)
+    assert samples(instruments).value("model_requests_in_progress", endpoint=V2) == 1
+
+
+def test_instruments_are_apart_from_each_other() -> None:
+    one, other = Instruments(), Instruments()
+    answer(one, V2, TAG, 200)
+    assert samples(other).labels("model_requests_total") == []
+
+
+def test_a_batch_is_measured() -> None:
+    instruments = Instruments()
+    report = BatchReport(
+        size=3, tokens=60, padded_tokens=80, queue_seconds=[0.1, 0.2, 0.3], inference_seconds=0.05
+    )
+    instruments.observer(TAG).batch_computed(report)
+    found = samples(instruments)
+    sums = {
+        "model_batch_size": (1, 3),
+        "model_batch_tokens": (1, 80),
+        "model_batch_padding_ratio": (1, 0.25),
+        "model_queue_seconds": (3, 0.6),
+        "model_inference_seconds": (1, 0.05),
+    }
+    for name, (count, total) in sums.items():
+        assert found.value(f"{name}_count", **MODEL) == count
+        assert found.value(f"{name}_sum", **MODEL) == pytest.approx(total)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "le", "below"), [(80, "0.01", 1), (64, "0.1", 0), (64, "0.2", 1)]
+)
+def test_padding_is_a_share_of_the_computed_tokens(tokens: int, le: str, below: int) -> None:
+    instruments = Instruments()
+    report = BatchReport(1, tokens, padded_tokens=80, queue_seconds=[0], inference_seconds=0)
+    instruments.observer(TAG).batch_computed(report)
+    found = samples(instruments)
+    assert found.value("model_batch_padding_ratio_bucket", le=le, **MODEL) == below
+
+
+def test_batch_of_items_that_cost_nothing_has_no_padding() -> None:
+    report = BatchReport(2, 0, padded_tokens=0, queue_seconds=[0, 0], inference_seconds=0)
+    assert report.padding_ratio == 0
+
+
+def test_the_queue_and_failures_are_told_by_model() -> None:
+    instruments = Instruments()
+    one, other = instruments.observer(TAG), instruments.observer("topic:2.1.0")
+    one.queue_changed(7)
+    one.queue_changed(4)
+    one.batch_failed()
+    one.batch_failed()
+    one.out_of_memory()
+    other.queue_changed(1)
+    found = samples(instruments)
+    assert found.value("model_queue_items", **MODEL) == 4
+    assert found.value("model_queue_items", model="topic", version="2.1.0") == 1
+    assert found.value("model_batch_failures_total", **MODEL) == 2
+    assert found.value("model_out_of_memory_total", **MODEL) == 1
+    assert found.value("model_batch_failures_total", model="topic", version="2.1.0") == 0
+
+
+def test_items_that_were_not_computed_are_counted_by_reason() -> None:
+    instruments = Instruments()
+    observer = instruments.observer(TAG)
+    observer.items_skipped(gone=2, expired=0)
+    observer.items_skipped(gone=1, expired=4)
+    found = samples(instruments)
+    assert found.value("model_skipped_items_total", **MODEL, reason="gone") == 3
+    assert found.value("model_skipped_items_total", **MODEL, reason="expired") == 4
+
+
+def test_dropped_records_are_counted() -> None:
+    instruments = Instruments()
+    assert samples(instruments).value("model_profile_records_dropped_total") == 0
+    instruments.records_dropped(3)
+    instruments.records_dropped(2)
+    assert samples(instruments).value("model_profile_records_dropped_total") == 5
+
+
+def test_requests_have_the_names_that_bentoml_gives_them() -> None:
+    instruments = Instruments(bento_version="7")
+    for model in (TAG, TAG, "topic:2.1.0"):
+        answer(instruments, V2, model, 200)
+    answer(instruments, V1, "", 401)
+    instruments.request_started(V1)
+    found = samples(instruments)
+    labels = [
+        SERVICE | {"endpoint": V2, "http_response_code": "200"},
+        SERVICE | {"endpoint": V1, "http_response_code": "401"},
+    ]
+    total, duration = "bentoml_service_request_total", "bentoml_service_request_duration_seconds"
+    for name in (total, f"{duration}_count", f"{duration}_sum"):
+        assert found.labels(name) == labels
+    assert [found.value(total, **each) for each in labels] == [3, 1]
+    assert [found.value(f"{duration}_sum", **each) for each in labels] == [0.75, 0.25]
+    assert [found.value(f"{duration}_bucket", **each, le="0.5") for each in labels] == [3, 1]
+    assert found.value("bentoml_service_request_in_progress", **SERVICE, endpoint=V1) == 1
+    assert found.value("bentoml_service_request_in_progress", **SERVICE, endpoint=V2) == 0
+    assert found.labels("bentoml_service_request_in_progress") == [
+        SERVICE | {"endpoint": V2},
+        SERVICE | {"endpoint": V1},
+    ]
+
+
+def test_no_metric_is_told_twice() -> None:
+    instruments = Instruments()
+    answer(instruments, V2, TAG, 200)
+    families = samples(instruments).families
+    assert len(set(families)) == len(families)
+    assert {name for name in families if name.startswith("bentoml_")} == {
+        "bentoml_service_request",
+        "bentoml_service_request_duration_seconds",
+        "bentoml_service_request_in_progress",
+    }
+
+
+def test_the_exposition_says_what_it_is() -> None:
+    content, content_type = Instruments().exposition()
+    assert content.endswith(b"\n")
+    assert content_type.startswith("text/plain; version=")
+
+
+def start(directory: Path, requests: int) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(directory), str(requests)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment_for({"PROMETHEUS_MULTIPROC_DIR": str(directory)}),
+    )
+
+
+@contextmanager
+def workers(directory: Path, *requests: int) -> Iterator[None]:
+    """Start workers, and end them once what they counted has been looked at."""
+    processes = [start(directory, count) for count in requests]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "done\n"
+        yield
+    finally:
+        for process in processes:
+            process.communicate("")
+
+
+def scrape(directory: Path) -> Samples:
+    finished = subprocess.run(
+        [sys.executable, "-c", SCRAPE, str(directory)],
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=ROOT,
+        env=environment_for({"PROMETHEUS_MULTIPROC_DIR": str(directory)}),
+    )
+    return Samples(finished.stdout)
+
+
+def test_workers_are_summed_and_the_gauges_of_dead_ones_forgotten(tmp_path: Path) -> None:
+    with workers(tmp_path, 200, 300):
+        alive = scrape(tmp_path)
+    dead = scrape(tmp_path)
+    for found in (alive, dead):
+        assert found.value("model_requests_total", endpoint=V2, status="200", **MODEL) == 500
+        assert found.value("model_request_duration_seconds_count") == 500
+        assert found.value("model_request_duration_seconds_sum") == pytest.approx(5)
+        assert found.value("bentoml_service_request_total", http_response_code="200") == 500
+        assert found.value("bentoml_service_request_duration_seconds_count") == 500
+        assert len(set(found.families)) == len(found.families)
+    assert alive.value("model_requests_in_progress", endpoint=V2) == 2
+    assert alive.value("bentoml_service_request_in_progress", endpoint=V2) == 2
+    assert dead.labels("model_requests_in_progress") == []
+    assert dead.labels("bentoml_service_request_in_progress") == []
+
+
+def test_refusals_are_counted_by_limit_and_a_worker_that_counts_by_itself_is_shown() -> None:
+    instruments = Instruments()
+    for limit in ("requests", "concurrency", "requests"):
+        instruments.request_limited(limit)
+    instruments.limits_degraded(degraded=True)
+    found = samples(instruments)
+    assert found.value("model_requests_limited_total", limit="requests") == 2
+    assert found.value("model_requests_limited_total", limit="concurrency") == 1
+    assert found.value("model_limits_degraded") == 1
+    instruments.limits_degraded(degraded=False)
+    assert samples(instruments).value("model_limits_degraded") == 0
+
+
+def test_quality_is_what_any_worker_has_measured_last(tmp_path: Path) -> None:
+    environment = environment_for({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)})
+    for accuracy in ("0.5", "0.9"):
+        command = [sys.executable, "-c", QUALITY, str(tmp_path), accuracy]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    command = [sys.executable, "-c", SCRAPE, str(tmp_path)]
+    scraped = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    samples = Samples(scraped.stdout)
+    found = {"arm": "production", **MODEL}
+    assert samples.labels("model_accuracy") == [found]
+    assert samples.value("model_accuracy", **found) == 0.9
+    assert samples.value("model_f1", **found) == 0.75
+    assert samples.value("model_labelled_answers", **found) == 40
+    assert samples.value("model_accuracy_estimate", **found) == 0.88
+    assert samples.value("model_accuracy_estimate_low", **found) == 0.85
+    assert samples.value("model_accuracy_estimate_high", **found) == 0.91
+
+
+def test_predictions_that_were_not_written_are_counted() -> None:
+    instruments = Instruments()
+    instruments.predictions_dropped(3)
+    samples = Samples(instruments.exposition()[0])
+    assert samples.value("model_quality_records_dropped_total") == 3
+
+
+def test_what_is_not_measured_any_more_is_not_shown_as_if_it_were() -> None:
+    instruments = Instruments()
+    at = datetime.now(UTC)
+    one, other = (
+        VersionQuality("intent", version, "production", Measures(1, at, at, 1, 1, 1, 1), None)
+        for version in ("1.0.0", "2.0.0")
+    )
+    instruments.quality_measured([one, other])
+    instruments.quality_measured([other])
+    found = samples(instruments)
+    arm = {"arm": "production", "model": "intent"}
+    assert math.isnan(found.value("model_accuracy", version="1.0.0", **arm))
+    assert found.value("model_accuracy", version="2.0.0", **arm) == 1
+
+
+def test_labels_and_their_database_are_told() -> None:
+    instruments = Instruments()
+    instruments.labels_taken("waiting", 3)
+    instruments.labels_taken("waiting", 1)
+    instruments.database_away(away=True)
+    found = samples(instruments)
+    assert found.value("model_feedback_labels_total", outcome="waiting") == 4
+    assert found.value("model_database_away") == 1
+    instruments.database_away(away=False)
+    assert samples(instruments).value("model_database_away") == 0
+
+
+def test_workers_that_are_ready_are_shown_beside_those_there_should_be() -> None:
+    instruments, ready = Instruments(), [1]
+    instruments.show_workers(2, lambda: ready[0])
+    instruments.worker_started()
+    found = samples(instruments)
+    assert found.value("kaiten_workers_expected") == 2
+    assert found.value("kaiten_workers_ready") == 1
+    assert found.value("kaiten_worker_starts_total") == 1
+    ready[0] = 2
+    assert samples(instruments).value("kaiten_workers_ready") == 2
+
+
+def test_what_serves_is_told_by_labels() -> None:
+    instruments = Instruments(bento_version="1.0.0-cpu-0f2a")
+    served = {"ours:1.0.0": "a" * 64, "theirs:2.0.0": "b" * 64}
+    instruments.show_versions("0.1.0", lambda: served)
+    found = samples(instruments)
+    assert found.value("kaiten_build_info", kaiten="0.1.0", bento="1.0.0-cpu-0f2a") == 1
+    for tag, digest in served.items():
+        name, _, version = tag.partition(":")
+        assert found.value("model_info", model=name, version=version, digest=digest) == 1
+
+
+# Takes a directory; counts in one series, says so, and in very many more once it is told to.
+GROWING = """
+import os, sys
+from kaiten.settings.models import Logging
+from monitors.metrics import Instruments
+from monitors.logging.setup import configure
+configure(Logging())
+instruments = Instruments(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+def answer(model, count):
+    for _ in range(count):
+        instruments.request_started("/api/v2/predict")
+        instruments.request_answered("/api/v2/predict", model, 200, 0.01)
+answer("first:1.0.0", 3)
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(2000):
+    answer(f"m{number}:1.0.0", 1)
+answer("first:1.0.0", 4)
+sys.stdout.buffer.write(instruments.exposition()[0])
+"""
+
+
+@pytest.mark.parametrize("full", ["at the start", "later", "of files"])
+def test_full_disk_costs_no_worker_and_its_own_metrics_stay_right(
+    full: str, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "1m", inodes=8) as disk:
+        if full == "at the start":
+            fill(disk)
+        elif full == "of files":
+            fill_inodes(disk)
+        process = subprocess.Popen(
+            [sys.executable, "-c", GROWING],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env=environment_for({"PROMETHEUS_MULTIPROC_DIR": str(disk)}),
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        if full == "later":
+            fill(disk)
+        out, err = process.communicate(b"\n")
+        assert process.returncode == 0, err
+    found = Samples(out)
+    assert found.value("model_requests_total", model="first") == 7
+    assert found.value("model_requests_total", model="m1999") == 1
+    assert found.value("model_request_duration_seconds_count") == 2007
+    assert found.value("kaiten_metrics_in_memory") > 0
+    # Once, and not for each value.
+    assert err.count(b"metrics_in_memory") == 1
+
+
+def test_disk_that_has_room_keeps_nothing_in_memory_only(tmp_path: Path) -> None:
+    with workers(tmp_path, 5):
+        assert scrape(tmp_path).value("kaiten_metrics_in_memory") == 0
+        for file in tmp_path.glob("*.db"):
+            # Blocks of 512 bytes: without a hole, whose first use could fail.
+            assert file.stat().st_blocks * 512 >= file.stat().st_size > 0
+
+
+def test_prometheus_client_still_makes_and_reads_its_files_by_our_class(tmp_path: Path) -> None:
+    with workers(tmp_path, 5):
+        # A change there, and it would make holes, or read files that are torn, unnoticed.
+        assert {each.stat().st_size for each in tmp_path.glob("*.db")} == {1 << 16}
+        (tmp_path / "counter_5000000.db").write_bytes(b"\1\2\3")
+        found = scrape(tmp_path)
+    assert found.value("model_requests_total") == 5
+    assert found.value("kaiten_metrics_files_torn_total") == 1
+
+
+def test_worker_with_the_id_of_one_that_left_a_torn_file_starts_afresh(tmp_path: Path) -> None:
+    script = (
+        "import os, pathlib, sys\n"
+        "file = pathlib.Path(sys.argv[1], f'counter_{os.getpid()}.db')\n"
+        "file.write_bytes(b'\\x40\\0\\0\\0' + b'\\xff' * 100)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script + WORKER, str(tmp_path), "4"],
+        stdin=subprocess.DEVNULL,
+        check=True,
+        cwd=ROOT,
+        env=environment_for({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}),
+    )
+    assert finished.returncode == 0
+    assert scrape(tmp_path).value("model_requests_total") == 4
+
+
+def test_lines_that_were_not_written_are_counted_by_target() -> None:
+    instruments = Instruments()
+    instruments.log_lines_dropped("console", 2)
+    instruments.log_lines_dropped("security", 1)
+    found = samples(instruments)
+    values = {
+        target: found.value("kaiten_log_lines_dropped_total", target=target)
+        for target in ("console", "requests", "security")
+    }
+    assert values == {"console": 2, "requests": 0, "security": 1}

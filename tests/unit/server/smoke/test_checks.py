@@ -1,0 +1,321 @@
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain, count, repeat
+
+import pytest
+
+from lifecycle.evaluate.rows import Rows
+from server.smoke.checks import Asked, Check, try_out
+from tests.unit.server.smoke.deployment import (
+    HEADERS,
+    PREDICT,
+    TAG,
+    TOKEN,
+    Answer,
+    Deployment,
+    Request,
+    Rule,
+    deployed,
+    envelope,
+    labelled,
+    metrics,
+    predicted,
+)
+
+NAMES = [
+    "liveness",
+    "readiness",
+    "no token",
+    "forged token",
+    "predictions",
+    "version",
+    "metrics",
+    "build",
+    "unknown path",
+    "security headers",
+]
+GOLDEN = Rows(["is a", "is b"], ["a", "b"])
+
+
+@pytest.fixture
+def deployment() -> Iterator[Deployment]:
+    with deployed() as deployment:
+        yield deployment
+
+
+async def tried(
+    deployment: Deployment,
+    model: str | None = None,
+    golden: Rows | None = None,
+    wait_s: float = 0,
+    limit_s: float = 30,
+) -> dict[str, Check]:
+    asked = Asked(deployment.url, TOKEN, model, golden, wait_s=wait_s, limit_s=limit_s)
+    found = await try_out(asked, lambda _: None)
+    assert [each.name for each in found] == NAMES
+    assert all(bool(each.remedy) == (each.outcome == "failed") for each in found)
+    assert all(each.seen for each in found)
+    return {each.name: each for each in found}
+
+
+def outcomes(found: dict[str, Check], outcome: str) -> list[str]:
+    return [name for name, each in found.items() if each.outcome == outcome]
+
+
+async def test_good_deployment_passes_every_check(deployment: Deployment) -> None:
+    found = await tried(deployment, TAG)
+    assert outcomes(found, "ok") == NAMES
+    assert "'a' by 0.90" in found["predictions"].seen
+    assert found["version"].seen == TAG
+    assert found["metrics"].seen == "open"
+    assert "intent:1.0.0 is sha256:1f; Kaiten 0.1.0, bento kaiten_service:1-cpu" in str(
+        found["build"]
+    )
+
+
+async def test_every_request_has_an_id_of_its_own_and_the_forged_token_is_of_the_same_claims(
+    deployment: Deployment,
+) -> None:
+    await tried(deployment)
+    assert len({each.id for each in deployment.asked}) == len(deployment.asked)
+    _, forged, *_ = [each.token for each in deployment.asked if each.path == PREDICT]
+    assert forged.startswith("head.claims.")
+    assert forged != TOKEN
+    assert len(forged) == len(TOKEN)
+
+
+async def test_golden_rows_are_each_asked_of_the_model_by_its_name(deployment: Deployment) -> None:
+    deployment.rules[PREDICT] = labelled
+    found = await tried(deployment, TAG, GOLDEN)
+    assert outcomes(found, "ok") == NAMES
+    assert found["predictions"].seen == "2 golden rows as labelled"
+    bodies = [each.body for each in deployment.asked if each.token == TOKEN]
+    assert bodies == [{"inputs": [text], "model": "intent"} for text in GOLDEN.texts]
+
+
+def without_token(request: Request) -> Answer:
+    return predicted(replace(request, token=TOKEN))
+
+
+def without_envelope(request: Request) -> Answer:
+    return predicted(request) if request.token == TOKEN else Answer(401, "Unauthorized")
+
+
+def any_signature(request: Request) -> Answer:
+    return predicted(request) if not request.token else without_token(request)
+
+
+def another_id(request: Request) -> Answer:
+    answer = predicted(request)
+    return Answer(answer.status, answer.body, id="another")
+
+
+def two_predictions(request: Request) -> Answer:
+    answer = predicted(request)
+    if isinstance(answer.body, dict) and "predictions" in answer.body:
+        answer.body["predictions"] *= 2
+    return answer
+
+
+def refused_with(status: int, code: str, *reasons: str) -> Rule:
+    def rule(request: Request) -> Answer:
+        if request.token != TOKEN:
+            return predicted(request)
+        return envelope(request, status, code, *reasons)
+
+    return rule
+
+
+def page(request: Request) -> Answer:
+    return Answer(200, "<html>") if request.token == TOKEN else predicted(request)
+
+
+def bare(request: Request) -> Answer:
+    return replace(envelope(request, 404, "not_found"), headers={})
+
+
+def scraped(**changes: str) -> Rule:
+    return lambda _: Answer(200, metrics(**changes))
+
+
+def weaker(request: Request) -> Answer:
+    headers = {**HEADERS, "Content-Security-Policy": "script-src *"}
+    return replace(envelope(request, 404, "not_found"), headers=headers)
+
+
+# By what is wrong: the path and its rule, the check that has to find it, and what it says.
+FAULTS: dict[str, tuple[str, Rule, str, str]] = {
+    "no auth": (PREDICT, without_token, "no token", "200, not 401"),
+    "any signature": (PREDICT, any_signature, "forged token", "200, not 401"),
+    "401 of a proxy": (PREDICT, without_envelope, "no token", "not in Kaiten's envelope"),
+    "wrong label": (
+        PREDICT,
+        lambda r: predicted(r, label="b"),
+        "predictions",
+        "row 1: 'b', not 'a'",
+    ),
+    "empty label": (PREDICT, lambda r: predicted(r, label=""), "predictions", "an empty label"),
+    "score over 1": (
+        PREDICT,
+        lambda r: predicted(r, score=1.1),
+        "predictions",
+        "not as agreed: predictions.0.score",
+    ),
+    "no JSON": (PREDICT, page, "predictions", "row 1: not as agreed: body"),
+    "another id": (PREDICT, another_id, "predictions", "request_id is not the X-Request-ID"),
+    "two predictions": (PREDICT, two_predictions, "predictions", "2 predictions for one text"),
+    "wrong version": (
+        PREDICT,
+        lambda r: predicted(r, tag="intent:0.9.0"),
+        "version",
+        "intent:0.9.0 answers, not intent:1.0.0",
+    ),
+    "unknown model": (
+        PREDICT,
+        refused_with(404, "unknown_model", "is not served here; served: x:1"),
+        "predictions",
+        "404 unknown_model; model is not served here; served: x:1",
+    ),
+    "token refused": (
+        PREDICT,
+        refused_with(401, "unauthenticated"),
+        "predictions",
+        "401 unauthenticated",
+    ),
+    "scope missing": (PREDICT, refused_with(403, "forbidden"), "predictions", "403 forbidden"),
+    "overloaded": (PREDICT, refused_with(429, "queue_full"), "predictions", "429 queue_full"),
+    "strange status": (PREDICT, refused_with(520, "odd"), "predictions", "520 odd"),
+    "not alive": ("/livez", lambda _: Answer(502, "Bad gateway"), "liveness", "502"),
+    "not ready": ("/readyz", lambda r: envelope(r, 503, "not_ready"), "readiness", "503 not_ready"),
+    "not counted": (
+        "/metrics",
+        scraped(without="model_requests_total"),
+        "metrics",
+        "no model_requests_total of intent:1.0.0",
+    ),
+    "another counted": (
+        "/metrics",
+        scraped(tag="intent:0.9.0"),
+        "metrics",
+        "no model_requests_total of intent:1.0.0",
+    ),
+    "metrics refused": (
+        "/metrics",
+        lambda r: envelope(r, 401, "unauthenticated"),
+        "metrics",
+        "401 unauthenticated",
+    ),
+    "metrics broken": (
+        "/metrics",
+        lambda r: envelope(r, 500, "internal_error"),
+        "metrics",
+        "500 internal_error",
+    ),
+    "no model_info": ("/metrics", scraped(without="model_info"), "build", "no model_info"),
+    "no build_info": ("/metrics", scraped(without="kaiten_build"), "build", "no kaiten_build_info"),
+    "catch-all": ("", lambda _: Answer(200, "<html>"), "unknown path", "200, not 404"),
+    "404 of a proxy": (
+        "",
+        lambda _: Answer(404, "<html>"),
+        "unknown path",
+        "not in Kaiten's envelope",
+    ),
+    "no headers": ("", bare, "security headers", "x-frame-options"),
+    "weaker policy": ("", weaker, "security headers", "content-security-policy"),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+async def test_fault_is_found_by_its_check(what: str, deployment: Deployment) -> None:
+    path, rule, name, seen = FAULTS[what]
+    deployment.rules[path] = rule
+    found = await tried(deployment, TAG, Rows(["is a"], ["a"]))
+    assert name in outcomes(found, "failed")
+    assert seen in found[name].seen
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+async def test_what_is_not_up_is_asked_nothing_else(name: str, deployment: Deployment) -> None:
+    deployment.rules["/livez" if name == "liveness" else "/readyz"] = lambda _: Answer(503, "")
+    found = await tried(deployment)
+    assert outcomes(found, "failed") == [name]
+    assert outcomes(found, "skipped") == NAMES[NAMES.index(name) + 1 :]
+
+
+async def test_readiness_is_waited_for(deployment: Deployment) -> None:
+    statuses = chain([503, 503], repeat(200))
+    deployment.rules["/readyz"] = lambda _: Answer(next(statuses), "")
+    assert outcomes(await tried(deployment, wait_s=60), "ok") == NAMES
+    assert [each.path for each in deployment.asked].count("/readyz") == 3
+
+
+async def test_host_that_can_not_be_reached_is_told() -> None:
+    with deployed() as gone:
+        pass
+    found = await tried(gone)
+    assert outcomes(found, "failed") == ["liveness"]
+    assert "ConnectError" in found["liveness"].seen
+    assert "\n" not in found["liveness"].seen
+
+
+async def test_without_an_answer_there_is_no_version_to_look_for(deployment: Deployment) -> None:
+    deployment.rules[PREDICT] = refused_with(500, "inference_failed")
+    found = await tried(deployment)
+    assert outcomes(found, "failed") == ["predictions"]
+    assert outcomes(found, "skipped") == ["version", "metrics", "build"]
+
+
+async def test_metrics_are_asked_for_with_the_token_where_they_want_one(
+    deployment: Deployment,
+) -> None:
+    deployment.rules["/metrics"] = lambda request: (
+        Answer(200, metrics())
+        if request.token == TOKEN
+        else envelope(request, 401, "unauthenticated")
+    )
+    found = await tried(deployment)
+    assert outcomes(found, "ok") == NAMES
+    assert found["metrics"].seen == "with the token"
+
+
+async def test_metrics_that_are_hidden_are_no_fault(deployment: Deployment) -> None:
+    deployment.rules["/metrics"] = deployment.rules[""]
+    found = await tried(deployment)
+    assert outcomes(found, "skipped") == ["metrics", "build"]
+    assert outcomes(found, "failed") == []
+
+
+async def test_of_several_replicas_one_that_has_not_answered_yet_is_no_fault(
+    deployment: Deployment,
+) -> None:
+    scrapes = count()
+    deployment.rules["/metrics"] = lambda _: Answer(
+        200, metrics(without="model_requests_total" if next(scrapes) < 3 else "")
+    )
+    assert outcomes(await tried(deployment), "ok") == NAMES
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", PREDICT, "/metrics", ""])
+async def test_server_that_hangs_holds_nobody(path: str, deployment: Deployment) -> None:
+    over = threading.Event()
+
+    def hang(request: Request) -> Answer:
+        over.wait()
+        return Answer(200, "")
+
+    deployment.rules[path] = hang
+    try:
+        found = await tried(deployment, limit_s=0.3)
+    finally:
+        over.set()
+    failed = outcomes(found, "failed")
+    assert failed
+    assert all("no answer within 0.3 s" in found[name].seen for name in failed)
+
+
+async def test_seen_is_one_line_and_short(deployment: Deployment) -> None:
+    deployment.rules[PREDICT] = lambda r: predicted(r, label="a\n" * 5000)
+    found = await tried(deployment, golden=GOLDEN)
+    assert "\n" not in found["predictions"].seen
+    assert len(found["predictions"].seen) <= 300

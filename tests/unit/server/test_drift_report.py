@@ -1,0 +1,166 @@
+"""`kaiten drift report` over a real archive and a real model store."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
+
+from cli import app
+from kaiten.errors import SetupError
+from kaiten.events import REFERENCE_FILE
+from lifecycle.store import ModelStore
+from monitors.drift.archive.archive import Archive
+from monitors.drift.spool import Part, Source
+from monitors.drift.whylogs_profiles import Profile
+from monitors.drift.windows import Window
+from tests.unit.lifecycle.cards import stored
+from tests.unit.monitors.drift.profiles import answers, usual
+
+RANDOM = np.random.default_rng(20261128)
+ROWS = 1000
+TAG = "intent:1.0.0"
+LONG = RANDOM.gamma(4, 60, ROWS).round()
+
+
+def run(*arguments: str) -> Result:
+    with capture_logs():
+        return CliRunner().invoke(app, ["drift", "report", *arguments])
+
+
+def told(*arguments: str) -> dict[str, Any]:
+    found = run("--json", *arguments)
+    assert found.exit_code == 0, found.output
+    report: dict[str, Any] = json.loads(found.stdout)
+    return report
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_store: Path) -> Path:
+    """Be where nothing is archived yet."""
+    monkeypatch.setenv("KAITEN_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def archive(home: Path, tmp_path: Path) -> Archive:
+    """Return the archive of a validated version: three usual windows, and one of long texts."""
+    model = stored(ModelStore(), TAG, tmp_path)
+    report = {
+        "card": model.digest,
+        "at": datetime.now(UTC).isoformat(),
+        "checks": [{"passed": True}],
+    }
+    model.add_report(json.dumps(report), {REFERENCE_FILE: usual(RANDOM, 3000).written()})
+    archive = Archive(None, home)
+    for hours in (5, 4, 3):
+        put(archive, hours)
+    put(archive, 2, text_length=LONG)
+    return archive
+
+
+def put(archive: Archive, hours_ago: float, tag: str = TAG, **changed: np.ndarray) -> None:
+    at = (datetime.now(UTC) - timedelta(hours=hours_ago)).timestamp()
+    window = Window(
+        Source(tag, "production"), [Part(Path(str(int(at * 1000)), "part.npy"), at, ROWS)]
+    )
+    archive.put(Profile.of(answers(RANDOM, ROWS, **changed), window.started_at).written(), window)
+
+
+@pytest.mark.usefixtures("archive")
+def test_the_page_and_the_lines_tell_what_json_tells(tmp_path: Path) -> None:
+    page = tmp_path / "drift.html"
+    found = run("--output", str(page))
+    assert found.exit_code == 0, found.output
+    assert f"{TAG} (production), 4000 answers in 4 windows: drifted" in found.stdout
+    (version,) = told()["versions"]
+    assert (version["rows"], version["drifted"]) == (4000, True)
+    assert [each["drifted"] for each in version["windows"]] == [False, False, False, True]
+    assert version["features"][0]["name"] == "text_length"
+    text = page.read_text(encoding="utf-8")
+    assert "4000 answers in 4 windows" in text
+    assert version["reference"] in text
+
+
+@pytest.mark.parametrize(
+    ("since", "windows"), [("7d", 4), ("150m", 1), ("2020-01-01", 4), ("2020-01-01T10:00+01:00", 4)]
+)
+@pytest.mark.usefixtures("archive")
+def test_only_windows_since_then_are_looked_at(since: str, windows: int) -> None:
+    (version,) = told("--since", since)["versions"]
+    assert len(version["windows"]) == windows
+
+
+def test_only_the_model_that_is_named_is_looked_at(archive: Archive) -> None:
+    for tag in ("intent:1.1.0", "topic:1.0.0"):
+        put(archive, 1, tag)
+    named = {
+        model: [f"{each['model']}:{each['version']}" for each in told(*options)["versions"]]
+        for model, options in (
+            ("", ()),
+            ("intent", ("--model", "intent")),
+            (TAG, ("--model", TAG)),
+        )
+    }
+    assert named == {
+        "": [TAG, "intent:1.1.0", "topic:1.0.0"],
+        "intent": [TAG, "intent:1.1.0"],
+        TAG: [TAG],
+    }
+
+
+def test_a_version_without_a_reference_is_told_as_one(home: Path, tmp_path: Path) -> None:
+    stored(ModelStore(), TAG, tmp_path)
+    archive = Archive(None, home)
+    put(archive, 1)
+    put(archive, 1, "elsewhere:1.0.0")
+    reasons = {each["model"]: each["reason"] for each in told()["versions"]}
+    assert "validate it" in reasons["intent"]
+    assert "not in this model store" in reasons["elsewhere"]
+
+
+def test_a_damaged_profile_is_counted_and_the_others_are_told(home: Path, archive: Archive) -> None:
+    put(archive, 1)
+    newest = archive.kept(Source(TAG, "production"))[-1]
+    (home / "profiles" / newest.path).write_bytes(b"no profile")
+    report = told()
+    assert report["unreadable"] == 1
+    assert len(report["versions"][0]["windows"]) == 4
+
+
+@pytest.mark.parametrize("options", [(), ("--model", "intent"), ("--since", "1m")])
+def test_where_there_is_nothing_the_remedy_is_told(home: Path, options: tuple[str, ...]) -> None:
+    found = run(*options)
+    assert isinstance(found.exception, SetupError)
+    assert "no profiles of" in found.exception.message
+    assert "--since" in found.exception.message
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (("--since", "yesterday"), "--since"),
+        (("--since", "0d"), "--since"),
+        (("--model", "../x"), "--model"),
+        (("--model", "a:b:c"), "--model"),
+    ],
+)
+def test_a_slip_is_told_by_its_option(home: Path, options: tuple[str, ...], field: str) -> None:
+    found = run(*options)
+    assert found.exit_code == 2
+    assert field in found.output
+
+
+@pytest.mark.usefixtures("archive")
+def test_a_page_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    found = run("--output", str(tmp_path / "no" / "such" / "drift.html"))
+    assert isinstance(found.exception, SetupError)
+    assert "--output" in found.exception.message
+
+
+def test_help_has_an_example() -> None:
+    assert "Example: kaiten drift report" in " ".join(run("--help").output.split())

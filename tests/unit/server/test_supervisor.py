@@ -1,0 +1,122 @@
+"""The supervisor that BentoML starts the workers with: real ones, in processes of their own."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from bentoml._internal.utils import circus as bentoml_circus
+from circus.arbiter import Arbiter  # type: ignore[import-untyped]
+
+from kaiten.errors import SetupError
+from kaiten.settings.loader import ROOT
+from server.supervisor import secure
+
+# Read and tried with these. After an upgrade, read server/supervisor.py beside circus/arbiter.py,
+# circus/watcher.py and bentoml/_internal/utils/circus, run tests/e2e/test_supervisor.py, and
+# change them here.
+TRIED = {"bentoml": "1.4.39", "kantoku": "0.18.3"}
+
+
+def found_in(program: str) -> dict[str, Any]:
+    """Run a program that says what it finds as JSON; ``secure`` has been called."""
+    script = (
+        "import json, sys, psutil\n"
+        "from server.supervisor import secure\n"
+        "secure()\n"
+        "secure()\n"
+        "from bentoml._internal.utils.circus import create_standalone_arbiter\n"
+        f"{program}\n"
+        "print(json.dumps(found))\n"
+    )
+    command = [sys.executable, "-c", script]
+    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    found: dict[str, Any] = json.loads(told.splitlines()[-1])
+    return found
+
+
+LISTENING = """
+import os, stat
+from pathlib import Path
+arbiter = create_standalone_arbiter([], plugins=plugins, threaded=threaded)
+arbiter.initialize()
+arbiter.ctrl.initialize()
+tcp = [c for c in psutil.Process().net_connections("inet") if c.status == "LISTEN"]
+unix = [c.laddr for c in psutil.Process().net_connections("unix") if c.laddr]
+found = {
+    "endpoint": arbiter.endpoint, "events": arbiter.pubsub_endpoint, "tcp": len(tcp), "unix": unix,
+    "modes": [stat.S_IMODE(Path(path).parent.stat().st_mode) for path in unix],
+}
+"""
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_supervisor_listens_nowhere(*, threaded: bool) -> None:
+    found = found_in(f"plugins, threaded = None, {threaded}\n{LISTENING}")
+    assert found["endpoint"].startswith("inproc://")
+    assert found["events"].startswith("inproc://")
+    assert (found["tcp"], found["unix"]) == (0, [])
+
+
+def test_plugin_connects_through_a_folder_of_this_account_alone() -> None:
+    plugin = '[{"use": "circus.plugins.flapping.Flapping"}]'
+    found = found_in(f"import os\nos.umask(0)\nplugins, threaded = {plugin}, False\n{LISTENING}")
+    assert found["endpoint"].removeprefix("ipc://") in found["unix"]
+    assert found["events"].removeprefix("ipc://") in found["unix"]
+    assert found["tcp"] == 0
+    assert found["modes"] == [0o700, 0o700]
+
+
+PROCESSES = """
+from circus.watcher import Watcher
+import bentoml.serving, os
+os.environ["BENTOML_CONTAINERIZED"] = "true"
+arbiter = create_standalone_arbiter([
+    bentoml.serving.create_watcher("service", ["-c", "raise SystemExit(3)"], cmd=command)
+])
+(watcher,) = arbiter.watchers
+watcher._status = "active"
+started = watcher.spawn_process()
+pids = list(watcher.processes)
+for pid in pids:
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+watcher.reap_processes()
+found = {"respawn": watcher.respawn, "stopped": started is False, "processes": len(pids)}
+"""
+
+
+def test_process_is_replaced_in_a_container_too_and_its_end_logged() -> None:
+    log = "import structlog\nlines = []\n"
+    log += "structlog.configure(processors=[lambda _, __, event: lines.append(event) or ''])\n"
+    found = found_in(f"{log}command = sys.executable\n{PROCESSES}\nfound['log'] = lines")
+    assert (found["respawn"], found["stopped"], found["processes"]) == (True, False, 1)
+    assert [(line["event"], line["code"]) for line in found["log"]] == [("worker_ended", 3)]
+
+
+def test_process_that_cannot_be_started_does_not_stop_the_others() -> None:
+    found = found_in(f"command = '/nowhere/python'\n{PROCESSES}")
+    assert (found["respawn"], found["stopped"], found["processes"]) == (True, False, 0)
+
+
+def test_start_is_refused_where_bentoml_starts_workers_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(bentoml_circus, "create_standalone_arbiter")
+    with pytest.raises(SetupError, match="cannot be taken off the network"):
+        secure()
+
+
+def test_start_is_refused_where_circus_takes_other_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init(self: object, watchers: object, address: str) -> None: ...
+
+    monkeypatch.setattr(Arbiter, "__init__", init)
+    with pytest.raises(SetupError, match=r"constraints\.txt"):
+        secure()
+
+
+def test_versions_are_those_that_this_was_tried_with() -> None:
+    assert {name: version(name) for name in TRIED} == TRIED
