@@ -84,7 +84,7 @@ contract: $(ENV)  ## write docs/openapi and docs/contract.md from the code, if n
 	@$(BIN)/python -m tests.contract
 
 .PHONY: check
-check: $(ENV) secrets audit  ## ruff, mypy strict, import contracts, a scan for secrets, known advisories
+check: $(ENV) secrets audit prose  ## ruff, mypy strict, import contracts, prose, a scan for secrets, known advisories
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -103,6 +103,10 @@ rules: $(ENV)  ## write the alert rules of deploy/prometheus into their manifest
 secrets: $(ENV)  ## look for secrets in what is committed
 	@{ git -c safe.directory='*' ls-files -z 2>/dev/null || find * -type f -not -name '*.pyc' -print0; } \
 		| xargs -0 -P 2 -n 120 $(BIN)/detect-secrets-hook --no-verify --baseline .secrets.baseline
+
+.PHONY: prose
+prose: $(ENV)  ## look for the worst habits of English prose in documents, comments and messages
+	@$(BIN)/python -m tests.checks.prose
 
 .PHONY: baseline
 baseline: $(ENV)  ## let the scan for secrets pass over what it finds now; look at each first, and say why
