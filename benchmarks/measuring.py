@@ -132,9 +132,9 @@ def _padding(known: Running) -> tuple[float, float] | None:
 
 
 def parse_padding(metrics: str) -> tuple[float, float] | None:
-    """Read the sum and the count of ``model_batch_padding_ratio``, over all its labels."""
+    """Read the sum and the count of ``kaiten_batch_padding_ratio``, over all its labels."""
     found = re.findall(
-        r"^model_batch_padding_ratio_(sum|count)\{[^}]*\} (\S+)", metrics, re.MULTILINE
+        r"^kaiten_batch_padding_ratio_(sum|count)\{[^}]*\} (\S+)", metrics, re.MULTILINE
     )
     if not found:
         return None

@@ -252,42 +252,42 @@ class Instruments:
         self._requests = Counter(
             "model_requests_total",
             "Requests to a model's route, by the status that the caller saw.",
-            ("endpoint", "status", *_MODEL),
+            ("route", "code", *_MODEL),
             registry=registry,
         )
         self._durations = Histogram(
             "model_request_duration_seconds",
             "From the end of the request's headers to the end of the answer.",
-            ("endpoint", "status"),
+            ("route", "code"),
             buckets=_SECONDS,
             registry=registry,
         )
         self._in_progress = Gauge(
-            "model_requests_in_progress",
+            "kaiten_requests_in_progress",
             "Requests to a model's route that are being handled now.",
-            ("endpoint",),
+            ("route",),
             multiprocess_mode="livesum",
             registry=registry,
         )
         self._records_dropped = Counter(
-            "model_profile_records_dropped_total",
+            "kaiten_drift_events_dropped_total",
             "Answers that were not profiled, because the profiler was behind.",
             registry=registry,
         )
         self._predictions_dropped = Counter(
-            "model_quality_records_dropped_total",
+            "kaiten_feedback_events_dropped_total",
             "Answers that no label can be joined to, as the database did not take them in time.",
             registry=registry,
         )
         self._quality = _QualityInstruments(registry)
         self._labels = Counter(
-            "model_feedback_labels_total",
+            "kaiten_feedback_labels_total",
             "Labels that came in: joined, waiting, joined_later, refused, or unavailable (a 503).",
             ("outcome",),
             registry=registry,
         )
         self._database_away = Gauge(
-            "model_database_away",
+            "kaiten_database_unavailable",
             "1 if the database of predictions and labels does not answer, or takes nothing.",
             multiprocess_mode="mostrecent",
             registry=registry,
@@ -304,31 +304,31 @@ class Instruments:
             registry=registry,
         )
         self._limited = Counter(
-            "model_requests_limited_total",
+            "kaiten_requests_rate_limited_total",
             "Requests that were refused as their subject had reached a limit of its own.",
             ("limit",),
             registry=registry,
         )
         self._body_bytes = Gauge(
-            "model_body_bytes",
+            "kaiten_request_body_bytes",
             "Bytes of the bodies of all requests under way.",
             multiprocess_mode="livesum",
             registry=registry,
         )
         self._bodies_refused = Counter(
-            "model_bodies_refused_total",
+            "kaiten_request_bodies_rejected_total",
             "Requests that were refused because there was no memory for their bodies.",
             registry=registry,
         )
         self._refused_early = Counter(
-            "model_requests_refused_early_total",
+            "kaiten_requests_rejected_total",
             "Requests refused before they were read: queue_full, overloaded, connections, "
             "malformed_request or headers_too_large.",
             ("reason",),
             registry=registry,
         )
         self._limits_degraded = Gauge(
-            "model_limits_degraded",
+            "kaiten_rate_limit_degraded",
             "Workers that count by themselves, as the shared store does not answer.",
             multiprocess_mode="livesum",
             registry=registry,
@@ -342,7 +342,7 @@ class Instruments:
         for target in _LINE_TARGETS:
             self._lines_dropped.labels(target)
         self._torn_files = Counter(
-            "kaiten_metrics_files_torn_total",
+            "kaiten_metrics_files_corrupt_total",
             "Metrics files that could not be read; what was counted in them is lost.",
             registry=registry,
         )
@@ -359,17 +359,17 @@ class Instruments:
         """Return what a runner tells of the model ``name:version``."""
         return ModelObserver(self._models, *model_tags.split(tag))
 
-    def request_started(self, endpoint: str) -> None:
+    def request_started(self, route: str) -> None:
         """Note that a request to a model's route is being handled."""
-        self._in_progress.labels(endpoint).inc()
+        self._in_progress.labels(route).inc()
 
-    def request_answered(self, endpoint: str, model: str, status: int, seconds: float) -> None:
+    def request_answered(self, route: str, model: str, status: int, seconds: float) -> None:
         """Count and time a request that has been answered."""
-        self._in_progress.labels(endpoint).dec()
-        self._requests.labels(endpoint, str(status), *model_tags.split(model)).inc()
-        self._durations.labels(endpoint, str(status)).observe(seconds)
+        self._in_progress.labels(route).dec()
+        self._requests.labels(route, str(status), *model_tags.split(model)).inc()
+        self._durations.labels(route, str(status)).observe(seconds)
         if self._times is not None:
-            self._times.add(endpoint, status, seconds)
+            self._times.add(route, status, seconds)
 
     def texts_truncated(self, model: str, count: int) -> None:
         """Count texts over the model's maximum length, of which only a part was read."""
@@ -488,48 +488,48 @@ class _ModelInstruments:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         histogram = partial(Histogram, labelnames=_MODEL, registry=registry)
-        self.batch_size = histogram("model_batch_size", "Items in a batch.", buckets=_SIZES)
+        self.batch_size = histogram("kaiten_batch_items", "Items in a batch.", buckets=_SIZES)
         self.batch_tokens = histogram(
-            "model_batch_tokens", "Tokens that a batch computed, with padding.", buckets=_TOKENS
+            "kaiten_batch_tokens", "Tokens that a batch computed, with padding.", buckets=_TOKENS
         )
         self.padding = histogram(
-            "model_batch_padding_ratio", "The share of them that was padding.", buckets=_SHARES
+            "kaiten_batch_padding_ratio", "The share of them that was padding.", buckets=_SHARES
         )
         self.queue_seconds = histogram(
-            "model_queue_seconds", "How long an item waited for its batch.", buckets=_SECONDS
+            "kaiten_queue_delay_seconds", "How long an item waited for its batch.", buckets=_SECONDS
         )
         self.inference_seconds = histogram(
-            "model_inference_seconds",
+            "kaiten_inference_duration_seconds",
             "From the queue to its predictions.",
             buckets=_SECONDS,
         )
         self.queue_items = Gauge(
-            "model_queue_items",
+            "kaiten_queue_items",
             "Items that wait now, to be prepared or for their batch.",
             _MODEL,
             multiprocess_mode="livesum",
             registry=registry,
         )
         self.batch_failures = Counter(
-            "model_batch_failures_total",
+            "kaiten_batch_failures_total",
             "Batches, and parts of them, that raised.",
             _MODEL,
             registry=registry,
         )
         self.out_of_memory = Counter(
-            "model_out_of_memory_total",
+            "kaiten_out_of_memory_total",
             "Batches that the device had no memory for; those after them are smaller.",
             _MODEL,
             registry=registry,
         )
         self.device_hangs = Counter(
-            "model_device_hangs_total",
+            "kaiten_device_hangs_total",
             "Computations and preparations that did not end in time; the process was replaced.",
             _MODEL,
             registry=registry,
         )
         self.skipped_items = Counter(
-            "model_skipped_items_total",
+            "kaiten_items_skipped_total",
             "Items that were not computed: gone or failed callers', or past the deadline.",
             (*_MODEL, "reason"),
             registry=registry,
@@ -554,12 +554,12 @@ class _QualityInstruments:
         )
         self._measured = {
             "accuracy": gauge("model_accuracy", "The share of labelled answers that were right."),
-            "precision": gauge("model_precision", "Precision, as a mean over labels."),
-            "recall": gauge("model_recall", "Recall, as a mean over labels."),
-            "f1": gauge("model_f1", "F1, as a mean over labels."),
-            "labelled": gauge("model_labelled_answers", "Labelled answers that they tell of."),
+            "precision": gauge("kaiten_precision", "Precision, as a mean over labels."),
+            "recall": gauge("kaiten_recall", "Recall, as a mean over labels."),
+            "f1": gauge("kaiten_f1", "F1, as a mean over labels."),
+            "labelled": gauge("kaiten_labelled_predictions", "Labelled answers that they tell of."),
         }
-        name, of = "model_accuracy_estimate", "accuracy that is expected without labels"
+        name, of = "kaiten_accuracy_estimate", "accuracy that is expected without labels"
         self._estimated = {
             "accuracy": gauge(name, f"The {of}, from calibrated confidence."),
             "low": gauge(f"{name}_low", f"The lower end of its 95 % interval: the {of}."),
@@ -641,7 +641,12 @@ class _WithBentoNames(Collector):
     _NAMES = {  # noqa: RUF012  never changed
         "model_requests": "bentoml_service_request",
         "model_request_duration_seconds": "bentoml_service_request_duration_seconds",
-        "model_requests_in_progress": "bentoml_service_request_in_progress",
+        "kaiten_requests_in_progress": "bentoml_service_request_in_progress",
+    }
+    _LABELS = {  # noqa: RUF012  never changed
+        "route": "endpoint",
+        "le": "le",
+        "code": "http_response_code",
     }
 
     def __init__(self, source: CollectorRegistry, service: dict[str, str]) -> None:
@@ -662,10 +667,8 @@ class _WithBentoNames(Collector):
             if sample.name.endswith("_created"):
                 continue
             labels: dict[str, str] = dict(sample.labels)
-            kept: dict[str, str] = {key: labels[key] for key in ("endpoint", "le") if key in labels}
-            if "status" in labels:
-                kept["http_response_code"] = labels["status"]
-            key = (sample.name.replace(metric.name, name, 1), tuple(kept.items()))
+            renamed = {new: labels[old] for old, new in self._LABELS.items() if old in labels}
+            key = (sample.name.replace(metric.name, name, 1), tuple(renamed.items()))
             sums[key] = sums.get(key, 0) + sample.value
         derived = Metric(name, metric.documentation, metric.type)
         for (sample_name, items), value in sums.items():
@@ -684,12 +687,12 @@ class _ServedVersions(Collector):
         build = GaugeMetricFamily(
             "kaiten_build_info",
             "The version of Kaiten, and of the bento.",
-            labels=("kaiten", "bento"),
+            labels=("version", "bento"),
         )
         build.add_metric((self._kaiten, self._bento), 1)
         yield build
         models = GaugeMetricFamily(
-            "model_info", "The versions that are served, by the SHA-256 of the card.",
+            "kaiten_model_info", "The versions that are served, by the SHA-256 of the card.",
             labels=(*_MODEL, "digest"),
         )  # fmt: skip
         for tag, digest in self._digests().items():
@@ -706,7 +709,7 @@ class _DamagedFiles(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the count of each version."""
         damaged = GaugeMetricFamily(
-            "model_files_damaged",
+            "kaiten_model_files_damaged",
             "Files of a served version that are missing or changed; no worker could start.",
             labels=_MODEL,
         )
@@ -740,18 +743,22 @@ class _DriftMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield whether each version drifts, how far its features are off, and as of when."""
         labels = (*_MODEL, "arm")
-        drift = GaugeMetricFamily("model_drift", "1 where the version drifts.", labels=labels)
-        referred = GaugeMetricFamily(
-            "model_drift_reference", "0 where there is nothing to tell drift from.", labels=labels
+        drift = GaugeMetricFamily(
+            "kaiten_drift_detected", "1 where the version drifts.", labels=labels
         )
-        windows = CounterMetricFamily("model_drift_windows", "Windows judged.", labels=labels)
+        referred = GaugeMetricFamily(
+            "kaiten_drift_baseline_available",
+            "0 where there is nothing to tell drift from.",
+            labels=labels,
+        )
+        windows = CounterMetricFamily("kaiten_drift_windows", "Windows judged.", labels=labels)
         ended = GaugeMetricFamily(
-            "model_drift_window_ended_seconds",
+            "kaiten_drift_window_end_timestamp_seconds",
             "When the last window ended, in seconds since the epoch.",
             labels=labels,
         )
         effects = GaugeMetricFamily(
-            "model_drift_effect",
+            "kaiten_drift_effect_ratio",
             "How far a feature of the last window is off, from 0 to 1.",
             labels=(*labels, "feature"),
         )

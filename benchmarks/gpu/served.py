@@ -178,7 +178,7 @@ def _batches(known: Running) -> tuple[float, float]:
     rows = httpx.get(
         f"{known.url}/metrics", timeout=_LAST_ANSWER_S, trust_env=False
     ).text.splitlines()
-    wanted = ("model_batch_size_sum{", "model_batch_size_count{")
+    wanted = ("kaiten_batch_items_sum{", "kaiten_batch_items_count{")
     found = [
         sum(float(row.rpartition(" ")[2]) for row in rows if row.startswith(name))
         for name in wanted

@@ -261,14 +261,14 @@ class _Trial:
             raise Skipped("no metrics were read")
         digests = {
             f"{tag} is {each.get('digest', '')}"
-            for each in series(self._metrics, "model_info")
+            for each in series(self._metrics, "kaiten_model_info")
             for tag in versions & versions_of([each])
         }
         builds = {
-            f"Kaiten {each.get('kaiten')}, bento {each.get('bento') or 'none'}"
+            f"Kaiten {each.get('version')}, bento {each.get('bento') or 'none'}"
             for each in series(self._metrics, "kaiten_build_info")
         }
-        for name, found in (("model_info", digests), ("kaiten_build_info", builds)):
+        for name, found in (("kaiten_model_info", digests), ("kaiten_build_info", builds)):
             if not found:
                 seen = f"no {name} in the metrics, so nobody can tell what is deployed"
                 raise Failed(seen, "Build and deploy it anew")

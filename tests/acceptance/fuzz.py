@@ -211,7 +211,7 @@ async def _server_errors(each: Served) -> int:
     """Return how many requests to models ended in a 5xx, also those whose caller was gone."""
     async with each.pool() as pool:
         metrics = (await pool.ask(each.target.get("/metrics"))).body.decode()
-    rows = re.findall(r'^model_requests_total{.*status="5\d\d".*} (\S+)$', metrics, re.MULTILINE)
+    rows = re.findall(r'^model_requests_total{.*code="5\d\d".*} (\S+)$', metrics, re.MULTILINE)
     return round(sum(map(float, rows)))
 
 

@@ -210,7 +210,7 @@ def _examine(report: Report, one: Container, bento: Mapping[str, object]) -> Non
     lines = [
         each
         for each in metrics.splitlines()
-        if each.startswith(("model_info", "kaiten_build_info"))
+        if each.startswith(("kaiten_model_info", "kaiten_build_info"))
     ]
     version = str(bento["bento"]).partition(":")[2]
     passed = any('version="1.0.0"' in each for each in lines) and any(

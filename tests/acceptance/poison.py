@@ -59,7 +59,7 @@ async def poisoned(served: Served, inputs: int) -> Outcome:
         code=str(error.get("code")),
         with_poison=any(POISON in text for text in failed),
         wrong=wrong,
-        batch_failures=int(metrics.total("model_batch_failures_total")),
+        batch_failures=int(metrics.total("kaiten_batch_failures_total")),
         # Texts of a word or two may be part of a log's own words.
         told=[text for text in [*texts, POISON] if text in log and (text == POISON or " " in text)],
     )

@@ -175,7 +175,7 @@ def test_bento_drains_before_it_ends(built: Built, tmp_path: Path) -> None:
     assert all(lane.told for lane in lanes)
     assert ready == 503
     assert f'bento="{built.told["bento"].partition(":")[2]}"' in metrics
-    assert 'model_info{digest="' in metrics
+    assert 'kaiten_model_info{digest="' in metrics
     assert code == 0
     assert '"environment": "production"' in process.log
     # State lies where the server was started, never in the bento.

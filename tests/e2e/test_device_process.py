@@ -62,7 +62,7 @@ def test_batches_are_counted(apart: Server) -> None:
     with apart.client(apart.token()) as client:
         client.post("/api/v1/predict", json=TEXT).raise_for_status()
         metrics = client.get("/metrics").text
-    rows = (row for row in metrics.splitlines() if row.startswith("model_batch_size_count{"))
+    rows = (row for row in metrics.splitlines() if row.startswith("kaiten_batch_items_count{"))
     (count,) = (float(row.rpartition(" ")[2]) for row in rows)
     assert count >= 1
 

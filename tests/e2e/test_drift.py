@@ -96,9 +96,9 @@ def test_drift_is_told_alike_by_both_workers_and_by_the_metrics(
     assert all(operator() == found for _ in range(10))
     metrics = httpx.get(f"{watched.server.url}/metrics").text
     labels = '{arm="production",model="support-intent",version="1.0.0"}'
-    assert f"model_drift{labels} 1.0" in metrics
-    assert f"model_drift_reference{labels} 1.0" in metrics
-    assert f"model_drift_windows_total{labels} {found['windows']:.1f}" in metrics
+    assert f"kaiten_drift_detected{labels} 1.0" in metrics
+    assert f"kaiten_drift_baseline_available{labels} 1.0" in metrics
+    assert f"kaiten_drift_windows_total{labels} {found['windows']:.1f}" in metrics
     assert "drift_began" in watched.server.process.log
 
 
@@ -122,7 +122,7 @@ def test_whoever_is_killed_takes_no_window_along(
     found = after(operator, before + 1)
     assert found["window"]["rows"] == WINDOW
     stats = httpx.get(f"{watched.server.url}/metrics").text
-    (asked,) = re.findall(r'model_requests_total{.*predict".*status="200".*} (.*)', stats)
+    (asked,) = re.findall(r'model_requests_total{.*predict".*code="200".*} (.*)', stats)
     assert float(asked) == 3 * WINDOW
 
 

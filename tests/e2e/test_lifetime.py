@@ -57,7 +57,7 @@ def test_plain_bentoml_serve_works_in_the_checkout(bentoml_home: Path, tmp_path:
             metrics = client.get("/metrics").text
 
     assert answer.json()["label"] == "login_problem"
-    assert 'model_requests_total{endpoint="/api/v1/predict"' in metrics
+    assert 'model_requests_total{route="/api/v1/predict"' in metrics
     assert "kaiten.yaml" in in_force
     assert "the values in service.py" in in_force
 

@@ -156,9 +156,9 @@ def test_a_redis_that_is_killed_fails_nothing_and_is_found_again(two: Two) -> No
     assert set(found) == {200, 429}
     assert LIMIT < found[200] <= LIMIT * (1 + WORKERS)
     with two.first.client() as client:
-        assert f"model_limits_degraded {WORKERS}.0" in client.get("/metrics").text
+        assert f"kaiten_rate_limit_degraded {WORKERS}.0" in client.get("/metrics").text
     with redis_server(two.redis.port):
         two.until_shared_again(before + WORKERS)
         assert two.statuses("frank", LIMIT * 4, two.first) == {200: LIMIT, 429: LIMIT * 3}
         with two.first.client() as client:
-            assert "model_limits_degraded 0.0" in client.get("/metrics").text
+            assert "kaiten_rate_limit_degraded 0.0" in client.get("/metrics").text

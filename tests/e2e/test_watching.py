@@ -115,7 +115,7 @@ def test_a_real_server_is_up_ready_and_counted(server: Server, token: str, tmp_p
             if up == {"kaiten": 1, "kaiten-readiness": 1}:
                 break
         assert up == {"kaiten": 1, "kaiten-readiness": 1}
-        assert sum(asked.query('model_requests_total{job="kaiten",status="200"}').values()) >= 1
+        assert sum(asked.query('model_requests_total{job="kaiten",code="200"}').values()) >= 1
         (availability,) = [
             group["rules"]
             for group in shipped("prometheus/kaiten.rules.yaml")["groups"]

@@ -135,7 +135,7 @@ class Callers:
     async def _computed(self, pool: Pool) -> float:
         """Return how many texts the server has computed."""
         answer = await pool.ask(self._served.target.get("/metrics"))
-        return answer.total("model_batch_size_sum")
+        return answer.total("kaiten_batch_items_sum")
 
     async def _light(
         self, pool: Pool, subject: str, seconds: float, every_s: float = 0

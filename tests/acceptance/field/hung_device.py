@@ -53,7 +53,7 @@ async def _hang(report: Report, process: str, each: Served) -> None:
         answer = await pool.ask(each.target.v1("Where is my parcel?"))
         report.check(f"{process}: answers again", answer.status, passed=answer.status == _OK)
         page = await pool.ask(each.target.get("/metrics"))
-        hangs = page.total("model_device_hangs_total")
+        hangs = page.total("kaiten_device_hangs_total")
         report.check(f"{process}: counted once", hangs, passed=hangs == 1)
 
 

@@ -73,7 +73,7 @@ async def _locked(report: Report, server: Server, client: httpx.AsyncClient, fil
     report.check(
         "locked: log says so", "database_locked", passed="database_locked" in server.process.log
     )
-    away = "model_database_away 1.0" in metrics
+    away = "kaiten_database_unavailable 1.0" in metrics
     report.check("locked: metric says so", away, passed=away and 'outcome="unavailable"' in metrics)
     report.check("locked: predictions go on", predicted, passed=predicted == 200)
     # Longer than the pause before the server tries the database again.

@@ -67,7 +67,7 @@ async def _attack(report: Report, name: str, each: Served) -> None:
 
 async def _computed(pool: Pool, each: Served) -> float:
     """Return how many tokens the server has computed, including padding."""
-    return (await pool.ask(each.target.get("/metrics"))).total("model_batch_tokens_sum")
+    return (await pool.ask(each.target.get("/metrics"))).total("kaiten_batch_tokens_sum")
 
 
 def _send_and_leave(port: int, requests: list[bytes]) -> None:

@@ -64,7 +64,7 @@ async def _serves_on(report: Report, place: Served, when: str) -> None:
                     page, headers={"Authorization": f"Bearer {ops}", "Connection": "close"}
                 )
                 pages[page] += answer.status_code == 500
-                told.update(re.findall(r'model_info\{.*digest="(\w{8})', answer.text))
+                told.update(re.findall(r'kaiten_model_info\{.*digest="(\w{8})', answer.text))
     answered = statuses.count(200)
     report.check(f"{when}: answers of 40", answered, passed=answered == 40)
     report.check(f"{when}: pages of 20 that answer 500", pages, passed=not any(pages.values()))
@@ -77,7 +77,7 @@ async def _is_told(report: Report, place: Served) -> None:
     async with httpx.AsyncClient(base_url=place.server.url, timeout=60) as client:
         for _ in range(_PATIENCE_S):
             page = (await client.get("/metrics")).text
-            found = re.findall(r"^model_files_damaged\{.*\} (\S+)$", page, re.MULTILINE)
+            found = re.findall(r"^kaiten_model_files_damaged\{.*\} (\S+)$", page, re.MULTILINE)
             damaged = found[0] if found else "no such metric"
             if damaged not in {"no such metric", "0.0"}:
                 break

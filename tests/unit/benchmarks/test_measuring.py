@@ -6,13 +6,13 @@ from benchmarks.measuring import Timing, parse_padding
 from benchmarks.texts import SHAPES
 
 METRICS = """
-# TYPE model_batch_padding_ratio histogram
-model_batch_padding_ratio_bucket{model="a",version="1.0.0",le="0.1"} 4.0
-model_batch_padding_ratio_sum{model="a",version="1.0.0"} 0.5
-model_batch_padding_ratio_count{model="a",version="1.0.0"} 10.0
-model_batch_padding_ratio_sum{model="b",version="1.0.0"} 0.25
-model_batch_padding_ratio_count{model="b",version="1.0.0"} 5.0
-model_batch_size_sum{model="a",version="1.0.0"} 99.0
+# TYPE kaiten_batch_padding_ratio histogram
+kaiten_batch_padding_ratio_bucket{model="a",version="1.0.0",le="0.1"} 4.0
+kaiten_batch_padding_ratio_sum{model="a",version="1.0.0"} 0.5
+kaiten_batch_padding_ratio_count{model="a",version="1.0.0"} 10.0
+kaiten_batch_padding_ratio_sum{model="b",version="1.0.0"} 0.25
+kaiten_batch_padding_ratio_count{model="b",version="1.0.0"} 5.0
+kaiten_batch_items_sum{model="a",version="1.0.0"} 99.0
 """
 
 

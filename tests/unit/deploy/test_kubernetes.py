@@ -28,6 +28,7 @@ from tests.deploy.rendering import (
     manifests,
     render,
 )
+from tests.exposition import Exposition, labels_by_name
 
 GUIDE = (ROOT / "docs" / "deployment.md").read_text("utf-8")
 # What a worker that is asked to end may take beyond the last request, and to write what it has.
@@ -249,7 +250,7 @@ def test_keda_asks_for_the_queues_of_its_own_namespace(
     scaled = found.one("ScaledObject")
     assert scaled["metadata"]["namespace"] == namespace
     asked = scaled["spec"]["triggers"][0]["metadata"]
-    assert asked["query"] == f'sum(model_queue_items{{namespace="{namespace}"}})'
+    assert asked["query"] == f'sum(kaiten_queue_items{{namespace="{namespace}"}})'
     size = rendered["production"].environment["KAITEN_BATCHING__MAX_BATCH_SIZE"]
     assert int(asked["threshold"]) == 2 * int(size)
 
@@ -343,11 +344,7 @@ def test_prometheus_gives_the_jobs_that_the_rules_go_by(rendered: dict[str, Rend
 
 def test_prometheus_keeps_our_labels(rendered: dict[str, Rendered]) -> None:
     """What the operator calls a target by, a metric's label of the same name would give way to."""
-    table = (ROOT / "docs" / "guide.md").read_text("utf-8").partition("## Metrics")[2]
-    rows = re.findall(
-        r"^\| `model_[^|]+\| ([a-z, ]+) \|", table.partition("\n## ")[0], re.MULTILINE
-    )
-    ours = {label for row in rows for label in row.split(", ")}
+    ours = set().union(*labels_by_name(Exposition().page()).values())
     theirs = {"namespace", "service", "pod", "container", "endpoint", "job", "instance", "node"}
     for each in rendered["production"].one("ServiceMonitor")["spec"]["endpoints"]:
         dropped = {one["regex"] for one in each["relabelings"] if one.get("action") == "labeldrop"}

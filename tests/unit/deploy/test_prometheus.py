@@ -47,7 +47,7 @@ def test_promtool_finds_no_fault(arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("shipped", "changed"),
     [
-        pytest.param('status=~"5..",model!=""', 'status=~"4..",model!=""', id="never fires"),
+        pytest.param('code=~"5..",model!=""', 'code=~"4..",model!=""', id="never fires"),
         pytest.param("for: 5m", "for: 0s", id="fires at once"),
         pytest.param(">= 20", ">= 0", id="fires on very few requests"),
     ],

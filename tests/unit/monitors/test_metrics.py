@@ -89,9 +89,9 @@ def samples(instruments: Instruments) -> Samples:
     return Samples(instruments.exposition()[0])
 
 
-def answer(instruments: Instruments, endpoint: str, model: str, status: int) -> None:
-    instruments.request_started(endpoint)
-    instruments.request_answered(endpoint, model, status, 0.25)
+def answer(instruments: Instruments, route: str, model: str, status: int) -> None:
+    instruments.request_started(route)
+    instruments.request_answered(route, model, status, 0.25)
 
 
 def test_requests_are_counted_by_route_status_and_model() -> None:
@@ -101,9 +101,9 @@ def test_requests_are_counted_by_route_status_and_model() -> None:
     answer(instruments, V1, "", 401)
     found = samples(instruments)
     name = "model_requests_total"
-    assert found.value(name, endpoint=V2, status="200", **MODEL) == 2
-    assert found.value(name, endpoint=V2, status="429", **MODEL) == 1
-    assert found.value(name, endpoint=V1, status="401", model="", version="") == 1
+    assert found.value(name, route=V2, code="200", **MODEL) == 2
+    assert found.value(name, route=V2, code="429", **MODEL) == 1
+    assert found.value(name, route=V1, code="401", model="", version="") == 1
 
 
 def test_truncated_texts_are_counted_by_model() -> None:
@@ -120,8 +120,8 @@ def test_requests_are_timed() -> None:
         instruments.request_answered(V2, TAG, 200, seconds)
     found = samples(instruments)
     name = "model_request_duration_seconds"
-    assert found.value(f"{name}_count", endpoint=V2, status="200") == 3
-    assert found.value(f"{name}_sum", endpoint=V2, status="200") == pytest.approx(20.252)
+    assert found.value(f"{name}_count", route=V2, code="200") == 3
+    assert found.value(f"{name}_sum", route=V2, code="200") == pytest.approx(20.252)
     buckets = [found.value(f"{name}_bucket", le=le) for le in ("0.001", "0.0025", "0.25", "+Inf")]
     assert buckets == [0, 1, 2, 3]
 
@@ -130,7 +130,7 @@ def test_requests_in_progress_are_those_started_and_not_answered() -> None:
     instruments = Instruments()
     instruments.request_started(V2)
     answer(instruments, V2, TAG, 200)
-    assert samples(instruments).value("model_requests_in_progress", endpoint=V2) == 1
+    assert samples(instruments).value("kaiten_requests_in_progress", route=V2) == 1
 
 
 def test_instruments_are_apart_from_each_other() -> None:
@@ -147,11 +147,11 @@ def test_a_batch_is_measured() -> None:
     instruments.observer(TAG).batch_computed(report)
     found = samples(instruments)
     sums = {
-        "model_batch_size": (1, 3),
-        "model_batch_tokens": (1, 80),
-        "model_batch_padding_ratio": (1, 0.25),
-        "model_queue_seconds": (3, 0.6),
-        "model_inference_seconds": (1, 0.05),
+        "kaiten_batch_items": (1, 3),
+        "kaiten_batch_tokens": (1, 80),
+        "kaiten_batch_padding_ratio": (1, 0.25),
+        "kaiten_queue_delay_seconds": (3, 0.6),
+        "kaiten_inference_duration_seconds": (1, 0.05),
     }
     for name, (count, total) in sums.items():
         assert found.value(f"{name}_count", **MODEL) == count
@@ -166,7 +166,7 @@ def test_padding_is_a_share_of_the_computed_tokens(tokens: int, le: str, below: 
     report = BatchReport(1, tokens, padded_tokens=80, queue_seconds=[0], inference_seconds=0)
     instruments.observer(TAG).batch_computed(report)
     found = samples(instruments)
-    assert found.value("model_batch_padding_ratio_bucket", le=le, **MODEL) == below
+    assert found.value("kaiten_batch_padding_ratio_bucket", le=le, **MODEL) == below
 
 
 def test_batch_of_items_that_cost_nothing_has_no_padding() -> None:
@@ -184,11 +184,11 @@ def test_the_queue_and_failures_are_told_by_model() -> None:
     one.out_of_memory()
     other.queue_changed(1)
     found = samples(instruments)
-    assert found.value("model_queue_items", **MODEL) == 4
-    assert found.value("model_queue_items", model="topic", version="2.1.0") == 1
-    assert found.value("model_batch_failures_total", **MODEL) == 2
-    assert found.value("model_out_of_memory_total", **MODEL) == 1
-    assert found.value("model_batch_failures_total", model="topic", version="2.1.0") == 0
+    assert found.value("kaiten_queue_items", **MODEL) == 4
+    assert found.value("kaiten_queue_items", model="topic", version="2.1.0") == 1
+    assert found.value("kaiten_batch_failures_total", **MODEL) == 2
+    assert found.value("kaiten_out_of_memory_total", **MODEL) == 1
+    assert found.value("kaiten_batch_failures_total", model="topic", version="2.1.0") == 0
 
 
 def test_items_that_were_not_computed_are_counted_by_reason() -> None:
@@ -197,16 +197,16 @@ def test_items_that_were_not_computed_are_counted_by_reason() -> None:
     observer.items_skipped(gone=2, expired=0)
     observer.items_skipped(gone=1, expired=4)
     found = samples(instruments)
-    assert found.value("model_skipped_items_total", **MODEL, reason="gone") == 3
-    assert found.value("model_skipped_items_total", **MODEL, reason="expired") == 4
+    assert found.value("kaiten_items_skipped_total", **MODEL, reason="gone") == 3
+    assert found.value("kaiten_items_skipped_total", **MODEL, reason="expired") == 4
 
 
 def test_dropped_records_are_counted() -> None:
     instruments = Instruments()
-    assert samples(instruments).value("model_profile_records_dropped_total") == 0
+    assert samples(instruments).value("kaiten_drift_events_dropped_total") == 0
     instruments.records_dropped(3)
     instruments.records_dropped(2)
-    assert samples(instruments).value("model_profile_records_dropped_total") == 5
+    assert samples(instruments).value("kaiten_drift_events_dropped_total") == 5
 
 
 def test_requests_have_the_names_that_bentoml_gives_them() -> None:
@@ -293,15 +293,15 @@ def test_workers_are_summed_and_the_gauges_of_dead_ones_forgotten(tmp_path: Path
         alive = scrape(tmp_path)
     dead = scrape(tmp_path)
     for found in (alive, dead):
-        assert found.value("model_requests_total", endpoint=V2, status="200", **MODEL) == 500
+        assert found.value("model_requests_total", route=V2, code="200", **MODEL) == 500
         assert found.value("model_request_duration_seconds_count") == 500
         assert found.value("model_request_duration_seconds_sum") == pytest.approx(5)
         assert found.value("bentoml_service_request_total", http_response_code="200") == 500
         assert found.value("bentoml_service_request_duration_seconds_count") == 500
         assert len(set(found.families)) == len(found.families)
-    assert alive.value("model_requests_in_progress", endpoint=V2) == 2
+    assert alive.value("kaiten_requests_in_progress", route=V2) == 2
     assert alive.value("bentoml_service_request_in_progress", endpoint=V2) == 2
-    assert dead.labels("model_requests_in_progress") == []
+    assert dead.labels("kaiten_requests_in_progress") == []
     assert dead.labels("bentoml_service_request_in_progress") == []
 
 
@@ -311,11 +311,11 @@ def test_refusals_are_counted_by_limit_and_a_worker_that_counts_by_itself_is_sho
         instruments.request_limited(limit)
     instruments.limits_degraded(degraded=True)
     found = samples(instruments)
-    assert found.value("model_requests_limited_total", limit="requests") == 2
-    assert found.value("model_requests_limited_total", limit="concurrency") == 1
-    assert found.value("model_limits_degraded") == 1
+    assert found.value("kaiten_requests_rate_limited_total", limit="requests") == 2
+    assert found.value("kaiten_requests_rate_limited_total", limit="concurrency") == 1
+    assert found.value("kaiten_rate_limit_degraded") == 1
     instruments.limits_degraded(degraded=False)
-    assert samples(instruments).value("model_limits_degraded") == 0
+    assert samples(instruments).value("kaiten_rate_limit_degraded") == 0
 
 
 def test_quality_is_what_any_worker_has_measured_last(tmp_path: Path) -> None:
@@ -329,18 +329,18 @@ def test_quality_is_what_any_worker_has_measured_last(tmp_path: Path) -> None:
     found = {"arm": "production", **MODEL}
     assert samples.labels("model_accuracy") == [found]
     assert samples.value("model_accuracy", **found) == 0.9
-    assert samples.value("model_f1", **found) == 0.75
-    assert samples.value("model_labelled_answers", **found) == 40
-    assert samples.value("model_accuracy_estimate", **found) == 0.88
-    assert samples.value("model_accuracy_estimate_low", **found) == 0.85
-    assert samples.value("model_accuracy_estimate_high", **found) == 0.91
+    assert samples.value("kaiten_f1", **found) == 0.75
+    assert samples.value("kaiten_labelled_predictions", **found) == 40
+    assert samples.value("kaiten_accuracy_estimate", **found) == 0.88
+    assert samples.value("kaiten_accuracy_estimate_low", **found) == 0.85
+    assert samples.value("kaiten_accuracy_estimate_high", **found) == 0.91
 
 
 def test_predictions_that_were_not_written_are_counted() -> None:
     instruments = Instruments()
     instruments.predictions_dropped(3)
     samples = Samples(instruments.exposition()[0])
-    assert samples.value("model_quality_records_dropped_total") == 3
+    assert samples.value("kaiten_feedback_events_dropped_total") == 3
 
 
 def test_what_is_not_measured_any_more_is_not_shown_as_if_it_were() -> None:
@@ -364,10 +364,10 @@ def test_labels_and_their_database_are_told() -> None:
     instruments.labels_taken("waiting", 1)
     instruments.database_away(away=True)
     found = samples(instruments)
-    assert found.value("model_feedback_labels_total", outcome="waiting") == 4
-    assert found.value("model_database_away") == 1
+    assert found.value("kaiten_feedback_labels_total", outcome="waiting") == 4
+    assert found.value("kaiten_database_unavailable") == 1
     instruments.database_away(away=False)
-    assert samples(instruments).value("model_database_away") == 0
+    assert samples(instruments).value("kaiten_database_unavailable") == 0
 
 
 def test_workers_that_are_ready_are_shown_beside_those_there_should_be() -> None:
@@ -387,10 +387,10 @@ def test_what_serves_is_told_by_labels() -> None:
     served = {"ours:1.0.0": "a" * 64, "theirs:2.0.0": "b" * 64}
     instruments.show_versions("0.1.0", lambda: served)
     found = samples(instruments)
-    assert found.value("kaiten_build_info", kaiten="0.1.0", bento="1.0.0-cpu-0f2a") == 1
+    assert found.value("kaiten_build_info", version="0.1.0", bento="1.0.0-cpu-0f2a") == 1
     for tag, digest in served.items():
         name, _, version = tag.partition(":")
-        assert found.value("model_info", model=name, version=version, digest=digest) == 1
+        assert found.value("kaiten_model_info", model=name, version=version, digest=digest) == 1
 
 
 # Takes a directory; counts in one series, says so, and in very many more once it is told to.
@@ -462,7 +462,7 @@ def test_prometheus_client_still_makes_and_reads_its_files_by_our_class(tmp_path
         (tmp_path / "counter_5000000.db").write_bytes(b"\1\2\3")
         found = scrape(tmp_path)
     assert found.value("model_requests_total") == 5
-    assert found.value("kaiten_metrics_files_torn_total") == 1
+    assert found.value("kaiten_metrics_files_corrupt_total") == 1
 
 
 def test_worker_with_the_id_of_one_that_left_a_torn_file_starts_afresh(tmp_path: Path) -> None:

@@ -78,9 +78,9 @@ def metrics(*, without: str = "", tag: str = TAG) -> str:
     ours = f'model="{model}",version="{version}"'
     lines = [
         "# HELP model_requests_total Requests.",
-        f'model_requests_total{{endpoint="/api/v2/predict",status="200",{ours}}} 3.0',
-        f'model_info{{digest="sha256:1f",{ours}}} 1.0',
-        'kaiten_build_info{bento="kaiten_service:1-cpu",kaiten="0.1.0"} 1.0',
+        f'model_requests_total{{route="/api/v2/predict",code="200",{ours}}} 3.0',
+        f'kaiten_model_info{{digest="sha256:1f",{ours}}} 1.0',
+        'kaiten_build_info{bento="kaiten_service:1-cpu",version="0.1.0"} 1.0',
     ]
     return "\n".join(line for line in lines if not (without and line.startswith(without))) + "\n"
 

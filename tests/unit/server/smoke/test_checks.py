@@ -212,7 +212,12 @@ FAULTS: dict[str, tuple[str, Rule, str, str]] = {
         "metrics",
         "500 internal_error",
     ),
-    "no model_info": ("/metrics", scraped(without="model_info"), "build", "no model_info"),
+    "no kaiten_model_info": (
+        "/metrics",
+        scraped(without="kaiten_model_info"),
+        "build",
+        "no kaiten_model_info",
+    ),
     "no build_info": ("/metrics", scraped(without="kaiten_build"), "build", "no kaiten_build_info"),
     "catch-all": ("", lambda _: Answer(200, "<html>"), "unknown path", "200, not 404"),
     "404 of a proxy": (
