@@ -193,12 +193,12 @@ def through_edge(
     instruments = Instruments(metrics) if metrics else None
     # Never started: what it would do in its own thread is no part of a request.
     sink = Profiler(
-        Path(), [], (Profiles(max_pending_records=10**7), Drift()), _unwatched, lambda _: None
+        Path(), [], (Profiles(max_pending_events=10**7), Drift()), _unwatched, lambda _: None
     )
     predictor = Predictor([stub], limits)
     routes = Routes(lambda: predictor, Instruments, limits, ApiVersions())
     parts = EdgeParts(
-        Settings.model_construct(logging=Logging(requests_per_s=0)),
+        Settings.model_construct(logging=Logging(max_request_lines_per_s=0)),
         callers or _callers(),
         routes.direct(),
         instruments or nothing,

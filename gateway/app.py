@@ -51,7 +51,7 @@ class EdgeParts:
 def layers(parts: EdgeParts) -> list[Layer]:
     """Return the middleware, each as it takes an app; the first is the innermost."""
     settings = parts.settings
-    table = AccessTable(settings.gateway, settings.quality)
+    table = AccessTable(settings.gateway, settings.feedback)
     limits = settings.gateway
     memory = BodyMemory(limits.max_body_memory_bytes, limits.max_body_bytes, parts.bodies)
     found: list[Layer] = [
@@ -82,7 +82,7 @@ def layers(parts: EdgeParts) -> list[Layer]:
             TrafficMiddleware,
             traffic=parts.traffic,
             sink=parts.sink,
-            lines_per_s=settings.logging.requests_per_s,
+            lines_per_s=settings.logging.max_request_lines_per_s,
         ),
         # Outside traffic, which is to know one path for a prediction, and the envelope, whose
         # answers name the version too.

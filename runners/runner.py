@@ -131,7 +131,7 @@ class Runner:
     def _warm_up(self) -> None:
         self._model.warm_up(
             self._limits.max_batch_tokens or self._model.batch_tokens,
-            self._limits.max_batch_size or self._model.batch_items,
+            self._limits.max_batch_items or self._model.batch_items,
         )
 
     async def _check(self) -> None:

@@ -197,7 +197,7 @@ def _redis(settings: Settings) -> str | None:
 
 def _database(settings: Settings) -> str | None:
     """Return what a start would find; as above, it goes on where nothing answers."""
-    if not settings.quality.enabled:
+    if not settings.feedback.enabled:
         return None
     # Who keeps no predictions loads no database.
     from monitors.feedback.database import database_address, database_fault, database_url  # noqa: PLC0415

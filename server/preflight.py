@@ -152,7 +152,7 @@ def _prepare_database(settings: Settings) -> None:
 
     Then whoever reaches it first makes them.
     """
-    if not settings.quality.enabled:
+    if not settings.feedback.enabled:
         return
     from monitors.feedback.database import Database, database_url  # noqa: PLC0415
 

@@ -124,9 +124,9 @@ def _subject(model: StoredModel, settings: Settings) -> Subject:
     family, batching = find_task(model.card.task), settings.batching
     task = family.load(model.folder, model.card.max_length, settings.runners)
     bounds = Bounds(
-        items=batching.max_batch_size or task.model.batch_items,
+        items=batching.max_batch_items or task.model.batch_items,
         tokens=batching.max_batch_tokens or task.model.batch_tokens,
-        padding=batching.max_padding,
+        padding=batching.max_padding_ratio,
         packed=task.model.packed,
     )
     task.model.warm_up(bounds.tokens, bounds.items)

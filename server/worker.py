@@ -105,14 +105,14 @@ class Parts:
     def profiler(self) -> Profiler | None:
         if not self.settings.profiles.enabled:
             return None
-        by_tenant = self.settings.profiles.by_tenant and self.pseudonyms is not None
+        by_subject = self.settings.profiles.by_subject and self.pseudonyms is not None
         return Profiler(
             self.settings.home / "drift",
             [*self.references],
             (self.settings.profiles, self.settings.drift),
             lambda: self.watch,
             self.instruments.records_dropped,
-            self.pseudonyms.of if by_tenant and self.pseudonyms else lambda _: "",
+            self.pseudonyms.of if by_subject and self.pseudonyms else lambda _: "",
         )
 
     @cached_property
@@ -158,7 +158,7 @@ class Parts:
         from monitors.feedback.database import database_url  # noqa: PLC0415
         from monitors.feedback.service import QualityDesk  # noqa: PLC0415
 
-        home, quality = self.settings.home, self.settings.quality
+        home, quality = self.settings.home, self.settings.feedback
         versions = {
             each.card.tag: (each.card.labels, self.references[each.card.tag])
             for each in self.models
@@ -172,7 +172,7 @@ class Parts:
         """What answers are handed to, each with a thread of its own."""
         found: list[Profiler | QualityDesk | None] = [
             self.profiler,
-            self.quality if self.settings.quality.enabled else None,
+            self.quality if self.settings.feedback.enabled else None,
         ]
         return [each for each in found if each is not None]
 
@@ -223,7 +223,7 @@ class Parts:
             lambda: self.instruments,
             self.settings.gateway,
             self.settings.api_versions,
-            quality=self.settings.quality.enabled,
+            quality=self.settings.feedback.enabled,
         )
 
     @cached_property
@@ -252,7 +252,9 @@ class Parts:
     @cached_property
     def limiter(self) -> Limiter | None:
         timeout_s = self.settings.serving.request_timeout_s
-        return limiter_for(self.settings.limits, self.settings.state, timeout_s, self.instruments)
+        return limiter_for(
+            self.settings.rate_limit, self.settings.state, timeout_s, self.instruments
+        )
 
     @cached_property
     def _placed(self) -> Runners:

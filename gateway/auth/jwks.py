@@ -26,9 +26,9 @@ Sleep = Callable[[float], Awaitable[None]]
 class JwksKeys:
     """The keys of an issuer's JWKS URL, refreshed every ``refresh_s`` and for unknown key ids.
 
-    There is one fetch at a time, and at most one in ``min_interval_s``; requests for an unknown key
-    wait for the next one. A key id that a fetch did not contain is not fetched again for
-    ``unknown_s``. While the issuer is unavailable, keys stay valid for ``max_age_s``.
+    There is one fetch at a time, and at most one in ``min_refresh_interval_s``; requests for an
+    unknown key wait for the next one. A key id that a fetch did not contain is not fetched again
+    for ``unknown_key_retry_s``. While the issuer is unavailable, keys stay valid for ``max_age_s``.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class JwksKeys:
         return kid is not None and self._unknown.get(kid, 0.0) <= self._clock()
 
     def _remember_unknown(self, kid: str) -> None:
-        self._unknown[kid] = self._clock() + self._settings.unknown_s
+        self._unknown[kid] = self._clock() + self._settings.unknown_key_retry_s
         if len(self._unknown) > _MAX_UNKNOWN:
             self._unknown.popitem(last=False)
 
@@ -147,7 +147,7 @@ class JwksKeys:
 
     async def _fetch_keys(self) -> bool:
         if self._tried_at is not None:
-            too_early_s = self._tried_at + self._settings.min_interval_s - self._clock()
+            too_early_s = self._tried_at + self._settings.min_refresh_interval_s - self._clock()
             if too_early_s > 0:
                 await self._sleep(too_early_s)
         self._tried_at = self._clock()

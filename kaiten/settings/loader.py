@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     home: Path = Path(".kaiten")
     serving: Serving = Serving()
     gateway: Gateway = Gateway()
-    limits: Limits = Limits()
+    rate_limit: Limits = Limits()
     api_versions: ApiVersions = ApiVersions()
     batching: Batching = Batching()
     runners: Runners = Runners()
@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     tls: Tls = Tls()
     profiles: Profiles = Profiles()
     drift: Drift = Drift()
-    quality: Quality = Quality()
+    feedback: Quality = Quality()
     logging: Logging = Logging()
 
     @property
@@ -623,8 +623,8 @@ def _unfit(entry: strict_yaml.YamlEntry, annotation: Any) -> str | None:  # noqa
             return "is an empty section; indent its keys below it, or remove it"
         return None if entry.is_mapping else "is a section; write key: value lines below it"
     if entry.boolean and not accepts(annotation, bool):
-        # limits take off, which YAML 1.1 reads as false, for no limit.
-        if entry.path[0] == "limits" and entry.boolean in {"off", "false", "no"}:
+        # rate_limit takes off, which YAML 1.1 reads as false, for no limit.
+        if entry.path[0] == "rate_limit" and entry.boolean in {"off", "false", "no"}:
             return None
         return "is a word that YAML reads as true or false; write a number, or text in quotes"
     if entry.is_number and accepts(annotation, date):

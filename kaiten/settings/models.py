@@ -135,9 +135,9 @@ class Batching(Section):
     """How requests share the device."""
 
     max_batch_tokens: int | None = Field(None, ge=1)
-    max_batch_size: int | None = Field(None, ge=1)
-    max_padding: float = Field(0.1, ge=0, lt=1)
-    max_overtaken: int = Field(8, ge=0)
+    max_batch_items: int | None = Field(None, ge=1)
+    max_padding_ratio: float = Field(0.1, ge=0, lt=1)
+    max_overtakes: int = Field(8, ge=0)
     max_queue_items: int = Field(512, ge=1)
     hang_timeout_s: float | None = Field(None, ge=1, le=3600)
 
@@ -172,10 +172,10 @@ class Validation(Section):
     min_accuracy: float = Field(0.7, ge=0, le=1)
     min_macro_f1: float = Field(0.6, ge=0, le=1)
     max_calibration_error: float = Field(0.25, ge=0, le=1)
-    max_accuracy_loss: float = Field(0.02, ge=0, le=1)
+    max_accuracy_drop: float = Field(0.02, ge=0, le=1)
     max_latency_p99_ms: float = Field(1000, gt=0)
-    max_memory_mb: float = Field(8192, gt=0)
-    max_size_mb: float = Field(8192, gt=0)
+    max_memory_mib: float = Field(8192, gt=0)
+    max_size_mib: float = Field(8192, gt=0)
     min_rows: int = Field(30, ge=2)
 
 
@@ -228,8 +228,8 @@ class Jwks(Section):
     """How keys that an issuer publishes are kept; durations in seconds."""
 
     refresh_s: float = Field(300, ge=1)
-    min_interval_s: float = Field(3, ge=1)
-    unknown_s: float = Field(10, ge=0)
+    min_refresh_interval_s: float = Field(3, ge=1)
+    unknown_key_retry_s: float = Field(10, ge=0)
     max_age_s: float = Field(86_400, ge=1)
 
 
@@ -363,8 +363,8 @@ class Profiles(Section):
     enabled: bool = True
     # A folder or an address that fsspec knows; None is the folder profiles in KAITEN_HOME.
     target: str | None = None
-    by_tenant: bool = False
-    max_pending_records: int = Field(10_000, ge=1)
+    by_subject: bool = False
+    max_pending_events: int = Field(10_000, ge=1)
 
     @field_validator("target")
     @classmethod
@@ -387,7 +387,7 @@ class Drift(Section):
     min_rows: int = Field(200, ge=10)
     false_discovery_rate: float = Field(0.05, gt=0, lt=1)
     min_effect: float = Field(0.1, gt=0, lt=1)
-    clear_after: int = Field(2, ge=1)
+    clear_after_windows: int = Field(2, ge=1)
 
     @model_validator(mode="after")
     def _can_be_judged(self) -> "Drift":
@@ -404,15 +404,15 @@ class Quality(Section):
 
     enabled: bool = True
     window_rows: int = Field(1000, ge=10)
-    keep_days: float = Field(30, gt=0)
-    keep_rows: int = Field(1_000_000, ge=1)
-    max_pending_records: int = Field(10_000, ge=1)
+    retention_days: float = Field(30, gt=0)
+    max_rows: int = Field(1_000_000, ge=1)
+    max_pending_events: int = Field(10_000, ge=1)
 
     @model_validator(mode="after")
     def _holds_a_window(self) -> "Quality":
-        if self.keep_rows < self.window_rows:
+        if self.max_rows < self.window_rows:
             raise ValueError(
-                "keep_rows is under window_rows, so no window would ever be whole; raise the first "
+                "max_rows is under window_rows, so no window would ever be whole; raise the first "
                 "or lower the second"
             )
         return self
@@ -422,9 +422,9 @@ class Logging(Section):
     """What is logged."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    requests_per_s: int = Field(10, ge=0)
+    max_request_lines_per_s: int = Field(10, ge=0)
     folder: Path | None = None
-    max_file_mb: int = Field(64, ge=1)
+    max_file_mib: int = Field(64, ge=1)
     backups: int = Field(4, ge=1)
     client_addresses: bool = False
     # Of the pseudonyms that stand for subjects; where none is set, the signing secret gives one.

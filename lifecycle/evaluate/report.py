@@ -110,14 +110,14 @@ def _checks(
     error, most = measures.calibration_error, limits.max_calibration_error
     yield _at_most("calibration error", error, most)
     yield _at_most("latency p99 in ms", cost.latency_p99_ms, limits.max_latency_p99_ms)
-    yield _at_most("memory in MiB", cost.memory_mb, limits.max_memory_mb)
-    yield _at_most("size in MiB", cost.size_mb, limits.max_size_mb)
+    yield _at_most("memory in MiB", cost.memory_mb, limits.max_memory_mib)
+    yield _at_most("size in MiB", cost.size_mb, limits.max_size_mib)
     if golden is not None:
         yield _at_most("golden rows answered otherwise", len(golden.wrong), 0)
     if comparison is not None:
         against = comparison.against
         loss = -comparison.difference
-        yield _at_most(f"accuracy lost against {against}", loss, limits.max_accuracy_loss)
+        yield _at_most(f"accuracy lost against {against}", loss, limits.max_accuracy_drop)
         # Below nothing, it is worse beyond what the rows' chance explains.
         name = f"upper end of the accuracy gained on {against}"
         yield _at_least(name, comparison.high, 0)

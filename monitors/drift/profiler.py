@@ -61,7 +61,7 @@ class Profiler:
         self._locks = {
             model: keeper(folder.joinpath(*model_tags.split(model), _LOCK_FILE)) for model in models
         }
-        self._pending = Sample(profiles.max_pending_records, random.Random())  # noqa: S311  no secret
+        self._pending = Sample(profiles.max_pending_events, random.Random())  # noqa: S311  no secret
         self._failing: set[str] = set()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="profiler", daemon=True)

@@ -105,7 +105,7 @@ def after(
     told = any(each.drifts(limit, settings.min_effect) for each in findings)
     sign = any(each.drifts(settings.false_discovery_rate, settings.min_effect) for each in findings)
     quiet = 0 if sign else before.quiet + 1
-    lasts = bool(before.drifted) and quiet < settings.clear_after
+    lasts = bool(before.drifted) and quiet < settings.clear_after_windows
     drifted = told or lasts
     since = before.since if before.drifted else window.started_at
     at = max(limit, settings.false_discovery_rate) if lasts else limit

@@ -41,7 +41,7 @@ class PredictionLog:
     ) -> None:
         self._database = database
         self._versions = versions
-        self._max_pending = settings.max_pending_records
+        self._max_pending = settings.max_pending_events
         self._on_drop = on_drop
         self._clock = clock
         self._pending: deque[tuple[float, PredictionRecord]] = deque()

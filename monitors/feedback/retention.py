@@ -22,8 +22,8 @@ class Pruning:
 
     def __init__(self, database: Database, settings: Quality) -> None:
         self._database = database
-        self._keep_s = settings.keep_days * _DAY_S
-        self._keep_rows = settings.keep_rows
+        self._keep_s = settings.retention_days * _DAY_S
+        self._keep_rows = settings.max_rows
 
     def prune(self, now: float) -> int:
         """Delete what is too old or too much; return how many rows. ``now`` is in epoch seconds.

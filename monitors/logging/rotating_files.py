@@ -145,7 +145,7 @@ def open_files(settings: Logging, worker: int) -> dict[str, QueuedFileHandler]:
             stem,
             RotatingFile(
                 settings.folder / f"{stem}-{worker}.log",
-                settings.max_file_mb * _MIB,
+                settings.max_file_mib * _MIB,
                 settings.backups,
             ),
         )

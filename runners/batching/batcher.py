@@ -142,7 +142,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self._on_death = on_death
         self._watchdog = device.watchdog
         self._clock = clock
-        self._queue = FairQueue[_Entry[ItemT, ResultT]](limits.max_overtaken)
+        self._queue = FairQueue[_Entry[ItemT, ResultT]](limits.max_overtakes)
         # How many items of each subject wait to be prepared.
         self._preparing: Counter[str] = Counter()
         self._shared_until = -math.inf
@@ -345,13 +345,13 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
             return []
         most = self._most_items
         window = self._queue.window(max(_WINDOW, most), self._budget)
-        overtaken = self._limits.max_overtaken
+        overtaken = self._limits.max_overtakes
         # What waits is shared by the lanes that are free, so that all are done early.
         share = math.ceil(len(self._queue) / (self._device.lanes - self._busy_lanes))
         bounds = Bounds(
             items=min(most, share),
             tokens=self._batch_tokens(window[0]),
-            padding=self._limits.max_padding,
+            padding=self._limits.max_padding_ratio,
             packed=self._device.packed,
         )
         costs = [entry.cost for entry in window]
@@ -380,7 +380,9 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         ]
         if not window:
             return []
-        bounds = Bounds(self._most_items, limit, self._limits.max_padding, self._device.packed)
+        bounds = Bounds(
+            self._most_items, limit, self._limits.max_padding_ratio, self._device.packed
+        )
         costs = [entry.cost for entry in window]
         batch = [window[index] for index in choose(costs, [False] * len(costs), bounds)]
         self._queue.take(batch)
@@ -392,7 +394,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
 
     @property
     def _most_items(self) -> int:
-        return self._limits.max_batch_size or self._device.batch_items
+        return self._limits.max_batch_items or self._device.batch_items
 
     def _batch_tokens(self, head: _Entry[ItemT, ResultT]) -> int:
         """Return the tokens of a batch: fewer while light and heavy subjects share the device."""

@@ -170,7 +170,9 @@ async def _rotating(report: Report, each: Served, load: Load) -> None:
     phase.check(report, "made_up", "and so is every made-up key id", 401)
     slowest = phase.first.latency(100)
     passed = slowest <= _MIN_INTERVAL_S + _ALLOWANCE_S
-    report.check("rotating: the first of a key waits for min_interval_s", slowest, passed=passed)
+    report.check(
+        "rotating: the first of a key waits for min_refresh_interval_s", slowest, passed=passed
+    )
     _check_fetches(report, "rotating", fetched, took)
 
 
@@ -228,7 +230,7 @@ async def _within_grace(report: Report, store: Path, folder: Path) -> None:
 
 async def _beyond_grace(report: Report, store: Path, folder: Path) -> None:
     settings = {
-        "max_age_s": str(_MAX_AGE_S), "refresh_s": str(_REFRESH_S), "min_interval_s": "2",
+        "max_age_s": str(_MAX_AGE_S), "refresh_s": str(_REFRESH_S), "min_refresh_interval_s": "2",
     }  # fmt: skip
     with issuing() as issuer, served(store, folder, _settings(issuer, **settings)) as each:
         until_all_ready(each.server.url)

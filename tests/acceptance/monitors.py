@@ -18,7 +18,7 @@ from tests.acceptance.report import Report, console
 from tests.acceptance.soak import LANES, REQUESTS, WINDOWS, Slope, counted, soaked
 from tests.e2e.house import quickstart_texts
 
-_OFF = {"KAITEN_PROFILES__ENABLED": "false", "KAITEN_QUALITY__ENABLED": "false"}
+_OFF = {"KAITEN_PROFILES__ENABLED": "false", "KAITEN_FEEDBACK__ENABLED": "false"}
 _ROUNDS, _ROUND_S, _WARM_UP_S = 10, 10.0, 5.0
 _LEAST_THROUGHPUT = 0.95
 _MOST_MEMORY_MIB = 150

@@ -22,7 +22,7 @@ def server(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         home,
         BENTOML_CONFIG_OPTIONS="services.kaiten_service.workers=2",
         # A test looks for the line of its own request, whatever the others send meanwhile.
-        KAITEN_LOGGING__REQUESTS_PER_S="1000000",
+        KAITEN_LOGGING__MAX_REQUEST_LINES_PER_S="1000000",
     )
     with serving(env) as server:
         server.process.wait_for("Completed async startup hook", count=2)

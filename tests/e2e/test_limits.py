@@ -70,7 +70,7 @@ def two(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             tmp_path_factory.mktemp("home"),
             KAITEN_AUTH__SECRET=SECRET,
             KAITEN_STATE__REDIS_URL=redis.url,
-            KAITEN_LIMITS__REQUESTS=f"{LIMIT}/hour",
+            KAITEN_RATE_LIMIT__REQUESTS=f"{LIMIT}/hour",
             KAITEN_GATEWAY__BODY_TIMEOUT_S="0.5",
         )
         both = {**env, "BENTOML_CONFIG_OPTIONS": f"services.kaiten_service.workers={WORKERS}"}

@@ -70,7 +70,7 @@ def house(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             bentoml_home,
             tmp_path_factory.mktemp("home"),
             KAITEN_AUTH__ISSUERS=json.dumps([issuer.settings()]),
-            KAITEN_AUTH__JWKS__MIN_INTERVAL_S="1",
+            KAITEN_AUTH__JWKS__MIN_REFRESH_INTERVAL_S="1",
             KAITEN_AUTH__CREDENTIALS_POLL_S="0.1",
             KAITEN_STATE__REDIS_URL=redis.url,
             BENTOML_CONFIG_OPTIONS=f"services.kaiten_service.workers={WORKERS}",

@@ -32,7 +32,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
         ):
             settings = {
                 "KAITEN_AUTH__SECRET": _SECRET,
-                "KAITEN_LIMITS__TOKENS": f"{_LIMIT}/hour",
+                "KAITEN_RATE_LIMIT__TOKENS": f"{_LIMIT}/hour",
                 **more,
             }
             with served(store, folder / name.replace(" ", "-"), settings) as each:

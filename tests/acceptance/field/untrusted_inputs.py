@@ -23,19 +23,19 @@ _CANARY = "KAITEN_FIELD_CANARY_0123456789"
 
 # The content of kaiten.yaml, and the line that the refusal names.
 SETTINGS: Mapping[str, tuple[bytes, str]] = {
-    "a section twice": (b"batching: {max_padding: 0.2}\nbatching: {}\n", "line 2"),
-    "a key twice": (b"batching:\n  max_padding: 0.2\n  max_padding: 0.3\n", "line 3"),
-    "another case": (b"Batching:\n  max_padding: 0.2\n", "line 1"),
-    "an anchor": (b"batching: &a\n  max_padding: 0.2\n", "line 1"),
-    "a merge key": (b"batching:\n  <<: {max_padding: 0.2}\n", "line 2"),
+    "a section twice": (b"batching: {max_padding_ratio: 0.2}\nbatching: {}\n", "line 2"),
+    "a key twice": (b"batching:\n  max_padding_ratio: 0.2\n  max_padding_ratio: 0.3\n", "line 3"),
+    "another case": (b"Batching:\n  max_padding_ratio: 0.2\n", "line 1"),
+    "an anchor": (b"batching: &a\n  max_padding_ratio: 0.2\n", "line 1"),
+    "a merge key": (b"batching:\n  <<: {max_padding_ratio: 0.2}\n", "line 2"),
     "a tab": (b"batching:\n\tmax_padding: 0.2\n", "line 2"),
-    "a section below another": (b"serving:\n  batching: {max_padding: 0.2}\n", "line 2"),
+    "a section below another": (b"serving:\n  batching: {max_padding_ratio: 0.2}\n", "line 2"),
     "base 60": (b"serving:\n  request_timeout_s: 1:30\n", "line 2"),
     "octal": (b"batching:\n  max_queue_items: 0600\n", "line 2"),
     "a word for a number": (b"serving:\n  drain_s: off\n", "line 2"),
     "a number for a date": (b"api_versions:\n  v1: {sunset_at: 86400}\n", "line 2"),
     "a folded line": (b"auth:\n  issuer: a\n    b\n", "line 2"),
-    "a number for a key": (b"1: {max_padding: 0.2}\n", "line 1"),
+    "a number for a key": (b"1: {max_padding_ratio: 0.2}\n", "line 1"),
     "null for a key": (b"~: 1\n", "line 1"),
     "deep nesting": (b"[" * 5000, "line 1"),
 }

@@ -343,7 +343,7 @@ def test_whether_the_database_can_be_used_is_told_and_stops_nothing(
         assert told() == f"{place} {away}"
         assert "canary" not in said(0)
         server.start()
-    monkeypatch.setenv("KAITEN_QUALITY__ENABLED", "false")
+    monkeypatch.setenv("KAITEN_FEEDBACK__ENABLED", "false")
     assert told() is None
 
 

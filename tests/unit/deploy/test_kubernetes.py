@@ -122,11 +122,11 @@ def test_settings_are_real_and_the_ones_that_were_asked_for(
 ) -> None:
     found = settings(rendered[name], tmp_path, monkeypatch)
     assert found.serving.request_timeout_s == 30
-    assert found.limits.concurrency == 100
+    assert found.rate_limit.concurrency == 100
     assert found.runners.threads == 1
     assert found.gateway.docs == "closed"
     gpu = name.startswith("gpu")
-    assert found.batching.max_batch_size == (None if gpu else 32)
+    assert found.batching.max_batch_items == (None if gpu else 32)
     assert found.runners.device == ("cuda" if gpu else "auto")
 
 
@@ -251,7 +251,7 @@ def test_keda_asks_for_the_queues_of_its_own_namespace(
     assert scaled["metadata"]["namespace"] == namespace
     asked = scaled["spec"]["triggers"][0]["metadata"]
     assert asked["query"] == f'sum(kaiten_queue_items{{namespace="{namespace}"}})'
-    size = rendered["production"].environment["KAITEN_BATCHING__MAX_BATCH_SIZE"]
+    size = rendered["production"].environment["KAITEN_BATCHING__MAX_BATCH_ITEMS"]
     assert int(asked["threshold"]) == 2 * int(size)
 
 

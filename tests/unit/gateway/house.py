@@ -283,7 +283,7 @@ class House:
             auth=AUTH,
             tls=tls or Tls(),
             api_versions=versions,
-            quality=quality,
+            feedback=quality,
         )
         self.traffic = Book()
         self.bodies = Bodies()

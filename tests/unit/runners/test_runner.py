@@ -275,7 +275,7 @@ async def test_short_inputs_are_prepared_inline_and_long_ones_on_a_thread(house:
 async def test_device_is_called_on_one_lasting_thread_a_lane(house: House) -> None:
     task = Upper()
     task.lanes = 2
-    runner = house.make(task, limits=Batching(max_batch_size=1))
+    runner = house.make(task, limits=Batching(max_batch_items=1))
     await runner.start()
     for _ in range(10):
         await asyncio.gather(*(runner.predict(["one", "two"]) for _ in range(5)))
@@ -299,7 +299,7 @@ async def test_lanes_compute_at_the_same_time(house: House) -> None:
 
 async def test_task_is_told_whether_it_is_alone(house: House) -> None:
     task = Upper()
-    runner = house.make(task, limits=Batching(max_batch_size=1))
+    runner = house.make(task, limits=Batching(max_batch_items=1))
     await runner.start()
     await runner.predict(["one", "two"])
 
@@ -387,7 +387,7 @@ async def test_close_before_it_is_warm_stays_closed(house: House, *, closed_firs
 
 
 async def test_device_that_fails_at_everything_ends_the_runner(house: House) -> None:
-    runner = house.make(Dead(), limits=Batching(max_batch_size=1))
+    runner = house.make(Dead(), limits=Batching(max_batch_items=1))
     await runner.start()
     asked = [asyncio.create_task(runner.predict([str(number)])) for number in range(20)]
     failed = [type(error) for error in await asyncio.gather(*asked, return_exceptions=True)]

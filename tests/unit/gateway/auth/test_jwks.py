@@ -12,7 +12,7 @@ from kaiten.errors import IssuerUnavailable
 from kaiten.settings.models import Jwks
 from tests.unit.gateway.auth.mint import jwk, jwks
 
-SETTINGS = Jwks(refresh_s=300, min_interval_s=2, unknown_s=10, max_age_s=3600)
+SETTINGS = Jwks(refresh_s=300, min_refresh_interval_s=2, unknown_key_retry_s=10, max_age_s=3600)
 
 
 @dataclass
@@ -108,7 +108,7 @@ async def test_unknown_key_is_not_looked_for_again_at_once() -> None:
     for _ in range(5):
         assert await keys.find("made up") is None
     assert len(issuer.asked_at) == asked
-    issuer.now += SETTINGS.unknown_s
+    issuer.now += SETTINGS.unknown_key_retry_s
     assert await keys.find("made up") is None
     assert len(issuer.asked_at) == asked + 1
 
@@ -119,7 +119,7 @@ async def test_flood_of_made_up_keys_asks_less_than_once_a_second() -> None:
     for number in range(30):
         assert await keys.find(f"made up {number}") is None
     seconds = issuer.now - issuer.asked_at[0]
-    assert len(issuer.asked_at) - 1 <= seconds / SETTINGS.min_interval_s
+    assert len(issuer.asked_at) - 1 <= seconds / SETTINGS.min_refresh_interval_s
 
 
 async def test_what_is_remembered_of_a_flood_is_bounded() -> None:

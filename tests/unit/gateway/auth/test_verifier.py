@@ -223,7 +223,7 @@ async def published(*keys: dict[str, Any]) -> Verifier:
     async def fetch(_: str) -> bytes:
         return jwks(*keys)
 
-    settings = Jwks(min_interval_s=1)
+    settings = Jwks(min_refresh_interval_s=1)
     return verifier(trusted(JwksKeys("https://issuer/", settings, fetch, sleep=asyncio.sleep)))
 
 

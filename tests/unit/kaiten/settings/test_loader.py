@@ -69,16 +69,16 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_file_outranks_defaults(file: Path) -> None:
-    file.write_text("batching:\n  max_batch_size: 7\n")
+    file.write_text("batching:\n  max_batch_items: 7\n")
     batching = load_settings().batching
-    assert (batching.max_batch_size, batching.max_queue_items) == (7, 512)
+    assert (batching.max_batch_items, batching.max_queue_items) == (7, 512)
 
 
 def test_environment_outranks_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file.write_text("batching:\n  max_batch_size: 7\n  max_batch_tokens: 77\n")
-    monkeypatch.setenv("KAITEN_BATCHING__MAX_BATCH_SIZE", "8")
+    file.write_text("batching:\n  max_batch_items: 7\n  max_batch_tokens: 77\n")
+    monkeypatch.setenv("KAITEN_BATCHING__MAX_BATCH_ITEMS", "8")
     batching = load_settings().batching
-    assert (batching.max_batch_size, batching.max_batch_tokens) == (8, 77)
+    assert (batching.max_batch_items, batching.max_batch_tokens) == (8, 77)
 
 
 @pytest.mark.parametrize("name", ["environment", "home", "serving"])
@@ -133,7 +133,7 @@ def test_unpinned_and_ambiguous_models_are_refused(
     ("variable", "remedy"),
     [
         ("KAITEN_SERVNG__MODELS", "; did you mean KAITEN_SERVING?"),
-        ("KAITEN_BATCHNG__MAX_BATCH_SIZE", "; did you mean KAITEN_BATCHING?"),
+        ("KAITEN_BATCHNG__MAX_BATCH_ITEMS", "; did you mean KAITEN_BATCHING?"),
         ("KAITEN_LOGGING_LEVEL", "; did you mean KAITEN_LOGGING?"),
         ("KAITEN_CONFG", "; did you mean KAITEN_CONFIG?"),
         ("KAITEN_ZZZZ", ""),
@@ -198,7 +198,7 @@ def test_unknown_key_in_a_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -
     [
         ("servng:\n  models: [a:1.0.0]\n", "servng"),
         ("serving:\n  modelz: [a:1.0.0]\n", "serving.modelz"),
-        ("max_batch_size: 8\n", "max_batch_size"),
+        ("max_batch_items: 8\n", "max_batch_items"),
     ],
 )
 def test_unknown_key_in_the_file_is_refused(text: str, field: str, file: Path) -> None:
@@ -219,13 +219,13 @@ def test_unknown_key_in_the_file_is_refused(text: str, field: str, file: Path) -
         ("KAITEN_GATEWAY__MAX_INPUTS", "0", "gateway.max_inputs"),
         ("KAITEN_GATEWAY__MAX_TEXT_CHARS", "many", "gateway.max_text_chars"),
         ("KAITEN_BATCHING__MAX_BATCH_TOKENS", "0", "batching.max_batch_tokens"),
-        ("KAITEN_BATCHING__MAX_BATCH_SIZE", "-1", "batching.max_batch_size"),
+        ("KAITEN_BATCHING__MAX_BATCH_ITEMS", "-1", "batching.max_batch_items"),
         ("KAITEN_RUNNERS__DEVICE", "tpu", "runners.device"),
         ("KAITEN_RUNNERS__DEVICE", "cuda:", "runners.device"),
         ("KAITEN_RUNNERS__THREADS", "-1", "runners.threads"),
         ("KAITEN_AUTH__LEEWAY_S", "301", "auth.leeway_s"),
         ("KAITEN_DRIFT__WINDOW_S", "0", "drift.window_s"),
-        ("KAITEN_PROFILES__MAX_PENDING_RECORDS", "0", "profiles.max_pending_records"),
+        ("KAITEN_PROFILES__MAX_PENDING_EVENTS", "0", "profiles.max_pending_events"),
         ("KAITEN_LOGGING__LEVEL", "trace", "logging.level"),
     ],
 )
@@ -700,7 +700,7 @@ def test_keys_are_fetched_by_https_in_production(monkeypatch: pytest.MonkeyPatch
     ("text", "field", "reason"),
     [
         (
-            "batching:\n  max_queue_items: 300\ngateway: {}\nbatching:\n  max_padding: 0.2\n",
+            "batching:\n  max_queue_items: 300\ngateway: {}\nbatching:\n  max_padding_ratio: 0.2\n",
             "batching",
             "line 4: is given twice, first at line 1; keep one of the two",
         ),
@@ -737,11 +737,11 @@ def test_keys_are_fetched_by_https_in_production(monkeypatch: pytest.MonkeyPatch
         ("auth:\n  secret:\n", "auth.secret", "may not stand in a file that is shipped"),
         ("tls:\n  certificate: a.pem\n  private_key:\n", "tls", "line 1: certificate and private"),
         ("batching:\n", "batching", "line 1: is an empty section"),
-        ("batching:\n  - max_padding: 0.2\n", "batching", "line 1: is a section; write key"),
+        ("batching:\n  - max_padding_ratio: 0.2\n", "batching", "line 1: is a section; write key"),
         ("api_versions:\n  v1:\n", "api_versions.v1", "line 2: is an empty section"),
         ("batching:\n  max_queue_items: on\n", "batching.max_queue_items", "line 2: is a word"),
         ("serving:\n  drain_s: no\n", "serving.drain_s", "line 2: is a word"),
-        ("limits:\n  concurrency: yes\n", "limits.concurrency", "line 2: is a word"),
+        ("rate_limit:\n  concurrency: yes\n", "rate_limit.concurrency", "line 2: is a word"),
         ("auth:\n  issuer: no\n", "auth.issuer", "line 2: is a word"),
         (
             "api_versions:\n  v1:\n    sunset_at: 86400\n",
@@ -750,7 +750,11 @@ def test_keys_are_fetched_by_https_in_production(monkeypatch: pytest.MonkeyPatch
         ),
         ("auth:\n  issuer: 2026-01-01\n", "auth.issuer", "line 2: Input should be a valid string"),
         ("serving:\n  request_timeout_s: 0\n", "serving.request_timeout_s", "line 2: Input"),
-        ("limits:\n  requests: 012\n", "limits.requests", "line 2: is read as an octal number"),
+        (
+            "rate_limit:\n  requests: 012\n",
+            "rate_limit.requests",
+            "line 2: is read as an octal number",
+        ),
     ],
 )
 def test_setting_that_would_be_lost_or_changed_is_refused_by_line_and_key(
@@ -833,9 +837,9 @@ def test_issuer_that_is_left_empty_is_refused(file: Path) -> None:
 
 
 def test_off_is_no_limit_and_a_switch_takes_any_word(file: Path) -> None:
-    file.write_text("limits:\n  requests: off\nprofiles:\n  enabled: no\n")
+    file.write_text("rate_limit:\n  requests: off\nprofiles:\n  enabled: no\n")
     settings = load_settings()
-    assert settings.limits.requests is None
+    assert settings.rate_limit.requests is None
     assert settings.profiles.enabled is False
 
 
@@ -862,7 +866,7 @@ def test_off_is_no_limit_and_a_switch_takes_any_word(file: Path) -> None:
             "KAITEN_Batching__Max_Queue_Items",
             "is not in capitals",
         ),
-        ("KAITEN_BATCHING", '{"max_padding": 0.2}', "KAITEN_BATCHING", "set it key by key"),
+        ("KAITEN_BATCHING", '{"max_padding_ratio": 0.2}', "KAITEN_BATCHING", "set it key by key"),
         (
             "KAITEN_AUTH__ISSUERS",
             '[{"issuer": "a", "audience": "b", "audience": "c", "secret_file": "d"}]',

@@ -23,16 +23,16 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_limit_is_read_in_the_library_s_notation(
     notation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("KAITEN_LIMITS__REQUESTS", notation)
-    assert load_settings().limits.requests == notation
+    monkeypatch.setenv("KAITEN_RATE_LIMIT__REQUESTS", notation)
+    assert load_settings().rate_limit.requests == notation
 
 
 def test_a_limit_is_switched_off_in_a_variable_and_in_the_file(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file.write_text("limits: {requests: off, tokens: off}")
-    monkeypatch.setenv("KAITEN_LIMITS__CONCURRENCY", "off")
-    assert load_settings().limits == Limits(requests=None, tokens=None, concurrency=None)
+    file.write_text("rate_limit: {requests: off, tokens: off}")
+    monkeypatch.setenv("KAITEN_RATE_LIMIT__CONCURRENCY", "off")
+    assert load_settings().rate_limit == Limits(requests=None, tokens=None, concurrency=None)
 
 
 @pytest.mark.parametrize("key", ["requests", "tokens"])
@@ -43,10 +43,10 @@ def test_a_limit_is_switched_off_in_a_variable_and_in_the_file(
 def test_what_is_no_limit_is_refused_by_name(
     key: str, notation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(f"KAITEN_LIMITS__{key.upper()}", notation)
+    monkeypatch.setenv(f"KAITEN_RATE_LIMIT__{key.upper()}", notation)
     with pytest.raises(InvalidSettings) as refused:
         load_settings()
-    assert [detail.field for detail in refused.value.details] == [f"limits.{key}"]
+    assert [detail.field for detail in refused.value.details] == [f"rate_limit.{key}"]
     assert "100/minute" in refused.value.message
 
 
@@ -82,8 +82,8 @@ def test_what_is_no_address_of_a_postgresql_is_refused_and_never_told(
 
 
 def test_fewer_answers_kept_than_a_window_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KAITEN_QUALITY__KEEP_ROWS", "999")
-    with pytest.raises(InvalidSettings, match="keep_rows is under window_rows"):
+    monkeypatch.setenv("KAITEN_FEEDBACK__MAX_ROWS", "999")
+    with pytest.raises(InvalidSettings, match="max_rows is under window_rows"):
         load_settings()
 
 

@@ -37,7 +37,7 @@ class Worker:
     def __init__(
         self,
         folder: Path,
-        max_pending_records: int = 10_000,
+        max_pending_events: int = 10_000,
         tenant_of: Callable[[str], str] = lambda _: "",
         models: Sequence[str] = (TAG,),
     ) -> None:
@@ -49,7 +49,7 @@ class Worker:
             folder,
             models,
             (
-                Profiles(max_pending_records=max_pending_records),
+                Profiles(max_pending_events=max_pending_events),
                 Drift(window_rows=WINDOW_ROWS, min_rows=10),
             ),
             self._watch,
@@ -97,7 +97,7 @@ def test_a_turn_spools_what_waits(worker: Worker) -> None:
 def test_what_has_no_room_is_counted_as_dropped(
     tmp_path: Path, puts: list[int], kept: int, dropped: list[int]
 ) -> None:
-    worker = Worker(tmp_path, max_pending_records=5)
+    worker = Worker(tmp_path, max_pending_events=5)
     for count in puts:
         worker.put(count)
     worker.profiler.step()
@@ -105,7 +105,7 @@ def test_what_has_no_room_is_counted_as_dropped(
 
 
 def test_there_is_room_again_after_a_turn(tmp_path: Path) -> None:
-    worker = Worker(tmp_path, max_pending_records=5)
+    worker = Worker(tmp_path, max_pending_events=5)
     for _ in range(3):
         worker.put(5)
         worker.profiler.step()

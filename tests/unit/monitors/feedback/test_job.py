@@ -49,7 +49,7 @@ class Host:
     def worker(self) -> QualityWatch:
         labels = Labels(self.database, lambda: self.now)
         windows = Windows(self.database, {}, 10)
-        pruning = Pruning(self.database, Quality(keep_days=1))
+        pruning = Pruning(self.database, Quality(retention_days=1))
         clock = lambda: self.now  # noqa: E731
         return QualityWatch(self.home, labels, windows, pruning, self.shown, clock)
 

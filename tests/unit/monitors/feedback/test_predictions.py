@@ -29,7 +29,7 @@ class Dropped:
 
 def log_of(database: Database, dropped: Dropped, room: int = 100) -> PredictionLog:
     return PredictionLog(
-        database, VERSIONS, Quality(max_pending_records=room), dropped, lambda: 1234.5
+        database, VERSIONS, Quality(max_pending_events=room), dropped, lambda: 1234.5
     )
 
 

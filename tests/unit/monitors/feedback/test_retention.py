@@ -33,7 +33,7 @@ def put_labels(database: Database, received: list[float], *, joined: bool = Fals
 
 def pruned(database: Database, days: float = 30, rows: int = 1_000_000) -> int:
     # Without a check, as settings keep no fewer rows than a window has.
-    settings = Quality.model_construct(keep_days=days, keep_rows=rows)
+    settings = Quality.model_construct(retention_days=days, max_rows=rows)
     return Pruning(database, settings).prune(NOW)
 
 

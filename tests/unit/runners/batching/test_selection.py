@@ -156,7 +156,7 @@ def test_equal_lengths_fill_the_batch_in_order(cost: int, count: int, bounds: Bo
     bounds_,
 )
 def test_nobody_is_overtaken_more_often_than_allowed(
-    arrivals: list[list[int]], max_overtaken: int, window_size: int, bounds: Bounds
+    arrivals: list[list[int]], max_overtakes: int, window_size: int, bounds: Bounds
 ) -> None:
     queue: list[Waiting] = []
     served: list[int] = []
@@ -168,13 +168,13 @@ def test_nobody_is_overtaken_more_often_than_allowed(
         window = queue[:window_size]
         if not window:
             continue
-        due = [item.overtaken >= max_overtaken for item in window]
+        due = [item.overtaken >= max_overtakes for item in window]
         batch = [window[index] for index in choose([item.cost for item in window], due, bounds)]
         served += [item.age for item in batch]
         queue = [item for item in queue if item not in batch]
         youngest = max(item.age for item in batch)
         for item in queue:
             item.overtaken += item.age < youngest
-            assert item.overtaken <= max_overtaken
+            assert item.overtaken <= max_overtakes
 
     assert sorted(served) == [*range(came)]

@@ -516,7 +516,7 @@ async def test_how_long_the_queue_is_is_told_to_who_has_not_left(house: House) -
 
 
 async def test_subject_travels_with_the_call_and_shares_the_device(house: House) -> None:
-    house.serve(Batching(max_batch_size=2))
+    house.serve(Batching(max_batch_items=2))
     worker = await house.ready_worker()
     house.network.hold()
 
