@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import ledger, places
-from kaiten.settings.models import Logging, State
+from kaiten.settings.models import LoggingSettings, StateSettings
 from monitors.logging import setup
 
 _ISSUER, _AUDIENCE = "https://login.example.org/", "kaiten"
@@ -58,7 +58,7 @@ class _Way:
 
     callers: Any
     headers: Callable[[int], ledger.Headers]
-    state: State
+    state: StateSettings
 
 
 def _ways(redis: str | None) -> dict[str, _Way]:
@@ -72,7 +72,7 @@ def _ways(redis: str | None) -> dict[str, _Way]:
     fresh = {name: _fresh(name, key) for name, key in keys.items()}
     callers = {name: _callers(name, key) for name, key in keys.items()}
     key_callers, api_key = _with_api_key()
-    state = State()
+    state = StateSettings()
     ways = {
         "known token": _Way(None, _always(ledger.own_token()), state),
         "known ES256 token": _Way(callers["ES256"], _always(fresh["ES256"](0)[1]), state),
@@ -81,7 +81,7 @@ def _ways(redis: str | None) -> dict[str, _Way]:
         "fresh RS256 token": _Way(callers["RS256"], fresh["RS256"], state),
     }
     if redis:
-        shared = State.model_validate({"redis_url": redis})
+        shared = StateSettings.model_validate({"redis_url": redis})
         ways["known token, limits in Redis"] = _Way(None, _always(ledger.own_token()), shared)
     return ways
 
@@ -187,7 +187,7 @@ def main() -> int:
     redis = sys.argv[1] if len(sys.argv) > 1 else None
     with tempfile.TemporaryDirectory() as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
-        setup.configure(Logging(level="error"))
+        setup.configure(LoggingSettings(level="error"))
         found = measure(metrics, redis)
     missed = write(found, f"{datetime.now(UTC):%Y-%m-%d}")
     for name, each in found.items():

@@ -22,16 +22,16 @@ from typing import Any
 from benchmarks import places
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import (
-    ApiVersions,
-    Auth,
-    Batching,
-    Drift,
-    Gateway,
-    Limits,
-    Logging,
-    Profiles,
-    Runners,
-    State,
+    ApiVersionSettings,
+    AuthSettings,
+    BatchingSettings,
+    DriftSettings,
+    GatewaySettings,
+    LoggingSettings,
+    ProfileSettings,
+    RateLimitSettings,
+    RunnerSettings,
+    StateSettings,
 )
 from monitors.logging import setup
 
@@ -120,7 +120,7 @@ def parts(folder: Path, texts: Sequence[str], metrics: str) -> Ledger:
     """Return microseconds of CPU a request, by part."""
     from runners.tasks.text_classification.serving import load
 
-    task = load(folder, 512, Runners(device="cpu"))
+    task = load(folder, 512, RunnerSettings(device="cpu"))
     processor, model = task.processor, task.model
     items = dict(zip(texts, processor.prepare(texts), strict=True))
     batches = _batches(sorted(items.values(), key=lambda item: item.cost))
@@ -175,7 +175,7 @@ def through_edge(
     metrics: str | None,
     callers: Any = None,
     headers: Callable[[int], Headers] | None = None,
-    state: State | None = None,
+    state: StateSettings | None = None,
 ) -> Callable[[int], Awaitable[None]]:
     """Return a request through all middleware to a handler; with ``metrics`` it is watched too.
 
@@ -189,22 +189,26 @@ def through_edge(
     from monitors.drift.profiler import Profiler
     from monitors.metrics import Instruments
 
-    limits, nothing = Gateway(), _Unwatched()
+    limits, nothing = GatewaySettings(), _Unwatched()
     instruments = Instruments(metrics) if metrics else None
     # Never started: what it would do in its own thread is no part of a request.
     sink = Profiler(
-        Path(), [], (Profiles(max_pending_events=10**7), Drift()), _unwatched, lambda _: None
+        Path(),
+        [],
+        (ProfileSettings(max_pending_events=10**7), DriftSettings()),
+        _unwatched,
+        lambda _: None,
     )
     predictor = Predictor([stub], limits)
-    routes = Routes(lambda: predictor, Instruments, limits, ApiVersions())
+    routes = Routes(lambda: predictor, Instruments, limits, ApiVersionSettings())
     parts = EdgeParts(
-        Settings.model_construct(logging=Logging(max_request_lines_per_s=0)),
+        Settings.model_construct(logging=LoggingSettings(max_request_lines_per_s=0)),
         callers or _callers(),
         routes.direct(),
         instruments or nothing,
         instruments or nothing,
         sink if metrics else nothing,
-        limiter_for(Limits(), state or State(), 30, instruments or nothing),
+        limiter_for(RateLimitSettings(), state or StateSettings(), 30, instruments or nothing),
     )
     app, bodies = wrap(routes.app(), parts), [json.dumps({"text": text}).encode() for text in texts]
     own = request_headers(own_token())
@@ -248,7 +252,7 @@ def _token() -> Callable[[int], Awaitable[None]]:
 
     async def inner(*_: object) -> None: ...
 
-    app = AuthenticationMiddleware(inner, _callers(), AccessTable(Gateway()))
+    app = AuthenticationMiddleware(inner, _callers(), AccessTable(GatewaySettings()))
     headers = request_headers(own_token())
 
     async def ask(_: int) -> None:
@@ -262,7 +266,7 @@ def own_token() -> tuple[bytes, bytes]:
     """Return the header of a token of this service's own."""
     from gateway.auth.minting import mint
 
-    token = mint("benchmark", ["predict"], timedelta(hours=1), Auth(), _SECRET)
+    token = mint("benchmark", ["predict"], timedelta(hours=1), AuthSettings(), _SECRET)
     return b"authorization", b"Bearer " + token.encode()
 
 
@@ -290,7 +294,7 @@ async def _queued(task: _Instant, texts: Sequence[str]) -> float:
     from runners.tasks.base import Task
 
     nothing = _Unwatched()
-    runner = Runner(_TAG, ["a"], Task(task, task), Batching(), nothing, lambda: None)
+    runner = Runner(_TAG, ["a"], Task(task, task), BatchingSettings(), nothing, lambda: None)
     await runner.start()
     found = []
     for _ in range(ROUNDS):
@@ -339,7 +343,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         # Standard output is the answer's alone.
-        setup.configure(Logging(level="error"))
+        setup.configure(LoggingSettings(level="error"))
         print(json.dumps(parts(folder, texts, metrics)))
 
 

@@ -22,7 +22,7 @@ from cli import (
 )
 from kaiten.errors import SetupError
 from kaiten.settings.loader import bento_models
-from kaiten.settings.models import Logging
+from kaiten.settings.models import LoggingSettings
 from lifecycle.store import ModelStore
 from monitors.logging import setup
 
@@ -56,7 +56,7 @@ app.command(hidden=True)(device.device)
 def main() -> None:
     """Run the command; what the operator can mend is told in a sentence, without a traceback."""
     # Standard output is a command's own.
-    setup.configure(Logging(level="warning"))
+    setup.configure(LoggingSettings(level="warning"))
     # The trail's head goes to the log, whoever changes it.
     logging.getLogger("lifecycle.audit_log").setLevel(logging.INFO)
     try:

@@ -23,7 +23,7 @@ from kaiten.context import Principal
 from kaiten.errors import SetupError, StateUnavailable
 from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.settings.loader import Settings, load_settings
-from kaiten.settings.models import Auth
+from kaiten.settings.models import AuthSettings
 from lifecycle.operators import operator
 from monitors.logging.setup import keep_acts
 
@@ -150,7 +150,7 @@ def _revoke_subject(settings: Settings, issuers: Iterable[str], subject: str) ->
     )
 
 
-def _issuer(auth: Auth, given: str | None, *others: str) -> str:
+def _issuer(auth: AuthSettings, given: str | None, *others: str) -> str:
     """Return whose token or subject is meant: a slip here would revoke nothing, and say it did."""
     own = [auth.issuer] if auth.secret or auth.secret_file or not auth.issuers else []
     known = [*own, *(each.issuer for each in auth.issuers), *others]

@@ -8,7 +8,7 @@ from shlex import join
 from urllib.request import getproxies
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.settings.models import Tls
+from kaiten.settings.models import TlsSettings
 from kaiten.tls import server_context
 
 HOST = "127.0.0.1"
@@ -55,7 +55,7 @@ class Reach:
         return join(["curl", "-s", *options, f"https://{host}:{self.port}{path}"])
 
 
-def reach(settings: Tls, port: int, certificate: Path | None, key: Path | None) -> Reach:
+def reach(settings: TlsSettings, port: int, certificate: Path | None, key: Path | None) -> Reach:
     """Return how to reach the server; InvalidSettings where it would not let this caller in."""
     server = server_context(settings)
     client = (certificate, key) if certificate and key else None

@@ -13,7 +13,7 @@ from rich.table import Table
 from kaiten import model_tags
 from kaiten.errors import SetupError
 from kaiten.settings.loader import load_settings
-from kaiten.settings.models import Versioning
+from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import Entry, Stage
 from lifecycle.card import ModelCard
 from lifecycle.operators import operator
@@ -137,7 +137,7 @@ def _flat(path: str, value: object) -> dict[str, str]:
     return {} if value is None else {path: value if isinstance(value, str) else json.dumps(value)}
 
 
-def _open() -> tuple[Versioning, ModelStore]:
+def _open() -> tuple[VersioningSettings, ModelStore]:
     settings = load_settings()
     keep_acts(settings.logging.folder or settings.home)
     return settings.versioning, ModelStore(settings.signatures)

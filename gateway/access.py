@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.api_versions import BENTOML, FEEDBACK
-from kaiten.settings.models import Exposure, Gateway, Quality
+from kaiten.settings.models import Exposure, FeedbackSettings, GatewaySettings
 
 _READ = ("GET", "HEAD")
 
@@ -70,8 +70,8 @@ MODEL_ROUTES = tuple(path for path, access in ROUTES.items() if access.model_rou
 class AccessTable:
     """The routes as the settings expose them: open, for the scope ``ops``, or not there at all."""
 
-    def __init__(self, settings: Gateway, quality: Quality | None = None) -> None:
-        kept = (quality or Quality()).enabled
+    def __init__(self, settings: GatewaySettings, quality: FeedbackSettings | None = None) -> None:
+        kept = (quality or FeedbackSettings()).enabled
         exposures = {None: "open", "docs": settings.docs, "metrics": settings.metrics}
         self._rows = {
             path: _as(access, exposures[access.exposure])

@@ -22,7 +22,7 @@ from gateway.schemas import (
 from kaiten.context import current
 from kaiten.errors import Forbidden, Unauthenticated
 from kaiten.feedback import Label, Measures, VersionQuality
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 
 _NOTHING = {each.name: None for each in fields(Measures)} | {"labelled": 0}
 
@@ -30,7 +30,7 @@ _NOTHING = {each.name: None for each in fields(Measures)} | {"labelled": 0}
 class QualityRoutes:
     """The handlers; they ask for what the service builds later than its routes."""
 
-    def __init__(self, desk: Callable[[], QualityDesk], limits: Gateway) -> None:
+    def __init__(self, desk: Callable[[], QualityDesk], limits: GatewaySettings) -> None:
         self._desk = desk
         self._limits = limits
 

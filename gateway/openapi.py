@@ -24,7 +24,7 @@ from gateway.schemas import (
     QualityResponse,
     StatsResponse,
 )
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 
 _REF = "#/components/schemas/{model}"
 Json = dict[str, Any]
@@ -110,7 +110,7 @@ _HEADERS: dict[str, Json] = {
 
 
 def document(
-    version: str, limits: Gateway, *, deprecated: bool = False, quality: bool = True
+    version: str, limits: GatewaySettings, *, deprecated: bool = False, quality: bool = True
 ) -> Json:
     """Return the OpenAPI 3.1 document of a version: its routes, and those of every version.
 
@@ -145,7 +145,7 @@ def document(
     }
 
 
-def _schemas(version: str, limits: Gateway, *, quality: bool) -> dict[str, Json]:
+def _schemas(version: str, limits: GatewaySettings, *, quality: bool) -> dict[str, Json]:
     """Return the schemas that the document points to, with the limits in force."""
     models = (*_MODELS[version], *_OF_ALL_VERSIONS)
     if quality:
@@ -164,7 +164,7 @@ def _schemas(version: str, limits: Gateway, *, quality: bool) -> dict[str, Json]
     return schemas
 
 
-def _operations(limits: Gateway, *, quality: bool) -> Json:
+def _operations(limits: GatewaySettings, *, quality: bool) -> Json:
     """Return the routes that no version changes."""
     summary = "How good each version's answers are, by labels and without"
     more = {"/ops/quality": _asking(summary, _json(QualityResponse), {"database_unavailable"})}
@@ -222,7 +222,7 @@ def _feedback() -> Json:
     }
 
 
-def _metrics(exposed: Gateway) -> Json:
+def _metrics(exposed: GatewaySettings) -> Json:
     """Return the route of the metrics, as it is exposed."""
     if exposed.metrics == "closed":
         return {}

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from gateway.schemas import Body
 from kaiten.errors import Detail, InvalidInput, MalformedBody
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 from kaiten.text import length_problem
 
 BodyT = TypeVar("BodyT", bound=Body)
@@ -36,7 +36,7 @@ _MAX_DEPTH = 16
 _thread = ThreadPoolExecutor(1, thread_name_prefix="parse")
 
 
-async def read(body: bytes, model: type[BodyT], limits: Gateway) -> BodyT:
+async def read(body: bytes, model: type[BodyT], limits: GatewaySettings) -> BodyT:
     """Return the validated request as ``parse`` does, without blocking the event loop for long."""
     if len(body) <= _INLINE_BYTES:
         return parse(body, model, limits)
@@ -44,7 +44,7 @@ async def read(body: bytes, model: type[BodyT], limits: Gateway) -> BodyT:
     return await loop.run_in_executor(_thread, parse, body, model, limits)
 
 
-def parse(body: bytes, model: type[BodyT], limits: Gateway) -> BodyT:
+def parse(body: bytes, model: type[BodyT], limits: GatewaySettings) -> BodyT:
     """Return the validated request.
 
     Raises:
@@ -70,7 +70,7 @@ def parse(body: bytes, model: type[BodyT], limits: Gateway) -> BodyT:
         raise _invalid(_errors(error)) from None
 
 
-def check_count(field: str, items: Sequence[object], limits: Gateway) -> None:
+def check_count(field: str, items: Sequence[object], limits: GatewaySettings) -> None:
     """Check the number of items in a field.
 
     Raises:
@@ -81,7 +81,7 @@ def check_count(field: str, items: Sequence[object], limits: Gateway) -> None:
         raise InvalidInput([_too_many_items(field, limits)])
 
 
-def check_lengths(texts: Mapping[str, str], limits: Gateway) -> None:
+def check_lengths(texts: Mapping[str, str], limits: GatewaySettings) -> None:
     """Check the length of each text; ``texts`` maps the path of a field to its text.
 
     Raises:
@@ -142,7 +142,7 @@ def _nth(matches: Iterator[re.Match[bytes]], number: int) -> int:
     return next(islice(matches, number, None)).start()
 
 
-def _oversized(start: bytes, model: type[Body], limits: Gateway) -> InvalidInput:
+def _oversized(start: bytes, model: type[Body], limits: GatewaySettings) -> InvalidInput:
     """Return the error for a body that exceeds the limit after ``start``.
 
     Raises:
@@ -174,7 +174,7 @@ def _details_of_start(value: object, model: type[Body]) -> list[Detail]:
     return []
 
 
-def _long_lists(value: object, model: type[Body], limits: Gateway) -> list[Detail]:
+def _long_lists(value: object, model: type[Body], limits: GatewaySettings) -> list[Detail]:
     fields = value if isinstance(value, dict) else {}
     return [
         _too_many_items(name, limits)
@@ -183,7 +183,7 @@ def _long_lists(value: object, model: type[Body], limits: Gateway) -> list[Detai
     ]
 
 
-def _too_many_items(field: str, limits: Gateway) -> Detail:
+def _too_many_items(field: str, limits: GatewaySettings) -> Detail:
     return Detail(field, f"has over {limits.max_inputs} items")
 
 

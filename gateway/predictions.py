@@ -27,7 +27,7 @@ from kaiten.errors import (
     UnknownModel,
 )
 from kaiten.events import Origin, record
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 
 logger = structlog.get_logger(__name__)
 # Labels that are ranked and written, a microsecond each, before others run.
@@ -40,7 +40,7 @@ class Predictor:
     def __init__(
         self,
         runners: Sequence[Runner],
-        limits: Gateway,
+        limits: GatewaySettings,
         others_ready: Callable[[], bool] = lambda: True,
     ) -> None:
         self._runners = {name: runner for runner in runners for name in _names(runner.tag)}

@@ -20,7 +20,7 @@ from gateway.predictions import Predictor
 from gateway.responses import JsonResponse, health_answer, json_answer
 from gateway.schemas import PredictV1Request, PredictV2Request
 from kaiten.errors import KaitenError
-from kaiten.settings.models import ApiVersions, Gateway
+from kaiten.settings.models import ApiVersionSettings, GatewaySettings
 
 
 class Routes:
@@ -30,8 +30,8 @@ class Routes:
         self,
         predictor: Callable[[], Predictor],
         metrics: Callable[[], MetricsSource],
-        limits: Gateway,
-        versions: ApiVersions,
+        limits: GatewaySettings,
+        versions: ApiVersionSettings,
         *,
         quality: bool = True,
     ) -> None:

@@ -5,7 +5,7 @@ import hmac
 import ipaddress
 from functools import lru_cache
 
-from kaiten.settings.models import Logging
+from kaiten.settings.models import LoggingSettings
 
 # Fixed, so that the key says nothing of the secret that it comes from, nor of other keys from it.
 _LABEL = b"kaiten: pseudonyms of subjects"
@@ -39,7 +39,7 @@ def _encoded(identity: str) -> bytes:
     return identity.encode("utf-8", "surrogatepass")
 
 
-def shared_key(settings: Logging, secret: str | None) -> bytes | None:
+def shared_key(settings: LoggingSettings, secret: str | None) -> bytes | None:
     """Return the key that all workers and replicas come to, at each start.
 
     It is the one that is set, else one from the signing secret; None where there is neither.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.settings.models import Tls
+from kaiten.settings.models import TlsSettings
 
 # BentoML's own choice, "TLSv1", leaves TLS 1.2 with none but CBC and SHA-1. TLS 1.3 has its own.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -13,7 +13,7 @@ _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _WITHOUT: Mapping[str, object] = {"certfile": None, "cert_reqs": int(ssl.CERT_NONE)}
 
 
-def for_bentoml(settings: Tls) -> dict[str, object]:
+def for_bentoml(settings: TlsSettings) -> dict[str, object]:
     """Return BentoML's ``ssl`` settings for a service; ``enabled`` False without a certificate."""
     if settings.certificate is None or settings.private_key is None:
         return {"enabled": False}
@@ -30,7 +30,7 @@ def for_bentoml(settings: Tls) -> dict[str, object]:
     return served
 
 
-def check(settings: Tls, in_force: Mapping[str, object] | None) -> None:
+def check(settings: TlsSettings, in_force: Mapping[str, object] | None) -> None:
     """Raise InvalidSettings where TLS could not be served, or BentoML's settings say another thing.
 
     ``in_force`` is BentoML's ``ssl`` of our service; None where it says nothing of its own.
@@ -42,7 +42,7 @@ def check(settings: Tls, in_force: Mapping[str, object] | None) -> None:
     server_context(settings)
 
 
-def server_context(settings: Tls) -> ssl.SSLContext | None:
+def server_context(settings: TlsSettings) -> ssl.SSLContext | None:
     """Return what a server of these settings speaks TLS with; None where it speaks none.
 
     InvalidSettings names what can not be used.

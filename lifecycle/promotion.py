@@ -7,7 +7,7 @@ import semver
 
 from kaiten import model_tags
 from kaiten.errors import PromotionRefused
-from kaiten.settings.models import Versioning
+from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import Action, Draft, Entry, Event, Stage, good_in_production, serving
 from lifecycle.card import ModelCard
 from lifecycle.store import ModelStore, StoredModel
@@ -32,7 +32,7 @@ class Request:
 class Promotions:
     """Moves the versions of the models in a store through the stages."""
 
-    def __init__(self, store: ModelStore, rules: Versioning) -> None:
+    def __init__(self, store: ModelStore, rules: VersioningSettings) -> None:
         self._store, self._rules = store, rules
 
     def promote(self, tag: str, request: Request) -> Entry:

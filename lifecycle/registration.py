@@ -11,7 +11,7 @@ import semver
 from kaiten import model_tags
 from kaiten.confinement import list_names
 from kaiten.errors import ModelRejected
-from kaiten.settings.models import Versioning
+from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import Action, Draft, Entry, Event, Stage, serving
 from lifecycle.card import EngineCard, ModelCard, Provenance, sha256
 from lifecycle.model_files import ORIGINAL_README, copy
@@ -97,7 +97,7 @@ class Submission:
 def register(
     submission: Submission,
     who: str,
-    rules: Versioning,
+    rules: VersioningSettings,
     *,
     store: ModelStore,
     inspect: Inspector,
@@ -218,7 +218,7 @@ def _versioned(
     card: ModelCard,
     submission: Submission,
     parent: ModelCard | None,
-    rules: Versioning,
+    rules: VersioningSettings,
     store: ModelStore,
 ) -> ModelCard:
     """Return the card with its parent, and the version that it may have."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import semver
 
 from kaiten.errors import ModelRejected
-from kaiten.settings.models import Bump, Versioning
+from kaiten.settings.models import Bump, VersioningSettings
 from lifecycle.card import ModelCard
 
 _WEIGHT: Mapping[Bump, int] = {"patch": 0, "minor": 1, "major": 2}
@@ -20,7 +20,7 @@ class Change:
     bump: Bump
 
 
-def changes(parent: ModelCard, card: ModelCard, rules: Versioning) -> list[Change]:
+def changes(parent: ModelCard, card: ModelCard, rules: VersioningSettings) -> list[Change]:
     """Return every change from the parent; a version with none of them was trained anew."""
     found = [*_changes(parent, card, rules)]
     return found or [Change("the weights", rules.retrained_weights)]
@@ -38,7 +38,7 @@ def bumped(parent: str, bump: Bump) -> str:
     return str(version.next_version(part=bump))
 
 
-def check_bump(parent: ModelCard, card: ModelCard, rules: Versioning) -> None:
+def check_bump(parent: ModelCard, card: ModelCard, rules: VersioningSettings) -> None:
     """Raise ModelRejected where a version is not as far from its parent as the rules ask."""
     found = changes(parent, card, rules)
     least = bumped(parent.version, least_bump(found))
@@ -53,7 +53,7 @@ def check_bump(parent: ModelCard, card: ModelCard, rules: Versioning) -> None:
     )
 
 
-def _changes(parent: ModelCard, card: ModelCard, rules: Versioning) -> Iterator[Change]:
+def _changes(parent: ModelCard, card: ModelCard, rules: VersioningSettings) -> Iterator[Change]:
     if card.task != parent.task:
         yield Change("the task", rules.changed_task)
     if card.labels != parent.labels:

@@ -10,7 +10,7 @@ import structlog
 
 from kaiten.errors import Detail, InvalidSettings, ModelRejected
 from kaiten.files import replace
-from kaiten.settings.models import Signatures
+from kaiten.settings.models import SignatureSettings
 from lifecycle.card import BENTOML_FILE, REPORTS, SIGNATURE_FILE
 
 logger = structlog.get_logger(__name__)
@@ -21,7 +21,7 @@ _TIMEOUT_S = 1800
 _UNSIGNED = (REPORTS, BENTOML_FILE, SIGNATURE_FILE)
 
 
-def sign(folder: Path, settings: Signatures) -> None:
+def sign(folder: Path, settings: SignatureSettings) -> None:
     """Sign all that a version is made of; InvalidSettings where the key does not serve.
 
     Without a ``private_key``, nothing is done.
@@ -36,7 +36,7 @@ def sign(folder: Path, settings: Signatures) -> None:
         replace(folder / SIGNATURE_FILE, signature.read_text(encoding="utf-8"))
 
 
-def verify(folder: Path, tag: str, settings: Signatures) -> None:
+def verify(folder: Path, tag: str, settings: SignatureSettings) -> None:
     """Raise ModelRejected, naming the file, unless a version is signed as the settings ask.
 
     Without a ``public_key`` nothing is compared; with one, a version that has no signature is
@@ -73,7 +73,7 @@ def _run(
     folder: Path,
     signature: Path,
     key: Path,
-    settings: Signatures,
+    settings: SignatureSettings,
 ) -> dict[str, str] | None:
     """Run the program by the Python that has model-signing; return what is wrong, if anything."""
     secret = settings.password if action == "sign" else None

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from kaiten import model_tags
 from kaiten.errors import ModelLost, ModelNotFound, ModelRejected, restore
 from kaiten.files import replace
-from kaiten.settings.models import Signatures
+from kaiten.settings.models import SignatureSettings
 from lifecycle.audit_log import Action, Entry, History
 from lifecycle.baseline import REPORT_FILE, folder_of, reference_of
 from lifecycle.card import BENTOML_FILE, CARD_FILE, REPORTS, SIGNATURE_FILE, ModelCard, sha256
@@ -101,8 +101,8 @@ class ModelStore:
     What it takes in it signs, and what it gives out it verifies, as ``signatures`` says.
     """
 
-    def __init__(self, signatures: Signatures | None = None) -> None:
-        self._signatures = signatures or Signatures()
+    def __init__(self, signatures: SignatureSettings | None = None) -> None:
+        self._signatures = signatures or SignatureSettings()
 
     def __iter__(self) -> Iterator[StoredModel]:
         """Yield every version with a card, by name, then newest first; others are not ours."""
@@ -249,7 +249,7 @@ class ModelStore:
         return Path(_container().model_store.get()._path).resolve()  # noqa: SLF001
 
     @classmethod
-    def at(cls, folder: Path, signatures: Signatures | None = None) -> "ModelStore":
+    def at(cls, folder: Path, signatures: SignatureSettings | None = None) -> "ModelStore":
         """Make this folder the store of this process, as BentoML does where a bento has its own."""
         from bentoml._internal.models import ModelStore as BentoMLStore  # noqa: PLC0415
 

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from kaiten.context import current_or_none
-from kaiten.settings.models import Batching
+from kaiten.settings.models import BatchingSettings
 from runners.batching.batcher import Batcher, Device
 from runners.batching.observer import Observer
 from runners.batching.preparation import Preparation, run_on
@@ -30,7 +30,7 @@ class Runner:
         tag: str,
         labels: Sequence[str],
         task: Task[Any, Any, Any, Any],
-        limits: Batching,
+        limits: BatchingSettings,
         observer: Observer,
         on_death: Callable[[], None],
     ) -> None:

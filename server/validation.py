@@ -23,7 +23,7 @@ from rich.progress import (
 from kaiten.errors import BlankText, DataRejected
 from kaiten.events import REFERENCE_FILE, Origin, record
 from kaiten.settings.loader import Settings, load_settings
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from lifecycle.audit_log import Action, Event, Stage, serving
 from lifecycle.environment import installed_versions
 from lifecycle.evaluate import page, rows
@@ -152,7 +152,7 @@ def _subject(model: StoredModel, settings: Settings) -> Subject:
     return Subject(model, predict, width)
 
 
-def _device(model: StoredModel, settings: Runners) -> Device:
+def _device(model: StoredModel, settings: RunnerSettings) -> Device:
     choice = choose_engine(model.folder, settings)
     names = [
         *model.card.framework_versions,

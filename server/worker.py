@@ -26,7 +26,7 @@ from kaiten import __version__
 from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.settings.handover import Roster
 from kaiten.settings.loader import Settings, metrics_directory, roster
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from lifecycle.environment import check, check_opset, installed_versions
 from lifecycle.file_watch import FileWatch
 from lifecycle.resolution import reference_in_force, resolve
@@ -257,7 +257,7 @@ class Parts:
         )
 
     @cached_property
-    def _placed(self) -> Runners:
+    def _placed(self) -> RunnerSettings:
         return take_place(self.settings.runners, self._process.worker())
 
     def _runner(self, model: StoredModel) -> Runner:

@@ -23,7 +23,7 @@ from benchmarks.gpu import model, offline, report, served
 from benchmarks.gpu.served import Layout, Shape
 from benchmarks.results import Results, machine
 from benchmarks.servers import running
-from kaiten.settings.models import Logging, Runners
+from kaiten.settings.models import LoggingSettings, RunnerSettings
 from monitors.logging import setup
 from runners.engines import precision
 from runners.engines.base import Engine, TokenBatch
@@ -101,7 +101,7 @@ def run(
     """
     if not (torch.cuda.is_available() or smoke):
         raise typer.BadParameter("torch sees no CUDA device here; --smoke tries it without one")
-    setup.configure(Logging(level="warning"))
+    setup.configure(LoggingSettings(level="warning"))
     results = Results(out or _default_path(smoke=smoke), {**machine(), **_device()})
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bench = Bench(results, device, smoke, time.monotonic() + minutes * 60)
@@ -186,7 +186,7 @@ def _prepare(bench: Bench, banking77: Path) -> None:
 
 
 def _measure_offline(bench: Bench) -> None:
-    pad_id, asked = bench.samples.pad_values["input_ids"], Runners(device=bench.device)
+    pad_id, asked = bench.samples.pad_values["input_ids"], RunnerSettings(device=bench.device)
     exact: Engine | None = None
     with _phase(bench, "Offline: fp32, padded"):
         exact = offline.engine(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines.base import Computed, Engine, TokenBatch
 from runners.engines.cuda_engine import DTYPES, CudaEngine, CudaStream, PaddedLane
 from runners.engines.precision import parity
@@ -23,7 +23,7 @@ _WARM_S = 0.5
 _PARITY_BATCH = 256
 
 
-def engine(folder: Path, settings: Runners, samples: TokenBatch) -> Engine:
+def engine(folder: Path, settings: RunnerSettings, samples: TokenBatch) -> Engine:
     """Return the engine that serves on this device, ready for its largest batches."""
     if settings.device == "cpu":
         return TorchEngine(folder, settings)
@@ -41,7 +41,7 @@ class PaddedHalf:
     packed = False
     express = False
 
-    def __init__(self, folder: Path, settings: Runners) -> None:
+    def __init__(self, folder: Path, settings: RunnerSettings) -> None:
         device = torch.device(settings.device)
         streams = [CudaStream(device) for _ in range(self.lanes)]
         network = load_network(folder).to(device).to(DTYPES[streams[0].half])

@@ -6,7 +6,7 @@ The export to ONNX, which no CUDA device computes, would take longer than all el
 import sys
 from pathlib import Path
 
-from kaiten.settings.models import Versioning
+from kaiten.settings.models import VersioningSettings
 from lifecycle.registration import Submission, register
 from lifecycle.store import ModelStore
 from runners.tasks.base import EngineFacts
@@ -21,7 +21,7 @@ def main() -> None:
     name, _, version = tag.partition(":")
     submission = Submission(Path(folder), name, version, task)
     inspect = inspection.inspect
-    register(submission, "benchmark", Versioning(), store=ModelStore(), inspect=inspect)
+    register(submission, "benchmark", VersioningSettings(), store=ModelStore(), inspect=inspect)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from kaiten.errors import SetupError
 from kaiten.settings.loader import load_settings
-from kaiten.settings.models import Logging
+from kaiten.settings.models import LoggingSettings
 from lifecycle.card import Provenance, sha256
 from lifecycle.operators import Request, operator
 from lifecycle.registration import Submission, register
@@ -234,7 +234,7 @@ def validate() -> None:
 
 def main() -> None:
     """Make the model, unless it is there."""
-    setup.configure(Logging(level="warning"))
+    setup.configure(LoggingSettings(level="warning"))
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if TAG in ModelStore():

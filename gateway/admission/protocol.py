@@ -19,7 +19,7 @@ from gateway.admission.deadlines import RECEIVED
 from gateway.http.backlog import Turns
 from gateway.http.head import BoundedProtocol
 from gateway.http.protocol import IdleConnections, closing_after_errors
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 
 # Parsed at once, unless a head ends before: a turn can end after each request.
 _SLICE_BYTES = 4096
@@ -45,7 +45,7 @@ class AdmissionProtocol(BoundedProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        limits: Gateway,
+        limits: GatewaySettings,
         idle: IdleConnections,
         admission: Admission,
         max_connections: int,

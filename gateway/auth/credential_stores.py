@@ -13,13 +13,13 @@ from filelock import FileLock, Timeout
 from gateway.auth.credentials import Change, Credentials, CredentialStore
 from kaiten.errors import StateUnavailable
 from kaiten.files import replace
-from kaiten.settings.models import State
+from kaiten.settings.models import StateSettings
 
 FILE = "credentials.json"
 _LOCK_TIMEOUT_S = 10
 
 
-def credential_store(home: Path, state: State) -> CredentialStore:
+def credential_store(home: Path, state: StateSettings) -> CredentialStore:
     """Return the store that the settings name."""
     if state.redis_url is None:
         return FileCredentials(home / FILE)
@@ -29,7 +29,7 @@ def credential_store(home: Path, state: State) -> CredentialStore:
     return RedisCredentials(state.redis_url.get_secret_value())
 
 
-def host_copy(home: Path, state: State) -> "FileCredentials | None":
+def host_copy(home: Path, state: StateSettings) -> "FileCredentials | None":
     """Return this host's copy of the list in Redis, which Redis may lose; None without a Redis.
 
     The file's name includes a hash of the URL, so that keys of one Redis never get into another.

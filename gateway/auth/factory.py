@@ -20,7 +20,13 @@ from gateway.auth.verifier import KeySource, StaticKey, TrustedIssuer, Verifier
 from kaiten.errors import Detail, InvalidSettings, StateUnavailable
 from kaiten.loopback import proxy_bypass
 from kaiten.settings.loader import Settings, read_key_file
-from kaiten.settings.models import Algorithm, Auth, Issuer, Jwks, check_secret
+from kaiten.settings.models import (
+    Algorithm,
+    AuthSettings,
+    IssuerSettings,
+    JwksSettings,
+    check_secret,
+)
 
 logger = structlog.get_logger(__name__)
 _MAX_JWKS_BYTES = 1 << 20
@@ -116,7 +122,7 @@ def _hold_nothing(stores: CredentialStores) -> bool:
     return False
 
 
-def check_keys(auth: Auth) -> None:
+def check_keys(auth: AuthSettings) -> None:
     """Check the key files of all issuers, without fetching any key.
 
     Raises:
@@ -127,7 +133,7 @@ def check_keys(auth: Auth) -> None:
         _trusted(issuer, auth.jwks, fetch_jwks)
 
 
-def _trusted(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> TrustedIssuer:
+def _trusted(issuer: IssuerSettings, jwks: JwksSettings, fetch: Fetch) -> TrustedIssuer:
     allowed = frozenset(issuer.algorithms) or _ALL
     keys = _keys(issuer, jwks, fetch)
     if isinstance(keys, StaticKey) and not keys.algorithms & allowed:
@@ -146,7 +152,7 @@ def _trusted(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> TrustedIssuer:
     )
 
 
-def _keys(issuer: Issuer, jwks: Jwks, fetch: Fetch) -> KeySource:
+def _keys(issuer: IssuerSettings, jwks: JwksSettings, fetch: Fetch) -> KeySource:
     if issuer.jwks_url is not None:
         return JwksKeys(issuer.jwks_url, jwks, fetch)
     if issuer.public_key_file is not None:
@@ -160,7 +166,7 @@ def _from_secret_file(content: bytes) -> Key:
     return from_secret(secret)
 
 
-def _from_file(issuer: Issuer, field: str, read: Callable[[bytes], Key]) -> Key:
+def _from_file(issuer: IssuerSettings, field: str, read: Callable[[bytes], Key]) -> Key:
     path: Path = getattr(issuer, field)
     try:
         return read(read_key_file(path))

@@ -11,7 +11,7 @@ import structlog
 
 from gateway.auth.verification_keys import UNNAMED, Key, KeySet, from_jwks
 from kaiten.errors import IssuerUnavailable
-from kaiten.settings.models import Jwks
+from kaiten.settings.models import JwksSettings
 
 logger = structlog.get_logger(__name__)
 # Bounds of what attackers control: requests that wait for a fetch, and cached unknown key ids.
@@ -34,7 +34,7 @@ class JwksKeys:
     def __init__(
         self,
         url: str,
-        settings: Jwks,
+        settings: JwksSettings,
         fetch: Fetch,
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = asyncio.sleep,

@@ -4,20 +4,20 @@ import asyncio
 
 from gateway.auth.factory import fetch_jwks
 from gateway.auth.verification_keys import from_jwks
-from kaiten.settings.models import Auth, Issuer
+from kaiten.settings.models import AuthSettings, IssuerSettings
 
 
-def describe_key_sources(auth: Auth) -> dict[str, str]:
+def describe_key_sources(auth: AuthSettings) -> dict[str, str]:
     """Return a line about the keys of each issuer, by its name; fetches them concurrently."""
     return asyncio.run(_all(auth))
 
 
-async def _all(auth: Auth) -> dict[str, str]:
+async def _all(auth: AuthSettings) -> dict[str, str]:
     lines = await asyncio.gather(*map(_source, auth.issuers))
     return dict(zip((issuer.issuer for issuer in auth.issuers), lines, strict=True))
 
 
-async def _source(issuer: Issuer) -> str:
+async def _source(issuer: IssuerSettings) -> str:
     if issuer.jwks_url is None:
         file = issuer.public_key_file or issuer.secret_file
         return f"{'public key' if issuer.public_key_file else 'shared secret'} in {file}"

@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 import jwt
 
 from gateway.auth.signing_secret import ALGORITHM
-from kaiten.settings.models import Auth
+from kaiten.settings.models import AuthSettings
 
 
-def mint(subject: str, scopes: list[str], ttl: timedelta, settings: Auth, secret: str) -> str:
+def mint(
+    subject: str, scopes: list[str], ttl: timedelta, settings: AuthSettings, secret: str
+) -> str:
     """Return a signed token; its claims are those that the authentication middleware asks for."""
     now = datetime.now(UTC)
     claims = {

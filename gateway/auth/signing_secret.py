@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.settings.loader import DEVELOPMENT_SECRET_FILE, Settings, read_key_file
-from kaiten.settings.models import Auth, check_secret
+from kaiten.settings.models import AuthSettings, check_secret
 
 ALGORITHM = "HS256"
 
@@ -66,7 +66,7 @@ def configured_secret(settings: Settings) -> str | None:
     return configured
 
 
-def secret_of(auth: Auth) -> str | None:
+def secret_of(auth: AuthSettings) -> str | None:
     """Return the configured signing secret, from the setting or its file; None where there is none.
 
     InvalidSettings for a file that can not be read or that holds a placeholder.

@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.http.protocol import HttpProtocol
 from kaiten.errors import HeadersTooLarge
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 
 # A head that is over the settings by less than this is refused without closing the connection.
 _SPARE_BYTES = 64 * 1024
@@ -24,7 +24,7 @@ class HeadTooLarge(Exception):
 class BoundedProtocol(HttpProtocol):
     """One connection, which is answered 431 and closed if a head is far over the limits."""
 
-    def __init__(self, *args: Any, limits: Gateway, **options: Any) -> None:  # noqa: ANN401  uvicorn's
+    def __init__(self, *args: Any, limits: GatewaySettings, **options: Any) -> None:  # noqa: ANN401  uvicorn's
         super().__init__(*args, limits=limits, **options)
         self._max_bytes = limits.max_header_bytes + _SPARE_BYTES
         self._max_headers = limits.max_headers + _SPARE_HEADERS

@@ -24,7 +24,7 @@ from gateway.http.channel import Channel
 from gateway.middleware.early_answer import EARLY_ANSWER, Refusal
 from kaiten.errors import KaitenError, MalformedRequest
 from kaiten.files import descriptor_limit
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 
 logger = structlog.get_logger("kaiten.service")
 
@@ -78,7 +78,7 @@ class HttpProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        limits: Gateway,
+        limits: GatewaySettings,
         idle: IdleConnections,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
@@ -292,7 +292,9 @@ def closing_after_errors(cycle: RequestResponseCycle, app: ASGI3Application) -> 
     return cast("ASGI3Application", run)
 
 
-def install(limits: Gateway, connection: Callable[..., HttpProtocol] = HttpProtocol) -> None:
+def install(
+    limits: GatewaySettings, connection: Callable[..., HttpProtocol] = HttpProtocol
+) -> None:
     """Let the servers that uvicorn starts in this process speak HTTP by ``connection``.
 
     A version of uvicorn that it was not tested with keeps its own protocol.

@@ -16,7 +16,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from gateway.http.channel import BUFFER_BYTES
 from kaiten.files import descriptor_limit, raise_descriptor_limit
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 
 # libuv accepts one connection for each listening handle in an iteration of the event loop. Under
 # load an iteration takes milliseconds, and with one handle new connections, probes included, would
@@ -81,7 +81,7 @@ class HttpServer(uvicorn.Server):
         ]
 
 
-def install(limits: Gateway) -> None:
+def install(limits: GatewaySettings) -> None:
     """Make BentoML use HttpServer in this process.
 
     Also raises the soft limit of open files to the hard one, because each connection is one.

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.api_versions import DEFAULT, HEADER, KNOWN, NEGOTIATED, PREDICT, VERSION_OF
 from kaiten.context import current
 from kaiten.errors import RequestError, UnknownVersion, VersionMismatch
-from kaiten.settings.models import ApiVersions, Lifetime
+from kaiten.settings.models import ApiLifetimeSettings, ApiVersionSettings
 
 _RAW_HEADER = HEADER.lower().encode()
 RawHeaders = list[tuple[bytes, bytes]]
@@ -23,7 +23,7 @@ class ApiVersionMiddleware:
     the error envelope, and leaves what it refuses in the context, to be raised inside.
     """
 
-    def __init__(self, app: ASGIApp, settings: ApiVersions) -> None:
+    def __init__(self, app: ASGIApp, settings: ApiVersionSettings) -> None:
         self._app = app
         self._told = {version: _told(version, settings.of(version)) for version in PREDICT}
 
@@ -66,7 +66,7 @@ def _negotiate(own: str | None, sent: Sequence[str]) -> str:
     return asked
 
 
-def _told(version: str, lifetime: Lifetime) -> RawHeaders:
+def _told(version: str, lifetime: ApiLifetimeSettings) -> RawHeaders:
     """Return the headers of its answers: Deprecation by RFC 9745, Sunset by RFC 8594."""
     told = [(_RAW_HEADER, version.encode())]
     links = []

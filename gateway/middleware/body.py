@@ -18,7 +18,7 @@ from kaiten.errors import (
     UnsupportedContentEncoding,
     UnsupportedContentType,
 )
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 
 _LENGTH = re.compile(r"[0-9]{1,20}")
 
@@ -31,7 +31,7 @@ class BodyMiddleware:
     what the request had queued is cancelled.
     """
 
-    def __init__(self, app: ASGIApp, limits: Gateway, memory: BodyMemory) -> None:
+    def __init__(self, app: ASGIApp, limits: GatewaySettings, memory: BodyMemory) -> None:
         self._app = app
         self._memory = memory
         self._limit_bytes = limits.max_body_bytes

@@ -3,7 +3,7 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kaiten.errors import HeadersTooLarge, MalformedRequest
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 
 # Two readers that differ about one of these can be made to see two different requests.
 _ONE_VALUE = frozenset({b"host", b"content-length", b"authorization", b"content-type"})
@@ -14,7 +14,7 @@ _AROUND_BYTES = 4
 class HeadersMiddleware:
     """Checks the headers as a whole, before anybody reads one for what it says."""
 
-    def __init__(self, app: ASGIApp, limits: Gateway) -> None:
+    def __init__(self, app: ASGIApp, limits: GatewaySettings) -> None:
         self._app = app
         self._max_headers = limits.max_headers
         self._max_bytes = limits.max_header_bytes

@@ -15,7 +15,7 @@ from gateway.interfaces import LimitsWatch
 from gateway.rate_limit.memory_store import InProcessStore
 from gateway.rate_limit.windows import Headers, LimitStatus, Rules, Store, StoreUnavailable
 from kaiten.pseudonyms import digest_of
-from kaiten.settings.models import Limits, State
+from kaiten.settings.models import RateLimitSettings, StateSettings
 
 logger = structlog.get_logger(__name__)
 # The shared store is retried after RETRY_S. If it fails again within _STEADY_S of its recovery, the
@@ -250,7 +250,7 @@ class LimitedRequest:
 
 
 def limiter_for(
-    limits: Limits, state: State, request_timeout_s: float, watch: LimitsWatch
+    limits: RateLimitSettings, state: StateSettings, request_timeout_s: float, watch: LimitsWatch
 ) -> Limiter | None:
     """Return the limiter of the settings, None if every limit is off."""
     if not (limits.requests or limits.tokens or limits.concurrency):

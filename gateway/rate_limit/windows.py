@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 from limits import RateLimitItem, parse
 
 from kaiten.errors import Detail, InvalidInput, RateLimited, RequestError, TooManyConcurrent
-from kaiten.settings.models import Limits
+from kaiten.settings.models import RateLimitSettings
 
 # How far one request may exceed the token limit: about what a CPU computes in one batch.
 OVERDRAFT_TOKENS = 512
@@ -68,7 +68,7 @@ class Store(Protocol):
 class Rules:
     """The limits as ``limits`` parses them; one that is None is off."""
 
-    def __init__(self, settings: Limits) -> None:
+    def __init__(self, settings: RateLimitSettings) -> None:
         self.requests = _item(settings.requests, REQUESTS)
         self.tokens = _item(settings.tokens, TOKENS)
         self.concurrency = settings.concurrency

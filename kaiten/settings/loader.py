@@ -34,24 +34,24 @@ from kaiten.errors import Detail, InvalidSettings
 from kaiten.settings import secret_files, strict_yaml
 from kaiten.settings.handover import Roster, Snapshot, erase_variables, memory_file
 from kaiten.settings.models import (
-    ApiVersions,
-    Auth,
-    Batching,
-    Drift,
+    ApiVersionSettings,
+    AuthSettings,
+    BatchingSettings,
+    DriftSettings,
     Environment,
-    Gateway,
-    Issuer,
-    Limits,
-    Logging,
-    Profiles,
-    Quality,
-    Runners,
-    Serving,
-    Signatures,
-    State,
-    Tls,
-    Validation,
-    Versioning,
+    FeedbackSettings,
+    GatewaySettings,
+    IssuerSettings,
+    LoggingSettings,
+    ProfileSettings,
+    RateLimitSettings,
+    RunnerSettings,
+    ServingSettings,
+    SignatureSettings,
+    StateSettings,
+    TlsSettings,
+    ValidationSettings,
+    VersioningSettings,
 )
 from kaiten.settings.paths import (
     UnknownSetting,
@@ -137,25 +137,25 @@ class Settings(BaseSettings):
 
     environment: Environment = "development"
     home: Path = Path(".kaiten")
-    serving: Serving = Serving()
-    gateway: Gateway = Gateway()
-    rate_limit: Limits = Limits()
-    api_versions: ApiVersions = ApiVersions()
-    batching: Batching = Batching()
-    runners: Runners = Runners()
-    versioning: Versioning = Versioning()
-    validation: Validation = Validation()
-    signatures: Signatures = Signatures()
-    state: State = State()
-    auth: Auth = Auth()
-    tls: Tls = Tls()
-    profiles: Profiles = Profiles()
-    drift: Drift = Drift()
-    feedback: Quality = Quality()
-    logging: Logging = Logging()
+    serving: ServingSettings = ServingSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    rate_limit: RateLimitSettings = RateLimitSettings()
+    api_versions: ApiVersionSettings = ApiVersionSettings()
+    batching: BatchingSettings = BatchingSettings()
+    runners: RunnerSettings = RunnerSettings()
+    versioning: VersioningSettings = VersioningSettings()
+    validation: ValidationSettings = ValidationSettings()
+    signatures: SignatureSettings = SignatureSettings()
+    state: StateSettings = StateSettings()
+    auth: AuthSettings = AuthSettings()
+    tls: TlsSettings = TlsSettings()
+    profiles: ProfileSettings = ProfileSettings()
+    drift: DriftSettings = DriftSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
+    logging: LoggingSettings = LoggingSettings()
 
     @property
-    def batching_in_force(self) -> Batching:
+    def batching_in_force(self) -> BatchingSettings:
         """The batching, with the timeout that is left empty: no answer takes longer than that."""
         if self.batching.hang_timeout_s is not None:
             return self.batching
@@ -383,7 +383,7 @@ def _put_paths(settings: Settings, put: Callable[..., None]) -> None:
         put("auth", issuers=[*map(_found_anywhere, settings.auth.issuers)])
 
 
-def _found_anywhere(issuer: Issuer) -> dict[str, Any]:
+def _found_anywhere(issuer: IssuerSettings) -> dict[str, Any]:
     """Return an issuer as it is set, its file by an absolute path."""
     fields = issuer.model_dump(mode="json", exclude_none=True)
     return {k: str(Path(v).absolute()) if k.endswith("_file") else v for k, v in fields.items()}

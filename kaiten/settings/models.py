@@ -40,13 +40,13 @@ Exposure = Literal["open", "token", "closed"]
 Evidence = Literal["commit", "tests", "tag", "changelog"]
 
 
-class Section(BaseModel):
+class SettingsSection(BaseModel):
     """A part of the settings; a part is all that a module is given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Serving(Section):
+class ServingSettings(SettingsSection):
     """What is served."""
 
     models: Annotated[tuple[str, ...], NoDecode] = ("support-intent:1.0.0",)
@@ -79,7 +79,7 @@ class Serving(Section):
         return value
 
 
-class Gateway(Section):
+class GatewaySettings(SettingsSection):
     """What a request may bring, and what is shown to whom."""
 
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024)
@@ -104,7 +104,7 @@ class Gateway(Section):
         return self
 
 
-class Limits(Section):
+class RateLimitSettings(SettingsSection):
     """What one subject may ask for; None is no limit."""
 
     requests: str | None = "3000000/minute"
@@ -131,7 +131,7 @@ class Limits(Section):
         return value
 
 
-class Batching(Section):
+class BatchingSettings(SettingsSection):
     """How requests share the device."""
 
     max_batch_tokens: int | None = Field(None, ge=1)
@@ -142,7 +142,7 @@ class Batching(Section):
     hang_timeout_s: float | None = Field(None, ge=1, le=3600)
 
 
-class Runners(Section):
+class RunnerSettings(SettingsSection):
     """Where the models run."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
@@ -154,7 +154,7 @@ class Runners(Section):
     threads: int = Field(0, ge=0)
 
 
-class Versioning(Section):
+class VersioningSettings(SettingsSection):
     """What a version has to be, by what has changed, and what a release has to bring."""
 
     changed_task: Bump = "major"
@@ -166,7 +166,7 @@ class Versioning(Section):
     release_process: tuple[Evidence, ...] = ()
 
 
-class Validation(Section):
+class ValidationSettings(SettingsSection):
     """What a version must reach to pass; durations in milliseconds, sizes in MiB."""
 
     min_accuracy: float = Field(0.7, ge=0, le=1)
@@ -179,7 +179,7 @@ class Validation(Section):
     min_rows: int = Field(30, ge=2)
 
 
-class Signatures(Section):
+class SignatureSettings(SettingsSection):
     """Who signs a version, and whose signature is asked for: elliptic curve keys in PEM."""
 
     private_key: Path | None = None
@@ -190,7 +190,7 @@ class Signatures(Section):
     python: Path | None = None
 
     @model_validator(mode="after")
-    def _has_what_it_needs(self) -> "Signatures":
+    def _has_what_it_needs(self) -> "SignatureSettings":
         if self.required and not self.public_key:
             raise ValueError("required is set without public_key, so nothing could be verified")
         if (self.private_key or self.public_key) and not self.python:
@@ -198,7 +198,7 @@ class Signatures(Section):
         return self
 
 
-class State(Section):
+class StateSettings(SettingsSection):
     """Where the workers, of one host or of several, keep what they share."""
 
     # redis://[:password@]host:port/number; rediss:// for TLS. Without one, each worker has its own.
@@ -224,7 +224,7 @@ class State(Section):
         return value
 
 
-class Jwks(Section):
+class JwksSettings(SettingsSection):
     """How keys that an issuer publishes are kept; durations in seconds."""
 
     refresh_s: float = Field(300, ge=1)
@@ -240,7 +240,7 @@ def _path(claim: object) -> object:
     return [claim] if "://" in claim else claim.split(".")
 
 
-class Issuer(Section):
+class IssuerSettings(SettingsSection):
     """Somebody else who makes tokens, and where the keys are that they are verified with."""
 
     issuer: str = Field(min_length=1)
@@ -277,14 +277,14 @@ class Issuer(Section):
         return value
 
     @model_validator(mode="after")
-    def _has_one_source(self) -> "Issuer":
+    def _has_one_source(self) -> "IssuerSettings":
         sources = (self.jwks_url, self.public_key_file, self.secret_file)
         if sum(each is not None for each in sources) != 1:
             raise ValueError("give one of jwks_url, public_key_file and secret_file")
         return self
 
 
-class Auth(Section):
+class AuthSettings(SettingsSection):
     """Who may ask."""
 
     secret: SecretStr | None = None
@@ -292,13 +292,13 @@ class Auth(Section):
     issuer: str = Field("kaiten", min_length=1)
     audience: str = Field("kaiten", min_length=1)
     leeway_s: int = Field(10, ge=0, le=300)
-    issuers: tuple[Issuer, ...] = ()
-    jwks: Jwks = Jwks()
+    issuers: tuple[IssuerSettings, ...] = ()
+    jwks: JwksSettings = JwksSettings()
     credentials_poll_s: float = Field(1, ge=0.1, le=60)
 
     @field_validator("issuers")
     @classmethod
-    def _differ(cls, value: tuple[Issuer, ...]) -> tuple[Issuer, ...]:
+    def _differ(cls, value: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings, ...]:
         if len({each.issuer for each in value}) < len(value):
             raise ValueError("two have one name; a token tells its issuer by that alone")
         return value
@@ -311,7 +311,7 @@ class Auth(Section):
         return value
 
 
-class Tls(Section):
+class TlsSettings(SettingsSection):
     """What this server itself speaks TLS with: files in PEM."""
 
     certificate: Path | None = None
@@ -321,7 +321,7 @@ class Tls(Section):
     # With both left empty, as the kaiten.yaml of a checkout has them, the server speaks plain HTTP.
     # A template whose variables are both unset looks the same, so it cannot be refused here.
     @model_validator(mode="after")
-    def _belongs_together(self) -> "Tls":
+    def _belongs_together(self) -> "TlsSettings":
         if bool(self.certificate) != bool(self.private_key):
             raise ValueError("certificate and private_key are set together, or neither is")
         if self.client_ca and not self.certificate:
@@ -329,7 +329,7 @@ class Tls(Section):
         return self
 
 
-class Lifetime(Section):
+class ApiLifetimeSettings(SettingsSection):
     """When a version of the API is out of date, and when it ends; both from midnight, UTC."""
 
     deprecated_at: date | None = None
@@ -337,7 +337,7 @@ class Lifetime(Section):
     link: HttpUrl | None = None
 
     @model_validator(mode="after")
-    def _is_in_order(self) -> "Lifetime":
+    def _is_in_order(self) -> "ApiLifetimeSettings":
         if self.deprecated_at and self.sunset_at and self.sunset_at < self.deprecated_at:
             raise ValueError("sunset_at is before deprecated_at; move one of them")
         if self.link and not (self.deprecated_at or self.sunset_at):
@@ -345,19 +345,19 @@ class Lifetime(Section):
         return self
 
 
-class ApiVersions(Section):
+class ApiVersionSettings(SettingsSection):
     """What becomes of each version of the API."""
 
-    v1: Lifetime = Lifetime()
-    v2: Lifetime = Lifetime()
+    v1: ApiLifetimeSettings = ApiLifetimeSettings()
+    v2: ApiLifetimeSettings = ApiLifetimeSettings()
 
-    def of(self, version: str) -> Lifetime:
+    def of(self, version: str) -> ApiLifetimeSettings:
         """Return what is set for a version, by its number."""
-        lifetime: Lifetime = getattr(self, f"v{version}")
+        lifetime: ApiLifetimeSettings = getattr(self, f"v{version}")
         return lifetime
 
 
-class Profiles(Section):
+class ProfileSettings(SettingsSection):
     """How answers are profiled."""
 
     enabled: bool = True
@@ -379,7 +379,7 @@ class Profiles(Section):
         return value
 
 
-class Drift(Section):
+class DriftSettings(SettingsSection):
     """When answers count as other than those that the version was validated on."""
 
     window_rows: int = Field(1000, ge=10)
@@ -390,7 +390,7 @@ class Drift(Section):
     clear_after_windows: int = Field(2, ge=1)
 
     @model_validator(mode="after")
-    def _can_be_judged(self) -> "Drift":
+    def _can_be_judged(self) -> "DriftSettings":
         if self.min_rows > self.window_rows:
             raise ValueError(
                 "min_rows is over window_rows, so no window could be judged; lower the first or "
@@ -399,7 +399,7 @@ class Drift(Section):
         return self
 
 
-class Quality(Section):
+class FeedbackSettings(SettingsSection):
     """How answers are held against the labels that come in later."""
 
     enabled: bool = True
@@ -409,7 +409,7 @@ class Quality(Section):
     max_pending_events: int = Field(10_000, ge=1)
 
     @model_validator(mode="after")
-    def _holds_a_window(self) -> "Quality":
+    def _holds_a_window(self) -> "FeedbackSettings":
         if self.max_rows < self.window_rows:
             raise ValueError(
                 "max_rows is under window_rows, so no window would ever be whole; raise the first "
@@ -418,7 +418,7 @@ class Quality(Section):
         return self
 
 
-class Logging(Section):
+class LoggingSettings(SettingsSection):
     """What is logged."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kaiten.settings.models import Validation
+from kaiten.settings.models import ValidationSettings
 from lifecycle.evaluate.measures import Comparison, Measures
 
 
@@ -92,7 +92,7 @@ def checks(
     cost: Cost,
     comparison: Comparison | None,
     golden: Golden | None,
-    limits: Validation,
+    limits: ValidationSettings,
 ) -> list[Check]:
     """Hold what was measured against the thresholds."""
     return [*_checks(measures, cost, comparison, golden, limits)]
@@ -103,7 +103,7 @@ def _checks(
     cost: Cost,
     comparison: Comparison | None,
     golden: Golden | None,
-    limits: Validation,
+    limits: ValidationSettings,
 ) -> Iterator[Check]:
     yield _at_least("accuracy", measures.accuracy, limits.min_accuracy)
     yield _at_least("macro F1", measures.macro.f1, limits.min_macro_f1)

@@ -18,7 +18,7 @@ from math import isfinite
 from pathlib import Path
 
 from kaiten.errors import DataRejected
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 from kaiten.text import MAX_LABEL_CHARS, length_problem, text_problem
 from lifecycle.evaluate.content import (
     SAMPLE,
@@ -78,7 +78,7 @@ class Rows:
         return place(index + 1, self.lines[index] if self.lines else None, column)
 
 
-def read(path: Path, columns: Columns, limits: Gateway | None = None) -> Rows:
+def read(path: Path, columns: Columns, limits: GatewaySettings | None = None) -> Rows:
     """Read JSONL, CSV or Parquet, identified by the suffix, compressed with gzip or not.
 
     ``limits`` are those of the API that has to accept the texts; None leaves their lengths to it.
@@ -143,7 +143,9 @@ def _reader(path: Path) -> Callable[[bytes, Sequence[str]], Iterator[Record]]:
     raise InvalidData("has a name that does not tell its format", remedy)
 
 
-def _rows(records: Iterable[Record], columns: Columns, limits: Gateway | None, digest: str) -> Rows:
+def _rows(
+    records: Iterable[Record], columns: Columns, limits: GatewaySettings | None, digest: str
+) -> Rows:
     converters: list[tuple[str, Callable[[object], str]]] = [
         (columns.text, partial(_text, limits)),
         (columns.label, _label),
@@ -174,7 +176,7 @@ def _cell(record: Record, name: str, convert: Callable[[object], str]) -> str:
         raise InvalidData(f"{where}: {error.reason}", error.remedy) from None
 
 
-def _text(limits: Gateway | None, value: object) -> str:
+def _text(limits: GatewaySettings | None, value: object) -> str:
     text = _string(value)
     if limits is None:
         return text

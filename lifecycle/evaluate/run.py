@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kaiten.settings.models import Validation
+from kaiten.settings.models import ValidationSettings
 from lifecycle.evaluate.measures import by_slice, compare, measure
 from lifecycle.evaluate.predictions import Floats, Predict, answer_all, latencies_ms
 from lifecycle.evaluate.report import Cost, Data, Golden, Report, checks
@@ -76,7 +76,7 @@ class Device:
 class Validator:
     """Validates versions on one device; what is known already lies in ``work``."""
 
-    limits: Validation
+    limits: ValidationSettings
     device: Device
     work: Path
     told: Progress

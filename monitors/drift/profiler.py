@@ -15,7 +15,7 @@ import structlog
 
 from kaiten import model_tags
 from kaiten.events import PredictionRecord
-from kaiten.settings.models import Drift, Profiles
+from kaiten.settings.models import DriftSettings, ProfileSettings
 from monitors.drift.spool import Source, Spool
 from monitors.drift.windows import Window, ended
 from monitors.leader_lock import keeper, keeps
@@ -47,7 +47,7 @@ class Profiler:
         self,
         folder: Path,
         models: Sequence[str],
-        settings: tuple[Profiles, Drift],
+        settings: tuple[ProfileSettings, DriftSettings],
         watch: Callable[[], Watch],
         on_drop: Callable[[int], None],
         tenant_of: Callable[[str], str] = lambda _: "",

@@ -7,7 +7,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 
 from kaiten import model_tags
-from kaiten.settings.models import Drift
+from kaiten.settings.models import DriftSettings
 from monitors.drift.archive.names import Kept
 from monitors.drift.detector import Finding, judge
 from monitors.drift.distributions import Distribution, distribution
@@ -88,7 +88,7 @@ def version_report(
     source: Source,
     windows: Iterable[tuple[Kept, Profile]],
     reference: Reference | str,
-    settings: Drift,
+    settings: DriftSettings,
 ) -> VersionReport | None:
     """Return what windows, oldest first, tell of a version; None where there are none.
 
@@ -123,7 +123,9 @@ def version_report(
 class _Replay:
     """Judges the windows of each host as its watch did, and merges all of them."""
 
-    def __init__(self, source: Source, reference: Reference | None, settings: Drift) -> None:
+    def __init__(
+        self, source: Source, reference: Reference | None, settings: DriftSettings
+    ) -> None:
         self._source = source
         self._reference = reference
         self._settings = settings
@@ -163,7 +165,7 @@ class _Replay:
 
 
 def _features(
-    merged: Profile, reference: Reference | None, settings: Drift
+    merged: Profile, reference: Reference | None, settings: DriftSettings
 ) -> tuple[FeatureReport, ...]:
     against = reference.profile if reference else None
     findings = judge(against, [merged], settings.min_effect) if against else []
@@ -177,7 +179,7 @@ def _features(
     )
 
 
-def _verdict(finding: Finding, settings: Drift) -> FeatureState:
+def _verdict(finding: Finding, settings: DriftSettings) -> FeatureState:
     return FeatureState(
         name=finding.feature,
         drifted=finding.drifts(settings.false_discovery_rate, settings.min_effect),

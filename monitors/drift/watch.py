@@ -11,7 +11,7 @@ import structlog
 from numpy.typing import NDArray
 
 from kaiten.events import REFERENCE_FILE
-from kaiten.settings.models import Drift
+from kaiten.settings.models import DriftSettings
 from monitors.drift.detector import Finding, judge
 from monitors.drift.features import LABEL
 from monitors.drift.severity import level
@@ -41,7 +41,7 @@ class Watch:
     states: States
     references: Mapping[str, Path | None]
     archive: Archive
-    settings: Drift
+    settings: DriftSettings
 
     def close(self, window: Window) -> None:
         """Judge a window, keep what was found, and archive its profile.
@@ -93,7 +93,7 @@ class Watch:
 
 
 def after(
-    before: DriftState, window: WindowState, findings: Sequence[Finding], settings: Drift
+    before: DriftState, window: WindowState, findings: Sequence[Finding], settings: DriftSettings
 ) -> DriftState:
     """Return the state after a window.
 

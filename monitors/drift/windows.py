@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from kaiten.settings.models import Drift
+from kaiten.settings.models import DriftSettings
 from monitors.drift.spool import Part, Source, Spool
 
 
@@ -38,7 +38,7 @@ class Window:
 
 
 def ended(
-    spool: Spool, source: Source, settings: Drift, clock: Callable[[], float] = time.time
+    spool: Spool, source: Source, settings: DriftSettings, clock: Callable[[], float] = time.time
 ) -> Iterator[Window]:
     """Yield each window of a source that has ended, and claim it.
 

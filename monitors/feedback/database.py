@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings, StateUnavailable
-from kaiten.settings.models import State
+from kaiten.settings.models import StateSettings
 from monitors.feedback.database_errors import (
     describe_fault,
     is_corrupt,
@@ -212,7 +212,7 @@ class Database:
         self._file = _file_of(self._url)
 
 
-def database_url(state: State, home: Path) -> URL:
+def database_url(state: StateSettings, home: Path) -> URL:
     """Return the URL of the database of the settings.
 
     Raises:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, insert, select
 from kaiten import model_tags
 from kaiten.errors import DatabaseUnavailable
 from kaiten.events import PredictionRecord
-from kaiten.settings.models import Quality
+from kaiten.settings.models import FeedbackSettings
 from monitors.feedback.database import Database
 from monitors.feedback.tables import predictions
 from monitors.feedback.version_labels import Versions
@@ -35,7 +35,7 @@ class PredictionLog:
         self,
         database: Database,
         versions: Versions,
-        settings: Quality,
+        settings: FeedbackSettings,
         on_drop: Callable[[int], None],
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Delete, delete, func, select, true, tuple_
 
-from kaiten.settings.models import Quality
+from kaiten.settings.models import FeedbackSettings
 from monitors.feedback.database import Database
 from monitors.feedback.labels import WAIT_S
 from monitors.feedback.tables import feedback, predictions
@@ -20,7 +20,7 @@ _PAGES = 5000
 class Pruning:
     """Deletes in small transactions, so that other writers wait only briefly."""
 
-    def __init__(self, database: Database, settings: Quality) -> None:
+    def __init__(self, database: Database, settings: FeedbackSettings) -> None:
         self._database = database
         self._keep_s = settings.retention_days * _DAY_S
         self._keep_rows = settings.max_rows

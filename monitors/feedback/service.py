@@ -19,7 +19,7 @@ from kaiten.errors import (
 )
 from kaiten.events import PredictionRecord
 from kaiten.feedback import Label, VersionQuality
-from kaiten.settings.models import Quality
+from kaiten.settings.models import FeedbackSettings
 from monitors.feedback import accuracy_estimate
 from monitors.feedback.daemon_threads import Threads
 from monitors.feedback.database import RETRY_S, Database
@@ -65,7 +65,7 @@ class QualityDesk:
         self,
         url: URL,
         home: Path,
-        settings: Quality,
+        settings: FeedbackSettings,
         versions: Mapping[str, tuple[Sequence[str], Path | None]],
         metrics: QualityMetrics,
         pseudonym_of: Callable[[str], str] = lambda _: "",

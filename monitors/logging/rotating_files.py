@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.settings.models import Logging
+from kaiten.settings.models import LoggingSettings
 from monitors.logging.writer import LineWriter
 
 _MIB = 1 << 20
@@ -136,7 +136,7 @@ class QueuedFileHandler(logging.Handler):
         super().close()
 
 
-def open_files(settings: Logging, worker: int) -> dict[str, QueuedFileHandler]:
+def open_files(settings: LoggingSettings, worker: int) -> dict[str, QueuedFileHandler]:
     """Return the handler of each logger with a file, none if no folder is set."""
     if settings.folder is None:
         return {}
@@ -153,7 +153,7 @@ def open_files(settings: Logging, worker: int) -> dict[str, QueuedFileHandler]:
     }
 
 
-def check_folder(settings: Logging) -> None:
+def check_folder(settings: LoggingSettings) -> None:
     """Check that the log's folder can be written or created, without creating it.
 
     Raises:

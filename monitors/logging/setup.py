@@ -16,7 +16,7 @@ from structlog.typing import EventDict, Processor
 from kaiten.context import current_or_none
 from kaiten.errors import CallerGone
 from kaiten.pseudonyms import Pseudonyms, address_of, network_of
-from kaiten.settings.models import Logging
+from kaiten.settings.models import LoggingSettings
 from monitors.logging.rotating_files import QueuedFileHandler, RotatingFile, open_files
 
 _SECURITY = "kaiten.security"
@@ -25,7 +25,7 @@ _AUDIT, _TRAIL = "kaiten.audit", "lifecycle.audit_log"
 
 
 def configure(
-    settings: Logging, pseudonyms: Pseudonyms | None = None, worker: int | None = None
+    settings: LoggingSettings, pseudonyms: Pseudonyms | None = None, worker: int | None = None
 ) -> None:
     """Send every log of this process to standard error, as JSON.
 
@@ -82,7 +82,7 @@ def keep_acts(folder: Path) -> None:
         _replace_handlers(logging.getLogger(name), file)
 
 
-def _set_levels(settings: Logging) -> None:
+def _set_levels(settings: LoggingSettings) -> None:
     logging.root.setLevel(logging.WARNING)
     for name in ("kaiten", "server", "gateway", "runners", "monitors", "lifecycle", "bentoml"):
         logging.getLogger(name).setLevel(settings.level.upper())

@@ -17,7 +17,7 @@ import structlog
 
 from kaiten.context import current_or_none
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, OutOfMemory, QueueFull
-from kaiten.settings.models import Batching
+from kaiten.settings.models import BatchingSettings
 from runners.batching.fairness import FairQueue, fits
 from runners.batching.observer import BatchReport, Observer
 from runners.batching.selection import Bounds, choose
@@ -128,7 +128,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
         self,
         prepare: Callable[[Sequence[InputT], str], Awaitable[Sequence[ItemT]]],
         device: Device[ItemT, ResultT],
-        limits: Batching,
+        limits: BatchingSettings,
         observer: Observer,
         *,
         on_death: Callable[[], None],

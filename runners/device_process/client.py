@@ -14,7 +14,7 @@ import structlog
 from kaiten.context import current_or_none
 from kaiten.errors import InferenceFailed, NotReady, QueueFull
 from kaiten.pseudonyms import digest_of
-from kaiten.settings.models import Batching
+from kaiten.settings.models import BatchingSettings
 from runners.batching.fairness import fits
 from runners.batching.preparation import Preparation
 from runners.batching.watchdog import DeviceHung, Watchdog
@@ -46,7 +46,7 @@ class RemoteRunner:
         processor: Processor[Any, Any, Any, Any],
         codec: Codec[Any, Any],
         socket: Path,
-        limits: Batching,
+        limits: BatchingSettings,
         on_death: Callable[[], None],
     ) -> None:
         self.tag = tag

@@ -14,7 +14,7 @@ import structlog
 
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.settings.loader import ROOT, environment_for, snapshot_descriptors
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines.placement import place_of, places
 
 logger = structlog.get_logger(__name__)
@@ -32,7 +32,7 @@ def own_folder() -> Path:
     return folder
 
 
-def socket_of(settings: Runners, worker: int) -> Path:
+def socket_of(settings: RunnerSettings, worker: int) -> Path:
     """Return where the device process of a worker listens; workers are numbered from 0."""
     if settings.sockets is None:
         reason = "is device, but nobody has started a device process; serve with bentoml serve"
@@ -48,7 +48,7 @@ class DeviceProcesses:
     """
 
     def __init__(
-        self, settings: Runners, workers: int, sockets: Path, store: Path, metrics: Path
+        self, settings: RunnerSettings, workers: int, sockets: Path, store: Path, metrics: Path
     ) -> None:
         self._store = store
         self._environments: dict[Path, Mapping[str, str]] = {

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import structlog
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines import cuda
 from runners.engines.base import Engine, TokenBatch
 from runners.engines.placement import devices, place
@@ -64,7 +64,7 @@ class EngineChoice:
         return 1 if self.device == "cpu" else CUDA_LANES
 
 
-def choose_engine(folder: Path, settings: Runners) -> EngineChoice:
+def choose_engine(folder: Path, settings: RunnerSettings) -> EngineChoice:
     """Return what computes a registered model; nothing is loaded for it but torch, to see CUDA.
 
     InvalidSettings if the settings ask for what the model, this machine or its packages lack.
@@ -96,7 +96,9 @@ def _limit(folder: Path) -> int | None:
         return None
 
 
-def open_engine(folder: Path, settings: Runners, samples: TokenBatch | None = None) -> Engine:
+def open_engine(
+    folder: Path, settings: RunnerSettings, samples: TokenBatch | None = None
+) -> Engine:
     """Load a registered model's network into the engine, and onto the device, that are chosen.
 
     Half precision is tried on ``samples``; without any, it is not used.
@@ -122,7 +124,7 @@ def _class_of(module: str, name: str) -> Any:  # noqa: ANN401  each engine is ma
     return getattr(import_module(f"{__name__}.{module}"), name)
 
 
-def _choose_on_cpu(settings: Runners, *, exported: bool, limit: int | None) -> EngineChoice:
+def _choose_on_cpu(settings: RunnerSettings, *, exported: bool, limit: int | None) -> EngineChoice:
     if settings.engine == "torch":
         return EngineChoice("torch", "cpu", "runners.engine asks for it")
     place = "runners.device is cpu" if settings.device == "cpu" else "torch sees no CUDA device"

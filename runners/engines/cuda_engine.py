@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from kaiten.errors import OutOfMemory
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines import CUDA_LANES
 from runners.engines.base import Computed, TokenBatch
 from runners.engines.embedding import joined, parted
@@ -180,7 +180,7 @@ class CudaEngine:
     def __init__(
         self,
         folder: Path,
-        settings: Runners,
+        settings: RunnerSettings,
         samples: TokenBatch | None,
         stream: Callable[[torch.device], Stream] = CudaStream,
     ) -> None:

@@ -21,7 +21,7 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines import LIMIT_FILE, MAX_TOKENS, MODEL_FILE
 from runners.engines.base import TokenBatch
 from runners.engines.embedding import embedding_of
@@ -143,7 +143,7 @@ def _difference(
     made: Path, batches: Sequence[TokenBatch], logits: Sequence[NDArray[np.float32]]
 ) -> float:
     """Return the exported network's largest difference from torch's logits."""
-    exported = OnnxEngine(made, Runners(threads=2))
+    exported = OnnxEngine(made, RunnerSettings(threads=2))
     return max(
         _largest(exported.compute(batch, alone=alone).logits - expected)
         for batch, expected in zip(batches, logits, strict=True)

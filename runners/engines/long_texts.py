@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines.base import Computed, TokenBatch
 from runners.engines.onnx_engine import OnnxEngine
 from runners.engines.torch_engine import TorchEngine
@@ -29,7 +29,11 @@ class LongTextEngine:
     express = OnnxEngine.express
 
     def __init__(
-        self, folder: Path, settings: Runners, samples: TokenBatch | None, max_onnx_tokens: int
+        self,
+        folder: Path,
+        settings: RunnerSettings,
+        samples: TokenBatch | None,
+        max_onnx_tokens: int,
     ) -> None:
         # torch keeps a pool of workers for each thread that calls it.
         self._torch_thread = ThreadPoolExecutor(1, thread_name_prefix="long-texts")

@@ -6,7 +6,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from kaiten.cpus import cores
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines import MODEL_FILE
 from runners.engines.base import Computed, TokenBatch
 
@@ -24,7 +24,7 @@ class OnnxEngine:
     # The operating system shares the cores: for some milliseconds, each lane gets a little less.
     express = True
 
-    def __init__(self, folder: Path, settings: Runners) -> None:
+    def __init__(self, folder: Path, settings: RunnerSettings) -> None:
         self.lanes = settings.threads or cores()
         self._narrow = self._wide = _session(folder / MODEL_FILE, 1)
         if self.lanes > 1:

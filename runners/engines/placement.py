@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.settings.loader import cuda_visible_devices, show_cuda_devices
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines import cuda
 
 # Ends the list for CUDA, as a name does that it can not find.
@@ -17,7 +17,7 @@ _ENDS = {"", "-1", "NoDevFiles"}
 _MIG = "MIG-"
 
 
-def devices(settings: Runners) -> list[str]:
+def devices(settings: RunnerSettings) -> list[str]:
     """Return the names of the devices to share out, in torch's order; none where none is wanted."""
     if settings.device == "cpu" or settings.engine == "onnx":
         return []
@@ -59,20 +59,20 @@ def place(device: str, worker: int, names: Sequence[str]) -> str:
     return names[int(index)] if index else names[worker % len(names)]
 
 
-def places(settings: Runners, workers: int) -> list[str]:
+def places(settings: RunnerSettings, workers: int) -> list[str]:
     """Return the name of each worker's device; none where no CUDA device is wanted."""
     names = devices(settings)
     return [place(settings.device, worker, names) for worker in range(workers if names else 0)]
 
 
-def holders(settings: Runners, workers: int) -> int:
+def holders(settings: RunnerSettings, workers: int) -> int:
     """Return how many processes hold the models, and share the cores."""
     if settings.process == "worker":
         return workers
     return max(1, len({*places(settings, workers)}))
 
 
-def place_of(settings: Runners, worker: int) -> str | None:
+def place_of(settings: RunnerSettings, worker: int) -> str | None:
     """Return the name of the device that a worker was given; None where there is none to share out.
 
     The process that starts the workers has named the devices in CUDA_VISIBLE_DEVICES, and turned
@@ -84,7 +84,7 @@ def place_of(settings: Runners, worker: int) -> str | None:
     return place(settings.device, worker, visible_devices(named, len(named.split(","))))
 
 
-def take_place(settings: Runners, worker: int) -> Runners:
+def take_place(settings: RunnerSettings, worker: int) -> RunnerSettings:
     """Show this process its own device alone, and return the settings that hold from here.
 
     Call it in a worker before anything asks CUDA: what that has seen once, it goes on seeing.

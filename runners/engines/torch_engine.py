@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from kaiten.confinement import list_names
 from kaiten.errors import ModelRejected
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines.base import Computed, TokenBatch
 from runners.engines.embedding import joined, parted, watch
 
@@ -117,7 +117,7 @@ class TorchEngine:
     # Its threads are a lane's own: another lane would bring as many.
     express = False
 
-    def __init__(self, folder: Path, settings: Runners) -> None:
+    def __init__(self, folder: Path, settings: RunnerSettings) -> None:
         self.device = torch.device(settings.device)
         self._threads = settings.threads
         self._model = load_network(folder).to(self.device)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 
 InputT = TypeVar("InputT")
 ItemT = TypeVar("ItemT")
@@ -136,7 +136,7 @@ class TaskModule(Protocol):
         """Load what a registered model needs besides its network; ``max_length`` in tokens."""
 
     def load(
-        self, folder: Path, max_length: int, settings: Runners, reference: Path | None = None
+        self, folder: Path, max_length: int, settings: RunnerSettings, reference: Path | None = None
     ) -> Task[Any, Any, Any, Any]:
         """Load a registered model onto its device; ``max_length`` as its card says.
 

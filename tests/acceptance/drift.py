@@ -24,7 +24,7 @@ from benchmarks import model as benchmark
 from benchmarks import places
 from examples.quickstart.train import Example
 from kaiten.events import REFERENCE_FILE, Origin, record
-from kaiten.settings.models import Drift, Runners
+from kaiten.settings.models import DriftSettings, RunnerSettings
 from lifecycle.card import ModelCard
 from lifecycle.store import StoredModel
 from monitors.drift.detector import Finding, judge
@@ -44,7 +44,7 @@ _DATA = ROOT.parent / "shared" / "data" / "banking77"
 _TAG = "banking:1.0.0"
 _SOURCE = Source(_TAG, "production")
 _WINDOWS, _ROWS, _TRIALS, _ESTIMATED = 1000, 1000, 50, 200
-_SETTINGS = Drift()
+_SETTINGS = DriftSettings()
 _TRIPLED = "one class tripled"
 _MUST_BE_FOUND = {*SHIFTS, _TRIPLED}
 _SPLITS = 2
@@ -296,7 +296,7 @@ class Trial:
         texts = list(shift.texts([row.text for row in self._part]))
         card = self._model.card
         task = load(
-            self._model.folder, card.max_length, Runners(device="cpu"), self._model.reference
+            self._model.folder, card.max_length, RunnerSettings(device="cpu"), self._model.reference
         )
         processor = shift.processor(self._model.folder, card.max_length)
         answers: list[Any] = [None] * len(texts)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks import model as benchmark
 from benchmarks import places
 from examples.quickstart import train as quickstart
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from lifecycle.evaluate import rows
 from lifecycle.evaluate.measures import compare
 from runners.tasks.text_classification.serving import load
@@ -93,7 +93,7 @@ def _correct(home: Path, tag: str, file: Path) -> NDArray[np.bool_]:
     name, _, version = tag.partition(":")
     version_folder = home / "models" / name / version
     card = json.loads((version_folder / "model_card.json").read_text())
-    task = load(version_folder, card["max_length"], Runners(device="cpu"))
+    task = load(version_folder, card["max_length"], RunnerSettings(device="cpu"))
     known = rows.read(file, rows.Columns(label="category"))
     answered = []
     for at in range(0, len(known), 64):

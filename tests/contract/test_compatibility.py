@@ -6,11 +6,11 @@ from copy import deepcopy
 import pytest
 
 from gateway.openapi import document
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 from tests.contract.compatibility import breaks
 from tests.unit.gateway.house import V2, Json
 
-DOCUMENT = document("2", Gateway())
+DOCUMENT = document("2", GatewaySettings())
 
 
 def schema(made: Json, name: str) -> Json:

@@ -15,7 +15,7 @@ from gateway.middleware.security_headers import SecurityHeadersMiddleware
 from gateway.openapi import document
 from gateway.schemas import TEXT_PATTERN
 from kaiten.errors import DatabaseUnavailable, DeadlineExceeded, InferenceFailed, QueueFull
-from kaiten.settings.models import ApiVersions, Exposure, Lifetime
+from kaiten.settings.models import ApiLifetimeSettings, ApiVersionSettings, Exposure
 from tests.unit.gateway.house import (
     BENTO,
     FOUND,
@@ -153,7 +153,9 @@ def test_a_document_is_made_anew_for_other_limits() -> None:
 
 
 async def test_a_deprecated_version_is_documented_as_one() -> None:
-    house = House(versions=ApiVersions(v1=Lifetime(deprecated_at=date(2026, 12, 1))))
+    house = House(
+        versions=ApiVersionSettings(v1=ApiLifetimeSettings(deprecated_at=date(2026, 12, 1)))
+    )
     for version, path in PATHS.items():
         made = (await house.ask("GET", path)).json()
         for operations in made["paths"].values():

@@ -6,7 +6,7 @@ from pathlib import Path
 from gateway.api_versions import DOCUMENTS, VERSION_OF
 from gateway.error_reference import table
 from gateway.openapi import Json, document
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 from tests.contract.compatibility import breaks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,9 @@ in {", ".join(f"[v{version}](openapi/v{version}.json)" for version in DOCUMENTS)
 def made() -> dict[Path, str]:
     """Return what each file is to hold, with the default settings."""
     texts = {
-        path_of(version): json.dumps(document(version, Gateway()), indent=2, ensure_ascii=True)
+        path_of(version): json.dumps(
+            document(version, GatewaySettings()), indent=2, ensure_ascii=True
+        )
         for version in DOCUMENTS
     }
     texts = {path: f"{text}\n" for path, text in texts.items()}
@@ -40,7 +42,7 @@ def path_of(version: str) -> Path:
 def broken(version: str) -> list[str]:
     """Return what callers of the committed version would miss in the one that is made now."""
     path = path_of(version)
-    return breaks(read(path), document(version, Gateway())) if path.exists() else []
+    return breaks(read(path), document(version, GatewaySettings())) if path.exists() else []
 
 
 def read(path: Path) -> Json:

@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from gateway.auth.minting import mint
-from kaiten.settings.models import Auth
+from kaiten.settings.models import AuthSettings
 from tests.e2e.house import Server, environment, serving
 from tests.redis_server import RedisServer, redis_server
 
@@ -33,7 +33,7 @@ class Two:
 
     def ask(self, subject: str, count: int, *servers: Server) -> list[httpx.Response]:
         """Ask so often, by connections of their own, so that every worker gets some."""
-        token = mint(subject, ["predict"], timedelta(hours=1), Auth(), SECRET)
+        token = mint(subject, ["predict"], timedelta(hours=1), AuthSettings(), SECRET)
         headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
 
         def once(number: int) -> httpx.Response:
@@ -101,7 +101,7 @@ def test_and_over_two_servers(two: Two) -> None:
 
 def sent_raw(server: Server, *headers: str, body: bytes) -> bytes:
     """Return all that a server answers to a request, as it stands, until it hangs up."""
-    token = mint("grace", ["predict"], timedelta(hours=1), Auth(), SECRET)
+    token = mint("grace", ["predict"], timedelta(hours=1), AuthSettings(), SECRET)
     usual = ("POST /api/v1/predict HTTP/1.1", "Host: kaiten", f"Authorization: Bearer {token}")
     lines = (*usual, "Content-Type: application/json", *headers, "", "")
     address = httpx.URL(server.url)

@@ -13,7 +13,7 @@ from secrets import token_hex
 import httpx
 import pytest
 
-from kaiten.settings.models import Auth
+from kaiten.settings.models import AuthSettings
 from tests.e2e.house import BIN, Server, environment, serving, until_all_ready
 from tests.issuer import Issuer, issuing
 from tests.redis_server import RedisServer, redis_server
@@ -143,7 +143,7 @@ def test_subject_loses_what_it_was_issued_and_others_do_not(house: House) -> Non
     assert house.statuses(bearer(other)) == {200: ENOUGH}
     # A clock that is ahead by the leeway stands for that time, which is revoked as well.
     time.sleep(1)
-    later = house.issuer.token("bob", iat=int(time.time()) + Auth().leeway_s)
+    later = house.issuer.token("bob", iat=int(time.time()) + AuthSettings().leeway_s)
     assert house.statuses(bearer(later)) == {200: ENOUGH}
 
 

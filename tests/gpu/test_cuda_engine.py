@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from kaiten.errors import OutOfMemory
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines.base import TokenBatch
 from runners.engines.cuda_engine import CudaEngine
 from runners.engines.torch_engine import TorchEngine
@@ -60,7 +60,7 @@ def pad_id(folder: Path) -> int:
 
 def made(folder: Path, **settings: Any) -> CudaEngine:  # noqa: ANN401
     samples = TokenBatch.of_ids(TEXTS, pad_id(folder))
-    return CudaEngine(folder, Runners(device="cuda", **settings), samples)
+    return CudaEngine(folder, RunnerSettings(device="cuda", **settings), samples)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def engine(folder: Path) -> CudaEngine:
 
 @pytest.fixture(scope="module")
 def exact(folder: Path) -> TorchEngine:
-    return TorchEngine(folder, Runners(device="cpu"))
+    return TorchEngine(folder, RunnerSettings(device="cpu"))
 
 
 def batches() -> Iterator[list[list[int]]]:

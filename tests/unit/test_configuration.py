@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from kaiten.settings.loader import ROOT, Settings, load_settings
-from kaiten.settings.models import Section
+from kaiten.settings.models import SettingsSection
 
 # Secrets never stand in the file, and these two depend on where it lies.
 LEFT_OUT = {
@@ -178,7 +178,7 @@ def test_settings_file_names_every_setting_and_no_other() -> None:
     stated = {f"{section}.{key}" for section, part in read("kaiten.yaml").items() for key in part}
     known = set()
     for name, field in Settings.model_fields.items():
-        if isinstance(field.default, Section):
+        if isinstance(field.default, SettingsSection):
             known |= {f"{name}.{key}" for key in type(field.default).model_fields}
         else:
             known.add(name)

@@ -75,9 +75,9 @@ def test_choosing_onnx_loads_no_framework(tmp_path: Path) -> None:
         # Where there is a driver, torch is asked whether it can use it.
         "os.environ['CUDA_VISIBLE_DEVICES'] = ''\n"
         "from pathlib import Path\n"
-        "from kaiten.settings.loader import Runners\n"
+        "from kaiten.settings.models import RunnerSettings\n"
         "from runners.engines import choose_engine\n"
-        f"engine = choose_engine(Path({str(tmp_path)!r}), Runners()).engine\n"
+        f"engine = choose_engine(Path({str(tmp_path)!r}), RunnerSettings()).engine\n"
         "found = [engine, *sys.modules]"
     )
     found = fresh(code, tmp_path)

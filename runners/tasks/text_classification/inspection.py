@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 from yaml import YAMLError
 
 from kaiten.errors import ModelRejected
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines import MAX_TOKENS
 from runners.engines.base import SENTENCES, PadSide, softmax
 from runners.engines.export import export
@@ -132,7 +132,7 @@ def inspect(
     architecture, labels = _read_config(folder)
     progress("Loading the weights")
     with _loading("model"):
-        engine = TorchEngine(folder, Runners(device="cpu"))
+        engine = TorchEngine(folder, RunnerSettings(device="cpu"))
         _check_finite(engine)
     with _loading("tokenizer"):
         classifier = _load_tokenizer(folder, made, engine, max_length)

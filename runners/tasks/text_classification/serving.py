@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaiten.errors import BlankText
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners import embedding_distance
 from runners.engines import open_engine
 from runners.engines.base import SENTENCES, Engine, TokenBatch, entropy, softmax
@@ -251,7 +251,7 @@ def load_processor(folder: Path, max_length: int) -> TextProcessor:
 
 
 def load(
-    folder: Path, max_length: int, settings: Runners, reference: Path | None = None
+    folder: Path, max_length: int, settings: RunnerSettings, reference: Path | None = None
 ) -> Task[str, TokenisedText, Raw, Classification]:
     """Load a registered classifier, and the centroids of a report, if it has any."""
     processor = load_processor(folder, max_length)

@@ -23,7 +23,7 @@ from statistics import median
 from benchmarks.client import Answer, Pool
 from benchmarks.load import percentile
 from gateway.auth.minting import mint
-from kaiten.settings.models import Auth
+from kaiten.settings.models import AuthSettings
 from tests.acceptance.places import Served, served
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target
@@ -91,7 +91,7 @@ class Callers:
 
     def caller(self, subject: str) -> Target:
         if subject not in self._targets:
-            token = mint(subject, ["predict"], timedelta(hours=1), Auth(), _SECRET)
+            token = mint(subject, ["predict"], timedelta(hours=1), AuthSettings(), _SECRET)
             self._targets[subject] = Target(self._served.target.port, token)
         return self._targets[subject]
 

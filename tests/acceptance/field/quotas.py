@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.client import Pool
 from gateway.auth.minting import mint
-from kaiten.settings.models import Auth
+from kaiten.settings.models import AuthSettings
 from tests.acceptance.places import Served, served
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target
@@ -41,7 +41,9 @@ async def run(report: Report, store: Path, folder: Path) -> None:
 
 async def _attack(report: Report, name: str, each: Served) -> None:
     for how in ("all at once", "short limits", "leave"):
-        token = mint(how.replace(" ", "-"), ["predict"], timedelta(hours=1), Auth(), _SECRET)
+        token = mint(
+            how.replace(" ", "-"), ["predict"], timedelta(hours=1), AuthSettings(), _SECRET
+        )
         target = Target(each.target.port, token)
         texts = quickstart_texts()
         headers = {"X_Request_Timeout_Ms": "30"} if how == "short limits" else {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines import open_engine
 from runners.tasks.base import Task
 from runners.tasks.text_classification import serving
@@ -81,7 +81,7 @@ def load_processor(folder: Path, max_length: int) -> FragileProcessor:
 def load(
     folder: Path,
     max_length: int,
-    settings: Runners,
+    settings: RunnerSettings,
     reference: Path | None = None,
 ) -> Task[str, TokenisedText, serving.Raw, serving.Classification]:
     processor = load_processor(folder, max_length)

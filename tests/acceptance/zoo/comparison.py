@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from kaiten.errors import BlankText, ModelRejected
-from kaiten.settings.models import Runners, Versioning
+from kaiten.settings.models import RunnerSettings, VersioningSettings
 from lifecycle.registration import Submission, register
 from lifecycle.store import ModelStore, StoredModel
 from runners.probe_texts import PROBE_TEXTS
@@ -181,7 +181,7 @@ def add(specimen: Specimen, folder: Path, store: ModelStore, name: str = "zoo") 
     """Register a specimen's folder."""
     submission = Submission(folder, name, "1.0.0", TASK, max_length=specimen.max_length)
     inspect_ = find_inspection(TASK).inspect
-    return register(submission, "zoo", Versioning(), store=store, inspect=inspect_)
+    return register(submission, "zoo", VersioningSettings(), store=store, inspect=inspect_)
 
 
 def examine(specimen: Specimen, folder: Path) -> Finding:
@@ -251,7 +251,7 @@ def _judge_served(finding: Finding, specimen: Specimen, stored: StoredModel, sou
     try:
         reference = Reference(source, card.max_length, truth)
         task = find_task(TASK).load(
-            stored.folder, card.max_length, Runners(device="cpu", threads=1)
+            stored.folder, card.max_length, RunnerSettings(device="cpu", threads=1)
         )
         compare(finding, reference, task)
     except Exception as error:  # noqa: BLE001

@@ -15,7 +15,7 @@ from gateway.auth.credential_stores import FILE, FileCredentials
 from gateway.auth.credentials import Credentials
 from kaiten.errors import SetupError
 from kaiten.pseudonyms import Pseudonyms, shared_key
-from kaiten.settings.models import Logging
+from kaiten.settings.models import LoggingSettings
 
 SECRET = "0123456789abcdef" * 4
 OTHERS = {"issuer": "https://login.example.org/", "audience": "kaiten", "jwks_url": "https://a/b"}
@@ -262,7 +262,7 @@ def test_what_is_done_is_told_to_the_security_log(monkeypatch: pytest.MonkeyPatc
     assert [line.get("what") for line in logs[1:]] == ["subject", "subject", "api_key", "token"]
     assert created[0]["key_id"] == by_id[0]["key_id"] == key_id
     assert all(line["operator"] for line in logs)
-    key = shared_key(Logging(), SECRET)
+    key = shared_key(LoggingSettings(), SECRET)
     assert key is not None
     # As the workers name the same caller.
     named = Pseudonyms(key).of("api-key|nightly-job")

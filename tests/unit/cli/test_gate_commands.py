@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from cli import app
-from kaiten.settings.models import Evidence, Runners
+from kaiten.settings.models import Evidence, RunnerSettings
 from lifecycle.card import Provenance
 from lifecycle.release_evidence import Repository, gather
 from lifecycle.store import ModelStore
@@ -94,7 +94,7 @@ def test_report_is_the_reference_that_answers_are_measured_from(
     }
     assert {each.name for each in first.iterdir()} == files
     # A centroid for each label that was answered with, as wide as the network's pooled output.
-    task = load(model.folder, model.card.max_length, Runners(device="cpu", threads=1), first)
+    task = load(model.folder, model.card.max_length, RunnerSettings(device="cpu", threads=1), first)
     items = task.processor.prepare(TEXTS)
     found = task.processor.finish(items, task.model.infer(items))
     kept = embedding_distance.read(first)

@@ -4,7 +4,7 @@ import pytest
 
 from cli.local_server import Reach, names_in, reach
 from kaiten.errors import InvalidSettings
-from kaiten.settings.models import Tls
+from kaiten.settings.models import TlsSettings
 from tests.certificates import Authority
 
 CERTIFICATE = Path("/etc/server.crt")
@@ -12,7 +12,7 @@ TO = f"curl -s --cacert {CERTIFICATE}"
 
 
 def test_without_tls_the_line_is_as_short_as_can_be() -> None:
-    found = reach(Tls(), 3000, None, None)
+    found = reach(TlsSettings(), 3000, None, None)
     assert found.certificate is None
     assert found.curl("/x", ()) == "curl -s http://127.0.0.1:3000/x"
 
@@ -27,7 +27,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_line_passes_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://192.0.2.1:3128")
     line = "curl -s --noproxy '*' http://127.0.0.1:3000/x"
-    assert reach(Tls(), 3000, None, None).curl("/x", ()) == line
+    assert reach(TlsSettings(), 3000, None, None).curl("/x", ()) == line
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_a_callers_certificate_is_in_the_line() -> None:
 
 
 @pytest.fixture
-def mutual(tmp_path: Path) -> Tls:
+def mutual(tmp_path: Path) -> TlsSettings:
     certificate, key = Authority(tmp_path, "servers").issue("server", "kaiten.example")
     clients = Authority(tmp_path, "clients")
-    return Tls(certificate=certificate, private_key=key, client_ca=clients.file)
+    return TlsSettings(certificate=certificate, private_key=key, client_ca=clients.file)
 
 
 @pytest.mark.parametrize("given", [(None, None), (Path("a.crt"), None), (None, Path("a.key"))])
 def test_a_certificate_that_the_server_asks_for_must_be_given(
-    mutual: Tls, given: tuple[Path | None, Path | None]
+    mutual: TlsSettings, given: tuple[Path | None, Path | None]
 ) -> None:
     with pytest.raises(InvalidSettings, match="give --client-certificate and --client-key"):
         reach(mutual, 3000, *given)
@@ -73,20 +73,20 @@ def test_a_certificate_that_the_server_asks_for_must_be_given(
 def test_a_certificate_that_the_server_takes_is_shown(tmp_path: Path) -> None:
     authority = Authority(tmp_path, "authority")
     certificate, key = authority.issue("server", "kaiten.example")
-    settings = Tls(certificate=certificate, private_key=key, client_ca=authority.file)
+    settings = TlsSettings(certificate=certificate, private_key=key, client_ca=authority.file)
     client = authority.issue("client")
     assert reach(settings, 3000, *client).client == client
 
 
 def test_a_certificate_that_the_server_would_refuse_is_refused_before_a_start(
-    mutual: Tls, tmp_path: Path
+    mutual: TlsSettings, tmp_path: Path
 ) -> None:
     stranger = Authority(tmp_path, "others").issue("stranger")
     with pytest.raises(InvalidSettings, match=r"would not be let in.*unable to get local issuer"):
         reach(mutual, 3000, *stranger)
 
 
-def test_a_certificate_that_is_not_there_is_refused(mutual: Tls) -> None:
+def test_a_certificate_that_is_not_there_is_refused(mutual: TlsSettings) -> None:
     with pytest.raises(InvalidSettings, match=r"would not be let in.*No such file"):
         reach(mutual, 3000, Path("nowhere.crt"), Path("nowhere.key"))
 

@@ -14,7 +14,7 @@ from cli import app
 from gateway.auth.minting import mint
 from kaiten.errors import SetupError
 from kaiten.settings.loader import DEVELOPMENT_SECRET_FILE
-from kaiten.settings.models import Auth
+from kaiten.settings.models import AuthSettings
 from tests.certificates import Authority
 from tests.unit.server.smoke.deployment import (
     PREDICT,
@@ -160,7 +160,7 @@ def test_file_that_holds_no_token_is_named_and_not_quoted(
 
 
 def test_real_token_has_the_form_that_is_asked_for(deployment: Deployment, tmp_path: Path) -> None:
-    made = mint("me", ["predict"], timedelta(minutes=1), Auth(), SECRET)
+    made = mint("me", ["predict"], timedelta(minutes=1), AuthSettings(), SECRET)
     deployment.rules[PREDICT] = lambda _: Answer(200, "")
     refusal(run(deployment.url, "--token-file", "-", stdin=made))
     assert made in [each.token for each in deployment.asked]

@@ -30,7 +30,14 @@ from kaiten.context import current_or_none
 from kaiten.events import PredictionRecord
 from kaiten.feedback import Estimate, Label, Measures, VersionQuality
 from kaiten.settings.loader import Settings
-from kaiten.settings.models import ApiVersions, Auth, Gateway, Quality, Serving, Tls
+from kaiten.settings.models import (
+    ApiVersionSettings,
+    AuthSettings,
+    FeedbackSettings,
+    GatewaySettings,
+    ServingSettings,
+    TlsSettings,
+)
 from monitors.latency import AnswerTimes
 from monitors.metrics import Instruments
 
@@ -47,9 +54,9 @@ LABELS = ("billing", "delivery", "account", "other")
 TAG = "intent:1.0.0"
 CANARY = "canary-4711"
 SECRET = "0123456789abcdef" * 4
-AUTH = Auth()
-AS_THEY_ARE = ApiVersions()
-LIMITS = Gateway(max_body_bytes=256 * 1024, max_inputs=8, max_text_chars=100)
+AUTH = AuthSettings()
+AS_THEY_ARE = ApiVersionSettings()
+LIMITS = GatewaySettings(max_body_bytes=256 * 1024, max_inputs=8, max_text_chars=100)
 
 # One version of which all is known, and one of which nothing is.
 FOUND = (
@@ -265,12 +272,12 @@ class House:
         secret: SigningSecret | None = None,
         request_timeout_s: float = 30,
         sink: RecordSink | None = None,
-        gateway: Gateway = LIMITS,
-        tls: Tls | None = None,
+        gateway: GatewaySettings = LIMITS,
+        tls: TlsSettings | None = None,
         limiter: Limiter | None = None,
-        versions: ApiVersions = AS_THEY_ARE,
+        versions: ApiVersionSettings = AS_THEY_ARE,
         desk: Desk | None = None,
-        quality: Quality = Quality(),  # noqa: B008  it is frozen
+        quality: FeedbackSettings = FeedbackSettings(),  # noqa: B008  it is frozen
     ) -> None:
         predictor = Predictor(runners or (Classifier(),), gateway)
         routes = Routes(lambda: predictor, Instruments, gateway, versions, quality=quality.enabled)
@@ -278,10 +285,10 @@ class House:
         labels = QualityRoutes(lambda: self.desk, gateway)
         settings = Settings.model_construct(
             home=Path("/nowhere"),
-            serving=Serving(request_timeout_s=request_timeout_s),
+            serving=ServingSettings(request_timeout_s=request_timeout_s),
             gateway=gateway,
             auth=AUTH,
-            tls=tls or Tls(),
+            tls=tls or TlsSettings(),
             api_versions=versions,
             feedback=quality,
         )

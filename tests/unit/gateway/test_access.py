@@ -7,7 +7,7 @@ import pytest
 
 from gateway.access import ROUTES, STATIC_PREFIX, STATIC_TEMPLATE, Access, AccessTable
 from kaiten.settings.loader import ROOT
-from kaiten.settings.models import Exposure, Gateway
+from kaiten.settings.models import Exposure, GatewaySettings
 from tests.unit.gateway.house import LIMITS, House, bearer, error_of
 
 OPEN_TO_ALL = {"/livez", "/readyz", "/healthz", "/health"}
@@ -72,7 +72,7 @@ def test_no_row_is_open_unless_it_says_so() -> None:
 
 
 def test_who_may_call_what() -> None:
-    closed = AccessTable(Gateway(docs="closed", metrics="closed"))
+    closed = AccessTable(GatewaySettings(docs="closed", metrics="closed"))
     found = {path for path in ROUTES if (row := closed.of(path)) and row.scope is None}
     assert found == OPEN_TO_ALL
     asking = {path: row.scope for path in ROUTES if (row := closed.of(path)) and row.scope}
@@ -87,7 +87,7 @@ def test_the_real_app_has_every_row_and_answers_nothing_that_is_not_listed(
     statuses: dict[str, int],
 ) -> None:
     assert set(statuses) >= set(ROUTES) - DIRECT - {STATIC_TEMPLATE}
-    unlisted = {path for path in statuses if AccessTable(Gateway()).of(path) is None}
+    unlisted = {path for path in statuses if AccessTable(GatewaySettings()).of(path) is None}
     assert unlisted == {"/static_content", "/assets/index.html"}
     assert {statuses[path] for path in unlisted} == {404}
 
@@ -95,7 +95,7 @@ def test_the_real_app_has_every_row_and_answers_nothing_that_is_not_listed(
 def test_the_real_app_exposes_docs_and_metrics_as_the_settings_say(
     statuses: dict[str, int],
 ) -> None:
-    table = AccessTable(Gateway())
+    table = AccessTable(GatewaySettings())
     exposed = {path for path in statuses if (row := table.of(path)) and row.exposure}
     assert exposed >= {*DOCS, "/schema.json", "/metrics", STATIC_FILE}
     assert {statuses[path] for path in exposed} == {401}
@@ -133,7 +133,7 @@ async def test_closing_the_one_closes_not_the_other(own: str, path: str) -> None
 
 def test_what_the_page_is_made_of_goes_with_the_page() -> None:
     for path in (STATIC_TEMPLATE, STATIC_FILE):
-        assert AccessTable(Gateway(docs="closed")).of(path) is None
-        row = AccessTable(Gateway(docs="token")).of(path)
+        assert AccessTable(GatewaySettings(docs="closed")).of(path) is None
+        row = AccessTable(GatewaySettings(docs="token")).of(path)
         assert row is not None
         assert row.scope == "ops"

@@ -13,9 +13,9 @@ from gateway import parsing
 from gateway.parsing import parse, read
 from gateway.schemas import Body, FeedbackRequest, PredictV1Request, PredictV2Request
 from kaiten.errors import InvalidInput, MalformedBody
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 
-LIMITS = Gateway(max_inputs=8)
+LIMITS = GatewaySettings(max_inputs=8)
 MANY = 100_000
 MODELS: list[type[Body]] = [PredictV1Request, PredictV2Request, FeedbackRequest]
 
@@ -108,7 +108,9 @@ def test_small_garbage_is_refused_as_pydantic_alone_refuses_it(
 
 @pytest.mark.parametrize("max_inputs", [1, 8, 256, 10_000])
 def test_largest_valid_body_has_room(max_inputs: int) -> None:
-    limits = Gateway(max_inputs=max_inputs, max_body_bytes=2**24, max_body_memory_bytes=2**25)
+    limits = GatewaySettings(
+        max_inputs=max_inputs, max_body_bytes=2**24, max_body_memory_bytes=2**25
+    )
     item = {"request_id": "a", "item": 0, "label": 'a",:[{'}
     bodies: dict[type[Body], object] = {
         PredictV2Request: {"inputs": ['a",:[{'] * max_inputs, "top_k": 2, "model": "a"},
@@ -159,7 +161,7 @@ async def test_large_bodies_are_parsed_one_at_a_time_beside_the_event_loop(
     threads: list[threading.Thread] = []
     whole = parsing.parse
 
-    def noting(body: bytes, model: type[Body], limits: Gateway) -> Body:
+    def noting(body: bytes, model: type[Body], limits: GatewaySettings) -> Body:
         threads.append(threading.current_thread())
         return whole(body, model, limits)
 

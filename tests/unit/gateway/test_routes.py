@@ -5,7 +5,7 @@ from gateway.predictions import Predictor
 from gateway.routes import Routes, for_bentoml
 from kaiten.context import RequestContext, bind
 from kaiten.errors import NotReady
-from kaiten.settings.models import ApiVersions
+from kaiten.settings.models import ApiVersionSettings
 from tests.unit.gateway.house import LIMITS, Classifier
 
 PATIENCE_S = 10
@@ -29,7 +29,7 @@ class Held:
 async def test_metrics_are_read_once_at_a_time_whoever_asks_and_leaves() -> None:
     metrics = Held()
     routes = Routes(
-        lambda: Predictor([Classifier()], LIMITS), lambda: metrics, LIMITS, ApiVersions()
+        lambda: Predictor([Classifier()], LIMITS), lambda: metrics, LIMITS, ApiVersionSettings()
     )
     asked = [asyncio.create_task(routes.metrics(None)) for _ in range(50)]  # type: ignore[arg-type]
     assert await asyncio.to_thread(metrics.began.wait, PATIENCE_S)

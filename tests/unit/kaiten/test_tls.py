@@ -5,7 +5,7 @@ import pytest
 
 from kaiten.errors import InvalidSettings
 from kaiten.settings.loader import load_settings
-from kaiten.settings.models import Tls
+from kaiten.settings.models import TlsSettings
 from kaiten.tls import check, for_bentoml
 from tests.certificates import Authority
 
@@ -28,12 +28,12 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @pytest.fixture
-def mutual(authority: Authority) -> Tls:
+def mutual(authority: Authority) -> TlsSettings:
     certificate, key = authority.issue("server")
-    return Tls(certificate=certificate, private_key=key, client_ca=authority.file)
+    return TlsSettings(certificate=certificate, private_key=key, client_ca=authority.file)
 
 
-def refused(settings: Tls, in_force: dict[str, object] | None = None) -> tuple[str, str]:
+def refused(settings: TlsSettings, in_force: dict[str, object] | None = None) -> tuple[str, str]:
     with pytest.raises(InvalidSettings) as caught:
         check(settings, in_force)
     (detail,) = caught.value.details
@@ -41,11 +41,11 @@ def refused(settings: Tls, in_force: dict[str, object] | None = None) -> tuple[s
 
 
 def test_without_a_certificate_there_is_no_tls() -> None:
-    assert for_bentoml(Tls()) == {"enabled": False}
-    check(Tls(), UNTOLD)
+    assert for_bentoml(TlsSettings()) == {"enabled": False}
+    check(TlsSettings(), UNTOLD)
 
 
-def test_a_client_authority_makes_bentoml_ask_for_certificates(mutual: Tls) -> None:
+def test_a_client_authority_makes_bentoml_ask_for_certificates(mutual: TlsSettings) -> None:
     served = for_bentoml(mutual)
     assert (served["cert_reqs"], served["ca_certs"]) == (2, str(mutual.client_ca))
     check(mutual, UNTOLD | served)
@@ -65,7 +65,9 @@ def test_a_client_authority_makes_bentoml_ask_for_certificates(mutual: Tls) -> N
         {"ca_certs": "other.pem"},
     ],
 )
-def test_bentomls_own_settings_may_not_weaken_ours(mutual: Tls, own: dict[str, object]) -> None:
+def test_bentomls_own_settings_may_not_weaken_ours(
+    mutual: TlsSettings, own: dict[str, object]
+) -> None:
     field, reason = refused(mutual, UNTOLD | for_bentoml(mutual) | own)
     assert field == "services.kaiten_service.ssl"
     assert "set tls in Kaiten's own settings" in reason
@@ -73,15 +75,15 @@ def test_bentomls_own_settings_may_not_weaken_ours(mutual: Tls, own: dict[str, o
 
 @pytest.mark.parametrize("own", [{"enabled": True}, {"certfile": "a.pem"}, {"cert_reqs": 2}])
 def test_tls_of_bentomls_own_is_refused(own: dict[str, object]) -> None:
-    assert refused(Tls(), UNTOLD | own)[0] == "services.kaiten_service.ssl"
+    assert refused(TlsSettings(), UNTOLD | own)[0] == "services.kaiten_service.ssl"
 
 
-def encrypted(authority: Authority, tls: Tls) -> Tls:
+def encrypted(authority: Authority, tls: TlsSettings) -> TlsSettings:
     certificate, key = authority.issue("locked", password=b"password-4711")
     return tls.model_copy(update={"certificate": certificate, "private_key": key})
 
 
-BROKEN: dict[str, tuple[Callable[[Authority, Tls], Tls], str, str]] = {
+BROKEN: dict[str, tuple[Callable[[Authority, TlsSettings], TlsSettings], str, str]] = {
     "another key": (
         lambda authority, tls: tls.model_copy(update={"private_key": authority.issue("other")[1]}),
         "tls.certificate",
@@ -114,8 +116,8 @@ BROKEN: dict[str, tuple[Callable[[Authority, Tls], Tls], str, str]] = {
 @pytest.mark.parametrize(("broken", "field", "told"), BROKEN.values(), ids=BROKEN)
 def test_what_tls_could_not_be_served_with_is_refused_by_name(
     authority: Authority,
-    mutual: Tls,
-    broken: Callable[[Authority, Tls], Tls],
+    mutual: TlsSettings,
+    broken: Callable[[Authority, TlsSettings], TlsSettings],
     field: str,
     told: str,
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from kaiten.errors import PromotionRefused
-from kaiten.settings.models import Validation, Versioning
+from kaiten.settings.models import ValidationSettings, VersioningSettings
 from lifecycle.audit_log import Action, Stage
 from lifecycle.evaluate import page
 from lifecycle.evaluate.rows import Rows
@@ -99,7 +99,9 @@ class House:
             return np.array([[0.9, 0.1] if text == "a" else [0.1, 0.9] for text in texts], "f4")
 
         device = Device("none", lambda: 1 << 20, {})
-        validator = Validator(Validation(), device, self.work / "validation", lambda *_: None)
+        validator = Validator(
+            ValidationSettings(), device, self.work / "validation", lambda *_: None
+        )
         asked = Asked(Path("test.jsonl"), rows)
         report, _ = validator.validate(Subject(model, predict), None, asked)
         assert report.passed
@@ -110,10 +112,10 @@ class House:
 
     def promote(self, stage: Stage) -> None:
         request = Request(stage, "tester", "for a test", {})
-        Promotions(self.store, Versioning()).promote(TAG, request)
+        Promotions(self.store, VersioningSettings()).promote(TAG, request)
 
     def rollback(self) -> None:
-        Promotions(self.store, Versioning()).rollback("ours", "tester", "for a test")
+        Promotions(self.store, VersioningSettings()).rollback("ours", "tester", "for a test")
 
 
 @pytest.fixture
@@ -127,7 +129,7 @@ def house(model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     house = House(model_store, source, tmp_path)
     house.register("ours:1.0.0")
     validated(house.store, house.store.get("ours:1.0.0"))
-    promotions = Promotions(house.store, Versioning())
+    promotions = Promotions(house.store, VersioningSettings())
     for stage in Stage:
         promotions.promote("ours:1.0.0", Request(stage, "tester", "the first", {}))
     return house

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kaiten.errors import ModelRejected, PromotionRefused
-from kaiten.settings.models import Versioning
+from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import Action, Entry, Stage, serving
 from lifecycle.baseline import REPORT_FILE
 from lifecycle.card import CARD_FILE
@@ -21,9 +21,9 @@ STAGING, PRODUCTION = Stage.STAGING, Stage.PRODUCTION
 class House:
     """A store with trails, and who promotes in it."""
 
-    def __init__(self, folder: Path, rules: Versioning | None = None) -> None:
+    def __init__(self, folder: Path, rules: VersioningSettings | None = None) -> None:
         self.folder, self.store = folder, ModelStore()
-        self.promotions = Promotions(self.store, rules or Versioning())
+        self.promotions = Promotions(self.store, rules or VersioningSettings())
 
     def add(self, version: str, *, passed: bool | None = True) -> None:
         model = stored(self.store, f"ours:{version}", self.folder)
@@ -172,7 +172,7 @@ def test_edited_card_is_refused(house: House) -> None:
 
 
 def test_release_needs_its_evidence(model_store: Path, tmp_path: Path) -> None:
-    house = House(tmp_path, Versioning(release_process=("commit", "tests")))
+    house = House(tmp_path, VersioningSettings(release_process=("commit", "tests")))
     house.add("1.0.0")
     # Staging is where a release is made ready.
     house.promote("1.0.0", STAGING)

@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 
 from kaiten.errors import ModelNotFound, ModelRejected
-from kaiten.settings.models import Versioning
+from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import Action
 from lifecycle.card import CARD_FILE, Provenance, sha256
 from lifecycle.registration import Submission, check_name, check_version, register
@@ -18,7 +18,7 @@ from tests.unit.lifecycle.cards import validated
 from tests.unit.lifecycle.folders import MODEL, contents, smallest_folder, write
 
 TASK = "text-classification"
-RULES = Versioning()
+RULES = VersioningSettings()
 
 
 @pytest.fixture

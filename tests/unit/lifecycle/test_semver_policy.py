@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaiten.errors import ModelRejected
-from kaiten.settings.models import Versioning
+from kaiten.settings.models import VersioningSettings
 from lifecycle.semver_policy import bumped, changes, check_bump, least_bump
 from tests.unit.lifecycle.cards import card
 
-RULES = Versioning()
+RULES = VersioningSettings()
 CHANGES: list[tuple[dict[str, Any], str, str]] = [
     ({}, "the weights", "patch"),
     ({"architecture": "RobertaForSequenceClassification"}, "the architecture", "minor"),
@@ -37,7 +37,7 @@ def test_largest_bump_counts() -> None:
 
 
 def test_rules_can_be_set() -> None:
-    rules = Versioning(new_architecture="major", changed_labels="minor")
+    rules = VersioningSettings(new_architecture="major", changed_labels="minor")
     other = card(architecture="XLNetForSequenceClassification")
     assert least_bump(changes(card(), other, rules)) == "major"
     assert least_bump(changes(card(), card(labels=("a", "b")), rules)) == "minor"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cli import app
 from kaiten.errors import InvalidSettings, ModelRejected
 from kaiten.settings.loader import ROOT
-from kaiten.settings.models import Signatures
+from kaiten.settings.models import SignatureSettings
 from lifecycle.card import SIGNATURE_FILE
 from lifecycle.signatures import sign, verify
 from lifecycle.store import ModelStore
@@ -24,7 +24,7 @@ needs_model_signing = pytest.mark.skipif(
 )
 
 
-def keys(folder: Path, name: str, password: bytes | None = None) -> Signatures:
+def keys(folder: Path, name: str, password: bytes | None = None) -> SignatureSettings:
     key = ec.generate_private_key(ec.SECP256R1())
     encryption = (
         serialization.BestAvailableEncryption(password)
@@ -37,7 +37,7 @@ def keys(folder: Path, name: str, password: bytes | None = None) -> Signatures:
     spki = serialization.PublicFormat.SubjectPublicKeyInfo
     public.write_bytes(key.public_key().public_bytes(pem, spki))
     secret = SecretStr(password.decode()) if password else None
-    return Signatures(private_key=private, public_key=public, password=secret, python=PYTHON)
+    return SignatureSettings(private_key=private, public_key=public, password=secret, python=PYTHON)
 
 
 @pytest.fixture
@@ -105,14 +105,14 @@ def test_unsigned_version_is_refused_where_signatures_are_required(
 
 
 def test_without_keys_nothing_is_signed(folder: Path) -> None:
-    sign(folder, Signatures())
-    verify(folder, "ours:1.0.0", Signatures())
+    sign(folder, SignatureSettings())
+    verify(folder, "ours:1.0.0", SignatureSettings())
     assert not (folder / SIGNATURE_FILE).exists()
 
 
 def test_required_needs_a_key_to_check_with() -> None:
     with pytest.raises(ValidationError, match="without public_key"):
-        Signatures(required=True)
+        SignatureSettings(required=True)
 
 
 @needs_model_signing
@@ -121,9 +121,9 @@ def test_key_that_is_none_is_told(folder: Path, tmp_path: Path) -> None:
     (folder / SIGNATURE_FILE).write_text("{}")
     key = tmp_path / "no.key"
     with pytest.raises(InvalidSettings, match=r"signatures\.private_key"):
-        sign(folder, Signatures(private_key=key, python=PYTHON))
+        sign(folder, SignatureSettings(private_key=key, python=PYTHON))
     with pytest.raises(InvalidSettings, match=r"signatures\.public_key"):
-        verify(folder, "ours:1.0.0", Signatures(public_key=key, python=PYTHON))
+        verify(folder, "ours:1.0.0", SignatureSettings(public_key=key, python=PYTHON))
 
 
 @needs_model_signing
@@ -164,14 +164,14 @@ def test_refused_key_leaves_no_version(model_store: Path, tmp_path: Path) -> Non
 
 def test_python_without_model_signing_is_told(folder: Path, tmp_path: Path) -> None:
     for python in (Path(sys.executable), tmp_path / "none"):
-        settings = Signatures(private_key=tmp_path / "any.key", python=python)
+        settings = SignatureSettings(private_key=tmp_path / "any.key", python=python)
         with pytest.raises(InvalidSettings, match=r"signatures\.python: .*make signatures"):
             sign(folder, settings)
 
 
 def test_key_needs_a_python() -> None:
     with pytest.raises(ValidationError, match="without python"):
-        Signatures(public_key=Path("ours.pub"))
+        SignatureSettings(public_key=Path("ours.pub"))
 
 
 @needs_model_signing

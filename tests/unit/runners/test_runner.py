@@ -11,7 +11,7 @@ from structlog.typing import EventDict
 
 from kaiten.context import Principal, RequestContext, bind
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
-from kaiten.settings.models import Batching
+from kaiten.settings.models import BatchingSettings
 from runners.batching.observer import BatchReport
 from runners.runner import Runner
 from runners.tasks.base import Task
@@ -170,13 +170,13 @@ class House:
         self.died = asyncio.Event()
 
     def make(
-        self, task: Upper, observer: Silent | None = None, limits: Batching | None = None
+        self, task: Upper, observer: Silent | None = None, limits: BatchingSettings | None = None
     ) -> Runner:
         runner = Runner(
             "upper:1.0.0",
             ["a"],
             Task(task, task),
-            limits or Batching(),
+            limits or BatchingSettings(),
             observer or Silent(),
             on_death=lambda: self._note_death(runner.tag),
         )
@@ -275,7 +275,7 @@ async def test_short_inputs_are_prepared_inline_and_long_ones_on_a_thread(house:
 async def test_device_is_called_on_one_lasting_thread_a_lane(house: House) -> None:
     task = Upper()
     task.lanes = 2
-    runner = house.make(task, limits=Batching(max_batch_items=1))
+    runner = house.make(task, limits=BatchingSettings(max_batch_items=1))
     await runner.start()
     for _ in range(10):
         await asyncio.gather(*(runner.predict(["one", "two"]) for _ in range(5)))
@@ -299,7 +299,7 @@ async def test_lanes_compute_at_the_same_time(house: House) -> None:
 
 async def test_task_is_told_whether_it_is_alone(house: House) -> None:
     task = Upper()
-    runner = house.make(task, limits=Batching(max_batch_items=1))
+    runner = house.make(task, limits=BatchingSettings(max_batch_items=1))
     await runner.start()
     await runner.predict(["one", "two"])
 
@@ -387,7 +387,7 @@ async def test_close_before_it_is_warm_stays_closed(house: House, *, closed_firs
 
 
 async def test_device_that_fails_at_everything_ends_the_runner(house: House) -> None:
-    runner = house.make(Dead(), limits=Batching(max_batch_items=1))
+    runner = house.make(Dead(), limits=BatchingSettings(max_batch_items=1))
     await runner.start()
     asked = [asyncio.create_task(runner.predict([str(number)])) for number in range(20)]
     failed = [type(error) for error in await asyncio.gather(*asked, return_exceptions=True)]
@@ -398,7 +398,7 @@ async def test_device_that_fails_at_everything_ends_the_runner(house: House) -> 
 
 async def test_room_of_a_caller_who_left_is_kept_until_its_thread_is_done(house: House) -> None:
     task = Slow()
-    runner = house.make(task, limits=Batching(max_queue_items=2))
+    runner = house.make(task, limits=BatchingSettings(max_queue_items=2))
     await runner.start()
     leaver = asyncio.create_task(runner.predict([LONG, LONG]))
     await until(task.began)
@@ -429,9 +429,9 @@ async def test_texts_of_a_caller_who_left_before_its_turn_are_not_prepared(house
     assert len(task.preparing) == 1
 
 
-def hanging_after(seconds: float) -> Batching:
+def hanging_after(seconds: float) -> BatchingSettings:
     """Return limits with a shorter timeout than any that a setting may name."""
-    return Batching().model_copy(update={"hang_timeout_s": seconds})
+    return BatchingSettings().model_copy(update={"hang_timeout_s": seconds})
 
 
 async def test_computation_that_hangs_ends_the_runner_and_answers_who_waits(

@@ -16,7 +16,7 @@ from gateway.admission.controller import Admission, Answer
 from gateway.admission.protocol import AdmissionProtocol
 from gateway.http.backlog import Start, Turns
 from gateway.http.protocol import IdleConnections
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 from tests.unit.gateway.http.test_protocol import Wire as OneWrite
 from tests.unit.gateway.http.test_protocol import edge
 
@@ -90,7 +90,7 @@ class Worker:
             self.state,
             {},
             asyncio.get_running_loop(),
-            limits=Gateway(),
+            limits=GatewaySettings(),
             idle=self._idle,
             admission=Stub(),
             max_connections=self.limit,

@@ -35,7 +35,13 @@ from gateway.rate_limit.memory_store import InProcessStore
 from gateway.rate_limit.windows import Rules
 from gateway.routes import Routes
 from kaiten.settings.loader import Settings
-from kaiten.settings.models import ApiVersions, Gateway, Jwks, Serving, Tls
+from kaiten.settings.models import (
+    ApiVersionSettings,
+    GatewaySettings,
+    JwksSettings,
+    ServingSettings,
+    TlsSettings,
+)
 from monitors.metrics import Instruments
 from tests.unit.gateway.auth.mint import AUDIENCE, ISSUER, Json, jwk, jwks, public_pem
 from tests.unit.gateway.auth.test_verifier import EVERY
@@ -77,7 +83,7 @@ class Defences:
     # What is revoked while it runs is known.
     is_told: bool = True
     loopback_only: bool = False
-    gateway: Gateway = field(
+    gateway: GatewaySettings = field(
         default_factory=lambda: LIMITS.model_copy(update={"metrics": "token", "docs": "closed"})
     )
     limits: Rules | None = None
@@ -147,14 +153,14 @@ class Stand:
     def _parts(self) -> EdgeParts:
         defences = self.defences
         predictor = Predictor([Classifier()], defences.gateway)
-        routes = Routes(lambda: predictor, Instruments, defences.gateway, ApiVersions())
+        routes = Routes(lambda: predictor, Instruments, defences.gateway, ApiVersionSettings())
         settings = Settings.model_construct(
             home=Path("/nowhere"),
-            serving=Serving(),
+            serving=ServingSettings(),
             gateway=defences.gateway,
             auth=AUTH,
-            tls=Tls(),
-            api_versions=ApiVersions(),
+            tls=TlsSettings(),
+            api_versions=ApiVersionSettings(),
         )
         callers = Callers(self._authenticator(), defences.loopback_only)
         handlers = Loose(routes.direct(), routes.app(), inflates=defences.inflates)
@@ -182,7 +188,7 @@ class Stand:
         async def at_once(_: float) -> None:
             pass
 
-        keys = JwksKeys(f"{LOGIN}jwks", Jwks(), fetch, sleep=at_once)
+        keys = JwksKeys(f"{LOGIN}jwks", JwksSettings(), fetch, sleep=at_once)
         secret = StaticKey(Key(SECRET, frozenset({"HS256"})))
         public = StaticKey(from_pem(public_pem("RS256")))
         return {

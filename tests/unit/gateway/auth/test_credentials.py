@@ -22,7 +22,7 @@ from gateway.auth.revocation_watch import CredentialStores, CredentialsWatch
 from gateway.auth.verification_keys import from_pem
 from gateway.auth.verifier import StaticKey, TokenRejected, TrustedIssuer, Verifier
 from kaiten.errors import NotReady, StateUnavailable, Unauthenticated
-from kaiten.settings.models import State
+from kaiten.settings.models import StateSettings
 from tests.redis_server import redis_server
 from tests.unit.gateway.auth.mint import AUDIENCE, ISSUER, public_pem, token
 
@@ -222,7 +222,7 @@ def test_whatever_a_store_trips_over_is_told_and_gone_on_from() -> None:
 
 
 def test_redis_that_is_away_is_told_without_its_password() -> None:
-    state = State(redis_url=SecretStr("redis://:pa55w0rd-of-it@127.0.0.1:1/0"))
+    state = StateSettings(redis_url=SecretStr("redis://:pa55w0rd-of-it@127.0.0.1:1/0"))
     store = credential_store(Path(), state)
     for act in (store.read, lambda: store.change(lambda known: known)):
         with pytest.raises(StateUnavailable) as caught:

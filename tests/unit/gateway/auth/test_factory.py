@@ -13,7 +13,7 @@ from gateway.auth.factory import build, check_keys, fetch_jwks
 from gateway.auth.verification_keys import from_jwks
 from kaiten.errors import InvalidSettings
 from kaiten.settings.loader import Settings
-from kaiten.settings.models import Auth, Issuer
+from kaiten.settings.models import AuthSettings, IssuerSettings
 from tests import issuer as issuers
 from tests.issuer import issuing
 from tests.unit.gateway.auth.mint import private_pem, public_pem
@@ -72,7 +72,7 @@ async def test_answer_that_trickles_in_is_given_up(monkeypatch: pytest.MonkeyPat
 async def test_tokens_of_an_issuer_hold_by_the_keys_that_it_publishes(
     issuer: issuers.Issuer, tmp_path: Path
 ) -> None:
-    auth = Auth(issuers=(Issuer(**issuer.settings()),))
+    auth = AuthSettings(issuers=(IssuerSettings(**issuer.settings()),))
     settings = Settings().model_copy(update={"auth": auth, "home": tmp_path})
     tokens = build(settings, None)
     tasks = tokens.start()
@@ -103,13 +103,17 @@ def test_key_file_that_can_not_be_used_is_named(
 ) -> None:
     path = tmp_path / "key"
     change(path)
-    issuer = Issuer.model_validate({"issuer": "partner", "audience": "kaiten", field: path})
+    issuer = IssuerSettings.model_validate({"issuer": "partner", "audience": "kaiten", field: path})
     with pytest.raises(InvalidSettings, match=reason) as caught:
-        check_keys(Auth(issuers=(issuer,)))
+        check_keys(AuthSettings(issuers=(issuer,)))
     assert [each.field for each in caught.value.details] == [f"auth.issuers.partner.{field}"]
 
 
 def test_key_file_that_can_be_used_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_bytes(public_pem("RS256"))
-    check_keys(Auth(issuers=(Issuer(issuer="partner", audience="kaiten", public_key_file=path),)))
+    check_keys(
+        AuthSettings(
+            issuers=(IssuerSettings(issuer="partner", audience="kaiten", public_key_file=path),)
+        )
+    )

@@ -9,10 +9,12 @@ from structlog.testing import capture_logs
 
 from gateway.auth.jwks import JwksKeys
 from kaiten.errors import IssuerUnavailable
-from kaiten.settings.models import Jwks
+from kaiten.settings.models import JwksSettings
 from tests.unit.gateway.auth.mint import jwk, jwks
 
-SETTINGS = Jwks(refresh_s=300, min_refresh_interval_s=2, unknown_key_retry_s=10, max_age_s=3600)
+SETTINGS = JwksSettings(
+    refresh_s=300, min_refresh_interval_s=2, unknown_key_retry_s=10, max_age_s=3600
+)
 
 
 @dataclass
@@ -40,7 +42,7 @@ class Issuer:
         self.now += seconds
         await asyncio.sleep(0)
 
-    def keys(self, settings: Jwks = SETTINGS) -> JwksKeys:
+    def keys(self, settings: JwksSettings = SETTINGS) -> JwksKeys:
         return JwksKeys("https://issuer/jwks", settings, self.fetch, lambda: self.now, self.sleep)
 
 

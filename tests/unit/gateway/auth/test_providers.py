@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from gateway.auth.factory import build
 from gateway.auth.verifier import TokenRejected, Verified
 from kaiten.settings.loader import load_settings
-from kaiten.settings.models import Auth, Issuer
+from kaiten.settings.models import AuthSettings, IssuerSettings
 from tests.unit.gateway.auth.mint import Json, jwk, jwks, token
 
 _ID = "11111111-2222-3333-4444-555555555555"
@@ -154,11 +154,13 @@ async def verified(provider: Provider, **changes: Any) -> Verified:  # noqa: ANN
     async def fetch(_: str) -> bytes:
         return jwks(*provider.keys)
 
-    issuer = Issuer(jwks_url="https://issuer.example.org/keys", **provider.settings)
+    issuer = IssuerSettings(jwks_url="https://issuer.example.org/keys", **provider.settings)
     # As workers are given it.
-    issuer = Issuer(**json.loads(json.dumps(issuer.model_dump(mode="json", exclude_none=True))))
+    issuer = IssuerSettings(
+        **json.loads(json.dumps(issuer.model_dump(mode="json", exclude_none=True)))
+    )
     tokens = build(
-        load_settings().model_copy(update={"auth": Auth(issuers=(issuer,))}), None, fetch
+        load_settings().model_copy(update={"auth": AuthSettings(issuers=(issuer,))}), None, fetch
     )
     claims = {"iss": issuer.issuer, **provider.claims, **changes}
     sent = token(provider.kind, headers=provider.header, **claims)
@@ -245,4 +247,4 @@ async def test_claim_is_named_by_its_path(
 )
 def test_setting_that_names_nothing_is_refused(wrong: Json) -> None:
     with pytest.raises(ValidationError):
-        Issuer(issuer="a", audience="b", jwks_url="https://a/b", **wrong)
+        IssuerSettings(issuer="a", audience="b", jwks_url="https://a/b", **wrong)

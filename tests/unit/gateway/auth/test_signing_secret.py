@@ -13,7 +13,7 @@ from gateway.auth.signing_secret import (
 )
 from kaiten.errors import InvalidSettings
 from kaiten.settings.loader import DEVELOPMENT_SECRET_FILE, Settings
-from kaiten.settings.models import Auth, check_secret
+from kaiten.settings.models import AuthSettings, check_secret
 
 SECRET = "8f14e45fceea167a5a36dedd4bea2543"
 
@@ -62,7 +62,9 @@ def test_configured_secret_wins(in_a_file: bool, environment: str, tmp_path: Pat
     signing_secret(with_home(home))
     (tmp_path / "secret").write_text(SECRET)
     configured = (
-        Auth(secret_file=tmp_path / "secret") if in_a_file else Auth(secret=SecretStr(SECRET))
+        AuthSettings(secret_file=tmp_path / "secret")
+        if in_a_file
+        else AuthSettings(secret=SecretStr(SECRET))
     )
     settings = with_home(home).model_copy(update={"auth": configured, "environment": environment})
     assert signing_secret(settings) == SigningSecret(SECRET, development=False)

@@ -13,7 +13,7 @@ from gateway.auth.jwks import JwksKeys
 from gateway.auth.verification_keys import from_jwks, from_pem, from_secret
 from gateway.auth.verifier import KeySource, StaticKey, TokenRejected, TrustedIssuer, Verifier
 from kaiten.errors import IssuerUnavailable
-from kaiten.settings.models import Jwks
+from kaiten.settings.models import JwksSettings
 from tests.unit.gateway.auth.mint import (
     AUDIENCE,
     ISSUER,
@@ -201,7 +201,9 @@ async def test_one_bad_issuer_blocks_no_other() -> None:
     async def away(url: str) -> bytes:
         raise ConnectionError(url)
 
-    bad = trusted(JwksKeys("https://other.example/", Jwks(), away), "https://other.example/")
+    bad = trusted(
+        JwksKeys("https://other.example/", JwksSettings(), away), "https://other.example/"
+    )
     both = verifier(trusted(StaticKey(from_pem(public_pem("ES256")))), bad)
     with pytest.raises(IssuerUnavailable):
         await both.verify(token("EdDSA", iss=bad.name))
@@ -212,7 +214,7 @@ async def test_key_is_chosen_by_its_id() -> None:
     async def published(_: str) -> bytes:
         return jwks(jwk("ES256", kid="1"), jwk("ES256#2", kid="2"))
 
-    of = verifier(trusted(JwksKeys("https://issuer/", Jwks(), published)))
+    of = verifier(trusted(JwksKeys("https://issuer/", JwksSettings(), published)))
     assert await of.verify(token("ES256", kid="1"))
     assert await of.verify(token("ES256#2", kid="2"))
     assert await fault(of, token("ES256#2", kid="1")) == "InvalidSignatureError"
@@ -223,7 +225,7 @@ async def published(*keys: dict[str, Any]) -> Verifier:
     async def fetch(_: str) -> bytes:
         return jwks(*keys)
 
-    settings = Jwks(min_refresh_interval_s=1)
+    settings = JwksSettings(min_refresh_interval_s=1)
     return verifier(trusted(JwksKeys("https://issuer/", settings, fetch, sleep=asyncio.sleep)))
 
 

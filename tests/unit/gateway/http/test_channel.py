@@ -20,7 +20,7 @@ from gateway.http.backlog import Turns
 from gateway.http.channel import BODY_BUFFER_BYTES, BUFFER_BYTES, Channel
 from gateway.http.protocol import IdleConnections
 from gateway.http.server import HttpServer
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 from tests.unit.gateway.admission.test_protocol import Stub
 from tests.unit.gateway.http.test_protocol import Clock, edge
 
@@ -160,7 +160,7 @@ async def serving(stall_s: float) -> AsyncIterator[tuple[HttpServer, tuple[str, 
     app = edge(PlainTextResponse("x" * 10_000))
     protocol = partial(
         AdmissionProtocol,
-        limits=Gateway(),
+        limits=GatewaySettings(),
         idle=IdleConnections(100),
         admission=Stub(),
         max_connections=100,

@@ -8,10 +8,10 @@ from uvicorn.server import ServerState
 
 from gateway.http.head import BoundedProtocol
 from gateway.http.protocol import IdleConnections
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 from tests.unit.gateway.http.test_protocol import edge
 
-LIMITS = Gateway(max_header_bytes=1024, max_headers=10)
+LIMITS = GatewaySettings(max_header_bytes=1024, max_headers=10)
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 PART = 64 * 1024

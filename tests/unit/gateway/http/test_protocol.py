@@ -21,7 +21,7 @@ from gateway.middleware.errors import ErrorsMiddleware
 from gateway.middleware.request_context import RequestContextMiddleware
 from gateway.middleware.security_headers import SecurityHeadersMiddleware
 from kaiten.errors import DeadlineExceeded
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 
 BODY = b'{"text": "Where is my parcel?"}'
 CHUNKED_BODY = b"7\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (BODY[:7], len(BODY) - 7, BODY[7:])
@@ -134,7 +134,7 @@ class Server:
         self, limit: int = 100, keep_alive_s: int = 5, app: ASGIApp = app, **limits: float
     ) -> None:
         self.clock = Clock()
-        self._limits = Gateway.model_validate(limits)
+        self._limits = GatewaySettings.model_validate(limits)
         self._idle = IdleConnections(limit)
         self._config = uvicorn.Config(
             edge(app), log_config=None, lifespan="off", timeout_keep_alive=keep_alive_s
@@ -376,7 +376,7 @@ def test_uvicorn_is_the_version_that_this_was_tested_with() -> None:
 
 
 def test_servers_speak_by_this_protocol(protocols: dict[str, str]) -> None:
-    install(Gateway())
+    install(GatewaySettings())
     config = uvicorn.Config(app, log_config=None, lifespan="off")
     config.load()
     create = cast("Callable[..., asyncio.Protocol]", config.http_protocol_class)
@@ -395,7 +395,7 @@ def test_another_uvicorn_keeps_its_own_protocol(
     before = dict(protocols)
     monkeypatch.setattr(uvicorn, "__version__", "0.55.0")
     with capture_logs() as logged:
-        install(Gateway())
+        install(GatewaySettings())
     assert protocols == before
     assert [each["event"] for each in logged] == ["http_protocol_not_installed"]
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import HttpUrl
 
 from gateway.api_versions import DOCUMENTS, NEGOTIATED, PREDICT
-from kaiten.settings.models import ApiVersions, Lifetime
+from kaiten.settings.models import ApiLifetimeSettings, ApiVersionSettings
 from tests.unit.gateway.house import (
     BENTO,
     GOOD,
@@ -125,8 +125,8 @@ async def test_a_path_that_is_nearly_the_negotiated_one_is_unknown(path: str) ->
     assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
 
 
-LIFETIMES = ApiVersions(
-    v1=Lifetime(
+LIFETIMES = ApiVersionSettings(
+    v1=ApiLifetimeSettings(
         deprecated_at=date(2026, 12, 1),
         sunset_at=date(2027, 6, 30),
         link=HttpUrl("https://example.org/move?to=2"),
@@ -159,13 +159,18 @@ async def test_a_version_that_stays_says_nothing(path: str) -> None:
 @pytest.mark.parametrize(
     ("lifetime", "told"),
     [
-        (Lifetime(deprecated_at=date(2026, 12, 1)), {"Deprecation": "@1796083200"}),
+        (ApiLifetimeSettings(deprecated_at=date(2026, 12, 1)), {"Deprecation": "@1796083200"}),
         # Past its end it answers as before: a version goes with a release.
-        (Lifetime(sunset_at=date(2020, 1, 1)), {"Sunset": "Wed, 01 Jan 2020 00:00:00 GMT"}),
+        (
+            ApiLifetimeSettings(sunset_at=date(2020, 1, 1)),
+            {"Sunset": "Wed, 01 Jan 2020 00:00:00 GMT"},
+        ),
     ],
 )
-async def test_a_date_alone_is_told_alone(lifetime: Lifetime, told: dict[str, str]) -> None:
-    answer = await House(versions=ApiVersions(v2=lifetime)).post(V2, GOOD[V2])
+async def test_a_date_alone_is_told_alone(
+    lifetime: ApiLifetimeSettings, told: dict[str, str]
+) -> None:
+    answer = await House(versions=ApiVersionSettings(v2=lifetime)).post(V2, GOOD[V2])
     assert answer.status_code == 200
     names = {"Deprecation", "Sunset", "Link"}
     assert {name: answer.headers[name] for name in names if name in answer.headers} == told

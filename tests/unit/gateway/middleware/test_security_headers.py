@@ -7,7 +7,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from gateway.access import ROUTES, STATIC_TEMPLATE
-from kaiten.settings.models import Tls
+from kaiten.settings.models import TlsSettings
 from tests.unit.gateway.house import (
     BENTO,
     GOOD,
@@ -83,7 +83,7 @@ async def test_browsers_are_held_to_tls_only_where_it_is_on(
     tls: str | None, sent: str | None
 ) -> None:
     file = Path(tls) if tls else None
-    house = House(tls=Tls(certificate=file, private_key=file))
+    house = House(tls=TlsSettings(certificate=file, private_key=file))
     for path in ("/health", "/docs", "/elsewhere"):
         answer = await house.ask("GET", path)
         assert answer.headers.get("Strict-Transport-Security") == sent

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from gateway.rate_limit.windows import Rules
-from kaiten.settings.models import Limits
+from kaiten.settings.models import RateLimitSettings
 
 
 class Clock:
@@ -33,4 +33,4 @@ class Watch:
 def rules(
     requests: str | None = None, tokens: str | None = None, concurrency: int | None = None
 ) -> Rules:
-    return Rules(Limits(requests=requests, tokens=tokens, concurrency=concurrency))
+    return Rules(RateLimitSettings(requests=requests, tokens=tokens, concurrency=concurrency))

@@ -9,7 +9,7 @@ from gateway.rate_limit.limiter import MAX_RETRY_S, RETRY_S, Limiter, limiter_fo
 from gateway.rate_limit.memory_store import InProcessStore
 from gateway.rate_limit.windows import LimitStatus, Rules, StoreUnavailable
 from kaiten.errors import InvalidInput, RateLimited, TooManyConcurrent
-from kaiten.settings.models import Limits, State
+from kaiten.settings.models import RateLimitSettings, StateSettings
 from tests.unit.gateway.rate_limit.house import Clock, Watch, rules
 
 ALICE = "kaiten|alice"
@@ -204,14 +204,14 @@ async def test_closing_closes_the_stores() -> None:
 
 
 async def test_settings_make_a_limiter_or_none() -> None:
-    watch, off = Watch(), Limits(requests=None, tokens=None, concurrency=None)
-    assert limiter_for(off, State(), 30, watch) is None
-    alone = limiter_for(Limits(), State(), 30, watch)
+    watch, off = Watch(), RateLimitSettings(requests=None, tokens=None, concurrency=None)
+    assert limiter_for(off, StateSettings(), 30, watch) is None
+    alone = limiter_for(RateLimitSettings(), StateSettings(), 30, watch)
     assert alone is not None
     assert await passes(alone)
     assert watch.degraded == []
-    nobody = State.model_validate({"redis_url": "redis://127.0.0.1:1/0"})
-    with_redis = limiter_for(Limits(), nobody, 30, watch)
+    nobody = StateSettings.model_validate({"redis_url": "redis://127.0.0.1:1/0"})
+    with_redis = limiter_for(RateLimitSettings(), nobody, 30, watch)
     assert with_redis is not None
     assert await passes(with_redis)
     assert watch.degraded == [False, True]

@@ -27,7 +27,7 @@ from kaiten.settings.loader import (
     settings_file,
     with_pseudonym_key,
 )
-from kaiten.settings.models import PLACEHOLDERS, Auth, Lifetime, Section
+from kaiten.settings.models import PLACEHOLDERS, ApiLifetimeSettings, AuthSettings, SettingsSection
 
 SECRET = "8f14e45fceea167a5a36dedd4bea2543"
 
@@ -64,7 +64,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.serving.models == ("support-intent:1.0.0",)
     assert settings.gateway.max_inputs <= settings.batching.max_queue_items
     assert settings.runners.device == "auto"
-    assert settings.auth == Auth(issuer="kaiten", audience="kaiten", leeway_s=10)
+    assert settings.auth == AuthSettings(issuer="kaiten", audience="kaiten", leeway_s=10)
     assert secret_of(settings.auth) is None
 
 
@@ -154,10 +154,10 @@ def test_a_version_of_the_api_is_given_its_dates_from_either_place(
     file.write_text("api_versions:\n  v1:\n    deprecated_at: 2026-12-01\n    sunset_at:\n")
     monkeypatch.setenv("KAITEN_API_VERSIONS__V1__SUNSET_AT", "2027-06-30")
     versions = load_settings().api_versions
-    assert versions.of("1") == Lifetime(
+    assert versions.of("1") == ApiLifetimeSettings(
         deprecated_at=date(2026, 12, 1), sunset_at=date(2027, 6, 30)
     )
-    assert versions.of("2") == Lifetime()
+    assert versions.of("2") == ApiLifetimeSettings()
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_unusable_secret_file_is_refused(content: bytes | None, tmp_path: Path) 
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InvalidSettings) as caught:
-        secret_of(Auth(secret_file=path))
+        secret_of(AuthSettings(secret_file=path))
     assert fields(caught.value) == ["auth.secret_file"]
     assert str(path) in caught.value.message
     assert SECRET[:31] not in everything_told(caught.value)
@@ -342,7 +342,7 @@ def test_unusable_secret_file_is_refused(content: bytes | None, tmp_path: Path) 
 
 def test_secret_file_may_not_be_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match=r"auth\.secret_file"):
-        secret_of(Auth(secret_file=tmp_path))
+        secret_of(AuthSettings(secret_file=tmp_path))
 
 
 @pytest.fixture
@@ -381,7 +381,7 @@ def test_there_are_no_other_secrets() -> None:
     found = {
         f"{section}.{key}"
         for section, field in type(load_settings()).model_fields.items()
-        if isinstance(field.default, Section)
+        if isinstance(field.default, SettingsSection)
         for key, part in type(field.default).model_fields.items()
         if SecretStr in get_args(part.annotation)
     }
@@ -814,17 +814,17 @@ def test_setting_left_empty_has_its_default(empty: str, file: Path) -> None:
     defaults = load_settings()
     lines = [f"environment: {empty}"]
     for name, field in Settings.model_fields.items():
-        if isinstance(field.default, Section):
+        if isinstance(field.default, SettingsSection):
             lines += [f"{name}:", *_each_left_empty(name, type(field.default), empty)]
     file.write_text("\n".join(lines))
     assert load_settings() == defaults
 
 
-def _each_left_empty(path: str, section: type[Section], empty: str) -> list[str]:
+def _each_left_empty(path: str, section: type[SettingsSection], empty: str) -> list[str]:
     lines: list[str] = []
     for key, field in section.model_fields.items():
         name, indent = f"{path}.{key}", "  " * (path.count(".") + 1)
-        if isinstance(field.default, Section):
+        if isinstance(field.default, SettingsSection):
             lines += [f"{indent}{key}:", *_each_left_empty(name, type(field.default), empty)]
         elif name not in IN_FILES:
             lines.append(f"{indent}{key}: {empty}")

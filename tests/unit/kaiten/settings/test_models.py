@@ -5,7 +5,7 @@ import pytest
 
 from kaiten.errors import InvalidSettings
 from kaiten.settings.loader import load_settings
-from kaiten.settings.models import Limits
+from kaiten.settings.models import RateLimitSettings
 
 CANARY = "canary"
 
@@ -32,7 +32,9 @@ def test_a_limit_is_switched_off_in_a_variable_and_in_the_file(
 ) -> None:
     file.write_text("rate_limit: {requests: off, tokens: off}")
     monkeypatch.setenv("KAITEN_RATE_LIMIT__CONCURRENCY", "off")
-    assert load_settings().rate_limit == Limits(requests=None, tokens=None, concurrency=None)
+    assert load_settings().rate_limit == RateLimitSettings(
+        requests=None, tokens=None, concurrency=None
+    )
 
 
 @pytest.mark.parametrize("key", ["requests", "tokens"])

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from gateway.parsing import check_lengths, parse
 from gateway.schemas import FeedbackRequest, PredictV2Request
 from kaiten.errors import DataRejected
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 from kaiten.text import text_problem
 from lifecycle.evaluate.rows import Columns, Rows, read
 
-LIMITS = Gateway(max_text_chars=50, max_body_bytes=1024)
+LIMITS = GatewaySettings(max_text_chars=50, max_body_bytes=1024)
 SUFFIXES = st.sampled_from([".jsonl", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz"])
 ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1"])
 

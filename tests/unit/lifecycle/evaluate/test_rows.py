@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from kaiten.errors import DataRejected
-from kaiten.settings.models import Gateway
+from kaiten.settings.models import GatewaySettings
 from lifecycle.card import sha256
 from lifecycle.evaluate import content as content_module
 from lifecycle.evaluate import rows as rows_module
@@ -33,7 +33,7 @@ ROWS = [
 LABELS = ("billing", "delivery", "other")
 PLAIN = Columns()
 COLUMNS = Columns(slices=("channel",))
-LIMITS = Gateway()
+LIMITS = GatewaySettings()
 LONG = "x" * (LIMITS.max_text_chars + 1)
 
 NAME_THEM = "Name the columns: --text-column, --label-column, --slice."
@@ -648,7 +648,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
 }
 
 
-def refusal(path: Path, columns: Columns = PLAIN, limits: Gateway = LIMITS) -> str:
+def refusal(path: Path, columns: Columns = PLAIN, limits: GatewaySettings = LIMITS) -> str:
     """Return why a file is refused, without its path."""
     with pytest.raises(DataRejected) as caught:
         read(path, columns, limits)
@@ -739,7 +739,7 @@ def test_slice_is_never_missing(value: object, problem: str, tmp_path: Path) -> 
 
 
 def test_text_that_no_body_can_hold_is_refused(tmp_path: Path) -> None:
-    limits = Gateway(max_body_bytes=1024)
+    limits = GatewaySettings(max_body_bytes=1024)
     path = tmp_path / "f.jsonl"
     path.write_bytes(row(text="x" * 1013))
     assert len(read(path, Columns(), limits)) == 1

@@ -7,7 +7,7 @@ import pytest
 
 from kaiten.errors import BuildRefused, ModelNotFound, SetupError
 from kaiten.settings.loader import ROOT
-from kaiten.settings.models import Versioning
+from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import Stage
 from lifecycle.packaging import build as building
 from lifecycle.packaging.build import Order, build, check_models
@@ -41,7 +41,9 @@ def store(model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def promote(store: ModelStore, tag: str) -> None:
-    Promotions(store, Versioning()).promote(tag, Request(Stage.STAGING, "tester", "a test", {}))
+    Promotions(store, VersioningSettings()).promote(
+        tag, Request(Stage.STAGING, "tester", "a test", {})
+    )
 
 
 def refusal(store: ModelStore, *models: str) -> str:

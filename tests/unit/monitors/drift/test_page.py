@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from kaiten.settings.models import Drift
+from kaiten.settings.models import DriftSettings
 from monitors.drift.page import render
 from monitors.drift.report import Reference, Report, version_report
 from monitors.drift.whylogs_profiles import Profile
@@ -13,7 +13,7 @@ from tests.unit.monitors.drift.archived import ROWS, SOURCE, START, window, wind
 from tests.unit.monitors.drift.profiles import answers, usual
 
 RANDOM = np.random.default_rng(20261128)
-SETTINGS = Drift()
+SETTINGS = DriftSettings()
 LONG = RANDOM.gamma(4, 60, ROWS).round()
 ODD = "<script>alert($1)</script> & $x_1$"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from kaiten.settings.models import Drift, Profiles
+from kaiten.settings.models import DriftSettings, ProfileSettings
 from monitors.drift.profiler import Profiler
 from monitors.drift.spool import Source, Spool, columns, read
 from monitors.drift.windows import Window
@@ -49,8 +49,8 @@ class Worker:
             folder,
             models,
             (
-                Profiles(max_pending_events=max_pending_events),
-                Drift(window_rows=WINDOW_ROWS, min_rows=10),
+                ProfileSettings(max_pending_events=max_pending_events),
+                DriftSettings(window_rows=WINDOW_ROWS, min_rows=10),
             ),
             self._watch,
             self.dropped.append,

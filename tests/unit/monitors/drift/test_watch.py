@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kaiten.events import REFERENCE_FILE, PredictionRecord
-from kaiten.settings.models import Drift
+from kaiten.settings.models import DriftSettings
 from monitors.drift.features import Columns, columns_of
 from monitors.drift.spool import Source, Spool
 from monitors.drift.state import UNREADABLE, DriftState, States
@@ -19,7 +19,7 @@ from tests.records import recorded
 from tests.unit.monitors.drift.profiles import answers, usual
 
 RANDOM = np.random.default_rng(20261128)
-SETTINGS = Drift(window_rows=500, min_rows=100)
+SETTINGS = DriftSettings(window_rows=500, min_rows=100)
 MODEL = "intent:1.0.0"
 SOURCE = Source(MODEL, "production")
 

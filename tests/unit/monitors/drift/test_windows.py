@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from kaiten.settings.models import Drift
+from kaiten.settings.models import DriftSettings
 from monitors.drift.spool import Source, Spool
 from monitors.drift.windows import Window, ended
 from tests.records import recorded
 
 INTENT = "intent:1.0.0"
-SETTINGS = Drift(window_rows=100, window_s=60, min_rows=30)
+SETTINGS = DriftSettings(window_rows=100, window_s=60, min_rows=30)
 
 
 class Setup:

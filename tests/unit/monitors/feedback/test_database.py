@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
 from kaiten.errors import DatabaseUnavailable, StateUnavailable
-from kaiten.settings.models import State
+from kaiten.settings.models import StateSettings
 from monitors.feedback import database as module
 from monitors.feedback.database import (
     RETRY_S,
@@ -84,7 +84,7 @@ def test_commit_outlasts_a_power_loss(database: Database) -> None:
 
 
 def test_file_is_its_owners_alone_and_so_are_those_beside_it(tmp_path: Path) -> None:
-    database = Database(database_url(State(), tmp_path / "new"))
+    database = Database(database_url(StateSettings(), tmp_path / "new"))
     with database.writing() as connection:
         connection.execute(insert(predictions), [row()])
         modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
@@ -96,7 +96,7 @@ def test_file_is_its_owners_alone_and_so_are_those_beside_it(tmp_path: Path) -> 
 
 def test_place_where_no_file_can_be_is_away(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    database = Database(database_url(State(), tmp_path / "file"))
+    database = Database(database_url(StateSettings(), tmp_path / "file"))
     with pytest.raises(DatabaseUnavailable):
         database.migrate()
     database.close()
@@ -164,7 +164,7 @@ def test_tables_that_are_gone_are_made_again(url: URL) -> None:
 
 @pytest.mark.parametrize("at_once", [False, True])
 def test_file_that_is_gone_is_made_again(tmp_path: Path, *, at_once: bool) -> None:
-    url = database_url(State(), tmp_path)
+    url = database_url(StateSettings(), tmp_path)
     database = Database(url)
     assert rows_in(database) == 0
     for path in tmp_path.iterdir():
@@ -243,7 +243,7 @@ def test_those_who_wait_for_the_first_to_try_need_not_try() -> None:
 
 
 def test_default_is_a_file_at_home(tmp_path: Path) -> None:
-    url = database_url(State(), tmp_path)
+    url = database_url(StateSettings(), tmp_path)
     assert database_address(url) == str(tmp_path / "quality.sqlite")
     assert database_fault(url) is None
     assert not (tmp_path / "quality.sqlite").exists()
@@ -251,7 +251,9 @@ def test_default_is_a_file_at_home(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
 def test_address_of_a_postgresql_names_no_secret(scheme: str, tmp_path: Path) -> None:
-    state = State.model_validate({"database_url": f"{scheme}://me:canary@host:5433/quality"})
+    state = StateSettings.model_validate(
+        {"database_url": f"{scheme}://me:canary@host:5433/quality"}
+    )
     url = database_url(state, tmp_path)
     assert url.drivername == "postgresql+psycopg"
     assert database_address(url) == "host:5433/quality"

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from kaiten.feedback import Label, VersionQuality
-from kaiten.settings.models import Quality
+from kaiten.settings.models import FeedbackSettings
 from monitors.feedback.database import Database
 from monitors.feedback.job import QualityWatch
 from monitors.feedback.labels import Labels
@@ -49,7 +49,7 @@ class Host:
     def worker(self) -> QualityWatch:
         labels = Labels(self.database, lambda: self.now)
         windows = Windows(self.database, {}, 10)
-        pruning = Pruning(self.database, Quality(retention_days=1))
+        pruning = Pruning(self.database, FeedbackSettings(retention_days=1))
         clock = lambda: self.now  # noqa: E731
         return QualityWatch(self.home, labels, windows, pruning, self.shown, clock)
 

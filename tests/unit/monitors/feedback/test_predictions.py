@@ -7,7 +7,7 @@ from sqlalchemy.engine import URL, make_url
 from structlog.testing import capture_logs
 
 from kaiten.errors import DatabaseUnavailable
-from kaiten.settings.models import Quality
+from kaiten.settings.models import FeedbackSettings
 from monitors.feedback.database import RETRY_S, Database
 from monitors.feedback.predictions import PredictionLog
 from monitors.feedback.tables import predictions
@@ -29,7 +29,7 @@ class Dropped:
 
 def log_of(database: Database, dropped: Dropped, room: int = 100) -> PredictionLog:
     return PredictionLog(
-        database, VERSIONS, Quality(max_pending_events=room), dropped, lambda: 1234.5
+        database, VERSIONS, FeedbackSettings(max_pending_events=room), dropped, lambda: 1234.5
     )
 
 

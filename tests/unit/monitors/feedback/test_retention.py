@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import insert, update
 from sqlalchemy.engine import make_url
 
-from kaiten.settings.models import Quality
+from kaiten.settings.models import FeedbackSettings
 from monitors.feedback.database import Database
 from monitors.feedback.labels import WAIT_S
 from monitors.feedback.retention import Pruning
@@ -33,7 +33,7 @@ def put_labels(database: Database, received: list[float], *, joined: bool = Fals
 
 def pruned(database: Database, days: float = 30, rows: int = 1_000_000) -> int:
     # Without a check, as settings keep no fewer rows than a window has.
-    settings = Quality.model_construct(retention_days=days, max_rows=rows)
+    settings = FeedbackSettings.model_construct(retention_days=days, max_rows=rows)
     return Pruning(database, settings).prune(NOW)
 
 

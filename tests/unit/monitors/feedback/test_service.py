@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from kaiten.errors import DatabaseUnavailable, DeadlineExceeded, Forbidden, InvalidInput
 from kaiten.feedback import Label
-from kaiten.settings.models import Quality
+from kaiten.settings.models import FeedbackSettings
 from monitors.feedback.accuracy_estimate import FILE
 from monitors.feedback.database import Database
 from monitors.feedback.service import QualityDesk
@@ -40,7 +40,7 @@ class Told(Shown):
 def desk_of(url: URL, home: Path) -> QualityDesk:
     (home / FILE).write_text(HONEST.model_dump_json())
     versions = {"intent:1.0.0": (["billing", "delivery"], home)}
-    return QualityDesk(url, home, Quality(), versions, Told())
+    return QualityDesk(url, home, FeedbackSettings(), versions, Told())
 
 
 def in_time(seconds: float = 60) -> float:
@@ -92,7 +92,7 @@ async def test_what_becomes_of_labels_is_counted(
     know(database)
     put(database, row())
     told = Told()
-    desk = QualityDesk(url, tmp_path, Quality(), {}, told)
+    desk = QualityDesk(url, tmp_path, FeedbackSettings(), {}, told)
     labels = [LABEL, LABEL._replace(label="delivery"), LABEL._replace(item=1)]
     assert await desk.take(labels, None, in_time()) == 2
     for unfit, models in ((LABEL._replace(label="parcels"), None), (LABEL, frozenset({"other"}))):
@@ -120,7 +120,7 @@ async def test_locked_file_is_told_at_once_and_labels_are_taken_again(
     monkeypatch.setattr("monitors.feedback.database._LOCK_S", 0.05)
     monkeypatch.setattr("monitors.feedback.database.RETRY_S", 0)
     told, file = Told(), tmp_path / "quality.sqlite"
-    desk = QualityDesk(make_url(f"sqlite:///{file}"), tmp_path, Quality(), {}, told)
+    desk = QualityDesk(make_url(f"sqlite:///{file}"), tmp_path, FeedbackSettings(), {}, told)
     await desk.take([LABEL], None, in_time())
     with closing(sqlite3.connect(file, isolation_level=None)) as shell:
         shell.execute("BEGIN IMMEDIATE")
@@ -147,7 +147,7 @@ async def test_server_that_is_frozen_is_told_and_not_waited_for_by_all(
 ) -> None:
     with postgres_server() as server:
         told = Told()
-        desk = QualityDesk(make_url(server.url), tmp_path, Quality(), {}, told)
+        desk = QualityDesk(make_url(server.url), tmp_path, FeedbackSettings(), {}, told)
         await desk.take([LABEL], None, in_time())
         monkeypatch.setattr("monitors.feedback.service._TIMEOUT_S", 0.3)
         monkeypatch.setattr("monitors.feedback.service._HANG_S", 0.3)

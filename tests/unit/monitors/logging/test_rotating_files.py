@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from kaiten.errors import InvalidSettings
-from kaiten.settings.models import Logging
+from kaiten.settings.models import LoggingSettings
 from monitors.logging.rotating_files import (
     QueuedFileHandler,
     RotatingFile,
@@ -168,7 +168,7 @@ def test_a_folder_that_is_gone_fails_nobody(tmp_path: Path, told: list[EventDict
 
 
 def test_each_worker_has_files_of_its_own(tmp_path: Path) -> None:
-    settings = Logging(folder=tmp_path / "logs")
+    settings = LoggingSettings(folder=tmp_path / "logs")
     for worker in (1, 2):
         for name, handler in open_files(settings, worker).items():
             write(handler, f"{name} of {worker}")
@@ -181,12 +181,12 @@ def test_each_worker_has_files_of_its_own(tmp_path: Path) -> None:
 
 
 def test_without_a_folder_there_are_no_files() -> None:
-    assert open_files(Logging(), 1) == {}
-    check_folder(Logging())
+    assert open_files(LoggingSettings(), 1) == {}
+    check_folder(LoggingSettings())
 
 
 def test_a_folder_that_can_be_made_is_fine_and_not_made(tmp_path: Path) -> None:
-    check_folder(Logging(folder=tmp_path / "to" / "be" / "made"))
+    check_folder(LoggingSettings(folder=tmp_path / "to" / "be" / "made"))
     assert [*tmp_path.iterdir()] == []
 
 
@@ -194,7 +194,7 @@ def test_a_folder_that_can_be_made_is_fine_and_not_made(tmp_path: Path) -> None:
 def test_a_folder_that_can_not_be_written_is_refused_by_name(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InvalidSettings) as caught:
-        check_folder(Logging(folder=tmp_path / name))
+        check_folder(LoggingSettings(folder=tmp_path / name))
     (detail,) = caught.value.details
     assert detail.field == "logging.folder"
     assert str(tmp_path / name) in detail.reason

@@ -17,11 +17,11 @@ from structlog.typing import EventDict
 
 from kaiten.context import RequestContext, bind
 from kaiten.errors import DeadlineExceeded, InferenceFailed, OutOfMemory, QueueFull
-from kaiten.settings.models import Batching
+from kaiten.settings.models import BatchingSettings
 from runners.batching.batcher import Batcher, Compute, Device
 from runners.batching.observer import BatchReport
 
-FIFO = Batching(max_overtakes=0)
+FIFO = BatchingSettings(max_overtakes=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class Bench:
 
     def __init__(
         self,
-        limits: Batching,
+        limits: BatchingSettings,
         lanes: int = 1,
         tokens: int = 1000,
         prepare: Prepare = at_once,
@@ -224,7 +224,7 @@ class Make(Protocol):
 
     def __call__(
         self,
-        limits: Batching = FIFO,
+        limits: BatchingSettings = FIFO,
         *,
         lanes: int = 1,
         tokens: int = 1000,
@@ -247,7 +247,7 @@ async def make_bench() -> AsyncIterator[Make]:
     made: list[Bench] = []
 
     def make(
-        limits: Batching = FIFO,
+        limits: BatchingSettings = FIFO,
         *,
         lanes: int = 1,
         tokens: int = 1000,
@@ -353,7 +353,7 @@ async def test_free_lanes_share_what_waits(
 
 
 async def test_lanes_share_by_length(make_bench: Make) -> None:
-    bench = make_bench(Batching(), lanes=2)
+    bench = make_bench(BatchingSettings(), lanes=2)
     asked = bench.ask(Item("a", 10), Item("b", 50), Item("c", 50), Item("d", 10))
     await settle()
     bench.device.set_free()
@@ -391,7 +391,7 @@ async def test_alone_is_what_neither_computes_nor_waits_beside_another(make_benc
 
 
 async def test_a_batch_before_others_that_wait_is_not_alone(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_batch_items=2))
+    bench = make_bench(BatchingSettings(max_batch_items=2))
     asked = bench.ask(*named("abc"))
     bench.device.set_free()
     await outcomes([asked])
@@ -420,7 +420,7 @@ async def test_halves_of_a_failed_batch_are_not_alone(make_bench: Make) -> None:
 async def test_token_budget_is_the_device_s_unless_set(
     make_bench: Make, setting: int | None, batches: list[list[str]]
 ) -> None:
-    bench = make_bench(Batching(max_batch_tokens=setting), tokens=30)
+    bench = make_bench(BatchingSettings(max_batch_tokens=setting), tokens=30)
     asked = bench.ask(*named("abcd", cost=10))
     bench.device.set_free()
     await outcomes([asked])
@@ -429,7 +429,7 @@ async def test_token_budget_is_the_device_s_unless_set(
 
 
 async def test_item_over_the_budget_goes_alone(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_batch_tokens=8, max_overtakes=0))
+    bench = make_bench(BatchingSettings(max_batch_tokens=8, max_overtakes=0))
     asked = bench.ask(Item("a", 2), Item("huge", 50), Item("b", 2))
     bench.device.set_free()
 
@@ -438,7 +438,7 @@ async def test_item_over_the_budget_goes_alone(make_bench: Make) -> None:
 
 
 async def test_large_request_is_split_by_count_and_joined_in_order(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_batch_items=2, max_padding_ratio=0))
+    bench = make_bench(BatchingSettings(max_batch_items=2, max_padding_ratio=0))
     lengths = [3, 1, 3, 2, 1, 2, 1]
     asked = bench.ask(*(Item(str(index), cost) for index, cost in enumerate(lengths)))
     bench.device.set_free()
@@ -448,7 +448,7 @@ async def test_large_request_is_split_by_count_and_joined_in_order(make_bench: M
 
 
 async def test_more_than_are_looked_at_are_all_served(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_queue_items=700))
+    bench = make_bench(BatchingSettings(max_queue_items=700))
     asked = bench.ask(*(Item(str(index), 1 + index % 7) for index in range(700)))
     bench.device.set_free()
 
@@ -473,7 +473,7 @@ async def test_what_was_served_is_let_go(make_bench: Make) -> None:
 
 
 async def test_who_is_overtaken_often_enough_goes_next(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_batch_items=4, max_overtakes=2))
+    bench = make_bench(BatchingSettings(max_batch_items=4, max_overtakes=2))
     lengths = [10, 50, 90, 130, *[10] * 3, *[50] * 3, *[90] * 3, *[130] * 3]
     asked = bench.ask(*(Item(f"{number}: {cost}", cost) for number, cost in enumerate(lengths)))
     bench.device.set_free()
@@ -485,7 +485,7 @@ async def test_who_is_overtaken_often_enough_goes_next(make_bench: Make) -> None
 
 
 async def test_who_is_far_back_in_a_long_queue_is_not_late(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_batch_items=4, max_overtakes=3))
+    bench = make_bench(BatchingSettings(max_batch_items=4, max_overtakes=3))
     asked = bench.ask(
         *(Item(f"{number}: {number % 2}", 10 + 80 * (number % 2)) for number in range(80))
     )
@@ -503,7 +503,7 @@ HEAVY = [Item(f"h{number}", 10) for number in range(20)]
 async def test_light_subject_is_in_the_next_batch_whatever_heavy_ones_have_waiting(
     make_bench: Make,
 ) -> None:
-    bench = make_bench(Batching(max_batch_items=4, max_queue_items=40))
+    bench = make_bench(BatchingSettings(max_batch_items=4, max_queue_items=40))
     tasks = [bench.ask(*HEAVY, subject=name) for name in ("a", "b", "c")]
     await settle()
     light = bench.ask(Item("light", 1), subject="light")
@@ -518,7 +518,7 @@ async def test_light_subject_is_in_the_next_batch_whatever_heavy_ones_have_waiti
 
 
 async def test_light_subject_that_asks_again_at_once_is_still_next(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_batch_items=4, max_queue_items=80))
+    bench = make_bench(BatchingSettings(max_batch_items=4, max_queue_items=80))
     tasks = [bench.ask(*HEAVY, *HEAVY, subject=name) for name in "abcdefgh"[:3]]
     await settle()
     for number in range(10):
@@ -533,7 +533,7 @@ async def test_light_subject_that_asks_again_at_once_is_still_next(make_bench: M
 
 
 async def test_heavy_subjects_share_by_cost(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_batch_items=4, max_queue_items=400))
+    bench = make_bench(BatchingSettings(max_batch_items=4, max_queue_items=400))
     tasks = [
         bench.ask(*(Item(f"{name} {number}", cost) for number in range(120)), subject=name)
         for name, cost in (("short", 10), ("long", 30))
@@ -551,7 +551,7 @@ async def test_heavy_subjects_share_by_cost(make_bench: Make) -> None:
 
 
 async def test_light_subject_is_admitted_where_heavy_ones_fill_the_queue(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_queue_items=20))
+    bench = make_bench(BatchingSettings(max_queue_items=20))
     tasks = [bench.ask(Item("first"), subject="heavy")]
     await settle()
     tasks.append(bench.ask(*HEAVY, subject="heavy"))
@@ -571,7 +571,7 @@ async def test_light_subject_is_admitted_where_heavy_ones_fill_the_queue(make_be
 
 
 async def test_subject_whose_request_would_be_refused_is_told(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_queue_items=20))
+    bench = make_bench(BatchingSettings(max_queue_items=20))
     tasks = await bench.ask_while_busy(HEAVY)
 
     assert bench.batcher.retry_after_s("", 1, math.inf) == bench.batcher.drain_seconds
@@ -581,7 +581,7 @@ async def test_subject_whose_request_would_be_refused_is_told(make_bench: Make) 
 
 
 async def test_inputs_ahead_of_a_request_wait_as_well(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_queue_items=20))
+    bench = make_bench(BatchingSettings(max_queue_items=20))
     slow = bench.ask(Item("slow"))
     await settle()
     bench.clock.now += 1.0  # the pace: a second an item
@@ -799,7 +799,7 @@ async def test_what_reserves_is_told_the_cost_and_may_refuse(make_bench: Make) -
 
 
 async def test_full_queue_refuses_the_whole_request(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_queue_items=3))
+    bench = make_bench(BatchingSettings(max_queue_items=3))
     tasks = await bench.ask_while_busy(named("ab"))
 
     with pytest.raises(QueueFull):
@@ -814,7 +814,7 @@ async def test_full_queue_refuses_the_whole_request(make_bench: Make) -> None:
 
 async def test_what_waits_to_be_prepared_counts_as_waiting(make_bench: Make) -> None:
     door = Door()
-    bench = make_bench(Batching(max_queue_items=3), prepare=door.prepare)
+    bench = make_bench(BatchingSettings(max_queue_items=3), prepare=door.prepare)
     bench.device.set_free()
     tasks = [bench.ask(*named("ab")), bench.ask(*named("c"))]
     await settle()
@@ -828,7 +828,7 @@ async def test_what_waits_to_be_prepared_counts_as_waiting(make_bench: Make) -> 
 
 async def test_room_is_given_back_by_who_leaves_or_can_not_be_prepared(make_bench: Make) -> None:
     door = Door()
-    bench = make_bench(Batching(max_queue_items=3), prepare=door.prepare)
+    bench = make_bench(BatchingSettings(max_queue_items=3), prepare=door.prepare)
     bench.device.set_free()
     leaves, fails = bench.ask(*named("ab")), bench.ask(Item("unreadable"))
     await settle()
@@ -864,7 +864,7 @@ async def test_who_was_never_queued_waits_no_longer(make_bench: Make, *, leaves:
 
 
 async def test_caller_who_leaves_before_it_began_takes_no_room(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_queue_items=1))
+    bench = make_bench(BatchingSettings(max_queue_items=1))
     leaves = bench.ask(Item("a"))
     leaves.cancel()
     bench.device.set_free()
@@ -877,7 +877,7 @@ async def test_caller_who_leaves_before_it_began_takes_no_room(make_bench: Make)
 async def test_retry_after_follows_the_measured_pace(
     make_bench: Make, lanes: int, retry_after_s: int
 ) -> None:
-    bench = make_bench(Batching(max_queue_items=4), lanes=lanes)
+    bench = make_bench(BatchingSettings(max_queue_items=4), lanes=lanes)
     slow = bench.ask(Item("slow"))
     await settle()
     bench.clock.now += 2.0  # one item took one lane two seconds
@@ -1004,7 +1004,7 @@ async def test_what_began_before_its_deadline_is_answered_after_it(make_bench: M
 
 
 async def test_call_of_which_a_part_is_late_is_refused_as_a_whole(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_batch_items=1))
+    bench = make_bench(BatchingSettings(max_batch_items=1))
     asked = bench.ask(*named("abc"), deadline=101.0)
     await settle()
     bench.clock.now = 101.0
@@ -1066,7 +1066,7 @@ async def test_batch_that_fails_once_is_answered_in_its_halves(make_bench: Make)
 
 
 async def test_what_is_left_of_a_failed_call_is_not_computed(make_bench: Make) -> None:
-    bench = make_bench(Batching(max_batch_items=4))
+    bench = make_bench(BatchingSettings(max_batch_items=4))
     failed = bench.ask(Item("poison"), *named("abcdef"))
     other = bench.ask(Item("other"))
     bench.device.set_free()
@@ -1119,7 +1119,7 @@ async def test_many_failures_in_a_row_are_the_items_own_where_the_device_works(
     async def works() -> None:
         checks.append(None)
 
-    bench = make_bench(Batching(max_batch_items=1), check=works)
+    bench = make_bench(BatchingSettings(max_batch_items=1), check=works)
     bench.device.set_free()
     poisoned = [Item("poison") for _ in range(16)]
     assert await outcomes([bench.ask(item) for item in poisoned]) == ["InferenceFailed"] * 16
@@ -1132,7 +1132,7 @@ async def test_an_answer_in_between_takes_the_doubt_away(make_bench: Make) -> No
     async def never() -> None:
         raise AssertionError
 
-    bench = make_bench(Batching(max_batch_items=1), check=never)
+    bench = make_bench(BatchingSettings(max_batch_items=1), check=never)
     bench.device.set_free()
     names = (["poison"] * 7 + ["good"]) * 3
     found = await outcomes([bench.ask(Item(name)) for name in names])
@@ -1144,7 +1144,7 @@ async def test_device_that_fails_its_check_ends_the_batcher(make_bench: Make) ->
     async def fails() -> None:
         raise RuntimeError("device-side assert")
 
-    bench = make_bench(Batching(max_batch_items=1), check=fails)
+    bench = make_bench(BatchingSettings(max_batch_items=1), check=fails)
     bench.device.set_free()
     found = await outcomes([bench.ask(Item("poison")) for _ in range(10)])
     assert found == ["InferenceFailed"] * 8 + ["NotReady"] * 2
@@ -1199,7 +1199,7 @@ async def test_item_that_memory_lacks_for_fails_alone_and_the_budget_stays(
     make_bench: Make,
 ) -> None:
     device = Tight(tokens=20)
-    bench = make_bench(Batching(max_batch_tokens=20), compute=device.compute)
+    bench = make_bench(BatchingSettings(max_batch_tokens=20), compute=device.compute)
 
     assert await outcomes([bench.ask(Item("large", 30))]) == ["InferenceFailed"]
     assert await outcomes([bench.ask(*named("ab", 10))]) == [["done a", "done b"]]
@@ -1230,7 +1230,7 @@ async def test_results_that_are_none_at_all_are_a_failure(make_bench: Make) -> N
 async def test_broken_observer_ends_the_batcher_and_answers_all(
     make_bench: Make, lanes: int, broken: str, last: str, answered: str | list[str]
 ) -> None:
-    bench = make_bench(Batching(max_batch_items=1), lanes=lanes)
+    bench = make_bench(BatchingSettings(max_batch_items=1), lanes=lanes)
     tasks = [bench.ask(Item(last))]
     await settle()
     tasks += [bench.ask(Item(name)) for name in ("a", "leaves", "b", "c")]
@@ -1325,7 +1325,7 @@ async def test_computation_that_is_cancelled_from_within_is_a_death(make_bench: 
 
 @pytest.mark.parametrize("lanes", [1, 2])
 async def test_close_answers_what_is_computed_and_what_waits(make_bench: Make, lanes: int) -> None:
-    bench = make_bench(Batching(max_batch_items=1), lanes=lanes)
+    bench = make_bench(BatchingSettings(max_batch_items=1), lanes=lanes)
     tasks = await bench.ask_while_busy(named("ab"), named("c"))
     await bench.batcher.close()
 
@@ -1452,7 +1452,7 @@ class Caller:
 class Schedule:
     """Plays events to a batcher, and notes each rule that one of its batches breaks."""
 
-    def __init__(self, limits: Batching, lanes: int, *, express: bool) -> None:
+    def __init__(self, limits: BatchingSettings, lanes: int, *, express: bool) -> None:
         self.limits = limits
         self.lanes, self.batch_tokens = lanes + express, 40
         self.bench = Bench(
@@ -1555,7 +1555,7 @@ events = st.one_of(
     st.builds(Leave, st.integers(0, 9)),
 )
 limits = st.builds(
-    Batching,
+    BatchingSettings,
     max_batch_tokens=st.just(None),
     max_batch_items=st.integers(1, 8),
     max_padding_ratio=st.sampled_from([0, 0.1, 0.5]),
@@ -1572,7 +1572,7 @@ limits = st.builds(
     express=st.booleans(),
 )
 def test_whatever_comes_every_caller_gets_its_own_answer_or_its_proper_error(
-    limits: Batching, lanes: int, events: list[Event], *, express: bool
+    limits: BatchingSettings, lanes: int, events: list[Event], *, express: bool
 ) -> None:
     async def play() -> None:
         schedule = Schedule(limits, lanes, express=express)

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kaiten.errors import InvalidSettings
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.device_process import processes
 from runners.device_process.processes import DeviceProcesses, own_folder, socket_of
 from runners.engines import cuda
@@ -17,7 +17,7 @@ from runners.engines import cuda
 SOCKETS, STORE, METRICS = Path("/run/sockets"), Path("/models"), Path("/metrics")
 
 
-def made(settings: Runners, workers: int) -> dict[Path, Any]:
+def made(settings: RunnerSettings, workers: int) -> dict[Path, Any]:
     return DeviceProcesses(settings, workers, SOCKETS, STORE, METRICS)._environments
 
 
@@ -30,7 +30,7 @@ def see_devices(monkeypatch: pytest.MonkeyPatch, count: int, named: str | None =
 
 
 def test_one_process_for_the_cpu() -> None:
-    found = made(Runners(device="cpu", process="device"), 4)
+    found = made(RunnerSettings(device="cpu", process="device"), 4)
     assert found == {SOCKETS / "cpu.sock": {"PROMETHEUS_MULTIPROC_DIR": "/metrics"}}
 
 
@@ -39,7 +39,7 @@ def test_one_process_for_each_device_that_a_worker_is_on(
     workers: int, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     see_devices(monkeypatch, 2)
-    found = made(Runners(device="cuda", process="device"), workers)
+    found = made(RunnerSettings(device="cuda", process="device"), workers)
     assert [*found] == [SOCKETS / f"{name}.sock" for name in names]
     for name, environment in zip(names, found.values(), strict=True):
         assert environment["CUDA_VISIBLE_DEVICES"] == name
@@ -49,7 +49,7 @@ def test_one_process_for_each_device_that_a_worker_is_on(
 def test_worker_asks_the_process_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
     slices = ["MIG-GPU-1/1/0", "MIG-GPU-1/2/0"]
     see_devices(monkeypatch, 1, ",".join(slices))
-    settings = Runners(device="cuda", process="device", sockets=SOCKETS)
+    settings = RunnerSettings(device="cuda", process="device", sockets=SOCKETS)
     asked = [socket_of(settings, worker) for worker in range(3)]
     assert asked == [SOCKETS / f"MIG-GPU-1_{part}_0.sock" for part in (1, 2, 1)]
     assert {*asked} == {*made(settings, 3)}
@@ -59,7 +59,7 @@ def test_worker_asks_the_process_of_its_device(monkeypatch: pytest.MonkeyPatch) 
 
 def test_worker_that_nobody_started_a_process_for_is_told() -> None:
     with pytest.raises(InvalidSettings, match="nobody has started a device process"):
-        socket_of(Runners(device="cpu", process="device"), 0)
+        socket_of(RunnerSettings(device="cpu", process="device"), 0)
 
 
 def test_folder_of_sockets_is_our_own() -> None:
@@ -83,7 +83,7 @@ def test_process_that_ends_is_started_again(
             raise SystemExit
 
     monkeypatch.setattr(time, "sleep", sleep)
-    kept = DeviceProcesses(Runners(device="cpu"), 1, tmp_path, starts, METRICS)
+    kept = DeviceProcesses(RunnerSettings(device="cpu"), 1, tmp_path, starts, METRICS)
     with capture_logs() as logs, pytest.raises(SystemExit):
         kept._keep(tmp_path / "cpu.sock", kept._start(tmp_path / "cpu.sock"))
     assert waits == [2, 4, 8]
@@ -102,7 +102,7 @@ def test_process_that_can_not_be_started_is_tried_again(
         raise SystemExit
 
     monkeypatch.setattr(time, "sleep", sleep)
-    kept = DeviceProcesses(Runners(device="cpu"), 1, tmp_path, STORE, METRICS)
+    kept = DeviceProcesses(RunnerSettings(device="cpu"), 1, tmp_path, STORE, METRICS)
     with capture_logs() as logs, pytest.raises(SystemExit):
         kept._keep(tmp_path / "cpu.sock", kept._start(tmp_path / "cpu.sock"))
     assert [log["event"] for log in logs] == ["device_process_not_started"]

@@ -17,7 +17,7 @@ from structlog.typing import EventDict
 
 from kaiten.context import Principal, RequestContext, bind
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
-from kaiten.settings.models import Batching, Runners
+from kaiten.settings.models import BatchingSettings, RunnerSettings
 from runners import embedding_distance
 from runners.device_process import client
 from runners.device_process.client import RemoteRunner
@@ -109,11 +109,11 @@ class House:
         self.serving: asyncio.Task[None] | None = None
 
     def serve(
-        self, limits: Batching | None = None, task: Task[Any, Any, Any, Any] | None = None
+        self, limits: BatchingSettings | None = None, task: Task[Any, Any, Any, Any] | None = None
     ) -> None:
         task = task or carried(self.network, Letters())
         died = lambda: self.deaths.append("died")  # noqa: E731
-        runner = Runner("letters:1.0.0", ["a"], task, limits or Batching(), self.told, died)
+        runner = Runner("letters:1.0.0", ["a"], task, limits or BatchingSettings(), self.told, died)
         self.serving = asyncio.create_task(self._serve(runner))
 
     async def _serve(self, runner: Runner) -> None:
@@ -137,7 +137,7 @@ class House:
         hang_timeout_s: float | None = None,
     ) -> RemoteRunner:
         processor, codec = ends or (Letters(), Letters())
-        limits = Batching(max_queue_items=max_pending // 4)
+        limits = BatchingSettings(max_queue_items=max_pending // 4)
         # Shorter than any that a setting may name.
         limits = limits.model_copy(update={"hang_timeout_s": hang_timeout_s})
         died = lambda: self.deaths.append("worker died")  # noqa: E731
@@ -234,7 +234,7 @@ async def test_distance_is_taken_where_the_network_is(
     one_centroid = embedding_distance.written(np.eye(1, 32, dtype=np.float32))
     (tmp_path / embedding_distance.CENTROIDS_FILE).write_bytes(one_centroid)
     reference = tmp_path if with_reference else None
-    task = serving.load(served, 64, Runners(device="cpu", threads=1), reference)
+    task = serving.load(served, 64, RunnerSettings(device="cpu", threads=1), reference)
     house.serve(task=carried(task.model, serving.codec))
     worker = house.worker(ends=(serving.load_processor(served, 64), serving.codec))
     await until_ready(worker)
@@ -250,7 +250,7 @@ async def test_distance_is_taken_where_the_network_is(
 
 
 async def test_long_inputs_and_many_pass(house: House) -> None:
-    house.serve(Batching(max_queue_items=4096))
+    house.serve(BatchingSettings(max_queue_items=4096))
     worker = await house.ready_worker(max_pending=4096)
     texts = [f"{number} " + "long " * (number % 400) for number in range(2000)]
     assert await worker.predict(texts) == [f"{text.upper()}!" for text in texts]
@@ -314,7 +314,7 @@ async def test_past_the_deadline_nothing_is_computed(house: House) -> None:
 
 
 async def test_full_queue_of_the_device_is_told(house: House) -> None:
-    house.serve(Batching(max_queue_items=1))
+    house.serve(BatchingSettings(max_queue_items=1))
     worker = await house.ready_worker()
     with pytest.raises(QueueFull) as caught:
         await worker.predict(["one", "two"])
@@ -516,7 +516,7 @@ async def test_how_long_the_queue_is_is_told_to_who_has_not_left(house: House) -
 
 
 async def test_subject_travels_with_the_call_and_shares_the_device(house: House) -> None:
-    house.serve(Batching(max_batch_items=2))
+    house.serve(BatchingSettings(max_batch_items=2))
     worker = await house.ready_worker()
     house.network.hold()
 

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from kaiten.errors import OutOfMemory
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines.base import Computed, TokenBatch
 from runners.engines.cuda_engine import CudaEngine
 from runners.engines.torch_engine import TorchEngine
@@ -82,13 +82,13 @@ class Made:
             self.streams.append(HostStream(device))
             return self.streams[-1]
 
-        settings = Runners(device="cpu", precision=precision)
+        settings = RunnerSettings(device="cpu", precision=precision)
         self.engine = CudaEngine(folder, settings, samples, stream)
 
 
 @pytest.fixture(scope="module")
 def exact(tiny_classifier: Path) -> TorchEngine:
-    return TorchEngine(tiny_classifier, Runners(device="cpu", threads=1))
+    return TorchEngine(tiny_classifier, RunnerSettings(device="cpu", threads=1))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines.base import Computed, TokenBatch
 from runners.engines.export import export
 from runners.engines.onnx_engine import OnnxEngine
@@ -57,7 +57,7 @@ DECODER = GPT2Config(
     eos_token_id=3,
 )
 TEXTS = [[2, *range(5, 5 + length), 3] for length in (1, 40, 7, 19)]
-CPU = Runners(device="cpu", threads=1)
+CPU = RunnerSettings(device="cpu", threads=1)
 
 
 def saved(config: PretrainedConfig, folder: Path) -> Any:  # noqa: ANN401  transformers has no types

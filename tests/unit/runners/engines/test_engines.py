@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kaiten.errors import InvalidSettings
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners import engines
 from runners.engines import MODEL_FILE, EngineChoice, choose_engine, cuda, open_engine
 from runners.engines.torch_engine import TorchEngine
@@ -48,7 +48,9 @@ def test_exported_model(
     device: str, engine: str, devices: int, expected: tuple[str, str, str], exported: Path, see: See
 ) -> None:
     see(devices)
-    found = choose_engine(exported, Runners.model_validate({"device": device, "engine": engine}))
+    found = choose_engine(
+        exported, RunnerSettings.model_validate({"device": device, "engine": engine})
+    )
     assert (found.engine, found.device) == expected[:2]
     assert found.reason.startswith(expected[2])
 
@@ -61,7 +63,7 @@ def test_model_that_was_not_exported_goes_to_torch(
     device: str, devices: int, expected: str, tmp_path: Path, see: See
 ) -> None:
     see(devices)
-    found = choose_engine(tmp_path, Runners(device=device))
+    found = choose_engine(tmp_path, RunnerSettings(device=device))
     assert (found.engine, found.device) == ("torch", expected)
     assert ("its card says why" in found.reason) == (expected == "cpu")
 
@@ -72,14 +74,14 @@ def test_onnx_is_refused_where_the_model_was_not_exported(
 ) -> None:
     see(1)
     with pytest.raises(InvalidSettings, match=r"registered for torch .* use auto") as caught:
-        choose_engine(tmp_path, Runners(device=device, engine="onnx"))
+        choose_engine(tmp_path, RunnerSettings(device=device, engine="onnx"))
     assert [detail.field for detail in caught.value.details] == ["runners.engine"]
 
 
 def test_onnx_is_refused_on_cuda(exported: Path, see: See) -> None:
     see(1)
     with pytest.raises(InvalidSettings, match=r"CPU only; set runners\.device to cpu") as caught:
-        choose_engine(exported, Runners(device="cuda", engine="onnx"))
+        choose_engine(exported, RunnerSettings(device="cuda", engine="onnx"))
     assert [detail.field for detail in caught.value.details] == ["runners.engine"]
 
 
@@ -96,7 +98,7 @@ def test_cuda_is_refused_where_torch_sees_no_such_device(
 ) -> None:
     see(devices)
     with pytest.raises(InvalidSettings, match=f"is {wanted}, but .* {seen}; use cpu") as caught:
-        choose_engine(exported, Runners(device=wanted))
+        choose_engine(exported, RunnerSettings(device=wanted))
     assert [detail.field for detail in caught.value.details] == ["runners.device"]
 
 
@@ -106,7 +108,7 @@ def test_engine_that_is_not_installed_is_told(
 ) -> None:
     monkeypatch.setitem(engines.PACKAGES, engine, "no_such_package")
     with pytest.raises(InvalidSettings, match="pip install no_such_package"):
-        choose_engine(exported, Runners(device=device))
+        choose_engine(exported, RunnerSettings(device=device))
 
 
 @pytest.mark.parametrize(("name", "lanes"), [("onnx", 3), ("torch", 1)])
@@ -115,13 +117,13 @@ def test_lanes_that_are_told_are_the_engines(
 ) -> None:
     shutil.copytree(tiny_classifier, tmp_path, dirs_exist_ok=True)
     inspect(tiny_classifier, tmp_path)
-    settings = Runners(device="cpu", engine=name, threads=3)
+    settings = RunnerSettings(device="cpu", engine=name, threads=3)
     assert EngineChoice(name, "cpu", "").lanes(3) == lanes
     assert open_engine(tmp_path, settings).lanes == lanes
 
 
 def test_engine_is_opened_on_the_device_that_is_chosen(tiny_classifier: Path, see: See) -> None:
     see(0)
-    engine = open_engine(tiny_classifier, Runners())
+    engine = open_engine(tiny_classifier, RunnerSettings())
     assert isinstance(engine, TorchEngine)
     assert engine.device == torch.device("cpu")

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines import LIMIT_FILE, choose_engine, open_engine
 from runners.engines.base import TokenBatch
 from runners.engines.long_texts import LongTextEngine
 from runners.engines.torch_engine import TorchEngine
 from runners.tasks.text_classification import inspection
 
-CPU = Runners(device="cpu", threads=2)
+CPU = RunnerSettings(device="cpu", threads=2)
 LIMIT = 16
 TEXTS = [[2, *range(5, 5 + length), 3] for length in (1, 40, 7, 14, 15, 2, 50)]
 
@@ -41,7 +41,10 @@ def test_choice_says_what_torch_computes(registered: Path) -> None:
     assert (choice.engine, choice.max_onnx_tokens) == ("onnx", LIMIT)
     assert f"torch computes texts of over {LIMIT} tokens" in choice.reason
     assert {"onnxruntime", "torch", "transformers"} <= {*choice.packages}
-    assert choose_engine(registered, Runners(device="cpu", engine="torch")).max_onnx_tokens is None
+    assert (
+        choose_engine(registered, RunnerSettings(device="cpu", engine="torch")).max_onnx_tokens
+        is None
+    )
 
 
 def test_texts_of_any_lengths_are_answered_as_torch_does_alone(registered: Path) -> None:

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from kaiten.errors import InvalidSettings
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners.engines import cuda
 from runners.engines.placement import devices, place, take_place, visible_devices
 
@@ -66,14 +66,14 @@ def test_device_that_is_not_there_is_told(device: str, names: list[str], seen: s
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (Runners(), ["0", "1"]),
-        (Runners(device="cuda:1"), ["0", "1"]),
-        (Runners(device="cpu"), []),
-        (Runners(engine="onnx"), []),
+        (RunnerSettings(), ["0", "1"]),
+        (RunnerSettings(device="cuda:1"), ["0", "1"]),
+        (RunnerSettings(device="cpu"), []),
+        (RunnerSettings(engine="onnx"), []),
     ],
 )
 def test_devices_are_shared_out_where_they_are_wanted(
-    settings: Runners, expected: list[str], monkeypatch: pytest.MonkeyPatch
+    settings: RunnerSettings, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(cuda, "count", lambda: 2)
@@ -97,17 +97,17 @@ def test_a_worker_sees_its_own_device_alone(
     device: str, worker: int, own: str, then: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b")
-    assert take_place(Runners(device=device), worker).device == then
+    assert take_place(RunnerSettings(device=device), worker).device == then
     assert os.environ["CUDA_VISIBLE_DEVICES"] == own
 
 
 def test_without_names_torch_numbers_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert take_place(Runners(device="cuda:1"), 0) == Runners(device="cuda:1")
+    assert take_place(RunnerSettings(device="cuda:1"), 0) == RunnerSettings(device="cuda:1")
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_a_device_asked_for_where_all_are_hidden_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     with pytest.raises(InvalidSettings, match="no CUDA device"):
-        take_place(Runners(device="cuda"), 0)
+        take_place(RunnerSettings(device="cuda"), 0)

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from kaiten.errors import BlankText, ModelRejected
-from kaiten.settings.models import Runners
+from kaiten.settings.models import RunnerSettings
 from runners import embedding_distance
 from runners.engines import MODEL_FILE
 from runners.engines.base import TokenBatch, softmax
@@ -45,7 +45,7 @@ from runners.tasks.text_classification.serving import (
 from runners.tokenization import TokenisedText, TokenizationSettings
 
 # One thread: torch's wait for each other's, which costs seconds where other tests run beside.
-CPU = Runners(device="cpu", threads=1)
+CPU = RunnerSettings(device="cpu", threads=1)
 Classifier = Task[str, TokenisedText, Raw, Classification]
 LABELS = ["billing", "delivery", "other"]
 # Every length from one word to over the maximum, no two texts alike.
@@ -229,7 +229,7 @@ def test_both_engines_compute_the_same(tiny_classifier: Path, tmp_path: Path) ->
     inspection.inspect(tiny_classifier, tmp_path)
     shutil.copytree(tiny_classifier, tmp_path, dirs_exist_ok=True)
     by_onnx = load(tmp_path, 64, CPU)
-    by_torch = load(tmp_path, 64, Runners(device="cpu", threads=1, engine="torch"))
+    by_torch = load(tmp_path, 64, RunnerSettings(device="cpu", threads=1, engine="torch"))
     for found, expected in zip(predict(by_onnx, TEXTS), predict(by_torch, TEXTS), strict=True):
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
         assert (found.index, found.tokens) == (expected.index, expected.tokens)
@@ -522,7 +522,7 @@ def test_half_precision_weights_are_served_in_float32(
     edit_weights(exact, lambda weights: weights.update(rounded))
     reference = TorchEngine(exact, CPU)
     for engine in ("onnx", "torch"):
-        served = load(made, 64, Runners(device="cpu", threads=1, engine=engine))
+        served = load(made, 64, RunnerSettings(device="cpu", threads=1, engine=engine))
         for text, found in zip(TEXTS, predict(served, TEXTS), strict=True):
             batch = served.processor.prepare([text])
             expected = reference.compute(TokenBatch.of_ids([batch[0].ids], 0)).logits
@@ -557,7 +557,7 @@ def test_token_types_of_the_template_are_given_to_the_network(folder: Path, tmp_
     shutil.copytree(folder, made, dirs_exist_ok=True)
     network = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     for engine in ("onnx", "torch"):
-        served = load(made, 64, Runners(device="cpu", threads=1, engine=engine))
+        served = load(made, 64, RunnerSettings(device="cpu", threads=1, engine=engine))
         for text, found in zip(TEXTS, predict(served, TEXTS), strict=True):
             (item,) = served.processor.prepare([text])
             with torch.inference_mode():
@@ -638,7 +638,7 @@ def test_network_whose_answers_depend_on_padding_computes_one_text_at_a_time(
     assert any("one at a time" in note for note in facts.notes)
     shutil.copytree(folder, made, dirs_exist_ok=True)
     for engine in ("onnx", "torch"):
-        served = load(made, 64, Runners(device="cpu", threads=1, engine=engine))
+        served = load(made, 64, RunnerSettings(device="cpu", threads=1, engine=engine))
         assert served.model.batch_items == 1
         together = predict(served, TEXTS)
         for text, found in zip(TEXTS, together, strict=True):
