@@ -101,8 +101,7 @@ class _Unwatched:
 
     def request_started(self, endpoint: str) -> None: ...
     def request_answered(self, endpoint: str, model: str, status: int, seconds: float) -> None: ...
-    def texts_truncated(self, model: str, count: int) -> None: ...
-    def put(self, records: Sequence[Any]) -> None: ...
+    def emit(self, events: Sequence[Any]) -> None: ...
     def queue_changed(self, items: int) -> None: ...
     def batch_computed(self, report: Any) -> None: ...
     def batch_failed(self) -> None: ...
@@ -187,18 +186,21 @@ def through_edge(
     from gateway.rate_limit.limiter import limiter_for
     from gateway.routes import Routes
     from monitors.drift.profiler import Profiler
+    from monitors.events import EventBus
     from monitors.metrics import Instruments
 
     limits, nothing = GatewaySettings(), _Unwatched()
     instruments = Instruments(metrics) if metrics else None
     # Never started: what it would do in its own thread is no part of a request.
-    sink = Profiler(
+    profiler = Profiler(
         Path(),
         [],
         (ProfileSettings(max_pending_events=10**7), DriftSettings()),
         _unwatched,
         lambda _: None,
     )
+    events = EventBus()
+    events.subscribe(profiler.handle, lambda _: None)
     predictor = Predictor([stub], limits)
     routes = Routes(lambda: predictor, Instruments, limits, ApiVersionSettings())
     parts = EdgeParts(
@@ -207,7 +209,7 @@ def through_edge(
         routes.direct(),
         instruments or nothing,
         instruments or nothing,
-        sink if metrics else nothing,
+        events if metrics else nothing,
         limiter_for(RateLimitSettings(), state or StateSettings(), 30, instruments or nothing),
     )
     app, bodies = wrap(routes.app(), parts), [json.dumps({"text": text}).encode() for text in texts]

@@ -10,7 +10,7 @@ from gateway.access import AccessTable
 from gateway.admission.body_memory import BodyMemory
 from gateway.admission.controller import Admission
 from gateway.admission.draining import Drain
-from gateway.interfaces import BodiesWatch, RecordSink, Traffic
+from gateway.interfaces import BodiesWatch, EventSink, Traffic
 from gateway.middleware.api_version import ApiVersionMiddleware
 from gateway.middleware.authentication import AuthenticationMiddleware, Callers
 from gateway.middleware.body import BodyMiddleware
@@ -41,7 +41,7 @@ class EdgeParts:
     handlers: Mapping[str, ASGIApp]
     traffic: Traffic
     bodies: BodiesWatch
-    sink: RecordSink
+    events: EventSink
     # None where every limit is off.
     limiter: Limiter | None = None
     drain: Drain = field(default_factory=lambda: Drain(0))
@@ -81,7 +81,7 @@ def layers(parts: EdgeParts) -> list[Layer]:
         partial(
             TrafficMiddleware,
             traffic=parts.traffic,
-            sink=parts.sink,
+            events=parts.events,
             lines_per_s=settings.logging.max_request_lines_per_s,
         ),
         # Outside traffic, which is to know one path for a prediction, and the envelope, whose

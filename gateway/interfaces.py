@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kaiten.events import Answer, PredictionRecord
+from kaiten.events import Answer, PredictionEvent
 from kaiten.feedback import Label, VersionQuality
 
 
@@ -70,9 +70,6 @@ class Traffic(Protocol):
 
     def request_answered(self, endpoint: str, model: str, status: int, seconds: float) -> None:
         """Count it. ``model`` is ``name:version``, or empty where none was reached."""
-
-    def texts_truncated(self, model: str, count: int) -> None:
-        """Count texts over the maximum length of ``model``, of which only a part was read."""
 
 
 class BodiesWatch(Protocol):
@@ -174,8 +171,8 @@ class QualityDesk(Protocol):
         """Return what is known of each version."""
 
 
-class RecordSink(Protocol):
-    """Takes the records of answered inputs; never blocks, never raises."""
+class EventSink(Protocol):
+    """Takes the events of each answer."""
 
-    def put(self, records: Sequence[PredictionRecord]) -> None:
-        """Keep the records, or count them as dropped."""
+    def emit(self, events: Sequence[PredictionEvent]) -> None:
+        """Hand them to all subscribers; never blocks, never raises."""

@@ -26,7 +26,7 @@ from kaiten.errors import (
     Unauthenticated,
     UnknownModel,
 )
-from kaiten.events import Origin, record
+from kaiten.events import PredictionEvent
 from kaiten.settings.models import GatewaySettings
 
 logger = structlog.get_logger(__name__)
@@ -125,10 +125,21 @@ class Predictor:
         if not all(math.isfinite(answer.confidence) for answer in answers):
             logger.error("scores_not_finite", model=runner.tag)
             raise InferenceFailed
-        context.truncated_texts = sum(answer.truncated for answer in answers)
-        origin = Origin(context.request_id, context.subject, runner.tag)
-        context.records += [
-            record(origin, item, text, runner.labels[answer.index], answer)
+        context.events += [
+            PredictionEvent(
+                request_id=context.request_id,
+                item=item,
+                subject=context.subject,
+                model_tag=runner.tag,
+                text=text,
+                label=runner.labels[answer.index],
+                tokens=answer.tokens,
+                unknown_tokens=answer.unknown_tokens,
+                confidence=answer.confidence,
+                entropy=answer.entropy,
+                distance=answer.distance,
+                truncated=answer.truncated,
+            )
             for item, (text, answer) in enumerate(zip(texts, answers, strict=True))
         ]
         return answers

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from kaiten import model_tags
 from kaiten.errors import Forbidden, KaitenError
-from kaiten.events import PredictionRecord
+from kaiten.events import PredictionEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,8 @@ class RequestContext:
     retry_after_s: int = 1
     # Awaited with the tokens that a request costs before they are queued; raises to refuse it.
     reserve: Callable[[int], Awaitable[None]] | None = None
-    records: list[PredictionRecord] = field(default_factory=list)
-    # Texts over the model's maximum length, of which only a part was read.
-    truncated_texts: int = 0
+    # Emitted once the request is answered.
+    events: list[PredictionEvent] = field(default_factory=list)
     # Of the answer, whoever gives it: lower-case names and values.
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 

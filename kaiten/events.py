@@ -1,17 +1,20 @@
-"""What monitoring keeps of an answer: measures of the text, never the text."""
+"""The prediction event: what monitoring receives about each answered item."""
 
-from string import ascii_uppercase
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
-# In the folder of a validation's report: the profile of its answers, which drift is told from.
+# In the folder of a validation report: the profile of its answers, the baseline of drift.
 REFERENCE_FILE = "reference.bin"
-# Where an answer comes from that goes to its caller.
+# The arm whose answers go to the callers.
 PRODUCTION = "production"
-_UPPER_CASE = ascii_uppercase.encode()
 
 
 class Answer(Protocol):
-    """What a runner tells of one text."""
+    """The measures of one answered text.
+
+    ``entropy`` is that of the probabilities, in nats; ``distance`` is the embedding's to the
+    nearest centroid of the baseline, None without centroids.
+    """
 
     @property
     def tokens(self) -> int: ...
@@ -25,58 +28,27 @@ class Answer(Protocol):
     def distance(self) -> float | None: ...
 
 
-class PredictionRecord(NamedTuple):
-    """One answered input.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionEvent:
+    """One answered item, an Answer with its origin; emitted once its request is answered.
 
-    ``item`` is its place in the request, ``subject`` who asked (Principal.identity). Shares are
-    from 0 to 1: of the tokens, those that the vocabulary does not know; of the characters, those
-    outside ASCII, and its capitals. ``entropy`` is that of the probabilities, in nats;
-    ``distance`` the embedding's to the nearest reference centroid, None where there is none.
+    ``item`` is its index in the request, ``subject`` is Principal.identity of the caller, and
+    ``truncated`` tells that the model has read only a part of the text.
+
+    The text is here for drift detection, which measures it off the event loop. It stays in memory
+    only, until then: no subscriber may keep it, log it or write it.
     """
 
     request_id: str
     item: int
     subject: str
-    model: str
-    arm: str
-    text_length: int
-    token_count: int
-    unknown_share: float
-    non_ascii_share: float
-    upper_case_share: float
+    model_tag: str
+    arm: str = PRODUCTION
+    text: str = field(repr=False)
     label: str
+    tokens: int
+    unknown_tokens: int
     confidence: float
     entropy: float
     distance: float | None
-
-
-class Origin(NamedTuple):
-    """Whose answer it is, and what answers."""
-
-    request_id: str
-    subject: str
-    model: str
-    arm: str = PRODUCTION
-
-
-def record(origin: Origin, item: int, text: str, label: str, answer: Answer) -> PredictionRecord:
-    """Return what is kept of an answer."""
-    length = len(text)
-    ascii_only = text.encode("ascii", "ignore")
-    capitals = len(ascii_only) - len(ascii_only.translate(None, _UPPER_CASE))
-    return PredictionRecord(
-        request_id=origin.request_id,
-        item=item,
-        subject=origin.subject,
-        model=origin.model,
-        arm=origin.arm,
-        text_length=length,
-        token_count=answer.tokens,
-        unknown_share=answer.unknown_tokens / answer.tokens if answer.tokens else 0.0,
-        non_ascii_share=(length - len(ascii_only)) / length if length else 0.0,
-        upper_case_share=capitals / length if length else 0.0,
-        label=label,
-        confidence=answer.confidence,
-        entropy=answer.entropy,
-        distance=answer.distance,
-    )
+    truncated: bool

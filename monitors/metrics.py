@@ -35,6 +35,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from kaiten import model_tags
+from kaiten.events import PredictionEvent
 from kaiten.feedback import VersionQuality
 from monitors.latency import AnswerTimes
 from monitors.metrics_files import FileRows, MetricFiles, TornFile, read_rows
@@ -269,12 +270,12 @@ class Instruments:
             multiprocess_mode="livesum",
             registry=registry,
         )
-        self._records_dropped = Counter(
+        self._drift_events_dropped = Counter(
             "kaiten_drift_events_dropped_total",
             "Answers that were not profiled, because the profiler was behind.",
             registry=registry,
         )
-        self._predictions_dropped = Counter(
+        self._feedback_events_dropped = Counter(
             "kaiten_feedback_events_dropped_total",
             "Answers that no label can be joined to, as the database did not take them in time.",
             registry=registry,
@@ -371,17 +372,19 @@ class Instruments:
         if self._times is not None:
             self._times.add(route, status, seconds)
 
-    def texts_truncated(self, model: str, count: int) -> None:
+    def handle(self, events: Sequence[PredictionEvent]) -> None:
         """Count texts over the model's maximum length, of which only a part was read."""
-        self._models.truncated_texts.labels(*model_tags.split(model)).inc(count)
+        for event in events:
+            if event.truncated:
+                self._models.truncated_texts.labels(*model_tags.split(event.model_tag)).inc()
 
-    def records_dropped(self, count: int) -> None:
-        """Count answers that were not profiled."""
-        self._records_dropped.inc(count)
+    def drift_events_dropped(self, count: int) -> None:
+        """Count answers that drift detection did not measure."""
+        self._drift_events_dropped.inc(count)
 
-    def predictions_dropped(self, count: int) -> None:
-        """Count predictions that were not written."""
-        self._predictions_dropped.inc(count)
+    def feedback_events_dropped(self, count: int) -> None:
+        """Count answers that were not written to the database."""
+        self._feedback_events_dropped.inc(count)
 
     def quality_measured(self, found: Sequence[VersionQuality]) -> None:
         """Show how good the answers of each version are, and nothing of one that is not there."""

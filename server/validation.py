@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from kaiten.errors import BlankText, DataRejected
-from kaiten.events import REFERENCE_FILE, Origin, record
+from kaiten.events import REFERENCE_FILE
 from kaiten.settings.loader import Settings, load_settings
 from kaiten.settings.models import RunnerSettings
 from lifecycle.audit_log import Action, Event, Stage, serving
@@ -31,7 +31,7 @@ from lifecycle.evaluate.report import Report
 from lifecycle.evaluate.run import Answers, Asked, Device, Subject, Validator
 from lifecycle.operators import Request, operator
 from lifecycle.store import ModelStore, StoredModel
-from monitors.drift.features import columns_of
+from monitors.drift.features import measure
 from monitors.drift.whylogs_profiles import Profile
 from monitors.feedback import accuracy_estimate
 from runners import embedding_distance
@@ -175,12 +175,9 @@ def _reference(model: StoredModel, asked: rows.Rows, answers: Answers) -> dict[s
     # Probabilities are the softmax of their own logarithms.
     logits = np.log(np.maximum(answers.scores, np.finfo(np.float32).tiny))
     found = processor.finish(processor.prepare(asked.texts), Raw(logits, distances))
-    labels, origin = model.card.labels, Origin("", "", model.card.tag)
-    records = [
-        record(origin, 0, text, labels[answer.index], answer)
-        for text, answer in zip(asked.texts, found, strict=True)
-    ]
-    return {REFERENCE_FILE: Profile.of(columns_of(records)).written(), **files}
+    labels = [model.card.labels[answer.index] for answer in found]
+    columns = measure(asked.texts, labels, found)
+    return {REFERENCE_FILE: Profile.of(columns).written(), **files}
 
 
 def _placed(answers: Answers) -> tuple[NDArray[np.float32], dict[str, bytes]]:

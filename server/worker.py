@@ -34,7 +34,7 @@ from lifecycle.store import ModelStore, StoredModel
 from monitors.drift.archive.archive import Archive
 from monitors.drift.profiler import Profiler
 from monitors.drift.state import DriftReport, States
-from monitors.events import FanOut
+from monitors.events import EventBus
 from monitors.latency import AnswerTimes
 from monitors.logging import writer
 from monitors.metrics import Instruments
@@ -77,6 +77,7 @@ class Parts:
         _ = self.predictor, self.edge, self.sinks
         # Read once, while the version is known to be whole: its files may be lost while it serves.
         _ = self.references, self.digests, self.file_watch
+        self._subscribe()
         self.instruments.worker_started()
 
     @cached_property
@@ -111,7 +112,7 @@ class Parts:
             [*self.references],
             (self.settings.profiles, self.settings.drift),
             lambda: self.watch,
-            self.instruments.records_dropped,
+            self.instruments.drift_events_dropped,
             self.pseudonyms.of if by_subject and self.pseudonyms else lambda _: "",
         )
 
@@ -177,6 +178,17 @@ class Parts:
         return [each for each in found if each is not None]
 
     @cached_property
+    def events(self) -> EventBus:
+        return EventBus()
+
+    def _subscribe(self) -> None:
+        self.events.subscribe(self.instruments.handle, lambda _: None)
+        if self.profiler is not None:
+            self.events.subscribe(self.profiler.handle, self.instruments.drift_events_dropped)
+        if self.settings.feedback.enabled:
+            self.events.subscribe(self.quality.handle, self.instruments.feedback_events_dropped)
+
+    @cached_property
     def runners(self) -> list[Runner | RemoteRunner]:
         make = self._remote_runner if self.settings.runners.process == "device" else self._runner
         return [make(model) for model in self.models]
@@ -194,8 +206,7 @@ class Parts:
             self.routes.direct() | self.quality_routes.direct(),
             self.instruments,
             self.instruments,
-            # Later: the app is there before its models.
-            FanOut(lambda: self.sinks),
+            self.events,
             self.limiter,
             self.drain,
             self.admission,

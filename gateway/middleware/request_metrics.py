@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access import ROUTES
 from gateway.errors import FIRST_ERROR_STATUS
-from gateway.interfaces import RecordSink, Traffic
+from gateway.interfaces import EventSink, Traffic
 from gateway.log_sampling import Sample
 from kaiten.context import current
 
@@ -36,13 +36,13 @@ class TrafficMiddleware:
         self,
         app: ASGIApp,
         traffic: Traffic,
-        sink: RecordSink,
+        events: EventSink,
         lines_per_s: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app = app
         self._traffic = traffic
-        self._sink = sink
+        self._events = events
         self._clock = clock
         self._sample = Sample(lines_per_s)
 
@@ -69,10 +69,8 @@ class TrafficMiddleware:
             seconds = self._clock() - started
             if counted:
                 self._traffic.request_answered(path, context.model or "", status, seconds)
-            if status < FIRST_ERROR_STATUS:
-                self._sink.put(context.records)
-                if context.model and context.truncated_texts:
-                    self._traffic.texts_truncated(context.model, context.truncated_texts)
+            if status < FIRST_ERROR_STATUS and context.events:
+                self._events.emit(context.events)
             level = _level(context.endpoint, status)
             # First the level: what would not be written takes nobody's place.
             if _written.isEnabledFor(level) and (

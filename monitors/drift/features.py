@@ -1,21 +1,23 @@
-"""What of an answer is watched, in the order in which it comes about."""
+"""The features of an answer that drift is detected in, and their measurement."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from string import ascii_uppercase
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kaiten.events import PredictionRecord
+from kaiten.events import Answer
 
-# A column of each feature, all of one length.
+# A column for each feature, all of one length.
 Columns = Mapping[str, NDArray[np.float64] | NDArray[np.str_]]
 LABEL = "label"
+_UPPER_CASE = ascii_uppercase.encode()
 
 
 class Stage(IntEnum):
-    """Where on the way from a text to its answer; what comes first can cause what comes after."""
+    """Where a feature arises on the way from a text to its answer; earlier ones are causes."""
 
     TEXT = 0
     TOKENS = 1
@@ -25,7 +27,7 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One thing that is watched, by its name in a record: a number, or a class."""
+    """A number, or a class such as the label; shares are from 0 to 1."""
 
     name: str
     stage: Stage
@@ -37,6 +39,7 @@ FEATURES = (
     Feature("non_ascii_share", Stage.TEXT),
     Feature("upper_case_share", Stage.TEXT),
     Feature("token_count", Stage.TOKENS),
+    # Of the tokens, those that the vocabulary lacks.
     Feature("unknown_share", Stage.TOKENS),
     Feature("distance", Stage.EMBEDDING),
     Feature("confidence", Stage.ANSWER),
@@ -45,13 +48,30 @@ FEATURES = (
 )
 
 
-def columns_of(records: Sequence[PredictionRecord]) -> Columns:
-    """Return records in columns; what a record does not have is NaN."""
+def measure(texts: Sequence[str], labels: Sequence[str], answers: Sequence[Answer]) -> Columns:
+    """Return the features of answered texts, one row each; a missing distance is NaN."""
+    lengths = _numbers([len(text) for text in texts])
+    ascii_texts = [text.encode("ascii", "ignore") for text in texts]
+    ascii_lengths = _numbers([len(text) for text in ascii_texts])
+    lower_lengths = _numbers([len(text.translate(None, _UPPER_CASE)) for text in ascii_texts])
+    tokens = _numbers([answer.tokens for answer in answers])
     return {
-        # None becomes NaN.
-        feature.name: np.array(
-            [getattr(each, feature.name) for each in records],
-            dtype=str if feature.of_classes else np.float64,
-        )
-        for feature in FEATURES
+        "text_length": lengths,
+        "non_ascii_share": _share(lengths - ascii_lengths, lengths),
+        "upper_case_share": _share(ascii_lengths - lower_lengths, lengths),
+        "token_count": tokens,
+        "unknown_share": _share(_numbers([answer.unknown_tokens for answer in answers]), tokens),
+        "distance": _numbers([answer.distance for answer in answers]),
+        "confidence": _numbers([answer.confidence for answer in answers]),
+        "entropy": _numbers([answer.entropy for answer in answers]),
+        LABEL: np.array(labels, dtype=str),
     }
+
+
+def _numbers(values: Sequence[float | None]) -> NDArray[np.float64]:
+    # None becomes NaN.
+    return np.array(values, dtype=np.float64)
+
+
+def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)

@@ -1,28 +1,32 @@
 """Profiles of what was answered, beside the request path.
 
-Records wait in a bounded sample, and the request path pays for one append to it. A side thread puts
-them into the spool about once a second. Of a host's workers, whichever holds a model's lock closes
-the windows that its answers fill; the kernel takes the lock from a worker that is killed.
+Events wait in a bounded sample, and the request path pays for one append to it. About once a
+second a thread measures their texts, forgets them, and writes the measures into the spool. Of a
+host's workers, the one that holds a model's lock closes the windows that its answers fill; the
+kernel releases the lock of a worker that is killed.
 """
 
-import random
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Protocol
 
 import structlog
 
 from kaiten import model_tags
-from kaiten.events import PredictionRecord
+from kaiten.events import PredictionEvent
 from kaiten.settings.models import DriftSettings, ProfileSettings
+from monitors.drift.features import measure
+from monitors.drift.reservoir import Reservoir
 from monitors.drift.spool import Source, Spool
 from monitors.drift.windows import Window, ended
 from monitors.leader_lock import keeper, keeps
-from monitors.reservoir import Sample
 
 logger = structlog.get_logger(__name__)
 _TURN_S = 1.0
+_MAX_TEXT_BYTES = 32 << 20
 _LOCK_FILE = "watch.lock"
 
 
@@ -61,7 +65,11 @@ class Profiler:
         self._locks = {
             model: keeper(folder.joinpath(*model_tags.split(model), _LOCK_FILE)) for model in models
         }
-        self._pending = Sample(profiles.max_pending_events, random.Random())  # noqa: S311  no secret
+        self._pending = Reservoir(
+            profiles.max_pending_events,
+            _MAX_TEXT_BYTES,
+            Random(),  # noqa: S311  no secret
+        )
         self._failing: set[str] = set()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="profiler", daemon=True)
@@ -70,9 +78,9 @@ class Profiler:
         """Start the side thread."""
         self._thread.start()
 
-    def put(self, records: Sequence[PredictionRecord]) -> None:
-        """Keep records for profiling: past the bound a fair sample, with what is lost counted."""
-        if dropped := self._pending.add(records):
+    def handle(self, events: Sequence[PredictionEvent]) -> None:
+        """Queue events; above the bounds a random sample stays, and the others are counted."""
+        if dropped := self._pending.add(events):
             self._on_drop(dropped)
 
     def close(self) -> None:
@@ -107,19 +115,25 @@ class Profiler:
                 self._failing.add(model)
 
     def _spool_pending(self) -> None:
-        records = self._pending.take()
-        if not records:
-            return
+        by_source: dict[Source, list[PredictionEvent]] = defaultdict(list)
+        for event in self._pending.take():
+            by_source[Source(event.model_tag, event.arm)].append(event)
+        for source, events in by_source.items():
+            if not self._spooled(source, events):
+                self._on_drop(len(events))
+
+    def _spooled(self, source: Source, events: Sequence[PredictionEvent]) -> bool:
         try:
-            dropped = self._spool.put(records, self._tenant_of)
-            self._failing.discard("")
+            texts, labels = [event.text for event in events], [event.label for event in events]
+            tenants = [self._tenant_of(event.subject) for event in events]
+            is_written = self._spool.put(source, measure(texts, labels, events), tenants)
         except Exception:
-            dropped = len(records)
             if "" not in self._failing:
                 logger.exception("profiling_failed")
             self._failing.add("")
-        if dropped:
-            self._on_drop(dropped)
+            return False
+        self._failing.discard("")
+        return is_written
 
     def _close_windows(self, source: Source) -> None:
         for window in ended(self._spool, source, self._drift):

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,8 @@ import structlog
 from numpy.typing import NDArray
 
 from kaiten import model_tags
-from kaiten.events import PredictionRecord
 from kaiten.files import replace
-from monitors.drift.features import FEATURES, Columns, columns_of
+from monitors.drift.features import FEATURES, Columns
 
 logger = structlog.get_logger(__name__)
 TENANT = "tenant"
@@ -32,7 +30,7 @@ _NAME = re.compile(r"(\d{13})-\d+-\d+-(\d+)")
 # Whose measures they are is nobody else's business.
 _MODE = 0o600
 # Where nobody closes windows, a disk is not to be filled: an hour and more of parts.
-_MOST_PARTS = 5000
+_MAX_PARTS = 5000
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -65,23 +63,19 @@ class Spool:
         self._clock = clock
         self._written = 0
 
-    def put(self, records: Sequence[PredictionRecord], tenant_of: Callable[[str], str]) -> int:
-        """Write records, one part for each model and arm; return how many had no room.
+    def put(self, source: Source, columns: Columns, tenants: Sequence[str]) -> bool:
+        """Write measured answers as one part; return whether there was room.
 
-        ``tenant_of`` names a subject. OSError where one can not be written.
+        Raises:
+            OSError: The part cannot be written.
+
         """
-        by_source: dict[Source, list[PredictionRecord]] = defaultdict(list)
-        for record in records:
-            by_source[Source(record.model, record.arm)].append(record)
-        refused = 0
-        for source, own in by_source.items():
-            folder = self._folder / source.path
-            folder.mkdir(parents=True, exist_ok=True)
-            if sum(1 for _ in folder.iterdir()) >= _MOST_PARTS:
-                refused += len(own)
-            else:
-                self._write(folder, _rows(own, [tenant_of(each.subject) for each in own]))
-        return refused
+        folder = self._folder / source.path
+        folder.mkdir(parents=True, exist_ok=True)
+        if sum(1 for _ in folder.iterdir()) >= _MAX_PARTS:
+            return False
+        self._write(folder, _rows({**columns, TENANT: np.array(tenants, dtype=str)}))
+        return True
 
     def arms(self, model: str) -> list[Source]:
         """Return the sources of a model that there may be parts of."""
@@ -144,10 +138,10 @@ def columns(parts: Sequence[NDArray[np.void]]) -> Columns:
     }
 
 
-def _rows(records: Sequence[PredictionRecord], tenants: Sequence[str]) -> NDArray[np.void]:
-    found = {**columns_of(records), TENANT: np.array(tenants, dtype=str)}
-    rows = np.empty(len(records), dtype=[(name, each.dtype) for name, each in found.items()])
-    for name, values in found.items():
+def _rows(columns: Columns) -> NDArray[np.void]:
+    dtype = [(name, values.dtype) for name, values in columns.items()]
+    rows = np.empty(len(columns[TENANT]), dtype)
+    for name, values in columns.items():
         rows[name] = values
     return rows
 

@@ -1,7 +1,7 @@
 """The log of predictions, to which labels are joined. It holds no texts and no callers.
 
-Records wait in a bounded queue, and a thread writes them once a second. A request only appends to
-the queue.
+Rows wait in a bounded queue, and a thread writes them once a second. A request only appends to the
+queue.
 """
 
 import threading
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, insert, select
 
 from kaiten import model_tags
 from kaiten.errors import DatabaseUnavailable
-from kaiten.events import PredictionRecord
+from kaiten.events import PredictionEvent
 from kaiten.settings.models import FeedbackSettings
 from monitors.feedback.database import Database
 from monitors.feedback.tables import predictions
@@ -29,7 +29,7 @@ Row = dict[str, str | int | float]
 
 
 class PredictionLog:
-    """Writes records to the database on a thread, from start to close."""
+    """Writes predictions to the database on a thread, from start to close."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class PredictionLog:
         self._max_pending = settings.max_pending_events
         self._on_drop = on_drop
         self._clock = clock
-        self._pending: deque[tuple[float, PredictionRecord]] = deque()
+        self._pending: deque[Row] = deque()
         # The batch being written, in parts; whether the first part was tried before; and how many
         # parts failed although the database was available.
         self._parts: list[list[Row]] = []
@@ -57,29 +57,29 @@ class PredictionLog:
         """Start the side thread."""
         self._thread.start()
 
-    def put(self, records: Sequence[PredictionRecord]) -> None:
-        """Queue records; those that do not fit are counted as dropped."""
+    def handle(self, events: Sequence[PredictionEvent]) -> None:
+        """Queue a row for each event, without its text; those that do not fit are dropped."""
         now = self._clock()
         room = max(0, self._max_pending - len(self._pending) - self._in_hand)
-        self._pending.extend((now, record) for record in records[:room])
-        if len(records) > room:
-            self._on_drop(len(records) - room)
+        self._pending.extend(_row(now, event) for event in events[:room])
+        if len(events) > room:
+            self._on_drop(len(events) - room)
 
     def stop(self) -> None:
         """Ask the thread to end; close waits for it."""
         self._closing.set()
 
     def close(self) -> None:
-        """Write waiting records, and stop; those that cannot be written are counted as dropped."""
+        """Write waiting rows, and stop; those that cannot be written are counted as dropped."""
         self.stop()
         if self._thread.is_alive():
             # With a timeout, because the database may hang.
             self._thread.join(_CLOSE_TIMEOUT_S)
 
     def step(self) -> None:
-        """Write waiting records in one transaction; they stay if the database is unavailable."""
+        """Write waiting rows in one transaction; they stay if the database is unavailable."""
         if not self._parts and self._pending:
-            self._parts = [[_row(*self._pending.popleft()) for _ in range(len(self._pending))]]
+            self._parts = [[self._pending.popleft() for _ in range(len(self._pending))]]
             self._tried, self._faults = False, 0
         try:
             while self._parts:
@@ -114,7 +114,7 @@ class PredictionLog:
     def _run(self) -> None:
         while not self._closing.wait(_POLL_S):
             self.step()
-        # Once for a batch that failed before, and once for the records after it.
+        # Once for a batch that failed before, and once for the rows after it.
         self.step()
         self.step()
         if left := self._in_hand + len(self._pending):
@@ -133,16 +133,16 @@ class PredictionLog:
                 connection.execute(insert(predictions), rows)
 
 
-def _row(answered_at: float, record: PredictionRecord) -> Row:
-    model, version = model_tags.split(record.model)
+def _row(answered_at: float, event: PredictionEvent) -> Row:
+    model, version = model_tags.split(event.model_tag)
     return {
-        "request_id": record.request_id,
-        "item": record.item,
+        "request_id": event.request_id,
+        "item": event.item,
         "model": model,
         "version": version,
-        "arm": record.arm,
-        "label": record.label,
-        "confidence": record.confidence,
+        "arm": event.arm,
+        "label": event.label,
+        "confidence": event.confidence,
         "answered_at": answered_at,
     }
 

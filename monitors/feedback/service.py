@@ -17,7 +17,7 @@ from kaiten.errors import (
     InvalidInput,
     RateLimited,
 )
-from kaiten.events import PredictionRecord
+from kaiten.events import PredictionEvent
 from kaiten.feedback import Label, VersionQuality
 from kaiten.settings.models import FeedbackSettings
 from monitors.feedback import accuracy_estimate
@@ -44,8 +44,8 @@ _HANG_S = 5.0
 class QualityMetrics(WatchMetrics, Protocol):
     """The metrics of quality, and of lost predictions."""
 
-    def predictions_dropped(self, count: int) -> None:
-        """Count predictions that were not written."""
+    def feedback_events_dropped(self, count: int) -> None:
+        """Count answers that were not written."""
 
 
 def _reference(report: Path | None) -> Reference | None:
@@ -78,7 +78,7 @@ class QualityDesk:
         served = Versions({tag: of[0] for tag, of in versions.items()})
         references = {tag: _reference(report) for tag, (_, report) in versions.items()}
         self._windows = Windows(self._database, references, settings.window_rows)
-        self._log = PredictionLog(self._database, served, settings, metrics.predictions_dropped)
+        self._log = PredictionLog(self._database, served, settings, metrics.feedback_events_dropped)
         pruning = Pruning(self._database, settings)
         self._watch = QualityWatch(home, self._labels, self._windows, pruning, metrics)
         self._threads = Threads(_THREADS, "quality")
@@ -88,9 +88,9 @@ class QualityDesk:
         self._log.start()
         self._watch.start()
 
-    def put(self, records: Sequence[PredictionRecord]) -> None:
-        """Queue records to be written; those that do not fit are counted as dropped."""
-        self._log.put(records)
+    def handle(self, events: Sequence[PredictionEvent]) -> None:
+        """Queue predictions to be written; those that do not fit are counted as dropped."""
+        self._log.handle(events)
 
     async def take(
         self,
@@ -156,7 +156,7 @@ class QualityDesk:
         return await self._run(self._windows.read, deadline)
 
     def close(self) -> None:
-        """Write waiting records, and stop."""
+        """Write waiting predictions, and stop."""
         # Stopped first, so that both time out together if the database hangs.
         self._watch.stop()
         self._log.stop()

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from benchmarks import model as benchmark
 from benchmarks import places
 from examples.quickstart.train import Example
-from kaiten.events import REFERENCE_FILE, Origin, record
+from kaiten.events import REFERENCE_FILE
 from kaiten.settings.models import DriftSettings, RunnerSettings
 from lifecycle.card import ModelCard
 from lifecycle.store import StoredModel
 from monitors.drift.detector import Finding, judge
-from monitors.drift.features import FEATURES, LABEL, Columns, columns_of
+from monitors.drift.features import FEATURES, LABEL, Columns, measure
 from monitors.drift.spool import Source
 from monitors.drift.state import DriftState, WindowState, first
 from monitors.drift.statistical_tests import numbers_differ
@@ -307,13 +307,7 @@ class Trial:
             found = processor.finish(items, task.model.infer(items, alone=True))
             for index, answer in zip(chosen, found, strict=True):
                 answers[index] = answer
-        origin = Origin("", "", _TAG)
-        columns = columns_of(
-            [
-                record(origin, 0, text, card.labels[answer.index], answer)
-                for text, answer in zip(texts, answers, strict=True)
-            ]
-        )
+        columns = measure(texts, [card.labels[answer.index] for answer in answers], answers)
         if len(texts) != len(self._part):
             return Answered(columns, np.zeros(len(texts), np.bool_))
         return Answered(columns, columns[LABEL] == self._truth)

@@ -21,13 +21,13 @@ from gateway.auth.factory import build
 from gateway.auth.minting import mint
 from gateway.auth.signing_secret import SigningSecret
 from gateway.feedback import QualityRoutes
-from gateway.interfaces import RecordSink, Runner
+from gateway.interfaces import EventSink, Runner
 from gateway.middleware.authentication import Callers
 from gateway.predictions import Predictor
 from gateway.rate_limit.limiter import Limiter
 from gateway.routes import Routes
 from kaiten.context import current_or_none
-from kaiten.events import PredictionRecord
+from kaiten.events import PredictionEvent
 from kaiten.feedback import Estimate, Label, Measures, VersionQuality
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import (
@@ -185,7 +185,6 @@ class Book:
 
     started: list[str] = field(default_factory=list)
     answered: list[tuple[str, str, int]] = field(default_factory=list)
-    truncated: list[tuple[str, int]] = field(default_factory=list)
 
     def request_started(self, endpoint: str) -> None:
         self.started.append(endpoint)
@@ -193,9 +192,6 @@ class Book:
     def request_answered(self, endpoint: str, model: str, status: int, seconds: float) -> None:
         assert seconds >= 0
         self.answered.append((endpoint, model, status))
-
-    def texts_truncated(self, model: str, count: int) -> None:
-        self.truncated.append((model, count))
 
 
 @dataclass
@@ -220,13 +216,13 @@ class Drift:
 
 
 @dataclass
-class Records:
-    """The records that were handed on."""
+class Events:
+    """The events that were emitted."""
 
-    kept: list[PredictionRecord] = field(default_factory=list)
+    emitted: list[PredictionEvent] = field(default_factory=list)
 
-    def put(self, records: Sequence[PredictionRecord]) -> None:
-        self.kept.extend(records)
+    def emit(self, events: Sequence[PredictionEvent]) -> None:
+        self.emitted.extend(events)
 
 
 @dataclass
@@ -271,7 +267,7 @@ class House:
         inner: ASGIApp | None = None,
         secret: SigningSecret | None = None,
         request_timeout_s: float = 30,
-        sink: RecordSink | None = None,
+        events: EventSink | None = None,
         gateway: GatewaySettings = LIMITS,
         tls: TlsSettings | None = None,
         limiter: Limiter | None = None,
@@ -294,7 +290,7 @@ class House:
         )
         self.traffic = Book()
         self.bodies = Bodies()
-        self.records = Records()
+        self.events = Events()
         self.app = wrap(
             inner or _routes(routes, labels),
             EdgeParts(
@@ -303,7 +299,7 @@ class House:
                 routes.direct() | labels.direct() if inner is None else {},
                 self.traffic,
                 self.bodies,
-                sink or self.records,
+                events or self.events,
                 limiter,
             ),
         )

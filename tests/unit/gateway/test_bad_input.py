@@ -129,7 +129,7 @@ async def test_what_is_invalid_is_named_and_not_quoted(
     assert (status, code) == (422, "invalid_input")
     assert sorted(named) == sorted(fields)
     assert CANARY not in answer.text
-    assert house.records.kept == []
+    assert house.events.emitted == []
     await assert_answers(house, path)
 
 

@@ -26,7 +26,7 @@ async def test_labels_are_handed_on_and_counted() -> None:
     assert house.desk.taken == [(labels, None)]
     # It is a request like others, and no prediction.
     assert house.traffic.answered == [(FEEDBACK, "", 200)]
-    assert house.records.kept == []
+    assert house.events.emitted == []
 
 
 @pytest.mark.parametrize(

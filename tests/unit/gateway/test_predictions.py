@@ -73,7 +73,7 @@ async def test_text_over_the_maximum_length_is_told_of_and_counted() -> None:
     many = await house.post(V2, {"inputs": [long, "account", long]})
     assert one.json()["truncated"] is True
     assert [each["truncated"] for each in many.json()["predictions"]] == [True, False, True]
-    assert house.traffic.truncated == [(TAG, 1), (TAG, 2)]
+    assert [event.truncated for event in house.events.emitted].count(True) == 3
 
 
 @pytest.mark.parametrize(
@@ -177,20 +177,20 @@ async def test_an_unknown_model_is_answered_with_those_served(path: str, model: 
 @pytest.mark.parametrize(
     ("path", "body"), [(V1, {"text": "my über delivery"}), (V2, {"inputs": ["my über delivery"]})]
 )
-async def test_a_record_measures_the_text(path: str, body: Json) -> None:
+async def test_an_event_holds_an_item_with_its_answer(path: str, body: Json) -> None:
     house = House()
     await house.post(path, body)
-    (record,) = house.records.kept
-    assert (record.model, record.label) == (TAG, "delivery")
-    assert (record.text_length, record.token_count) == (16, 3)
-    assert record.confidence == pytest.approx(2 / 5)
+    (event,) = house.events.emitted
+    assert (event.model_tag, event.label) == (TAG, "delivery")
+    assert (event.text, event.tokens) == ("my über delivery", 3)
+    assert event.confidence == pytest.approx(2 / 5)
 
 
-async def test_records_hold_no_text() -> None:
+async def test_an_event_does_not_show_its_text() -> None:
     house = House()
     await house.post(V2, {"inputs": [CANARY, f"billing {CANARY}"]})
-    assert len(house.records.kept) == 2
-    assert CANARY not in repr(house.records.kept)
+    assert len(house.events.emitted) == 2
+    assert CANARY not in repr(house.events.emitted)
 
 
 async def test_health_tells_whether_every_model_can_answer() -> None:

@@ -13,6 +13,7 @@ from kaiten.feedback import Measures, VersionQuality
 from kaiten.settings.loader import ROOT, environment_for
 from monitors.metrics import Instruments
 from runners.batching.observer import BatchReport
+from tests.prediction_events import prediction_event
 from tests.small_disk import fill, fill_inodes, small_disk
 
 V1 = "/api/v1/predict"
@@ -108,9 +109,11 @@ def test_requests_are_counted_by_route_status_and_model() -> None:
 
 def test_truncated_texts_are_counted_by_model() -> None:
     instruments = Instruments()
-    instruments.texts_truncated(TAG, 3)
-    instruments.texts_truncated(TAG, 2)
-    assert samples(instruments).value("kaiten_truncated_texts_total", **MODEL) == 5
+    for truncated in (True, False, True):
+        event = prediction_event(model_tag=TAG, truncated=truncated)
+        instruments.handle([event, prediction_event(model_tag="topic:2.1.0")])
+    assert samples(instruments).value("kaiten_truncated_texts_total", **MODEL) == 2
+    assert samples(instruments).value("kaiten_truncated_texts_total") == 2
 
 
 def test_requests_are_timed() -> None:
@@ -201,11 +204,11 @@ def test_items_that_were_not_computed_are_counted_by_reason() -> None:
     assert found.value("kaiten_items_skipped_total", **MODEL, reason="expired") == 4
 
 
-def test_dropped_records_are_counted() -> None:
+def test_dropped_events_are_counted() -> None:
     instruments = Instruments()
     assert samples(instruments).value("kaiten_drift_events_dropped_total") == 0
-    instruments.records_dropped(3)
-    instruments.records_dropped(2)
+    instruments.drift_events_dropped(3)
+    instruments.drift_events_dropped(2)
     assert samples(instruments).value("kaiten_drift_events_dropped_total") == 5
 
 
@@ -338,7 +341,7 @@ def test_quality_is_what_any_worker_has_measured_last(tmp_path: Path) -> None:
 
 def test_predictions_that_were_not_written_are_counted() -> None:
     instruments = Instruments()
-    instruments.predictions_dropped(3)
+    instruments.feedback_events_dropped(3)
     samples = Samples(instruments.exposition()[0])
     assert samples.value("kaiten_feedback_events_dropped_total") == 3
 

@@ -54,7 +54,7 @@ from tests.unit.gateway.house import (
     Bodies,
     Book,
     Classifier,
-    Records,
+    Events,
 )
 from tests.unit.gateway.rate_limit.house import Clock, Watch
 
@@ -164,7 +164,7 @@ class Stand:
         )
         callers = Callers(self._authenticator(), defences.loopback_only)
         handlers = Loose(routes.direct(), routes.app(), inflates=defences.inflates)
-        return EdgeParts(settings, callers, handlers, Book(), Bodies(), Records(), self._limiter())
+        return EdgeParts(settings, callers, handlers, Book(), Bodies(), Events(), self._limiter())
 
     def _authenticator(self) -> Authenticator:
         defences = self.defences

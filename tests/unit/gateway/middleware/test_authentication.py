@@ -184,7 +184,7 @@ async def test_another_scope_does_not_let_in(path: str, scope: Json) -> None:
     challenge = 'Bearer realm="kaiten", error="insufficient_scope", scope="predict'
     assert answer.headers["WWW-Authenticate"].startswith(challenge)
     assert sent not in answer.text
-    assert house.records.kept == []
+    assert house.events.emitted == []
 
 
 @pytest.mark.parametrize(("model", "status"), [("intent", 403), ("topic", 200), (None, 403)])

@@ -22,9 +22,9 @@ from tests.unit.gateway.house import (
     Book,
     Broken,
     Classifier,
+    Events,
     House,
     Raising,
-    Records,
     Stuck,
     bearer,
 )
@@ -136,7 +136,7 @@ async def test_a_request_whose_caller_is_gone_is_counted_as_499(path: str) -> No
     with suppress(asyncio.CancelledError):
         await request
     assert house.traffic.answered == [(path, TAG, 499)]
-    assert house.records.kept == []
+    assert house.events.emitted == []
 
 
 @pytest.mark.parametrize("path", PREDICTIONS)
@@ -160,7 +160,7 @@ async def test_what_a_caller_who_leaves_had_asked_is_dropped(path: str) -> None:
     # No one reads it, but BentoML waits for an answer to begin, and else holds the request.
     assert [message.get("status") for message in sent] == [499, None]
     assert house.traffic.answered == [(path, TAG, 499)]
-    assert house.records.kept == []
+    assert house.events.emitted == []
 
 
 @pytest.mark.parametrize("path", PREDICTIONS)
@@ -224,21 +224,21 @@ async def test_an_answer_that_the_server_refuses_is_a_failure(logged: list[Event
     assert "request_failed" in [line["event"] for line in logged]
 
 
-async def test_records_of_each_answer_are_handed_on() -> None:
+async def test_an_event_of_each_item_is_emitted() -> None:
     house = House()
     await house.post(V1, {"text": "billing"})
     await house.post(V2, {"inputs": ["delivery", "account"]})
     await house.post(BENTO, {"inputs": ["other"]})
-    labels = [record.label for record in house.records.kept]
+    labels = [event.label for event in house.events.emitted]
     assert labels == ["billing", "delivery", "account", "other"]
 
 
 @pytest.mark.parametrize("runner", [runner for runner, status, _ in RUNNERS if status != 200])
 @pytest.mark.parametrize("path", PREDICTIONS)
-async def test_a_request_without_an_answer_leaves_no_record(path: str, runner: Classifier) -> None:
+async def test_a_request_without_an_answer_emits_no_event(path: str, runner: Classifier) -> None:
     house = House(runner)
     await house.post(path, GOOD[path])
-    assert house.records.kept == []
+    assert house.events.emitted == []
 
 
 async def test_requests_at_once_are_told_apart() -> None:
@@ -253,7 +253,7 @@ async def test_requests_at_once_are_told_apart() -> None:
     assert sorted(house.traffic.answered) == sorted(
         [(V2, TAG, 200), (V2, "topic:2.1.0", 200), (V2, "", 404)] * 2
     )
-    assert sorted((record.model, record.label) for record in house.records.kept) == [
+    assert sorted((event.model_tag, event.label) for event in house.events.emitted) == [
         (TAG, "billing"),
         (TAG, "other"),
         ("topic:2.1.0", "billing"),
@@ -299,7 +299,7 @@ async def test_a_flood_is_logged_in_part_and_the_next_line_tells_how_many_were_l
 ) -> None:
     clock = Clock()
     middleware = TrafficMiddleware(
-        PlainTextResponse("fine"), Book(), Records(), lines_per_s=2, clock=clock
+        PlainTextResponse("fine"), Book(), Events(), lines_per_s=2, clock=clock
     )
     for now in (1.0, 1.1, 1.2, 1.9, 2.0):
         clock.now = now
@@ -310,7 +310,7 @@ async def test_a_flood_is_logged_in_part_and_the_next_line_tells_how_many_were_l
 async def test_failures_of_the_service_are_not_limited(logged: list[EventDict]) -> None:
     logging.getLogger("kaiten").setLevel("ERROR")
     middleware = TrafficMiddleware(
-        PlainTextResponse("bad", 500), Book(), Records(), lines_per_s=0, clock=Clock()
+        PlainTextResponse("bad", 500), Book(), Events(), lines_per_s=0, clock=Clock()
     )
     for _ in range(3):
         await call(middleware)
@@ -322,7 +322,7 @@ async def test_what_a_caller_can_bring_about_is_limited_like_any_request(
     logged: list[EventDict], path: str, status: int
 ) -> None:
     middleware = TrafficMiddleware(
-        PlainTextResponse("late", status), Book(), Records(), lines_per_s=1, clock=Clock()
+        PlainTextResponse("late", status), Book(), Events(), lines_per_s=1, clock=Clock()
     )
     for _ in range(3):
         await call(middleware, path)
@@ -338,7 +338,7 @@ async def test_a_second_is_that_of_the_answer_and_never_goes_back(
         clock.now = next(ends)
         await PlainTextResponse("fine")(scope, receive, send)
 
-    middleware = TrafficMiddleware(slow, Book(), Records(), lines_per_s=1, clock=clock)
+    middleware = TrafficMiddleware(slow, Book(), Events(), lines_per_s=1, clock=clock)
     # As under overload: long ones of the second before end among short ones.
     for begins in (2.0, 1.5, 2.2, 1.6):
         clock.now = begins
@@ -350,7 +350,7 @@ async def test_what_is_not_written_takes_nobody_s_place(logged: list[EventDict])
     logging.getLogger("kaiten").setLevel("INFO")
     clock = Clock()
     middleware = TrafficMiddleware(
-        PlainTextResponse("fine"), Book(), Records(), lines_per_s=1, clock=clock
+        PlainTextResponse("fine"), Book(), Events(), lines_per_s=1, clock=clock
     )
     requests = ((1.0, "/livez"), (1.1, V1), (1.2, V1), (2.0, "/metrics"), (2.1, V1))
     for now, path in requests:

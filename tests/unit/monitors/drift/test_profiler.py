@@ -10,7 +10,8 @@ from kaiten.settings.models import DriftSettings, ProfileSettings
 from monitors.drift.profiler import Profiler
 from monitors.drift.spool import Source, Spool, columns, read
 from monitors.drift.windows import Window
-from tests.records import recorded
+from monitors.events import EventBus
+from tests.prediction_events import prediction_event
 from tests.unit.gateway.house import CANARY, TAG, V2, House
 
 WINDOW_ROWS = 20
@@ -62,7 +63,7 @@ class Worker:
         return self.judge
 
     def put(self, count: int) -> None:
-        self.profiler.put([recorded(model=TAG)] * count)
+        self.profiler.handle([prediction_event(model_tag=TAG)] * count)
 
     @property
     def spooled(self) -> int:
@@ -215,12 +216,44 @@ def test_the_thread_takes_turns_until_it_is_closed(worker: Worker) -> None:
 
 async def test_no_text_is_spooled(tmp_path: Path) -> None:
     worker = Worker(tmp_path)
-    await House(sink=worker.profiler).post(V2, {"inputs": [CANARY, f"billing {CANARY}"]})
+    bus = EventBus()
+    bus.subscribe(worker.profiler.handle, worker.dropped.append)
+    await House(events=bus).post(V2, {"inputs": [CANARY, f"billing {CANARY}"]})
     worker.profiler.step()
     (part,) = worker.spool.parts(Source(TAG, "production"))
     assert columns(read([part]))["label"].tolist() == ["billing", "billing"]
     for encoding in ("utf-8", "utf-32-le"):
         assert CANARY.encode(encoding) not in part.path.read_bytes()
+
+
+def test_neither_subject_nor_request_is_spooled(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    worker.profiler.handle(
+        [prediction_event(model_tag=TAG, subject="kaiten|alice", request_id="canary-4711")]
+    )
+    worker.profiler.step()
+    (part,) = worker.spool.parts(Source(TAG, "production"))
+    content = part.path.read_bytes()
+    for private in ("alice", "canary-4711"):
+        for encoding in ("utf-8", "utf-32-le"):
+            assert private.encode(encoding) not in content
+
+
+def test_models_and_arms_are_spooled_apart(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    worker.profiler.handle([prediction_event(model_tag=TAG, arm=arm) for arm in ("a", "b", "a")])
+    worker.profiler.step()
+    sources = worker.spool.arms(TAG)
+    sizes = {each.arm: sum(part.rows for part in worker.spool.parts(each)) for each in sources}
+    assert sizes == {"a": 2, "b": 1}
+
+
+def test_texts_that_wait_are_bounded_by_their_bytes(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    worker.profiler.handle([prediction_event(model_tag=TAG, text="x" * (20 << 20))] * 3)
+    assert sum(worker.dropped) == 2
+    worker.profiler.step()
+    assert worker.spooled == 1
 
 
 def test_tenants_are_told_apart_by_their_pseudonyms(tmp_path: Path) -> None:

@@ -6,32 +6,35 @@ import pytest
 from structlog.testing import capture_logs
 
 from monitors.drift.spool import TENANT, Source, Spool, columns, read
-from tests.records import recorded
+from tests.unit.monitors.drift.profiles import answers
 
 INTENT, TOPIC = "intent:1.0.0", "topic:2.1.0"
 PRODUCTION = Source(INTENT, "production")
+RANDOM = np.random.default_rng(20261128)
 
 
-def nobody(_: str) -> str:
-    return ""
+def put(spool: Spool, *lengths: float, source: Source = PRODUCTION, label: str = "a") -> bool:
+    rows = len(lengths)
+    columns = answers(RANDOM, rows, text_length=np.array(lengths), label=np.full(rows, label))
+    return spool.put(source, columns, [""] * rows)
 
 
 def test_rows_are_read_as_they_were_put(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    spool.put([recorded(text_length=3, label="a"), recorded(text_length=5, label="bcd")], nobody)
-    spool.put([recorded(text_length=7, label="long label")], nobody)
+    put(spool, 3, 5, label="bcd")
+    put(spool, 7, label="long label")
     parts = spool.parts(PRODUCTION)
     assert [part.rows for part in parts] == [2, 1]
     found = columns(read(parts))
     assert found["text_length"].tolist() == [3, 5, 7]
-    assert found["label"].tolist() == ["a", "bcd", "long label"]
-    assert np.isnan(found["distance"].astype(float)).all()
+    assert found["label"].tolist() == ["bcd", "bcd", "long label"]
 
 
 def test_models_and_arms_are_kept_apart(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    records = [recorded(), recorded(model=TOPIC), recorded(arm="canary"), recorded()]
-    spool.put(records, nobody)
+    put(spool, 1, 2)
+    put(spool, 3, source=Source(INTENT, "canary"))
+    put(spool, 4, source=Source(TOPIC, "production"))
     arms = [*spool.arms(INTENT), *spool.arms(TOPIC)]
     sizes = {source: sum(p.rows for p in spool.parts(source)) for source in arms}
     assert sizes == {PRODUCTION: 2, Source(INTENT, "canary"): 1, Source(TOPIC, "production"): 1}
@@ -41,10 +44,10 @@ def test_models_and_arms_are_kept_apart(tmp_path: Path) -> None:
 def test_parts_come_oldest_first_whoever_wrote_them(tmp_path: Path) -> None:
     now = [20.0]
     early, late = Spool(tmp_path, lambda: 10.5), Spool(tmp_path, lambda: now[0])
-    late.put([recorded(text_length=2)], nobody)
-    early.put([recorded(text_length=1)], nobody)
+    put(late, 2)
+    put(early, 1)
     now[0] = 1000.0
-    late.put([recorded(text_length=3)], nobody)
+    put(late, 3)
     parts = late.parts(PRODUCTION)
     assert [part.at for part in parts] == [10.5, 20, 1000]
     assert columns(read(parts))["text_length"].tolist() == [1, 2, 3]
@@ -53,7 +56,7 @@ def test_parts_come_oldest_first_whoever_wrote_them(tmp_path: Path) -> None:
 def test_claimed_parts_are_of_no_other_window_and_are_there_until_forgotten(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     for length in (1, 2, 3):
-        spool.put([recorded(text_length=length)], nobody)
+        put(spool, length)
     first, second, third = spool.parts(PRODUCTION)
     claimed = spool.claim(PRODUCTION, [first, second])
     assert spool.parts(PRODUCTION) == [third]
@@ -69,7 +72,7 @@ def test_claimed_parts_are_of_no_other_window_and_are_there_until_forgotten(tmp_
 def test_whoever_is_killed_while_he_claims_loses_nothing(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     for length in (1, 2):
-        spool.put([recorded(text_length=length)], nobody)
+        put(spool, length)
     first, second = spool.parts(PRODUCTION)
     spool.claim(PRODUCTION, [first])
     assert [part.rows for parts in spool.claimed(PRODUCTION) for part in parts] == [1]
@@ -78,11 +81,11 @@ def test_whoever_is_killed_while_he_claims_loses_nothing(tmp_path: Path) -> None
 
 def test_where_nobody_closes_windows_the_disk_is_not_filled(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    spool.put([recorded()], nobody)
+    put(spool, 1)
     (part,) = spool.parts(PRODUCTION)
     for number in range(4999):
         part.path.with_name(f"{number}").touch()
-    assert spool.put([recorded()] * 3, nobody) == 3
+    assert not put(spool, 1, 2, 3)
     assert spool.parts(PRODUCTION) == [part]
 
 
@@ -91,7 +94,7 @@ def test_where_nobody_closes_windows_the_disk_is_not_filled(tmp_path: Path) -> N
 )
 def test_what_has_another_name_is_no_part(tmp_path: Path, name: str) -> None:
     spool = Spool(tmp_path)
-    spool.put([recorded()], nobody)
+    put(spool, 1)
     (part,) = spool.parts(PRODUCTION)
     part.path.with_name(name).write_bytes(part.path.read_bytes())
     assert spool.parts(PRODUCTION) == [part]
@@ -101,7 +104,7 @@ def test_what_has_another_name_is_no_part(tmp_path: Path, name: str) -> None:
 def test_a_part_that_was_not_written_to_its_end_is_left_out(tmp_path: Path, content: bytes) -> None:
     spool = Spool(tmp_path)
     for length in (1, 2):
-        spool.put([recorded(text_length=length)], nobody)
+        put(spool, length)
     first, _ = spool.parts(PRODUCTION)
     first.path.write_bytes(content)
     with capture_logs() as logs:
@@ -112,7 +115,7 @@ def test_a_part_that_was_not_written_to_its_end_is_left_out(tmp_path: Path, cont
 
 def test_a_part_of_other_columns_is_left_out(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    spool.put([recorded()], nobody)
+    put(spool, 1)
     (part,) = spool.parts(PRODUCTION)
     rows = read([part])[0]
     np.save(part.path, rows[["confidence", "label"]])
@@ -128,17 +131,13 @@ def test_a_full_disk_leaves_no_half_part(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("os.fsync", full)
     spool = Spool(tmp_path)
     with pytest.raises(OSError, match="No space"):
-        spool.put([recorded()], nobody)
+        put(spool, 1)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_part_is_its_owners_alone_and_names_no_subject_nor_request(tmp_path: Path) -> None:
+def test_a_part_is_readable_by_its_owner_only_and_names_tenants_as_given(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    spool.put([recorded(subject="kaiten|alice", request_id="canary-4711")], lambda _: "p-1")
+    spool.put(PRODUCTION, answers(RANDOM, 1), ["p-1"])
     (part,) = spool.parts(PRODUCTION)
     assert stat.S_IMODE(part.path.stat().st_mode) == 0o600
     assert read([part])[0][TENANT].tolist() == ["p-1"]
-    content = part.path.read_bytes()
-    for private in ("alice", "canary-4711"):
-        assert private.encode() not in content
-        assert private.encode("utf-32-le") not in content

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from kaiten.events import REFERENCE_FILE, PredictionRecord
+from kaiten.events import REFERENCE_FILE
 from kaiten.settings.models import DriftSettings
-from monitors.drift.features import Columns, columns_of
+from monitors.drift.features import Columns
 from monitors.drift.spool import Source, Spool
 from monitors.drift.state import UNREADABLE, DriftState, States
 from monitors.drift.watch import Watch
 from monitors.drift.whylogs_profiles import Profile
 from monitors.drift.windows import Window, ended
-from tests.records import recorded
 from tests.unit.monitors.drift.profiles import answers, usual
 
 RANDOM = np.random.default_rng(20261128)
@@ -45,7 +44,8 @@ class Setup:
         self.watch = Watch(self.states, {MODEL: self.reference}, self.shelf, SETTINGS)
 
     def put(self, columns: Columns, tenant_of: Callable[[str], str] = lambda _: "") -> None:
-        self.spool.put(records(columns), tenant_of)
+        tenants = [tenant_of(f"s{row}") for row in range(len(columns["label"]))]
+        self.spool.put(SOURCE, columns, tenants)
 
     def close(self) -> DriftState:
         for window in ended(self.spool, SOURCE, SETTINGS):
@@ -60,14 +60,6 @@ class Setup:
     def window(self, **changed: np.ndarray) -> DriftState:
         self.put(answers(RANDOM, 500, **changed))
         return self.close()
-
-
-def records(columns: Columns) -> list[PredictionRecord]:
-    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
-    return [
-        recorded(model=MODEL, subject=f"s{i}", **dict(zip(columns, row, strict=True)))
-        for i, row in enumerate(rows)
-    ]
 
 
 def far() -> np.ndarray:
@@ -194,10 +186,3 @@ def test_states_hold_when_they_began_in_universal_time(setup: Setup) -> None:
     state = setup.window(distance=far())
     assert isinstance(state.since, datetime)
     assert state.since.tzinfo is not None
-
-
-def test_columns_come_back_as_they_went_in() -> None:
-    columns = answers(RANDOM, 10)
-    assert {k: v.tolist() for k, v in columns_of(records(columns)).items()} == {
-        k: v.tolist() for k, v in columns.items()
-    }

@@ -5,11 +5,15 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from monitors.drift.features import columns_of
+from monitors.drift.features import Columns
 from monitors.drift.whylogs_profiles import Profile
-from tests.records import recorded
+from tests.unit.monitors.drift.profiles import answers
 
 AT = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+def rows(count: int, **changed: np.ndarray) -> Columns:
+    return answers(np.random.default_rng(1), count, **changed)
 
 
 def numbers(*values: float) -> Profile:
@@ -17,8 +21,9 @@ def numbers(*values: float) -> Profile:
 
 
 def test_a_profile_is_read_back_as_it_was_written() -> None:
-    records = [recorded(text_length=length, label=f"l{length % 2}") for length in range(1, 11)]
-    found = Profile.read(Profile.of(columns_of(records), AT).written())
+    labels = np.array([f"l{length % 2}" for length in range(1, 11)])
+    columns = rows(10, text_length=np.arange(1.0, 11), label=labels)
+    found = Profile.read(Profile.of(columns, AT).written())
     assert found.count("text_length") == 10
     assert found.classes("label") == {"l0": 5, "l1": 5}
     assert found.quantiles("text_length", [0, 1]).tolist() == [1, 10]
@@ -31,8 +36,8 @@ def test_shares_below_leave_the_point_itself_out() -> None:
 
 
 def test_profiles_of_several_workers_are_merged() -> None:
-    one = Profile.of(columns_of([recorded(label="a", text_length=1)] * 3))
-    other = Profile.of(columns_of([recorded(label="b", text_length=5)]))
+    one = Profile.of(rows(3, label=np.full(3, "a"), text_length=np.ones(3)))
+    other = Profile.of(rows(1, label=np.array(["b"]), text_length=np.array([5.0])))
     both = one.merged(other)
     assert (both.count("label"), both.classes("label")) == (4, {"a": 3, "b": 1})
     assert both.quantiles("text_length", [0, 1]).tolist() == [1, 5]
@@ -40,10 +45,10 @@ def test_profiles_of_several_workers_are_merged() -> None:
     assert (one.count("label"), other.count("label")) == (3, 1)
 
 
-def test_what_a_record_has_not_is_left_out() -> None:
-    some = Profile.of(columns_of([recorded(distance=0.5), recorded(distance=None)]))
+def test_a_missing_distance_is_left_out() -> None:
+    some = Profile.of(rows(2, distance=np.array([0.5, np.nan])))
     assert (some.count("distance"), some.count("confidence")) == (1, 2)
-    none = Profile.of(columns_of([recorded(distance=None)]))
+    none = Profile.of(rows(1, distance=np.array([np.nan])))
     assert none.count("distance") == 0
     assert np.isnan(none.quantiles("distance", [0.5])).all()
     assert none.merged(some).count("distance") == 1

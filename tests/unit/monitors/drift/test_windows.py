@@ -1,14 +1,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from kaiten.events import PRODUCTION
 from kaiten.settings.models import DriftSettings
 from monitors.drift.spool import Source, Spool
 from monitors.drift.windows import Window, ended
-from tests.records import recorded
+from tests.unit.monitors.drift.profiles import answers
 
 INTENT = "intent:1.0.0"
+RANDOM = np.random.default_rng(20261128)
 SETTINGS = DriftSettings(window_rows=100, window_s=60, min_rows=30)
 
 
@@ -19,10 +22,10 @@ class Setup:
 
     def put(self, *sizes: int, model: str = INTENT) -> None:
         for size in sizes:
-            self.spool.put([recorded(model=model)] * size, lambda _: "")
+            self.spool.put(Source(model, PRODUCTION), answers(RANDOM, size), [""] * size)
 
     def windows(self, model: str = INTENT) -> list[Window]:
-        source = Source(model, "production")
+        source = Source(model, PRODUCTION)
         return [*ended(self.spool, source, SETTINGS, lambda: self.now)]
 
     def ended(self) -> list[int]:

@@ -13,7 +13,7 @@ from monitors.feedback.predictions import PredictionLog
 from monitors.feedback.tables import predictions
 from monitors.feedback.version_labels import Versions
 from tests.postgres_server import postgres_server
-from tests.records import recorded
+from tests.prediction_events import prediction_event
 from tests.unit.monitors.feedback.house import truths
 
 VERSIONS = Versions({"intent:1.0.0": ["billing", "delivery"]})
@@ -36,8 +36,8 @@ def log_of(database: Database, dropped: Dropped, room: int = 100) -> PredictionL
 def test_what_was_answered_is_written_without_a_text_or_a_subject(database: Database) -> None:
     dropped = Dropped()
     log = log_of(database, dropped)
-    log.put([recorded(item=1, confidence=0.25), recorded(item=2)])
-    log.put([recorded(request_id="request-2", label="other")])
+    log.handle([prediction_event(item=1, confidence=0.25), prediction_event(item=2)])
+    log.handle([prediction_event(request_id="request-2", label="other")])
     log.step()
     with database.reading() as connection:
         rows = [dict(each) for each in connection.execute(select(predictions)).mappings()]
@@ -62,11 +62,11 @@ def test_what_was_answered_is_written_without_a_text_or_a_subject(database: Data
 def test_what_does_not_fit_is_counted(database: Database) -> None:
     dropped = Dropped()
     log = log_of(database, dropped, room=3)
-    log.put([recorded(item=item) for item in range(5)])
-    log.put([recorded(item=5)])
+    log.handle([prediction_event(item=item) for item in range(5)])
+    log.handle([prediction_event(item=5)])
     assert dropped.counts == [2, 1]
     log.step()
-    log.put([recorded(item=6)])
+    log.handle([prediction_event(item=6)])
     log.step()
     assert [item for _, item, _ in truths(database)] == [0, 1, 2, 6]
 
@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_counted(database: Database) -> None:
 def test_what_waits_is_written_at_the_end(database: Database) -> None:
     log = log_of(database, Dropped())
     log.start()
-    log.put([recorded(item=item) for item in range(7)])
+    log.handle([prediction_event(item=item) for item in range(7)])
     log.close()
     assert len(truths(database)) == 7
 
@@ -84,15 +84,15 @@ def test_what_was_answered_while_the_database_was_away_is_written_once_it_is_bac
     with postgres_server() as server:
         database = Database(make_url(server.url), lambda: now)
         log = log_of(database, dropped, room=3)
-        log.put([recorded(item=0)])
+        log.handle([prediction_event(item=0)])
         log.step()
         server.stop()
-        log.put([recorded(item=1)])
+        log.handle([prediction_event(item=1)])
         log.step()
-        log.put([recorded(item=2)])
+        log.handle([prediction_event(item=2)])
         log.step()
         # What could not be written still takes its place.
-        log.put([recorded(item=3), recorded(item=4)])
+        log.handle([prediction_event(item=3), prediction_event(item=4)])
         assert dropped.counts == [1]
         server.start()
         now += RETRY_S
@@ -119,9 +119,9 @@ class Breaking(Database):
 def test_what_was_committed_as_the_connection_broke_is_not_written_twice(url: URL) -> None:
     database = Breaking(url)
     log = log_of(database, Dropped())
-    log.put([recorded(item=item) for item in range(3)])
+    log.handle([prediction_event(item=item) for item in range(3)])
     log.step()
-    log.put([recorded(item=3)])
+    log.handle([prediction_event(item=3)])
     log.step()
     log.step()
     assert [item for _, item, _ in truths(database)] == [0, 1, 2, 3]
@@ -132,8 +132,8 @@ def test_row_that_can_not_be_written_costs_itself_and_no_more(database: Database
     dropped = Dropped()
     log = log_of(database, dropped)
     database.migrate()
-    bad = recorded(label=object())
-    log.put([bad if item in {3, 17} else recorded(item=item) for item in range(20)])
+    bad = prediction_event(label=object())
+    log.handle([bad if item in {3, 17} else prediction_event(item=item) for item in range(20)])
     with capture_logs() as logged:
         log.step()
     assert [each["event"] for each in logged] == ["predictions_not_written"] * 2
@@ -150,14 +150,14 @@ def test_rows_of_which_none_can_be_written_are_told_of_once_and_not_tried_for_ev
     database.migrate()
     with capture_logs() as logged:
         for _ in range(2):
-            log.put([recorded(label=object()) for _ in range(1000)])
+            log.handle([prediction_event(label=object()) for _ in range(1000)])
             log.step()
         assert sum(dropped.counts) == 2000
         assert len(dropped.counts) < 200
         assert [each["event"] for each in logged] == ["predictions_not_written"]
-        log.put([recorded()])
+        log.handle([prediction_event()])
         log.step()
-        log.put([recorded(label=object())])
+        log.handle([prediction_event(label=object())])
         log.step()
     assert [each["event"] for each in logged] == ["predictions_not_written"] * 2
     assert len(truths(database)) == 1

@@ -20,7 +20,7 @@ from monitors.feedback.database import Database
 from monitors.feedback.service import QualityDesk
 from monitors.feedback.tables import feedback
 from tests.postgres_server import PostgresServer, postgres_server
-from tests.records import recorded
+from tests.prediction_events import prediction_event
 from tests.unit.monitors.feedback.house import kept, know, put, row
 from tests.unit.monitors.feedback.test_job import Shown
 from tests.unit.monitors.feedback.test_windows import HONEST
@@ -33,7 +33,7 @@ HUNG = LABEL._replace(request_id="hung")
 class Told(Shown):
     dropped: list[int] = field(default_factory=list)
 
-    def predictions_dropped(self, count: int) -> None:
+    def feedback_events_dropped(self, count: int) -> None:
         self.dropped.append(count)
 
 
@@ -49,7 +49,7 @@ def in_time(seconds: float = 60) -> float:
 
 async def test_what_is_answered_labelled_and_measured(url: URL, tmp_path: Path) -> None:
     desk = desk_of(url, tmp_path)
-    desk.put([recorded(confidence=0.8), recorded(item=1, confidence=0.6)])
+    desk.handle([prediction_event(confidence=0.8), prediction_event(item=1, confidence=0.6)])
     desk.start()
     await desk.take([LABEL], None, in_time())
     await asyncio.to_thread(desk.close)
