@@ -80,7 +80,7 @@ image-test: $(ENV)  ## build, run, stop and roll images without a container engi
 	@$(BIN)/python -m tests.acceptance image
 
 .PHONY: contract
-contract: $(ENV)  ## write docs/openapi and docs/contract.md from the code, if no caller would break
+contract: $(ENV)  ## write docs/openapi and docs/reference/errors.md from the code, if no caller would break
 	@$(BIN)/python -m tests.contract
 
 .PHONY: check
@@ -105,8 +105,14 @@ secrets: $(ENV)  ## look for secrets in what is committed
 		| xargs -0 -P 2 -n 120 $(BIN)/detect-secrets-hook --no-verify --baseline .secrets.baseline
 
 .PHONY: prose
-prose: $(ENV)  ## look for the worst habits of English prose in documents, comments and messages
+prose: $(ENV)  ## check the English of documents, comments and messages, their links, and docs/reference
 	@$(BIN)/python -m tests.checks.prose
+	@$(BIN)/python -m tests.checks.links
+	@$(BIN)/python -m tests.checks.reference --check
+
+.PHONY: docs
+docs: $(ENV)  ## write docs/reference from the code
+	@$(BIN)/python -m tests.checks.reference
 
 .PHONY: baseline
 baseline: $(ENV)  ## let the scan for secrets pass over what it finds now; look at each first, and say why

@@ -1,4 +1,4 @@
-"""What a caller can meet, row by row: the documents and docs/contract.md are made from it."""
+"""Every failure and its remedy: the source of the OpenAPI errors and docs/reference/errors.md."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -41,9 +41,9 @@ PENDING = (
     "tests/",
     ".github/",
 )
-# Results are records of a day, and this module quotes the habits.
+# Results are records of a day, references repeat the code, and this module quotes the habits.
 _SKIPPED = re.compile(
-    r"(^|/)results/|^docs/openapi/|^tests/(checks/prose|unit/checks/test_prose)\.py$"
+    r"(^|/)results/|^docs/(openapi|reference)/|^tests/(checks/prose|unit/checks/test_prose)\.py$"
 )
 _COMMENTED = {".yaml", ".yml", ".toml", ".sh", ".conf"}
 _PEOPLE = {

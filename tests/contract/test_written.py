@@ -35,7 +35,7 @@ def test_nothing_is_written_over_a_wire_that_would_break(
     assert capsys.readouterr().out.split() == [
         "docs/openapi/v1.json",
         "docs/openapi/v2.json",
-        "docs/contract.md",
+        "docs/reference/errors.md",
     ]
     assert read(path_of("2")) == document("2", GatewaySettings())
     # As if there had been a route that the code has no more.

@@ -11,13 +11,13 @@ from tests.contract.compatibility import breaks
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKE = "make contract"
-_INTRODUCTION = f"""# Contract
+_INTRODUCTION = f"""# Errors
 
-Made from the code by `{MAKE}`; do not edit. Every failure has the form
-`{{"error": {{"code", "message", "details", "request_id"}}}}`, where details name the field. Codes
-may be added: a caller who does not know one goes by its status. A part of the docs page that
-BentoML itself refuses has the phrase of its status for a code. What each version takes and gives is
-in {", ".join(f"[v{version}](openapi/v{version}.json)" for version in DOCUMENTS)}.
+Generated from the code by `{MAKE}`; do not edit. Every failure has the form
+`{{"error": {{"code", "message", "details", "request_id"}}}}`; `details` name the field. Later
+releases may add codes: treat an unknown one by its status. If BentoML itself rejects a request for
+the docs page, the code is the phrase of the status. The requests and responses of each version are in
+{", ".join(f"[v{version}](../openapi/v{version}.json)" for version in DOCUMENTS)}.
 
 """
 
@@ -31,7 +31,7 @@ def made() -> dict[Path, str]:
         for version in DOCUMENTS
     }
     texts = {path: f"{text}\n" for path, text in texts.items()}
-    return {**texts, ROOT / "docs" / "contract.md": _INTRODUCTION + table()}
+    return {**texts, ROOT / "docs" / "reference" / "errors.md": _INTRODUCTION + table()}
 
 
 def path_of(version: str) -> Path:

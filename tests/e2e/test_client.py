@@ -55,7 +55,7 @@ async def test_sync_and_async_get_the_same_answer(server: Server, token: str) ->
     assert len({each.request_id for each in answers}) == 20
 
 
-@pytest.mark.parametrize("page", ["client/README.md", "docs/guide.md"])
+@pytest.mark.parametrize("page", ["client/README.md", "docs/serve.md"])
 def test_the_documented_lines_run(
     page: str, server: Server, token: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

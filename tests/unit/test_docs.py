@@ -67,7 +67,7 @@ CALLS = sorted(
 
 def test_calls_are_found() -> None:
     assert {file for file, _ in CALLS} >= {
-        "docs/guide.md",
+        "docs/serve.md",
         "docs/runbook.md",
         ".github/workflows/release.yaml",
         "deploy/deploy.sh",
@@ -121,15 +121,15 @@ OF_OTHERS = {"apiVersion", "kind", "resources", "services"}
 def settings_shown() -> list[tuple[str, str]]:
     """Return the settings in the documents' YAML blocks, each with the place of the block."""
     shown: list[tuple[str, str]] = []
-    for name in ("README.md", "docs/guide.md", "docs/deployment.md", "docs/runbook.md"):
-        document = (ROOT / name).read_text("utf-8")
+    for file in sorted((ROOT / "docs").glob("*.md")):
+        document = file.read_text("utf-8")
         for block in YAML_BLOCK.finditer(document):
             text = textwrap.dedent(block["text"])
             if isinstance(content := yaml.safe_load(text), list):
                 text = f"auth:\n  issuers:\n{textwrap.indent(text, '  ')}"
             elif OF_OTHERS & content.keys():
                 continue
-            shown.append((f"{name}:{document.count(chr(10), 0, block.start()) + 1}", text))
+            shown.append((f"{file.name}:{document.count(chr(10), 0, block.start()) + 1}", text))
     return shown
 
 

@@ -13,7 +13,8 @@ from kaiten.settings.loader import ROOT, load_settings
 
 PROFILE = (ROOT / "deploy" / "nginx" / "kaiten.conf").read_text(encoding="utf-8")
 DOCS = "".join(
-    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("guide.md", "contract.md")
+    (ROOT / "docs" / name).read_text(encoding="utf-8")
+    for name in ("operate.md", "reference/errors.md")
 )
 NAMED = [path for path in ROUTES if path != STATIC_TEMPLATE]
 

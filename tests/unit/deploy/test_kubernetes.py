@@ -30,7 +30,7 @@ from tests.deploy.rendering import (
 )
 from tests.exposition import Exposition, labels_by_name
 
-GUIDE = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+GUIDE = (ROOT / "docs" / "deploy.md").read_text("utf-8")
 # What a worker that is asked to end may take beyond the last request, and to write what it has.
 GRACE_S = 10
 # Of a start, on a whole core, and how much longer it may take on a part of one.
