@@ -16,7 +16,7 @@ _INTRODUCTION = f"""# Errors
 Generated from the code by `{MAKE}`; do not edit. Every failure has the form
 `{{"error": {{"code", "message", "details", "request_id"}}}}`; `details` name the field. Later
 releases may add codes: treat an unknown one by its status. If BentoML itself rejects a request for
-the docs page, the code is the phrase of the status. The requests and responses of each version are in
+the docs page, the code is the phrase of the status. Requests and responses of each version are in
 {", ".join(f"[v{version}](../openapi/v{version}.json)" for version in DOCUMENTS)}.
 
 """
