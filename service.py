@@ -32,7 +32,8 @@ from gateway.schemas import PredictV2Response
 from gateway.security_log import security_log
 from kaiten import tls
 from kaiten.errors import SetupError
-from kaiten.settings.loader import load_settings, release_snapshot
+from kaiten.settings.loader import load_settings
+from kaiten.settings.snapshot import release_snapshot
 from monitors.logging import setup, writer
 from monitors.metrics import own_directory
 from server import supervisor

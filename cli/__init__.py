@@ -21,7 +21,7 @@ from cli import (
     validate,
 )
 from kaiten.errors import SetupError
-from kaiten.settings.loader import bento_models
+from kaiten.settings.environment import bento_models
 from kaiten.settings.models import LoggingSettings
 from lifecycle.store import ModelStore
 from monitors.logging import setup

@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 
 from kaiten.errors import SetupError
-from kaiten.settings.loader import ROOT, environment_for, environment_for_build, load_settings
+from kaiten.settings.environment import ROOT, environment_for, environment_for_build
+from kaiten.settings.loader import load_settings
 from lifecycle.store import ModelStore
 
 _OPTION = re.compile(r"[a-z][a-z-]*=.*")

@@ -12,7 +12,9 @@ import structlog
 import typer
 
 from kaiten.errors import NotReady, SetupError
-from kaiten.settings.loader import Settings, load_settings, metrics_directory, release_snapshot
+from kaiten.settings.environment import metrics_directory
+from kaiten.settings.loader import Settings, load_settings
+from kaiten.settings.snapshot import release_snapshot
 from lifecycle.environment import check_opset
 from lifecycle.resolution import reference_in_force
 from lifecycle.store import ModelStore
@@ -112,7 +114,7 @@ def _runner(
         tag,
         card.labels,
         carried(task.model, family.codec),
-        settings.batching_in_force,
+        settings.effective_batching,
         instruments.observer(tag),
         died.set,
     )

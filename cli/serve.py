@@ -18,14 +18,10 @@ from gateway.auth.minting import mint
 from gateway.auth.signing_secret import secret_in_force
 from kaiten.errors import SetupError
 from kaiten.loopback import proxy_bypass
-from kaiten.settings.loader import (
-    ROOT,
-    check_bentoml_configuration,
-    configuration_file,
-    environment_for,
-    forget_environment,
-    load_settings,
-)
+from kaiten.settings.environment import ROOT, configuration_file, environment_for
+from kaiten.settings.handover import remove_settings_variables
+from kaiten.settings.loader import load_settings
+from kaiten.settings.settings_yaml import check_bentoml_configuration
 from monitors.logging import writer
 
 _POLL_S = 0.2
@@ -62,7 +58,7 @@ def serve(
         [*command, "--port", str(port)], env=environment_for(overrides)
     )
     # The server has them now; this process lives as long as it does, and needs none.
-    forget_environment()
+    remove_settings_variables()
     # A console that is not read must not keep a signal from the server.
     writer.detach_console()
     try:

@@ -21,7 +21,8 @@ from gateway.auth.minting import mint
 from gateway.auth.signing_secret import configured_secret, signing_secret
 from kaiten import model_tags
 from kaiten.errors import DataRejected, SetupError
-from kaiten.settings.loader import DEVELOPMENT_SECRET_FILE, load_settings
+from kaiten.settings.loader import load_settings
+from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE
 from lifecycle.evaluate.rows import Columns, Rows, read
 from server.smoke.checks import Asked, Check, try_out
 

@@ -99,7 +99,7 @@ class Routes:
             version: document(
                 version,
                 self._limits,
-                deprecated=self._versions.of(version).deprecated_at is not None,
+                deprecated=self._versions.lifetime(version).deprecated_at is not None,
                 quality=self._quality,
             )
             for version in DOCUMENTS

@@ -17,19 +17,11 @@ from kaiten import tls
 from kaiten.cpus import affinity, cores, count_of, quota
 from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.files import descriptor_limit
-from kaiten.settings.loader import (
-    DEVELOPMENT_SECRET_FILE,
-    Settings,
-    check_back_stop,
-    check_bentoml_configuration,
-    check_secret_sources,
-    configuration_file,
-    load_settings,
-    read_secret_files,
-    secrets_folder,
-    settings_file,
-    threads_of_each,
-)
+from kaiten.settings.environment import configuration_file, secrets_folder, settings_file
+from kaiten.settings.handover import threads_per_holder
+from kaiten.settings.loader import Settings, check_bentoml_timeout, load_settings
+from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE, check_secret_sources, read_secret_files
+from kaiten.settings.settings_yaml import check_bentoml_configuration
 from lifecycle.environment import check, check_opset, installed_versions
 from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore
@@ -160,7 +152,7 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
     _attempt(problems, "tls", partial(tls.check, settings.tls, own_tls))
     _attempt(problems, "logging.folder", partial(check_folder, settings.logging))
     _attempt(problems, "profiles.target", partial(check_target, settings.profiles.target))
-    _attempt(problems, "serving", partial(check_back_stop, settings, timeout_s))
+    _attempt(problems, "serving", partial(check_bentoml_timeout, settings, timeout_s))
     count = count_of(workers)
     placement = _attempt(problems, "runners.device", partial(places, settings.runners, count))
     holding = _attempt([], "runners.device", partial(holders, settings.runners, count))
@@ -173,7 +165,7 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
         secrets_folder=secrets_folder(),
         secret_files=[*read_secret_files()],
         workers=workers,
-        threads=threads_of_each(settings, holding or 1),
+        threads=threads_per_holder(settings, holding or 1),
         placement=placement or [],
         process=settings.runners.process,
         redis=_redis(settings),

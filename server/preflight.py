@@ -17,17 +17,11 @@ from kaiten import tls
 from kaiten.cpus import count_of
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings
 from kaiten.files import ENOUGH_DESCRIPTORS, has_no_room, raise_descriptor_limit
-from kaiten.settings.loader import (
-    Settings,
-    bentoml_configuration,
-    check_back_stop,
-    check_bentoml_configuration,
-    check_secret_sources,
-    hand_down,
-    settings_file,
-    with_credentials_copy,
-    with_pseudonym_key,
-)
+from kaiten.settings.environment import bentoml_configuration, settings_file
+from kaiten.settings.handover import hand_down_settings, with_credentials_copy, with_pseudonym_key
+from kaiten.settings.loader import Settings, check_bentoml_timeout
+from kaiten.settings.secrets import check_secret_sources
+from kaiten.settings.settings_yaml import check_bentoml_configuration
 from lifecycle.store import ModelStore, StoredModel
 from monitors.drift.archive.target import check_target
 from monitors.drift.state import NO_REFERENCE
@@ -68,7 +62,7 @@ def prepare(parts: Parts, services: Mapping[str, Any], name: str, metrics: Path)
     settings = with_credentials_copy(settings, credentials_copy)
     for model in parts.models:
         _check_model(model, settings)
-    erased = hand_down(
+    erased = hand_down_settings(
         settings,
         holders(settings.runners, workers),
         devices(settings.runners),
@@ -104,7 +98,7 @@ def _raise_descriptor_limit() -> None:
 
 def _check(parts: Parts, in_force: Mapping[str, Any]) -> None:
     settings = parts.settings
-    check_back_stop(settings, in_force["traffic"]["timeout"])
+    check_bentoml_timeout(settings, in_force["traffic"]["timeout"])
     build_tokens(settings, parts.secret)
     tls.check(settings.tls, in_force["ssl"])
     _check_home(settings.home)

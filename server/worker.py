@@ -24,9 +24,10 @@ from gateway.rate_limit.limiter import Limiter, limiter_for
 from gateway.routes import Routes
 from kaiten import __version__
 from kaiten.pseudonyms import Pseudonyms, shared_key
-from kaiten.settings.handover import Roster
-from kaiten.settings.loader import Settings, metrics_directory, roster
+from kaiten.settings.environment import metrics_directory
+from kaiten.settings.loader import Settings
 from kaiten.settings.models import RunnerSettings
+from kaiten.settings.roster import Roster, open_roster
 from lifecycle.environment import check, check_opset, installed_versions
 from lifecycle.file_watch import FileWatch
 from lifecycle.resolution import reference_in_force, resolve
@@ -96,7 +97,7 @@ class Parts:
 
     @cached_property
     def roster(self) -> Roster:
-        return roster(self._process.worker())
+        return open_roster(self._process.worker())
 
     @cached_property
     def answer_times(self) -> AnswerTimes:
@@ -272,7 +273,7 @@ class Parts:
         return take_place(self.settings.runners, self._process.worker())
 
     def _runner(self, model: StoredModel) -> Runner:
-        card, batching = model.card, self.settings.batching_in_force
+        card, batching = model.card, self.settings.effective_batching
         check_opset(card, choose_engine(model.folder, self.settings.runners).newest_opset)
         family = find_task(card.task)
         task = family.load(model.folder, card.max_length, self._placed, self.references[card.tag])
@@ -287,7 +288,7 @@ class Parts:
             family.load_processor(model.folder, card.max_length),
             family.codec,
             socket_of(self.settings.runners, self._process.worker()),
-            self.settings.batching_in_force,
+            self.settings.effective_batching,
             self._process.end,
         )
 

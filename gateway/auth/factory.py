@@ -19,14 +19,10 @@ from gateway.auth.verification_keys import Key, from_pem, from_secret
 from gateway.auth.verifier import KeySource, StaticKey, TrustedIssuer, Verifier
 from kaiten.errors import Detail, InvalidSettings, StateUnavailable
 from kaiten.loopback import proxy_bypass
-from kaiten.settings.loader import Settings, read_key_file
-from kaiten.settings.models import (
-    Algorithm,
-    AuthSettings,
-    IssuerSettings,
-    JwksSettings,
-    check_secret,
-)
+from kaiten.settings.loader import Settings
+from kaiten.settings.models import Algorithm, AuthSettings, IssuerSettings, JwksSettings
+from kaiten.settings.secrets import check_secret
+from kaiten.settings.snapshot import read_key_file
 
 logger = structlog.get_logger(__name__)
 _MAX_JWKS_BYTES = 1 << 20

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.settings.loader import DEVELOPMENT_SECRET_FILE, Settings, read_key_file
-from kaiten.settings.models import AuthSettings, check_secret
+from kaiten.settings.loader import Settings
+from kaiten.settings.models import AuthSettings
+from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE, check_secret
+from kaiten.settings.snapshot import read_key_file
 
 ALGORITHM = "HS256"
 

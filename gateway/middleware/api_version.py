@@ -25,7 +25,7 @@ class ApiVersionMiddleware:
 
     def __init__(self, app: ASGIApp, settings: ApiVersionSettings) -> None:
         self._app = app
-        self._told = {version: _told(version, settings.of(version)) for version in PREDICT}
+        self._told = {version: _told(version, settings.lifetime(version)) for version in PREDICT}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]

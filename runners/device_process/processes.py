@@ -13,8 +13,9 @@ from pathlib import Path
 import structlog
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.settings.loader import ROOT, environment_for, snapshot_descriptors
+from kaiten.settings.environment import ROOT, environment_for
 from kaiten.settings.models import RunnerSettings
+from kaiten.settings.snapshot import snapshot_descriptors
 from runners.engines.placement import place_of, places
 
 logger = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ MIG slice, and takes memory on every device that it looks at.
 from collections.abc import Sequence
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.settings.loader import cuda_visible_devices, show_cuda_devices
+from kaiten.settings.environment import cuda_visible_devices, set_cuda_visible_devices
 from kaiten.settings.models import RunnerSettings
 from runners.engines import cuda
 
@@ -92,5 +92,5 @@ def take_place(settings: RunnerSettings, worker: int) -> RunnerSettings:
     name = place_of(settings, worker)
     if name is None:
         return settings
-    show_cuda_devices([name])
+    set_cuda_visible_devices([name])
     return settings.model_copy(update={"device": "cuda"})

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from kaiten.settings.loader import environment_for
+from kaiten.settings.environment import environment_for
 from tests.acceptance.report import Report
 from tests.e2e.house import ROOT
 

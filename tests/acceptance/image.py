@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from lifecycle.packaging.build import bento_files
 from tests.acceptance import containers
 from tests.acceptance.containers import BASE, Container, Machine, make_base

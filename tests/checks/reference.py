@@ -20,7 +20,8 @@ from typer.main import get_command
 from cli import app
 from gateway.api_versions import DOCUMENTS
 from gateway.openapi import document
-from kaiten.settings.loader import ROOT, Settings
+from kaiten.settings.environment import ROOT
+from kaiten.settings.loader import Settings
 from kaiten.settings.models import GatewaySettings
 from tests.exposition import Exposition
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from kaiten.settings.loader import ROOT, environment_for
+from kaiten.settings.environment import ROOT, environment_for
 from tests.deploy.rendering import NotRendered, kustomizations, manifests, render
 from tests.deploy.tools import ToolFailed, Tools
 from tests.deploy.verdict import BROKEN, Check, judge

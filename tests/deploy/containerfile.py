@@ -10,7 +10,7 @@ from pathlib import Path
 import bentoml
 from bentoml._internal.container import construct_containerfile
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from lifecycle.packaging.image import finishing
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 
 RULES = ROOT / "deploy" / "prometheus" / "kaiten.rules.yaml"
 MANIFEST = ROOT / "deploy" / "kubernetes" / "components" / "monitoring" / "rules.yaml"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from tests.deploy.rendering import NotRendered, render
 
 HERE = Path(__file__).parent

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from tests.deploy.tools import Finding, ToolFailed
 
 BROKEN = Path(__file__).parent / "broken"

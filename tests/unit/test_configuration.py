@@ -11,7 +11,8 @@ import pathspec
 import pytest
 import yaml
 
-from kaiten.settings.loader import ROOT, Settings, load_settings
+from kaiten.settings.environment import ROOT
+from kaiten.settings.loader import Settings, load_settings
 from kaiten.settings.models import SettingsSection
 
 # Secrets never stand in the file, and these two depend on where it lies.

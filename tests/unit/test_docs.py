@@ -13,7 +13,8 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from cli import app
-from kaiten.settings.loader import ROOT, load_settings
+from kaiten.settings.environment import ROOT
+from kaiten.settings.loader import load_settings
 
 FILES = [
     *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "Makefile")),

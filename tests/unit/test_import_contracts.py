@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 
 # A forbidden import for each contract, by its name, in a module that did not exist before.
 PLANTED = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 
 OPT_OUTS = {
     "BENTOML_DO_NOT_TRACK": "True",

@@ -9,7 +9,8 @@ from gateway.access import ROUTES, STATIC_TEMPLATE
 from gateway.errors import error_response
 from kaiten.context import RequestContext, bind
 from kaiten.errors import BodyTooLarge, DeadlineExceeded, NotReady, UnknownRoute
-from kaiten.settings.loader import ROOT, load_settings
+from kaiten.settings.environment import ROOT
+from kaiten.settings.loader import load_settings
 
 PROFILE = (ROOT / "deploy" / "nginx" / "kaiten.conf").read_text(encoding="utf-8")
 DOCS = "".join(

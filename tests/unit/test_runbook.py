@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 
 TEXT = (ROOT / "docs" / "runbook.md").read_text("utf-8")
 RULES = ROOT / "deploy" / "prometheus" / "kaiten.rules.yaml"

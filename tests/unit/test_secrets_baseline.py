@@ -3,7 +3,7 @@
 import json
 from fnmatch import fnmatch
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 
 # What looks like a secret and is none, by where it stands.
 REASONS = {
@@ -14,7 +14,7 @@ REASONS = {
     "benchmarks/results/*": "digests of what was measured",
     "docs/image-test.log": "digests of images, cut short",
     "examples/quickstart/train.py": "the digest of a file that it loads",
-    "kaiten/settings/loader.py": "the name of a file",
+    "kaiten/settings/secrets.py": "the name of a file",
     "runners/probe_texts.py": "a digest that stands for any, in a text to tokenise",
 }
 

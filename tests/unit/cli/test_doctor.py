@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from cli import app
 from gateway.auth.signing_secret import signing_secret
 from kaiten.cpus import cores
-from kaiten.settings.loader import DEVELOPMENT_SECRET_FILE, ROOT, load_settings
+from kaiten.settings.environment import ROOT
+from kaiten.settings.loader import load_settings
+from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE
 from lifecycle.card import EngineCard, ModelCard, sha256
 from lifecycle.store import ModelStore
 from runners import engines

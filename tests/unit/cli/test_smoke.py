@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 from cli import app
 from gateway.auth.minting import mint
 from kaiten.errors import SetupError
-from kaiten.settings.loader import DEVELOPMENT_SECRET_FILE
 from kaiten.settings.models import AuthSettings
+from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE
 from tests.certificates import Authority
 from tests.unit.server.smoke.deployment import (
     PREDICT,

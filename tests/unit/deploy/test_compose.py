@@ -12,8 +12,9 @@ import yaml
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
-from kaiten.settings.loader import _SECRETS, PREFIX, ROOT, load_settings
-from kaiten.settings.models import check_redis_url, check_secret
+from kaiten.settings.environment import PREFIX, ROOT
+from kaiten.settings.loader import load_settings
+from kaiten.settings.secrets import SECRET_SETTINGS, check_redis_url, check_secret
 from tests.redis_server import redis_server
 
 FOLDER = ROOT / "deploy" / "compose"
@@ -99,7 +100,7 @@ def test_redis_and_metrics_are_reached_by_who_needs_them_alone() -> None:
 
 
 def test_secrets_of_kaiten_are_files_named_as_settings_are() -> None:
-    known = {f"{PREFIX}{section}__{key}".lower() for section, key in _SECRETS}
+    known = {f"{PREFIX}{section}__{key}".lower() for section, key in SECRET_SETTINGS}
     assert set(KAITEN["secrets"]) <= known
     assert "kaiten_auth__secret" in KAITEN["secrets"]
     assert KAITEN["env_file"] == [f"./secrets/{MARK}"]

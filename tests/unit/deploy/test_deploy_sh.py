@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 
 KUBECTL = shutil.which("kubectl")
 pytestmark = pytest.mark.skipif(KUBECTL is None, reason="needs kubectl: https://kubernetes.io/docs")

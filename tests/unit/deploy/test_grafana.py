@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from tests.exposition import Exposition, labels_by_name
 from tests.unit.deploy.promql import unknown
 

@@ -15,8 +15,9 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.container.generate import BENTO_UID_GID
 
 from gateway.access import ROUTES
-from kaiten.settings.loader import _SECRETS as SECRETS
-from kaiten.settings.loader import ROOT, Settings, load_settings
+from kaiten.settings.environment import ROOT
+from kaiten.settings.loader import Settings, load_settings
+from kaiten.settings.secrets import SECRET_SETTINGS as SECRETS
 from lifecycle.packaging.image import ENVIRONMENT
 from tests.deploy import rules
 from tests.deploy.rendering import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 
 DIGEST = "sha256:" + "ab12" * 16
 IMAGE = "registry.example:5000/team/kaiten"

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from tests.deploy.tools import Finding, ToolFailed, Tools
 from tests.deploy.verdict import BROKEN, Check, judge
 

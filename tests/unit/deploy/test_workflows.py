@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 
 FOLDER = ROOT / ".github" / "workflows"
 TEXTS = {file.name: file.read_text("utf-8") for file in sorted(FOLDER.iterdir())}

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from gateway.access import ROUTES, STATIC_PREFIX, STATIC_TEMPLATE, Access, AccessTable
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from kaiten.settings.models import Exposure, GatewaySettings
 from tests.unit.gateway.house import LIMITS, House, bearer, error_of
 

@@ -130,9 +130,9 @@ def test_what_tls_could_not_be_served_with_is_refused_by_name(
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["CERTIFICATE"], "set together"),
-        (["PRIVATE_KEY"], "set together"),
-        (["CLIENT_CA"], "no client would be asked"),
+        (["CERTIFICATE"], "belong together"),
+        (["PRIVATE_KEY"], "belong together"),
+        (["CLIENT_CA"], "no client certificate would be checked"),
     ],
 )
 def test_half_of_tls_is_refused(

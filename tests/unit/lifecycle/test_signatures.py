@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from kaiten.errors import InvalidSettings, ModelRejected
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from kaiten.settings.models import SignatureSettings
 from lifecycle.card import SIGNATURE_FILE
 from lifecycle.signatures import sign, verify

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from monitors.latency import LEAST, MOST, RELATIVE_ERROR, AnswerTimes, Times
 from monitors.metrics import Instruments
 

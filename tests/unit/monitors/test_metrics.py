@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kaiten.feedback import Measures, VersionQuality
-from kaiten.settings.loader import ROOT, environment_for
+from kaiten.settings.environment import ROOT, environment_for
 from monitors.metrics import Instruments
 from runners.batching.observer import BatchReport
 from tests.prediction_events import prediction_event

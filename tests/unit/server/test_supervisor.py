@@ -11,7 +11,7 @@ from bentoml._internal.utils import circus as bentoml_circus
 from circus.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from kaiten.errors import SetupError
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from server.supervisor import secure
 
 # Read and tried with these. After an upgrade, read server/supervisor.py beside circus/arbiter.py,

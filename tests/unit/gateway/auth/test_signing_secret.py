@@ -12,8 +12,9 @@ from gateway.auth.signing_secret import (
     signing_secret,
 )
 from kaiten.errors import InvalidSettings
-from kaiten.settings.loader import DEVELOPMENT_SECRET_FILE, Settings
-from kaiten.settings.models import AuthSettings, check_secret
+from kaiten.settings.loader import Settings
+from kaiten.settings.models import AuthSettings
+from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE, check_secret
 
 SECRET = "8f14e45fceea167a5a36dedd4bea2543"
 

@@ -1,22 +1,16 @@
+import json
 import traceback
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from kaiten.errors import InvalidSettings
 from kaiten.settings.loader import load_settings
-from kaiten.settings.models import RateLimitSettings
+from kaiten.settings.models import ApiLifetimeSettings, RateLimitSettings
+from tests.unit.kaiten.settings.refusals import fields, refused
 
 CANARY = "canary"
-
-
-@pytest.fixture(autouse=True)
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Name an empty kaiten.yaml, so that the checkout's plays no part."""
-    path = tmp_path / "kaiten.yaml"
-    path.touch()
-    monkeypatch.setenv("KAITEN_CONFIG", str(path))
-    return path
 
 
 @pytest.mark.parametrize("notation", ["100/minute", "5 per 2 hours", "1/second"])
@@ -52,66 +46,10 @@ def test_what_is_no_limit_is_refused_by_name(
     assert "100/minute" in refused.value.message
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["redis://h", "redis://:p%2Fw@h:6379/0", "rediss://u:p@h:1/2", "unix:///run/redis.sock?db=1"],
-)
-def test_an_address_of_a_redis_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KAITEN_STATE__REDIS_URL", url)
-    address = load_settings().state.redis_url
-    assert address is not None
-    assert address.get_secret_value() == url
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        *("canary", "mysql://me:$canary@h/n", "postgresql://me:$canary@h", "postgresql:///n"),
-        *("postgresql://me:ca/nary@h/n", "postgresql://h:canary/n", "sqlite:///canary.sqlite"),
-        # Of each of these, some parser takes a part of the password for the host or the name.
-        *("postgresql://me:$ca@nary@h/n", "postgresql://me:1/nary@h/n", "postgresql://h/n@nary"),
-        *("postgresql://me:1/nary@h:5433/n", "postgresql://me:1/n?nary@h/n"),
-    ],
-)
-def test_what_is_no_address_of_a_postgresql_is_refused_and_never_told(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("KAITEN_STATE__DATABASE_URL", url)
-    with pytest.raises(InvalidSettings) as refused:
-        load_settings()
-    assert [detail.field for detail in refused.value.details] == ["state.database_url"]
-    assert "nary" not in "".join(traceback.format_exception(refused.value))
-
-
 def test_fewer_answers_kept_than_a_window_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITEN_FEEDBACK__MAX_ROWS", "999")
     with pytest.raises(InvalidSettings, match="max_rows is under window_rows"):
         load_settings()
-
-
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
-def test_an_address_of_a_postgresql_is_taken(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"{scheme}://me:p$%2Fw@h:5433/quality"
-    monkeypatch.setenv("KAITEN_STATE__DATABASE_URL", url)
-    address = load_settings().state.database_url
-    assert address is not None
-    assert address.get_secret_value() == url
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["canary:6379", "http://canary", "redis://", "redis://:ca/nary@h", "redis://h:canary", "unix:"],
-)
-def test_what_is_no_address_of_a_redis_is_refused_and_never_told(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("KAITEN_STATE__REDIS_URL", url)
-    with pytest.raises(InvalidSettings) as refused:
-        load_settings()
-    assert [detail.field for detail in refused.value.details] == ["state.redis_url"]
-    told = "".join(traceback.format_exception(refused.value))
-    assert "canary" not in told
-    assert "nary" not in told
 
 
 @pytest.mark.parametrize(
@@ -122,7 +60,7 @@ def test_a_target_with_a_password_is_refused_and_never_told(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_PROFILES__TARGET", target)
-    with pytest.raises(InvalidSettings, match="holds a password") as refused:
+    with pytest.raises(InvalidSettings, match="contains a password") as refused:
         load_settings()
     assert [detail.field for detail in refused.value.details] == ["profiles.target"]
     told = "".join(traceback.format_exception(refused.value))
@@ -133,3 +71,137 @@ def test_a_target_with_a_password_is_refused_and_never_told(
 def test_a_target_without_a_password_is_taken(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITEN_PROFILES__TARGET", target)
     assert load_settings().profiles.target == target
+
+
+@pytest.mark.parametrize(
+    ("value", "models"),
+    [
+        ("a:1.0.0", ("a:1.0.0",)),
+        ("a:1.0.0,b:2.0.0-rc.1", ("a:1.0.0", "b:2.0.0-rc.1")),
+        ("a:1.0.0, b:2.0.0", ("a:1.0.0", "b:2.0.0")),
+        ('["a:1.0.0"]', ("a:1.0.0",)),
+        ('["a:1.0.0", "b:2.0.0"]', ("a:1.0.0", "b:2.0.0")),
+    ],
+)
+def test_models_from_commas_and_from_json(
+    value: str, models: tuple[str, ...], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(f"serving:\n  models: {value if value.startswith('[') else repr(value)}\n")
+    assert load_settings().serving.models == models
+    file.write_text("")
+    monkeypatch.setenv("KAITEN_SERVING__MODELS", value)
+    assert load_settings().serving.models == models
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("a:", "'a:' does not name a version; write name:version, or a name alone"),
+        (":1.0.0", "':1.0.0' does not name a version"),
+        ("a:latest", "'a:latest' does not name a version"),
+        ("A", "'A' does not name a version"),
+        ("a:1.0.0,a:2.0.0", "each name once"),
+        ("[]", "at least one model"),
+        ('["a:1.0.0"', "delimiter"),
+    ],
+)
+def test_unpinned_and_ambiguous_models_are_refused(
+    value: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_SERVING__MODELS", value)
+    error = refused()
+    assert fields(error) == ["serving.models"]
+    assert reason in error.details[0].reason
+
+
+def test_a_version_of_the_api_is_given_its_dates_from_either_place(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text("api_versions:\n  v1:\n    deprecated_at: 2026-12-01\n    sunset_at:\n")
+    monkeypatch.setenv("KAITEN_API_VERSIONS__V1__SUNSET_AT", "2027-06-30")
+    versions = load_settings().api_versions
+    assert versions.lifetime("1") == ApiLifetimeSettings(
+        deprecated_at=date(2026, 12, 1), sunset_at=date(2027, 6, 30)
+    )
+    assert versions.lifetime("2") == ApiLifetimeSettings()
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "reason"),
+    [
+        (
+            {"V1__DEPRECATED_AT": "2027-01-02", "V1__SUNSET_AT": "2027-01-01"},
+            "api_versions.v1",
+            "sunset_at is before deprecated_at; move one of them",
+        ),
+        (
+            {"V2__LINK": "https://example.org/move"},
+            "api_versions.v2",
+            "link is set without deprecated_at or sunset_at",
+        ),
+        ({"V1__SUNSET_AT": "soon"}, "api_versions.v1.sunset_at", "date"),
+        ({"V1__SUNSET_AT": "2027-01-01", "V1__LINK": "a note"}, "api_versions.v1.link", "URL"),
+        ({"V3__SUNSET_AT": "2027-01-01"}, "api_versions.v3", "is not a setting"),
+    ],
+)
+def test_a_lifetime_that_can_not_be_is_refused(
+    values: dict[str, str], field: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(f"KAITEN_API_VERSIONS__{name}", value)
+    error = refused()
+    assert fields(error) == [field]
+    assert reason in error.details[0].reason
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field"),
+    [
+        ("KAITEN_ENVIRONMENT", "prod", "environment"),
+        ("KAITEN_SERVING__REQUEST_TIMEOUT_S", "0", "serving.request_timeout_s"),
+        ("KAITEN_SERVING__REQUEST_TIMEOUT_S", "601", "serving.request_timeout_s"),
+        ("KAITEN_SERVING__REQUEST_TIMEOUT_S", "nan", "serving.request_timeout_s"),
+        ("KAITEN_GATEWAY__MAX_BODY_BYTES", "1023", "gateway.max_body_bytes"),
+        ("KAITEN_GATEWAY__MAX_INPUTS", "0", "gateway.max_inputs"),
+        ("KAITEN_GATEWAY__MAX_TEXT_CHARS", "many", "gateway.max_text_chars"),
+        ("KAITEN_BATCHING__MAX_BATCH_TOKENS", "0", "batching.max_batch_tokens"),
+        ("KAITEN_BATCHING__MAX_BATCH_ITEMS", "-1", "batching.max_batch_items"),
+        ("KAITEN_RUNNERS__DEVICE", "tpu", "runners.device"),
+        ("KAITEN_RUNNERS__DEVICE", "cuda:", "runners.device"),
+        ("KAITEN_RUNNERS__THREADS", "-1", "runners.threads"),
+        ("KAITEN_AUTH__LEEWAY_S", "301", "auth.leeway_s"),
+        ("KAITEN_DRIFT__WINDOW_S", "0", "drift.window_s"),
+        ("KAITEN_PROFILES__MAX_PENDING_EVENTS", "0", "profiles.max_pending_events"),
+        ("KAITEN_LOGGING__LEVEL", "trace", "logging.level"),
+    ],
+)
+def test_value_out_of_range_is_refused(
+    variable: str, value: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert fields(refused()) == [field]
+
+
+ISSUERS: dict[str, tuple[list[dict[str, object]], str]] = {
+    "one twice": ([{"jwks_url": "https://a.example/"}] * 2, "two issuers with the same name"),
+    "no source": ([{}], "needs exactly one of jwks_url"),
+    "two sources": (
+        [{"jwks_url": "https://a.example/", "secret_file": "a"}],
+        "needs exactly one of jwks_url",
+    ),
+    "unknown algorithm": ([{"secret_file": "a", "algorithms": ["none"]}], "Input should be"),
+    "with a password": ([{"jwks_url": "https://me:word@a.example/"}], "jwks_url"),
+    "own name": ([{"issuer": "kaiten", "secret_file": "a"}], "this service"),
+}
+
+
+@pytest.mark.parametrize("what", ISSUERS)
+def test_issuers_that_do_not_hold_are_refused_by_name(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, told = ISSUERS[what]
+    issuers = [{"issuer": "them", "audience": "us", **row} for row in rows]
+    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps(issuers))
+    with pytest.raises(InvalidSettings, match=told) as caught:
+        load_settings()
+    assert "word" not in caught.value.message

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kaiten.errors import BuildRefused, ModelNotFound, SetupError
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import Stage
 from lifecycle.packaging import build as building

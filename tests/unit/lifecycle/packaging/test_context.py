@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from kaiten.errors import BuildRefused
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from lifecycle.packaging.context import digest_of, digests, files_of, pinned, stage
 
 MODELS = ["ours:1.0.0", "theirs:2.0.0"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kaiten.errors import BuildRefused
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from lifecycle.card import EngineCard
 from lifecycle.packaging.packages import lock, packages_for, requirements, torch_options
 from tests.unit.lifecycle.cards import card

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.security_log import PER_SOURCE
 from kaiten.pseudonyms import Pseudonyms
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from tests.unit.gateway.house import SECRET, TAG, V1, V2, Json, bearer
 
 CANARY = "canary-4711"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kaiten.settings.loader import ROOT, environment_for
+from kaiten.settings.environment import ROOT, environment_for
 from tests.unit.gateway.house import Json
 
 CANARY = "canary-4711"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kaiten.settings.loader import ROOT
+from kaiten.settings.environment import ROOT
 from monitors.logging import writer
 from monitors.logging.writer import LineWriter, report_drops_to
 

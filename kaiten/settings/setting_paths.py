@@ -29,10 +29,7 @@ class UnknownSetting(Exception):
 def annotation_at(root: type[BaseModel], path: Sequence[str]) -> Any:  # noqa: ANN401
     """Return the type of the setting or section at a path; numbers in it index lists.
 
-    Raises:
-        UnknownSetting: The path names neither.
-
-    Any setting is permitted below a dictionary, whose keys are the operator's own.
+    Below a dictionary, whose keys the operator chooses, any path is accepted.
 
     Raises:
         UnknownSetting: The path names neither.
@@ -78,10 +75,10 @@ def find_by_name(root: type[BaseModel], name: str) -> str | None:
 
 
 def _without_none(annotation: Any) -> Any:  # noqa: ANN401
-    """Return the type of a setting that has to be given, for that of one that may be empty."""
+    """Return the type of an optional setting without None."""
     if get_origin(annotation) not in {Union, UnionType}:
         return annotation
-    types = [each for each in get_args(annotation) if each is not NoneType]
+    types = [member for member in get_args(annotation) if member is not NoneType]
     return types[0] if len(types) == 1 else annotation
 
 

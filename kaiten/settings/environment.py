@@ -1,0 +1,127 @@
+"""Environment variables other than the settings, and the files that lie beside the code.
+
+Only this package accesses the environment: a setting is an environment variable too, and a worker
+must see the one that its parent saw.
+"""
+
+import os
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from kaiten.errors import Detail, InvalidSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+# Every setting is also an environment variable, PREFIX + SECTION + "__" + KEY.
+PREFIX = "KAITEN_"
+# env_start and env_end among the fields of /proc/PID/stat that follow the command's name.
+_ENVIRONMENT_START, _ENVIRONMENT_END = 47, 48
+
+
+def settings_file() -> Path | None:
+    """Return the settings file: KAITEN_CONFIG, else the kaiten.yaml beside service.py, if any.
+
+    Raises:
+        InvalidSettings: KAITEN_CONFIG names no file.
+
+    """
+    name = os.environ.get("KAITEN_CONFIG")
+    if name is None:
+        default = ROOT / "kaiten.yaml"
+        return default if default.exists() else None
+    if not Path(name).is_file():
+        problem = Detail("KAITEN_CONFIG", f"{name} is not a file; give an absolute path")
+        raise InvalidSettings([problem], "environment")
+    return Path(name)
+
+
+def secrets_folder() -> Path | None:
+    """Return the folder of secret files, KAITEN_SECRETS, if it is set."""
+    name = os.environ.get("KAITEN_SECRETS")
+    return Path(name) if name else None
+
+
+def bentoml_configuration() -> str | None:
+    """Return the path of BentoML's configuration file, BENTOML_CONFIG, if it is set."""
+    return os.environ.get("BENTOML_CONFIG")
+
+
+def configuration_file() -> str:
+    """Return the path of BentoML's configuration file: BENTOML_CONFIG, else the project's own.
+
+    Raises:
+        InvalidSettings: BENTOML_CONFIG names no file.
+
+    """
+    name = bentoml_configuration()
+    if name is not None and not Path(name).is_file():
+        problem = Detail("BENTOML_CONFIG", f"{name} is not a file; give an absolute path")
+        raise InvalidSettings([problem], "environment")
+    return name or str(ROOT / "configuration.yaml")
+
+
+def metrics_directory() -> str | None:
+    """Return the directory in which the workers share metrics, if BentoML has set one."""
+    return os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+
+
+def cuda_visible_devices() -> str | None:
+    """Return the CUDA devices that this process may use, CUDA_VISIBLE_DEVICES, if it is set."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def set_cuda_visible_devices(names: Sequence[str]) -> None:
+    """Restrict this process and its children to these devices; call it before CUDA is used."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+
+
+def environment_for(overrides: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with some variables replaced, for a new process."""
+    return {**os.environ, **overrides}
+
+
+def environment_for_build(home: Path) -> dict[str, str]:
+    """Return the environment for BentoML's build: no settings, except for ``home``.
+
+    The build imports the service, and its result must depend on the files alone.
+    """
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    variables.pop("BENTOML_CONFIG", None)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{variables.get('PATH', '')}"
+    return {**variables, "PATH": path, "KAITEN_HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def bento_models() -> Path | None:
+    """Return the folder of models inside the bento, as images have one; None elsewhere."""
+    models = ROOT.parent / "models"
+    return models if is_bento() and models.is_dir() else None
+
+
+def is_bento() -> bool:
+    """Return whether this code runs from a bento: bento.yaml is beside its src folder."""
+    return (ROOT.parent / "bento.yaml").is_file()
+
+
+def remove_variables(names: Collection[str]) -> bool:
+    """Remove variables from this process's environment, so that no child inherits them.
+
+    /proc/PID/environ shows the initial environment until the process ends, so their values are
+    overwritten there as well. Returns False if the system does not permit that.
+    """
+    for name in names:
+        del os.environ[name]
+    try:
+        fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        start, end = int(fields[_ENVIRONMENT_START]), int(fields[_ENVIRONMENT_END])
+        with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
+            memory.seek(start)
+            position = start
+            for entry in memory.read(end - start).split(b"\0"):
+                variable, _, value = entry.partition(b"=")
+                if os.fsdecode(variable) in names:
+                    memory.seek(position + len(variable) + 1)
+                    memory.write(bytes(len(value)))
+                position += len(entry) + 1
+    except (OSError, IndexError):
+        return False
+    return True

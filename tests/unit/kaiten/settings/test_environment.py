@@ -1,0 +1,50 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from kaiten.settings.environment import (
+    ROOT,
+    bentoml_configuration,
+    environment_for,
+    metrics_directory,
+    settings_file,
+)
+from tests.unit.kaiten.settings.refusals import fields, refused
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", ".", ""])
+def test_config_that_names_no_file_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_CONFIG", str(tmp_path / name) if name else "")
+    error = refused()
+    assert fields(error) == ["KAITEN_CONFIG"]
+    assert "give an absolute path" in error.message
+
+
+def test_config_is_the_checkouts_own_by_default(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settings_file() == file
+    monkeypatch.delenv("KAITEN_CONFIG")
+    assert settings_file() == ROOT / "kaiten.yaml"
+
+
+def test_environment_for_replaces_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_HOME", "before")
+    environment = environment_for({"KAITEN_HOME": "after"})
+    assert environment == {**os.environ, "KAITEN_HOME": "after"}
+    assert os.environ["KAITEN_HOME"] == "before"
+
+
+@pytest.mark.parametrize("value", ["/somewhere", None])
+def test_bentomls_own_variables_are_read(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BENTOML_CONFIG", "PROMETHEUS_MULTIPROC_DIR"):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert bentoml_configuration() == value
+    assert metrics_directory() == value

@@ -1,0 +1,100 @@
+import pytest
+
+from kaiten.settings.loader import load_settings
+from tests.unit.kaiten.settings.refusals import SECRET, everything_shown, fields, refused
+
+
+@pytest.mark.parametrize(
+    ("variable", "remedy"),
+    [
+        ("KAITEN_SERVNG__MODELS", "did you mean KAITEN_SERVING?"),
+        ("KAITEN_BATCHNG__MAX_BATCH_ITEMS", "did you mean KAITEN_BATCHING?"),
+        ("KAITEN_LOGGING_LEVEL", "did you mean KAITEN_LOGGING?"),
+        ("KAITEN_CONFG", "did you mean KAITEN_CONFIG?"),
+        ("KAITEN_ZZZZ", "remove it"),
+    ],
+)
+def test_unknown_variable_is_refused_with_a_suggestion(
+    variable: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    error = refused()
+    assert fields(error) == [variable]
+    assert error.details[0].reason == f"is not a setting; {remedy}"
+
+
+def test_unknown_key_in_a_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_SERVING__MODEL", "a:1.0.0")
+    assert fields(refused()) == ["serving.model"]
+
+
+@pytest.mark.parametrize("variable", ["KAITEN_SERVING", "KAITEN_AUTH"])
+def test_section_that_is_no_json_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, SECRET)
+    assert SECRET not in everything_shown(refused())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["SERVICE_HOST", "SERVICE_PORT_HTTP", "PORT", "PORT_3000_TCP_ADDR", "REDIS_SERVICE_HOST"],
+)
+def test_what_kubernetes_sets_for_a_service_is_passed_over(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"KAITEN_{name}", "tcp://10.0.0.1:3000")
+    assert load_settings().serving.models
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "reason"),
+    [
+        (
+            "KAITEN_BATCHING__MAX_QUEUE_ITEM",
+            "300",
+            "batching.max_queue_item",
+            "did you mean KAITEN_BATCHING__MAX_QUEUE_ITEMS?",
+        ),
+        ("KAITEN_HOME__FOLDER", "x", "home.folder", "is not a setting"),
+        ("KAITEN_SERVING__MODELS__FIRST", "a:1.0.0", "serving.models.first", "is not a setting"),
+        (
+            "kaiten_batching__max_queue_items",
+            "300",
+            "kaiten_batching__max_queue_items",
+            "is not in capitals; write KAITEN_BATCHING__MAX_QUEUE_ITEMS",
+        ),
+        (
+            "KAITEN_Batching__Max_Queue_Items",
+            "300",
+            "KAITEN_Batching__Max_Queue_Items",
+            "is not in capitals",
+        ),
+        (
+            "KAITEN_BATCHING",
+            '{"max_padding_ratio": 0.2}',
+            "KAITEN_BATCHING",
+            "set each of its keys",
+        ),
+        (
+            "KAITEN_AUTH__ISSUERS",
+            '[{"issuer": "a", "audience": "b", "audience": "c", "secret_file": "d"}]',
+            "KAITEN_AUTH__ISSUERS",
+            "contains the key audience twice",
+        ),
+        ("KAITEN_AUTH__ISSUERS", "[" * 100_000, "KAITEN_AUTH__ISSUERS", "is nested too deeply"),
+    ],
+)
+def test_variable_that_names_no_setting_or_hides_one_is_refused(
+    variable: str, value: str, field: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_BATCHING__MAX_QUEUE_ITEMS", "400")
+    monkeypatch.setenv(variable, value)
+    error = refused()
+    assert fields(error) == [field]
+    assert reason in error.details[0].reason
+
+
+def test_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__SECRET_FILE", "")
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", "")
+    auth = load_settings().auth
+    assert (auth.secret, auth.secret_file) == (None, None)
