@@ -35,7 +35,7 @@ from kaiten.errors import SetupError
 from kaiten.settings.loader import load_settings
 from kaiten.settings.snapshot import release_snapshot
 from monitors.logging import setup, writer
-from monitors.metrics import own_directory
+from monitors.metrics.worker_files import server_directory
 from server import supervisor
 from server.preflight import prepare
 from server.worker import Parts, Process
@@ -46,7 +46,7 @@ usage_stats.do_not_track.cache_clear()
 
 # BentoML has one directory for the metrics of all servers, and clears it when one starts.
 shared = Path(BentoMLContainer.prometheus_multiproc_dir.get())
-own_metrics = own_directory(shared)
+own_metrics = server_directory(shared)
 BentoMLContainer.prometheus_multiproc_dir.set(str(own_metrics))
 
 # Without an exporter, a trace costs each request more than the rest of the edge, for nobody.

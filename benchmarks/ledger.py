@@ -187,10 +187,10 @@ def through_edge(
     from gateway.routes import Routes
     from monitors.drift.profiler import Profiler
     from monitors.events import EventBus
-    from monitors.metrics import Instruments
+    from monitors.metrics.definitions import Metrics
 
     limits, nothing = GatewaySettings(), _Unwatched()
-    instruments = Instruments(metrics) if metrics else None
+    worker_metrics = Metrics(metrics) if metrics else None
     # Never started: what it would do in its own thread is no part of a request.
     profiler = Profiler(
         Path(),
@@ -202,15 +202,15 @@ def through_edge(
     events = EventBus()
     events.subscribe(profiler.handle, lambda _: None)
     predictor = Predictor([stub], limits)
-    routes = Routes(lambda: predictor, Instruments, limits, ApiVersionSettings())
+    routes = Routes(lambda: predictor, Metrics, limits, ApiVersionSettings())
     parts = EdgeParts(
         Settings.model_construct(logging=LoggingSettings(max_request_lines_per_s=0)),
         callers or _callers(),
         routes.direct(),
-        instruments or nothing,
-        instruments or nothing,
+        worker_metrics or nothing,
+        worker_metrics or nothing,
         events if metrics else nothing,
-        limiter_for(RateLimitSettings(), state or StateSettings(), 30, instruments or nothing),
+        limiter_for(RateLimitSettings(), state or StateSettings(), 30, worker_metrics or nothing),
     )
     app, bodies = wrap(routes.app(), parts), [json.dumps({"text": text}).encode() for text in texts]
     own = request_headers(own_token())
@@ -310,10 +310,10 @@ async def _queued(task: _Instant, texts: Sequence[str]) -> float:
 
 def _batch_notes(metrics: str, batches: Sequence[Sequence[Any]]) -> float:
     """Return what noting batches costs, for each text."""
-    from monitors.metrics import Instruments
+    from monitors.metrics.definitions import Metrics
     from runners.batching.observer import BatchReport
 
-    observer = Instruments(metrics).observer(_TAG)
+    observer = Metrics(metrics).observer(_TAG)
 
     def note() -> None:
         for batch in batches:

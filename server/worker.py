@@ -36,9 +36,9 @@ from monitors.drift.archive.archive import Archive
 from monitors.drift.profiler import Profiler
 from monitors.drift.state import DriftReport, States
 from monitors.events import EventBus
-from monitors.latency import AnswerTimes
 from monitors.logging import writer
-from monitors.metrics import Instruments
+from monitors.metrics.definitions import Metrics
+from monitors.metrics.latency import LatencyStats
 from runners.device_process.client import RemoteRunner
 from runners.device_process.processes import socket_of
 from runners.engines import choose_engine
@@ -79,20 +79,20 @@ class Parts:
         # Read once, while the version is known to be whole: its files may be lost while it serves.
         _ = self.references, self.digests, self.file_watch
         self._subscribe()
-        self.instruments.worker_started()
+        self.metrics.worker_started()
 
     @cached_property
-    def instruments(self) -> Instruments:
+    def metrics(self) -> Metrics:
         process = self._process
-        found = Instruments(
+        found = Metrics(
             metrics_directory(), process.service, process.bento_version(), self.answer_times
         )
         writer.report_drops_to(found.log_lines_dropped)
-        found.show_drift(self.drift)
+        found.expose_drift(self.drift)
         # Later: the app is there before its models.
-        found.show_versions(__version__, lambda: self.digests)
-        found.show_damaged_files(lambda: self.file_watch.damaged)
-        found.show_workers(self.roster.workers, self.roster.count_ready)
+        found.expose_versions(__version__, lambda: self.digests)
+        found.expose_damaged_files(lambda: self.file_watch.damaged)
+        found.expose_workers(self.roster.workers, self.roster.count_ready)
         return found
 
     @cached_property
@@ -100,8 +100,8 @@ class Parts:
         return open_roster(self._process.worker())
 
     @cached_property
-    def answer_times(self) -> AnswerTimes:
-        return AnswerTimes(MODEL_ROUTES, metrics_directory())
+    def answer_times(self) -> LatencyStats:
+        return LatencyStats(MODEL_ROUTES, metrics_directory())
 
     @cached_property
     def profiler(self) -> Profiler | None:
@@ -113,7 +113,7 @@ class Parts:
             [*self.references],
             (self.settings.profiles, self.settings.drift),
             lambda: self.watch,
-            self.instruments.drift_events_dropped,
+            self.metrics.drift_events_dropped,
             self.pseudonyms.of if by_subject and self.pseudonyms else lambda _: "",
         )
 
@@ -167,7 +167,7 @@ class Parts:
         }
         url = database_url(self.settings.state, home)
         pseudonym_of = self.pseudonyms.of if self.pseudonyms else lambda _: ""
-        return QualityDesk(url, home, quality, versions, self.instruments, pseudonym_of)
+        return QualityDesk(url, home, quality, versions, self.metrics, pseudonym_of)
 
     @cached_property
     def sinks(self) -> "list[Profiler | QualityDesk]":
@@ -183,11 +183,11 @@ class Parts:
         return EventBus()
 
     def _subscribe(self) -> None:
-        self.events.subscribe(self.instruments.handle, lambda _: None)
+        self.events.subscribe(self.metrics.handle, lambda _: None)
         if self.profiler is not None:
-            self.events.subscribe(self.profiler.handle, self.instruments.drift_events_dropped)
+            self.events.subscribe(self.profiler.handle, self.metrics.drift_events_dropped)
         if self.settings.feedback.enabled:
-            self.events.subscribe(self.quality.handle, self.instruments.feedback_events_dropped)
+            self.events.subscribe(self.quality.handle, self.metrics.feedback_events_dropped)
 
     @cached_property
     def runners(self) -> list[Runner | RemoteRunner]:
@@ -205,8 +205,8 @@ class Parts:
             self.settings,
             Callers(self.tokens.authenticator, loopback_only),
             self.routes.direct() | self.quality_routes.direct(),
-            self.instruments,
-            self.instruments,
+            self.metrics,
+            self.metrics,
             self.events,
             self.limiter,
             self.drain,
@@ -220,7 +220,7 @@ class Parts:
             lambda: self.predictor,
             lambda: self.tokens.authenticator,
             lambda: self.drain.active,
-            lambda: self.instruments,
+            lambda: self.metrics,
             self.settings.serving.request_timeout_s,
         )
 
@@ -232,7 +232,7 @@ class Parts:
     def routes(self) -> Routes:
         return Routes(
             lambda: self.predictor,
-            lambda: self.instruments,
+            lambda: self.metrics,
             self.settings.gateway,
             self.settings.api_versions,
             quality=self.settings.feedback.enabled,
@@ -254,7 +254,7 @@ class Parts:
 
     @cached_property
     def tokens(self) -> Tokens:
-        return build_tokens(self.settings, self.secret, observer=self.instruments)
+        return build_tokens(self.settings, self.secret, observer=self.metrics)
 
     @cached_property
     def pseudonyms(self) -> Pseudonyms | None:
@@ -264,9 +264,7 @@ class Parts:
     @cached_property
     def limiter(self) -> Limiter | None:
         timeout_s = self.settings.serving.request_timeout_s
-        return limiter_for(
-            self.settings.rate_limit, self.settings.state, timeout_s, self.instruments
-        )
+        return limiter_for(self.settings.rate_limit, self.settings.state, timeout_s, self.metrics)
 
     @cached_property
     def _placed(self) -> RunnerSettings:
@@ -277,7 +275,7 @@ class Parts:
         check_opset(card, choose_engine(model.folder, self.settings.runners).newest_opset)
         family = find_task(card.task)
         task = family.load(model.folder, card.max_length, self._placed, self.references[card.tag])
-        observer = self.instruments.observer(card.tag)
+        observer = self.metrics.observer(card.tag)
         return Runner(card.tag, card.labels, task, batching, observer, self._process.end)
 
     def _remote_runner(self, model: StoredModel) -> RemoteRunner:

@@ -30,10 +30,10 @@ class WatchMetrics(Protocol):
     def quality_measured(self, found: Sequence[VersionQuality]) -> None:
         """Set the gauges of these versions, and remove those of all others."""
 
-    def labels_taken(self, outcome: str, count: int) -> None:
+    def labels_received(self, outcome: str, count: int) -> None:
         """Count labels by outcome."""
 
-    def database_away(self, *, away: bool) -> None:
+    def database_unavailable(self, *, unavailable: bool) -> None:
         """Set whether the database is unavailable or accepts no writes."""
 
     def database_wal(self, size: int) -> None:
@@ -93,9 +93,9 @@ class QualityWatch:
                 return False
             self._run_round()
             self._failing = False
-            self._metrics.database_away(away=False)
+            self._metrics.database_unavailable(unavailable=False)
         except DatabaseUnavailable:
-            self._metrics.database_away(away=True)
+            self._metrics.database_unavailable(unavailable=True)
             # The database has logged it; the gauges keep their values.
             self._seen = None
         except Exception:
@@ -124,7 +124,7 @@ class QualityWatch:
         self._show_wal()
         # Most predictions come within seconds, so older labels are looked up less often.
         joined = self._labels.join_waiting(WAIT_S if now >= self._prune_at else _RECENT_S)
-        self._metrics.labels_taken("joined_later", joined)
+        self._metrics.labels_received("joined_later", joined)
         mark = self._windows.mark()
         # Also once a minute: another host may have joined labels, or its clock may be behind.
         if joined or mark != self._seen or now >= self._prune_at:

@@ -122,10 +122,10 @@ class QualityDesk:
                 deadline,
             )
         except (InvalidInput, Forbidden, RateLimited):
-            self._metrics.labels_taken("refused", len(labels))
+            self._metrics.labels_received("refused", len(labels))
             raise
         except (DatabaseUnavailable, DeadlineExceeded) as error:
-            self._metrics.labels_taken("unavailable", len(labels))
+            self._metrics.labels_received("unavailable", len(labels))
             if isinstance(error, DatabaseUnavailable):
                 self._log_change(failing=True)
             raise
@@ -133,8 +133,8 @@ class QualityDesk:
             # After an error none of the labels may be stored any more.
             given_up.set()
         self._log_change(failing=False)
-        self._metrics.labels_taken("joined", joined)
-        self._metrics.labels_taken("waiting", len(labels) - joined)
+        self._metrics.labels_received("joined", joined)
+        self._metrics.labels_received("waiting", len(labels) - joined)
         return joined
 
     def _log_change(self, *, failing: bool) -> None:
@@ -182,7 +182,7 @@ class QualityDesk:
         except TimeoutError:
             if left_s >= _HANG_S:
                 self._database.mark_hung()
-                self._metrics.database_away(away=True)
+                self._metrics.database_unavailable(unavailable=True)
             if left_s < _TIMEOUT_S:
                 raise DeadlineExceeded from None
             raise DatabaseUnavailable(RETRY_S) from None

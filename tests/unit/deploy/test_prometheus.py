@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from kaiten.settings.environment import ROOT
-from monitors.metrics import _SECONDS
+from monitors.metrics.definitions import SECONDS_BUCKETS
 from tests.exposition import Exposition, labels_by_name
 from tests.unit.deploy.promql import unknown
 
@@ -95,7 +95,7 @@ def test_alert_fires_in_a_case(name: str) -> None:
 def test_the_limit_of_latency_is_the_edge_of_a_bucket() -> None:
     (slow,) = [rule["expr"] for rule in RULES if rule["alert"] == "KaitenSlow"]
     (limit,) = re.findall(r"\) > (\S+)", slow)
-    assert float(limit) in _SECONDS
+    assert float(limit) in SECONDS_BUCKETS
 
 
 def test_an_unknown_metric_and_an_unknown_label_are_told() -> None:

@@ -38,8 +38,8 @@ from kaiten.settings.models import (
     ServingSettings,
     TlsSettings,
 )
-from monitors.latency import AnswerTimes
-from monitors.metrics import Instruments
+from monitors.metrics.definitions import Metrics
+from monitors.metrics.latency import LatencyStats
 
 V1 = "/api/v1/predict"
 V2 = "/api/v2/predict"
@@ -276,7 +276,7 @@ class House:
         quality: FeedbackSettings = FeedbackSettings(),  # noqa: B008  it is frozen
     ) -> None:
         predictor = Predictor(runners or (Classifier(),), gateway)
-        routes = Routes(lambda: predictor, Instruments, gateway, versions, quality=quality.enabled)
+        routes = Routes(lambda: predictor, Metrics, gateway, versions, quality=quality.enabled)
         self.desk = desk or Desk()
         labels = QualityRoutes(lambda: self.desk, gateway)
         settings = Settings.model_construct(
@@ -367,5 +367,5 @@ def _raw(value: str | bytes) -> bytes:
 
 def _routes(routes: Routes, labels: QualityRoutes) -> Starlette:
     """Return the routes that the edge does not answer itself."""
-    operations = Operations(lambda: AnswerTimes(MODEL_ROUTES), Drift)
+    operations = Operations(lambda: LatencyStats(MODEL_ROUTES), Drift)
     return routes.app([*operations.routes(), *labels.routes()])

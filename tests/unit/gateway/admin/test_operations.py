@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 
 from gateway.access import MODEL_ROUTES
 from gateway.admin.operations import Operations
-from monitors.latency import AnswerTimes
+from monitors.metrics.latency import LatencyStats
 from tests.unit.gateway.house import V1, V2, Drift, House, bearer, error_of
 
 STATS, DRIFT = "/ops/stats", "/ops/drift"
@@ -15,7 +15,7 @@ NOTHING = dict.fromkeys(
 )
 
 
-async def stats(times: AnswerTimes) -> httpx.Response:
+async def stats(times: LatencyStats) -> httpx.Response:
     app = Starlette(routes=Operations(lambda: times, Drift).routes())
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://kaiten", trust_env=False
@@ -24,7 +24,7 @@ async def stats(times: AnswerTimes) -> httpx.Response:
 
 
 async def test_each_route_of_a_model_is_told_in_milliseconds() -> None:
-    times = AnswerTimes(MODEL_ROUTES)
+    times = LatencyStats(MODEL_ROUTES)
     for milliseconds in range(1, 101):
         times.add(V2, 200, milliseconds / 1000)
     times.add(V2, 429, 0.001)

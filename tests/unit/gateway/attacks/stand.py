@@ -42,7 +42,7 @@ from kaiten.settings.models import (
     ServingSettings,
     TlsSettings,
 )
-from monitors.metrics import Instruments
+from monitors.metrics.definitions import Metrics
 from tests.unit.gateway.auth.mint import AUDIENCE, ISSUER, Json, jwk, jwks, public_pem
 from tests.unit.gateway.auth.test_verifier import EVERY
 from tests.unit.gateway.house import (
@@ -153,7 +153,7 @@ class Stand:
     def _parts(self) -> EdgeParts:
         defences = self.defences
         predictor = Predictor([Classifier()], defences.gateway)
-        routes = Routes(lambda: predictor, Instruments, defences.gateway, ApiVersionSettings())
+        routes = Routes(lambda: predictor, Metrics, defences.gateway, ApiVersionSettings())
         settings = Settings.model_construct(
             home=Path("/nowhere"),
             serving=ServingSettings(),

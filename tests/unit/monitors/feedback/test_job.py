@@ -21,17 +21,17 @@ from tests.unit.monitors.feedback.house import know, put, row, truths
 class Shown:
     shown: list[Sequence[VersionQuality]] = field(default_factory=list)
     labels: Counter[str] = field(default_factory=Counter)
-    away: list[bool] = field(default_factory=list)
+    unavailable: list[bool] = field(default_factory=list)
     wal: list[int] = field(default_factory=list)
 
     def quality_measured(self, found: Sequence[VersionQuality]) -> None:
         self.shown.append(found)
 
-    def labels_taken(self, outcome: str, count: int) -> None:
+    def labels_received(self, outcome: str, count: int) -> None:
         self.labels[outcome] += count
 
-    def database_away(self, *, away: bool) -> None:
-        self.away.append(away)
+    def database_unavailable(self, *, unavailable: bool) -> None:
+        self.unavailable.append(unavailable)
 
     def database_wal(self, size: int) -> None:
         self.wal.append(size)
@@ -107,7 +107,7 @@ def test_label_that_came_first_is_joined_and_measured(host: Host) -> None:
     watch.step()
     assert truths(host.database)[1] == ("later", 0, "billing")
     assert host.shown.labels == {"joined_later": 2}
-    assert set(host.shown.away) == {False}
+    assert set(host.shown.unavailable) == {False}
     watch.close()
 
 
@@ -128,5 +128,5 @@ def test_database_that_is_away_costs_turns_and_no_more(tmp_path: Path) -> None:
     assert watch.step()
     assert watch.step()
     assert host.shown.shown == []
-    assert host.shown.away == [True, True]
+    assert host.shown.unavailable == [True, True]
     watch.close()

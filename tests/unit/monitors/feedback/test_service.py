@@ -133,12 +133,12 @@ async def test_locked_file_is_told_at_once_and_labels_are_taken_again(
         shell.rollback()
     assert [line["event"] for line in logs] == ["database_locked", "labels_not_taken"]
     assert told.labels["unavailable"] == 3
-    assert told.away.pop()
+    assert told.unavailable.pop()
     with capture_logs() as logs:
         await desk.take([LABEL], None, in_time())
         desk._watch.step()
     assert [line["event"] for line in logs] == ["database_unlocked", "labels_taken_again"]
-    assert not told.away.pop()
+    assert not told.unavailable.pop()
     await asyncio.to_thread(desk.close)
 
 
@@ -158,5 +158,5 @@ async def test_server_that_is_frozen_is_told_and_not_waited_for_by_all(
                     await desk.take([LABEL], None, in_time())
         server.go_on()
     assert [line["event"] for line in logs].count("database_away") == 1
-    assert told.away == [True]
+    assert told.unavailable == [True]
     await asyncio.to_thread(desk.close)

@@ -6,9 +6,12 @@ files that the fold does not include, and starts again if the fold has changed m
 """
 
 import fcntl
+import glob
 import json
 import os
 import re
+import shutil
+import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -38,8 +41,8 @@ ResultT = TypeVar("ResultT")
 logger = structlog.get_logger(__name__)
 
 
-class TornFile(ValueError):
-    """A metrics file is damaged, for instance because its worker died while writing it."""
+class CorruptFile(ValueError):
+    """A metrics file is corrupt, for instance because its worker died while writing it."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,8 @@ class Fold:
             OSError: The fold cannot be written, for instance on a full disk.
 
         """
-        with self._locked() as locked:
-            if not locked:
+        with self._locked() as is_locked:
+            if not is_locked:
                 return
             folded = self.read()
             # Another process may have died before it deleted them.
@@ -173,14 +176,14 @@ class FileRows(str):  # noqa: SLOT000  it has an attribute
 class MetricFiles:
     """The metrics files of all workers of a server, as prometheus_client writes them.
 
-    ``torn`` is called once for each file that cannot be read. The file is skipped, and moved to
-    ``torn.aside`` if its worker is dead.
+    ``on_corrupt`` is called once for each file that cannot be read. The file is skipped, and moved
+    to ``corrupt.aside`` if its worker is dead.
     """
 
-    def __init__(self, directory: Path, torn: Callable[[], None]) -> None:
+    def __init__(self, directory: Path, on_corrupt: Callable[[], None]) -> None:
         self._directory = directory
-        self._report_torn = torn
-        self._torn: set[str] = set()
+        self._on_corrupt = on_corrupt
+        self._reported: set[str] = set()
         self._fold = Fold(directory / "folded.json")
 
     def read(self) -> list[FileRows]:
@@ -207,25 +210,25 @@ class MetricFiles:
         """Return a file's rows, none if it cannot be read, which is reported once."""
         try:
             return read_rows(file.read_bytes())
-        except TornFile as error:
+        except CorruptFile as error:
             self._report(file, str(error))
             return ()
         except OSError as error:
             if isinstance(error, FileNotFoundError) or is_out_of_descriptors(error):
                 raise
-            self._report(file, error.strerror or "it cannot be read")
+            self._report(file, error.strerror or "the file cannot be read")
             return ()
 
     def _report(self, file: Path, fault: str) -> None:
         dead = is_dead(file)
-        if file.name not in self._torn:
-            self._torn.add(file.name)
-            self._report_torn()
+        if file.name not in self._reported:
+            self._reported.add(file.name)
+            self._on_corrupt()
             logger.warning("metrics_file_torn", file=str(file), fault=fault)
         if dead:
-            self._torn.discard(file.name)
+            self._reported.discard(file.name)
             with suppress(OSError):
-                file.replace(self._directory / "torn.aside")
+                file.replace(self._directory / "corrupt.aside")
 
     def _merge(self, content: Content, files: Sequence[Path]) -> Content:
         merged = {(kind, key): (value, at) for kind, key, value, at in content or ()}
@@ -246,7 +249,7 @@ def _added(
     if total is None:
         return sample
     if kind == _MOST_RECENT:
-        return max(total, sample, key=lambda each: each[1])
+        return max(total, sample, key=lambda candidate: candidate[1])
     return total[0] + sample[0], 0.0
 
 
@@ -254,17 +257,17 @@ def read_rows(content: bytes) -> list[Row]:
     """Return the rows of a metrics file.
 
     Raises:
-        TornFile: The file is damaged.
+        CorruptFile: The file is damaged.
 
     """
     if not content.strip(b"\0"):
         # The file is being created.
         return []
     if len(content) < _HEADER:
-        raise TornFile("it has no header")
+        raise CorruptFile("the header is missing")
     (used,) = _USED.unpack_from(content)
     if not _HEADER <= used <= len(content):
-        raise TornFile("its length in use is none")
+        raise CorruptFile("its length in use is invalid")
     rows, position = [], _HEADER
     while position < used:
         row, position = _read_row(content, position, used)
@@ -274,18 +277,18 @@ def read_rows(content: bytes) -> list[Row]:
 
 def _read_row(content: bytes, position: int, used: int) -> tuple[Row, int]:
     if position + _USED.size > used:
-        raise TornFile("a value is cut off")
+        raise CorruptFile("a value is cut off")
     (length,) = _USED.unpack_from(content, position)
     start = position + _USED.size
     values = start + length + _ALIGNMENT - (length + _USED.size) % _ALIGNMENT
     if length <= 0 or values + _VALUES.size > used:
-        raise TornFile("a key's length is none")
+        raise CorruptFile("a key's length is invalid")
     try:
         key = content[start : start + length].decode()
     except UnicodeDecodeError:
-        raise TornFile("a key is not UTF-8") from None
+        raise CorruptFile("a key is not UTF-8") from None
     if not _is_key(key):
-        raise TornFile("a key is none of prometheus_client's")
+        raise CorruptFile("a key is not one of prometheus_client's")
     value, timestamp = _VALUES.unpack_from(content, values)
     return (key, value, timestamp), values + _VALUES.size
 
@@ -302,4 +305,16 @@ def _is_key(key: str) -> bool:
     metric, sample, labels, text = parts
     if not isinstance(labels, dict):
         return False
-    return all(isinstance(each, str) for each in (metric, sample, text, *labels.values()))
+    return all(isinstance(part, str) for part in (metric, sample, text, *labels.values()))
+
+
+def server_directory(parent: Path) -> Path:
+    """Return the folder in which the workers of the server of this process share their metrics.
+
+    It is named by host and process. Folders of this host's servers that have ended are removed.
+    """
+    host = socket.gethostname()
+    for other in parent.glob(f"{glob.escape(host)}.*"):
+        if not psutil.pid_exists(int(other.suffix[1:])):
+            shutil.rmtree(other, ignore_errors=True)
+    return parent / f"{host}.{os.getpid()}"

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kaiten.feedback import Measures, VersionQuality
 from kaiten.settings.environment import ROOT, environment_for
-from monitors.metrics import Instruments
+from monitors.metrics.definitions import Metrics
 from runners.batching.observer import BatchReport
 from tests.prediction_events import prediction_event
 from tests.small_disk import fill, fill_inodes, small_disk
@@ -25,22 +25,22 @@ SERVICE = {"service_name": "kaiten_service", "service_version": "7"}
 # Takes a directory and a number of requests, and leaves one more in progress.
 WORKER = """
 import sys
-from monitors.metrics import Instruments
-instruments = Instruments(sys.argv[1])
+from monitors.metrics.definitions import Metrics
+metrics = Metrics(sys.argv[1])
 for _ in range(int(sys.argv[2])):
-    instruments.request_started("/api/v2/predict")
-    instruments.request_answered("/api/v2/predict", "intent:1.0.0", 200, 0.01)
-instruments.request_started("/api/v2/predict")
+    metrics.request_started("/api/v2/predict")
+    metrics.request_answered("/api/v2/predict", "intent:1.0.0", 200, 0.01)
+metrics.request_started("/api/v2/predict")
 print("done", flush=True)
 sys.stdin.read()
 """
 SCRAPE = """
 import sys
-from kaiten.settings.models import Logging
-from monitors.metrics import Instruments
+from kaiten.settings.models import LoggingSettings
+from monitors.metrics.definitions import Metrics
 from monitors.logging.setup import configure
-configure(Logging())
-sys.stdout.buffer.write(Instruments(sys.argv[1]).exposition()[0])
+configure(LoggingSettings())
+sys.stdout.buffer.write(Metrics(sys.argv[1]).exposition()[0])
 """
 
 
@@ -48,7 +48,7 @@ QUALITY = """
 import sys
 from datetime import UTC, datetime
 from kaiten.feedback import Estimate, Measures, VersionQuality
-from monitors.metrics import Instruments
+from monitors.metrics.definitions import Metrics
 at = datetime.now(UTC)
 measures = Measures(40, at, at, float(sys.argv[2]), 0.8, 0.7, 0.75)
 estimate = Estimate(0.88, 0.85, 0.91, 1000, 0.01, 200, 5)
@@ -56,7 +56,7 @@ found = [
     VersionQuality("intent", "1.0.0", "production", measures, estimate),
     VersionQuality("intent", "2.0.0", "shadow", None, None),
 ]
-Instruments(sys.argv[1]).quality_measured(found)
+Metrics(sys.argv[1]).quality_measured(found)
 """
 
 
@@ -86,21 +86,21 @@ class Samples:
                     yield sample.labels, sample.value
 
 
-def samples(instruments: Instruments) -> Samples:
-    return Samples(instruments.exposition()[0])
+def samples(metrics: Metrics) -> Samples:
+    return Samples(metrics.exposition()[0])
 
 
-def answer(instruments: Instruments, route: str, model: str, status: int) -> None:
-    instruments.request_started(route)
-    instruments.request_answered(route, model, status, 0.25)
+def answer(metrics: Metrics, route: str, model: str, status: int) -> None:
+    metrics.request_started(route)
+    metrics.request_answered(route, model, status, 0.25)
 
 
 def test_requests_are_counted_by_route_status_and_model() -> None:
-    instruments = Instruments()
+    metrics = Metrics()
     for status in (200, 200, 429):
-        answer(instruments, V2, TAG, status)
-    answer(instruments, V1, "", 401)
-    found = samples(instruments)
+        answer(metrics, V2, TAG, status)
+    answer(metrics, V1, "", 401)
+    found = samples(metrics)
     name = "model_requests_total"
     assert found.value(name, route=V2, code="200", **MODEL) == 2
     assert found.value(name, route=V2, code="429", **MODEL) == 1
@@ -108,20 +108,20 @@ def test_requests_are_counted_by_route_status_and_model() -> None:
 
 
 def test_truncated_texts_are_counted_by_model() -> None:
-    instruments = Instruments()
+    metrics = Metrics()
     for truncated in (True, False, True):
         event = prediction_event(model_tag=TAG, truncated=truncated)
-        instruments.handle([event, prediction_event(model_tag="topic:2.1.0")])
-    assert samples(instruments).value("kaiten_truncated_texts_total", **MODEL) == 2
-    assert samples(instruments).value("kaiten_truncated_texts_total") == 2
+        metrics.handle([event, prediction_event(model_tag="topic:2.1.0")])
+    assert samples(metrics).value("kaiten_truncated_texts_total", **MODEL) == 2
+    assert samples(metrics).value("kaiten_truncated_texts_total") == 2
 
 
 def test_requests_are_timed() -> None:
-    instruments = Instruments()
+    metrics = Metrics()
     for seconds in (0.002, 0.25, 20):
-        instruments.request_started(V2)
-        instruments.request_answered(V2, TAG, 200, seconds)
-    found = samples(instruments)
+        metrics.request_started(V2)
+        metrics.request_answered(V2, TAG, 200, seconds)
+    found = samples(metrics)
     name = "model_request_duration_seconds"
     assert found.value(f"{name}_count", route=V2, code="200") == 3
     assert found.value(f"{name}_sum", route=V2, code="200") == pytest.approx(20.252)
@@ -130,25 +130,25 @@ def test_requests_are_timed() -> None:
 
 
 def test_requests_in_progress_are_those_started_and_not_answered() -> None:
-    instruments = Instruments()
-    instruments.request_started(V2)
-    answer(instruments, V2, TAG, 200)
-    assert samples(instruments).value("kaiten_requests_in_progress", route=V2) == 1
+    metrics = Metrics()
+    metrics.request_started(V2)
+    answer(metrics, V2, TAG, 200)
+    assert samples(metrics).value("kaiten_requests_in_progress", route=V2) == 1
 
 
 def test_instruments_are_apart_from_each_other() -> None:
-    one, other = Instruments(), Instruments()
+    one, other = Metrics(), Metrics()
     answer(one, V2, TAG, 200)
     assert samples(other).labels("model_requests_total") == []
 
 
 def test_a_batch_is_measured() -> None:
-    instruments = Instruments()
+    metrics = Metrics()
     report = BatchReport(
         size=3, tokens=60, padded_tokens=80, queue_seconds=[0.1, 0.2, 0.3], inference_seconds=0.05
     )
-    instruments.observer(TAG).batch_computed(report)
-    found = samples(instruments)
+    metrics.observer(TAG).batch_computed(report)
+    found = samples(metrics)
     sums = {
         "kaiten_batch_items": (1, 3),
         "kaiten_batch_tokens": (1, 80),
@@ -165,10 +165,10 @@ def test_a_batch_is_measured() -> None:
     ("tokens", "le", "below"), [(80, "0.01", 1), (64, "0.1", 0), (64, "0.2", 1)]
 )
 def test_padding_is_a_share_of_the_computed_tokens(tokens: int, le: str, below: int) -> None:
-    instruments = Instruments()
+    metrics = Metrics()
     report = BatchReport(1, tokens, padded_tokens=80, queue_seconds=[0], inference_seconds=0)
-    instruments.observer(TAG).batch_computed(report)
-    found = samples(instruments)
+    metrics.observer(TAG).batch_computed(report)
+    found = samples(metrics)
     assert found.value("kaiten_batch_padding_ratio_bucket", le=le, **MODEL) == below
 
 
@@ -178,15 +178,15 @@ def test_batch_of_items_that_cost_nothing_has_no_padding() -> None:
 
 
 def test_the_queue_and_failures_are_told_by_model() -> None:
-    instruments = Instruments()
-    one, other = instruments.observer(TAG), instruments.observer("topic:2.1.0")
+    metrics = Metrics()
+    one, other = metrics.observer(TAG), metrics.observer("topic:2.1.0")
     one.queue_changed(7)
     one.queue_changed(4)
     one.batch_failed()
     one.batch_failed()
     one.out_of_memory()
     other.queue_changed(1)
-    found = samples(instruments)
+    found = samples(metrics)
     assert found.value("kaiten_queue_items", **MODEL) == 4
     assert found.value("kaiten_queue_items", model="topic", version="2.1.0") == 1
     assert found.value("kaiten_batch_failures_total", **MODEL) == 2
@@ -195,30 +195,30 @@ def test_the_queue_and_failures_are_told_by_model() -> None:
 
 
 def test_items_that_were_not_computed_are_counted_by_reason() -> None:
-    instruments = Instruments()
-    observer = instruments.observer(TAG)
+    metrics = Metrics()
+    observer = metrics.observer(TAG)
     observer.items_skipped(gone=2, expired=0)
     observer.items_skipped(gone=1, expired=4)
-    found = samples(instruments)
+    found = samples(metrics)
     assert found.value("kaiten_items_skipped_total", **MODEL, reason="gone") == 3
     assert found.value("kaiten_items_skipped_total", **MODEL, reason="expired") == 4
 
 
 def test_dropped_events_are_counted() -> None:
-    instruments = Instruments()
-    assert samples(instruments).value("kaiten_drift_events_dropped_total") == 0
-    instruments.drift_events_dropped(3)
-    instruments.drift_events_dropped(2)
-    assert samples(instruments).value("kaiten_drift_events_dropped_total") == 5
+    metrics = Metrics()
+    assert samples(metrics).value("kaiten_drift_events_dropped_total") == 0
+    metrics.drift_events_dropped(3)
+    metrics.drift_events_dropped(2)
+    assert samples(metrics).value("kaiten_drift_events_dropped_total") == 5
 
 
 def test_requests_have_the_names_that_bentoml_gives_them() -> None:
-    instruments = Instruments(bento_version="7")
+    metrics = Metrics(bento_version="7")
     for model in (TAG, TAG, "topic:2.1.0"):
-        answer(instruments, V2, model, 200)
-    answer(instruments, V1, "", 401)
-    instruments.request_started(V1)
-    found = samples(instruments)
+        answer(metrics, V2, model, 200)
+    answer(metrics, V1, "", 401)
+    metrics.request_started(V1)
+    found = samples(metrics)
     labels = [
         SERVICE | {"endpoint": V2, "http_response_code": "200"},
         SERVICE | {"endpoint": V1, "http_response_code": "401"},
@@ -238,9 +238,9 @@ def test_requests_have_the_names_that_bentoml_gives_them() -> None:
 
 
 def test_no_metric_is_told_twice() -> None:
-    instruments = Instruments()
-    answer(instruments, V2, TAG, 200)
-    families = samples(instruments).families
+    metrics = Metrics()
+    answer(metrics, V2, TAG, 200)
+    families = samples(metrics).families
     assert len(set(families)) == len(families)
     assert {name for name in families if name.startswith("bentoml_")} == {
         "bentoml_service_request",
@@ -250,7 +250,7 @@ def test_no_metric_is_told_twice() -> None:
 
 
 def test_the_exposition_says_what_it_is() -> None:
-    content, content_type = Instruments().exposition()
+    content, content_type = Metrics().exposition()
     assert content.endswith(b"\n")
     assert content_type.startswith("text/plain; version=")
 
@@ -309,16 +309,16 @@ def test_workers_are_summed_and_the_gauges_of_dead_ones_forgotten(tmp_path: Path
 
 
 def test_refusals_are_counted_by_limit_and_a_worker_that_counts_by_itself_is_shown() -> None:
-    instruments = Instruments()
+    metrics = Metrics()
     for limit in ("requests", "concurrency", "requests"):
-        instruments.request_limited(limit)
-    instruments.limits_degraded(degraded=True)
-    found = samples(instruments)
+        metrics.request_limited(limit)
+    metrics.limits_degraded(degraded=True)
+    found = samples(metrics)
     assert found.value("kaiten_requests_rate_limited_total", limit="requests") == 2
     assert found.value("kaiten_requests_rate_limited_total", limit="concurrency") == 1
     assert found.value("kaiten_rate_limit_degraded") == 1
-    instruments.limits_degraded(degraded=False)
-    assert samples(instruments).value("kaiten_rate_limit_degraded") == 0
+    metrics.limits_degraded(degraded=False)
+    assert samples(metrics).value("kaiten_rate_limit_degraded") == 0
 
 
 def test_quality_is_what_any_worker_has_measured_last(tmp_path: Path) -> None:
@@ -340,56 +340,56 @@ def test_quality_is_what_any_worker_has_measured_last(tmp_path: Path) -> None:
 
 
 def test_predictions_that_were_not_written_are_counted() -> None:
-    instruments = Instruments()
-    instruments.feedback_events_dropped(3)
-    samples = Samples(instruments.exposition()[0])
+    metrics = Metrics()
+    metrics.feedback_events_dropped(3)
+    samples = Samples(metrics.exposition()[0])
     assert samples.value("kaiten_feedback_events_dropped_total") == 3
 
 
 def test_what_is_not_measured_any_more_is_not_shown_as_if_it_were() -> None:
-    instruments = Instruments()
+    metrics = Metrics()
     at = datetime.now(UTC)
     one, other = (
         VersionQuality("intent", version, "production", Measures(1, at, at, 1, 1, 1, 1), None)
         for version in ("1.0.0", "2.0.0")
     )
-    instruments.quality_measured([one, other])
-    instruments.quality_measured([other])
-    found = samples(instruments)
+    metrics.quality_measured([one, other])
+    metrics.quality_measured([other])
+    found = samples(metrics)
     arm = {"arm": "production", "model": "intent"}
     assert math.isnan(found.value("model_accuracy", version="1.0.0", **arm))
     assert found.value("model_accuracy", version="2.0.0", **arm) == 1
 
 
 def test_labels_and_their_database_are_told() -> None:
-    instruments = Instruments()
-    instruments.labels_taken("waiting", 3)
-    instruments.labels_taken("waiting", 1)
-    instruments.database_away(away=True)
-    found = samples(instruments)
+    metrics = Metrics()
+    metrics.labels_received("waiting", 3)
+    metrics.labels_received("waiting", 1)
+    metrics.database_unavailable(unavailable=True)
+    found = samples(metrics)
     assert found.value("kaiten_feedback_labels_total", outcome="waiting") == 4
     assert found.value("kaiten_database_unavailable") == 1
-    instruments.database_away(away=False)
-    assert samples(instruments).value("kaiten_database_unavailable") == 0
+    metrics.database_unavailable(unavailable=False)
+    assert samples(metrics).value("kaiten_database_unavailable") == 0
 
 
 def test_workers_that_are_ready_are_shown_beside_those_there_should_be() -> None:
-    instruments, ready = Instruments(), [1]
-    instruments.show_workers(2, lambda: ready[0])
-    instruments.worker_started()
-    found = samples(instruments)
+    metrics, ready = Metrics(), [1]
+    metrics.expose_workers(2, lambda: ready[0])
+    metrics.worker_started()
+    found = samples(metrics)
     assert found.value("kaiten_workers_expected") == 2
     assert found.value("kaiten_workers_ready") == 1
     assert found.value("kaiten_worker_starts_total") == 1
     ready[0] = 2
-    assert samples(instruments).value("kaiten_workers_ready") == 2
+    assert samples(metrics).value("kaiten_workers_ready") == 2
 
 
 def test_what_serves_is_told_by_labels() -> None:
-    instruments = Instruments(bento_version="1.0.0-cpu-0f2a")
+    metrics = Metrics(bento_version="1.0.0-cpu-0f2a")
     served = {"ours:1.0.0": "a" * 64, "theirs:2.0.0": "b" * 64}
-    instruments.show_versions("0.1.0", lambda: served)
-    found = samples(instruments)
+    metrics.expose_versions("0.1.0", lambda: served)
+    found = samples(metrics)
     assert found.value("kaiten_build_info", version="0.1.0", bento="1.0.0-cpu-0f2a") == 1
     for tag, digest in served.items():
         name, _, version = tag.partition(":")
@@ -399,22 +399,22 @@ def test_what_serves_is_told_by_labels() -> None:
 # Takes a directory; counts in one series, says so, and in very many more once it is told to.
 GROWING = """
 import os, sys
-from kaiten.settings.models import Logging
-from monitors.metrics import Instruments
+from kaiten.settings.models import LoggingSettings
+from monitors.metrics.definitions import Metrics
 from monitors.logging.setup import configure
-configure(Logging())
-instruments = Instruments(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+configure(LoggingSettings())
+metrics = Metrics(os.environ["PROMETHEUS_MULTIPROC_DIR"])
 def answer(model, count):
     for _ in range(count):
-        instruments.request_started("/api/v2/predict")
-        instruments.request_answered("/api/v2/predict", model, 200, 0.01)
+        metrics.request_started("/api/v2/predict")
+        metrics.request_answered("/api/v2/predict", model, 200, 0.01)
 answer("first:1.0.0", 3)
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(2000):
     answer(f"m{number}:1.0.0", 1)
 answer("first:1.0.0", 4)
-sys.stdout.buffer.write(instruments.exposition()[0])
+sys.stdout.buffer.write(metrics.exposition()[0])
 """
 
 
@@ -486,10 +486,10 @@ def test_worker_with_the_id_of_one_that_left_a_torn_file_starts_afresh(tmp_path:
 
 
 def test_lines_that_were_not_written_are_counted_by_target() -> None:
-    instruments = Instruments()
-    instruments.log_lines_dropped("console", 2)
-    instruments.log_lines_dropped("security", 1)
-    found = samples(instruments)
+    metrics = Metrics()
+    metrics.log_lines_dropped("console", 2)
+    metrics.log_lines_dropped("security", 1)
+    found = samples(metrics)
     values = {
         target: found.value("kaiten_log_lines_dropped_total", target=target)
         for target in ("console", "requests", "security")

@@ -14,7 +14,7 @@ from prometheus_client import mmap_dict
 from structlog.testing import capture_logs
 
 from kaiten import files as state_files
-from monitors.metrics_files import FileRows, MetricFiles, TornFile, is_dead, read_rows
+from monitors.metrics.worker_files import CorruptFile, FileRows, MetricFiles, is_dead, read_rows
 
 KEY = json.dumps(["requests_total", "requests_total", {"status": "200"}, "Help."])
 OTHER = json.dumps(["requests_total", "requests_total", {"status": "500"}, "Help."])
@@ -86,7 +86,7 @@ TORN = {
 def test_torn_file_of_a_dead_worker_is_counted_and_put_aside(kind: str, tmp_path: Path) -> None:
     metrics_file(tmp_path / f"counter_{os.getpid()}.db", {KEY: (3, 0)})
     (tmp_path / f"counter_{DEAD}.db").write_bytes(TORN[kind])
-    with pytest.raises(TornFile):
+    with pytest.raises(CorruptFile):
         read_rows(TORN[kind])
     torn: list[str] = []
     with capture_logs() as logged:
@@ -95,7 +95,7 @@ def test_torn_file_of_a_dead_worker_is_counted_and_put_aside(kind: str, tmp_path
     assert torn == ["torn"]
     assert [line["event"] for line in logged] == ["metrics_file_torn"]
     assert not (tmp_path / f"counter_{DEAD}.db").exists()
-    assert (tmp_path / "torn.aside").read_bytes() == TORN[kind]
+    assert (tmp_path / "corrupt.aside").read_bytes() == TORN[kind]
 
 
 def test_torn_file_of_a_living_worker_is_left_where_it_is_and_counted_once(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         state_files.replace(path, text, mode)
         written += 1
 
-    monkeypatch.setattr("monitors.metrics_files.replace", replace)
+    monkeypatch.setattr("monitors.metrics.worker_files.replace", replace)
     return at
 
 
@@ -229,7 +229,7 @@ def test_full_disk_leaves_the_files_of_dead_workers_as_they_are(
     def replace(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("monitors.metrics_files.replace", replace)
+    monkeypatch.setattr("monitors.metrics.worker_files.replace", replace)
     assert counts(tmp_path) == counts(tmp_path) == {KEY: 2}
 
 

@@ -11,8 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaiten.settings.environment import ROOT
-from monitors.latency import LEAST, MOST, RELATIVE_ERROR, AnswerTimes, Times
-from monitors.metrics import Instruments
+from monitors.metrics.definitions import Metrics
+from monitors.metrics.latency import (
+    MAX_SECONDS,
+    MIN_SECONDS,
+    RELATIVE_ERROR,
+    LatencyStats,
+    RouteLatency,
+)
 
 V1 = "/api/v1/predict"
 V2 = "/api/v2/predict"
@@ -21,8 +27,8 @@ SHARES = st.floats(0, 1)
 # Adds so many answers of one length, says so, and waits to be ended or killed.
 WORKER = f"""
 import sys
-from monitors.latency import AnswerTimes
-times = AnswerTimes({ROUTES!r}, sys.argv[1])
+from monitors.metrics.latency import LatencyStats
+times = LatencyStats({ROUTES!r}, sys.argv[1])
 for _ in range(int(sys.argv[2])):
     times.add({V2!r}, 200, float(sys.argv[3]))
     times.add({V2!r}, 429, 0.001)
@@ -31,19 +37,19 @@ sys.stdin.read()
 """
 
 
-def kept(seconds: Sequence[float]) -> Times:
-    times = AnswerTimes(ROUTES)
+def kept(seconds: Sequence[float]) -> RouteLatency:
+    times = LatencyStats(ROUTES)
     for each in seconds:
         times.add(V2, 200, each)
     return route(times, V2)
 
 
-def route(times: AnswerTimes, name: str) -> Times:
+def route(times: LatencyStats, name: str) -> RouteLatency:
     (found,) = [each for each in times.read()[1] if each.route == name]
     return found
 
 
-@given(st.lists(st.floats(LEAST, MOST), min_size=1, max_size=200), SHARES)
+@given(st.lists(st.floats(MIN_SECONDS, MAX_SECONDS), min_size=1, max_size=200), SHARES)
 def test_a_quantile_is_within_the_relative_error_of_the_answer_at_its_rank(
     seconds: list[float], share: float
 ) -> None:
@@ -52,7 +58,11 @@ def test_a_quantile_is_within_the_relative_error_of_the_answer_at_its_rank(
 
 
 @given(
-    st.lists(st.lists(st.floats(LEAST, MOST), min_size=1, max_size=50), min_size=2, max_size=4),
+    st.lists(
+        st.lists(st.floats(MIN_SECONDS, MAX_SECONDS), min_size=1, max_size=50),
+        min_size=2,
+        max_size=4,
+    ),
     SHARES,
 )
 def test_what_is_merged_is_what_one_would_have_kept(
@@ -60,7 +70,7 @@ def test_what_is_merged_is_what_one_would_have_kept(
 ) -> None:
     together = kept([each for worker in workers for each in worker])
     rows = np.stack([kept(worker).row for worker in workers])
-    merged = Times(V2, rows.sum(axis=0))
+    merged = RouteLatency(V2, rows.sum(axis=0))
     assert (merged.row[3:] == together.row[3:]).all()
 
 
@@ -79,7 +89,7 @@ def test_whatever_it_took_is_counted_and_no_quantile_is_outside_of_it(
 
 
 def test_the_times_are_those_of_good_answers_and_all_others_are_counted() -> None:
-    times = AnswerTimes(ROUTES)
+    times = LatencyStats(ROUTES)
     for status, seconds in ((200, 0.2), (204, 0.4), (429, 0.001), (429, 0.001), (503, 30)):
         times.add(V2, status, seconds)
     times.add(V1, 499, 0.1)
@@ -92,22 +102,22 @@ def test_the_times_are_those_of_good_answers_and_all_others_are_counted() -> Non
 
 
 def test_every_route_is_told_in_order_even_one_that_nobody_asks() -> None:
-    _, found = AnswerTimes(ROUTES).read()
+    _, found = LatencyStats(ROUTES).read()
     assert [(each.route, each.count, each.others) for each in found] == [(V1, 0, {}), (V2, 0, {})]
 
 
 @pytest.mark.parametrize(("status", "counted"), [(100, 300), (302, 302), (599, 599), (999, 599)])
 def test_a_status_that_is_none_counts_as_the_next(status: int, counted: int) -> None:
-    times = AnswerTimes(ROUTES)
+    times = LatencyStats(ROUTES)
     times.add(V1, status, 0.1)
     assert route(times, V1).others == {counted: 1}
 
 
 def test_instruments_tell_of_each_answer() -> None:
-    times = AnswerTimes(ROUTES)
-    instruments = Instruments(times=times)
-    instruments.request_started(V2)
-    instruments.request_answered(V2, "intent:1.0.0", 200, 0.25)
+    times = LatencyStats(ROUTES)
+    metrics = Metrics(latency=times)
+    metrics.request_started(V2)
+    metrics.request_answered(V2, "intent:1.0.0", 200, 0.25)
     assert (route(times, V2).count, route(times, V2).most) == (1, 0.25)
 
 
@@ -134,7 +144,7 @@ def test_every_worker_tells_the_same_of_all_and_one_that_is_killed_counts_on(
 ) -> None:
     before = datetime.now(UTC)
     with worker(tmp_path, 300, 0.1), worker(tmp_path, 700, 0.4) as killed:
-        own = AnswerTimes(ROUTES, str(tmp_path))
+        own = LatencyStats(ROUTES, str(tmp_path))
         own.add(V2, 200, 0.9)
         killed.kill()
         killed.wait()
@@ -147,13 +157,13 @@ def test_every_worker_tells_the_same_of_all_and_one_that_is_killed_counts_on(
     assert found.quantile(0.25) == pytest.approx(0.1, rel=RELATIVE_ERROR)
     assert found.quantile(0.5) == pytest.approx(0.4, rel=RELATIVE_ERROR)
     # As a worker that takes its place, and has the same id by chance.
-    next_one = AnswerTimes(ROUTES, str(tmp_path))
+    next_one = LatencyStats(ROUTES, str(tmp_path))
     assert route(next_one, V2).count == 1001
     assert next_one.read()[0] == since
 
 
 def test_a_file_that_is_being_made_or_is_of_another_make_is_passed_over(tmp_path: Path) -> None:
-    times = AnswerTimes(ROUTES, str(tmp_path))
+    times = LatencyStats(ROUTES, str(tmp_path))
     (made,) = tmp_path.iterdir()
     (tmp_path / "answers_1.times").touch()
     (tmp_path / "answers_2.times").write_bytes(bytes(made.stat().st_size))
@@ -165,7 +175,7 @@ def test_a_file_that_is_being_made_or_is_of_another_make_is_passed_over(tmp_path
 
 def test_what_this_worker_has_kept_is_told_even_where_its_folder_is_gone(tmp_path: Path) -> None:
     folder = tmp_path / "metrics"
-    times = AnswerTimes(ROUTES, str(folder))
+    times = LatencyStats(ROUTES, str(folder))
     times.add(V2, 200, 0.1)
     for each in folder.iterdir():
         each.unlink()

@@ -1,0 +1,1 @@
+"""The metrics of all workers of a server: their definitions, files and exposition."""
