@@ -145,9 +145,9 @@ def test_drops_from_before_there_are_metrics_are_handed_on() -> None:
 _START = """
 import faulthandler, logging, os, pathlib, sys, threading, warnings
 from kaiten.settings.models import Logging
-from monitors import lines, logs
-lines.detach_console()
-logs.configure(Logging())
+from monitors.logging import setup, writer
+writer.detach_console()
+setup.configure(Logging())
 log = logging.getLogger("bentoml")
 """
 _PRODUCERS = """
@@ -246,7 +246,7 @@ def test_what_the_interpreter_writes_in_its_last_moments_is_there() -> None:
 
 
 def test_process_that_leaves_at_once_writes_what_it_has_if_it_says_so() -> None:
-    done = run('log.error("last words")\nlines.flush()\nos._exit(3)')
+    done = run('log.error("last words")\nwriter.flush()\nos._exit(3)')
     assert done.returncode == 3
     assert json.loads(done.stderr)["event"] == "last words"
 
@@ -257,7 +257,7 @@ for number in range(50):
     log.info("parent %d", number)
     if (child := os.fork()) == 0:
         log.info("child %d", number)
-        lines.flush()
+        writer.flush()
         os._exit(0)
     os.waitpid(child, 0)
 """
