@@ -21,13 +21,13 @@ SCRIPT = f"""
 import asyncio, sys
 from pathlib import Path
 from kaiten.pseudonyms import Pseudonyms
-from kaiten.settings.models import Logging
+from kaiten.settings.models import LoggingSettings
 from gateway.security_log import security_log
 from monitors.logging.setup import configure
 from tests.unit.gateway.house import House, V1, V2, bearer
 
 folder, level, addresses = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "whole"
-settings = Logging(folder=folder, level=level, client_addresses=addresses)
+settings = LoggingSettings(folder=folder, level=level, client_addresses=addresses)
 # As service.py does: once while it is imported, and once in the worker.
 configure(settings)
 configure(settings, Pseudonyms(b"key"), 3)

@@ -17,12 +17,12 @@ import sys
 import structlog
 from kaiten.context import RequestContext, bind
 from kaiten.errors import CallerGone
-from kaiten.settings.models import Logging
+from kaiten.settings.models import LoggingSettings
 from monitors.logging.setup import configure
 
 logger = structlog.get_logger("gateway.example")
-configure(Logging(level=sys.argv[1]))
-configure(Logging(level=sys.argv[1]))
+configure(LoggingSettings(level=sys.argv[1]))
+configure(LoggingSettings(level=sys.argv[1]))
 
 
 def fail() -> None:
@@ -152,9 +152,9 @@ ACTS = """
 import sys
 from pathlib import Path
 from gateway.security_log import PER_SOURCE, log_event, log_operator_action
-from kaiten.settings.models import Logging
+from kaiten.settings.models import LoggingSettings
 from monitors.logging.setup import configure, keep_acts
-configure(Logging())
+configure(LoggingSettings())
 keep_acts(Path(sys.argv[1]))
 for number in range(3 * PER_SOURCE):
     log_event("token_rejected", "size")

@@ -144,10 +144,10 @@ def test_drops_from_before_there_are_metrics_are_handed_on() -> None:
 # Each of these is a process of its own: the standard streams belong to all of it.
 _START = """
 import faulthandler, logging, os, pathlib, sys, threading, warnings
-from kaiten.settings.models import Logging
+from kaiten.settings.models import LoggingSettings
 from monitors.logging import setup, writer
 writer.detach_console()
-setup.configure(Logging())
+setup.configure(LoggingSettings())
 log = logging.getLogger("bentoml")
 """
 _PRODUCERS = """
