@@ -32,7 +32,7 @@ help:  ## list the targets
 
 .PHONY: serve
 serve: $(ENV)  ## serve on 127.0.0.1 (PORT=3001 MODEL=name:version), the quickstart model by default
-	@$(if $(MODEL),,$(BIN)/kaiten models $(QUICKSTART) >/dev/null 2>&1 || $(MAKE) -s quickstart)
+	@$(if $(MODEL),,$(BIN)/kaiten model show $(QUICKSTART) >/dev/null 2>&1 || $(MAKE) -s quickstart)
 	@exec $(BIN)/kaiten serve --port $(PORT) $(if $(MODEL),--model $(MODEL))
 
 .PHONY: quickstart

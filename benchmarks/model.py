@@ -132,7 +132,9 @@ def export_plainly() -> Path:
 
 def token() -> str:
     """Make a token as an operator would."""
-    return run_kaiten("token", "--subject", "benchmark", "--scope", "predict", "--ttl", "1d")
+    return run_kaiten(
+        "token", "create", "--subject", "benchmark", "--scope", "predict", "--ttl", "1d"
+    )
 
 
 def run_kaiten(*arguments: str) -> str:

@@ -8,13 +8,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli import (
-    bento,
-    credentials,
+    api_key,
+    build,
+    containerize,
     device,
     doctor,
     drift,
-    models,
-    promotion,
+    model,
+    promote,
+    register,
+    revoke,
+    rollback,
     serve,
     smoke,
     token,
@@ -33,31 +37,28 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(serve.serve)
-app.command()(models.register)
-app.command(name="models")(models.list_models)
-app.command()(models.sign)
+app.command()(register.register)
 app.command()(validate.validate)
-app.command()(promotion.promote)
-app.command()(promotion.rollback)
-app.command()(promotion.history)
-app.command()(promotion.diff)
-app.command()(bento.build)
-app.command()(bento.containerize)
-app.command()(token.token)
-app.add_typer(credentials.api_key, name="api-key")
-app.command()(credentials.revoke)
+app.command()(promote.promote)
+app.command()(rollback.rollback)
+app.add_typer(model.model, name="model")
+app.command()(build.build)
+app.command()(containerize.containerize)
+app.add_typer(token.token, name="token")
+app.add_typer(api_key.api_key, name="api-key")
+app.command()(revoke.revoke)
 app.command()(doctor.doctor)
 app.command()(smoke.smoke)
 app.add_typer(drift.drift, name="drift")
-# Nobody calls it by hand.
+# Only the server calls it.
 app.command(hidden=True)(device.device)
 
 
 def main() -> None:
-    """Run the command; what the operator can mend is told in a sentence, without a traceback."""
-    # Standard output is a command's own.
+    """Run a command; an error that the operator can correct is printed without a traceback."""
+    # Standard output carries a command's result, so only warnings are logged.
     setup.configure(LoggingSettings(level="warning"))
-    # The trail's head goes to the log, whoever changes it.
+    # Except the audit log's head, which is logged at each change.
     logging.getLogger("lifecycle.audit_log").setLevel(logging.INFO)
     try:
         if models := bento_models():

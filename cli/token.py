@@ -1,75 +1,69 @@
-"""`kaiten token`: make a token for a caller."""
+"""`kaiten token`: create and revoke tokens."""
 
 import re
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from gateway.auth.minting import mint
-from gateway.auth.signing_secret import signing_secret
+from cli.options import (
+    LifetimeOption,
+    ScopesOption,
+    SubjectOption,
+    check_scopes,
+    check_subject,
+    parse_duration,
+)
+from gateway.auth.minting import mint_token
 from kaiten.settings.loader import load_settings
-from kaiten.settings.models import SCOPE
+from kaiten.settings.models import AuthSettings
+from server.credential_admin import own_issuer, revoke_token
 
-_SCOPE = re.compile(SCOPE)
-_SCOPES = "predict, predict:NAME, feedback, feedback:NAME, ops or admin"
-Scopes = Annotated[
-    list[str],
-    typer.Option(help=f"{_SCOPES}; may be repeated."),
+_JWT = re.compile(r"eyJ[\w-]*\.[\w-]*\.[\w-]*")
+IssuerOption = Annotated[
+    str | None, typer.Option(help="The issuer of the token or subject; by default this server.")
 ]
-Ttl = Annotated[str, typer.Option(help="How long it holds, such as 30m, 1h or 7d.")]
-_TTL = re.compile(r"(\d+)([smhd])")
+token = typer.Typer(help="Create and revoke tokens.", no_args_is_help=True)
 
 
-class _Unit(StrEnum):
-    s = "seconds"
-    m = "minutes"
-    h = "hours"
-    d = "days"
+@token.command()
+def create(subject: SubjectOption, scopes: ScopesOption, ttl: LifetimeOption = "1h") -> None:
+    """Print a new token alone on standard output.
 
-
-def token(
-    subject: Annotated[str, typer.Option(help="Who will call: a user or a service.")],
-    scope: Scopes,
-    ttl: Ttl = "1h",
-) -> None:
-    """Print a token alone on standard output.
-
-    Example: kaiten token --subject alice --scope predict --ttl 1h
+    Example: kaiten token create --subject alice --scope predict --ttl 1h
     """
-    given_subject(subject)
+    check_subject(subject)
+    check_scopes(scopes)
+    typer.echo(mint_token(load_settings(), subject, scopes, parse_duration(ttl)))
+
+
+@token.command()
+def revoke(
+    jti: Annotated[str, typer.Argument(help="The token's id, its claim jti; not the token.")],
+    issuer: IssuerOption = None,
+) -> None:
+    """Revoke one token by its id.
+
+    Example: kaiten token revoke 3f2504e04f8941d39a0c0305e82c3301
+    """
+    if not jti.strip() or _JWT.fullmatch(jti):
+        # The value is not quoted: it may be a token that is still valid.
+        raise typer.BadParameter("give the token's claim jti, not the token", param_hint="JTI")
     settings = load_settings()
-    secret = signing_secret(settings)
-    typer.echo(mint(subject, checked_scopes(scope), duration(ttl), settings.auth, secret.value))
+    typer.echo(revoke_token(settings, check_issuer(settings.auth, issuer), jti))
 
 
-def given_subject(subject: str) -> str:
-    """Return the subject, unless it is none."""
-    if not subject.strip():
-        raise typer.BadParameter("is empty", param_hint="--subject")
-    return subject
+def check_issuer(auth: AuthSettings, issuer: str | None, *others: str) -> str:
+    """Return the issuer to revoke for: the named one, or this server if it signs tokens.
 
-
-def checked_scopes(scopes: list[str]) -> list[str]:
-    """Return the scopes, each of which must be one."""
-    for scope in scopes:
-        if not _SCOPE.fullmatch(scope):
-            raise typer.BadParameter(
-                f"{scope!r} is no scope; use {_SCOPES}",
-                param_hint="--scope",
-            )
-    return scopes
-
-
-def duration(text: str, option: str = "--ttl") -> timedelta:
-    """Return how long 30m, 1h or 7d is."""
-    match = _TTL.fullmatch(text)
-    if match is None or int(match[1]) == 0:
-        raise typer.BadParameter(f"{text!r} is no duration; write 30m, 1h or 7d", param_hint=option)
-    try:
-        found = timedelta(**{_Unit[match[2]]: int(match[1])})
-        _ = datetime.now(UTC) + found
-    except OverflowError:
-        raise typer.BadParameter(f"{text!r} is too long", param_hint=option) from None
-    return found
+    An issuer that this server does not accept is an error, because revoking for it would report
+    success and revoke nothing.
+    """
+    own = own_issuer(auth)
+    if issuer is None and own is not None:
+        return own
+    issuers = [*([own] if own else ()), *(trusted.issuer for trusted in auth.issuers), *others]
+    if issuer is None or issuer not in issuers:
+        reason = f"{issuer!r} is not an issuer here" if issuer else "this server signs no tokens"
+        message = f"{reason}; name one of {', '.join(issuers)}"
+        raise typer.BadParameter(message, param_hint="--issuer")
+    return issuer

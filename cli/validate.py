@@ -1,48 +1,128 @@
-"""`kaiten validate`: measure a version on labelled rows, and say whether it may be promoted."""
+"""`kaiten validate`: measure a version on labelled rows, against the thresholds."""
 
-from importlib import import_module
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
+from cli.options import (
+    JsonOption,
+    LabelColumnOption,
+    ModelTagArgument,
+    TextColumnOption,
+    progress_console,
+)
 from kaiten.errors import SetupError
-from lifecycle.operators import Request
+
+if TYPE_CHECKING:
+    from lifecycle.evaluate.report import ValidationReport
 
 
 def validate(
-    tag: Annotated[str, typer.Argument(help="The version, as name:version.")],
+    model_tag: ModelTagArgument,
     data: Annotated[
         Path, typer.Option(help="Labelled rows: .jsonl, .csv, .tsv or .parquet; gzip too.")
     ],
     golden: Annotated[
-        Path | None, typer.Option(help="Rows that must be answered as they are labelled.")
+        Path | None, typer.Option(help="Rows that must all be predicted as labelled.")
     ] = None,
-    against: Annotated[
+    baseline: Annotated[
         str | None,
-        typer.Option(help="Compare with this version, or none; by default that in production."),
+        typer.Option(
+            help="The version to compare with, or none; by default the one in production."
+        ),
     ] = None,
-    text_column: Annotated[str, typer.Option(help="The column with the text.")] = "text",
-    label_column: Annotated[str, typer.Option(help="The column with the label.")] = "label",
+    text_column: TextColumnOption = "text",
+    label_column: LabelColumnOption = "label",
     slices: Annotated[
-        list[str] | None, typer.Option("--slice", help="Accuracy by this column too; repeatable.")
+        list[str] | None,
+        typer.Option("--slice", help="A column to report the accuracy by; repeatable."),
     ] = None,
     *,
-    partly: Annotated[bool, typer.Option(help="Let rows lack some of the labels.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    allow_missing_labels: Annotated[
+        bool,
+        typer.Option("--allow-missing-labels", help="Accept rows that lack some of the labels."),
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Measure a version, write its report into the store, and exit 1 where it does not pass.
+    """Measure a version, write its report into the store, and exit 1 if it does not pass.
 
-    An interrupted validation goes on where it stopped.
+    An interrupted validation continues where it stopped.
     Example: kaiten validate support-intent:1.0.0 --data examples/quickstart/data/test.jsonl
     """
     try:
-        validation = import_module("server.validation")
+        # Servers have this command too, but not the packages that measure and plot.
+        from server.validation import ValidationRequest, validate_version  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        remedy = "pip install 'kaiten[validate]'"
-        raise SetupError(f"{error.name} is not installed: {remedy}.") from None
-    request = Request(
-        tag, data, golden, against, text_column, label_column, tuple(slices or ()), partly=partly
+        remedy = "Run: pip install 'kaiten[validate]'"
+        raise SetupError(f"{error.name} is not installed. {remedy}") from None
+    request = ValidationRequest(
+        model_tag,
+        data,
+        golden,
+        baseline,
+        text_column,
+        label_column,
+        tuple(slices or ()),
+        allow_missing_labels=allow_missing_labels,
     )
-    if not validation.run(request, as_json=as_json):
+    with show_progress() as progress:
+        report, folder = validate_version(request, progress)
+    if as_json:
+        typer.echo(report.model_dump_json())
+    else:
+        print_report(report, folder)
+    if not report.passed:
         raise typer.Exit(1)
+
+
+@contextmanager
+def show_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that shows how many rows of a version have been predicted."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeRemainingColumn(), console=progress_console) as progress:
+        bars: dict[tuple[str, int], TaskID] = {}
+
+        def update(model_tag: str, completed: int, rows: int) -> None:
+            if (model_tag, rows) not in bars:
+                bars[model_tag, rows] = progress.add_task(model_tag, total=rows)
+            progress.update(bars[model_tag, rows], completed=completed)
+
+        yield update
+
+
+def print_report(report: "ValidationReport", folder: Path) -> None:
+    """Print a summary to standard error, and the path of the HTML page to standard output."""
+    measures, comparison = report.measures, report.comparison
+    verdict = "[green]passed[/green]" if report.passed else "[red]refused[/red]"
+    echo = progress_console.print
+    echo(f"{report.tag} {verdict} on {report.data.rows} rows of {escape(report.data.file)}")
+    echo(
+        f"  accuracy {measures.accuracy:.3f}, macro F1 {measures.macro.f1:.3f}, calibration error "
+        f"{measures.calibration_error:.3f}, p99 {report.cost.latency_p99_ms:.1f} ms"
+    )
+    echo(
+        f"  the accuracy estimate without labels is off by {report.estimate_error:.3f}, measured "
+        "on windows of these rows"
+    )
+    if comparison is not None:
+        echo(
+            f"  compared with {comparison.baseline}: {100 * comparison.difference:+.2f} points "
+            f"({100 * comparison.low:+.2f} to {100 * comparison.high:+.2f}), McNemar's p "
+            f"{comparison.p_value:.3g}"
+        )
+    for check in report.checks:
+        if not check.passed:
+            echo(f"  [red]refused:[/red] {check}")
+    typer.echo(folder / "report.html")

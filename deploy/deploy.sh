@@ -99,7 +99,7 @@ verify() {
     local url=$1 model=${2:-} token=${TOKEN_FILE:-$work/token}
     if [[ -z ${TOKEN_FILE:-} ]]; then
         in_cluster exec deployment/kaiten -- \
-            kaiten token --subject smoke --scope predict --scope ops --ttl 5m >"$token" || {
+            kaiten token create --subject smoke --scope predict --scope ops --ttl 5m >"$token" || {
             say "No token could be made in a pod: name a file with one in TOKEN_FILE."
             return 1
         }

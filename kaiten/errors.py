@@ -10,7 +10,7 @@ KaitenError
         PromotionRefused
         BuildRefused
         StateUnavailable
-        HistoryBroken
+        AuditLogCorrupt
         StateBusy
     RequestError               the caller can mend it
         MalformedBody
@@ -144,14 +144,14 @@ class BuildRefused(SetupError):
     """A bento or an image that can not be made."""
 
 
-class HistoryBroken(SetupError):
-    """A trail that is not as it was written; nothing is decided by it."""
+class AuditLogCorrupt(SetupError):
+    """The audit log was changed or damaged; nothing is decided from it."""
 
     def __init__(self, path: object, line: int, reason: str) -> None:
         super().__init__(
-            f"The history {path} is broken: line {line} {reason}. Restore it from a copy; the log "
-            "has its head after each change (history_appended).",
-            [Detail("history", f"line {line} {reason}")],
+            f"The audit log {path} is corrupt: line {line} {reason}. Restore it from a backup; the "
+            "log files hold its head after each change (event audit_log_appended).",
+            [Detail("audit_log", f"line {line} {reason}")],
         )
 
 

@@ -1,11 +1,13 @@
-"""What happened to a model's versions: an append-only trail, each entry sealed by the one before.
+"""The audit log of a model: an append-only, hash-chained record of what happened to its versions.
 
-The trail is the truth: which version serves in which stage is read from it. It is replaced as a
-whole, atomically, so that a process that is killed leaves the old trail or the new one.
+The audit log decides which version serves in which stage. The file is replaced as a whole,
+atomically, so that a process that is killed leaves the old log or the new one.
 """
 
 import hashlib
 import json
+import os
+import pwd
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,11 +19,11 @@ import structlog
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kaiten.errors import HistoryBroken, SetupError, StateBusy
+from kaiten.errors import AuditLogCorrupt, SetupError, StateBusy
 from kaiten.files import replace
 
-_NOTHING = "0" * 64
-_PATIENCE_S = 10
+_NO_DIGEST = "0" * 64
+_LOCK_TIMEOUT_S = 10
 
 
 class Stage(StrEnum):
@@ -32,7 +34,7 @@ class Stage(StrEnum):
 
 
 class Action(StrEnum):
-    """What may happen to a version."""
+    """What can happen to a version."""
 
     REGISTERED = "registered"
     VALIDATED = "validated"
@@ -40,10 +42,10 @@ class Action(StrEnum):
     ROLLED_BACK = "rolled_back"
 
 
-class Event(BaseModel):
-    """What happened to a version, to whom it is due, and why.
+class AuditLogEvent(BaseModel):
+    """What happened to a version, who did it, and why.
 
-    ``card`` and ``report`` are the SHA-256 of the card, and of the report that it rests on.
+    ``card`` is the SHA-256 of the model card, ``report`` that of the validation report.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,90 +61,102 @@ class Event(BaseModel):
     evidence: dict[str, str] = Field(default_factory=dict)
 
 
-class Entry(Event):
-    """An event with its place in the trail; ``digest`` seals it and all before it."""
+class AuditLogEntry(AuditLogEvent):
+    """An event with its place in the log; ``digest`` covers it and all entries before it."""
 
     number: int
     at: datetime
     previous: str
     digest: str
 
-    def seal(self) -> str:
-        """Return the SHA-256 of all but the digest, in JSON with sorted keys."""
+    def compute_digest(self) -> str:
+        """Return the SHA-256 of all fields but the digest, as JSON with sorted keys."""
         content = self.model_dump(mode="json", exclude={"digest"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-class History:
-    """The trail of one model, in ``folder``/NAME.jsonl."""
+class AuditLog:
+    """The audit log of one model, in ``folder``/NAME.jsonl."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.name = name
         self.path = folder / f"{name}.jsonl"
         self._head = folder / f"{name}.head"
-        self._lock = FileLock(folder / f".{name}.lock", timeout=_PATIENCE_S)
+        self._lock = FileLock(folder / f".{name}.lock", timeout=_LOCK_TIMEOUT_S)
 
-    def entries(self) -> list[Entry]:
-        """Return all entries, the oldest first; HistoryBroken where one is not as written."""
+    def entries(self) -> list[AuditLogEntry]:
+        """Return all entries, the oldest first.
+
+        Raises:
+            AuditLogCorrupt: An entry is missing or differs from what was written.
+
+        """
         try:
-            # Not splitlines, which splits at characters that a reason may have in it.
+            # Not splitlines, which splits at characters that a reason may contain.
             lines = self.path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         except FileNotFoundError:
-            # Its head is written after it.
+            # The head is written after the log.
             if self._head.exists():
-                raise HistoryBroken(self.path, 1, "is missing") from None
+                raise AuditLogCorrupt(self.path, 1, "is missing") from None
             return []
         except PermissionError:
-            raise SetupError(f"The history {self.path} may not be read by this user.") from None
-        found: list[Entry] = []
+            raise SetupError(
+                f"The audit log {self.path} cannot be read. Let this user read it."
+            ) from None
+        entries: list[AuditLogEntry] = []
         for number, line in enumerate(lines, start=1):
             try:
-                entry = Entry.model_validate_json(line)
+                entry = AuditLogEntry.model_validate_json(line)
             except ValidationError:
-                raise HistoryBroken(self.path, number, "is no entry") from None
-            previous = found[-1].digest if found else _NOTHING
-            if (entry.number, entry.previous, entry.digest) != (number, previous, entry.seal()):
-                raise HistoryBroken(self.path, number, "is not as it was written")
-            found.append(entry)
-        self._check_end(found)
-        return found
+                raise AuditLogCorrupt(self.path, number, "is not an entry") from None
+            previous = entries[-1].digest if entries else _NO_DIGEST
+            chain = (number, previous, entry.compute_digest())
+            if (entry.number, entry.previous, entry.digest) != chain:
+                raise AuditLogCorrupt(self.path, number, "was changed after it was written")
+            entries.append(entry)
+        self._check_head(entries)
+        return entries
 
     @contextmanager
-    def changing(self) -> Iterator["Draft"]:
-        """Hold the trail while a change is decided and written; StateBusy where another does.
+    def transaction(self) -> Iterator["AuditLogTransaction"]:
+        """Lock the log while a change is decided and written.
 
-        What the draft was given is written as the block ends, all of it or, where the block
-        raises, nothing.
+        The events that are added are written when the block ends, all of them, or none if it
+        raises.
+
+        Raises:
+            StateBusy: Another process holds the lock.
+
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._lock:
-                draft = Draft(self.entries(), self._write)
-                yield draft
-                draft.save()
+                transaction = AuditLogTransaction(self.entries(), self._write)
+                yield transaction
+                transaction.save()
         except Timeout:
             raise StateBusy(self.name) from None
 
-    def _check_end(self, entries: Sequence[Entry]) -> None:
-        """Raise HistoryBroken where entries were cut off: the head that was written is not there.
+    def _check_head(self, entries: Sequence[AuditLogEntry]) -> None:
+        """Raise AuditLogCorrupt if the newest entries were cut off.
 
-        An older head is there where a process was killed between the two files.
+        A process that was killed between the two files leaves an older head, which is accepted.
         """
         try:
             head = self._head.read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return
         if head not in {entry.digest for entry in entries}:
-            raise HistoryBroken(self.path, len(entries) + 1, "is missing")
+            raise AuditLogCorrupt(self.path, len(entries) + 1, "is missing")
 
-    def _write(self, entries: Sequence[Entry]) -> None:
+    def _write(self, entries: Sequence[AuditLogEntry]) -> None:
         replace(self.path, "".join(f"{entry.model_dump_json()}\n" for entry in entries))
         head = entries[-1]
         replace(self._head, f"{head.digest}\n")
-        # Who would rewrite the whole trail would have to rewrite the log as well.
-        # Asked for here: a command sets up its log after this module was imported.
+        # A forger of the whole audit log would have to forge the log files as well.
+        # The logger is made here: a command configures logging after this module is imported.
         structlog.get_logger(__name__).info(
-            "history_appended",
+            "audit_log_appended",
             model=f"{self.name}:{head.version}",
             action=head.action.value,
             number=head.number,
@@ -150,51 +164,63 @@ class History:
         )
 
 
-class Draft:
-    """A trail that is being added to."""
+class AuditLogTransaction:
+    """The entries of a locked audit log, and the events that are added to it."""
 
-    def __init__(self, entries: list[Entry], write: Callable[[Sequence[Entry]], None]) -> None:
+    def __init__(
+        self, entries: list[AuditLogEntry], write: Callable[[Sequence[AuditLogEntry]], None]
+    ) -> None:
         self.entries = entries
         self._write = write
         self._saved = len(entries)
 
-    def add(self, event: Event) -> Entry:
-        """Seal an event as the trail's last entry."""
+    def add(self, event: AuditLogEvent) -> AuditLogEntry:
+        """Append an event as the newest entry."""
         place: dict[str, Any] = {
             "number": len(self.entries) + 1,
             "at": datetime.now(UTC),
-            "previous": self.entries[-1].digest if self.entries else _NOTHING,
+            "previous": self.entries[-1].digest if self.entries else _NO_DIGEST,
         }
-        entry = Entry(**event.model_dump(), **place, digest="")
-        entry = entry.model_copy(update={"digest": entry.seal()})
+        entry = AuditLogEntry(**event.model_dump(), **place, digest="")
+        entry = entry.model_copy(update={"digest": entry.compute_digest()})
         self.entries.append(entry)
         return entry
 
     def save(self) -> None:
-        """Write what was added; the end of the change does so too."""
+        """Write the added entries now; the end of the transaction does so too."""
         if len(self.entries) > self._saved:
             self._write(self.entries)
             self._saved = len(self.entries)
 
 
-def good_in_production(entries: Sequence[Entry]) -> list[Entry]:
-    """Return the entries by which versions served in production, without what was rolled back from.
+def production_lineage(entries: Sequence[AuditLogEntry]) -> list[AuditLogEntry]:
+    """Return the entries that put versions into production, without those rolled back from.
 
     The last one serves now.
     """
-    good: list[Entry] = []
+    lineage: list[AuditLogEntry] = []
     for entry in entries:
         if entry.stage is not Stage.PRODUCTION:
             continue
         if entry.action is Action.ROLLED_BACK:
-            good = good[:-1]
-        # A whole trail has the target of a rollback there already; what versions carry has not.
-        if not good or good[-1].card != entry.card:
-            good.append(entry)
-    return good
+            lineage = lineage[:-1]
+        # A complete log already has the target of a rollback; the entries in a bento may not.
+        if not lineage or lineage[-1].card != entry.card:
+            lineage.append(entry)
+    return lineage
 
 
-def serving(entries: Sequence[Entry], stage: Stage) -> Entry | None:
-    """Return the entry by which a version serves in a stage; None where none does."""
-    moves = (entry for entry in reversed(entries) if entry.stage == stage)
-    return next(moves, None)
+def serving_entry(entries: Sequence[AuditLogEntry], stage: Stage) -> AuditLogEntry | None:
+    """Return the entry that put the current version into a stage, None if the stage is empty."""
+    return next((entry for entry in reversed(entries) if entry.stage == stage), None)
+
+
+def current_operator() -> str:
+    """Return the name of the system account that runs this process."""
+    # Not getpass.getuser, which trusts the environment.
+    number = os.getuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        # In a container, a user may have a number and no name.
+        return f"uid {number}"

@@ -1,6 +1,7 @@
 """The model card: what a version is, with the checksum of every file that makes it."""
 
 import hashlib
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,20 @@ def sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def card_differences(left: ModelCard, right: ModelCard) -> dict[str, tuple[str | None, str | None]]:
+    """Return the fields in which two cards differ, by their dotted paths, with both values."""
+    flat = [_flatten("", card.model_dump(mode="json")) for card in (left, right)]
+    fields = dict.fromkeys([*flat[0], *flat[1]])
+    values = {field: (flat[0].get(field), flat[1].get(field)) for field in fields}
+    return {field: pair for field, pair in values.items() if pair[0] != pair[1]}
+
+
+def _flatten(path: str, value: object) -> dict[str, str]:
+    if isinstance(value, dict):
+        flat: dict[str, str] = {}
+        for key, nested in value.items():
+            flat |= _flatten(f"{path}.{key}" if path else str(key), nested)
+        return flat
+    return {} if value is None else {path: value if isinstance(value, str) else json.dumps(value)}

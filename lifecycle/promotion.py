@@ -1,4 +1,4 @@
-"""Promotion: which version may serve where, and nothing in production without evidence."""
+"""The promotion gate: the rules that a version must pass before it serves in a stage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,113 +8,127 @@ import semver
 from kaiten import model_tags
 from kaiten.errors import PromotionRefused
 from kaiten.settings.models import VersioningSettings
-from lifecycle.audit_log import Action, Draft, Entry, Event, Stage, good_in_production, serving
+from lifecycle.audit_log import (
+    Action,
+    AuditLogEntry,
+    AuditLogEvent,
+    AuditLogTransaction,
+    Stage,
+    production_lineage,
+    serving_entry,
+)
 from lifecycle.card import ModelCard
 from lifecycle.store import ModelStore, StoredModel
 
-# What a version must have served as, or be serving as, before it may serve in a stage.
-_BEFORE = {Stage.PRODUCTION: Stage.STAGING}
+# The stage that a version must serve in before it may serve in another.
+_PREVIOUS_STAGE = {Stage.PRODUCTION: Stage.STAGING}
+# Keys of the evidence of a validation, as audit logs store them.
+BASELINE_EVIDENCE, MISSING_LABELS_EVIDENCE, GOLDEN_EVIDENCE = "against", "partly", "golden"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """Who wants a version to serve where, why, and what they bring as evidence of its release.
+class PromotionRequest:
+    """The stage to promote to, who asks for it and why, and the evidence of the release.
 
-    ``evidence`` maps what versioning.release_process may ask for to what was found of it.
+    ``evidence`` maps kinds of evidence in versioning.release_process to what proves each.
     """
 
     stage: Stage
-    who: str
+    operator: str
     reason: str
     evidence: Mapping[str, str]
 
 
-class Promotions:
-    """Moves the versions of the models in a store through the stages."""
+class PromotionGate:
+    """Promotes and rolls back the versions in a store."""
 
     def __init__(self, store: ModelStore, rules: VersioningSettings) -> None:
         self._store, self._rules = store, rules
 
-    def promote(self, tag: str, request: Request) -> Entry:
+    def promote(self, model_tag: str, request: PromotionRequest) -> AuditLogEntry:
         """Let a version serve in a stage.
 
-        PromotionRefused, saying why, unless these very bytes have a passing report, have been
-        through the stage before, and come with the evidence that a release needs. ModelRejected
-        where a file is not as it was registered; StateBusy where somebody else promotes.
+        Raises:
+            PromotionRefused: These bytes have no passing report, have not been through the stage
+                before, or lack the evidence that a release needs.
+            ModelRejected: A file differs from the registered one.
+            StateBusy: Another process is changing the audit log.
+
         """
-        name, _ = model_tags.split(tag)
-        # Before the trail is held: it reads every file of the version.
-        model = self._store.get(tag)
-        with self._store.history(name).changing() as draft:
-            report = self._checked(draft.entries, model, request)
-            entry = draft.add(
-                Event(
-                    action=Action.PROMOTED,
-                    version=model.card.version,
-                    who=request.who,
-                    card=model.digest,
-                    reason=request.reason,
-                    stage=request.stage,
-                    report=report.report,
-                    evidence=dict(request.evidence),
-                )
+        name, _ = model_tags.split(model_tag)
+        # Before the audit log is locked, because it reads every file of the version.
+        model = self._store.get(model_tag)
+        with self._store.audit_log(name).transaction() as transaction:
+            report = self._check(transaction.entries, model, request)
+            event = AuditLogEvent(
+                action=Action.PROMOTED,
+                version=model.card.version,
+                who=request.operator,
+                card=model.digest,
+                reason=request.reason,
+                stage=request.stage,
+                report=report.report,
+                evidence=dict(request.evidence),
             )
-            draft.save()
-            model.add_promotion(entry)
-            return entry
+            return _record(transaction, event, model)
 
-    def check(self, tag: str, request: Request) -> None:
+    def check(self, model_tag: str, request: PromotionRequest) -> None:
         """Raise as promote would, and change nothing."""
-        model = self._store.get(tag)
-        self._checked(self._store.history(model.card.name).entries(), model, request)
+        model = self._store.get(model_tag)
+        self._check(self._store.audit_log(model.card.name).entries(), model, request)
 
-    def _checked(self, entries: Sequence[Entry], model: StoredModel, request: Request) -> Entry:
-        """Return the entry of the report that lets a version serve in a stage."""
+    def rollback(self, name: str, operator: str, reason: str) -> AuditLogEntry:
+        """Let the version that served in production before the current one serve again.
+
+        Raises:
+            PromotionRefused: There is no such version, or its files have changed.
+
+        """
+        with self._store.audit_log(name).transaction() as transaction:
+            target = _rollback_target(transaction, name)
+            # Its report may be old: the version has served already.
+            model = self._store.get(f"{name}:{target.version}")
+            _check_unchanged(model, target)
+            event = AuditLogEvent(
+                action=Action.ROLLED_BACK,
+                version=target.version,
+                who=operator,
+                card=model.digest,
+                reason=reason,
+                stage=Stage.PRODUCTION,
+                report=target.report,
+            )
+            return _record(transaction, event, model)
+
+    def _check(
+        self, entries: Sequence[AuditLogEntry], model: StoredModel, request: PromotionRequest
+    ) -> AuditLogEntry:
+        """Return the entry of the passing report; raise PromotionRefused otherwise."""
         report = passing_report(entries, model)
         _check_order(entries, model, request.stage)
         if request.stage is Stage.PRODUCTION:
             _check_release(model.card)
-            _check_asked_enough(entries, report, model.card.tag)
+            _check_validation_scope(entries, report, model.card.tag)
             self._check_evidence(model.card.tag, request)
         return report
 
-    def _check_evidence(self, tag: str, request: Request) -> None:
-        missing = [each for each in self._rules.release_process if not request.evidence.get(each)]
+    def _check_evidence(self, model_tag: str, request: PromotionRequest) -> None:
+        missing = [kind for kind in self._rules.release_process if not request.evidence.get(kind)]
         if missing:
             raise PromotionRefused(
-                tag,
-                f"the release process asks for evidence that is missing: {', '.join(missing)}",
-                "Bring it (kaiten promote --help), or change versioning.release_process.",
+                model_tag,
+                f"the release process requires evidence that is missing: {', '.join(missing)}",
+                "Provide it (kaiten promote --help), or change versioning.release_process.",
             )
 
-    def rollback(self, name: str, who: str, reason: str) -> Entry:
-        """Let the version serve in production again that did before the one that does now.
 
-        PromotionRefused where there is none, or its files are not as they were.
-        """
-        with self._store.history(name).changing() as draft:
-            target = _last_good(draft, name)
-            # Its report need not be new: it has served.
-            model = self._store.get(f"{name}:{target.version}")
-            _check_same_bytes(model, target)
-            entry = draft.add(
-                Event(
-                    action=Action.ROLLED_BACK,
-                    version=target.version,
-                    who=who,
-                    card=model.digest,
-                    reason=reason,
-                    stage=Stage.PRODUCTION,
-                    report=target.report,
-                )
-            )
-            draft.save()
-            model.add_promotion(entry)
-            return entry
+def passing_report(entries: Sequence[AuditLogEntry], model: StoredModel) -> AuditLogEntry:
+    """Return the entry of the newest report on these bytes.
 
+    Raises:
+        PromotionRefused: There is none, it does not pass, or its file is missing or changed.
 
-def passing_report(entries: Sequence[Entry], model: StoredModel) -> Entry:
-    """Return the entry of the newest report on these bytes, which must have passed."""
+    """
     tag, version = model.card.tag, model.card.version
     remedy = f"Validate it: kaiten validate {tag} --data FILE."
     reports = [
@@ -124,53 +138,57 @@ def passing_report(entries: Sequence[Entry], model: StoredModel) -> Entry:
         raise PromotionRefused(tag, "it has no report", remedy)
     newest = reports[-1]
     if newest.card != model.digest:
-        raise PromotionRefused(tag, "its report is on other files than it has now", remedy)
+        raise PromotionRefused(tag, "its report is about other files than it has now", remedy)
     if not newest.passed:
-        why = (
-            f"its newest report, of {newest.at:%Y-%m-%d %H:%M} UTC, does not pass: {newest.reason}"
-        )
-        raise PromotionRefused(tag, why, "Train a better one; a threshold is in validation.")
+        reason = f"its newest report ({newest.at:%Y-%m-%d %H:%M} UTC) did not pass: {newest.reason}"
+        remedy = "Train a better version, or change the threshold in validation."
+        raise PromotionRefused(tag, reason, remedy)
     if newest.report is None or not model.has_report(newest.report):
         raise PromotionRefused(tag, "its report is missing or was changed", remedy)
     return newest
 
 
-def _check_asked_enough(entries: Sequence[Entry], report: Entry, tag: str) -> None:
-    """Refuse a report that passes because it asked for less than it could have."""
-    current, told = serving(entries, Stage.PRODUCTION), report.evidence
-    others = current is not None and current.card != report.card
-    if others and current is not None and told.get("against") != current.version:
+def _check_validation_scope(
+    entries: Sequence[AuditLogEntry], report: AuditLogEntry, model_tag: str
+) -> None:
+    """Refuse a report that passes because the validation covered less than it could have."""
+    current, evidence = serving_entry(entries, Stage.PRODUCTION), report.evidence
+    if (
+        current is not None
+        and current.card != report.card
+        and evidence.get(BASELINE_EVIDENCE) != current.version
+    ):
         reason = (
             f"its report does not compare it with {current.version}, which serves in production"
         )
-        raise PromotionRefused(tag, reason, "Validate it again, without --against.")
-    if "partly" in told:
-        reason = "its report was made on rows that lack some of its labels (--partly)"
-        raise PromotionRefused(tag, reason, "Validate it on rows of all labels.")
-    before = [
-        entry.evidence["golden"]
+        raise PromotionRefused(model_tag, reason, "Validate it again, without --baseline.")
+    if MISSING_LABELS_EVIDENCE in evidence:
+        reason = "its report is about rows that lack some of its labels (--allow-missing-labels)"
+        raise PromotionRefused(model_tag, reason, "Validate it on rows of all labels.")
+    golden_digests = [
+        entry.evidence[GOLDEN_EVIDENCE]
         for entry in entries
-        if entry.card == report.card and "golden" in entry.evidence
+        if entry.card == report.card and GOLDEN_EVIDENCE in entry.evidence
     ]
-    if before and told.get("golden") != before[-1]:
-        reason = "its report leaves out the golden rows that an earlier one had"
-        raise PromotionRefused(tag, reason, "Validate it again, with --golden.")
+    if golden_digests and evidence.get(GOLDEN_EVIDENCE) != golden_digests[-1]:
+        reason = "its report leaves out the golden rows of an earlier report"
+        raise PromotionRefused(model_tag, reason, "Validate it again, with --golden.")
 
 
-def _check_order(entries: Sequence[Entry], model: StoredModel, stage: Stage) -> None:
-    card, current = model.card, serving(entries, stage)
+def _check_order(entries: Sequence[AuditLogEntry], model: StoredModel, stage: Stage) -> None:
+    card, current = model.card, serving_entry(entries, stage)
     if current is not None and current.card == model.digest:
-        raise PromotionRefused(card.tag, f"it serves in {stage} already", "There is nothing to do.")
-    before = _BEFORE.get(stage)
-    if before is None:
+        raise PromotionRefused(card.tag, f"it already serves in {stage}", "There is nothing to do.")
+    previous_stage = _PREVIOUS_STAGE.get(stage)
+    if previous_stage is None:
         return
-    current = serving(entries, before)
+    current = serving_entry(entries, previous_stage)
     if current is None or current.card != model.digest:
-        there = current.version if current else "none"
         raise PromotionRefused(
             card.tag,
-            f"it does not serve in {before} (there: {there})",
-            f"First: kaiten promote {card.tag} --to {before} --reason REASON.",
+            f"it does not serve in {previous_stage} ({current.version if current else 'none'} "
+            "does)",
+            f"First: kaiten promote {card.tag} --to {previous_stage} --reason REASON.",
         )
 
 
@@ -178,12 +196,12 @@ def _check_release(card: ModelCard) -> None:
     if semver.Version.parse(card.version).prerelease:
         raise PromotionRefused(
             card.tag,
-            "a pre-release never reaches production",
+            "a pre-release cannot serve in production",
             "Register the same files as a release.",
         )
 
 
-def _check_same_bytes(model: StoredModel, entry: Entry) -> None:
+def _check_unchanged(model: StoredModel, entry: AuditLogEntry) -> None:
     if model.digest != entry.card:
         raise PromotionRefused(
             model.card.tag,
@@ -192,14 +210,24 @@ def _check_same_bytes(model: StoredModel, entry: Entry) -> None:
         )
 
 
-def _last_good(draft: Draft, name: str) -> Entry:
-    """Return the entry of the version that production served before the present one.
+def _rollback_target(transaction: AuditLogTransaction, name: str) -> AuditLogEntry:
+    """Return the entry of the version that served in production before the current one.
 
-    What has been rolled back from is not good, and is not come back to.
+    A version that was rolled back from is no target.
     """
-    good = good_in_production(draft.entries)
-    if len(good) < 2:  # noqa: PLR2004  the present one, and one before it
+    lineage = production_lineage(transaction.entries)
+    if len(lineage) < 2:  # noqa: PLR2004  the current version, and one before it
         raise PromotionRefused(
-            name, "no version served in production before", "Promote another version."
+            name, "no other version served in production before", "Promote another version."
         )
-    return good[-2]
+    return lineage[-2]
+
+
+def _record(
+    transaction: AuditLogTransaction, event: AuditLogEvent, model: StoredModel
+) -> AuditLogEntry:
+    """Write an event to the audit log, then into the version, which carries it into bentos."""
+    entry = transaction.add(event)
+    transaction.save()
+    model.add_promotion(entry)
+    return entry

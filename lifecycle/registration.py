@@ -12,7 +12,14 @@ from kaiten import model_tags
 from kaiten.confinement import list_names
 from kaiten.errors import ModelRejected
 from kaiten.settings.models import VersioningSettings
-from lifecycle.audit_log import Action, Draft, Entry, Event, Stage, serving
+from lifecycle.audit_log import (
+    Action,
+    AuditLogEntry,
+    AuditLogEvent,
+    AuditLogTransaction,
+    Stage,
+    serving_entry,
+)
 from lifecycle.card import EngineCard, ModelCard, Provenance, sha256
 from lifecycle.model_files import ORIGINAL_README, copy
 from lifecycle.semver_policy import bumped, changes, check_bump, least_bump
@@ -94,7 +101,7 @@ class Submission:
     max_length: int | None = None
 
 
-def register(
+def register_model(
     submission: Submission,
     who: str,
     rules: VersioningSettings,
@@ -126,30 +133,34 @@ def register(
         files |= _files_in(Path(made))
         digests = {path: sha256(source) for path, source in files.items()}
         # Two who register at once are told apart here.
-        with store.history(submission.name).changing() as draft:
-            if not draft.entries:
-                _note_what_is_there(submission.name, store, draft)
-            parent = _parent(submission, draft.entries, store)
+        with store.audit_log(submission.name).transaction() as transaction:
+            if not transaction.entries:
+                _note_what_is_there(submission.name, store, transaction)
+            parent = _parent(submission, transaction.entries, store)
             card = _versioned(_card(submission, facts, files), submission, parent, rules, store)
             store.remove_unfinished(card.tag)
             _check_free(card.tag, store)
             readme = _write_readme(card, files, Path(made))
             digests |= {path: sha256(source) for path, source in readme.items()}
             card = card.model_copy(update={"files": digests})
-            event = Event(action=Action.REGISTERED, version=card.version, who=who, card=card.digest)
-            draft.add(event)
+            event = AuditLogEvent(
+                action=Action.REGISTERED, version=card.version, who=who, card=card.digest
+            )
+            transaction.add(event)
             # Before the files: an entry without a version does no harm, and a version without an
             # entry could be changed unnoticed.
-            draft.save()
+            transaction.save()
             return store.add(card, files | readme)
 
 
-def _note_what_is_there(name: str, store: ModelStore, draft: Draft) -> None:
+def _note_what_is_there(name: str, store: ModelStore, transaction: AuditLogTransaction) -> None:
     """Note the versions of before there was a trail, which would not load beside one."""
     for model in store:
         if model.card.name == name:
             version, digest = model.card.version, model.digest
-            draft.add(Event(action=Action.REGISTERED, version=version, who="found", card=digest))
+            transaction.add(
+                AuditLogEvent(action=Action.REGISTERED, version=version, who="found", card=digest)
+            )
 
 
 def _card(submission: Submission, facts: ModelFacts, files: Mapping[str, Path]) -> ModelCard:
@@ -194,7 +205,7 @@ def _write_readme(card: ModelCard, files: Mapping[str, Path], made: Path) -> dic
 
 
 def _parent(
-    submission: Submission, entries: Sequence[Entry], store: ModelStore
+    submission: Submission, entries: Sequence[AuditLogEntry], store: ModelStore
 ) -> ModelCard | None:
     """Return the card of the version that a new one follows; None for the first of its name.
 
@@ -206,7 +217,7 @@ def _parent(
             reason = f"{named} is another model than {submission.name}"
             raise ModelRejected("parent", reason, "Name a version of the same model.")
         return store.get(named).card
-    current = serving(entries, Stage.PRODUCTION)
+    current = serving_entry(entries, Stage.PRODUCTION)
     wanted = submission.version and semver.Version.parse(submission.version)
     cards = [model.card for model in store if model.card.name == submission.name]
     older = [card for card in cards if not wanted or semver.Version.parse(card.version) < wanted]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kaiten import model_tags
 from kaiten.errors import ModelNotFound, PromotionRefused
-from lifecycle.audit_log import Entry, Stage, good_in_production, serving
+from lifecycle.audit_log import AuditLogEntry, Stage, production_lineage, serving_entry
 from lifecycle.card import REPORTS
 from lifecycle.store import ModelStore, StoredModel
 
@@ -39,7 +39,7 @@ def resolve(reference: str, store: ModelStore, *, in_production: bool) -> Resolv
     PromotionRefused.
     """
     name, version = model_tags.split(reference)
-    entries = store.history(name).entries() or _carried(name, store)
+    entries = store.audit_log(name).entries() or _carried(name, store)
     if not version:
         return Resolved(_in_production(name, entries, store), promoted=True)
     model = store.get(reference)
@@ -53,7 +53,7 @@ def resolve(reference: str, store: ModelStore, *, in_production: bool) -> Resolv
     return Resolved(model, promoted)
 
 
-def _carried(name: str, store: ModelStore) -> list[Entry]:
+def _carried(name: str, store: ModelStore) -> list[AuditLogEntry]:
     """Return the promotions that the versions themselves carry, the oldest first.
 
     That is all there is in a bento; to a version without one, no stage is known.
@@ -63,8 +63,8 @@ def _carried(name: str, store: ModelStore) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.number)
 
 
-def _in_production(name: str, entries: Sequence[Entry], store: ModelStore) -> StoredModel:
-    entry = serving(entries, Stage.PRODUCTION)
+def _in_production(name: str, entries: Sequence[AuditLogEntry], store: ModelStore) -> StoredModel:
+    entry = serving_entry(entries, Stage.PRODUCTION)
     if entry is None:
         known = [model.card.tag for model in store if model.card.name == name]
         if not known:
@@ -84,11 +84,11 @@ def _in_production(name: str, entries: Sequence[Entry], store: ModelStore) -> St
     return model
 
 
-def _is_promoted(entries: Sequence[Entry], model: StoredModel) -> bool:
+def _is_promoted(entries: Sequence[AuditLogEntry], model: StoredModel) -> bool:
     """Return whether these very bytes were promoted, and not rolled back from since."""
-    if model.digest in [entry.card for entry in good_in_production(entries)]:
+    if model.digest in [entry.card for entry in production_lineage(entries)]:
         return True
-    staged = serving(entries, Stage.STAGING)
+    staged = serving_entry(entries, Stage.STAGING)
     if staged is None or staged.card != model.digest:
         return False
     # What was rolled back from was staged before that.

@@ -50,7 +50,7 @@ def verify(folder: Path, tag: str, settings: SignatureSettings) -> None:
             raise ModelRejected(
                 SIGNATURE_FILE,
                 reason,
-                "Take the version from where it was signed, or sign it (kaiten sign) if you "
+                "Take the version from where it was signed, or sign it (kaiten model sign) if you "
                 "know it to be yours.",
             )
         logger.warning("unsigned_version", model=tag)

@@ -17,13 +17,13 @@ from kaiten import model_tags
 from kaiten.errors import ModelLost, ModelNotFound, ModelRejected, restore
 from kaiten.files import replace
 from kaiten.settings.models import SignatureSettings
-from lifecycle.audit_log import Action, Entry, History
+from lifecycle.audit_log import Action, AuditLog, AuditLogEntry
 from lifecycle.baseline import REPORT_FILE, folder_of, reference_of
 from lifecycle.card import BENTOML_FILE, CARD_FILE, REPORTS, SIGNATURE_FILE, ModelCard, sha256
 from lifecycle.signatures import sign, verify
 
 PROMOTIONS_FILE = "promotions.json"
-_ENTRIES = TypeAdapter(list[Entry])
+_ENTRIES = TypeAdapter(list[AuditLogEntry])
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class StoredModel:
         return reference_of(self.folder / REPORTS, self.digest)
 
     @property
-    def promotions(self) -> list[Entry]:
+    def promotions(self) -> list[AuditLogEntry]:
         """The entries by which these bytes came to each stage last, which go where they go.
 
         A bento holds versions without their trail.
@@ -64,9 +64,11 @@ class StoredModel:
         except (OSError, ValueError):
             return []
         digest = self.digest
-        return [each for each in entries if each.digest == each.seal() and each.card == digest]
+        return [
+            each for each in entries if each.digest == each.compute_digest() and each.card == digest
+        ]
 
-    def add_promotion(self, entry: Entry) -> None:
+    def add_promotion(self, entry: AuditLogEntry) -> None:
         """Keep the entry by which it came to a stage, instead of an earlier one of that stage."""
         (self.folder / REPORTS).mkdir(exist_ok=True)
         kept = [each for each in self.promotions if each.stage != entry.stage]
@@ -145,32 +147,32 @@ class ModelStore:
         verify(folder, tag, self._signatures)
         return model
 
-    def sign(self, tag: str, *, again: bool = False) -> None:
+    def sign(self, tag: str, *, force: bool = False) -> None:
         """Sign a version that was registered here; ModelRejected where its bytes are not those.
 
-        A signature that does not hold is replaced only if that is meant, by ``again``.
+        A signature that is not valid is replaced only with ``force``.
         """
         model = ModelStore().get(tag)
-        actions = {(e.action, e.card) for e in self.history(model.card.name).entries()}
+        actions = {(e.action, e.card) for e in self.audit_log(model.card.name).entries()}
         if (Action.REGISTERED, model.digest) not in actions:
             raise ModelRejected(
                 CARD_FILE,
                 f"of {tag} is in no history here, so nothing says where its files come from",
                 "Sign a version where it was registered.",
             )
-        if not again and (model.folder / SIGNATURE_FILE).is_file():
+        if not force and (model.folder / SIGNATURE_FILE).is_file():
             verify(model.folder, tag, self._signatures)
         sign(model.folder, self._signatures)
         verify(model.folder, tag, self._signatures)
 
-    def history(self, name: str) -> History:
-        """Return the trail of a model's versions, which lies beside the models."""
-        return History(self.folder.parent / "kaiten", name)
+    def audit_log(self, name: str) -> AuditLog:
+        """Return the audit log of a model, which is stored beside the models."""
+        return AuditLog(self.folder.parent / "kaiten", name)
 
     def _check_lost(self, tag: str) -> None:
         """Raise ModelLost for a version that is not there, and that the history knows."""
         name, version = model_tags.split(tag)
-        entries = self.history(name).entries()
+        entries = self.audit_log(name).entries()
         if any(entry.version == version for entry in entries):
             folder = self.folder / name / version
             raise ModelLost(tag, folder / BENTOML_FILE if folder.is_dir() else folder)
@@ -181,7 +183,7 @@ class ModelStore:
         A store that came without a trail, such as a bento's, has nothing to compare with.
         """
         card = model.card
-        entries = self.history(card.name).entries()
+        entries = self.audit_log(card.name).entries()
         registered = [
             entry
             for entry in entries
@@ -228,7 +230,7 @@ class ModelStore:
         """
         name, version = model_tags.split(tag)
         folder = self.folder / name / version
-        actions = {e.action for e in self.history(name).entries() if e.version == version}
+        actions = {e.action for e in self.audit_log(name).entries() if e.version == version}
         if not folder.is_dir() or actions - {Action.REGISTERED}:
             return False
         try:

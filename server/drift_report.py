@@ -1,4 +1,4 @@
-"""The report on drift: finds windows and references, and writes or prints what they tell."""
+"""Builds the drift report from archived windows and the baselines of their versions."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -6,9 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import structlog
-import typer
 
-from kaiten import model_tags
 from kaiten.errors import ModelNotFound, SetupError
 from kaiten.events import REFERENCE_FILE
 from kaiten.files import replace
@@ -25,70 +23,84 @@ from monitors.drift.whylogs_profiles import Profile
 logger = structlog.get_logger("kaiten.drift")
 
 
-def run(model: str, since: datetime, output: Path | None) -> None:
-    """Write the report to a file, or print it as JSON where there is none."""
-    render = _renderer() if output is not None else None
-    report = _made(model, since)
-    if output is None or render is None:
-        typer.echo(report.model_dump_json())
-        return
-    try:
-        replace(output, render(report))
-    except OSError as error:
-        raise SetupError(f"--output: {output} can not be written: {error.strerror}.") from None
-    for each in report.versions:
-        verdict = {None: f"not judged: {each.reason}", True: "drifted", False: "no drift"}
-        name = f"{each.model}:{each.version} ({each.arm})"
-        typer.echo(f"{name}, {each.rows} answers in {len(each.windows)} windows: ", nl=False)
-        typer.echo(verdict[each.drifted])
-    typer.echo(f"Wrote {output}.")
+def load_page_renderer() -> Callable[[Report], str]:
+    """Return what renders a report as HTML.
 
+    Raises:
+        SetupError: A package for it is not installed.
 
-def _renderer() -> Callable[[Report], str]:
+    """
     try:
         render: Callable[[Report], str] = import_module("monitors.drift.page").render
     except ModuleNotFoundError as error:
-        remedy = "pip install 'kaiten[validate]', or ask for --json"
-        raise SetupError(f"{error.name} is not installed: {remedy}.") from None
+        remedy = "Run: pip install 'kaiten[validate]', or pass --json"
+        raise SetupError(f"{error.name} is not installed. {remedy}.") from None
     return render
 
 
-def _made(model: str, since: datetime) -> Report:
-    settings = load_settings()
-    check_target(settings.profiles.target)
-    archive = Archive(settings.profiles.target, settings.home)
-    where = settings.profiles.target or str(settings.home / "profiles")
-    reading = _Reading(archive, settings, since)
-    named = _checked(model)
+def write_page(path: Path, page: str) -> None:
+    """Write the page, replacing the file as a whole."""
     try:
-        versions = [reading.version(source) for source in archive.sources(named)]
+        replace(path, page)
+    except OSError as error:
+        message = f"--output: {path} cannot be written: {error.strerror}. Choose another path."
+        raise SetupError(message) from None
+
+
+def summary_lines(report: Report) -> Iterator[str]:
+    """Yield one line for each version and arm."""
+    for version in report.versions:
+        verdict = "drifted" if version.drifted else "no drift"
+        if version.drifted is None:
+            verdict = f"not judged: {version.reason}"
+        name = f"{version.model}:{version.version} ({version.arm})"
+        yield f"{name}, {version.rows} predictions in {len(version.windows)} windows: {verdict}"
+
+
+def build_drift_report(model: str, since: datetime) -> Report:
+    """Compare all windows since then with their baselines.
+
+    ``model`` is a name, a model tag, or empty for all models.
+
+    Raises:
+        SetupError: The archive cannot be read, or has no such windows.
+
+    """
+    settings = load_settings()
+    target = settings.profiles.target
+    check_target(target)
+    archive = Archive(target, settings.home)
+    place = target or str(settings.home / "profiles")
+    reader = _WindowReader(archive, settings, since)
+    try:
+        reports = [reader.report(source) for source in archive.sources(model)]
     except SetupError:
         raise
-    except Exception as error:  # noqa: BLE001  whatever a store's library raises
+    except Exception as error:  # noqa: BLE001  object stores raise errors of many kinds
         raise SetupError(
-            f"{where} can not be read ({type(error).__name__}); look at profiles.target, and at "
-            "the credentials that its store asks for."
+            f"{place} cannot be read ({type(error).__name__}). Check profiles.target and the "
+            "credentials that its store requires."
         ) from None
-    found = tuple(each for each in versions if each is not None)
-    if not found:
+    versions = tuple(report for report in reports if report is not None)
+    if not versions:
         raise SetupError(
             f"There are no profiles of {model or 'any model'} since {since:%Y-%m-%d %H:%M} UTC in "
-            f"{where}. A window is archived once it has ended (drift.window_rows, drift.window_s); "
-            "ask for more time with --since, or look at profiles.target."
+            f"{place}. A window is archived once it has ended (drift.window_rows, drift.window_s): "
+            "pass an earlier --since, or check profiles.target."
         )
     return Report(
         made_at=datetime.now(UTC),
         since=since,
-        archive=where,
+        archive=place,
         min_effect=settings.drift.min_effect,
         false_discovery_rate=settings.drift.false_discovery_rate,
-        unreadable=reading.unreadable,
-        versions=found,
+        unreadable=reader.unreadable,
+        versions=versions,
     )
 
 
-class _Reading:
-    """Reads the windows of versions, and the references that they are held against."""
+class _WindowReader:
+    """Reads the archived windows of versions, and the baselines that they are compared with."""
 
     def __init__(self, archive: Archive, settings: Settings, since: datetime) -> None:
         self._archive = archive
@@ -97,35 +109,30 @@ class _Reading:
         self._since = since
         self.unreadable = 0
 
-    def version(self, source: Source) -> VersionReport | None:
-        """Return what is told of a version and arm; None where it has no windows."""
-        reference = self._reference(source.model)
-        return version_report(source, self._windows(source), reference, self._drift)
+    def report(self, source: Source) -> VersionReport | None:
+        """Return the report on a version and arm, None if it has no windows."""
+        return version_report(
+            source, self._windows(source), self._baseline(source.model), self._drift
+        )
 
     def _windows(self, source: Source) -> Iterator[tuple[Kept, Profile]]:
-        for kept in self._archive.kept(source, self._since):
+        for window in self._archive.kept(source, self._since):
             try:
-                profile = Profile.read(self._archive.read(kept))
+                profile = Profile.read(self._archive.read(window))
             except Exception:
-                # Of another make, or damaged: the others tell enough.
-                logger.exception("profile_unreadable", profile=str(kept.path))
+                # Damaged, or of another format: the other windows still make a report.
+                logger.exception("profile_unreadable", profile=str(window.path))
                 self.unreadable += 1
                 continue
-            yield kept, profile
+            yield window, profile
 
-    def _reference(self, model: str) -> Reference | str:
+    def _baseline(self, model_tag: str) -> Reference | str:
+        """Return the baseline of a version, or why there is none."""
         try:
-            folder = self._store.get(model).reference
+            folder = self._store.get(model_tag).reference
         except ModelNotFound:
             # It may have served from another host.
-            return "the version is not in this model store, which would have its reference"
+            return "the version is not in this model store, which would hold its baseline"
         if folder is None:
             return NO_REFERENCE
         return Reference(folder.name, Profile.read((folder / REFERENCE_FILE).read_bytes()))
-
-
-def _checked(model: str) -> str:
-    name, colon, version = model.partition(":")
-    if model and not (model_tags.is_name(name) and (not colon or model_tags.is_name(version))):
-        raise typer.BadParameter(f"{model!r} names no model", param_hint="--model")
-    return model

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from kaiten.settings.models import VersioningSettings
-from lifecycle.registration import Submission, register
+from lifecycle.registration import Submission, register_model
 from lifecycle.store import ModelStore
 from runners.tasks.base import EngineFacts
 from runners.tasks.text_classification import inspection
@@ -21,7 +21,9 @@ def main() -> None:
     name, _, version = tag.partition(":")
     submission = Submission(Path(folder), name, version, task)
     inspect = inspection.inspect
-    register(submission, "benchmark", VersioningSettings(), store=ModelStore(), inspect=inspect)
+    register_model(
+        submission, "benchmark", VersioningSettings(), store=ModelStore(), inspect=inspect
+    )
 
 
 if __name__ == "__main__":

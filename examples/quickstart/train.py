@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,9 +33,9 @@ from transformers.utils import logging as transformers_logging
 from kaiten.errors import SetupError
 from kaiten.settings.loader import load_settings
 from kaiten.settings.models import LoggingSettings
+from lifecycle.audit_log import current_operator
 from lifecycle.card import Provenance, sha256
-from lifecycle.operators import Request, operator
-from lifecycle.registration import Submission, register
+from lifecycle.registration import Submission, register_model
 from lifecycle.store import ModelStore
 from monitors.logging import setup
 from runners.tasks import find_inspection
@@ -211,9 +210,9 @@ def make() -> None:
         )
         submission = Submission(Path(folder), name, version, TASK, provenance)
         settings = load_settings()
-        stored = register(
+        stored = register_model(
             submission,
-            operator(),
+            current_operator(),
             settings.versioning,
             store=ModelStore(settings.signatures),
             inspect=inspect,
@@ -223,13 +222,17 @@ def make() -> None:
 
 
 def validate() -> None:
-    """Validate the registered version on held-out rows, so that drift has a reference.
+    """Validate the registered version on held-out rows, which gives drift its baseline.
 
-    One that is refused, as on a slow machine, serves too, outside production.
+    A version that is refused, as on a slow machine, still serves outside production.
     """
-    # Who has the model already, or wants but its data, loads nothing of it.
-    validation = import_module("server.validation")
-    validation.run(Request(TAG, DATA / "test.jsonl"), as_json=False)
+    # Loaded only here: it takes seconds, and a model that exists is not validated again.
+    from cli.validate import print_report, show_progress  # noqa: PLC0415
+    from server.validation import ValidationRequest, validate_version  # noqa: PLC0415
+
+    with show_progress() as progress:
+        outcome = validate_version(ValidationRequest(TAG, DATA / "test.jsonl"), progress)
+    print_report(*outcome)
 
 
 def main() -> None:

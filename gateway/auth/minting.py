@@ -1,18 +1,30 @@
 """Mints tokens with the server's own secret."""
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import jwt
 
-from gateway.auth.signing_secret import ALGORITHM
+from gateway.auth.signing_secret import ALGORITHM, signing_secret
+from kaiten.settings.loader import Settings
 from kaiten.settings.models import AuthSettings
 
 
+def mint_token(settings: Settings, subject: str, scopes: Sequence[str], lifetime: timedelta) -> str:
+    """Return a token that is signed with the secret in force.
+
+    Raises:
+        InvalidSettings: There is no secret, because only the issuers of auth.issuers sign tokens.
+
+    """
+    return mint(subject, scopes, lifetime, settings.auth, signing_secret(settings).value)
+
+
 def mint(
-    subject: str, scopes: list[str], ttl: timedelta, settings: AuthSettings, secret: str
+    subject: str, scopes: Sequence[str], lifetime: timedelta, settings: AuthSettings, secret: str
 ) -> str:
-    """Return a signed token; its claims are those that the authentication middleware asks for."""
+    """Return a token that is signed with this secret; Verifier requires these claims."""
     now = datetime.now(UTC)
     claims = {
         "sub": subject,
@@ -20,8 +32,8 @@ def mint(
         "iss": settings.issuer,
         "aud": settings.audience,
         "iat": now,
-        "exp": now + ttl,
-        # By which it can be revoked alone.
+        "exp": now + lifetime,
+        # Allows this token to be revoked alone.
         "jti": uuid.uuid4().hex,
     }
     return jwt.encode(claims, secret, algorithm=ALGORITHM)

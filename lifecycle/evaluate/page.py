@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: its plots are in it."""
+"""Renders a validation report as one self-contained HTML page."""
 
 import io
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lifecycle.evaluate.report import Report, worst
+from lifecycle.evaluate.report import ValidationReport, most_frequent_mistakes
 
-# Of the labels with the lowest F1, and of the mistakes, so many are shown.
-_SHOWN = 15
-_PLOTTED_LABELS = 40
+# The number of labels with the lowest F1, and of mistakes.
+_MAX_LISTED = 15
+_MAX_PLOTTED_LABELS = 40
 _GOOD, _BAD, _INK = "#1a7f5a", "#b3261e", "#30363d"
-# Text stays text, so that it can be searched for, and no time of making is written.
+# Text stays searchable text, and equal reports make equal files.
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "kaiten", "font.size": 9})
 
 _PAGE = """<!doctype html>
@@ -42,37 +42,37 @@ td, th { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #eaeef2 }
 on {{ report.data.rows }} rows of {{ report.data.file }}, {{ report.at.strftime("%Y-%m-%d %H:%M") }} UTC</p>
 
 <h2>Thresholds</h2>
-<table><tr><th></th><th class="n">found</th><th class="n">needed</th><th></th></tr>
-{% for check in report.checks %}<tr><td>{{ check.name }}</td><td class="n">{{ "%.4g"|format(check.found) }}</td>
+<table><tr><th></th><th class="n">value</th><th class="n">bound</th><th></th></tr>
+{% for check in report.checks %}<tr><td>{{ check.name }}</td><td class="n">{{ "%.4g"|format(check.value) }}</td>
 <td class="n">{{ "≥" if check.at_least else "≤" }} {{ "%.4g"|format(check.bound) }}</td>
 <td class="{{ "good" if check.passed else "bad" }}">{{ "passed" if check.passed else "refused" }}</td></tr>
 {% endfor %}</table>
 
-<h2>Answers</h2>
+<h2>Predictions</h2>
 <table><tr><th></th><th class="n">precision</th><th class="n">recall</th><th class="n">F1</th></tr>
-{% for name, of in (("weighted by rows", m.weighted), ("mean over labels", m.macro)) %}
-<tr><td>{{ name }}</td><td class="n">{{ "%.3f"|format(of.precision) }}</td>
-<td class="n">{{ "%.3f"|format(of.recall) }}</td><td class="n">{{ "%.3f"|format(of.f1) }}</td></tr>{% endfor %}</table>
+{% for name, mean in (("weighted by rows", m.weighted), ("mean over labels", m.macro)) %}
+<tr><td>{{ name }}</td><td class="n">{{ "%.3f"|format(mean.precision) }}</td>
+<td class="n">{{ "%.3f"|format(mean.recall) }}</td><td class="n">{{ "%.3f"|format(mean.f1) }}</td></tr>{% endfor %}</table>
 <div class="plots">{{ plots }}</div>
-{% if report.estimate_error is not none %}<p>Without labels, accuracy is estimated from confidence (CBPE): off by
-{{ "%.3f"|format(report.estimate_error) }} on average, on windows of these rows that the estimate had not seen.</p>{% endif %}
+{% if report.estimate_error is not none %}<p>The accuracy estimate without labels (CBPE) is off by
+{{ "%.3f"|format(report.estimate_error) }} on average, measured on windows of these rows that it was not fitted on.</p>{% endif %}
 
-{% if report.comparison %}{% set c = report.comparison %}<h2>Against {{ c.against }}</h2>
+{% if report.comparison %}{% set c = report.comparison %}<h2>Compared with {{ c.baseline }}</h2>
 <p>Accuracy differs by <b>{{ "%+.2f"|format(100 * c.difference) }} points</b>, 95 % interval
-{{ "%+.2f"|format(100 * c.low) }} to {{ "%+.2f"|format(100 * c.high) }}. Right alone: this one on
-{{ c.only_this_right }} rows, {{ c.against }} on {{ c.only_other_right }}; McNemar's p =
+{{ "%+.2f"|format(100 * c.low) }} to {{ "%+.2f"|format(100 * c.high) }}. Only this version is correct on
+{{ c.only_candidate_correct }} rows, only {{ c.baseline }} on {{ c.only_baseline_correct }}; McNemar's p =
 {{ "%.3g"|format(c.p_value) }}.</p>{% endif %}
 
-<h2>Labels that do worst</h2>
+<h2>Labels with the lowest F1</h2>
 <table><tr><th>label</th><th class="n">rows</th><th class="n">precision</th><th class="n">recall</th>
 <th class="n">F1</th></tr>
-{% for name, of in weakest %}<tr><td>{{ name }}</td><td class="n">{{ m.support[name] }}</td>
-<td class="n">{{ "%.3f"|format(of.precision) }}</td><td class="n">{{ "%.3f"|format(of.recall) }}</td>
-<td class="n">{{ "%.3f"|format(of.f1) }}</td></tr>{% endfor %}</table>
+{% for name, averages in weakest %}<tr><td>{{ name }}</td><td class="n">{{ m.support[name] }}</td>
+<td class="n">{{ "%.3f"|format(averages.precision) }}</td><td class="n">{{ "%.3f"|format(averages.recall) }}</td>
+<td class="n">{{ "%.3f"|format(averages.f1) }}</td></tr>{% endfor %}</table>
 
-{% if mistakes %}<h2>Mistaken most</h2>
-<table><tr><th>right</th><th>answered</th><th class="n">rows</th></tr>
-{% for right, answered, rows in mistakes %}<tr><td>{{ right }}</td><td>{{ answered }}</td>
+{% if mistakes %}<h2>Most frequent mistakes</h2>
+<table><tr><th>correct</th><th>predicted</th><th class="n">rows</th></tr>
+{% for correct, predicted, rows in mistakes %}<tr><td>{{ correct }}</td><td>{{ predicted }}</td>
 <td class="n">{{ rows }}</td></tr>{% endfor %}</table>{% endif %}
 
 {% for column, values in report.slices.items() %}<h2>By {{ column }}</h2>
@@ -83,8 +83,8 @@ on {{ report.data.rows }} rows of {{ report.data.file }}, {{ report.at.strftime(
 <h2>Cost on {{ report.cost.device }}</h2>
 <p>One text: median {{ "%.1f"|format(report.cost.latency_p50_ms) }} ms, p99
 {{ "%.1f"|format(report.cost.latency_p99_ms) }} ms. Memory of the process
-{{ "%.0f"|format(report.cost.memory_mb) }} MiB, files {{ "%.0f"|format(report.cost.size_mb) }} MiB.</p>
-{% if report.golden %}<p>Golden rows: {{ report.golden.rows }}, answered otherwise:
+{{ "%.0f"|format(report.cost.memory_mib) }} MiB, files {{ "%.0f"|format(report.cost.size_mib) }} MiB.</p>
+{% if report.golden %}<p>Golden rows: {{ report.golden.rows }}, of which wrong:
 {{ report.golden.wrong|join(", ") or "none" }}.</p>{% endif %}
 
 <p class="small">Card {{ report.card }}; data {{ report.data.digest }};
@@ -93,48 +93,49 @@ on {{ report.data.rows }} rows of {{ report.data.file }}, {{ report.at.strftime(
 """
 
 
-def render(report: Report) -> str:
-    """Return the page."""
+def render(report: ValidationReport) -> str:
+    """Return the page as HTML."""
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_PAGE)
     measures = report.measures
-    measured = [(name, of) for name, of in measures.per_class.items() if measures.support[name]]
+    present = [item for item in measures.per_class.items() if measures.support[item[0]]]
     return template.render(
         report=report,
         m=measures,
         good=_GOOD,
         bad=_BAD,
         plots=Markup("").join(Markup(plot) for plot in _plots(report)),  # noqa: S704  drawn here
-        weakest=sorted(measured, key=lambda pair: pair[1].f1)[:_SHOWN],
-        mistakes=worst(measures, _SHOWN),
+        weakest=sorted(present, key=lambda item: item[1].f1)[:_MAX_LISTED],
+        mistakes=most_frequent_mistakes(measures, _MAX_LISTED),
     )
 
 
-def _plots(report: Report) -> list[str]:
+def _plots(report: ValidationReport) -> list[str]:
     return [
-        _drawn(lambda axes: _reliability(axes, report), (4.2, 4.0)),
-        _drawn(lambda axes: _confusion(axes, report), (4.8, 4.0)),
+        _render_svg(lambda axes: _plot_reliability(axes, report), (4.2, 4.0)),
+        _render_svg(lambda axes: _plot_confusion(axes, report), (4.8, 4.0)),
     ]
 
 
-def _reliability(axes: Axes, report: Report) -> None:
+def _plot_reliability(axes: Axes, report: ValidationReport) -> None:
     bins = report.measures.reliability
-    sure, right = [each.confidence for each in bins], [each.accuracy for each in bins]
-    most = max(each.rows for each in bins)
+    confidence, accuracy = [group.confidence for group in bins], [group.accuracy for group in bins]
+    max_rows = max(group.rows for group in bins)
     axes.plot([0, 1], [0, 1], color="#d0d7de", linewidth=1)
-    axes.plot(sure, right, color=_INK, linewidth=1)
-    axes.scatter(sure, right, s=[12 + 90 * each.rows / most for each in bins], color=_GOOD)
+    axes.plot(confidence, accuracy, color=_INK, linewidth=1)
+    sizes = [12 + 90 * group.rows / max_rows for group in bins]
+    axes.scatter(confidence, accuracy, s=sizes, color=_GOOD)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", aspect="equal")
     axes.set_title(f"Calibration: error {report.measures.calibration_error:.3f}")
 
 
-def _confusion(axes: Axes, report: Report) -> None:
+def _plot_confusion(axes: Axes, report: ValidationReport) -> None:
     counts = np.asarray(report.measures.confusion, dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Greens", vmin=0, vmax=1, interpolation="nearest")
-    axes.set(xlabel="answered", ylabel="right", title="Confusion, share of each row")
+    axes.set(xlabel="predicted", ylabel="correct", title="Confusion, share of each row")
     labels = [*report.measures.per_class]
-    if len(labels) <= _PLOTTED_LABELS:
-        # A label may have a $ in it, and is no formula.
+    if len(labels) <= _MAX_PLOTTED_LABELS:
+        # A $ in a label does not begin a formula.
         axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7, parse_math=False)
         axes.set_yticks(range(len(labels)), labels, fontsize=7, parse_math=False)
     else:
@@ -142,12 +143,12 @@ def _confusion(axes: Axes, report: Report) -> None:
         axes.set_yticks([])
 
 
-def _drawn(draw: Callable[[Axes], Any], size: tuple[float, float]) -> str:
-    """Return a figure as SVG, without the header that only a file needs."""
+def _render_svg(draw: Callable[[Axes], Any], size: tuple[float, float]) -> str:
+    """Return a figure as an SVG element, without the XML header of a file."""
     figure = Figure(figsize=size, layout="constrained")
     draw(figure.add_subplot())
     out = io.StringIO()
-    # Without its metadata, whose names of vocabularies look like addresses.
+    # The names of vocabularies in the metadata look like URLs.
     figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    drawn = out.getvalue()
-    return drawn[drawn.index("<svg") :]
+    svg = out.getvalue()
+    return svg[svg.index("<svg") :]

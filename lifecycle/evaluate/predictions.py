@@ -1,4 +1,4 @@
-"""Asking a version about every row, and going on where an interrupted validation stopped."""
+"""Predicts every row of a file, and resumes where an interrupted validation stopped."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,57 +12,67 @@ from numpy.typing import NDArray
 from kaiten.errors import StateBusy
 
 Floats = NDArray[np.float32]
-# The probabilities of some texts, and beside them their embeddings: shape (texts, labels + width).
+# Returns the probabilities of some texts and, beside them, their embeddings: shape (texts, labels +
+# width).
 Predict = Callable[[Sequence[str]], Floats]
-_AT_ONCE = 64
-_LATENCIES = 100
+_CHUNK_TEXTS = 64
+_LATENCY_SAMPLES = 100
 
 
-def answer_all(
-    texts: Sequence[str], columns: int, predict: Predict, kept: Path, told: Callable[[int], None]
+def predict_all(
+    texts: Sequence[str],
+    columns: int,
+    predict: Predict,
+    cache: Path,
+    report_progress: Callable[[int], None],
 ) -> Floats:
-    """Return what is predicted of all texts, in order, shape (texts, columns).
+    """Return the predictions for all texts, in order, shape (texts, columns).
 
-    What is known is written to ``kept`` as it comes, and read from there by the next try; ``told``
-    is told how many are known. Texts of like length are asked together.
+    Results are appended to ``cache`` as they are computed, and read from there by the next run.
+    ``report_progress`` is called with the number of results. Texts of similar length are predicted
+    together.
+
+    Raises:
+        StateBusy: Another process is writing to the cache.
+
     """
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     row_bytes = columns * np.dtype(np.float32).itemsize
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(kept), kept.open("ab") as file:
-        # A row that was being written is asked again.
-        known = min(file.tell() // row_bytes, len(texts))
-        file.truncate(known * row_bytes)
-        while known < len(texts):
-            told(known)
-            asked = [texts[index] for index in order[known : known + _AT_ONCE]]
-            file.write(np.ascontiguousarray(predict(asked), dtype=np.float32).tobytes())
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(cache), cache.open("ab") as file:
+        # A row that was written in part is predicted again.
+        completed = min(file.tell() // row_bytes, len(texts))
+        file.truncate(completed * row_bytes)
+        while completed < len(texts):
+            report_progress(completed)
+            chunk = [texts[index] for index in order[completed : completed + _CHUNK_TEXTS]]
+            file.write(np.ascontiguousarray(predict(chunk), dtype=np.float32).tobytes())
             file.flush()
-            known += len(asked)
-    told(known)
-    found = np.fromfile(kept, dtype=np.float32).reshape(-1, columns)
-    answers = np.empty_like(found)
-    answers[order] = found
-    return answers
+            completed += len(chunk)
+    report_progress(completed)
+    by_length = np.fromfile(cache, dtype=np.float32).reshape(-1, columns)
+    predictions = np.empty_like(by_length)
+    predictions[order] = by_length
+    return predictions
 
 
 @contextmanager
-def _alone(kept: Path) -> Iterator[None]:
-    """Keep others from writing the same answers; StateBusy where somebody does already."""
+def _locked(cache: Path) -> Iterator[None]:
     try:
-        with FileLock(f"{kept}.lock", timeout=0):
+        with FileLock(f"{cache}.lock", timeout=0):
             yield
     except Timeout:
         raise StateBusy("this validation") from None
 
 
-def latencies_ms(texts: Sequence[str], predict: Predict) -> NDArray[np.float64]:
-    """Return how long texts take one at a time, those of a fixed random choice."""
-    chosen = np.random.default_rng(0).choice(len(texts), min(_LATENCIES, len(texts)), replace=False)
-    predict([texts[int(chosen[0])]])
-    found = []
-    for index in chosen:
+def measure_latencies_ms(texts: Sequence[str], predict: Predict) -> NDArray[np.float64]:
+    """Return how long a fixed random sample of the texts takes, one text at a time."""
+    size = min(_LATENCY_SAMPLES, len(texts))
+    sample = np.random.default_rng(0).choice(len(texts), size, replace=False)
+    predict([texts[int(sample[0])]])
+    latencies_ms = []
+    for index in sample:
         start = time.perf_counter()
         predict([texts[int(index)]])
-        found.append((time.perf_counter() - start) * 1000)
-    return np.asarray(found)
+        latencies_ms.append((time.perf_counter() - start) * 1000)
+    return np.asarray(latencies_ms)

@@ -1,4 +1,4 @@
-"""The report of a validation: what was measured, on what, and whether that will do."""
+"""The validation report: what was measured, on which rows, and whether it meets the thresholds."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -9,33 +9,33 @@ from kaiten.settings.models import ValidationSettings
 from lifecycle.evaluate.measures import Comparison, Measures
 
 
-class _Part(BaseModel):
+class _ReportPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Data(_Part):
-    """The rows: the name and SHA-256 of their file, and how many there are. No text."""
+class DataSummary(_ReportPart):
+    """The name and SHA-256 of the file of rows, and their number; never a text."""
 
     file: str
     digest: str
     rows: int
 
 
-class Cost(_Part):
-    """What answering takes on this device: one text at a time, memory there, and files.
+class Cost(_ReportPart):
+    """Latency of one text at a time, memory, and size of the files.
 
-    On a CPU the memory is the process's, on a CUDA device what torch has held on it.
+    On a CPU the memory is the process's; on a CUDA device it is what torch has reserved there.
     """
 
     device: str
     latency_p50_ms: float
     latency_p99_ms: float
-    memory_mb: float
-    size_mb: float
+    memory_mib: float
+    size_mib: float
 
 
-class Golden(_Part):
-    """Rows that must be answered as told, and the numbers of those that are not."""
+class GoldenResult(_ReportPart):
+    """The golden rows, and the numbers of those that are not predicted as labelled."""
 
     file: str
     digest: str
@@ -43,101 +43,93 @@ class Golden(_Part):
     wrong: list[int]
 
 
-class Check(_Part):
-    """One threshold: what was found, what it must be at least or at most, and whether it is."""
+class ThresholdCheck(_ReportPart):
+    """A measured value, its bound, and whether it is within the bound."""
 
     name: str
-    found: float
+    value: float
     bound: float
     at_least: bool
     passed: bool
 
     def __str__(self) -> str:
-        needed = "at least" if self.at_least else "at most"
-        return f"{self.name} is {self.found:.4g}, and must be {needed} {self.bound:.4g}"
+        relation = "at least" if self.at_least else "at most"
+        return f"{self.name} is {self.value:.4g}, and must be {relation} {self.bound:.4g}"
 
 
-class Report(_Part):
-    """A version's report; ``card`` is the SHA-256 of the card of what was measured.
+class ValidationReport(_ReportPart):
+    """The report on a version; ``card`` is the SHA-256 of its model card.
 
-    ``estimate_error`` is the mean absolute error of the accuracy as it is estimated without labels.
+    ``estimate_error`` is the mean absolute error of the accuracy estimate without labels.
     """
 
     tag: str
     card: str
     at: datetime
     versions: dict[str, str]
-    data: Data
+    data: DataSummary
     measures: Measures
     slices: dict[str, dict[str, tuple[int, float]]] = Field(default_factory=dict)
     comparison: Comparison | None = None
-    golden: Golden | None = None
+    golden: GoldenResult | None = None
     cost: Cost
-    checks: list[Check]
+    checks: list[ThresholdCheck]
     estimate_error: float | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every threshold is kept."""
+        """Whether all checks passed."""
         return all(check.passed for check in self.checks)
 
     @property
     def reason(self) -> str:
-        """What does not pass, in words; empty where all does."""
+        """The checks that failed, in words; empty if all passed."""
         return "; ".join(str(check) for check in self.checks if not check.passed)
 
 
-def checks(
+def check_thresholds(
     measures: Measures,
     cost: Cost,
     comparison: Comparison | None,
-    golden: Golden | None,
-    limits: ValidationSettings,
-) -> list[Check]:
-    """Hold what was measured against the thresholds."""
-    return [*_checks(measures, cost, comparison, golden, limits)]
-
-
-def _checks(
-    measures: Measures,
-    cost: Cost,
-    comparison: Comparison | None,
-    golden: Golden | None,
-    limits: ValidationSettings,
-) -> Iterator[Check]:
-    yield _at_least("accuracy", measures.accuracy, limits.min_accuracy)
-    yield _at_least("macro F1", measures.macro.f1, limits.min_macro_f1)
-    error, most = measures.calibration_error, limits.max_calibration_error
-    yield _at_most("calibration error", error, most)
-    yield _at_most("latency p99 in ms", cost.latency_p99_ms, limits.max_latency_p99_ms)
-    yield _at_most("memory in MiB", cost.memory_mb, limits.max_memory_mib)
-    yield _at_most("size in MiB", cost.size_mb, limits.max_size_mib)
+    golden: GoldenResult | None,
+    thresholds: ValidationSettings,
+) -> Iterator[ThresholdCheck]:
+    """Yield a check for each threshold."""
+    yield _at_least("accuracy", measures.accuracy, thresholds.min_accuracy)
+    yield _at_least("macro F1", measures.macro.f1, thresholds.min_macro_f1)
+    calibration_error, bound = measures.calibration_error, thresholds.max_calibration_error
+    yield _at_most("calibration error", calibration_error, bound)
+    yield _at_most("latency p99 in ms", cost.latency_p99_ms, thresholds.max_latency_p99_ms)
+    yield _at_most("memory in MiB", cost.memory_mib, thresholds.max_memory_mib)
+    yield _at_most("size in MiB", cost.size_mib, thresholds.max_size_mib)
     if golden is not None:
-        yield _at_most("golden rows answered otherwise", len(golden.wrong), 0)
+        yield _at_most("wrong golden rows", len(golden.wrong), 0)
     if comparison is not None:
-        against = comparison.against
-        loss = -comparison.difference
-        yield _at_most(f"accuracy lost against {against}", loss, limits.max_accuracy_drop)
-        # Below nothing, it is worse beyond what the rows' chance explains.
-        name = f"upper end of the accuracy gained on {against}"
+        baseline = comparison.baseline
+        drop = -comparison.difference
+        yield _at_most(f"accuracy drop from {baseline}", drop, thresholds.max_accuracy_drop)
+        # Below zero, the version is worse than chance explains on these rows.
+        name = f"upper end of the accuracy gain on {baseline}"
         yield _at_least(name, comparison.high, 0)
 
 
-def _at_least(name: str, found: float, bound: float) -> Check:
-    return Check(name=name, found=found, bound=bound, at_least=True, passed=found >= bound)
+def _at_least(name: str, value: float, bound: float) -> ThresholdCheck:
+    return ThresholdCheck(name=name, value=value, bound=bound, at_least=True, passed=value >= bound)
 
 
-def _at_most(name: str, found: float, bound: float) -> Check:
-    return Check(name=name, found=found, bound=bound, at_least=False, passed=found <= bound)
+def _at_most(name: str, value: float, bound: float) -> ThresholdCheck:
+    return ThresholdCheck(
+        name=name, value=value, bound=bound, at_least=False, passed=value <= bound
+    )
 
 
-def worst(measures: Measures, count: int) -> Sequence[tuple[str, str, int]]:
-    """Return the pairs of labels that are mistaken most: the right one, the answered, and rows."""
+def most_frequent_mistakes(measures: Measures, count: int) -> Sequence[tuple[str, str, int]]:
+    """Return the most frequent confusions: the correct label, the predicted one, and the rows."""
     labels = [*measures.per_class]
     mistakes = [
-        (labels[right], labels[answered], rows)
-        for right, row in enumerate(measures.confusion)
-        for answered, rows in enumerate(row)
-        if rows and right != answered
+        (labels[correct], labels[predicted], rows)
+        for correct, counts in enumerate(measures.confusion)
+        for predicted, rows in enumerate(counts)
+        if rows and correct != predicted
     ]
     return sorted(mistakes, key=lambda mistake: -mistake[2])[:count]

@@ -5,7 +5,7 @@ remedy. What is accepted, whatever the format:
 
 - A text is what the API accepts: a string that is not blank, within the limits of ``gateway``.
 - A label is such a string too, or a whole number, which stands for its decimal digits: 7 is the
-  label "7", and ``check`` refuses it unless the model has a label of that name.
+  label "7", and ``check_rows`` refuses it unless the model has a label of that name.
 - A slice's value is a string, a number, a boolean, a date or a time. It is never missing.
 """
 
@@ -78,7 +78,7 @@ class Rows:
         return place(index + 1, self.lines[index] if self.lines else None, column)
 
 
-def read(path: Path, columns: Columns, limits: GatewaySettings | None = None) -> Rows:
+def read_rows(path: Path, columns: Columns, limits: GatewaySettings | None = None) -> Rows:
     """Read JSONL, CSV or Parquet, identified by the suffix, compressed with gzip or not.
 
     ``limits`` are those of the API that has to accept the texts; None leaves their lengths to it.
@@ -96,26 +96,28 @@ def read(path: Path, columns: Columns, limits: GatewaySettings | None = None) ->
         raise DataRejected(path, error.reason, error.remedy) from None
 
 
-def check(rows: Rows, labels: Sequence[str], at_least: int, path: Path, *, partly: bool) -> None:
-    """Check that rows say enough of a model with these labels.
-
-    ``partly`` accepts rows that lack some of its labels.
+def check_rows(
+    rows: Rows, labels: Sequence[str], min_rows: int, path: Path, *, allow_missing_labels: bool
+) -> None:
+    """Check that rows suffice to measure a model with these labels.
 
     Raises:
-        DataRejected: There are too few rows, or labels that the model lacks, or too few of its own.
+        DataRejected: There are too few rows, labels that the model lacks, or no rows of one of its
+            labels, unless ``allow_missing_labels``.
 
     """
-    if len(rows) < at_least:
-        reason = f"has {len(rows)} rows, under the {at_least} of validation.min_rows"
+    if len(rows) < min_rows:
+        reason = f"has {len(rows)} rows, under the {min_rows} of validation.min_rows"
         raise DataRejected(path, reason, "Validate on more rows.")
     _check_labels(rows, labels, path)
     present = set(rows.labels)
-    if len(present) == 1 and not partly:
+    if len(present) == 1 and not allow_missing_labels:
         reason = f"has rows of one label only: {shown(next(iter(present)))}"
         raise DataRejected(path, reason, "Validate on rows of all labels.")
-    if not partly and (absent := [label for label in labels if label not in present]):
+    if not allow_missing_labels and (absent := [label for label in labels if label not in present]):
         reason = f"has no rows of {listed(absent)}"
-        raise DataRejected(path, reason, "Add some, or pass --partly to leave them unmeasured.")
+        remedy = "Add some, or pass --allow-missing-labels to leave them unmeasured."
+        raise DataRejected(path, reason, remedy)
 
 
 def _check_labels(rows: Rows, labels: Sequence[str], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One validation: answers on all rows, measured, compared, and held against the thresholds."""
+"""One validation: predicts all rows, measures, compares, and checks the thresholds."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,20 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaiten.settings.models import ValidationSettings
-from lifecycle.evaluate.measures import by_slice, compare, measure
-from lifecycle.evaluate.predictions import Floats, Predict, answer_all, latencies_ms
-from lifecycle.evaluate.report import Cost, Data, Golden, Report, checks
+from lifecycle.evaluate.measures import accuracy_by_slice, compare_versions, measure
+from lifecycle.evaluate.predictions import Floats, Predict, measure_latencies_ms, predict_all
+from lifecycle.evaluate.report import (
+    Cost,
+    DataSummary,
+    GoldenResult,
+    ValidationReport,
+    check_thresholds,
+)
 from lifecycle.evaluate.rows import Rows
 from lifecycle.store import StoredModel
 
 _MIB = 1 << 20
-# Told what is asked, and of so many rows how many are known.
-Progress = Callable[[str, int, int], None]
+# Called with the model tag, the number of rows that are predicted, and that of all rows.
+ReportProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """A version, and what it answers; ``width`` is that of its embeddings, 0 where it has none."""
+class Candidate:
+    """A version and its predictions; ``width`` is that of its embeddings, 0 without any."""
 
     model: StoredModel
     predict: Predict
@@ -36,26 +42,26 @@ class Subject:
         return self.model.card.tag
 
 
-class Answers(NamedTuple):
-    """The right label of each row, by its index, -1 where there is none; and what was answered.
+class RowPredictions(NamedTuple):
+    """The index of each row's correct label, -1 if the model lacks it, and the predictions.
 
-    Probabilities of shape (rows, labels), embeddings of shape (rows, width).
+    ``scores`` are probabilities of shape (rows, labels), ``embeddings`` have shape (rows, width).
     """
 
-    right: NDArray[np.int64]
+    correct_labels: NDArray[np.int64]
     scores: Floats
     embeddings: Floats
 
     @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Whether each row is answered as it is labelled."""
-        found: NDArray[np.bool_] = self.scores.argmax(axis=1) == self.right
-        return found
+    def is_correct(self) -> NDArray[np.bool_]:
+        """Whether each row is predicted as it is labelled."""
+        is_correct: NDArray[np.bool_] = self.scores.argmax(axis=1) == self.correct_labels
+        return is_correct
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked: the rows of a file, and golden ones of another, if any."""
+class ValidationData:
+    """The rows of a file, and golden rows of another file, if any."""
 
     file: Path
     rows: Rows
@@ -64,103 +70,114 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
-    """Where it runs: its name, and what tells the memory that is taken there, in bytes."""
+class InferenceDevice:
+    """The device's name, the memory that is in use there, and the versions of its packages."""
 
     name: str
-    memory: Callable[[], int]
+    memory_bytes: Callable[[], int]
     versions: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Validator:
-    """Validates versions on one device; what is known already lies in ``work``."""
+    """Validates versions on one device; ``cache`` is the folder for interrupted validations."""
 
-    limits: ValidationSettings
-    device: Device
-    work: Path
-    told: Progress
-    _written: set[Path] = field(default_factory=set)
+    thresholds: ValidationSettings
+    device: InferenceDevice
+    cache: Path
+    report_progress: ReportProgress
+    _cache_files: set[Path] = field(default_factory=set)
 
     def validate(
-        self, subject: Subject, against: Callable[[], Subject] | None, asked: Asked
-    ) -> tuple[Report, Answers]:
-        """Return the report, and what was answered.
+        self,
+        candidate: Candidate,
+        load_baseline: Callable[[], Candidate] | None,
+        data: ValidationData,
+    ) -> tuple[ValidationReport, RowPredictions]:
+        """Return the report and the predictions.
 
-        ``against`` loads the version to compare with, when its turn has come.
+        ``load_baseline`` loads the version to compare with, once the candidate has been measured.
         """
-        rows = asked.rows
-        answers = self._answers(subject, rows)
-        golden = self._golden(subject, asked)
-        # Before another version is loaded, whose memory is not this one's.
-        cost = self._cost(subject, rows.texts)
+        rows = data.rows
+        predictions = self._predict(candidate, rows)
+        golden = self._check_golden(candidate, data)
+        # Before the baseline is loaded, whose memory is not the candidate's.
+        cost = self._measure_cost(candidate, rows.texts)
         comparison = None
-        if against is not None:
-            other = against()
-            comparison = compare(answers.correct, self._answers(other, rows).correct, other.tag)
-        measures = measure(answers.right, answers.scores, subject.model.card.labels)
-        report = Report(
-            tag=subject.tag,
-            card=subject.model.digest,
+        if load_baseline is not None:
+            baseline = load_baseline()
+            baseline_is_correct = self._predict(baseline, rows).is_correct
+            comparison = compare_versions(predictions.is_correct, baseline_is_correct, baseline.tag)
+        measures = measure(
+            predictions.correct_labels, predictions.scores, candidate.model.card.labels
+        )
+        report = ValidationReport(
+            tag=candidate.tag,
+            card=candidate.model.digest,
             at=datetime.now(UTC),
             versions=dict(self.device.versions),
-            data=Data(file=asked.file.name, digest=rows.digest, rows=len(rows)),
+            data=DataSummary(file=data.file.name, digest=rows.digest, rows=len(rows)),
             measures=measures,
-            slices=by_slice(answers.correct, rows.slices),
+            slices=accuracy_by_slice(predictions.is_correct, rows.slices),
             comparison=comparison,
             golden=golden,
             cost=cost,
-            checks=checks(measures, cost, comparison, golden, self.limits),
+            checks=[*check_thresholds(measures, cost, comparison, golden, self.thresholds)],
         )
-        return report, answers
+        return report, predictions
 
-    def forget(self) -> None:
-        """Remove what was kept of a validation that has its report."""
-        for kept in self._written:
-            kept.unlink(missing_ok=True)
+    def remove_cache(self) -> None:
+        """Remove the cached predictions of a validation that has its report."""
+        for file in self._cache_files:
+            file.unlink(missing_ok=True)
 
-    def _answers(self, subject: Subject, rows: Rows) -> Answers:
-        labels = {label: index for index, label in enumerate(subject.model.card.labels)}
-        right = np.array([labels.get(label, -1) for label in rows.labels])
-        told = lambda known: self.told(subject.tag, known, len(rows))  # noqa: E731
-        kept = self._kept(subject, rows)
-        columns = len(labels) + subject.width
-        found = answer_all(rows.texts, columns, subject.predict, kept, told)
-        return Answers(right, found[:, : len(labels)], found[:, len(labels) :])
+    def _predict(self, candidate: Candidate, rows: Rows) -> RowPredictions:
+        labels = {label: index for index, label in enumerate(candidate.model.card.labels)}
+        correct_labels = np.array([labels.get(label, -1) for label in rows.labels])
+        columns = len(labels) + candidate.width
+        predictions = predict_all(
+            rows.texts,
+            columns,
+            candidate.predict,
+            self._cache_file(candidate, rows),
+            lambda completed: self.report_progress(candidate.tag, completed, len(rows)),
+        )
+        return RowPredictions(
+            correct_labels, predictions[:, : len(labels)], predictions[:, len(labels) :]
+        )
 
-    def _kept(self, subject: Subject, rows: Rows) -> Path:
-        # Of these bytes on these texts, in this environment: nothing else is gone on with.
-        known = [
-            subject.model.digest,
+    def _cache_file(self, candidate: Candidate, rows: Rows) -> Path:
+        # Only predictions of these bytes for these texts in this environment are reused.
+        key = [
+            candidate.model.digest,
             self.device.name,
-            str(subject.width),
+            str(candidate.width),
             *self.device.versions.values(),
             *rows.texts,
         ]
-        digest = hashlib.sha256("\0".join(known).encode()).hexdigest()
-        kept = self.work / f"{subject.tag.replace(':', '-')}-{digest[:16]}.f32"
-        self._written.add(kept)
-        return kept
+        digest = hashlib.sha256("\0".join(key).encode()).hexdigest()
+        file = self.cache / f"{candidate.tag.replace(':', '-')}-{digest[:16]}.f32"
+        self._cache_files.add(file)
+        return file
 
-    def _golden(self, subject: Subject, asked: Asked) -> Golden | None:
-        if asked.golden is None or asked.golden_file is None:
+    def _check_golden(self, candidate: Candidate, data: ValidationData) -> GoldenResult | None:
+        if data.golden is None or data.golden_file is None:
             return None
-        correct = self._answers(subject, asked.golden).correct
-        wrong = np.flatnonzero(~correct) + 1
-        return Golden(
-            file=asked.golden_file.name,
-            digest=asked.golden.digest,
-            rows=len(correct),
-            wrong=wrong.tolist(),
+        is_correct = self._predict(candidate, data.golden).is_correct
+        return GoldenResult(
+            file=data.golden_file.name,
+            digest=data.golden.digest,
+            rows=len(is_correct),
+            wrong=(np.flatnonzero(~is_correct) + 1).tolist(),
         )
 
-    def _cost(self, subject: Subject, texts: Sequence[str]) -> Cost:
-        p50, p99 = np.percentile(latencies_ms(texts, subject.predict), [50, 99])
-        folder, files = subject.model.folder, subject.model.card.files
+    def _measure_cost(self, candidate: Candidate, texts: Sequence[str]) -> Cost:
+        p50, p99 = np.percentile(measure_latencies_ms(texts, candidate.predict), [50, 99])
+        folder, files = candidate.model.folder, candidate.model.card.files
         return Cost(
             device=self.device.name,
             latency_p50_ms=float(p50),
             latency_p99_ms=float(p99),
-            memory_mb=self.device.memory() / _MIB,
-            size_mb=sum((folder / name).stat().st_size for name in files) / _MIB,
+            memory_mib=self.device.memory_bytes() / _MIB,
+            size_mib=sum((folder / name).stat().st_size for name in files) / _MIB,
         )

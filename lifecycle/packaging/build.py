@@ -1,4 +1,4 @@
-"""Builds a bento: BentoML's own build, of a folder and of packages that follow from the commit."""
+"""Builds a bento with BentoML's own build, from files and packages that the commit determines."""
 
 import hashlib
 import json
@@ -17,18 +17,25 @@ from filelock import FileLock, Timeout
 from kaiten import __version__, model_tags
 from kaiten.errors import BuildRefused, PromotionRefused
 from kaiten.files import replace
-from lifecycle.packaging.commands import run
+from lifecycle.packaging.commands import run_command
 from lifecycle.packaging.context import (
     BENTOFILE,
-    digest_of,
-    digests,
-    files_of,
+    combine_digests,
+    included_files,
     read_bentofile,
-    stage,
+    sha256_by_path,
+    stage_files,
 )
-from lifecycle.packaging.origin import models_in, revision, statement
-from lifecycle.packaging.packages import WHEELS, Lock, Variant, lock, packages_for, requirements
-from lifecycle.packaging.sbom import bill
+from lifecycle.packaging.origin import labelled_models, provenance_statement, source_revision
+from lifecycle.packaging.packages import (
+    WHEELS,
+    LockFile,
+    Variant,
+    lock_packages,
+    optional_packages,
+    read_requirements,
+)
+from lifecycle.packaging.sbom import make_sbom
 from lifecycle.promotion import passing_report
 from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore, StoredModel
@@ -36,19 +43,19 @@ from lifecycle.store import ModelStore, StoredModel
 SERVICE = "kaiten_service"
 SBOM, PROVENANCE = "sbom.cdx.json", "provenance.json"
 _CONSTRAINTS, _REQUIREMENTS, _BENTO_YAML = "constraints.txt", "requirements.txt", "bento.yaml"
-# Whatever a setting may name has to be there: nobody can add to a read-only image.
+# All that a setting may name must be installed: nothing can be added to a read-only image.
 _EXTRAS = ("postgres", "s3")
-_SHOWN = 12
-_PATIENCE_S = 600
+_DIGEST_CHARS = 12
+_LOCK_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be built, of the checkout in ``project``.
+class BuildRequest:
+    """The bento to build from the checkout in ``project``.
 
-    ``models`` are references as in serving.models; ``torch`` asks for it where no model does.
-    Without ``torch_source``, it is what pip is set up to find; without ``base_image``, the base is
-    Python's own.
+    ``models`` are written as in serving.models; ``torch`` includes it even if no model needs it.
+    ``torch_source`` None means the sources that pip is configured with, ``base_image`` None means
+    Python's own image.
     """
 
     project: Path
@@ -60,134 +67,142 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """A bento in the store; ``digest`` (sha256:...) is over all files but the time it was made."""
+class Bento:
+    """A bento in the store; ``digest`` (sha256:...) covers all files but the creation time.
 
-    bento: str
+    ``existed`` tells whether an earlier build had made it: equal contents have equal versions.
+    """
+
+    tag: str
     folder: Path
     digest: str
     labels: dict[str, str]
-    # It was there already, as the same content has the same version.
     existed: bool
 
 
-def build(order: Order, store: ModelStore, environment: Mapping[str, str]) -> Built:
-    """Build a bento in the store beside the models', unless the very same one is there.
+def build_bento(request: BuildRequest, store: ModelStore, environment: Mapping[str, str]) -> Bento:
+    """Build a bento in the store beside the models, unless the same one exists.
 
-    Its version is made of that of the first model, the variant and the digest of all that goes in.
-    ``environment`` is that of BentoML's build. BuildRefused, or another SetupError, where a model
-    may not serve, the packages can not be had, or BentoML fails.
+    Its version consists of the first model's version, the variant and the digest of all inputs.
+    ``environment`` is that of BentoML's build.
+
+    Raises:
+        BuildRefused: A model may not serve, the packages cannot be resolved, or BentoML fails.
+
     """
-    examined = [_examined(each, store) for each in order.models]
-    models = [model for model, _ in examined]
+    models_and_reports = [_check_model(reference, store) for reference in request.models]
+    models = [model for model, _ in models_and_reports]
     names = [model.card.name for model in models]
     if len({*names}) < len(names):
-        raise BuildRefused(f"--model: a bento serves one version of a model, not {names}.")
-    needed = packages_for(
-        [model.card for model in models], "cuda" if order.torch else order.variant
-    )
-    wanted = requirements(order.project, _EXTRAS, needed)
-    locked = lock(
-        wanted, order.project / _CONSTRAINTS, variant=order.variant, source=order.torch_source
-    )
-    # Once: it walks the whole checkout.
-    files = files_of(order.project)
-    labels = _labels(order, examined, files)
+        raise BuildRefused(f"--model: a bento serves one version of each model, not {names}.")
+    locked = _lock(request, models)
+    # Listed once, because it walks the whole checkout.
+    files = included_files(request.project)
+    labels = _bento_labels(request, models_and_reports, files)
     with TemporaryDirectory(prefix="kaiten-") as folder:
         context = Path(folder)
-        stage(order.project, files, context, [model.card.tag for model in models])
+        stage_files(request.project, files, context, [model.card.tag for model in models])
         (context / _REQUIREMENTS).write_text(locked.text, encoding="utf-8")
-        bentofile = yaml.safe_dump(_bentofile(order, models, labels), sort_keys=False)
+        bentofile = yaml.safe_dump(_bentofile(request, models, labels), sort_keys=False)
         (context / BENTOFILE).write_text(bentofile, encoding="utf-8")
-        bento = f"{SERVICE}:{_version(order, models[0], context)}"
-        target = folder_of(bento, store)
-        with _alone(store):
-            # Written last.
+        tag = f"{SERVICE}:{_bento_version(request, models[0], context)}"
+        target = bento_folder(tag, store)
+        with _locked(store):
+            # This file is written last.
             existed = (target / PROVENANCE).is_file()
             if not existed:
-                _run_bentoml(context, bento, target, environment)
-                _complete(target, bento, locked, models, labels)
-    return Built(bento, target, check(bento, store), labels, existed)
+                _run_bentoml(context, tag, target, environment)
+                _add_attachments(target, tag, locked, models, labels)
+    return Bento(tag, target, check_bento(tag, store), labels, existed)
 
 
-def folder_of(bento: str, store: ModelStore) -> Path:
-    """Return where a bento is, or would be, in BentoML's home, by its tag."""
-    return store.folder.parent / "bentos" / Path(*model_tags.split(bento))
+def bento_folder(tag: str, store: ModelStore) -> Path:
+    """Return the folder of a bento in BentoML's home, which need not exist."""
+    return store.folder.parent / "bentos" / Path(*model_tags.split(tag))
 
 
-def check(bento: str, store: ModelStore) -> str:
-    """Return the digest (sha256:...) of a bento of ours; BuildRefused where it is not as built."""
-    folder = folder_of(bento, store)
-    if model_tags.split(bento)[0] != SERVICE or not (folder / PROVENANCE).is_file():
-        raise BuildRefused(f"{bento} is no bento of kaiten build. Make one: kaiten build --help.")
+def check_bento(tag: str, store: ModelStore) -> str:
+    """Return the digest (sha256:...) of a bento that kaiten build has made.
+
+    Raises:
+        BuildRefused: There is no such bento, or its files have changed.
+
+    """
+    folder = bento_folder(tag, store)
+    if model_tags.split(tag)[0] != SERVICE or not (folder / PROVENANCE).is_file():
+        raise BuildRefused(f"{tag} was not made by kaiten build. See kaiten build --help.")
     subject = json.loads((folder / PROVENANCE).read_bytes())["subject"][0]
-    digest = digest_of(bento_files(folder))
+    digest = combine_digests(bento_files(folder))
     if subject["digest"]["sha256"] != digest:
         raise BuildRefused(
-            f"{bento} was changed since it was built. Delete it (bentoml delete {bento}), and "
-            "build it again."
+            f"{tag} was changed after it was built. Delete it (bentoml delete {tag}), and build it "
+            "again."
         )
     return f"sha256:{digest}"
 
 
-def labels_of(bento: str, store: ModelStore) -> dict[str, str]:
+def read_labels(tag: str, store: ModelStore) -> dict[str, str]:
     """Return the labels of a bento."""
-    told = yaml.safe_load((folder_of(bento, store) / _BENTO_YAML).read_text(encoding="utf-8"))
-    labels: dict[str, str] = told["labels"]
+    content = yaml.safe_load((bento_folder(tag, store) / _BENTO_YAML).read_text(encoding="utf-8"))
+    labels: dict[str, str] = content["labels"]
     return labels
 
 
 def check_models(labels: Mapping[str, str], store: ModelStore) -> None:
-    """Raise BuildRefused unless the models in the store are those that a bento was built with.
+    """Check that the store still holds the models that a bento was built with.
 
-    An image takes them from there, by name and version only.
+    An image copies them from the store by model tag alone.
+
+    Raises:
+        BuildRefused: A model has changed, or has lost its report.
+
     """
-    for tag, digest, report in models_in(labels):
-        model = store.get(tag)
+    for model_tag, digest, report in labelled_models(labels):
+        model = store.get(model_tag)
         if f"sha256:{model.digest}" != digest or not model.has_report(report[len("sha256:") :]):
             raise BuildRefused(
-                f"{tag} is not in the store as it was when the bento was built: it was registered "
-                "again, or lost its report. Build the bento again."
+                f"{model_tag} has changed in the store since the bento was built: it was "
+                "registered again, or lost its report. Build the bento again."
             )
 
 
 def bento_files(bento: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file of a bento, by its path, with what is told of it left out.
+    """Return the SHA-256 of each file of a bento, by its path.
 
-    That is the time in bento.yaml, and the files that hold the digest of all others.
+    Left out are the creation time in bento.yaml, and the files that hold the digest of all others.
     """
-    told = yaml.safe_load((bento / _BENTO_YAML).read_text(encoding="utf-8"))
-    del told["creation_time"]
-    lines = yaml.safe_dump(told).encode()
-    others = digests(bento, without=(_BENTO_YAML, SBOM, PROVENANCE))
-    return others | {_BENTO_YAML: hashlib.sha256(lines).hexdigest()}
+    content = yaml.safe_load((bento / _BENTO_YAML).read_text(encoding="utf-8"))
+    del content["creation_time"]
+    bento_yaml = yaml.safe_dump(content).encode()
+    digests = sha256_by_path(bento, without=(_BENTO_YAML, SBOM, PROVENANCE))
+    return digests | {_BENTO_YAML: hashlib.sha256(bento_yaml).hexdigest()}
 
 
-def _examined(reference: str, store: ModelStore) -> tuple[StoredModel, str]:
+def _check_model(reference: str, store: ModelStore) -> tuple[StoredModel, str]:
     """Return a version that may serve in production, and the digest of its passing report."""
-    found = resolve(reference, store, in_production=False)
-    tag = found.model.card.tag
+    resolved = resolve(reference, store, in_production=False)
+    model_tag = resolved.model.card.tag
     try:
-        report = _report(found.model, store)
+        report = _report_digest(resolved.model, store)
     except PromotionRefused as error:
         raise BuildRefused(
-            f"No bento is built with {tag}: {error.details[0].reason}. "
-            f"First: kaiten validate {tag} --data FILE."
+            f"{model_tag} cannot go into a bento: {error.details[0].reason}. "
+            f"First: kaiten validate {model_tag} --data FILE."
         ) from None
-    if not found.promoted:
+    if not resolved.promoted:
         raise BuildRefused(
-            f"No bento is built with {tag}: it was promoted to no stage, so the bento would not "
-            f"start. First: kaiten promote {tag} --to staging --reason REASON."
+            f"{model_tag} cannot go into a bento: it was promoted to no stage, so the bento would "
+            f"not start. First: kaiten promote {model_tag} --to staging --reason REASON."
         )
-    return found.model, report
+    return resolved.model, report
 
 
-def _report(model: StoredModel, store: ModelStore) -> str:
-    """Return the digest of the report that lets a version serve, by the trail if there is one.
+def _report_digest(model: StoredModel, store: ModelStore) -> str:
+    """Return the digest of the report that lets a version serve.
 
-    A version that was imported has left it behind, and carries the promotions that rest on one.
+    An imported version has no audit log; it carries its promotions, which name their reports.
     """
-    entries = store.history(model.card.name).entries()
+    entries = store.audit_log(model.card.name).entries()
     if entries:
         return passing_report(entries, model).report or ""
     for promotion in reversed(model.promotions):
@@ -196,29 +211,42 @@ def _report(model: StoredModel, store: ModelStore) -> str:
     raise PromotionRefused(model.card.tag, "it has no passing report", "Validate it.")
 
 
-def _labels(
-    order: Order, examined: Sequence[tuple[StoredModel, str]], files: Sequence[str]
+def _lock(request: BuildRequest, models: Sequence[StoredModel]) -> LockFile:
+    variant: Variant = "cuda" if request.torch else request.variant
+    packages = optional_packages([model.card for model in models], variant)
+    return lock_packages(
+        read_requirements(request.project, _EXTRAS, packages),
+        request.project / _CONSTRAINTS,
+        variant=request.variant,
+        source=request.torch_source,
+    )
+
+
+def _bento_labels(
+    request: BuildRequest,
+    models_and_reports: Sequence[tuple[StoredModel, str]],
+    files: Sequence[str],
 ) -> dict[str, str]:
-    """Return what a bento, and an image of it, say of themselves."""
+    """Return the labels of a bento, which its images carry too."""
     return {
         "kaiten": __version__,
-        "revision": revision(order.project, files),
-        "variant": order.variant,
-        # Which bytes a tag stood for, only a digest tells.
-        **({"base_image": order.base_image} if order.base_image else {}),
-        "models": " ".join(model.card.tag for model, _ in examined),
-        "model_digests": " ".join(f"sha256:{model.digest}" for model, _ in examined),
-        "report_digests": " ".join(f"sha256:{report}" for _, report in examined),
+        "revision": source_revision(request.project, files),
+        "variant": request.variant,
+        # If it is a tag without a digest, what it stood for is unknown.
+        **({"base_image": request.base_image} if request.base_image else {}),
+        "models": " ".join(model.card.tag for model, _ in models_and_reports),
+        "model_digests": " ".join(f"sha256:{model.digest}" for model, _ in models_and_reports),
+        "report_digests": " ".join(f"sha256:{report}" for _, report in models_and_reports),
     }
 
 
 def _bentofile(
-    order: Order, models: Sequence[StoredModel], labels: Mapping[str, str]
+    request: BuildRequest, models: Sequence[StoredModel], labels: Mapping[str, str]
 ) -> dict[str, Any]:
-    told = read_bentofile(order.project)
-    image = {"docker": {"base_image": order.base_image}} if order.base_image else {}
+    bentofile = read_bentofile(request.project)
+    image = {"docker": {"base_image": request.base_image}} if request.base_image else {}
     return {
-        **{key: told[key] for key in ("service", "description", "include")},
+        **{key: bentofile[key] for key in ("service", "description", "include")},
         "labels": dict(labels),
         "models": [model.card.tag for model in models],
         # Locked already, with hashes, which BentoML's own lock leaves out.
@@ -228,47 +256,52 @@ def _bentofile(
 
 
 @contextmanager
-def _alone(store: ModelStore) -> Iterator[None]:
-    """Let one build at a time write to the store: two may make the very same bento."""
+def _locked(store: ModelStore) -> Iterator[None]:
+    """Let one build at a time write to the store: two may make the same bento."""
     path = store.folder.parent / "kaiten" / ".build.lock"
     path.parent.mkdir(exist_ok=True)
     try:
-        with FileLock(path, timeout=_PATIENCE_S):
+        with FileLock(path, timeout=_LOCK_TIMEOUT_S):
             yield
     except Timeout:
-        raise BuildRefused("Somebody else is building. Wait for them, and try again.") from None
+        raise BuildRefused("Another build is running. Wait for its end, and try again.") from None
 
 
-def _version(order: Order, first: StoredModel, context: Path) -> str:
-    version = f"{first.card.version}-{order.variant}-{digest_of(digests(context))[:_SHOWN]}"
+def _bento_version(request: BuildRequest, first: StoredModel, context: Path) -> str:
+    digest = combine_digests(sha256_by_path(context))
+    version = f"{first.card.version}-{request.variant}-{digest[:_DIGEST_CHARS]}"
     if not model_tags.is_name(version):
         raise BuildRefused(
-            f"{version} is no version of a bento: over {model_tags.NAME_LIMIT} characters, most "
-            "likely. Give the model a shorter version."
+            f"The bento's version {version} is over {model_tags.NAME_LIMIT} characters. Give the "
+            "model a shorter version."
         )
     return version
 
 
-def _run_bentoml(context: Path, bento: str, target: Path, environment: Mapping[str, str]) -> None:
-    # A build that was killed before the last file was written.
+def _run_bentoml(context: Path, tag: str, target: Path, environment: Mapping[str, str]) -> None:
+    # A build that was killed leaves a part of a bento.
     shutil.rmtree(target, ignore_errors=True)
-    command = [sys.executable, "-m", "bentoml", "build", "--version", model_tags.split(bento)[1]]
-    refusal = f"BentoML could not build {bento}"
-    run([*command, str(context)], refusal, environment, context)
+    command = [sys.executable, "-m", "bentoml", "build", "--version", model_tags.split(tag)[1]]
+    refusal = f"BentoML could not build {tag}"
+    run_command([*command, str(context)], refusal, environment, context)
     if not target.is_dir():
-        raise BuildRefused(f"{refusal}: it said that it has, and there is none.")
+        raise BuildRefused(f"{refusal}: it reported success, and {target} does not exist.")
 
 
-def _complete(
-    target: Path, bento: str, locked: Lock, models: Sequence[StoredModel], labels: Mapping[str, str]
+def _add_attachments(
+    target: Path,
+    tag: str,
+    locked: LockFile,
+    models: Sequence[StoredModel],
+    labels: Mapping[str, str],
 ) -> None:
-    """Add the wheel that the lock names, the bill of materials and the provenance."""
+    """Add the wheel that the lock names, the SBOM and the provenance."""
     if locked.wheel is not None:
-        # Where its Dockerfile installs from.
+        # The bento's Dockerfile installs from this folder.
         folder = target / "env" / "python" / WHEELS
         folder.mkdir()
         shutil.copyfile(locked.wheel, folder / locked.wheel.name)
-    digest = digest_of(bento_files(target))
-    replace(target / SBOM, bill(bento, digest, locked.text, models))
-    told = statement(bento, digest, labels)
-    replace(target / PROVENANCE, json.dumps(told, indent=2) + "\n")
+    digest = combine_digests(bento_files(target))
+    replace(target / SBOM, make_sbom(tag, digest, locked.text, models))
+    statement = provenance_statement(tag, digest, labels)
+    replace(target / PROVENANCE, json.dumps(statement, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The commands that build for us."""
+"""Runs the programs that build bentos and images."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -6,20 +6,25 @@ from pathlib import Path
 
 from kaiten.errors import BuildRefused
 
-_TOLD_LINES = 15
+_MAX_LINES = 15
 
 
-def run(
+def run_command(
     command: Sequence[str],
     refusal: str,
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> str:
-    """Return what a command prints; BuildRefused, with its last lines, where it fails."""
-    done = subprocess.run(  # noqa: S603  ours
+    """Return what a command prints.
+
+    Raises:
+        BuildRefused: The command fails; the message is ``refusal`` and its last lines.
+
+    """
+    completed = subprocess.run(  # noqa: S603  our own command
         command, env=environment, cwd=folder, capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        told = (done.stdout + done.stderr).strip().splitlines()[-_TOLD_LINES:]
-        raise BuildRefused("\n".join([f"{refusal}:", *told]))
-    return done.stdout
+    if completed.returncode:
+        lines = (completed.stdout + completed.stderr).strip().splitlines()[-_MAX_LINES:]
+        raise BuildRefused("\n".join([f"{refusal}:", *lines]))
+    return completed.stdout

@@ -1,36 +1,37 @@
-"""Where a bento comes from: the commit that it was built of, and the statement that says so."""
+"""The origin of a bento: the commit that it was built from, and its SLSA provenance."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lifecycle.git import git
+from lifecycle.git import run_git
 
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://slsa.dev/provenance/v1"
 
 
-def revision(project: Path, files: Iterable[str]) -> str:
+def source_revision(project: Path, files: Iterable[str]) -> str:
     """Return the commit of a checkout, or "unknown".
 
-    It ends in "-changed" where the checkout differs from it, or one of ``files``, by their paths in
-    the checkout, is not in it.
+    The suffix "-changed" marks a checkout that differs from the commit, or in which one of
+    ``files`` (paths in the checkout) is not committed.
     """
     commit = _git(project, "rev-parse", "--verify", "HEAD")
     if commit is None:
         return "unknown"
-    # Whatever a user's own settings leave out.
+    # Untracked files count, also if the user's git settings hide them.
     status = _git(project, "status", "--porcelain", "--untracked-files=all")
-    known = _git(project, "ls-files", "-z")
-    clean = status == "" and known is not None and {*files} <= {*known.split("\0")}
+    tracked = _git(project, "ls-files", "-z")
+    clean = status == "" and tracked is not None and {*files} <= {*tracked.split("\0")}
     return commit if clean else f"{commit}-changed"
 
 
-def statement(bento: str, digest: str, labels: Mapping[str, str]) -> dict[str, Any]:
+def provenance_statement(bento: str, digest: str, labels: Mapping[str, str]) -> dict[str, Any]:
     """Return an in-toto statement with SLSA provenance (v1) for a bento with these labels.
 
-    It holds no time and no host, so that two builds of one commit agree.
+    It names no time and no host, so that two builds of one commit are equal.
     """
+    base_image = labels.get("base_image")
     return {
         "_type": _STATEMENT,
         "subject": [{"name": bento, "digest": _digest(digest)}],
@@ -41,14 +42,14 @@ def statement(bento: str, digest: str, labels: Mapping[str, str]) -> dict[str, A
                 "externalParameters": {"variant": labels["variant"], "models": labels["models"]},
                 "resolvedDependencies": [
                     {"name": "source", "digest": {"gitCommit": labels["revision"]}},
-                    *({"uri": f"docker://{base}"} for base in [labels.get("base_image")] if base),
+                    *([{"uri": f"docker://{base_image}"}] if base_image else []),
                     *(
                         {
-                            "name": f"model:{tag}",
+                            "name": f"model:{model_tag}",
                             "digest": _digest(card),
                             "annotations": {"report": report},
                         }
-                        for tag, card, report in models_in(labels)
+                        for model_tag, card, report in labelled_models(labels)
                     ),
                 ],
             },
@@ -57,8 +58,8 @@ def statement(bento: str, digest: str, labels: Mapping[str, str]) -> dict[str, A
     }
 
 
-def models_in(labels: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Yield the tag of each model that labels name, and the digests of its card and its report."""
+def labelled_models(labels: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the tag of each model in a bento's labels, and the digests of its card and report."""
     keys = ("models", "model_digests", "report_digests")
     yield from zip(*(labels[key].split() for key in keys), strict=True)
 
@@ -68,5 +69,5 @@ def _digest(text: str) -> dict[str, str]:
 
 
 def _git(project: Path, *arguments: str) -> str | None:
-    # Whoever owns the checkout: in a container it is somebody else.
-    return git(project, "-c", "safe.directory=*", *arguments)
+    # In a container, the checkout may belong to another user.
+    return run_git(project, "-c", "safe.directory=*", *arguments)

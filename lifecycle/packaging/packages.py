@@ -1,4 +1,4 @@
-"""Which packages a bento installs: those that its models need, each pinned and with its hashes."""
+"""The packages that a bento installs: those its models need, pinned, with hashes."""
 
 import json
 import sys
@@ -15,99 +15,103 @@ from packaging.requirements import Requirement
 
 from kaiten.errors import BuildRefused
 from lifecycle.card import ModelCard
-from lifecycle.packaging.commands import run
+from lifecycle.packaging.commands import run_command
 
 Variant = Literal["cpu", "cuda"]
-# What an image runs on: the lock is made for it, whatever the machine that builds.
+# The image's platform; the lock file is made for it on any machine.
 PYTHON = "3.11"
 _GLIBC, _MACHINE = "manylinux_2_28", "x86_64"
 WHEELS = "wheels"
 _TORCH = "torch"
-# What has been exported to ONNX is served on a CPU without these, unless its card names them.
-_FOR_SOME = {_TORCH, "transformers", "onnx", "sentencepiece"}
-_REFUSAL = "There is no set of versions to install of"
+# A model that was exported to ONNX needs none of these on a CPU, unless its card names them.
+_OPTIONAL = {_TORCH, "transformers", "onnx", "sentencepiece"}
+_REFUSAL = "No set of versions can be installed for"
 
 
 @dataclass(frozen=True, slots=True)
-class Lock:
-    """A requirements file, and the wheel that it takes from the bento itself, if there is one."""
+class LockFile:
+    """A requirements file, and the wheel that the bento itself carries for it, if any."""
 
     text: str
     wheel: Path | None = None
 
 
-def packages_for(cards: Iterable[ModelCard], variant: Variant) -> set[str]:
-    """Return which of the packages that only some models need these ones need."""
+def optional_packages(cards: Iterable[ModelCard], variant: Variant) -> set[str]:
+    """Return the packages that these models need and that not every model needs."""
     cards = list(cards)
     if variant == "cuda" or any(not card.engine or card.engine.name != "onnx" for card in cards):
-        return {*_FOR_SOME}
-    needed = {package for card in cards for package in card.packages}
+        return {*_OPTIONAL}
+    packages = {package for card in cards for package in card.packages}
     # transformers reads some vocabularies with it.
-    return needed | ({"sentencepiece"} if "transformers" in needed else set())
+    return packages | ({"sentencepiece"} if "transformers" in packages else set())
 
 
-def requirements(project: Path, extras: Sequence[str], needed: Collection[str]) -> list[str]:
-    """Return what the project in this folder needs at run time, with its extras, as written.
+def read_requirements(project: Path, extras: Sequence[str], optional: Collection[str]) -> list[str]:
+    """Return the run-time requirements of the project in this folder, with its extras.
 
-    ``needed`` are those that only some models need (see packages_for).
+    ``optional`` are the packages that only some models need (see optional_packages).
     """
-    told = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    known: dict[str, list[str]] = told["optional-dependencies"]
-    wanted = [*told["dependencies"], *(each for extra in extras for each in known[extra])]
-    left_out = _FOR_SOME.difference(needed)
-    return [each for each in wanted if Requirement(each).name not in left_out]
+    metadata = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    by_extra: dict[str, list[str]] = metadata["optional-dependencies"]
+    lines = [*metadata["dependencies"], *(line for extra in extras for line in by_extra[extra])]
+    excluded = _OPTIONAL.difference(optional)
+    return [line for line in lines if Requirement(line).name not in excluded]
 
 
-def lock(wanted: Sequence[str], constraints: Path, *, variant: Variant, source: str | None) -> Lock:
-    """Pin these packages and all that they need, with the hashes of their files.
+def lock_packages(
+    requirements: Sequence[str], constraints: Path, *, variant: Variant, source: str | None
+) -> LockFile:
+    """Pin these requirements and their dependencies, with the hashes of their files.
 
-    The versions are those of ``constraints``, which were tested together. ``source`` is where torch
-    is looked for, as find_torch takes it. BuildRefused where they can not be had.
+    The versions are those of ``constraints``, which were tested together. ``source`` is where to
+    look for torch, as in find_torch.
+
+    Raises:
+        BuildRefused: The packages cannot be resolved.
+
     """
     pins = constraints.read_text(encoding="utf-8")
-    others = [each for each in wanted if Requirement(each).name != _TORCH]
-    if len(others) == len(wanted):
-        return Lock(_compile(others, pins))
+    others = [line for line in requirements if Requirement(line).name != _TORCH]
+    if len(others) == len(requirements):
+        return LockFile(_compile(others, pins))
     pin = next(line for line in pins.splitlines() if line.startswith(f"{_TORCH}=="))
     if variant == "cuda" and source is None:
-        return Lock(_compile([*others, pin], pins))  # What PyPI has is a CUDA build.
+        return LockFile(_compile([*others, pin], pins))  # PyPI has the CUDA build.
     url, digest = find_torch(pin, variant, source)
     line = f"{_TORCH} @ {url}"
     text = _compile([*others, line], pins.replace(f"{pin}\n", ""))
-    kept = "".join(_blocks(text, without=_TORCH))
+    locked = "".join(_blocks(text, without=_TORCH))
     if not url.startswith("file:"):
-        return Lock(f"{kept}{line} \\\n    --hash=sha256:{digest}\n")
+        return LockFile(f"{locked}{line} \\\n    --hash=sha256:{digest}\n")
     wheel = Path(url2pathname(urlsplit(url).path))
-    return Lock(f"{kept}./{WHEELS}/{wheel.name} \\\n    --hash=sha256:{digest}\n", wheel)
+    return LockFile(f"{locked}./{WHEELS}/{wheel.name} \\\n    --hash=sha256:{digest}\n", wheel)
 
 
 def find_torch(pin: str, variant: Variant, source: str | None) -> tuple[str, str]:
-    """Return the address and the SHA-256 of the wheel of torch that pip finds.
+    """Return the URL and the SHA-256 of the wheel of torch that pip finds.
 
-    ``source`` is an index's URL, or a folder or page of wheels; without one it is what pip is set
-    up to find. BuildRefused where there is none, or none for this variant.
+    ``source`` is an index's URL, or a folder or page of wheels; None means the sources that pip is
+    configured with. uv does not see the CPU builds that pip finds.
+
+    Raises:
+        BuildRefused: There is no such wheel, or none of this variant.
+
     """
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         options = ["--dry-run", "--no-deps", "--ignore-installed", "--only-binary", ":all:"]
-        platform = [
-            "--python-version",
-            PYTHON,
-            "--platform",
-            f"{_GLIBC}_{_MACHINE}",
-            "--target",
-            folder,
-        ]
-        command = [sys.executable, "-m", "pip", "install", "--quiet", *options, *platform]
-        run([*command, *torch_options(source), "--report", str(report), pin], f"{_REFUSAL} torch")
-        found = json.loads(report.read_bytes())["install"][0]
-    needs = found["metadata"].get("requires_dist", [])
-    if variant == "cpu" and any(each.startswith(("nvidia-", "cuda-")) for each in needs):
+        options += ["--python-version", PYTHON, "--platform", f"{_GLIBC}_{_MACHINE}"]
+        options += ["--target", folder, *torch_options(source), "--report", str(report)]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", *options, pin]
+        run_command(command, f"{_REFUSAL} torch")
+        package = json.loads(report.read_bytes())["install"][0]
+    dependencies = package["metadata"].get("requires_dist", [])
+    if variant == "cpu" and any(line.startswith(("nvidia-", "cuda-")) for line in dependencies):
         raise BuildRefused(
-            "The torch that is found is a CUDA build, of some GB. Set TORCH_SOURCE to where CPU "
-            "builds are, such as https://download.pytorch.org/whl/cpu."
+            "pip finds a CUDA build of torch, of several GB. Set TORCH_SOURCE to a source of CPU "
+            "builds, such as https://download.pytorch.org/whl/cpu."
         )
-    download: dict[str, Any] = found["download_info"]
+    download: dict[str, Any] = package["download_info"]
     return download["url"], download["archive_info"]["hashes"]["sha256"]
 
 
@@ -119,22 +123,22 @@ def torch_options(source: str | None) -> list[str]:
     return ["--extra-index-url" if is_index else "--find-links", source]
 
 
-def _compile(wanted: Sequence[str], constraints: str) -> str:
-    """Return the pins of these requirements and all that they need, as uv resolves them."""
+def _compile(requirements: Sequence[str], constraints: str) -> str:
+    """Return the pins of these requirements and their dependencies, as uv resolves them."""
     with TemporaryDirectory() as folder:
-        given, pins, out = (Path(folder) / name for name in ("in.txt", "pins.txt", "out.txt"))
-        given.write_text("\n".join(wanted) + "\n", encoding="utf-8")
+        source, pins, out = (Path(folder) / name for name in ("in.txt", "pins.txt", "out.txt"))
+        source.write_text("\n".join(requirements) + "\n", encoding="utf-8")
         pins.write_text(constraints, encoding="utf-8")
-        command = [sys.executable, "-m", "uv", "pip", "compile", str(given)]
+        command = [sys.executable, "-m", "uv", "pip", "compile", str(source)]
         files = ["--constraints", str(pins), "--output-file", str(out)]
         options = ["--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
         target = ["--python-version", PYTHON, "--python-platform", f"{_MACHINE}-{_GLIBC}"]
-        run([*command, *files, *options, *target], f"{_REFUSAL} the packages")
+        run_command([*command, *files, *options, *target], f"{_REFUSAL} the packages")
         return out.read_text(encoding="utf-8")
 
 
 def _blocks(text: str, *, without: str) -> Iterable[str]:
-    """Yield each requirement of a file with its hashes, but for those of one package."""
+    """Yield the lines of a requirements file, except those of one package."""
     keep = True
     for line in text.splitlines(keepends=True):
         if not line.startswith(" "):

@@ -1,4 +1,4 @@
-"""The bill of materials of a bento, as CycloneDX in JSON: its packages and its models."""
+"""The software bill of materials of a bento, as CycloneDX in JSON: its packages and its models."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,10 @@ from lifecycle.store import StoredModel
 _PIN = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s\\;]+)")
 
 
-def bill(bento: str, digest: str, lock: str, models: Sequence[StoredModel]) -> str:
-    """Return the bill of a bento by its tag and SHA-256, with what its lock installs, in JSON.
+def make_sbom(bento: str, digest: str, lock: str, models: Sequence[StoredModel]) -> str:
+    """Return the SBOM of a bento with this tag and SHA-256, whose lock file is ``lock``.
 
-    It holds no time, and a serial number that follows from the digest.
+    It has no time, and its serial number is derived from the digest.
     """
     name, _, version = bento.partition(":")
     root = Component(
@@ -31,37 +31,37 @@ def bill(bento: str, digest: str, lock: str, models: Sequence[StoredModel]) -> s
     bom = Bom(
         serial_number=uuid5(NAMESPACE_URL, digest),
         metadata=BomMetaData(component=root),
-        components=[*_packages(lock), *map(_model, models)],
+        components=[*_package_components(lock), *map(_model_component, models)],
     )
-    # The schema lets it be left out, the library's types do not.
+    # Optional in the schema, but not in the library's types.
     bom.metadata.timestamp = None  # type: ignore[assignment]
     bom.register_dependency(root, bom.components)
     outputter = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6)
     return outputter.output_as_string(indent=2) + "\n"
 
 
-def _packages(lock: str) -> Iterator[Component]:
-    """Yield what a lock installs; the hashes of its files stand in the lock."""
+def _package_components(lock: str) -> Iterator[Component]:
+    """Yield the packages of a lock file, which itself has the hashes of their files."""
     for line in lock.splitlines():
         if line and not line.startswith(" "):
-            name, version = _pin(line)
+            name, version = _parse_requirement(line)
             purl = PackageURL("pypi", name=name, version=version)
             yield Component(
                 type=ComponentType.LIBRARY, name=name, version=version, purl=purl, bom_ref=str(purl)
             )  # fmt: skip
 
 
-def _pin(line: str) -> tuple[str, str]:
-    """Return the package and the version of a requirement: a pin, or a wheel by its address."""
+def _parse_requirement(line: str) -> tuple[str, str]:
+    """Return the package and version of a pin, or of a wheel's URL or path."""
     pin = _PIN.match(line)
     if pin is not None:
         return pin["name"], pin["version"]
-    address = line.removesuffix("\\").split()[-1]
-    name, version, *_ = parse_wheel_filename(unquote(address.rpartition("/")[2]))
+    url = line.removesuffix("\\").split()[-1]
+    name, version, *_ = parse_wheel_filename(unquote(url.rpartition("/")[2]))
     return name, str(version)
 
 
-def _model(model: StoredModel) -> Component:
+def _model_component(model: StoredModel) -> Component:
     card = model.card
     return Component(
         type=ComponentType.MACHINE_LEARNING_MODEL, name=card.name, version=card.version,

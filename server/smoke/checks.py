@@ -1,9 +1,10 @@
-"""What is tried of a running deployment: what its callers and its operators rely on, in order."""
+"""The smoke checks: what a deployment's callers and operators rely on, in order."""
 
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
 from secrets import token_hex
@@ -12,30 +13,36 @@ from typing import Literal
 import httpx
 from pydantic import ValidationError
 
+from gateway.auth.minting import mint_token
+from gateway.auth.signing_secret import configured_secret
 from gateway.schemas import Prediction, PredictV2Response
+from kaiten.errors import SetupError
 from kaiten.loopback import proxy_bypass
+from kaiten.settings.loader import Settings
+from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE
 from lifecycle.evaluate.rows import Rows
-from server.smoke.deployment import (
-    Failed,
-    Skipped,
-    expect,
-    forged,
-    id_sent,
-    is_tls,
-    one_line,
-    series,
-    status_of,
-    versions_of,
+from server.smoke.responses import (
+    CheckFailed,
+    CheckSkipped,
+    describe_status,
+    expect_error,
+    forge_token,
+    is_tls_error,
+    metric_series,
+    model_tags_of,
+    sent_request_id,
+    to_one_line,
 )
 
 Outcome = Literal["ok", "failed", "skipped"]
 PREDICT = "/api/v2/predict"
-# Whatever the model is about: what it says of it is not looked at.
+# Fits no model in particular: its label is not checked.
 _TEXT = "Good morning, is anybody there?"
+_TOKEN_LIFETIME = timedelta(minutes=5)
 _POLL_S = 0.2
-# Of several replicas each tells of its own answers only, and a balancer picks one for each request.
+# Each replica counts its own predictions, and a balancer picks a replica for each request.
 _SCRAPES = 20
-_TOLD = 5
+_MAX_LISTED = 5
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -44,17 +51,17 @@ _HEADERS = {
     "cache-control": "no-store",
 }
 _LOG = "See the server's log"
-_TOKEN = "give one that holds there, with the scopes predict and ops (--token-file)"  # noqa: S105
+_TOKEN = "pass one that is valid there, with the scopes predict and ops (--token-file)"  # noqa: S105
 _REMEDIES = {
-    401: f"The token does not hold there; {_TOKEN}",
-    403: f"The token is for less; {_TOKEN}",
+    401: f"The token is not valid there; {_TOKEN}",
+    403: f"The token lacks a scope; {_TOKEN}",
     404: "Deploy the version that is asked for, or ask for another",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One promise, whether it is kept, what was seen, and what to do about it."""
+class SmokeCheck:
+    """The outcome of one check: what was seen and, if it failed, what to do about it."""
 
     name: str
     outcome: Outcome
@@ -63,11 +70,11 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What is tried; ``model`` as name:version, durations in seconds.
+class SmokeRequest:
+    """The deployment to check; ``model`` is the model tag that must answer.
 
-    ``limit_s`` is for each request from its start to the last byte of its answer, ``wait_s`` for
-    the deployment to become ready.
+    ``limit_s`` bounds each request from its start to the last byte of its response, ``wait_s`` the
+    time until the deployment is ready.
     """
 
     url: str
@@ -79,227 +86,261 @@ class Asked:
     limit_s: float = 10
 
 
-async def try_out(asked: Asked, told: Callable[[str], None]) -> list[Check]:
-    """Try all of it, past the first failure; ``told`` is what is being done now."""
-    # asyncio holds the limit: httpx's are for each step, and a server that trickles keeps those.
+def mint_smoke_token(settings: Settings) -> str:
+    """Return a token for the checks, signed with the secret in force on this machine.
+
+    Raises:
+        SetupError: There is no secret; none is created, because the deployment would not accept it.
+
+    """
+    development_secret = settings.home / DEVELOPMENT_SECRET_FILE
+    if configured_secret(settings) is None and not development_secret.exists():
+        raise SetupError(
+            "There is no token, and no signing secret here to create one with. Pass a token with "
+            "the scopes predict and ops by --token-file, or set KAITEN_AUTH__SECRET to the "
+            "deployment's secret."
+        )
+    return mint_token(settings, "smoke", ["predict", "ops"], _TOKEN_LIFETIME)
+
+
+async def run_smoke_checks(
+    request: SmokeRequest, report_step: Callable[[str], None]
+) -> list[SmokeCheck]:
+    """Run all checks, also after a failure; ``report_step`` is called with the current step."""
+    # asyncio enforces the limit: httpx's are for each read, and a slow server keeps within those.
     client = httpx.AsyncClient(
-        base_url=asked.url,
-        verify=asked.verify,
+        base_url=request.url,
+        verify=request.verify,
         timeout=None,  # noqa: S113
-        mounts=proxy_bypass(asked.url),
+        mounts=proxy_bypass(request.url),
     )
     async with client:
-        return await _Trial(client, asked, told).run()
+        return await _SmokeRun(client, request, report_step).run()
 
 
-class _Trial:
-    """One run; what a check sees is kept for those after it."""
+class _SmokeRun:
+    """One run; later checks use what earlier checks saw."""
 
     def __init__(
-        self, client: httpx.AsyncClient, asked: Asked, told: Callable[[str], None]
+        self,
+        client: httpx.AsyncClient,
+        request: SmokeRequest,
+        report_step: Callable[[str], None],
     ) -> None:
-        self._client, self._asked, self._told = client, asked, told
-        self._due = asyncio.get_running_loop().time() + asked.wait_s
-        # By name:version, in the order in which they were met.
+        self._client, self._request, self._report_step = client, request, report_step
+        self._ready_deadline = asyncio.get_running_loop().time() + request.wait_s
+        # The model tags that answered, in the order of their first answer.
         self._answered: dict[str, None] = {}
-        self._refusals: list[httpx.Response] = []
+        self._error_responses: list[httpx.Response] = []
         self._metrics = ""
 
-    async def run(self) -> list[Check]:
-        up: list[tuple[str, Callable[[], Awaitable[str]]]] = [
-            ("liveness", partial(self._until, "/livez")),
-            ("readiness", partial(self._until, "/readyz")),
+    async def run(self) -> list[SmokeCheck]:
+        health: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+            ("liveness", partial(self._wait_for, "/livez")),
+            ("readiness", partial(self._wait_for, "/readyz")),
         ]
         others: list[tuple[str, Callable[[], Awaitable[str]]]] = [
-            ("no token", partial(self._refused, None)),
-            ("forged token", partial(self._refused, forged(self._asked.token))),
-            ("predictions", self._predictions),
-            ("version", self._version),
-            ("metrics", self._counts),
-            ("build", self._build),
-            ("unknown path", self._unknown_path),
-            ("security headers", self._security_headers),
+            ("no token", partial(self._check_unauthenticated, None)),
+            (
+                "forged token",
+                partial(self._check_unauthenticated, forge_token(self._request.token)),
+            ),
+            ("predictions", self._check_predictions),
+            ("version", self._check_version),
+            ("metrics", self._check_metrics),
+            ("build", self._check_build),
+            ("unknown path", self._check_unknown_path),
+            ("security headers", self._check_security_headers),
         ]
-        found: list[Check] = []
-        for name, step in [*up, *others]:
-            if any(each.outcome == "failed" for each in found[: len(up)]):
-                found.append(Check(name, "skipped", "it is not up"))
+        checks: list[SmokeCheck] = []
+        for name, check in [*health, *others]:
+            if any(earlier.outcome == "failed" for earlier in checks[: len(health)]):
+                checks.append(SmokeCheck(name, "skipped", "it is not up"))
                 continue
-            self._told(name)
-            found.append(await self._check(name, step))
-        return found
+            self._report_step(name)
+            checks.append(await self._run_check(name, check))
+        return checks
 
-    async def _check(self, name: str, step: Callable[[], Awaitable[str]]) -> Check:
+    async def _run_check(self, name: str, check: Callable[[], Awaitable[str]]) -> SmokeCheck:
         try:
-            return Check(name, "ok", one_line(await step()))
-        except Skipped as error:
-            return Check(name, "skipped", one_line(str(error)))
-        except Failed as error:
-            return Check(name, "failed", one_line(error.seen), error.remedy)
+            return SmokeCheck(name, "ok", to_one_line(await check()))
+        except CheckSkipped as error:
+            return SmokeCheck(name, "skipped", to_one_line(str(error)))
+        except CheckFailed as error:
+            return SmokeCheck(name, "failed", to_one_line(error.seen), error.remedy)
         except (TimeoutError, httpx.RequestError) as error:
-            return Check(name, "failed", self._fault(error), f"{_LOG}, and that of what is between")
+            remedy = f"{_LOG}, and the log of each proxy before it"
+            return SmokeCheck(name, "failed", self._describe_fault(error), remedy)
 
-    async def _ask(
+    async def _send(
         self, method: str, path: str, token: str | None = None, body: object = None
     ) -> httpx.Response:
         headers = {"X-Request-ID": f"smoke-{token_hex(8)}"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        async with asyncio.timeout(self._asked.limit_s):
+        async with asyncio.timeout(self._request.limit_s):
             return await self._client.request(method, path, headers=headers, json=body)
 
-    def _fault(self, error: Exception) -> str:
+    def _describe_fault(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
-            return f"no answer within {self._asked.limit_s:g} s"
-        return one_line(f"{str(error) or 'broken off'} ({type(error).__name__})")
+            return f"no answer within {self._request.limit_s:g} s"
+        return to_one_line(f"{str(error) or 'broken off'} ({type(error).__name__})")
 
-    async def _until(self, path: str) -> str:
-        """Ask a health route until it is green, or the time to wait is over."""
+    async def _wait_for(self, path: str) -> str:
+        """Poll a health route until it answers 200, or until the time to wait is over."""
         while True:
             try:
-                answer = await self._ask("GET", path)
+                response = await self._send("GET", path)
             except (TimeoutError, httpx.RequestError) as error:
-                if is_tls(error):
+                if is_tls_error(error):
                     remedy = (
-                        "Name the authority of its certificate (--ca), or mend its names; where "
-                        "it speaks no TLS, write http://"
+                        "Name the authority of its certificate (--ca), or correct its names; if "
+                        "it does not use TLS, write http://"
                     )
-                    raise Failed(self._fault(error), remedy) from None
-                seen = self._fault(error)
-                remedy = "Mind the address, and look whether the deployment has started"
+                    raise CheckFailed(self._describe_fault(error), remedy) from None
+                seen = self._describe_fault(error)
+                remedy = "Check the address, and whether the deployment has started"
             else:
-                if answer.status_code == HTTPStatus.OK:
+                if response.status_code == HTTPStatus.OK:
                     return "200"
-                seen, remedy = status_of(answer), f"{_LOG}, or wait longer (--wait)"
-            if asyncio.get_running_loop().time() >= self._due:
-                raise Failed(f"{seen}, after {self._asked.wait_s:g} s", remedy)
-            self._told(f"{path}: {seen}; waiting")
+                seen, remedy = describe_status(response), f"{_LOG}, or wait longer (--wait)"
+            if asyncio.get_running_loop().time() >= self._ready_deadline:
+                raise CheckFailed(f"{seen}, after {self._request.wait_s:g} s", remedy)
+            self._report_step(f"{path}: {seen}; waiting")
             await asyncio.sleep(_POLL_S)
 
-    async def _refused(self, token: str | None) -> str:
-        answer = await self._ask("POST", PREDICT, token, _body(_TEXT, None))
-        self._refusals.append(answer)
-        expect(answer, HTTPStatus.UNAUTHORIZED, "unauthenticated", "Let nobody reach it until")
+    async def _check_unauthenticated(self, token: str | None) -> str:
+        response = await self._send("POST", PREDICT, token, _body(_TEXT, None))
+        self._error_responses.append(response)
+        remedy = "Block all traffic to it until"
+        expect_error(response, HTTPStatus.UNAUTHORIZED, "unauthenticated", remedy)
         return "401"
 
-    async def _predictions(self) -> str:
-        golden = self._asked.golden
+    async def _check_predictions(self) -> str:
+        golden = self._request.golden
         if golden is None:
-            found = await self._predict(_TEXT)
-            return f"{found.label!r} by {found.score:.2f}; without --golden, not held to a label"
+            prediction = await self._predict(_TEXT)
+            return (
+                f"{prediction.label!r} by {prediction.score:.2f}; no --golden, so any label will do"
+            )
         wrong: list[str] = []
         for number, (text, label) in enumerate(
             zip(golden.texts, golden.labels, strict=True), start=1
         ):
-            self._told(f"golden row {number} of {len(golden)}")
-            found = await self._predict(text, f"row {number}: ")
-            if found.label != label:
-                wrong.append(f"row {number}: {found.label!r}, not {label!r}")
+            self._report_step(f"golden row {number} of {len(golden)}")
+            prediction = await self._predict(text, f"row {number}: ")
+            if prediction.label != label:
+                wrong.append(f"row {number}: {prediction.label!r}, not {label!r}")
         if wrong:
-            more = f"; and {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
-            seen = f"{len(wrong)} of {len(golden)} rows otherwise: {'; '.join(wrong[:_TOLD])}{more}"
-            raise Failed(seen, "Roll back, or mend the golden rows")
+            more = f"; and {len(wrong) - _MAX_LISTED} more" if len(wrong) > _MAX_LISTED else ""
+            listed = "; ".join(wrong[:_MAX_LISTED])
+            seen = f"{len(wrong)} of {len(golden)} rows differ: {listed}{more}"
+            raise CheckFailed(seen, "Roll back, or correct the golden rows")
         return f"{len(golden)} golden rows as labelled"
 
     async def _predict(self, text: str, where: str = "") -> Prediction:
-        """Return what is answered of a text; Failed where it is not what the contract says."""
-        asked = self._asked
-        answer = await self._ask("POST", PREDICT, asked.token, _body(text, asked.model))
-        if answer.status_code != HTTPStatus.OK:
-            remedy = _REMEDIES.get(answer.status_code, f"{_LOG} for {id_sent(answer)}")
-            raise Failed(f"{where}{status_of(answer)}", remedy)
-        mend = f"{_LOG}, and what is between: it is no answer of Kaiten"
+        """Return the prediction for a text; raise CheckFailed if it breaks the contract."""
+        request = self._request
+        response = await self._send("POST", PREDICT, request.token, _body(text, request.model))
+        if response.status_code != HTTPStatus.OK:
+            remedy = _REMEDIES.get(response.status_code, f"{_LOG} for {sent_request_id(response)}")
+            raise CheckFailed(f"{where}{describe_status(response)}", remedy)
+        remedy = f"{_LOG}, and check each proxy: this is not an answer of Kaiten"
         try:
-            found = PredictV2Response.model_validate_json(answer.content)
-            (prediction,) = found.predictions
+            answer = PredictV2Response.model_validate_json(response.content)
+            (prediction,) = answer.predictions
         except ValidationError as error:
             fields = {".".join(map(str, each["loc"])) or "body" for each in error.errors()}
-            raise Failed(f"{where}not as agreed: {', '.join(sorted(fields))}", mend) from None
+            seen = f"{where}breaks the contract: {', '.join(sorted(fields))}"
+            raise CheckFailed(seen, remedy) from None
         except ValueError:
-            seen = f"{where}{len(found.predictions)} predictions for one text"
-            raise Failed(seen, mend) from None
+            seen = f"{where}{len(answer.predictions)} predictions for one text"
+            raise CheckFailed(seen, remedy) from None
         if not prediction.label:
-            raise Failed(f"{where}an empty label", mend)
-        if {found.request_id, answer.headers.get("X-Request-ID")} != {id_sent(answer)}:
-            raise Failed(f"{where}request_id is not the X-Request-ID that was sent", mend)
-        self._answered[found.model] = None
+            raise CheckFailed(f"{where}an empty label", remedy)
+        request_ids = {answer.request_id, response.headers.get("X-Request-ID")}
+        if request_ids != {sent_request_id(response)}:
+            raise CheckFailed(f"{where}request_id is not the X-Request-ID that was sent", remedy)
+        self._answered[answer.model] = None
         return prediction
 
-    async def _version(self) -> str:
-        versions = ", ".join(self._versions())
-        if self._asked.model is not None and [*self._answered] != [self._asked.model]:
-            remedy = "Wait for the roll-out to end, or deploy the version again"
-            raise Failed(f"{versions} answers, not {self._asked.model}", remedy)
-        return versions
+    async def _check_version(self) -> str:
+        answered = ", ".join(self._answered_tags())
+        if self._request.model is not None and [*self._answered] != [self._request.model]:
+            remedy = "Wait for the rollout to end, or deploy the version again"
+            raise CheckFailed(f"{answered} answers, not {self._request.model}", remedy)
+        return answered
 
-    async def _counts(self) -> str:
-        versions = self._versions()
+    async def _check_metrics(self) -> str:
+        answered = self._answered_tags()
         for _ in range(_SCRAPES):
-            shown = await self._scrape()
-            if versions & versions_of(series(self._metrics, "model_requests_total")):
-                return shown
+            exposure = await self._scrape()
+            if answered & model_tags_of(metric_series(self._metrics, "model_requests_total")):
+                return exposure
             await self._predict(_TEXT)
-        seen = f"no model_requests_total of {', '.join(versions)}"
-        raise Failed(seen, f"{_LOG}: what is answered is not counted")
+        seen = f"no model_requests_total of {', '.join(answered)}"
+        raise CheckFailed(seen, f"{_LOG}: predictions are not counted")
 
     async def _scrape(self) -> str:
-        """Read the metrics, with the token where they ask for it; return how they are shown."""
-        answer, shown = await self._ask("GET", "/metrics"), "open"
-        if answer.status_code == HTTPStatus.UNAUTHORIZED:
-            answer, shown = await self._ask("GET", "/metrics", self._asked.token), "with the token"
-        if answer.status_code == HTTPStatus.NOT_FOUND:
-            raise Skipped("hidden at this address: 404")
-        if answer.status_code != HTTPStatus.OK:
-            remedy = _TOKEN.capitalize() if answer.status_code in (401, 403) else _LOG
-            raise Failed(status_of(answer), remedy)
-        self._metrics = answer.text
-        return shown
+        """Read the metrics, with the token if the route requires it; return which it was."""
+        response, exposure = await self._send("GET", "/metrics"), "open"
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
+            response = await self._send("GET", "/metrics", self._request.token)
+            exposure = "with the token"
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            raise CheckSkipped("hidden at this address: 404")
+        if response.status_code != HTTPStatus.OK:
+            remedy = _TOKEN.capitalize() if response.status_code in (401, 403) else _LOG
+            raise CheckFailed(describe_status(response), remedy)
+        self._metrics = response.text
+        return exposure
 
-    async def _build(self) -> str:
-        versions = self._versions()
+    async def _check_build(self) -> str:
+        answered = self._answered_tags()
         if not self._metrics:
-            raise Skipped("no metrics were read")
+            raise CheckSkipped("no metrics were read")
         digests = {
-            f"{tag} is {each.get('digest', '')}"
-            for each in series(self._metrics, "kaiten_model_info")
-            for tag in versions & versions_of([each])
+            f"{model_tag} is {labels.get('digest', '')}"
+            for labels in metric_series(self._metrics, "kaiten_model_info")
+            for model_tag in answered & model_tags_of([labels])
         }
         builds = {
-            f"Kaiten {each.get('version')}, bento {each.get('bento') or 'none'}"
-            for each in series(self._metrics, "kaiten_build_info")
+            f"Kaiten {labels.get('version')}, bento {labels.get('bento') or 'none'}"
+            for labels in metric_series(self._metrics, "kaiten_build_info")
         }
-        for name, found in (("kaiten_model_info", digests), ("kaiten_build_info", builds)):
-            if not found:
-                seen = f"no {name} in the metrics, so nobody can tell what is deployed"
-                raise Failed(seen, "Build and deploy it anew")
+        for name, values in (("kaiten_model_info", digests), ("kaiten_build_info", builds)):
+            if not values:
+                seen = f"no {name} in the metrics, so what is deployed is unknown"
+                raise CheckFailed(seen, "Build and deploy it again")
         return "; ".join([*sorted(digests), *sorted(builds)])
 
-    async def _unknown_path(self) -> str:
-        answer = await self._ask("GET", f"/smoke-{token_hex(8)}")
-        self._refusals.append(answer)
-        expect(answer, HTTPStatus.NOT_FOUND, "not_found", "Route the whole address to Kaiten, as")
+    async def _check_unknown_path(self) -> str:
+        response = await self._send("GET", f"/smoke-{token_hex(8)}")
+        self._error_responses.append(response)
+        remedy = "Route all paths of the address to Kaiten:"
+        expect_error(response, HTTPStatus.NOT_FOUND, "not_found", remedy)
         return "404"
 
-    async def _security_headers(self) -> str:
-        if not self._refusals:
-            raise Skipped("nothing was answered")
-        lacking = {
+    async def _check_security_headers(self) -> str:
+        if not self._error_responses:
+            raise CheckSkipped("there was no answer")
+        missing = {
             name
-            for answer in self._refusals
+            for response in self._error_responses
             for name, value in _HEADERS.items()
-            if not answer.headers.get(name, "").startswith(value)
+            if not response.headers.get(name, "").startswith(value)
         }
-        if lacking:
-            seen = f"lacking or weaker: {', '.join(sorted(lacking))}"
-            raise Failed(seen, "Let what is between pass the headers on as they are")
+        if missing:
+            seen = f"missing or weaker: {', '.join(sorted(missing))}"
+            raise CheckFailed(seen, "Let each proxy pass the headers on unchanged")
         return f"{len(_HEADERS)} on each answer"
 
-    def _versions(self) -> set[str]:
+    def _answered_tags(self) -> set[str]:
         if not self._answered:
-            raise Skipped("no prediction was answered")
+            raise CheckSkipped("no prediction was answered")
         return {*self._answered}
 
 
-def _body(text: str, model: str | None) -> dict[str, object]:
-    # By its name alone: then the answer says which version it is that serves.
-    return {"inputs": [text]} | ({"model": model.partition(":")[0]} if model else {})
+def _body(text: str, model_tag: str | None) -> dict[str, object]:
+    # The name alone, so that the answer says which version serves.
+    return {"inputs": [text]} | ({"model": model_tag.partition(":")[0]} if model_tag else {})

@@ -239,7 +239,16 @@ def _intrude(report: Report, one: Container) -> None:
 
 
 def _token(container: Container, *scopes: str) -> str:
-    command = ("podman", "exec", container.name, "kaiten", "token", "--subject", "image-test")
+    command = (
+        "podman",
+        "exec",
+        container.name,
+        "kaiten",
+        "token",
+        "create",
+        "--subject",
+        "image-test",
+    )
     options = [part for scope in scopes for part in ("--scope", scope)]
     return container.machine.run(*command, *options, in_log=False)
 

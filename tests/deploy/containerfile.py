@@ -11,7 +11,7 @@ import bentoml
 from bentoml._internal.container import construct_containerfile
 
 from kaiten.settings.environment import ROOT
-from lifecycle.packaging.image import finishing
+from lifecycle.packaging.image import finishing_dockerfile
 
 
 def write(target: Path, finish: Path) -> None:
@@ -20,7 +20,9 @@ def write(target: Path, finish: Path) -> None:
     with construct_containerfile(bento) as (_, path):
         shutil.copyfile(path, target)
     labels = {"kaiten.variant": "cuda", "kaiten.bento": str(bento.tag)}
-    finish.write_text(finishing("registry.example.com/kaiten:1-base", labels), encoding="utf-8")
+    finish.write_text(
+        finishing_dockerfile("registry.example.com/kaiten:1-base", labels), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class Server:
     def token(self, *options: str) -> str:
         """Make a token by the command, with the server's own environment."""
         given = options or ("--subject", "tester", "--scope", "predict")
-        command = [str(BIN / "kaiten"), "token", *given]
+        command = [str(BIN / "kaiten"), "token", "create", *given]
         made = subprocess.run(command, env=self.env, check=True, capture_output=True, text=True)
         return made.stdout.strip()
 

@@ -77,7 +77,7 @@ def test_from_quickstart_to_production(env: Mapping[str, str], tmp_path: Path) -
     assert "it does not serve in staging" in early.stderr
     for stage in ("staging", "production"):
         assert promote(env, stage).returncode == 0
-    entries = json.loads(kaiten(env, "history", "support-intent", "--json").stdout)
+    entries = json.loads(kaiten(env, "model", "audit-log", "support-intent", "--json").stdout)
     assert [entry["action"] for entry in entries] == [
         "registered",
         "validated",
@@ -124,10 +124,12 @@ def test_exported_version_is_whole_where_it_is_imported(
     ):
         command = [str(BIN / "bentoml"), "models", *arguments]
         subprocess.run(command, env=known, check=True, capture_output=True)
-    told = kaiten(elsewhere, "models", TAG, "--json")
-    assert json.loads(told.stdout) == json.loads(kaiten(validated, "models", TAG, "--json").stdout)
+    told = kaiten(elsewhere, "model", "show", TAG, "--json")
+    assert json.loads(told.stdout) == json.loads(
+        kaiten(validated, "model", "show", TAG, "--json").stdout
+    )
     # It has brought its promotion, without the trail.
-    assert kaiten(elsewhere, "history", "support-intent").returncode == 1
+    assert kaiten(elsewhere, "model", "audit-log", "support-intent").returncode == 1
     doctor = kaiten({**elsewhere, "KAITEN_ENVIRONMENT": "production"}, "doctor", "--json")
     fields = [problem["field"] for problem in json.loads(doctor.stdout)["problems"]]
     assert fields == ["auth.secret"]

@@ -75,7 +75,7 @@ def test_registry_and_all_that_is_told_beside_it(env: Mapping[str, str], tmp_pat
     done = register(
         env,
         "models:/intent/1",
-        *("--details", str(tmp_path / "details.yaml")),
+        *("--metadata", str(tmp_path / "details.yaml")),
         *("--training-data", str(tmp_path / "train.csv")),
         *("--reference-data", str(tmp_path / "reference.csv")),
     )
@@ -103,6 +103,6 @@ def test_version_that_the_registry_does_not_have_is_told(env: Mapping[str, str])
 
 def test_details_that_are_none_are_told(env: Mapping[str, str], tmp_path: Path) -> None:
     (tmp_path / "details.yaml").write_text("accuracy: 0.9\n")
-    done = register(env, "models:/intent/1", "--details", str(tmp_path / "details.yaml"))
+    done = register(env, "models:/intent/1", "--metadata", str(tmp_path / "details.yaml"))
     assert done.returncode == 1
     assert "details.accuracy" in done.stderr

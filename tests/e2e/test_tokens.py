@@ -105,7 +105,7 @@ def test_tokens_of_others_are_refused(house: House) -> None:
 
 
 def test_none_are_made_here(house: House) -> None:
-    result = house.command("token", "--subject", "alice", "--scope", "predict")
+    result = house.command("token", "create", "--subject", "alice", "--scope", "predict")
     assert result.returncode == 1
     assert result.stdout == ""
     assert "none are made here" in result.stderr
@@ -121,7 +121,7 @@ def test_api_key_works_until_it_is_revoked(house: House) -> None:
     house.until_all_are(200, key)
     (key_id,) = json.loads(house.done("api-key", "list", "--json"))
     assert key_id == told["key_id"]
-    house.done("revoke", "--api-key", key_id)
+    house.done("api-key", "revoke", key_id)
     house.until_all_are(401, key)
 
 
@@ -130,7 +130,7 @@ def test_token_is_revoked_by_its_id_and_others_of_its_subject_hold(house: House)
     first, second = (house.issuer.token(jti=each) for each in ids)
     both = house.statuses(bearer(first)) + house.statuses(bearer(second))
     assert both == {200: 2 * ENOUGH}
-    house.done("revoke", "--jti", ids[0], "--issuer", house.issuer.name)
+    house.done("token", "revoke", ids[0], "--issuer", house.issuer.name)
     house.until_all_are(401, bearer(first))
     assert house.statuses(bearer(second)) == {200: ENOUGH}
 

@@ -81,15 +81,18 @@ def test_calls_are_found() -> None:
     [
         ("$ kaiten doctor --json", [["doctor", "--json"]]),
         ("A=1 B=2 kaiten serve --port 1 # x", [["serve", "--port", "1"]]),
-        ("exec deployment/kaiten -- kaiten token --ttl 5m", [["token", "--ttl", "5m"]]),
+        (
+            "exec deployment/kaiten -- kaiten token create --ttl 5m",
+            [["token", "create", "--ttl", "5m"]],
+        ),
         ("docker compose exec kaiten kaiten doctor", [["doctor"]]),
         ("get deployment kaiten --ignore-not-found", []),
-        ("T=$(.venv/bin/kaiten token --subject a)", [["token", "--subject", "a"]]),
+        ("T=$(.venv/bin/kaiten token create --subject a)", [["token", "create", "--subject", "a"]]),
         ("say `kaiten promote N --to staging` or", [["promote", "N", "--to", "staging"]]),
         ("kaiten promote N \\\n  --to staging", [["promote", "N", "--to", "staging"]]),
         ("docker compose restart kaiten", []),
-        ('kaiten sign "${M#*:}" --again # x', [["sign", "${M#*:}", "--again"]]),
-        ("kaiten serve\nkaiten models", [["serve"], ["models"]]),
+        ('kaiten model sign "${M#*:}" --force # x', [["model", "sign", "${M#*:}", "--force"]]),
+        ("kaiten serve\nkaiten model list", [["serve"], ["model", "list"]]),
     ],
 )
 def test_how_calls_are_found(text: str, found: list[list[str]]) -> None:

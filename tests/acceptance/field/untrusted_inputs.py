@@ -92,7 +92,7 @@ def _load_settings(report: Report, folder: Path) -> None:
         file = folder / "kaiten.yaml"
         file.write_bytes(content)
         env = environment(folder / "bentoml", folder / "home", KAITEN_CONFIG=str(file))
-        done = _run(["token", "--subject", "a", "--scope", "predict"], env)
+        done = _run(["token", "create", "--subject", "a", "--scope", "predict"], env)
         lost += [name] if done.returncode == 0 else []
         traced += [name] if "Traceback" in done.stderr else []
         named += [name] if place in done.stderr and str(file) in done.stderr else []

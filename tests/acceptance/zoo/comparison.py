@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from kaiten.errors import BlankText, ModelRejected
 from kaiten.settings.models import RunnerSettings, VersioningSettings
-from lifecycle.registration import Submission, register
+from lifecycle.registration import Submission, register_model
 from lifecycle.store import ModelStore, StoredModel
 from runners.probe_texts import PROBE_TEXTS
 from runners.tasks import find_inspection, find_task
@@ -181,7 +181,7 @@ def add(specimen: Specimen, folder: Path, store: ModelStore, name: str = "zoo") 
     """Register a specimen's folder."""
     submission = Submission(folder, name, "1.0.0", TASK, max_length=specimen.max_length)
     inspect_ = find_inspection(TASK).inspect
-    return register(submission, "zoo", VersioningSettings(), store=store, inspect=inspect_)
+    return register_model(submission, "zoo", VersioningSettings(), store=store, inspect=inspect_)
 
 
 def examine(specimen: Specimen, folder: Path) -> Finding:

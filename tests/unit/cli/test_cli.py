@@ -53,7 +53,7 @@ def add(tag: str, folder: Path) -> None:
 
 
 def test_token_is_alone_on_standard_output_and_verifies() -> None:
-    result = run("token", "--subject", "alice", "--scope", "predict", "--ttl", "30m")
+    result = run("token", "create", "--subject", "alice", "--scope", "predict", "--ttl", "30m")
     assert result.exit_code == 0
     assert result.stderr == ""
     assert result.stdout.count("\n") == 1
@@ -64,7 +64,7 @@ def test_token_is_alone_on_standard_output_and_verifies() -> None:
 
 def test_token_is_signed_with_the_configured_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
-    result = run("token", "--subject", "alice", "--scope", "predict")
+    result = run("token", "create", "--subject", "alice", "--scope", "predict")
     assert claims_of(result.stdout.strip(), SECRET)["sub"] == "alice"
 
 
@@ -72,7 +72,7 @@ def test_token_names_the_configured_issuer_and_audience(monkeypatch: pytest.Monk
     monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
     monkeypatch.setenv("KAITEN_AUTH__ISSUER", "ours")
     monkeypatch.setenv("KAITEN_AUTH__AUDIENCE", "theirs")
-    output = run("token", "--subject", "alice", "--scope", "predict").stdout.strip()
+    output = run("token", "create", "--subject", "alice", "--scope", "predict").stdout.strip()
     claims = jwt.decode(output, SECRET, algorithms=["HS256"], issuer="ours", audience="theirs")
     assert (claims["iss"], claims["aud"]) == ("ours", "theirs")
 
@@ -83,7 +83,7 @@ def test_token_names_the_configured_issuer_and_audience(monkeypatch: pytest.Monk
 def test_token_holds_for_its_ttl(ttl: str, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
     option = ["--ttl", ttl] if ttl else []
-    result = run("token", "--subject", "alice", "--scope", "predict", *option)
+    result = run("token", "create", "--subject", "alice", "--scope", "predict", *option)
     claims = jwt.decode(result.stdout.strip(), options={"verify_signature": False})
     assert claims["exp"] - claims["iat"] == seconds
 
@@ -93,7 +93,7 @@ def test_token_joins_repeated_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
     scopes = ["predict", "predict:support-intent", "feedback", "feedback:support-intent"]
     scopes += ["ops", "admin"]
     options = [part for scope in scopes for part in ("--scope", scope)]
-    result = run("token", "--subject", "alice", *options)
+    result = run("token", "create", "--subject", "alice", *options)
     assert claims_of(result.stdout.strip(), SECRET)["scope"] == " ".join(scopes)
 
 
@@ -112,11 +112,11 @@ def test_token_joins_repeated_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_token_refuses_an_unknown_scope(scope: str) -> None:
-    result = run("token", "--subject", "alice", "--scope", "predict", "--scope", scope)
+    result = run("token", "create", "--subject", "alice", "--scope", "predict", "--scope", scope)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "--scope" in result.stderr
-    assert "is no scope" in result.stderr
+    assert "is not a scope" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_token_refuses_an_unknown_scope(scope: str) -> None:
     ],
 )
 def test_token_refuses_a_bad_ttl(ttl: str) -> None:
-    result = run("token", "--subject", "alice", "--scope", "predict", "--ttl", ttl)
+    result = run("token", "create", "--subject", "alice", "--scope", "predict", "--ttl", ttl)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "--ttl" in result.stderr
@@ -145,24 +145,26 @@ def test_token_refuses_a_bad_ttl(ttl: str) -> None:
 def test_token_needs_a_subject_and_a_scope(missing: str) -> None:
     given = {"--subject": "alice", "--scope": "predict"}
     del given[missing]
-    result = run("token", *(part for option in given.items() for part in option))
+    result = run("token", "create", *(part for option in given.items() for part in option))
     assert result.exit_code == 2
     assert missing in result.stderr
 
 
 @pytest.mark.usefixtures("model_store")
 def test_models_says_how_to_make_the_first() -> None:
-    result = run("models")
+    result = run("model", "list")
     assert result.exit_code == 0
-    assert result.stdout == "No models yet. Make one: make quickstart\n"
-    assert json.loads(run("models", "--json").stdout) == []
+    assert result.stdout == "No models yet. Create one with `make quickstart`.\n"
+    assert json.loads(run("model", "list", "--json").stdout) == []
 
 
 @pytest.mark.usefixtures("model_store")
 def test_models_lists_each_version(tmp_path: Path) -> None:
     for tag in ("b:1.0.0", "a:2.0.0"):
         add(tag, tmp_path)
-    rows = [line for line in run("models").stdout.splitlines() if "text-classification" in line]
+    rows = [
+        line for line in run("model", "list").stdout.splitlines() if "text-classification" in line
+    ]
     cells = [row.split()[:4] for row in rows]
     assert cells == [
         ["a:2.0.0", "text-classification", "3", "128"],
@@ -173,7 +175,7 @@ def test_models_lists_each_version(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("model_store")
 def test_models_prints_the_cards_as_json(tmp_path: Path) -> None:
     add("a:2.0.0", tmp_path)
-    found = json.loads(run("models", "--json").stdout)
+    found = json.loads(run("model", "list", "--json").stdout)
     assert [ModelCard.model_validate(card) for card in found] == [
         model.card for model in ModelStore()
     ]
@@ -238,7 +240,9 @@ def test_main_tells_of_unusable_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KAITEN_RUNNERS__DEVICE", "tpu")
-    monkeypatch.setattr(sys, "argv", ["kaiten", "token", "--subject", "a", "--scope", "predict"])
+    monkeypatch.setattr(
+        sys, "argv", ["kaiten", "token", "create", "--subject", "a", "--scope", "predict"]
+    )
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 1

@@ -1,4 +1,4 @@
-"""kaiten api-key and kaiten revoke, on a store in a folder of the test's own."""
+"""kaiten token, api-key and revoke, on a credential store of the test's own."""
 
 import json
 import time
@@ -123,48 +123,49 @@ def test_revoked_key_is_gone_and_the_others_are_not() -> None:
     ok("api-key", "create", *SOMEBODY)
     (first,) = listed()
     ok("api-key", "create", *SOMEBODY)
-    assert first in ok("revoke", "--api-key", first)
+    assert first in ok("api-key", "revoke", first)
     assert first not in listed()
     assert len(listed()) == 1
 
 
 def test_key_that_was_found_somewhere_is_revoked_by_itself() -> None:
     text = ok("api-key", "create", *SOMEBODY)
-    assert text not in ok("revoke", "--api-key", text)
+    assert text not in ok("api-key", "revoke", text)
     assert listed() == {}
 
 
 def test_unknown_key_is_told_with_the_remedy_and_not_quoted() -> None:
-    message = refused("revoke", "--api-key", "canary")
+    message = refused("api-key", "revoke", "canary")
     assert "kaiten api-key list" in message
     assert "canary" not in message
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("command", "missing"),
     [
-        (),
-        ("--jti", "1", "--subject", "a"),
-        ("--jti", "1", "--api-key", "a"),
-        ("--jti", "1", "--subject", "a", "--api-key", "a"),
+        (("revoke",), "--subject"),
+        (("token", "revoke"), "JTI"),
+        (("api-key", "revoke"), "KEY"),
     ],
 )
-def test_revoke_asks_for_exactly_one(options: tuple[str, ...], tmp_path: Path) -> None:
-    assert "one of --jti, --subject and --api-key" in refused("revoke", *options)
+def test_revoke_requires_what_to_revoke(
+    command: tuple[str, ...], missing: str, tmp_path: Path
+) -> None:
+    assert missing in refused(*command)
     assert not (tmp_path / FILE).exists()
 
 
 def test_token_is_revoked_by_its_issuer_and_id(tmp_path: Path) -> None:
-    ok("revoke", "--jti", "one")
+    ok("token", "revoke", "one")
     assert [*kept(tmp_path).revoked_tokens] == ["kaiten|one"]
 
 
 def test_token_in_place_of_its_id_is_refused_and_not_told(tmp_path: Path) -> None:
-    token = ok("token", "--subject", "alice", "--scope", "predict")
+    token = ok("token", "create", "--subject", "alice", "--scope", "predict")
     for given in (token, " "):
-        result, logs = told("revoke", "--jti", given)
+        result, logs = told("token", "revoke", given)
         assert result.exit_code == 2
-        assert "--jti" in result.stderr
+        assert "JTI" in result.stderr
         assert token not in result.stderr
         assert logs == []
     assert not (tmp_path / FILE).exists()
@@ -180,7 +181,7 @@ def test_subject_loses_tokens_of_an_issuer_whose_clock_is_ahead(
 ) -> None:
     monkeypatch.setenv("KAITEN_AUTH__LEEWAY_S", "300")
     earliest = int(time.time()) + 300
-    assert "tokens of the next 300 s, as their issuer's clock may be ahead" in ok(
+    assert "tokens of the next 300 s, because the issuer's clock may be ahead" in ok(
         "revoke", "--subject", "alice"
     )
     latest = int(time.time()) + 300
@@ -196,7 +197,7 @@ def test_key_that_has_expired_is_kept_and_not_listed(tmp_path: Path) -> None:
     ((key_id, key),) = kept(tmp_path).api_keys.items()
     ended = key.model_copy(update={"expires_at": int(time.time()) - 1})
     FileCredentials(tmp_path / FILE).change(lambda known: known.with_api_key(key_id, ended))
-    ok("revoke", "--jti", "one")
+    ok("token", "revoke", "one")
     assert [*kept(tmp_path).api_keys] == [key_id]
     assert listed() == {}
 
@@ -210,15 +211,15 @@ def test_subject_of_another_issuer_is_somebody_else(
     assert [*kept(tmp_path).revoked_subjects] == [f"{OTHERS['issuer']}|alice"]
 
 
-@pytest.mark.parametrize("what", ["--jti", "--subject"])
-def test_where_none_are_made_here_an_issuer_must_be_named(
-    what: str, only_others: str, tmp_path: Path
+@pytest.mark.parametrize("command", [("token", "revoke", "x"), ("revoke", "--subject", "x")])
+def test_issuer_must_be_named_if_no_tokens_are_signed_here(
+    command: tuple[str, ...], only_others: str, tmp_path: Path
 ) -> None:
-    message = refused("revoke", what, "x")
+    message = refused(*command)
     assert "--issuer" in message
     assert only_others in message
     assert not (tmp_path / FILE).exists()
-    ok("revoke", what, "x", "--issuer", only_others)
+    ok(*command, "--issuer", only_others)
     assert (tmp_path / FILE).exists()
 
 
@@ -226,18 +227,18 @@ def test_keys_alone_are_revoked_where_none_are_made_here(only_others: str, tmp_p
     ok("revoke", "--subject", "alice", "--issuer", "api-key")
     assert [*kept(tmp_path).revoked_subjects] == ["api-key|alice"]
     # A key has an id of its own, and no jti.
-    assert only_others in refused("revoke", "--jti", "x", "--issuer", "api-key")
+    assert only_others in refused("token", "revoke", "x", "--issuer", "api-key")
 
 
 def test_issuer_that_is_none_here_revokes_nothing(tmp_path: Path) -> None:
     message = refused("revoke", "--subject", "alice", "--issuer", "kaiten.example")
-    assert "'kaiten.example' is no issuer here; name one of kaiten, api-key" in message
+    assert "'kaiten.example' is not an issuer here; name one of kaiten, api-key" in message
     assert not (tmp_path / FILE).exists()
 
 
 def test_no_token_is_made_where_only_others_make_them(only_others: str) -> None:
     assert only_others
-    message = refused("token", "--subject", "alice", "--scope", "predict")
+    message = refused("token", "create", "--subject", "alice", "--scope", "predict")
     assert (
         "auth.secret: is not set: the tokens come from auth.issuers, and none are made" in message
     )
@@ -255,8 +256,8 @@ def test_what_is_done_is_told_to_the_security_log(monkeypatch: pytest.MonkeyPatc
     result, created = told("api-key", "create", *SOMEBODY)
     ((key_id, _),) = listed().items()
     _, by_subject = told("revoke", "--subject", "nightly-job")
-    _, by_id = told("revoke", "--api-key", key_id)
-    _, by_jti = told("revoke", "--jti", "one")
+    _, by_id = told("api-key", "revoke", key_id)
+    _, by_jti = told("token", "revoke", "one")
     logs = [*created, *by_subject, *by_id, *by_jti]
     assert [line["event"] for line in logs] == ["api_key_created", *["revoked"] * 4]
     assert [line.get("what") for line in logs[1:]] == ["subject", "subject", "api_key", "token"]

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from cli import app
 from kaiten.settings.models import Evidence, RunnerSettings
 from lifecycle.card import Provenance
-from lifecycle.release_evidence import Repository, gather
+from lifecycle.release_evidence import ReleaseRepository, gather_evidence
 from lifecycle.store import ModelStore
 from runners import embedding_distance
 from runners.tasks.text_classification.serving import load
@@ -70,7 +70,7 @@ def test_from_a_report_to_production_and_back(registered: str, tmp_path: Path) -
     for stage in ("staging", "production"):
         moved = run("promote", registered, "--to", stage, "--reason", "it is better")
         assert f"tiny:1.0.0 serves in {stage}" in moved.stdout
-    told = run("history", "tiny")
+    told = run("model", "audit-log", "tiny")
     assert [word in told.stdout for word in ("registered", "validated, passed", "it is better")]
     assert run("rollback", "tiny", "--reason", "a try").exit_code == 1
 
@@ -123,7 +123,7 @@ def test_second_version_is_compared_with_production(
     assert "Registered tiny:1.0.1" in run("register", str(tiny_classifier), *named).stdout
     found = json.loads(run("validate", "tiny:1.0.1", "--data", rows, "--json").stdout)
     # The same weights answer the same.
-    assert found["comparison"]["against"] == "tiny:1.0.0"
+    assert found["comparison"]["baseline"] == "tiny:1.0.0"
     assert (found["comparison"]["difference"], found["comparison"]["p_value"]) == (0, 1)
     for stage in ("staging", "production"):
         assert run("promote", "tiny:1.0.1", "--to", stage, "--reason", "second").exit_code == 0
@@ -178,7 +178,7 @@ def test_row_that_the_api_would_refuse_is_not_measured(
     [
         (["validate", "tiny:1.0.0", "--data", "/no/such.jsonl"], "cannot be read"),
         (["promote", "tiny:1.0.0", "--to", "staging", "--reason", "  "], "--reason is empty"),
-        (["history", "unknown"], "Nothing is known of unknown"),
+        (["model", "audit-log", "unknown"], "unknown has no audit log"),
         (
             ["promote", "tiny:9.9.9", "--to", "staging", "--reason", "a"],
             "is not in the model store",
@@ -195,10 +195,10 @@ def test_what_can_be_mended_is_told(arguments: list[str], told: str) -> None:
 def test_diff_shows_what_the_cards_say_differently(model_store: Path, tmp_path: Path) -> None:
     for version in ("1.0.0", "1.0.1"):
         stored(ModelStore(), f"ours:{version}", tmp_path)
-    found = json.loads(run("diff", "ours:1.0.0", "ours:1.0.1", "--json").stdout)
+    found = json.loads(run("model", "diff", "ours:1.0.0", "ours:1.0.1", "--json").stdout)
     assert found.keys() == {"version", "registered_at", "files.model.safetensors"}
     assert found["version"] == ["1.0.0", "1.0.1"]
-    assert "1.0.1" in run("diff", "ours:1.0.0", "ours:1.0.1").stdout
+    assert "1.0.1" in run("model", "diff", "ours:1.0.0", "ours:1.0.1").stdout
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -230,17 +230,17 @@ def test_evidence_is_what_the_repository_shows(repository: Path, tmp_path: Path)
     commit = git(repository, "rev-parse", "HEAD")
     known = card("ours:1.2.0", provenance=Provenance(git_commit=commit))
     tests = junit(tmp_path, "", "", "<skipped/>")
-    found = gather(known, Repository(repository, tests), ALL)
+    found = gather_evidence(known, ReleaseRepository(repository, tests), ALL)
     assert (found["commit"], found["tag"]) == (commit, "v1.2.0")
     assert found["changelog"].startswith("## [1.2.0]")
     assert found["tests"].startswith("2 tests, ")
-    assert gather(known, Repository(repository, tests), ("tag",)).keys() == {"tag"}
+    assert gather_evidence(known, ReleaseRepository(repository, tests), ("tag",)).keys() == {"tag"}
 
 
 @pytest.mark.parametrize("parts", [("", "<failure/>"), ("<error/>",), ("<skipped/>",), ()], ids=str)
 def test_tests_that_do_not_pass_are_no_evidence(parts: tuple[str, ...], tmp_path: Path) -> None:
     tests = junit(tmp_path, *parts)
-    assert gather(card(), Repository(tmp_path, tests), ("tests",)) == {}
+    assert gather_evidence(card(), ReleaseRepository(tmp_path, tests), ("tests",)) == {}
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ def test_tests_that_do_not_pass_are_no_evidence(parts: tuple[str, ...], tmp_path
 )
 def test_report_that_is_none_is_no_evidence(content: str, tmp_path: Path) -> None:
     (tmp_path / "junit.xml").write_text(content)
-    repository = Repository(tmp_path, tmp_path / "junit.xml")
-    assert gather(card(), repository, ("tests",)) == {}
+    repository = ReleaseRepository(tmp_path, tmp_path / "junit.xml")
+    assert gather_evidence(card(), repository, ("tests",)) == {}
 
 
 def test_evidence_for_another_version_is_none(repository: Path) -> None:
@@ -257,12 +257,12 @@ def test_evidence_for_another_version_is_none(repository: Path) -> None:
     git(repository, "commit", "-qm", "later", "--allow-empty")
     later = git(repository, "rev-parse", "HEAD")
     for version, known in (("1.2.1", commit), ("1.2.0", later), ("1.2.0", "0" * 40)):
-        found = gather(
+        found = gather_evidence(
             card(f"ours:{version}", provenance=Provenance(git_commit=known)),
-            Repository(repository, None),
+            ReleaseRepository(repository, None),
             ALL,
         )
         assert "tag" not in found
         assert ("changelog" in found) is (version == "1.2.0")
         assert ("commit" in found) is (known != "0" * 40)
-    assert gather(card(), Repository(repository / "absent", None), ALL) == {}
+    assert gather_evidence(card(), ReleaseRepository(repository / "absent", None), ALL) == {}

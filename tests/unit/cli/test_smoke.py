@@ -84,7 +84,7 @@ def test_what_fails_is_told_with_its_remedy(
     assert said == (
         f"{deployment.url} fails 1 of 10 checks:\n"
         "  version: intent:1.0.0 answers, not intent:2.0.0. "
-        "Wait for the roll-out to end, or deploy the version again."
+        "Wait for the rollout to end, or deploy the version again."
     )
     assert "failed" in result.stdout
     assert TOKEN not in result.output
@@ -98,7 +98,7 @@ def test_golden_rows_are_read_as_for_validation(
     rows.write_text("words,right\nthis is a,a\nthis is b,c\n")
     golden = ["--golden", str(rows), "--text-column", "words", "--label-column", "right"]
     said = refusal(run(deployment.url, "--token-file", token_file, *golden))
-    assert "predictions: 1 of 2 rows otherwise: row 2: 'b', not 'c'. Roll back" in said
+    assert "predictions: 1 of 2 rows differ: row 2: 'b', not 'c'. Roll back" in said
     assert "this is" not in said
 
 
@@ -169,10 +169,10 @@ def test_real_token_has_the_form_that_is_asked_for(deployment: Deployment, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["intent.example.org"], "is no address"),
-        (["ftp://a"], "is no address"),
-        (["https://"], "is no address"),
-        (["http://[::"], "is no address"),
+        (["intent.example.org"], "is not a URL"),
+        (["ftp://a"], "is not a URL"),
+        (["https://"], "is not a URL"),
+        (["http://[::"], "is not a URL"),
         ([f"https://me:{WORD}@a"], "holds more than an address"),
         ([f"https://a?token={WORD}"], "holds more than an address"),
         (["https://a", "--model", "intent"], "write name:version"),
@@ -209,4 +209,4 @@ def test_authority_that_can_not_be_used_is_named(
     if content is not None:
         file.write_text(content)
     said = refusal(run(deployment.url, "--token-file", token_file, "--ca", str(file)))
-    assert said.startswith(f"--ca {file} can not be used: ")
+    assert said.startswith(f"--ca {file} cannot be used: ")

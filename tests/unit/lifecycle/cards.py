@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lifecycle.audit_log import Action, Event
+from lifecycle.audit_log import Action, AuditLogEvent
 from lifecycle.card import EngineCard, ModelCard, sha256
 from lifecycle.store import ModelStore, StoredModel
 
@@ -31,12 +31,12 @@ def stored(store: ModelStore, tag: str, folder: Path, weights: str = "weights") 
     file = folder / f"{tag.replace(':', '-')}.safetensors"
     file.write_text(f"{weights} of {tag}")
     made = card(tag, files={"model.safetensors": sha256(file)})
-    with store.history(made.name).changing() as draft:
+    with store.audit_log(made.name).transaction() as transaction:
         model = store.add(made, {"model.safetensors": file})
-        event = Event(
+        event = AuditLogEvent(
             action=Action.REGISTERED, version=made.version, who="tester", card=model.digest
         )
-        draft.add(event)
+        transaction.add(event)
     return model
 
 
@@ -50,9 +50,9 @@ def validated(
     """Give a version a report; return its digest."""
     report = f'{{"passed": {passed}, "asked": {evidence}}}\n'
     digest = model.add_report(report, {"report.html": b"<html>"})
-    with store.history(model.card.name).changing() as draft:
-        draft.add(
-            Event(
+    with store.audit_log(model.card.name).transaction() as transaction:
+        transaction.add(
+            AuditLogEvent(
                 action=Action.VALIDATED,
                 version=model.card.version,
                 who="tester",

@@ -17,9 +17,9 @@ from kaiten.settings.models import ValidationSettings, VersioningSettings
 from lifecycle.audit_log import Action, Stage
 from lifecycle.evaluate import page
 from lifecycle.evaluate.rows import Rows
-from lifecycle.evaluate.run import Asked, Device, Subject, Validator
-from lifecycle.promotion import Promotions, Request
-from lifecycle.registration import register
+from lifecycle.evaluate.run import Candidate, InferenceDevice, ValidationData, Validator
+from lifecycle.promotion import PromotionGate, PromotionRequest
+from lifecycle.registration import register_model
 from lifecycle.store import ModelStore
 from server import validation as command
 from tests.unit.lifecycle.cards import validated
@@ -89,7 +89,7 @@ class House:
 
     def register(self, tag: str = TAG) -> None:
         taken = submission(self.source, tag)
-        register(taken, "tester", RULES, store=self.store, inspect=inspect)
+        register_model(taken, "tester", RULES, store=self.store, inspect=inspect)
 
     def validate(self) -> None:
         model = self.store.get(TAG)
@@ -98,24 +98,24 @@ class House:
         def predict(texts: Sequence[str]) -> NDArray[np.float32]:
             return np.array([[0.9, 0.1] if text == "a" else [0.1, 0.9] for text in texts], "f4")
 
-        device = Device("none", lambda: 1 << 20, {})
+        device = InferenceDevice("none", lambda: 1 << 20, {})
         validator = Validator(
             ValidationSettings(), device, self.work / "validation", lambda *_: None
         )
-        asked = Asked(Path("test.jsonl"), rows)
-        report, _ = validator.validate(Subject(model, predict), None, asked)
+        asked = ValidationData(Path("test.jsonl"), rows)
+        report, _ = validator.validate(Candidate(model, predict), None, asked)
         assert report.passed
-        command._keep(
+        command.save_report(
             self.store, model, report, {"against": "1.0.0"}, {"reference.bin": b"profile"}
         )
-        validator.forget()
+        validator.remove_cache()
 
     def promote(self, stage: Stage) -> None:
-        request = Request(stage, "tester", "for a test", {})
-        Promotions(self.store, VersioningSettings()).promote(TAG, request)
+        request = PromotionRequest(stage, "tester", "for a test", {})
+        PromotionGate(self.store, VersioningSettings()).promote(TAG, request)
 
     def rollback(self) -> None:
-        Promotions(self.store, VersioningSettings()).rollback("ours", "tester", "for a test")
+        PromotionGate(self.store, VersioningSettings()).rollback("ours", "tester", "for a test")
 
 
 @pytest.fixture
@@ -129,9 +129,9 @@ def house(model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     house = House(model_store, source, tmp_path)
     house.register("ours:1.0.0")
     validated(house.store, house.store.get("ours:1.0.0"))
-    promotions = Promotions(house.store, VersioningSettings())
+    promotions = PromotionGate(house.store, VersioningSettings())
     for stage in Stage:
-        promotions.promote("ours:1.0.0", Request(stage, "tester", "the first", {}))
+        promotions.promote("ours:1.0.0", PromotionRequest(stage, "tester", "the first", {}))
     return house
 
 
@@ -149,14 +149,14 @@ def check_each(house: House, act: Callable[[], object], check: Callable[[], obje
             return number - 1
         # Whatever was half done: what served serves, and the trail holds.
         assert house.store.get("ours:1.0.0").card.version == "1.0.0"
-        house.store.history("ours").entries()
+        house.store.audit_log("ours").entries()
         assert {model.card.version for model in house.store} <= {"1.0.0", "1.0.1"}
         check()
     raise AssertionError("it never ends")
 
 
 def actions(house: House) -> list[Action]:
-    return [entry.action for entry in house.store.history("ours").entries()]
+    return [entry.action for entry in house.store.audit_log("ours").entries()]
 
 
 def test_register(house: House) -> None:

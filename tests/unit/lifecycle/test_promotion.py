@@ -8,10 +8,10 @@ import pytest
 
 from kaiten.errors import ModelRejected, PromotionRefused
 from kaiten.settings.models import VersioningSettings
-from lifecycle.audit_log import Action, Entry, Stage, serving
+from lifecycle.audit_log import Action, AuditLogEntry, Stage, serving_entry
 from lifecycle.baseline import REPORT_FILE
 from lifecycle.card import CARD_FILE
-from lifecycle.promotion import Promotions, Request
+from lifecycle.promotion import PromotionGate, PromotionRequest
 from lifecycle.store import ModelStore
 from tests.unit.lifecycle.cards import stored, validated
 
@@ -23,7 +23,7 @@ class House:
 
     def __init__(self, folder: Path, rules: VersioningSettings | None = None) -> None:
         self.folder, self.store = folder, ModelStore()
-        self.promotions = Promotions(self.store, rules or VersioningSettings())
+        self.promotions = PromotionGate(self.store, rules or VersioningSettings())
 
     def add(self, version: str, *, passed: bool | None = True) -> None:
         model = stored(self.store, f"ours:{version}", self.folder)
@@ -32,9 +32,9 @@ class House:
             told = {"against": current} if current else {}
             validated(self.store, model, told, passed=passed)
 
-    def promote(self, version: str, stage: Stage, **evidence: str) -> Entry:
+    def promote(self, version: str, stage: Stage, **evidence: str) -> AuditLogEntry:
         return self.promotions.promote(
-            f"ours:{version}", Request(stage, "tester", "for a test", evidence)
+            f"ours:{version}", PromotionRequest(stage, "tester", "for a test", evidence)
         )
 
     def release(self, version: str) -> None:
@@ -42,15 +42,15 @@ class House:
         self.promote(version, STAGING)
         self.promote(version, PRODUCTION)
 
-    def rollback(self) -> Entry:
+    def rollback(self) -> AuditLogEntry:
         return self.promotions.rollback("ours", "tester", "for a test")
 
     @property
-    def entries(self) -> list[Entry]:
-        return self.store.history("ours").entries()
+    def entries(self) -> list[AuditLogEntry]:
+        return self.store.audit_log("ours").entries()
 
     def serves(self, stage: Stage = PRODUCTION) -> str | None:
-        entry = serving(self.entries, stage)
+        entry = serving_entry(self.entries, stage)
         return entry.version if entry else None
 
 
@@ -85,12 +85,12 @@ def test_nothing_is_promoted_without_a_report(house: House) -> None:
 
 def test_newest_report_counts(house: House) -> None:
     house.add("1.0.0", passed=False)
-    assert "does not pass: accuracy is 0.5" in refused(house, "1.0.0", STAGING)
+    assert "did not pass: accuracy is 0.5" in refused(house, "1.0.0", STAGING)
     model = house.store.get("ours:1.0.0")
     validated(house.store, model)
     house.promote("1.0.0", STAGING)
     validated(house.store, model, passed=False)
-    assert "does not pass" in refused(house, "1.0.0", PRODUCTION)
+    assert "did not pass" in refused(house, "1.0.0", PRODUCTION)
 
 
 @pytest.mark.parametrize("change", ["edited", "removed"])
@@ -106,15 +106,15 @@ def test_report_that_was_changed_is_none(change: str, house: House) -> None:
 
 def test_production_needs_staging(house: House) -> None:
     house.add("1.0.0")
-    assert "it does not serve in staging (there: none)" in refused(house, "1.0.0", PRODUCTION)
+    assert "it does not serve in staging (none does)" in refused(house, "1.0.0", PRODUCTION)
     house.promote("1.0.0", STAGING)
     house.add("1.0.1")
-    assert "(there: 1.0.0)" in refused(house, "1.0.1", PRODUCTION)
+    assert "(1.0.0 does)" in refused(house, "1.0.1", PRODUCTION)
 
 
 def test_nothing_to_do_is_told(house: House) -> None:
     house.release("1.0.0")
-    assert "serves in production already" in refused(house, "1.0.0", PRODUCTION)
+    assert "already serves in production" in refused(house, "1.0.0", PRODUCTION)
 
 
 def test_report_that_asks_for_less_does_not_reach_production(house: House) -> None:
@@ -194,10 +194,10 @@ def test_rollback_returns_to_the_last_good_version(house: House) -> None:
 
 
 def test_rollback_needs_a_version_before(house: House) -> None:
-    with pytest.raises(PromotionRefused, match="no version served in production before"):
+    with pytest.raises(PromotionRefused, match="no other version served in production before"):
         house.rollback()
     house.release("1.0.0")
-    with pytest.raises(PromotionRefused, match="no version served in production before"):
+    with pytest.raises(PromotionRefused, match="no other version served in production before"):
         house.rollback()
     assert house.serves() == "1.0.0"
 
@@ -230,5 +230,5 @@ def test_of_two_promotions_at_once_one_is_told(house: House) -> None:
         thread.join()
     winner, told = sorted(outcomes, key=len)
     assert winner == "1.0.0"
-    assert "it serves in staging already" in told
+    assert "it already serves in staging" in told
     assert sum(entry.action is Action.PROMOTED for entry in house.entries) == 1

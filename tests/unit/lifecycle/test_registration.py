@@ -11,7 +11,7 @@ from kaiten.errors import ModelNotFound, ModelRejected
 from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import Action
 from lifecycle.card import CARD_FILE, Provenance, sha256
-from lifecycle.registration import Submission, check_name, check_version, register
+from lifecycle.registration import Submission, check_name, check_version, register_model
 from lifecycle.store import ModelStore
 from runners.tasks.base import EngineFacts, ModelFacts
 from tests.unit.lifecycle.cards import validated
@@ -85,7 +85,9 @@ BAD_VERSIONS = [
 def test_bad_tag_is_refused(tag: str, field: str, folder: Path, model_store: Path) -> None:
     before = contents(model_store)
     with pytest.raises(ModelRejected) as caught:
-        register(submission(folder, tag), "tester", RULES, store=ModelStore(), inspect=inspect)
+        register_model(
+            submission(folder, tag), "tester", RULES, store=ModelStore(), inspect=inspect
+        )
     assert [detail.field for detail in caught.value.details] == [field]
     assert contents(model_store) == before
 
@@ -116,13 +118,15 @@ def test_semver_is_taken(version: str) -> None:
 
 def test_existing_version_never_changes(folder: Path, model_store: Path) -> None:
     store = ModelStore()
-    first = register(
+    first = register_model(
         submission(folder, "ours:1.0.0"), "tester", RULES, store=store, inspect=inspect
     )
     before = contents(model_store)
     write("model.safetensors", "other weights")(folder)
     with pytest.raises(ModelRejected, match="A version never changes: raise it") as caught:
-        register(submission(folder, "ours:1.0.0"), "tester", RULES, store=store, inspect=inspect)
+        register_model(
+            submission(folder, "ours:1.0.0"), "tester", RULES, store=store, inspect=inspect
+        )
     assert [detail.field for detail in caught.value.details] == ["version"]
     assert contents(model_store) == before
     assert store.get("ours:1.0.0") == first
@@ -131,7 +135,7 @@ def test_existing_version_never_changes(folder: Path, model_store: Path) -> None
 def test_model_that_inspection_refuses_leaves_nothing(folder: Path, model_store: Path) -> None:
     before = contents(model_store)
     with pytest.raises(ModelRejected, match="are not finite"):
-        register(
+        register_model(
             submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=diverged
         )
     assert contents(model_store) == before
@@ -150,7 +154,7 @@ def test_model_that_inspection_refuses_leaves_nothing(folder: Path, model_store:
 def test_versions_live_side_by_side(older: str, newer: str, folder: Path) -> None:
     store = ModelStore()
     for version in (older, newer):
-        register(
+        register_model(
             submission(folder, f"ours:{version}"), "tester", RULES, store=store, inspect=inspect
         )
     assert {model.card.version for model in store} == {older, newer}
@@ -160,7 +164,7 @@ def test_versions_live_side_by_side(older: str, newer: str, folder: Path) -> Non
 def test_card_tells_what_the_version_is(folder: Path) -> None:
     for name in ("README.md", "LICENSE", "merges.txt"):
         write(name, name)(folder)
-    stored = register(
+    stored = register_model(
         submission(folder, "ours:1.0.0-rc.1"), "tester", RULES, store=ModelStore(), inspect=inspect
     )
     card = stored.card
@@ -189,7 +193,7 @@ def test_card_tells_what_the_version_is(folder: Path) -> None:
 
 @pytest.mark.usefixtures("model_store")
 def test_source_may_go_once_it_is_registered(folder: Path) -> None:
-    stored = register(
+    stored = register_model(
         submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=inspect
     )
     shutil.rmtree(folder)
@@ -201,7 +205,7 @@ def test_link_to_a_file_of_the_folder_is_followed(folder: Path) -> None:
     (folder / "checkpoint-9").mkdir()
     (folder / "model.safetensors").rename(folder / "checkpoint-9" / "weights")
     (folder / "model.safetensors").symlink_to("checkpoint-9/weights")
-    stored = register(
+    stored = register_model(
         submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=inspect
     )
     assert not (stored.folder / "model.safetensors").is_symlink()
@@ -216,7 +220,7 @@ def test_snapshot_of_a_hubs_cache_is_taken(folder: Path, tmp_path: Path, model_s
     for number, name in enumerate(MODEL):
         (folder / name).rename(blobs / f"{number:064x}")
         (snapshot / name).symlink_to(f"../../blobs/{number:064x}")
-    stored = register(
+    stored = register_model(
         submission(snapshot, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=inspect
     )
     assert {name: (stored.folder / name).read_text() for name in MODEL} == MODEL
@@ -236,7 +240,7 @@ def test_inspection_sees_nothing_but_what_is_stored(folder: Path) -> None:
         write("model.safetensors", "other weights")(handed_over)
         return inspect(folder, made)
 
-    stored = register(
+    stored = register_model(
         submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=look
     )
     assert seen == sorted(MODEL)
@@ -245,10 +249,10 @@ def test_inspection_sees_nothing_but_what_is_stored(folder: Path) -> None:
 
 @pytest.mark.usefixtures("model_store")
 def test_trail_tells_who_registered_what(folder: Path) -> None:
-    stored = register(
+    stored = register_model(
         submission(folder, "ours:1.0.0"), "someone", RULES, store=ModelStore(), inspect=inspect
     )
-    (entry,) = ModelStore().history("ours").entries()
+    (entry,) = ModelStore().audit_log("ours").entries()
     assert (entry.action, entry.version, entry.who) == (Action.REGISTERED, "1.0.0", "someone")
     assert entry.card == stored.digest
 
@@ -266,7 +270,7 @@ def test_version_that_is_left_open_follows_its_parent(folder: Path) -> None:
     found = []
     for each in (inspect, inspect, wider, relabelled, inspect):
         open_ended = Submission(folder, "ours", None, TASK)
-        model = register(open_ended, "tester", RULES, store=ModelStore(), inspect=each)
+        model = register_model(open_ended, "tester", RULES, store=ModelStore(), inspect=each)
         found.append((model.card.version, model.card.provenance.parent))
     assert found == [
         ("1.0.0", None),
@@ -281,7 +285,7 @@ def test_version_that_is_left_open_follows_its_parent(folder: Path) -> None:
 @pytest.mark.usefixtures("model_store")
 def test_version_too_near_to_its_parent_is_refused(folder: Path) -> None:
     store = ModelStore()
-    register(submission(folder, "ours:1.0.0"), "tester", RULES, store=store, inspect=inspect)
+    register_model(submission(folder, "ours:1.0.0"), "tester", RULES, store=store, inspect=inspect)
 
     def relabelled(folder: Path, made: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
         inspect(folder, made)
@@ -289,7 +293,7 @@ def test_version_too_near_to_its_parent_is_refused(folder: Path) -> None:
 
     for version in ("1.0.1", "1.1.0"):
         with pytest.raises(ModelRejected, match=r"the labels \(MAJOR\).* 2\.0\.0 or later"):
-            register(
+            register_model(
                 submission(folder, f"ours:{version}"),
                 "tester",
                 RULES,
@@ -299,7 +303,7 @@ def test_version_too_near_to_its_parent_is_refused(folder: Path) -> None:
     assert [model.card.version for model in store] == ["1.0.0"]
     # It descends from none of ours that is named so.
     with pytest.raises(ModelNotFound):
-        register(
+        register_model(
             submission(folder, "ours:1.0.1", parent="ours:0.9.0"),
             "tester",
             RULES,
@@ -319,7 +323,7 @@ def test_readme_says_what_the_card_says(folder: Path) -> None:
         metrics={"accuracy": 0.91},
         training_data="d" * 64,
     )
-    stored = register(told, "tester", RULES, store=ModelStore(), inspect=inspect)
+    stored = register_model(told, "tester", RULES, store=ModelStore(), inspect=inspect)
     readme = (stored.folder / "README.md").read_text()
     found: Any = huggingface_hub.ModelCard(readme).data
     assert (found.license, found.pipeline_tag) == ("apache-2.0", TASK)
@@ -352,7 +356,9 @@ def test_next_try_works_wherever_one_was_interrupted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = ModelStore()
-    first = register(submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect)
+    first = register_model(
+        submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect
+    )
 
     def fails(*_: object, **__: object) -> None:
         raise error
@@ -360,10 +366,12 @@ def test_next_try_works_wherever_one_was_interrupted(
     with monkeypatch.context() as patched:
         patched.setattr(STEPS[step], fails)
         with pytest.raises((KeyboardInterrupt, OSError)):
-            register(submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect)
+            register_model(
+                submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect
+            )
     assert store.get("ours:1.0.0") == first
     assert [model.card.version for model in store] == ["1.0.0"]
-    register(submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect)
+    register_model(submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect)
     assert store.get("ours:1.0.1").card.version == "1.0.1"
 
 
@@ -371,7 +379,9 @@ def test_next_try_works_wherever_one_was_interrupted(
 @pytest.mark.parametrize("left", ["nothing", "a card", "all but BentoML's file", "no weights"])
 def test_what_a_killed_process_left_in_the_store_gives_way(left: str, folder: Path) -> None:
     store = ModelStore()
-    first = register(submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect)
+    first = register_model(
+        submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect
+    )
     # BentoML copies a version into its place file by file.
     half = store.folder / "ours" / "1.0.1"
     if left == "nothing":
@@ -385,26 +395,30 @@ def test_what_a_killed_process_left_in_the_store_gives_way(left: str, folder: Pa
     assert store.get("ours:1.0.0") == first
     if left != "no weights":
         assert [model.card.version for model in store] == ["1.0.0"]
-    register(submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect)
+    register_model(submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect)
     assert store.get("ours:1.0.1").card.version == "1.0.1"
 
 
 @pytest.mark.usefixtures("model_store")
 def test_version_that_was_spoilt_later_is_not_replaced(folder: Path) -> None:
     store = ModelStore()
-    first = register(submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect)
+    first = register_model(
+        submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect
+    )
     validated(store, first)
     (first.folder / "model.safetensors").write_text("spoilt")
     with pytest.raises(ModelRejected, match="exists already"):
-        register(submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect)
+        register_model(submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect)
 
 
 @pytest.mark.usefixtures("model_store")
 def test_versions_of_before_the_trail_go_on_loading(folder: Path) -> None:
     store = ModelStore()
-    first = register(submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect)
+    first = register_model(
+        submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect
+    )
     for file in (store.folder.parent / "kaiten").iterdir():
         file.unlink()
-    register(submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect)
+    register_model(submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect)
     assert store.get("ours:1.0.0") == first
-    assert [entry.who for entry in store.history("ours").entries()] == ["found", "t"]
+    assert [entry.who for entry in store.audit_log("ours").entries()] == ["found", "t"]

@@ -8,7 +8,7 @@ import pytest
 from kaiten.errors import ModelNotFound, PromotionRefused
 from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import Stage
-from lifecycle.promotion import Promotions, Request
+from lifecycle.promotion import PromotionGate, PromotionRequest
 from lifecycle.resolution import resolve
 from lifecycle.store import ModelStore
 from tests.unit.lifecycle.cards import stored, validated
@@ -18,11 +18,13 @@ from tests.unit.lifecycle.cards import stored, validated
 def store(model_store: Path, tmp_path: Path) -> ModelStore:
     """Return a store with 1.0.0 in production, 1.0.1 in staging, and 1.0.2 in neither."""
     store = ModelStore()
-    promotions = Promotions(store, VersioningSettings())
+    promotions = PromotionGate(store, VersioningSettings())
     for version, stages in {"1.0.0": [*Stage], "1.0.1": [Stage.STAGING], "1.0.2": []}.items():
         validated(store, stored(store, f"ours:{version}", tmp_path))
         for stage in stages:
-            promotions.promote(f"ours:{version}", Request(stage, "tester", "for a test", {}))
+            promotions.promote(
+                f"ours:{version}", PromotionRequest(stage, "tester", "for a test", {})
+            )
     return store
 
 
@@ -56,10 +58,10 @@ def test_store_without_its_trail_knows_what_the_versions_carry(store: ModelStore
 
 
 def test_version_that_was_rolled_back_to_carries_that(store: ModelStore) -> None:
-    promotions = Promotions(store, VersioningSettings())
+    promotions = PromotionGate(store, VersioningSettings())
     newer = store.get("ours:1.0.1")
     validated(store, newer, {"against": "1.0.0"})
-    promotions.promote("ours:1.0.1", Request(Stage.PRODUCTION, "tester", "for a test", {}))
+    promotions.promote("ours:1.0.1", PromotionRequest(Stage.PRODUCTION, "tester", "for a test", {}))
     promotions.rollback("ours", "tester", "for a test")
     for file in (store.folder.parent / "kaiten").iterdir():
         file.unlink()
@@ -71,10 +73,10 @@ def test_version_that_was_rolled_back_to_carries_that(store: ModelStore) -> None
 
 
 def test_version_that_was_rolled_back_from_does_not_serve_pinned(store: ModelStore) -> None:
-    promotions = Promotions(store, VersioningSettings())
+    promotions = PromotionGate(store, VersioningSettings())
     newer = store.get("ours:1.0.1")
     validated(store, newer, {"against": "1.0.0"})
-    promotions.promote("ours:1.0.1", Request(Stage.PRODUCTION, "tester", "for a test", {}))
+    promotions.promote("ours:1.0.1", PromotionRequest(Stage.PRODUCTION, "tester", "for a test", {}))
     promotions.rollback("ours", "tester", "for a test")
     for _ in range(2):
         with pytest.raises(PromotionRefused, match="promoted to no stage"):
@@ -86,8 +88,8 @@ def test_version_that_was_rolled_back_from_does_not_serve_pinned(store: ModelSto
 def test_version_in_production_that_goes_through_staging_again_still_serves(
     store: ModelStore,
 ) -> None:
-    promotions = Promotions(store, VersioningSettings())
-    promotions.promote("ours:1.0.0", Request(Stage.STAGING, "tester", "for a test", {}))
+    promotions = PromotionGate(store, VersioningSettings())
+    promotions.promote("ours:1.0.0", PromotionRequest(Stage.STAGING, "tester", "for a test", {}))
     for file in (store.folder.parent / "kaiten").iterdir():
         file.unlink()
     assert resolve("ours", store, in_production=True).model.card.version == "1.0.0"

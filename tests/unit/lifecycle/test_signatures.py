@@ -182,7 +182,7 @@ def test_command_signs_what_is_there_already(
     model = stored(ModelStore(), "ours:1.0.0", tmp_path)
     monkeypatch.setenv("KAITEN_SIGNATURES__PYTHON", str(PYTHON))
     monkeypatch.setenv("KAITEN_SIGNATURES__PRIVATE_KEY", str(settings.private_key))
-    told = CliRunner().invoke(app, ["sign", "ours:1.0.0"])
+    told = CliRunner().invoke(app, ["model", "sign", "ours:1.0.0"])
     assert told.exit_code == 0, told.output
     verify(model.folder, "ours:1.0.0", settings.model_copy(update={"required": True}))
 
@@ -205,7 +205,7 @@ def test_signature_that_does_not_hold_is_replaced_only_where_that_is_meant(
     store = ModelStore(keys(tmp_path, "ours"))
     with pytest.raises(ModelRejected, match="Key mismatch"):
         store.sign("ours:1.0.0")
-    store.sign("ours:1.0.0", again=True)
+    store.sign("ours:1.0.0", force=True)
     assert store.get("ours:1.0.0").card.version == "1.0.0"
 
 
@@ -221,6 +221,6 @@ def test_what_would_not_load_is_not_taken_in(model_store: Path, tmp_path: Path) 
 
 
 def test_command_without_a_key_says_so(model_store: Path) -> None:
-    told = CliRunner().invoke(app, ["sign", "ours:1.0.0"])
+    told = CliRunner().invoke(app, ["model", "sign", "ours:1.0.0"])
     assert isinstance(told.exception, InvalidSettings)
     assert "signatures.private_key: is not set" in told.exception.message

@@ -8,7 +8,7 @@ import bentoml
 import pytest
 
 from kaiten.errors import ModelLost, ModelNotFound, ModelRejected
-from lifecycle.audit_log import Action, Event
+from lifecycle.audit_log import Action, AuditLogEvent
 from lifecycle.card import CARD_FILE, EngineCard, ModelCard, sha256
 from lifecycle.store import ModelStore, StoredModel
 
@@ -171,8 +171,10 @@ def test_version_whose_files_are_gone_is_to_be_restored_and_not_registered(
     sources: dict[str, Path],
 ) -> None:
     stored = add(store, "ours:1.0.0", sources)
-    with store.history("ours").changing() as draft:
-        draft.add(Event(action=Action.REGISTERED, version="1.0.0", who="me", card=stored.digest))
+    with store.audit_log("ours").transaction() as transaction:
+        transaction.add(
+            AuditLogEvent(action=Action.REGISTERED, version="1.0.0", who="me", card=stored.digest)
+        )
     missing = stored.folder if whole else stored.folder / "model.yaml"
     shutil.rmtree(missing) if whole else missing.unlink()
     with pytest.raises(ModelLost) as caught:

@@ -18,7 +18,7 @@ from gateway.schemas import FeedbackRequest, PredictV2Request
 from kaiten.errors import DataRejected
 from kaiten.settings.models import GatewaySettings
 from kaiten.text import text_problem
-from lifecycle.evaluate.rows import Columns, Rows, read
+from lifecycle.evaluate.rows import Columns, Rows, read_rows
 
 LIMITS = GatewaySettings(max_text_chars=50, max_body_bytes=1024)
 SUFFIXES = st.sampled_from([".jsonl", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz"])
@@ -110,7 +110,7 @@ def accepted_by_api(text: str, label: str) -> None:
 
 def read_or_refuse(path: Path) -> Rows | str:
     try:
-        return read(path, Columns(slices=("slice",)), LIMITS)
+        return read_rows(path, Columns(slices=("slice",)), LIMITS)
     except DataRejected as error:
         return error.message
 
@@ -178,5 +178,5 @@ def test_what_tools_write_is_read_back(data: st.DataObject, rows: list[tuple[str
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"rows{suffix}"
         path.write_bytes(content)
-        written = read(path, Columns())
+        written = read_rows(path, Columns())
     assert [*zip(written.texts, written.labels, strict=True)] == rows

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifecycle.evaluate.measures import by_slice, calibration_error, compare, measure, reliability
+from lifecycle.evaluate.measures import (
+    accuracy_by_slice,
+    compare_versions,
+    expected_calibration_error,
+    measure,
+    reliability_bins,
+)
 
 LABELS = ("a", "b", "c")
 # a a b b c: four right, one b taken for c.
@@ -16,51 +22,53 @@ SCORES = np.array(
 
 
 def test_figures_worked_out_by_hand() -> None:
-    found = measure(RIGHT, SCORES, LABELS)
-    assert found.rows == 5
-    assert found.accuracy == pytest.approx(4 / 5)
-    assert found.per_class["b"].precision == pytest.approx(1)
-    assert found.per_class["b"].recall == pytest.approx(1 / 2)
-    assert found.per_class["c"].precision == pytest.approx(1 / 2)
-    assert found.per_class["c"].f1 == pytest.approx(2 / 3)
-    assert found.macro.f1 == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
-    assert found.weighted.recall == pytest.approx(4 / 5)
-    assert found.support == {"a": 2, "b": 2, "c": 1}
-    assert found.confusion == [[2, 0, 0], [0, 1, 1], [0, 0, 1]]
+    measures = measure(RIGHT, SCORES, LABELS)
+    assert measures.rows == 5
+    assert measures.accuracy == pytest.approx(4 / 5)
+    assert measures.per_class["b"].precision == pytest.approx(1)
+    assert measures.per_class["b"].recall == pytest.approx(1 / 2)
+    assert measures.per_class["c"].precision == pytest.approx(1 / 2)
+    assert measures.per_class["c"].f1 == pytest.approx(2 / 3)
+    assert measures.macro.f1 == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    assert measures.weighted.recall == pytest.approx(4 / 5)
+    assert measures.support == {"a": 2, "b": 2, "c": 1}
+    assert measures.confusion == [[2, 0, 0], [0, 1, 1], [0, 0, 1]]
     # Each row is in a bin of its own: |1-.9|, |1-.6|, |1-.8|, |0-.7|, |1-1|.
-    assert found.calibration_error == pytest.approx((0.1 + 0.4 + 0.2 + 0.7 + 0) / 5)
+    assert measures.calibration_error == pytest.approx((0.1 + 0.4 + 0.2 + 0.7 + 0) / 5)
 
 
 def test_label_without_rows_counts_in_no_average() -> None:
     present = RIGHT != 2
-    found = measure(RIGHT[present], SCORES[present], LABELS)
-    assert found.support["c"] == 0
-    assert found.macro.f1 == pytest.approx((1 + 2 / 3) / 2)
+    measures = measure(RIGHT[present], SCORES[present], LABELS)
+    assert measures.support["c"] == 0
+    assert measures.macro.f1 == pytest.approx((1 + 2 / 3) / 2)
 
 
-def test_confidence_that_is_kept_is_calibrated() -> None:
+def test_confidence_that_matches_accuracy_is_calibrated() -> None:
     generator = np.random.default_rng(1)
     confidence = generator.uniform(0.3, 1, 50_000).astype(np.float32)
-    kept = generator.uniform(size=50_000) < confidence
-    assert calibration_error(reliability(confidence, kept)) < 0.01
-    assert calibration_error(reliability(confidence, kept & (confidence < 0.6))) > 0.3
+    correct = generator.uniform(size=50_000) < confidence
+    assert expected_calibration_error(reliability_bins(confidence, correct)) < 0.01
+    assert (
+        expected_calibration_error(reliability_bins(confidence, correct & (confidence < 0.6))) > 0.3
+    )
 
 
-def test_comparison_counts_what_only_one_has_right() -> None:
-    this = np.array([True] * 80 + [False] * 20)
-    other = np.array([True] * 70 + [False] * 10 + [True] * 5 + [False] * 15)
-    found = compare(this, other, "ours:1.0.0")
-    assert (found.only_this_right, found.only_other_right) == (10, 5)
-    assert found.difference == pytest.approx(0.05)
-    assert found.low < 0.05 < found.high
+def test_comparison_counts_rows_that_one_version_has_right() -> None:
+    candidate = np.array([True] * 80 + [False] * 20)
+    baseline = np.array([True] * 70 + [False] * 10 + [True] * 5 + [False] * 15)
+    measures = compare_versions(candidate, baseline, "ours:1.0.0")
+    assert (measures.only_candidate_correct, measures.only_baseline_correct) == (10, 5)
+    assert measures.difference == pytest.approx(0.05)
+    assert measures.low < 0.05 < measures.high
     # Of 15 that differ, 10 or more of a kind by chance: 2 * sum of C(15, k) for k >= 10, over 2^15.
-    assert found.p_value == pytest.approx(2 * (3003 + 1365 + 455 + 105 + 15 + 1) / 2**15)
+    assert measures.p_value == pytest.approx(2 * (3003 + 1365 + 455 + 105 + 15 + 1) / 2**15)
 
 
 def test_versions_that_agree_do_not_differ() -> None:
     same = np.array([True, False, True])
-    found = compare(same, same, "ours:1.0.0")
-    assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+    measures = compare_versions(same, same, "ours:1.0.0")
+    assert (measures.difference, measures.low, measures.high, measures.p_value) == (0, 0, 0, 1)
 
 
 def test_interval_covers_the_true_difference() -> None:
@@ -70,15 +78,20 @@ def test_interval_covers_the_true_difference() -> None:
     covered = 0
     for _ in range(200):
         kind = generator.choice(4, size=600, p=shares)
-        found = compare((kind == 0) | (kind == 1), (kind == 0) | (kind == 2), "ours:1.0.0")
-        covered += found.low <= 0.05 <= found.high
+        measures = compare_versions(
+            (kind == 0) | (kind == 1), (kind == 0) | (kind == 2), "ours:1.0.0"
+        )
+        covered += measures.low <= 0.05 <= measures.high
     assert covered >= 180
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
 def test_comparison_turns_round(pairs: list[tuple[bool, bool]]) -> None:
-    this, other = (np.array(side) for side in zip(*pairs, strict=True))
-    one, two = compare(this, other, "a"), compare(other, this, "b")
+    candidate, baseline = (np.array(side) for side in zip(*pairs, strict=True))
+    one, two = (
+        compare_versions(candidate, baseline, "a"),
+        compare_versions(baseline, candidate, "b"),
+    )
     assert one.difference == pytest.approx(-two.difference)
     assert one.p_value == pytest.approx(two.p_value)
     assert one.low - 1e-9 <= one.difference <= one.high + 1e-9
@@ -86,5 +99,5 @@ def test_comparison_turns_round(pairs: list[tuple[bool, bool]]) -> None:
 
 def test_slices_have_their_own_accuracy() -> None:
     correct = np.array([True, True, False, True])
-    found = by_slice(correct, {"channel": ["mail", "chat", "chat", "mail"]})
-    assert found == {"channel": {"chat": (2, 0.5), "mail": (2, 1.0)}}
+    measures = accuracy_by_slice(correct, {"channel": ["mail", "chat", "chat", "mail"]})
+    assert measures == {"channel": {"chat": (2, 0.5), "mail": (2, 1.0)}}

@@ -1,4 +1,4 @@
-"""Every row is answered once, in order, wherever the validation was interrupted."""
+"""Every row is predicted once, in order, wherever the validation was interrupted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lifecycle.evaluate.predictions import answer_all, latencies_ms
+from lifecycle.evaluate.predictions import measure_latencies_ms, predict_all
 
 TEXTS = [f"{number} " * (1 + number % 7) for number in range(300)]
 
@@ -28,12 +28,12 @@ class Model:
 
 
 def answered(model: Model, kept: Path) -> NDArray[np.float32]:
-    return answer_all(TEXTS, 2, model, kept, lambda known: None)
+    return predict_all(TEXTS, 2, model, kept, lambda known: None)
 
 
 def test_answers_come_in_the_order_of_the_texts(tmp_path: Path) -> None:
     told: list[int] = []
-    found = answer_all(TEXTS, 2, Model(), tmp_path / "kept", told.append)
+    found = predict_all(TEXTS, 2, Model(), tmp_path / "kept", told.append)
     np.testing.assert_array_equal(found[:, 0], np.arange(300))
     assert told[0] == 0
     assert told[-1] == 300
@@ -70,7 +70,7 @@ def test_what_is_known_is_not_asked(tmp_path: Path) -> None:
 
 def test_texts_are_timed_one_at_a_time() -> None:
     model = Model()
-    assert latencies_ms(TEXTS, model).shape == (100,)
+    assert measure_latencies_ms(TEXTS, model).shape == (100,)
     # One to warm up, and a hundred different ones.
     assert len(model.asked) == 101
     assert len(set(model.asked)) == 100

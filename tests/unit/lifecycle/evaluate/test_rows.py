@@ -20,7 +20,7 @@ from kaiten.settings.models import GatewaySettings
 from lifecycle.card import sha256
 from lifecycle.evaluate import content as content_module
 from lifecycle.evaluate import rows as rows_module
-from lifecycle.evaluate.rows import Columns, Rows, check, read
+from lifecycle.evaluate.rows import Columns, Rows, check_rows, read_rows
 
 pa: Any = import_module("pyarrow")
 pq: Any = import_module("pyarrow.parquet")
@@ -244,7 +244,7 @@ def test_file_is_read(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    rows = read(path, Columns(), LIMITS)
+    rows = read_rows(path, Columns(), LIMITS)
     assert [*zip(rows.texts, rows.labels, strict=True)] == expected
     assert rows.digest == sha256(path)
 
@@ -651,7 +651,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
 def refusal(path: Path, columns: Columns = PLAIN, limits: GatewaySettings = LIMITS) -> str:
     """Return why a file is refused, without its path."""
     with pytest.raises(DataRejected) as caught:
-        read(path, columns, limits)
+        read_rows(path, columns, limits)
     message = caught.value.message
     assert message.isprintable()
     assert message.startswith(f"{path}: ")
@@ -686,12 +686,12 @@ def test_parquet_without_pyarrow_names_what_to_install(
 def test_formats_agree(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(WRITTEN[name])
-    rows = read(path, COLUMNS, LIMITS)
+    rows = read_rows(path, COLUMNS, LIMITS)
     assert [*rows.texts] == [row["text"] for row in ROWS]
     assert [*rows.labels] == [row["label"] for row in ROWS]
     assert [*rows.slices["channel"]] == ["mail", "chat", "mail"]
     assert rows.digest == sha256(path)
-    check(rows, LABELS, 3, path, partly=False)
+    check_rows(rows, LABELS, 3, path, allow_missing_labels=False)
 
 
 @pytest.mark.parametrize(
@@ -704,7 +704,7 @@ def test_slice_may_be_a_scalar(value: object, expected: str, tmp_path: Path) -> 
         ("f.parquet", parquet(text=["a"], label=["b"], channel=[value])),
     ):
         (tmp_path / name).write_bytes(content)
-        assert read(tmp_path / name, COLUMNS).slices == {"channel": [expected]}
+        assert read_rows(tmp_path / name, COLUMNS).slices == {"channel": [expected]}
 
 
 @pytest.mark.parametrize(
@@ -720,7 +720,7 @@ def test_slice_of_parquet_may_be_a_date_or_a_decimal(
 ) -> None:
     path = tmp_path / "f.parquet"
     path.write_bytes(parquet(text=["a"], label=["b"], channel=pa.array([value])))
-    assert read(path, COLUMNS).slices == {"channel": [expected]}
+    assert read_rows(path, COLUMNS).slices == {"channel": [expected]}
 
 
 @pytest.mark.parametrize(
@@ -742,7 +742,7 @@ def test_text_that_no_body_can_hold_is_refused(tmp_path: Path) -> None:
     limits = GatewaySettings(max_body_bytes=1024)
     path = tmp_path / "f.jsonl"
     path.write_bytes(row(text="x" * 1013))
-    assert len(read(path, Columns(), limits)) == 1
+    assert len(read_rows(path, Columns(), limits)) == 1
     path.write_bytes(row(text="x" * 1012 + "é"))
     assert refusal(path, limits=limits) == (
         "row 1, column 'text': does not fit into a request of 1024 bytes. "
@@ -753,7 +753,7 @@ def test_text_that_no_body_can_hold_is_refused(tmp_path: Path) -> None:
 def test_lengths_are_left_to_another_server(tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl"
     path.write_bytes(row(text=LONG))
-    assert len(read(path, Columns())) == 1
+    assert len(read_rows(path, Columns())) == 1
 
 
 @pytest.mark.parametrize("name", ["f.csv", "f.csv.gz", "f.parquet"])
@@ -789,7 +789,7 @@ def test_too_many_rows_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(rows_module, "MAX_ROWS", 2)
     path = tmp_path / "f.jsonl"
     path.write_bytes(A * 2)
-    assert len(read(path, Columns())) == 2
+    assert len(read_rows(path, Columns())) == 2
     path.write_bytes(A * 3)
     assert refusal(path) == f"has over 2 rows. {SAMPLE}"
 
@@ -818,7 +818,7 @@ def test_odd_name_is_escaped(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"a\n\xff.jsonl")
     path.write_bytes(A)
     with pytest.raises(DataRejected) as caught:
-        read(path, Columns())
+        read_rows(path, Columns())
     assert caught.value.message == f"{str(path)!r}: has a name that is not UTF-8. Rename it."
     assert caught.value.message.isprintable()
 
@@ -846,20 +846,22 @@ def rows(*labels: str) -> Rows:
 )
 def test_rows_that_say_too_little_are_refused(labelled: Rows, reason: str) -> None:
     with pytest.raises(DataRejected) as caught:
-        check(labelled, LABELS, 3, Path("rows.csv"), partly=False)
+        check_rows(labelled, LABELS, 3, Path("rows.csv"), allow_missing_labels=False)
     assert reason in caught.value.message
 
 
 def test_unknown_label_is_found_in_its_line(tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
     path.write_bytes(b'text,intent\n"a\nb",0\nc,1\n')
-    labelled = read(path, Columns(label="intent"))
-    check(labelled, ("0", "1"), 2, path, partly=False)
+    labelled = read_rows(path, Columns(label="intent"))
+    check_rows(labelled, ("0", "1"), 2, path, allow_missing_labels=False)
     with pytest.raises(
         DataRejected, match=r"row 2 \(line 4\), column 'intent': '1' is not a label"
     ):
-        check(labelled, ("0", "2"), 2, path, partly=False)
+        check_rows(labelled, ("0", "2"), 2, path, allow_missing_labels=False)
 
 
 def test_some_labels_may_be_left_unmeasured() -> None:
-    check(rows("other", "billing", "billing"), LABELS, 3, Path("rows.csv"), partly=True)
+    check_rows(
+        rows("other", "billing", "billing"), LABELS, 3, Path("rows.csv"), allow_missing_labels=True
+    )

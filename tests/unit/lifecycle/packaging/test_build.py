@@ -10,9 +10,9 @@ from kaiten.settings.environment import ROOT
 from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import Stage
 from lifecycle.packaging import build as building
-from lifecycle.packaging.build import Order, build, check_models
-from lifecycle.packaging.image import containerize
-from lifecycle.promotion import Promotions, Request
+from lifecycle.packaging.build import BuildRequest, build_bento, check_models
+from lifecycle.packaging.image import containerize_bento
+from lifecycle.promotion import PromotionGate, PromotionRequest
 from lifecycle.store import ModelStore
 from tests.unit.lifecycle.cards import stored, validated
 
@@ -29,8 +29,7 @@ def store(model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise Reached
 
     # What comes next takes an index of packages.
-    monkeypatch.setattr(building, "requirements", reached)
-    monkeypatch.setattr(building, "packages_for", reached)
+    monkeypatch.setattr(building, "_lock", reached)
     store = ModelStore()
     for version in ("1.0.0", "1.0.1", "1.0.2", "1.0.3"):
         model = stored(store, f"ours:{version}", tmp_path)
@@ -41,28 +40,28 @@ def store(model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def promote(store: ModelStore, tag: str) -> None:
-    Promotions(store, VersioningSettings()).promote(
-        tag, Request(Stage.STAGING, "tester", "a test", {})
+    PromotionGate(store, VersioningSettings()).promote(
+        tag, PromotionRequest(Stage.STAGING, "tester", "a test", {})
     )
 
 
 def refusal(store: ModelStore, *models: str) -> str:
     with pytest.raises(SetupError) as refused:
-        build(Order(ROOT, models), store, {})
+        build_bento(BuildRequest(ROOT, models), store, {})
     assert isinstance(refused.value, BuildRefused | ModelNotFound)
     return refused.value.message
 
 
 def test_version_with_a_passing_report_and_a_stage_goes_in(store: ModelStore) -> None:
     with pytest.raises(Reached):
-        build(Order(ROOT, ("ours:1.0.0",)), store, {})
+        build_bento(BuildRequest(ROOT, ("ours:1.0.0",)), store, {})
 
 
 @pytest.mark.parametrize(
     ("tag", "reason"),
     [
         ("ours:1.0.1", "promoted to no stage.*kaiten promote ours:1.0.1 --to staging"),
-        ("ours:1.0.2", "does not pass.*kaiten validate ours:1.0.2"),
+        ("ours:1.0.2", "did not pass.*kaiten validate ours:1.0.2"),
         ("ours:1.0.3", "has no report.*kaiten validate ours:1.0.3"),
         ("ours:9.9.9", "not in the model store"),
     ],
@@ -74,14 +73,14 @@ def test_other_versions_are_refused(tag: str, reason: str, store: ModelStore) ->
 
 def test_version_that_fails_after_its_promotion_is_refused(store: ModelStore) -> None:
     validated(store, store.get("ours:1.0.0"), {"later": "rows"}, passed=False)
-    assert "does not pass" in refusal(store, "ours:1.0.0")
+    assert "did not pass" in refusal(store, "ours:1.0.0")
 
 
 def test_imported_version_goes_in_by_what_it_carries(store: ModelStore) -> None:
     for file in (store.folder.parent / "kaiten").iterdir():
         file.unlink()
     with pytest.raises(Reached):
-        build(Order(ROOT, ("ours:1.0.0",)), store, {})
+        build_bento(BuildRequest(ROOT, ("ours:1.0.0",)), store, {})
     assert "has no passing report" in refusal(store, "ours:1.0.1")
     report = next((store.get("ours:1.0.0").folder / "reports").glob("*/report.json"))
     report.write_text("{}")
@@ -90,13 +89,13 @@ def test_imported_version_goes_in_by_what_it_carries(store: ModelStore) -> None:
 
 @pytest.mark.usefixtures("model_store")
 def test_only_a_bento_of_ours_becomes_an_image() -> None:
-    with pytest.raises(BuildRefused, match="no bento of kaiten build"):
-        containerize("kaiten_service:1", ModelStore(), "docker", None, [], {})
+    with pytest.raises(BuildRefused, match="was not made by kaiten build"):
+        containerize_bento("kaiten_service:1", ModelStore(), "docker", None, [], {})
 
 
 def test_models_are_to_be_those_of_the_build(store: ModelStore) -> None:
     model = store.get("ours:1.0.0")
-    report = store.history("ours").entries()[-1].report
+    report = store.audit_log("ours").entries()[-1].report
     labels = {
         "models": "ours:1.0.0",
         "model_digests": f"sha256:{model.digest}",
@@ -104,5 +103,5 @@ def test_models_are_to_be_those_of_the_build(store: ModelStore) -> None:
     }
     check_models(labels, store)
     for key in ("model_digests", "report_digests"):
-        with pytest.raises(BuildRefused, match="not in the store as it was"):
+        with pytest.raises(BuildRefused, match="has changed in the store"):
             check_models({**labels, key: f"sha256:{'0' * 64}"}, store)

@@ -7,14 +7,20 @@ import yaml
 
 from kaiten.errors import BuildRefused
 from kaiten.settings.environment import ROOT
-from lifecycle.packaging.context import digest_of, digests, files_of, pinned, stage
+from lifecycle.packaging.context import (
+    combine_digests,
+    included_files,
+    pin_models,
+    sha256_by_path,
+    stage_files,
+)
 
 MODELS = ["ours:1.0.0", "theirs:2.0.0"]
 
 
 def test_pins_replace_the_models_and_nothing_else() -> None:
     text = (ROOT / "kaiten.yaml").read_text(encoding="utf-8")
-    found = pinned(text, MODELS)
+    found = pin_models(text, MODELS)
     assert yaml.safe_load(found)["serving"]["models"] == MODELS
     before, after = text.splitlines(), found.splitlines()
     assert len(before) == len(after)
@@ -31,12 +37,12 @@ def test_pins_replace_the_models_and_nothing_else() -> None:
     ],
 )
 def test_models_are_pinned_however_they_are_written(text: str) -> None:
-    assert yaml.safe_load(pinned(text, MODELS)) == {"serving": {"models": MODELS, "drain_s": 5}}
+    assert yaml.safe_load(pin_models(text, MODELS)) == {"serving": {"models": MODELS, "drain_s": 5}}
 
 
 @pytest.mark.parametrize("text", ["", "logging: {level: info}\n", "# nothing\n"])
 def test_models_are_pinned_where_none_were_named(text: str) -> None:
-    found = yaml.safe_load(pinned(text, MODELS))
+    found = yaml.safe_load(pin_models(text, MODELS))
     assert found == {**(yaml.safe_load(text) or {}), "serving": {"models": MODELS}}
 
 
@@ -59,34 +65,34 @@ def test_link_that_leaves_the_project_is_refused(name: str, project: Path, tmp_p
     (project / name).unlink(missing_ok=True)
     (project / name).symlink_to(tmp_path / "outside" / ("" if name.endswith("more") else "a.py"))
     with pytest.raises(BuildRefused, match="link"):
-        stage(project, files_of(project), tmp_path / "staged", MODELS)
+        stage_files(project, included_files(project), tmp_path / "staged", MODELS)
 
 
 def test_link_within_the_project_is_staged_as_a_file(project: Path, tmp_path: Path) -> None:
     (project / "kaiten" / "link.py").symlink_to("a.py")
-    stage(project, files_of(project), tmp_path / "staged", MODELS)
+    stage_files(project, included_files(project), tmp_path / "staged", MODELS)
     link = tmp_path / "staged" / "kaiten" / "link.py"
     assert (link.read_text(), link.is_symlink()) == ("# kaiten/a.py\n", False)
 
 
 def test_only_what_is_listed_is_staged(project: Path, tmp_path: Path) -> None:
     (project / "service.py").chmod(0o777)
-    stage(project, files_of(project), tmp_path / "staged", MODELS)
-    files = digests(tmp_path / "staged")
+    stage_files(project, included_files(project), tmp_path / "staged", MODELS)
+    files = sha256_by_path(tmp_path / "staged")
     assert files.keys() == {"service.py", "kaiten.yaml", "README.md", "kaiten/a.py"}
     assert (tmp_path / "staged" / "service.py").stat().st_mode & 0o777 == 0o644
 
 
 def test_digest_tells_names_and_contents_and_no_more(project: Path) -> None:
-    before = digest_of(digests(project))
+    before = combine_digests(sha256_by_path(project))
     (project / "notes.py").touch()
-    assert digest_of(digests(project)) == before
+    assert combine_digests(sha256_by_path(project)) == before
     (project / "notes.py").write_text("changed")
-    changed = digest_of(digests(project))
+    changed = combine_digests(sha256_by_path(project))
     (project / "notes.py").rename(project / "others.py")
-    assert len({before, changed, digest_of(digests(project))}) == 3
+    assert len({before, changed, combine_digests(sha256_by_path(project))}) == 3
 
 
 def test_folder_without_a_bentofile_is_no_checkout(tmp_path: Path) -> None:
-    with pytest.raises(BuildRefused, match="built from a checkout"):
-        files_of(tmp_path)
+    with pytest.raises(BuildRefused, match="from a checkout of Kaiten"):
+        included_files(tmp_path)

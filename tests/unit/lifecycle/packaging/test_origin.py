@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lifecycle.packaging.origin import revision, statement
-from lifecycle.packaging.sbom import bill
+from lifecycle.packaging.origin import provenance_statement, source_revision
+from lifecycle.packaging.sbom import make_sbom
 from lifecycle.store import ModelStore
 from tests.unit.lifecycle.cards import stored
 
@@ -40,16 +40,16 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def test_revision_is_the_commit_and_whether_files_differ_from_it(tmp_path: Path) -> None:
-    assert revision(tmp_path, []) == "unknown"
+    assert source_revision(tmp_path, []) == "unknown"
     git(tmp_path, "init", "--quiet")
-    assert revision(tmp_path, []) == "unknown"
+    assert source_revision(tmp_path, []) == "unknown"
     (tmp_path / "file").write_text("one")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message", "one")
     commit = git(tmp_path, "rev-parse", "HEAD")
-    assert revision(tmp_path, ["file"]) == commit
+    assert source_revision(tmp_path, ["file"]) == commit
     (tmp_path / "file").write_text("two")
-    assert revision(tmp_path, ["file"]) == f"{commit}-changed"
+    assert source_revision(tmp_path, ["file"]) == f"{commit}-changed"
 
 
 def test_file_that_git_does_not_know_is_a_change(tmp_path: Path) -> None:
@@ -58,11 +58,11 @@ def test_file_that_git_does_not_know_is_a_change(tmp_path: Path) -> None:
     commit = git(tmp_path, "rev-parse", "HEAD")
     (tmp_path / "local.py").write_text("one")
     git(tmp_path, "config", "status.showUntrackedFiles", "no")
-    assert revision(tmp_path, []) == f"{commit}-changed"
+    assert source_revision(tmp_path, []) == f"{commit}-changed"
     (tmp_path / ".git" / "info" / "exclude").write_text("local.py\n")
-    assert revision(tmp_path, []) == commit
+    assert source_revision(tmp_path, []) == commit
     # What is ignored changes nothing, unless it goes in.
-    assert revision(tmp_path, ["local.py"]) == f"{commit}-changed"
+    assert source_revision(tmp_path, ["local.py"]) == f"{commit}-changed"
 
 
 def test_checkout_that_git_can_not_compare_counts_as_changed(tmp_path: Path) -> None:
@@ -70,11 +70,11 @@ def test_checkout_that_git_can_not_compare_counts_as_changed(tmp_path: Path) -> 
     git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "one")
     commit = git(tmp_path, "rev-parse", "HEAD")
     (tmp_path / ".git" / "index").write_bytes(b"DIRC")
-    assert revision(tmp_path, []) == f"{commit}-changed"
+    assert source_revision(tmp_path, []) == f"{commit}-changed"
 
 
 def test_statement_names_the_bento_its_commit_and_its_models() -> None:
-    found = statement("kaiten_service:1", DIGEST, LABELS)
+    found = provenance_statement("kaiten_service:1", DIGEST, LABELS)
     assert found["subject"] == [{"name": "kaiten_service:1", "digest": {"sha256": DIGEST}}]
     parts = found["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert parts[0]["digest"] == {"gitCommit": "c" * 40}
@@ -86,7 +86,7 @@ def test_statement_names_the_bento_its_commit_and_its_models() -> None:
 @pytest.mark.usefixtures("model_store")
 def test_bill_has_every_package_and_model_and_no_time(tmp_path: Path) -> None:
     model = stored(ModelStore(), "ours:1.0.0", tmp_path)
-    found = json.loads(bill("kaiten_service:1", DIGEST, LOCK, [model]))
+    found = json.loads(make_sbom("kaiten_service:1", DIGEST, LOCK, [model]))
     assert {(each["type"], each["name"], each["version"]) for each in found["components"]} == {
         ("library", "a-package", "1.10.10"),
         ("library", "other", "2"),
@@ -97,6 +97,6 @@ def test_bill_has_every_package_and_model_and_no_time(tmp_path: Path) -> None:
     assert "pkg:pypi/torch@2.13.0%2Bcpu" in {each.get("purl") for each in found["components"]}
     assert found["metadata"]["component"]["hashes"] == [{"alg": "SHA-256", "content": DIGEST}]
     assert "timestamp" not in found["metadata"]
-    assert bill("kaiten_service:1", DIGEST, LOCK, [model]) == bill(
+    assert make_sbom("kaiten_service:1", DIGEST, LOCK, [model]) == make_sbom(
         "kaiten_service:1", DIGEST, LOCK, [model]
     )

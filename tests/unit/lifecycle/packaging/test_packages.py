@@ -8,7 +8,12 @@ import pytest
 from kaiten.errors import BuildRefused
 from kaiten.settings.environment import ROOT
 from lifecycle.card import EngineCard
-from lifecycle.packaging.packages import lock, packages_for, requirements, torch_options
+from lifecycle.packaging.packages import (
+    lock_packages,
+    optional_packages,
+    read_requirements,
+    torch_options,
+)
 from tests.unit.lifecycle.cards import card
 from tests.unit.lifecycle.packaging.wheels import wheel
 
@@ -43,31 +48,31 @@ def sha256(path: Path) -> str:
 
 
 def test_torch_is_left_out_where_onnx_runtime_serves_every_model() -> None:
-    assert packages_for([card()], "cpu") == set()
-    assert "torch" in packages_for([card()], "cuda")
-    assert "torch" in packages_for([card(), card(engine=ON_TORCH)], "cpu")
-    assert "torch" in packages_for([card(engine=None)], "cpu")
+    assert optional_packages([card()], "cpu") == set()
+    assert "torch" in optional_packages([card()], "cuda")
+    assert "torch" in optional_packages([card(), card(engine=ON_TORCH)], "cpu")
+    assert "torch" in optional_packages([card(engine=None)], "cpu")
 
 
 def test_packages_that_a_card_names_are_installed() -> None:
     long = card(packages=("torch", "transformers"))
-    assert packages_for([card(), long], "cpu") >= {"torch", "transformers"}
+    assert optional_packages([card(), long], "cpu") >= {"torch", "transformers"}
     slow = card(packages=("transformers",))
-    assert packages_for([slow], "cpu") == {"transformers", "sentencepiece"}
+    assert optional_packages([slow], "cpu") == {"transformers", "sentencepiece"}
 
 
 def test_requirements_are_those_of_the_project() -> None:
-    whole = requirements(ROOT, ["postgres"], packages_for([], "cuda"))
+    whole = read_requirements(ROOT, ["postgres"], optional_packages([], "cuda"))
     assert {each.split(">")[0] for each in whole} >= {"bentoml", "torch", "transformers", "onnx"}
-    lean = requirements(ROOT, ["postgres"], set())
+    lean = read_requirements(ROOT, ["postgres"], set())
     missing = {each.split(">")[0] for each in whole if each not in lean}
     assert missing == {"torch", "transformers", "onnx", "sentencepiece"}
     assert "psycopg[binary]>=3.2,<4" in lean
-    assert "psycopg[binary]>=3.2,<4" not in requirements(ROOT, [], set())
+    assert "psycopg[binary]>=3.2,<4" not in read_requirements(ROOT, [], set())
 
 
 def test_lock_takes_the_versions_that_were_tested(wheels: Path, constraints: Path) -> None:
-    found = lock(["ours"], constraints, variant="cpu", source=None)
+    found = lock_packages(["ours"], constraints, variant="cpu", source=None)
     digest = sha256(wheels / "theirs-1.1.0-py3-none-any.whl")
     assert f"theirs==1.1.0 \\\n    --hash=sha256:{digest}\n" in found.text
     assert found.text.startswith("ours==1.0.0")
@@ -77,12 +82,12 @@ def test_lock_takes_the_versions_that_were_tested(wheels: Path, constraints: Pat
 @pytest.mark.usefixtures("wheels")
 def test_package_that_is_nowhere_is_told(constraints: Path) -> None:
     with pytest.raises(BuildRefused, match="absent"):
-        lock(["absent"], constraints, variant="cpu", source=None)
+        lock_packages(["absent"], constraints, variant="cpu", source=None)
 
 
 def test_torch_of_a_folder_goes_into_the_bento(wheels: Path, constraints: Path) -> None:
     made = wheel(wheels, "torch", "2.13.0+cpu", ["theirs"], CPU_WHEEL)
-    found = lock(["ours", "torch"], constraints, variant="cpu", source=str(wheels))
+    found = lock_packages(["ours", "torch"], constraints, variant="cpu", source=str(wheels))
     assert found.wheel == made
     assert found.text.endswith(f"./wheels/{made.name} \\\n    --hash=sha256:{sha256(made)}\n")
     assert "torch @" not in found.text
@@ -93,8 +98,8 @@ def test_cuda_build_is_no_torch_for_a_cpu(wheels: Path, constraints: Path) -> No
     wheel(wheels, "nvidia_cublas", "13.0")
     wheel(wheels, "torch", "2.13.0", ["nvidia-cublas"], CPU_WHEEL)
     with pytest.raises(BuildRefused, match="TORCH_SOURCE"):
-        lock(["torch"], constraints, variant="cpu", source=None)
-    found = lock(["torch"], constraints, variant="cuda", source=None)
+        lock_packages(["torch"], constraints, variant="cpu", source=None)
+    found = lock_packages(["torch"], constraints, variant="cuda", source=None)
     assert "nvidia-cublas==13.0" in found.text
     assert found.text.count("torch==2.13.0") == 1
 

@@ -6,7 +6,7 @@ from itertools import chain, count, repeat
 import pytest
 
 from lifecycle.evaluate.rows import Rows
-from server.smoke.checks import Asked, Check, try_out
+from server.smoke.checks import SmokeCheck, SmokeRequest, run_smoke_checks
 from tests.unit.server.smoke.deployment import (
     HEADERS,
     PREDICT,
@@ -50,16 +50,16 @@ async def tried(
     golden: Rows | None = None,
     wait_s: float = 0,
     limit_s: float = 30,
-) -> dict[str, Check]:
-    asked = Asked(deployment.url, TOKEN, model, golden, wait_s=wait_s, limit_s=limit_s)
-    found = await try_out(asked, lambda _: None)
+) -> dict[str, SmokeCheck]:
+    asked = SmokeRequest(deployment.url, TOKEN, model, golden, wait_s=wait_s, limit_s=limit_s)
+    found = await run_smoke_checks(asked, lambda _: None)
     assert [each.name for each in found] == NAMES
     assert all(bool(each.remedy) == (each.outcome == "failed") for each in found)
     assert all(each.seen for each in found)
     return {each.name: each for each in found}
 
 
-def outcomes(found: dict[str, Check], outcome: str) -> list[str]:
+def outcomes(found: dict[str, SmokeCheck], outcome: str) -> list[str]:
     return [name for name, each in found.items() if each.outcome == outcome]
 
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.local_server import Reach, names_in, reach
 from kaiten.errors import InvalidSettings
 from kaiten.settings.models import TlsSettings
+from server.local_server import LocalEndpoint, certificate_names, local_endpoint
 from tests.certificates import Authority
 
 CERTIFICATE = Path("/etc/server.crt")
@@ -12,7 +12,7 @@ TO = f"curl -s --cacert {CERTIFICATE}"
 
 
 def test_without_tls_the_line_is_as_short_as_can_be() -> None:
-    found = reach(TlsSettings(), 3000, None, None)
+    found = local_endpoint(TlsSettings(), 3000, None, None)
     assert found.certificate is None
     assert found.curl("/x", ()) == "curl -s http://127.0.0.1:3000/x"
 
@@ -27,7 +27,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_line_passes_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://192.0.2.1:3128")
     line = "curl -s --noproxy '*' http://127.0.0.1:3000/x"
-    assert reach(TlsSettings(), 3000, None, None).curl("/x", ()) == line
+    assert local_endpoint(TlsSettings(), 3000, None, None).curl("/x", ()) == line
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,13 @@ def test_the_line_passes_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_with_tls_the_line_verifies_the_server_by_its_name(
     names: tuple[str, ...], line: str
 ) -> None:
-    assert Reach(3000, CERTIFICATE).curl("/x", names) == line
+    assert LocalEndpoint(3000, CERTIFICATE).curl("/x", names) == line
 
 
 def test_a_callers_certificate_is_in_the_line() -> None:
-    line = Reach(3000, CERTIFICATE, (Path("my.crt"), Path("my key"))).curl("/x", ("127.0.0.1",))
+    line = LocalEndpoint(3000, CERTIFICATE, (Path("my.crt"), Path("my key"))).curl(
+        "/x", ("127.0.0.1",)
+    )
     assert "--cert my.crt --key 'my key' https://127.0.0.1:3000/x" in line
 
 
@@ -66,8 +68,8 @@ def mutual(tmp_path: Path) -> TlsSettings:
 def test_a_certificate_that_the_server_asks_for_must_be_given(
     mutual: TlsSettings, given: tuple[Path | None, Path | None]
 ) -> None:
-    with pytest.raises(InvalidSettings, match="give --client-certificate and --client-key"):
-        reach(mutual, 3000, *given)
+    with pytest.raises(InvalidSettings, match="pass --client-certificate and --client-key"):
+        local_endpoint(mutual, 3000, *given)
 
 
 def test_a_certificate_that_the_server_takes_is_shown(tmp_path: Path) -> None:
@@ -75,23 +77,23 @@ def test_a_certificate_that_the_server_takes_is_shown(tmp_path: Path) -> None:
     certificate, key = authority.issue("server", "kaiten.example")
     settings = TlsSettings(certificate=certificate, private_key=key, client_ca=authority.file)
     client = authority.issue("client")
-    assert reach(settings, 3000, *client).client == client
+    assert local_endpoint(settings, 3000, *client).client == client
 
 
 def test_a_certificate_that_the_server_would_refuse_is_refused_before_a_start(
     mutual: TlsSettings, tmp_path: Path
 ) -> None:
     stranger = Authority(tmp_path, "others").issue("stranger")
-    with pytest.raises(InvalidSettings, match=r"would not be let in.*unable to get local issuer"):
-        reach(mutual, 3000, *stranger)
+    with pytest.raises(InvalidSettings, match=r"would be refused.*unable to get local issuer"):
+        local_endpoint(mutual, 3000, *stranger)
 
 
 def test_a_certificate_that_is_not_there_is_refused(mutual: TlsSettings) -> None:
-    with pytest.raises(InvalidSettings, match=r"would not be let in.*No such file"):
-        reach(mutual, 3000, Path("nowhere.crt"), Path("nowhere.key"))
+    with pytest.raises(InvalidSettings, match=r"would be refused.*No such file"):
+        local_endpoint(mutual, 3000, Path("nowhere.crt"), Path("nowhere.key"))
 
 
 def test_names_are_those_of_the_certificate() -> None:
     found = {"subjectAltName": (("DNS", "a.example"), ("IP Address", "127.0.0.1"))}
-    assert names_in({**found}) == ("a.example", "127.0.0.1")
-    assert names_in({}) == ()
+    assert certificate_names({**found}) == ("a.example", "127.0.0.1")
+    assert certificate_names({}) == ()

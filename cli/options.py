@@ -1,0 +1,81 @@
+"""Options that several commands share, and how their values are parsed."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kaiten.errors import SetupError
+from kaiten.settings.loader import Settings, load_settings
+from kaiten.settings.models import SCOPE
+from lifecycle.store import ModelStore
+from monitors.logging.setup import keep_acts
+
+_SCOPE = re.compile(SCOPE)
+_SCOPES = "predict, predict:NAME, feedback, feedback:NAME, ops or admin"
+_DURATION = re.compile(r"(\d+)([smhd])")
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+ModelTagArgument = Annotated[str, typer.Argument(help="The version, as name:version.")]
+ReasonOption = Annotated[str, typer.Option(help="The reason; the audit log keeps it.")]
+SubjectOption = Annotated[str, typer.Option(help="The caller: a user, a service or a job.")]
+ScopesOption = Annotated[list[str], typer.Option("--scope", help=f"{_SCOPES}; repeatable.")]
+LifetimeOption = Annotated[str, typer.Option("--ttl", help="The lifetime, such as 30m, 1h or 7d.")]
+TextColumnOption = Annotated[str, typer.Option(help="The column with the text.")]
+LabelColumnOption = Annotated[str, typer.Option(help="The column with the label.")]
+# Standard output carries a command's result, so progress goes to standard error.
+progress_console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Unit(StrEnum):
+    s = "seconds"
+    m = "minutes"
+    h = "hours"
+    d = "days"
+
+
+def check_subject(subject: str) -> str:
+    """Return the subject unless it is blank."""
+    if not subject.strip():
+        raise typer.BadParameter("is empty", param_hint="--subject")
+    return subject
+
+
+def check_scopes(scopes: list[str]) -> list[str]:
+    """Return the scopes if all of them are valid."""
+    for scope in scopes:
+        if not _SCOPE.fullmatch(scope):
+            raise typer.BadParameter(
+                f"{scope!r} is not a scope; use {_SCOPES}", param_hint="--scope"
+            )
+    return scopes
+
+
+def check_reason(reason: str) -> str:
+    """Return the reason without surrounding white space, unless it is blank."""
+    if not reason.strip():
+        raise SetupError("--reason is empty. Write why, for later readers of the audit log.")
+    return reason.strip()
+
+
+def parse_duration(text: str, option: str = "--ttl") -> timedelta:
+    """Parse a duration such as 30m, 1h or 7d."""
+    match = _DURATION.fullmatch(text)
+    if match is None or int(match[1]) == 0:
+        reason = f"{text!r} is not a duration; write it as 30m, 1h or 7d"
+        raise typer.BadParameter(reason, param_hint=option)
+    try:
+        duration = timedelta(**{_Unit[match[2]]: int(match[1])})
+        _ = datetime.now(UTC) + duration
+    except OverflowError:
+        raise typer.BadParameter(f"{text!r} is too long", param_hint=option) from None
+    return duration
+
+
+def open_store() -> tuple[Settings, ModelStore]:
+    """Return the settings and the model store, with changes to it recorded in the log files."""
+    settings = load_settings()
+    keep_acts(settings.logging.folder or settings.home)
+    return settings, ModelStore(settings.signatures)
