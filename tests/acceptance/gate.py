@@ -17,7 +17,7 @@ from benchmarks import places
 from examples.quickstart import train as quickstart
 from kaiten.settings.models import RunnerSettings
 from lifecycle.evaluate import rows
-from lifecycle.evaluate.measures import compare
+from lifecycle.evaluate.measures import compare_versions
 from runners.tasks.text_classification.serving import load
 from tests.acceptance.report import Report
 from tests.e2e.house import BIN, ROOT, environment
@@ -94,7 +94,7 @@ def _correct(home: Path, tag: str, file: Path) -> NDArray[np.bool_]:
     version_folder = home / "models" / name / version
     card = json.loads((version_folder / "model_card.json").read_text())
     task = load(version_folder, card["max_length"], RunnerSettings(device="cpu"))
-    known = rows.read(file, rows.Columns(label="category"))
+    known = rows.read_rows(file, rows.Columns(label="category"))
     answered = []
     for at in range(0, len(known), 64):
         items = task.processor.prepare(known.texts[at : at + 64])
@@ -109,7 +109,7 @@ def _covered(this: NDArray[np.bool_], other: NDArray[np.bool_]) -> int:
     true = float(this.mean() - other.mean())
     generator = np.random.default_rng(benchmark.SEED)
     drawn = (generator.choice(len(this), _RESAMPLED) for _ in range(_RESAMPLINGS))
-    found = (compare(this[chosen], other[chosen], "other") for chosen in drawn)
+    found = (compare_versions(this[chosen], other[chosen], "other") for chosen in drawn)
     return sum(each.low <= true <= each.high for each in found)
 
 

@@ -144,8 +144,8 @@ def test_unknown_key_is_told_with_the_remedy_and_not_quoted() -> None:
     ("command", "missing"),
     [
         (("revoke",), "--subject"),
-        (("token", "revoke"), "JTI"),
-        (("api-key", "revoke"), "KEY"),
+        (("token", "revoke"), "jti"),
+        (("api-key", "revoke"), "key"),
     ],
 )
 def test_revoke_requires_what_to_revoke(

@@ -76,7 +76,7 @@ def test_the_page_and_the_lines_tell_what_json_tells(tmp_path: Path) -> None:
     page = tmp_path / "drift.html"
     found = run("--output", str(page))
     assert found.exit_code == 0, found.output
-    assert f"{TAG} (production), 4000 answers in 4 windows: drifted" in found.stdout
+    assert f"{TAG} (production), 4000 predictions in 4 windows: drifted" in found.stdout
     (version,) = told()["versions"]
     assert (version["rows"], version["drifted"]) == (4000, True)
     assert [each["drifted"] for each in version["windows"]] == [False, False, False, True]

@@ -160,9 +160,9 @@ FAULTS: dict[str, tuple[str, Rule, str, str]] = {
         PREDICT,
         lambda r: predicted(r, score=1.1),
         "predictions",
-        "not as agreed: predictions.0.score",
+        "breaks the contract: predictions.0.score",
     ),
-    "no JSON": (PREDICT, page, "predictions", "row 1: not as agreed: body"),
+    "no JSON": (PREDICT, page, "predictions", "row 1: breaks the contract: body"),
     "another id": (PREDICT, another_id, "predictions", "request_id is not the X-Request-ID"),
     "two predictions": (PREDICT, two_predictions, "predictions", "2 predictions for one text"),
     "wrong version": (
