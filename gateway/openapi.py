@@ -131,7 +131,8 @@ def document(
         "info": {
             "title": "Kaiten",
             "version": version,
-            "description": "Predictions by a fine-tuned model. Make a token with `kaiten token`.",
+            "description": "Predictions by a fine-tuned model. "
+            "Make a token with `kaiten token create`.",
         },
         "paths": paths | _operations(limits, quality=quality),
         "components": {
