@@ -21,7 +21,17 @@ from typing import Any
 
 from benchmarks import places
 from kaiten.settings.loader import Settings
-from kaiten.settings.models import ApiVersionSettings, AuthSettings, BatchingSettings, DriftSettings, GatewaySettings, LoggingSettings, ProfileSettings, RateLimitSettings, RunnerSettings, StateSettings
+from kaiten.settings.models import (
+    ApiVersionSettings,
+    AuthSettings,
+    BatchingSettings,
+    DriftSettings,
+    GatewaySettings,
+    LoggingSettings,
+    ProfileSettings,
+    RateLimitSettings,
+    RunnerSettings,
+    StateSettings,
 )
 from monitors.logging import setup
 

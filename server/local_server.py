@@ -19,9 +19,8 @@ from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.loopback import proxy_bypass
 from kaiten.settings.environment import ROOT, configuration_file, environment_for
 from kaiten.settings.handover import remove_settings_variables
-from kaiten.settings.settings_yaml import check_bentoml_configuration
-)
 from kaiten.settings.models import TlsSettings
+from kaiten.settings.settings_yaml import check_bentoml_configuration
 from kaiten.tls import server_context
 from monitors.logging import writer
 

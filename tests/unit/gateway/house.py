@@ -30,7 +30,13 @@ from kaiten.context import current_or_none
 from kaiten.events import PredictionEvent
 from kaiten.feedback import Estimate, Label, Measures, VersionQuality
 from kaiten.settings.loader import Settings
-from kaiten.settings.models import ApiVersionSettings, AuthSettings, FeedbackSettings, GatewaySettings, ServingSettings, TlsSettings
+from kaiten.settings.models import (
+    ApiVersionSettings,
+    AuthSettings,
+    FeedbackSettings,
+    GatewaySettings,
+    ServingSettings,
+    TlsSettings,
 )
 from monitors.metrics.definitions import Metrics
 from monitors.metrics.latency import LatencyStats

@@ -35,7 +35,12 @@ from gateway.rate_limit.memory_store import InProcessStore
 from gateway.rate_limit.windows import Rules
 from gateway.routes import Routes
 from kaiten.settings.loader import Settings
-from kaiten.settings.models import ApiVersionSettings, GatewaySettings, JwksSettings, ServingSettings, TlsSettings
+from kaiten.settings.models import (
+    ApiVersionSettings,
+    GatewaySettings,
+    JwksSettings,
+    ServingSettings,
+    TlsSettings,
 )
 from monitors.metrics.definitions import Metrics
 from tests.unit.gateway.auth.mint import AUDIENCE, ISSUER, Json, jwk, jwks, public_pem
