@@ -17,7 +17,7 @@ from lifecycle.environment import check_opset
 from lifecycle.resolution import reference_in_force
 from lifecycle.store import ModelStore
 from monitors.logging import setup, writer
-from monitors.metrics import Instruments
+from monitors.metrics.definitions import Metrics
 from runners.device_process.server import DeviceServer, carried
 from runners.engines import choose_engine
 from runners.runner import Runner
@@ -73,9 +73,9 @@ class _ParentWatch:
 async def _serve(settings: Settings, socket: Path, store: ModelStore, parent: _ParentWatch) -> int:
     """Serve until the parent has ended and all workers have left; return the exit code."""
     died = asyncio.Event()
-    instruments = Instruments(metrics_directory())
-    writer.report_drops_to(instruments.log_lines_dropped)
-    runners = [_runner(tag, settings, store, instruments, died) for tag in settings.serving.models]
+    metrics = Metrics(metrics_directory())
+    writer.report_drops_to(metrics.log_lines_dropped)
+    runners = [_runner(tag, settings, store, metrics, died) for tag in settings.serving.models]
     server = DeviceServer(runners)
     try:
         listener = await server.listen(socket)
@@ -94,7 +94,7 @@ async def _serve(settings: Settings, socket: Path, store: ModelStore, parent: _P
 
 
 def _runner(
-    tag: str, settings: Settings, store: ModelStore, instruments: Instruments, died: asyncio.Event
+    tag: str, settings: Settings, store: ModelStore, metrics: Metrics, died: asyncio.Event
 ) -> Runner:
     model = store.get(tag)
     card, family = model.card, find_task(model.card.task)
@@ -106,7 +106,7 @@ def _runner(
         card.labels,
         carried(task.model, family.codec),
         settings.effective_batching,
-        instruments.observer(tag),
+        metrics.observer(tag),
         died.set,
     )
 
