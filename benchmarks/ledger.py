@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -62,6 +62,13 @@ class Stub:
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Any]:
         return [self.answer for _ in inputs]
+
+    # It is its own registry, which holds nothing else.
+    def __iter__(self) -> Iterator["Stub"]:
+        yield self
+
+    def get(self, model: str | None) -> "Stub":
+        return self
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,8 @@ def through_edge(
     Without ``callers`` and the ``headers`` of each request, it comes with one token, known by then.
     """
     # Not at the top: prometheus_client looks for its directory when it is imported.
+    from starlette.applications import Starlette
+
     from gateway.app import EdgeParts, wrap
     from gateway.predictions import Predictor
     from gateway.rate_limit.limiter import limiter_for
@@ -201,8 +210,8 @@ def through_edge(
     )
     events = EventBus()
     events.subscribe(profiler.handle, lambda _: None)
-    predictor = Predictor([stub], limits)
-    routes = Routes(lambda: predictor, Metrics, limits, ApiVersionSettings())
+    predictor = Predictor(stub, limits)
+    routes = Routes(predictor, Metrics(), limits, ApiVersionSettings())
     parts = EdgeParts(
         Settings.model_construct(logging=LoggingSettings(max_request_lines_per_s=0)),
         callers or _callers(),
@@ -212,7 +221,8 @@ def through_edge(
         events if metrics else nothing,
         limiter_for(RateLimitSettings(), state or StateSettings(), 30, worker_metrics or nothing),
     )
-    app, bodies = wrap(routes.app(), parts), [json.dumps({"text": text}).encode() for text in texts]
+    app = wrap(Starlette(routes=routes.routes()), parts)
+    bodies = [json.dumps({"text": text}).encode() for text in texts]
     own = request_headers(own_token())
     sent = headers or (lambda _: own)
 

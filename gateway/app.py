@@ -1,15 +1,13 @@
 """The middleware around every route of the process, in order."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from gateway.access import AccessTable
 from gateway.admission.body_memory import BodyMemory
-from gateway.admission.controller import Admission
-from gateway.admission.draining import Drain
 from gateway.interfaces import BodiesWatch, EventSink, Traffic
 from gateway.middleware.api_version import ApiVersionMiddleware
 from gateway.middleware.authentication import AuthenticationMiddleware, Callers
@@ -44,8 +42,7 @@ class EdgeParts:
     events: EventSink
     # None where every limit is off.
     limiter: Limiter | None = None
-    drain: Drain = field(default_factory=lambda: Drain(0))
-    admission: Admission | None = None
+    is_draining: Callable[[], bool] = lambda: False
 
 
 def layers(parts: EdgeParts) -> list[Layer]:
@@ -89,7 +86,7 @@ def layers(parts: EdgeParts) -> list[Layer]:
         partial(ApiVersionMiddleware, settings=settings.api_versions),
         # Around every answer, the errors' as well.
         partial(SecurityHeadersMiddleware, tls=settings.tls.certificate is not None),
-        partial(DrainingMiddleware, drain=parts.drain),
+        partial(DrainingMiddleware, is_draining=parts.is_draining),
         # Outermost: everything else reads the context.
         RequestContextMiddleware,
     ]
@@ -101,27 +98,3 @@ def wrap(app: ASGIApp, parts: EdgeParts, without: Collection[type[ASGIApp]] = ()
         if getattr(layer, "func", layer) not in without:
             app = layer(app)
     return app
-
-
-class Edge:
-    """The middleware as BentoML takes it.
-
-    BentoML builds its middleware before it constructs the service, so the parts are asked for at
-    the first request.
-    """
-
-    def __init__(self, app: ASGIApp, parts: Callable[[], EdgeParts]) -> None:
-        self._app = app
-        self._parts = parts
-        self._wrapped: ASGIApp | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if self._wrapped is None:
-            parts = self._parts()
-            self._wrapped = wrap(self._app, parts)
-            if parts.admission is not None:
-                parts.admission.edge = self._wrapped
-        await self._wrapped(scope, receive, send)

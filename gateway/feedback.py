@@ -1,6 +1,5 @@
 """Labels for what was answered, and what they say: the routes of both."""
 
-from collections.abc import Callable
 from dataclasses import asdict, fields
 
 from starlette.requests import Request
@@ -28,9 +27,9 @@ _NOTHING = {each.name: None for each in fields(Measures)} | {"labelled": 0}
 
 
 class QualityRoutes:
-    """The handlers; they ask for what the service builds later than its routes."""
+    """The handlers."""
 
-    def __init__(self, desk: Callable[[], QualityDesk], limits: GatewaySettings) -> None:
+    def __init__(self, desk: QualityDesk, limits: GatewaySettings) -> None:
         self._desk = desk
         self._limits = limits
 
@@ -54,9 +53,7 @@ class QualityRoutes:
         if models is not None and not models:
             # Of an issuer's own scopes, none that names a model.
             raise Forbidden("feedback")
-        joined = await self._desk().take(
-            labels, models, context.deadline, context.principal.identity
-        )
+        joined = await self._desk.take(labels, models, context.deadline, context.principal.identity)
         answer = FeedbackResponse(
             accepted=len(labels), joined=joined, request_id=context.request_id
         )
@@ -67,7 +64,7 @@ class QualityRoutes:
 
         A host that does not serve a version has no calibration of it, and gives no estimate.
         """
-        found = await self._desk().read(current().deadline)
+        found = await self._desk.read(current().deadline)
         return json_answer(QualityResponse(models=[*map(_told, found)]))
 
 

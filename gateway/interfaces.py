@@ -1,6 +1,6 @@
 """What the gateway needs of the rest of the house; a composition root joins them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -60,6 +60,20 @@ class Runner(Protocol):
 
         QueueFull, DeadlineExceeded, NotReady or InferenceFailed.
         """
+
+
+class RunnerRegistry(Protocol):
+    """The versions that serve now."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether every version can answer."""
+
+    def __iter__(self) -> Iterator[Runner]:
+        """Yield every runner."""
+
+    def get(self, model: str | None) -> Runner | None:
+        """Return the runner for a model name or model tag, the default for None."""
 
 
 class Traffic(Protocol):

@@ -11,7 +11,7 @@ import structlog
 from pydantic_core import to_json
 
 from gateway.admission.refused_bodies import RefusedBodies
-from gateway.interfaces import Classified, Runner
+from gateway.interfaces import Classified, Runner, RunnerRegistry
 from gateway.parsing import check_count, check_lengths
 from gateway.schemas import PredictV1Response
 from kaiten import model_tags
@@ -35,17 +35,15 @@ _RANKED_AT_ONCE = 2000
 
 
 class Predictor:
-    """Answers for the models that this process serves; the first is the default."""
+    """Answers by the versions that serve, which it asks the registry for at each request."""
 
     def __init__(
         self,
-        runners: Sequence[Runner],
+        registry: RunnerRegistry,
         limits: GatewaySettings,
         others_ready: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._runners = {name: runner for runner in runners for name in _names(runner.tag)}
-        self._served = tuple(runners)
-        self._default = runners[0]
+        self._registry = registry
         self._limits = limits
         self._others_ready = others_ready
         self._refused_bodies = RefusedBodies()
@@ -53,7 +51,7 @@ class Predictor:
     @property
     def ready(self) -> bool:
         """Whether every model can answer, and callers can be told apart."""
-        return self._others_ready() and all(runner.ready for runner in self._served)
+        return self._others_ready() and self._registry.ready
 
     def retry_after_s(
         self, subject: str, body_bytes: int, deadline: float, ahead: int
@@ -65,10 +63,14 @@ class Predictor:
         how many requests of the subject are to be handled before it.
         """
         inputs = self._refused_bodies.inputs(subject, body_bytes)
-        ready = (runner for runner in self._served if runner.ready)
-        answers = [runner.retry_after_s(subject, inputs, deadline, ahead) for runner in ready]
-        pauses_s = [pause_s for pause_s in answers if pause_s is not None]
-        return min(pauses_s) if pauses_s and len(pauses_s) == len(self._served) else None
+        pauses_s: list[int] = []
+        for runner in self._registry:
+            ready = runner.ready
+            pause_s = runner.retry_after_s(subject, inputs, deadline, ahead) if ready else None
+            if pause_s is None:
+                return None
+            pauses_s.append(pause_s)
+        return min(pauses_s, default=None)
 
     async def one(self, text: str) -> PredictV1Response:
         """Answer for one text, by the default model."""
@@ -102,9 +104,9 @@ class Predictor:
         context = current()
         if context.principal is None:
             raise Unauthenticated(token_sent=False)
-        runner = self._default if model is None else self._runners.get(model)
+        runner = self._registry.get(model)
         if runner is None:
-            raise UnknownModel(sorted({runner.tag for runner in self._served}))
+            raise UnknownModel(sorted(runner.tag for runner in self._registry))
         context.principal.require_prediction(model_tags.split(runner.tag)[0])
         if not runner.ready:
             raise NotReady
@@ -153,11 +155,6 @@ def _naming(field: Callable[[int], str]) -> Iterator[None]:
     except BlankText as error:
         reason = "is empty to the model: it holds only characters that its tokenizer removes"
         raise InvalidInput([Detail(field(error.index), reason)]) from None
-
-
-def _names(tag: str) -> tuple[str, str]:
-    """Return what a caller may write for a model: with its version, or without."""
-    return tag, model_tags.split(tag)[0]
 
 
 async def _predictions(

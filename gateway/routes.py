@@ -1,10 +1,8 @@
 """The routes that the gateway mounts into BentoML's app."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
 from functools import cached_property
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -12,24 +10,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api_versions import BENTOML, DOCUMENTS, NEWEST, PREDICT, VERSION_OF
 from gateway.docs_page import DOCS_PAGE
-from gateway.errors import error_response
 from gateway.interfaces import MetricsSource
 from gateway.openapi import Json, document
 from gateway.parsing import read
 from gateway.predictions import Predictor
 from gateway.responses import JsonResponse, health_answer, json_answer
 from gateway.schemas import PredictV1Request, PredictV2Request
-from kaiten.errors import KaitenError
 from kaiten.settings.models import ApiVersionSettings, GatewaySettings
 
 
 class Routes:
-    """The handlers. They ask for what the service builds later than its routes."""
+    """The handlers."""
 
     def __init__(
         self,
-        predictor: Callable[[], Predictor],
-        metrics: Callable[[], MetricsSource],
+        predictor: Predictor,
+        metrics: MetricsSource,
         limits: GatewaySettings,
         versions: ApiVersionSettings,
         *,
@@ -51,39 +47,36 @@ class Routes:
             BENTOML: self.predict_v2,
         }
 
-    def app(self, more: Iterable[Route] = ()) -> Starlette:
-        """Return the app to mount at the root, for all other routes of ours, and for more."""
-        return Starlette(
-            routes=[
-                Route("/health", self.health),
-                Route("/metrics", self.metrics),
-                *(Route(path, self.openapi) for path in ("/docs.json", *DOCUMENTS.values())),
-                Route("/docs", self.docs),
-                Route("/", self.docs),
-                *more,
-            ]
-        )
+    def routes(self) -> list[Route]:
+        """Return the routes to mount at the root, for all other routes of ours."""
+        return [
+            Route("/health", self.health),
+            Route("/metrics", self.metrics),
+            *(Route(path, self.openapi) for path in ("/docs.json", *DOCUMENTS.values())),
+            Route("/docs", self.docs),
+            Route("/", self.docs),
+        ]
 
     async def predict_v1(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer for one text; the body comes whole, from the middleware that has read it."""
         body = await read((await receive())["body"], PredictV1Request, self._limits)
-        answer = await self._predictor().one(body.text)
+        answer = await self._predictor.one(body.text)
         await json_answer(answer)(scope, receive, send)
 
     async def predict_v2(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer for several texts."""
         body = await read((await receive())["body"], PredictV2Request, self._limits)
-        answer = await self._predictor().many(body.inputs, body.top_k, body.model)
+        answer = await self._predictor.many(body.inputs, body.top_k, body.model)
         await JsonResponse(answer)(scope, receive, send)
 
     async def health(self, _: Request) -> Response:
         """Tell whether the service can answer."""
-        return health_answer(ready=self._predictor().ready)
+        return health_answer(ready=self._predictor.ready)
 
     async def metrics(self, _: Request) -> Response:
         """Give the metrics of all workers; who asks while they are being read shares the answer."""
         if self._exposing is None or self._exposing.done():
-            self._exposing = asyncio.create_task(asyncio.to_thread(self._metrics().exposition))
+            self._exposing = asyncio.create_task(asyncio.to_thread(self._metrics.exposition))
         # A caller who leaves ends no thread.
         content, content_type = await asyncio.shield(self._exposing)
         return Response(content, headers={"Content-Type": content_type})
@@ -108,14 +101,3 @@ class Routes:
     async def docs(self, _: Request) -> Response:
         """Show the documents; the page's own parts come from this server."""
         return HTMLResponse(DOCS_PAGE)
-
-
-async def for_bentoml(answer: Awaitable[bytes]) -> Response:
-    """Return the answer, or the envelope of an error of ours.
-
-    BentoML words an exception in its own way, but hands a Response on as it is.
-    """
-    try:
-        return JsonResponse(await answer)
-    except KaitenError as error:
-        return error_response(error)

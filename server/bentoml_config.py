@@ -1,4 +1,4 @@
-"""What stands below ``services`` in BentoML's settings, where BentoML takes any key in silence."""
+"""The service's own BentoML settings, and a check of what else stands below ``services``."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -6,13 +6,41 @@ from typing import Any, get_type_hints
 
 from _bentoml_sdk.service.config import ServiceConfig  # type: ignore[import-untyped]
 from bentoml._internal.configuration.helpers import get_default_config
+from bentoml.images import Image
 
+from kaiten import tls
 from kaiten.errors import Detail, InvalidSettings
+from kaiten.settings.loader import Settings
+
+# Not plain "kaiten": `bentoml serve kaiten:1.2.3` would first import the package of that name, from
+# wherever it is installed, and then serve the bento with that code.
+SERVICE_NAME = "kaiten_service"
+# BentoML's own "debian" would put a compiler into it, for packages that have all been compiled.
+_IMAGE = Image(base_image="python:3.11-slim-bookworm", python_version="3.11", distro="python").run(
+    "command -v uv >/dev/null || pip install --no-cache-dir uv==0.13.9"
+)
 
 # Of the form that new-style services have.
 _VERSION = 2
 # BentoML takes this key for a service's name, and fills it up as it does those.
 _FILLED_UP = "runner_connection"
+
+
+def service_options(settings: Settings) -> dict[str, Any]:
+    """Return the options of ``bentoml.service``.
+
+    They are the values of configuration.yaml, for a `bentoml serve` that names no such file.
+    """
+    return {
+        "name": SERVICE_NAME,
+        "workers": 1,
+        "traffic": {"timeout": 60},
+        "metrics": {"enabled": False},
+        "logging": {"access": {"enabled": False}},
+        "http": {"host": "0.0.0.0" if settings.in_production else "127.0.0.1"},  # noqa: S104  a container's own address
+        "ssl": tls.for_bentoml(settings.tls),
+        "image": _IMAGE,
+    }
 
 
 def check(services: Mapping[str, Any], name: str) -> None:

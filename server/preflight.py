@@ -9,10 +9,12 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import structlog
+from bentoml._internal.configuration.containers import BentoMLContainer
 
 from gateway.auth.credential_stores import FILE as CREDENTIALS_FILE
 from gateway.auth.factory import build as build_tokens
 from gateway.auth.factory import guard_credentials
+from gateway.auth.signing_secret import SigningSecret, secret_in_force
 from kaiten import tls
 from kaiten.cpus import count_of
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings
@@ -25,64 +27,75 @@ from kaiten.settings.settings_yaml import check_bentoml_configuration
 from lifecycle.store import ModelStore, StoredModel
 from monitors.drift.archive.target import check_target
 from monitors.drift.state import NO_REFERENCE
+from monitors.logging import setup, writer
 from monitors.logging.rotating_files import check_folder
 from runners.device_process.processes import DeviceProcesses, own_folder
 from runners.engines import choose_engine
 from runners.engines.placement import devices, holders
 from runners.tasks import find_task
 from server import bentoml_config
-from server.worker import Parts
+from server.bentoml_config import SERVICE_NAME
+from server.models import find_baselines, find_models
+from server.worker import find_pseudonyms
 
 logger = structlog.get_logger("kaiten.service")
 # At least so many on average, in most languages.
 _CHARS_PER_TOKEN = 3
 
 
-def prepare(parts: Parts, services: Mapping[str, Any], name: str, metrics: Path) -> None:
+def prepare(settings: Settings) -> None:
     """Check the settings, secrets, models and engines, and give the workers what they need.
 
-    ``services`` is what BentoML's settings give its services, ours by its ``name``, ``metrics`` the
-    folder of this server's metrics. SetupError for what stops the start.
+    Raises:
+        SetupError: The server cannot start.
+
     """
+    # The workers' supervisor logs too, and must not wait either.
+    writer.detach_console()
+    setup.configure(settings.logging)
     check_bentoml_configuration()
-    bentoml_config.check(services, name)
+    services = BentoMLContainer.config.services.get()
+    bentoml_config.check(services, SERVICE_NAME)
     check_secret_sources()
-    settings, in_force = parts.settings, services[name]
+    in_force = services[SERVICE_NAME]
     workers = count_of(in_force["workers"])
-    _tell(settings, workers)
+    _log_configuration(settings, workers)
     _raise_descriptor_limit()
     folder = own_folder()
     sockets = folder if settings.runners.process == "device" else None
     credentials_copy = folder / CREDENTIALS_FILE
-    _check(parts, in_force)
+    secret = secret_in_force(settings)
+    _check(settings, secret, in_force)
     _prepare_database(settings)
-    if parts.pseudonyms is None:
+    if find_pseudonyms(settings, secret) is None:
         settings = with_pseudonym_key(settings, secrets.token_hex(32))
         logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")
     settings = with_credentials_copy(settings, credentials_copy)
-    for model in parts.models:
+    models = find_models(settings)
+    for model in models:
         _check_model(model, settings)
     erased = hand_down_settings(
         settings,
         holders(settings.runners, workers),
         devices(settings.runners),
         sockets,
-        parts.references,
+        find_baselines(models, settings),
         workers,
     )
     guard_credentials(settings, credentials_copy)
     if not erased:
         logger.warning("environment_not_erased", process=os.getpid(), remedy="KAITEN_SECRETS")
     if sockets is not None:
+        metrics = Path(BentoMLContainer.prometheus_multiproc_dir.get()).resolve()
         folders = sockets, ModelStore().folder, metrics
         DeviceProcesses(settings.runners, workers, *folders).start()
 
 
-def _tell(settings: Settings, workers: int) -> None:
+def _log_configuration(settings: Settings, workers: int) -> None:
     logger.info(
         "configuration_in_force",
         settings=str(settings_file() or "none: the values in kaiten/settings/models.py"),
-        bentoml=bentoml_configuration() or "none named: the values in service.py",
+        bentoml=bentoml_configuration() or "none named: the values in server/bentoml_config.py",
         environment=settings.environment,
         workers=workers,
         process=settings.runners.process,
@@ -96,10 +109,9 @@ def _raise_descriptor_limit() -> None:
         logger.warning("few_descriptors", limit=limit, remedy=remedy)
 
 
-def _check(parts: Parts, in_force: Mapping[str, Any]) -> None:
-    settings = parts.settings
+def _check(settings: Settings, secret: SigningSecret | None, in_force: Mapping[str, Any]) -> None:
     check_bentoml_timeout(settings, in_force["traffic"]["timeout"])
-    build_tokens(settings, parts.secret)
+    build_tokens(settings, secret)
     tls.check(settings.tls, in_force["ssl"])
     _check_home(settings.home)
     check_folder(settings.logging)

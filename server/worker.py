@@ -1,304 +1,324 @@
-"""What a worker of the service is made of."""
+"""One worker of the server: every part is built here, in the order in which they need each other.
 
-from collections.abc import Callable
+``start`` and ``stop`` run on the event loop, once BentoML has constructed the service.
+"""
+
+import asyncio
+import gc
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import bentoml
 import structlog
-from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from gateway.access import MODEL_ROUTES
 from gateway.admin.operations import Operations
 from gateway.admission.controller import Admission
-from gateway.admission.draining import Drain
-from gateway.app import EdgeParts
-from gateway.auth.factory import Tokens
+from gateway.app import EdgeParts, wrap
 from gateway.auth.factory import build as build_tokens
 from gateway.auth.signing_secret import SigningSecret, secret_in_force
 from gateway.feedback import QualityRoutes
 from gateway.middleware.authentication import Callers
 from gateway.predictions import Predictor
-from gateway.rate_limit.limiter import Limiter, limiter_for
+from gateway.rate_limit.limiter import limiter_for
 from gateway.routes import Routes
+from gateway.security_log import security_log
 from kaiten import __version__
+from kaiten.errors import SetupError
 from kaiten.pseudonyms import Pseudonyms, shared_key
 from kaiten.settings.environment import metrics_directory
 from kaiten.settings.loader import Settings
-from kaiten.settings.models import RunnerSettings
-from kaiten.settings.roster import Roster, open_roster
-from lifecycle.environment import check, check_opset, installed_versions
+from kaiten.settings.roster import open_roster
+from kaiten.settings.snapshot import release_snapshot
 from lifecycle.file_watch import FileWatch
-from lifecycle.resolution import reference_in_force, resolve
-from lifecycle.store import ModelStore, StoredModel
+from lifecycle.store import StoredModel
 from monitors.drift.archive.archive import Archive
 from monitors.drift.profiler import Profiler
 from monitors.drift.state import DriftReport, States
 from monitors.events import EventBus
-from monitors.logging import writer
+from monitors.logging import setup, writer
 from monitors.metrics.definitions import Metrics
 from monitors.metrics.latency import LatencyStats
-from runners.device_process.client import RemoteRunner
-from runners.device_process.processes import socket_of
-from runners.engines import choose_engine
 from runners.engines.placement import take_place
-from runners.runner import Runner
-from runners.tasks import find_task
+from runners.registry import ModelRunner, Registry
+from server.bentoml_config import SERVICE_NAME
+from server.models import connect_runner, describe, find_baselines, find_models, load_runner
+from server.shutdown import Drain, end_process, leave
 
 if TYPE_CHECKING:
     from monitors.drift.watch import Watch
     from monitors.feedback.service import QualityDesk
 
 logger = structlog.get_logger("kaiten.service")
+# Python's default of 5 ms is what a thread back from inference waits for a busy event loop: as long
+# as a small batch takes to compute.
+_SWITCH_INTERVAL_S = 0.0001
+# Collections of young garbage before one that walks through all objects, a hundred times Python's
+# default: requests leave no cycles, and beside a full queue such a walk holds the event loop for
+# 150 ms.
+_FULL_COLLECTION = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
-    """What BentoML knows of the process at hand, once it is a worker: from 0, which one it is.
+class WorkerProcess:
+    """The process of a worker, as BentoML knows it; ``index`` counts from 0.
 
-    ``end`` ends it, so that another takes its place.
+    ``end`` ends the process, so that another takes its place.
     """
 
-    service: str
-    worker: Callable[[], int]
-    bento_version: Callable[[], str]
+    index: int
+    bento_version: str
     end: Callable[[], None]
 
+    @classmethod
+    def current(cls, settings: Settings) -> "WorkerProcess":
+        """Return this process, which BentoML has started."""
+        context = bentoml.server_context
+        # BentoML counts its workers from 1.
+        index = (context.worker_index or 1) - 1
+        return cls(index, context.bento_version, partial(end_process, settings.serving))
 
-class Parts:
-    """What one worker holds, each part built when it is first asked for."""
 
-    def __init__(self, settings: Settings, process: Process) -> None:
-        self.settings = settings
-        self._process = process
+def build_worker(settings: Settings, process: WorkerProcess) -> "Worker":
+    """Build the worker of this process.
 
-    def build(self) -> None:
-        """Build all parts now, so that a model or a secret that fails, fails the start."""
-        _ = self.predictor, self.edge, self.sinks
-        # Read once, while the version is known to be whole: its files may be lost while it serves.
-        _ = self.references, self.digests, self.file_watch
-        self._subscribe()
-        self.metrics.worker_started()
+    Raises:
+        SetupError: A model or a secret fails, and with it the start.
 
-    @cached_property
-    def metrics(self) -> Metrics:
-        process = self._process
-        found = Metrics(
-            metrics_directory(), process.service, process.bento_version(), self.answer_times
+    """
+    writer.detach_console()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    try:
+        secret = secret_in_force(settings)
+        pseudonyms = find_pseudonyms(settings, secret)
+        # Once more: BentoML has configured its own since the service was imported.
+        setup.configure(settings.logging, pseudonyms, process.index + 1)
+        worker = Worker(settings, process, secret, pseudonyms, find_models(settings))
+    except SetupError as error:
+        # BentoML's own lines are a traceback; the supervisor tries again, with the same end.
+        logger.error("worker_not_started", reason=error.message)  # noqa: TRY400  that is all
+        raise
+    release_snapshot()
+    return worker
+
+
+def find_pseudonyms(settings: Settings, secret: SigningSecret | None) -> Pseudonyms | None:
+    """Return the pseudonyms of subjects; None if no key is set and there is no signing secret."""
+    key = shared_key(settings.logging, secret.value if secret else None)
+    return Pseudonyms(key) if key else None
+
+
+class Worker:
+    """What one worker holds. Nothing of it runs before ``start``.
+
+    ``admission`` and ``routes`` are ready to be mounted, and ``wrap`` puts its middleware around
+    BentoML's app.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        process: WorkerProcess,
+        secret: SigningSecret | None,
+        pseudonyms: Pseudonyms | None,
+        models: Sequence[StoredModel],
+    ) -> None:
+        self._settings, self._process, self._pseudonyms = settings, process, pseudonyms
+        baselines = find_baselines(models, settings)
+        self._registry = Registry()
+        self._states = States(settings.home / "drift")
+        self._drift_report = DriftReport(
+            self._states, self._registry.models, watched=settings.profiles.enabled
         )
-        writer.report_drops_to(found.log_lines_dropped)
-        found.expose_drift(self.drift)
-        # Later: the app is there before its models.
-        found.expose_versions(__version__, lambda: self.digests)
-        found.expose_damaged_files(lambda: self.file_watch.damaged)
-        found.expose_workers(self.roster.workers, self.roster.count_ready)
-        return found
+        self._file_watch = FileWatch(models, baselines)
+        self._roster = open_roster(process.index)
+        self._latency = LatencyStats(MODEL_ROUTES, metrics_directory())
+        self._metrics = self._build_metrics()
+        self._tokens = build_tokens(settings, secret, observer=self._metrics)
+        self._load(models, baselines)
+        self._profiler = self._build_profiler() if settings.profiles.enabled else None
+        self._feedback = self._build_feedback() if settings.feedback.enabled else None
+        self._events = self._build_events()
+        self._limiter = limiter_for(
+            settings.rate_limit, settings.state, settings.serving.request_timeout_s, self._metrics
+        )
+        self._drain = Drain(settings.serving.drain_s)
+        self._predictor = Predictor(
+            self._registry, settings.gateway, lambda: self._tokens.watch.known
+        )
+        self.admission = Admission(
+            self._predictor,
+            self._tokens.authenticator,
+            lambda: self._drain.active,
+            self._metrics,
+            settings.serving.request_timeout_s,
+        )
+        self.routes, self._handlers = self._build_routes()
+        self._loopback_only = secret is not None and secret.development
+        self._metrics.worker_started()
+        self._background: list[asyncio.Task[None]] = []
+        self._warming: asyncio.Task[None] | None = None
 
-    @cached_property
-    def roster(self) -> Roster:
-        return open_roster(self._process.worker())
+    @property
+    def ready(self) -> bool:
+        """Whether a balancer is to send requests here."""
+        return self.admission.ready
 
-    @cached_property
-    def answer_times(self) -> LatencyStats:
-        return LatencyStats(MODEL_ROUTES, metrics_directory())
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Return BentoML's app inside the gateway's middleware."""
+        edge = wrap(
+            app,
+            EdgeParts(
+                self._settings,
+                Callers(self._tokens.authenticator, self._loopback_only),
+                self._handlers,
+                self._metrics,
+                self._metrics,
+                self._events,
+                self._limiter,
+                lambda: self._drain.active,
+            ),
+        )
+        self.admission.edge = edge
+        return edge
 
-    @cached_property
-    def profiler(self) -> Profiler | None:
-        if not self.settings.profiles.enabled:
-            return None
-        by_subject = self.settings.profiles.by_subject and self.pseudonyms is not None
+    async def start(self) -> None:
+        """Start the threads and tasks; models warm up beside them, and readiness shows when."""
+        for subscriber in self._subscribers:
+            subscriber.start()
+        self._file_watch.start()
+        self._drain.start()
+        self._background = [
+            *self._tokens.start(),
+            asyncio.create_task(self._roster.publish(lambda: self.ready)),
+        ]
+        self._warming = asyncio.create_task(self._registry.start())
+        # What is here by now stays: the collector need not walk through it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*gc.get_threshold()[:2], _FULL_COLLECTION)
+
+    async def stop(self) -> None:
+        """Refuse what waits, and write what was observed."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._registry.close()
+        if self._warming is not None:
+            await self._warming
+        self._file_watch.close()
+        for subscriber in self._subscribers:
+            await asyncio.to_thread(subscriber.close)
+        if self._limiter is not None:
+            await self._limiter.close()
+        security_log.end_period()
+        # The signal that ends this process ends its threads.
+        await asyncio.to_thread(writer.flush)
+        if self._registry.hung:
+            # Python would wait for the thread that hangs.
+            leave()
+
+    @property
+    def _subscribers(self) -> "list[Profiler | QualityDesk]":
+        """What predictions are handed to, each with a thread of its own."""
+        return [each for each in (self._profiler, self._feedback) if each is not None]
+
+    def _build_metrics(self) -> Metrics:
+        process, models = self._process, self._registry.models
+        metrics = Metrics(metrics_directory(), SERVICE_NAME, process.bento_version, self._latency)
+        writer.report_drops_to(metrics.log_lines_dropped)
+        metrics.expose_drift(self._drift_report)
+        metrics.expose_versions(
+            __version__, lambda: {tag: model.card_digest for tag, model in models.items()}
+        )
+        metrics.expose_damaged_files(lambda: self._file_watch.damaged)
+        metrics.expose_workers(self._roster.workers, self._roster.count_ready)
+        return metrics
+
+    def _load(self, models: Sequence[StoredModel], baselines: Mapping[str, Path | None]) -> None:
+        settings, process = self._settings, self._process
+        if settings.runners.process == "worker":
+            placed = take_place(settings.runners, process.index)
+            settings = settings.model_copy(update={"runners": placed})
+        for model in models:
+            tag, baseline = model.card.tag, baselines[model.card.tag]
+            runner: ModelRunner
+            if settings.runners.process == "worker":
+                observer = self._metrics.observer(tag)
+                runner = load_runner(model, baseline, settings, observer, process.end)
+            else:
+                runner = connect_runner(model, settings, process.index, process.end)
+            self._registry.add(describe(model, baseline), runner)
+
+    def _build_profiler(self) -> Profiler:
+        settings, models = self._settings, self._registry.models
+
+        @cache
+        def watch() -> "Watch":
+            # Here: of all workers, the one that judges windows pays for what it takes.
+            from monitors.drift.watch import Watch  # noqa: PLC0415
+
+            archive = Archive(settings.profiles.target, settings.home)
+            return Watch(self._states, models, archive, settings.drift)
+
+        by_subject = settings.profiles.by_subject
         return Profiler(
-            self.settings.home / "drift",
-            [*self.references],
-            (self.settings.profiles, self.settings.drift),
-            lambda: self.watch,
-            self.metrics.drift_events_dropped,
-            self.pseudonyms.of if by_subject and self.pseudonyms else lambda _: "",
+            settings.home / "drift",
+            models,
+            (settings.profiles, settings.drift),
+            watch,
+            self._metrics.drift_events_dropped,
+            self._pseudonym_of if by_subject else lambda _: "",
         )
 
-    @cached_property
-    def watch(self) -> "Watch":
-        # Here: of all workers, the one that judges windows pays for what it takes.
-        from monitors.drift.watch import Watch  # noqa: PLC0415
-
-        archive = Archive(self.settings.profiles.target, self.settings.home)
-        return Watch(self.states, self.references, archive, self.settings.drift)
-
-    @cached_property
-    def states(self) -> States:
-        return States(self.settings.home / "drift")
-
-    @cached_property
-    def drift(self) -> DriftReport:
-        # Later: the app is there before its models.
-        watched = self.settings.profiles.enabled
-        return DriftReport(self.states, lambda: self.references, watched=watched)
-
-    @cached_property
-    def references(self) -> dict[str, Path | None]:
-        """The folder of each served version's reference, which drift is told from."""
-        known = self.settings.serving.references
-        return {model.card.tag: reference_in_force(model, known) for model in self.models}
-
-    @cached_property
-    def models(self) -> list[StoredModel]:
-        return [find_model(name, self.settings) for name in self.settings.serving.models]
-
-    @cached_property
-    def digests(self) -> dict[str, str]:
-        """The SHA-256 of each served version's card."""
-        return {model.card.tag: model.digest for model in self.models}
-
-    @cached_property
-    def file_watch(self) -> FileWatch:
-        return FileWatch(self.models, self.references)
-
-    @cached_property
-    def quality(self) -> "QualityDesk":
-        # Who keeps no predictions loads no database.
+    def _build_feedback(self) -> "QualityDesk":
+        # A worker without feedback loads no database driver.
         from monitors.feedback.database import database_url  # noqa: PLC0415
         from monitors.feedback.service import QualityDesk  # noqa: PLC0415
 
-        home, quality = self.settings.home, self.settings.feedback
-        versions = {
-            each.card.tag: (each.card.labels, self.references[each.card.tag])
-            for each in self.models
-        }
-        url = database_url(self.settings.state, home)
-        pseudonym_of = self.pseudonyms.of if self.pseudonyms else lambda _: ""
-        return QualityDesk(url, home, quality, versions, self.metrics, pseudonym_of)
-
-    @cached_property
-    def sinks(self) -> "list[Profiler | QualityDesk]":
-        """What answers are handed to, each with a thread of its own."""
-        found: list[Profiler | QualityDesk | None] = [
-            self.profiler,
-            self.quality if self.settings.feedback.enabled else None,
-        ]
-        return [each for each in found if each is not None]
-
-    @cached_property
-    def events(self) -> EventBus:
-        return EventBus()
-
-    def _subscribe(self) -> None:
-        self.events.subscribe(self.metrics.handle, lambda _: None)
-        if self.profiler is not None:
-            self.events.subscribe(self.profiler.handle, self.metrics.drift_events_dropped)
-        if self.settings.feedback.enabled:
-            self.events.subscribe(self.quality.handle, self.metrics.feedback_events_dropped)
-
-    @cached_property
-    def runners(self) -> list[Runner | RemoteRunner]:
-        make = self._remote_runner if self.settings.runners.process == "device" else self._runner
-        return [make(model) for model in self.models]
-
-    @cached_property
-    def predictor(self) -> Predictor:
-        return Predictor(self.runners, self.settings.gateway, lambda: self.tokens.watch.known)
-
-    @cached_property
-    def edge(self) -> EdgeParts:
-        loopback_only = self.secret is not None and self.secret.development
-        return EdgeParts(
-            self.settings,
-            Callers(self.tokens.authenticator, loopback_only),
-            self.routes.direct() | self.quality_routes.direct(),
-            self.metrics,
-            self.metrics,
-            self.events,
-            self.limiter,
-            self.drain,
-            self.admission,
+        home = self._settings.home
+        return QualityDesk(
+            database_url(self._settings.state, home),
+            home,
+            self._settings.feedback,
+            self._registry.models,
+            self._metrics,
+            self._pseudonym_of,
         )
 
-    @cached_property
-    def admission(self) -> Admission:
-        # Later: connections are there before the models and the metrics.
-        return Admission(
-            lambda: self.predictor,
-            lambda: self.tokens.authenticator,
-            lambda: self.drain.active,
-            lambda: self.metrics,
-            self.settings.serving.request_timeout_s,
+    def _build_events(self) -> EventBus:
+        events, metrics = EventBus(), self._metrics
+        events.subscribe(metrics.handle, lambda _: None)
+        if self._profiler is not None:
+            events.subscribe(self._profiler.handle, metrics.drift_events_dropped)
+        if self._feedback is not None:
+            events.subscribe(self._feedback.handle, metrics.feedback_events_dropped)
+        return events
+
+    def _pseudonym_of(self, subject: str) -> str:
+        return self._pseudonyms.of(subject) if self._pseudonyms else ""
+
+    def _build_routes(self) -> tuple[list[Route], dict[str, ASGIApp]]:
+        """Return the routes to mount into BentoML's app, and the handlers that precede it."""
+        settings = self._settings
+        routes = Routes(
+            self._predictor,
+            self._metrics,
+            settings.gateway,
+            settings.api_versions,
+            quality=settings.feedback.enabled,
         )
-
-    @cached_property
-    def drain(self) -> Drain:
-        return Drain(self.settings.serving.drain_s)
-
-    @cached_property
-    def routes(self) -> Routes:
-        return Routes(
-            lambda: self.predictor,
-            lambda: self.metrics,
-            self.settings.gateway,
-            self.settings.api_versions,
-            quality=self.settings.feedback.enabled,
-        )
-
-    @cached_property
-    def quality_routes(self) -> QualityRoutes:
-        return QualityRoutes(lambda: self.quality, self.settings.gateway)
-
-    @cached_property
-    def app(self) -> Starlette:
-        """The app of all routes that the edge does not call itself."""
-        operations = Operations(lambda: self.answer_times, lambda: self.drift)
-        return self.routes.app([*operations.routes(), *self.quality_routes.routes()])
-
-    @cached_property
-    def secret(self) -> SigningSecret | None:
-        return secret_in_force(self.settings)
-
-    @cached_property
-    def tokens(self) -> Tokens:
-        return build_tokens(self.settings, self.secret, observer=self.metrics)
-
-    @cached_property
-    def pseudonyms(self) -> Pseudonyms | None:
-        key = shared_key(self.settings.logging, self.secret.value if self.secret else None)
-        return Pseudonyms(key) if key else None
-
-    @cached_property
-    def limiter(self) -> Limiter | None:
-        timeout_s = self.settings.serving.request_timeout_s
-        return limiter_for(self.settings.rate_limit, self.settings.state, timeout_s, self.metrics)
-
-    @cached_property
-    def _placed(self) -> RunnerSettings:
-        return take_place(self.settings.runners, self._process.worker())
-
-    def _runner(self, model: StoredModel) -> Runner:
-        card, batching = model.card, self.settings.effective_batching
-        check_opset(card, choose_engine(model.folder, self.settings.runners).newest_opset)
-        family = find_task(card.task)
-        task = family.load(model.folder, card.max_length, self._placed, self.references[card.tag])
-        observer = self.metrics.observer(card.tag)
-        return Runner(card.tag, card.labels, task, batching, observer, self._process.end)
-
-    def _remote_runner(self, model: StoredModel) -> RemoteRunner:
-        card, family = model.card, find_task(model.card.task)
-        return RemoteRunner(
-            card.tag,
-            card.labels,
-            family.load_processor(model.folder, card.max_length),
-            family.codec,
-            socket_of(self.settings.runners, self._process.worker()),
-            self.settings.effective_batching,
-            self._process.end,
-        )
-
-
-def find_model(name: str, settings: Settings) -> StoredModel:
-    """Return the version that a name in serving.models stands for."""
-    store = ModelStore(settings.signatures)
-    found = resolve(name, store, in_production=settings.in_production)
-    model = found.model
-    if not found.promoted:
-        logger.warning("unpromoted_version_pinned", model=model.card.tag)
-    packages = choose_engine(model.folder, settings.runners).packages
-    for difference in check(model.card, installed_versions(packages)):
-        logger.warning("environment_differs", model=model.card.tag, difference=str(difference))
-    return model
+        operations = Operations(self._latency, self._drift_report)
+        mounted = [*routes.routes(), *operations.routes()]
+        handlers = routes.direct()
+        if self._feedback is not None:
+            quality = QualityRoutes(self._feedback, settings.gateway)
+            mounted += quality.routes()
+            handlers |= quality.direct()
+        return mounted, handlers

@@ -1,7 +1,6 @@
 """The routes for operators: what the service knows of itself, over all workers."""
 
 import asyncio
-from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,9 +14,9 @@ _DIGITS = 3
 
 
 class Operations:
-    """The handlers; a caller has the scope ops. They ask for what the service builds later."""
+    """The handlers; a caller has the scope ops."""
 
-    def __init__(self, times: Callable[[], TimesSource], drift: Callable[[], DriftSource]) -> None:
+    def __init__(self, times: TimesSource, drift: DriftSource) -> None:
         self._times = times
         self._drift = drift
 
@@ -28,12 +27,12 @@ class Operations:
     async def stats(self, _: Request) -> Response:
         """Tell how many answers each route gave, and how long they took."""
         # It reads files, one a worker.
-        since, routes = await asyncio.to_thread(self._times().read)
+        since, routes = await asyncio.to_thread(self._times.read)
         return json_answer(StatsResponse(since=since, routes=[*map(_stats, routes)]))
 
     async def drift(self, _: Request) -> Response:
         """Tell whether the answers of each served version have drifted."""
-        found = await asyncio.to_thread(self._drift().drift)
+        found = await asyncio.to_thread(self._drift.drift)
         return json_answer(DriftResponse(models=[*map(VersionDrift.model_validate, found)]))
 
 

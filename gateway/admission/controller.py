@@ -59,16 +59,16 @@ class Admission:
 
     def __init__(
         self,
-        predictor: Callable[[], Predictor],
-        authenticator: Callable[[], Authenticator],
-        draining: Callable[[], bool],
-        watch: Callable[[], AdmissionWatch],
+        predictor: Predictor,
+        authenticator: Authenticator,
+        is_draining: Callable[[], bool],
+        watch: AdmissionWatch,
         time_limit_s: float,
     ) -> None:
         self.edge: ASGIApp | None = None
         self._predictor = predictor
         self._authenticator = authenticator
-        self._draining = draining
+        self._is_draining = is_draining
         self._watch = watch
         self._time_limit_s = time_limit_s
         self._backlog = Backlog(_WAITING, _STARTS, _MAX_WAIT_S)
@@ -81,7 +81,7 @@ class Admission:
     @property
     def ready(self) -> bool:
         """Whether a balancer is to send requests here: readiness, from wherever it is asked for."""
-        return self._predictor().ready and not self._draining()
+        return self._predictor.ready and not self._is_draining()
 
     @staticmethod
     def is_urgent(data: bytes) -> bool:
@@ -111,7 +111,7 @@ class Admission:
             self._admit_in_turn(scope, start, answer)
 
     def _admit_in_turn(self, scope: Scope, start: Start, answer: Answer) -> None:
-        principal = self._authenticator().remembered(scope["headers"])
+        principal = self._authenticator.remembered(scope["headers"])
         subject = _subject(scope, principal)
         predicts = principal is not None and _predicts(scope)
         due = self._due(scope)
@@ -143,14 +143,14 @@ class Admission:
         self, scope: Scope, subject: str, due: float, answer: Answer
     ) -> bool:
         body_bytes, ahead = declared_bytes(scope["headers"]), self._backlog.waiting(subject)
-        retry_after_s = self._predictor().retry_after_s(subject, body_bytes, due, ahead)
+        retry_after_s = self._predictor.retry_after_s(subject, body_bytes, due, ahead)
         if retry_after_s is None:
             return False
         self._refuse(scope, QueueFull(retry_after_s), "queue_full", answer)
         return True
 
     def _refuse(self, scope: Scope, error: KaitenError, reason: str, answer: Answer) -> None:
-        self._watch().request_refused_early(reason)
+        self._watch.request_refused_early(reason)
         self._answer(scope, Refusal(error), answer)
 
     def _answer(self, scope: Scope, early: ASGIApp, answer: Answer) -> None:
@@ -163,7 +163,7 @@ class Admission:
         await _ALIVE(scope, receive, send)
 
     async def _healthy(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await health_answer(ready=self._predictor().ready)(scope, receive, send)
+        await health_answer(ready=self._predictor.ready)(scope, receive, send)
 
 
 def _subject(scope: Scope, principal: Principal | None) -> str:

@@ -8,12 +8,13 @@ kernel releases the lock of a worker that is killed.
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from random import Random
 from typing import Protocol
 
 import structlog
+from filelock import FileLock
 
 from kaiten import model_tags
 from kaiten.events import PredictionEvent
@@ -43,14 +44,14 @@ class Watch(Protocol):
 class Profiler:
     """Profiles records in a thread of its own, from start to close.
 
-    ``models`` are those that are served here. ``watch`` is asked for where this worker is the one
-    that closes windows and there is one to close: what it is made of takes memory.
+    ``models`` are the tags of those that serve here now. ``watch`` is asked for where this worker
+    is the one that closes windows and there is one to close: what it is made of takes memory.
     """
 
     def __init__(
         self,
         folder: Path,
-        models: Sequence[str],
+        models: Collection[str],
         settings: tuple[ProfileSettings, DriftSettings],
         watch: Callable[[], Watch],
         on_drop: Callable[[int], None],
@@ -61,10 +62,9 @@ class Profiler:
         self._on_drop = on_drop
         self._tenant_of = tenant_of
         self._spool = Spool(folder / "spool")
+        self._folder, self._models = folder, models
         # Of a model, and not of the host: another server here may serve others.
-        self._locks = {
-            model: keeper(folder.joinpath(*model_tags.split(model), _LOCK_FILE)) for model in models
-        }
+        self._locks: dict[str, FileLock] = {}
         self._pending = Reservoir(
             profiles.max_pending_events,
             _MAX_TEXT_BYTES,
@@ -102,9 +102,9 @@ class Profiler:
         A failure costs profiles, and no more.
         """
         self._spool_pending()
-        for model, lock in self._locks.items():
+        for model in self._models:
             try:
-                if keeps(lock):
+                if keeps(self._lock(model)):
                     for source in self._spool.arms(model):
                         self._close_windows(source)
                 self._failing.discard(model)
@@ -113,6 +113,12 @@ class Profiler:
                 if model not in self._failing:
                     logger.exception("windows_not_looked_at", model=model)
                 self._failing.add(model)
+
+    def _lock(self, model: str) -> FileLock:
+        if model not in self._locks:
+            file = self._folder.joinpath(*model_tags.split(model), _LOCK_FILE)
+            self._locks[model] = keeper(file)
+        return self._locks[model]
 
     def _spool_pending(self) -> None:
         by_source: dict[Source, list[PredictionEvent]] = defaultdict(list)

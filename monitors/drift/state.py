@@ -1,6 +1,6 @@
 """What is known of each version's drift: one file each, which every worker reads."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kaiten import model_tags
 from kaiten.events import PRODUCTION
 from kaiten.files import replace
+from kaiten.serving import ServedModel
 from monitors.drift.spool import Source
 
 logger = structlog.get_logger(__name__)
@@ -137,19 +138,18 @@ class States:
 class DriftReport:
     """Tells the drift of the served versions, from what was kept: every worker tells the same.
 
-    ``references`` gives the folder of each one's reference, if it has one; ``watched`` says whether
-    anybody compares.
+    ``models`` are those that serve now, by model tag. ``watched`` says whether drift is measured.
     """
 
     def __init__(
         self,
         states: States,
-        references: Callable[[], Mapping[str, Path | None]],
+        models: Mapping[str, ServedModel],
         *,
         watched: bool = True,
     ) -> None:
         self._states = states
-        self._references = references
+        self._models = models
         self._watched = watched
 
     def drift(self) -> list[DriftState]:
@@ -158,11 +158,11 @@ class DriftReport:
         What cannot be read costs the state of that version, and no answer about the others.
         """
         if not self._watched:
-            found = [first(Source(model, PRODUCTION), None) for model in self._references()]
+            found = [first(Source(model, PRODUCTION), None) for model in self._models]
             return [each.model_copy(update={"reason": NOT_WATCHED}) for each in found]
         return [
-            self._state(Source(model, PRODUCTION), folder.name if folder else None)
-            for model, folder in self._references().items()
+            self._state(Source(tag, PRODUCTION), model.baseline.name if model.baseline else None)
+            for tag, model in self._models.items()
         ]
 
     def _state(self, source: Source, reference: str | None) -> DriftState:

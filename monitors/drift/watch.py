@@ -11,6 +11,7 @@ import structlog
 from numpy.typing import NDArray
 
 from kaiten.events import REFERENCE_FILE
+from kaiten.serving import ServedModel
 from kaiten.settings.models import DriftSettings
 from monitors.drift.detector import Finding, judge
 from monitors.drift.features import LABEL
@@ -36,10 +37,10 @@ class Archive(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Judges windows; ``references`` is the folder of each served model's reference, if any."""
+    """Judges windows; ``models`` are those that serve now, by model tag."""
 
     states: States
-    references: Mapping[str, Path | None]
+    models: Mapping[str, ServedModel]
     archive: Archive
     settings: DriftSettings
 
@@ -55,7 +56,8 @@ class Watch:
         measured = columns(rows)
         profile = Profile.of(measured, window.started_at)
         content = profile.written()
-        folder = self.references.get(window.source.model)
+        model = self.models.get(window.source.model)
+        folder = model.baseline if model else None
         before = self.states.get(window.source, folder.name if folder else None)
         if before.window is None or before.window.id != window.id:
             found = self._judged(before, window, profile, folder)

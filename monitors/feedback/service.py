@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Protocol, TypeVar
@@ -19,6 +19,7 @@ from kaiten.errors import (
 )
 from kaiten.events import PredictionEvent
 from kaiten.feedback import Label, VersionQuality
+from kaiten.serving import ServedModel
 from kaiten.settings.models import FeedbackSettings
 from monitors.feedback import accuracy_estimate
 from monitors.feedback.daemon_threads import Threads
@@ -48,17 +49,36 @@ class QualityMetrics(WatchMetrics, Protocol):
         """Count answers that were not written."""
 
 
-def _reference(report: Path | None) -> Reference | None:
-    fitted = accuracy_estimate.read(report)
-    return None if report is None or fitted is None else Reference(report.name, fitted)
+class _References(Mapping[str, Reference | None]):
+    """The calibration of each served version by model tag, read once: its file may be lost."""
+
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+        self._models = models
+        self._read: dict[Path, Reference | None] = {}
+        for tag in models:
+            self.get(tag)
+
+    def __getitem__(self, tag: str) -> Reference | None:
+        report = self._models[tag].baseline
+        if report is None:
+            return None
+        if report not in self._read:
+            calibration = accuracy_estimate.read(report)
+            self._read[report] = Reference(report.name, calibration) if calibration else None
+        return self._read[report]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
 
 
 class QualityDesk:
     """Logs predictions, accepts labels and reports quality, without blocking the event loop.
 
-    ``versions`` maps the ``name:version`` of each served version to its labels and the folder of
-    its newest report. Only the desk's own threads wait for the database. ``pseudonym_of`` maps a
-    subject to its pseudonym in the database.
+    ``models`` are those that serve now, by model tag. Only the desk's own threads wait for the
+    database. ``pseudonym_of`` maps a subject to its pseudonym in the database.
     """
 
     def __init__(
@@ -66,7 +86,7 @@ class QualityDesk:
         url: URL,
         home: Path,
         settings: FeedbackSettings,
-        versions: Mapping[str, tuple[Sequence[str], Path | None]],
+        models: Mapping[str, ServedModel],
         metrics: QualityMetrics,
         pseudonym_of: Callable[[str], str] = lambda _: "",
     ) -> None:
@@ -75,10 +95,10 @@ class QualityDesk:
         self._database = Database(url)
         self._labels = Labels(self._database)
         self._failing = False
-        served = Versions({tag: of[0] for tag, of in versions.items()})
-        references = {tag: _reference(report) for tag, (_, report) in versions.items()}
-        self._windows = Windows(self._database, references, settings.window_rows)
-        self._log = PredictionLog(self._database, served, settings, metrics.feedback_events_dropped)
+        self._windows = Windows(self._database, _References(models), settings.window_rows)
+        self._log = PredictionLog(
+            self._database, Versions(models), settings, metrics.feedback_events_dropped
+        )
         pruning = Pruning(self._database, settings)
         self._watch = QualityWatch(home, self._labels, self._windows, pruning, metrics)
         self._threads = Threads(_THREADS, "quality")

@@ -1,26 +1,27 @@
 """Stores the labels of each version beside its predictions, for hosts that do not serve it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from kaiten import model_tags
+from kaiten.serving import ServedModel
 from monitors.feedback.tables import version_labels
 
 
 class Versions:
-    """The labels of each ``name:version`` that this host serves."""
+    """The labels of each version that serves here now, by model tag."""
 
-    def __init__(self, known: Mapping[str, Sequence[str]]) -> None:
-        self._known = {tag: frozenset(labels) for tag, labels in known.items()}
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+        self._models = models
 
     def keep(self, connection: Connection, answered: Iterable[str]) -> None:
         """Store the labels of these versions, in the transaction of their predictions."""
         # Sorted, so that concurrent transactions cannot deadlock.
-        for tag in sorted({*answered} & self._known.keys()):
-            _keep(connection, tag, self._known[tag])
+        for tag in sorted({*answered} & self._models.keys()):
+            _keep(connection, tag, frozenset(self._models[tag].labels))
 
 
 def _keep(connection: Connection, tag: str, labels: frozenset[str]) -> None:

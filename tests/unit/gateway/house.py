@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -179,6 +179,28 @@ class Stuck(Classifier):
         raise AssertionError
 
 
+class FakeRegistry:
+    """A registry of runners, the first of which is the default."""
+
+    def __init__(self, *runners: Runner) -> None:
+        self._runners = {name: each for each in runners for name in (each.tag, _name(each))}
+        self._all = runners
+
+    @property
+    def ready(self) -> bool:
+        return all(runner.ready for runner in self._all)
+
+    def __iter__(self) -> Iterator[Runner]:
+        return iter(self._all)
+
+    def get(self, model: str | None) -> Runner | None:
+        return self._all[0] if model is None else self._runners.get(model)
+
+
+def _name(runner: Runner) -> str:
+    return runner.tag.partition(":")[0]
+
+
 @dataclass
 class Book:
     """The traffic that was noted."""
@@ -275,10 +297,10 @@ class House:
         desk: Desk | None = None,
         quality: FeedbackSettings = FeedbackSettings(),  # noqa: B008  it is frozen
     ) -> None:
-        predictor = Predictor(runners or (Classifier(),), gateway)
-        routes = Routes(lambda: predictor, Metrics, gateway, versions, quality=quality.enabled)
+        predictor = Predictor(FakeRegistry(*(runners or (Classifier(),))), gateway)
+        routes = Routes(predictor, Metrics(), gateway, versions, quality=quality.enabled)
         self.desk = desk or Desk()
-        labels = QualityRoutes(lambda: self.desk, gateway)
+        labels = QualityRoutes(self.desk, gateway)
         settings = Settings.model_construct(
             home=Path("/nowhere"),
             serving=ServingSettings(request_timeout_s=request_timeout_s),
@@ -367,5 +389,5 @@ def _raw(value: str | bytes) -> bytes:
 
 def _routes(routes: Routes, labels: QualityRoutes) -> Starlette:
     """Return the routes that the edge does not answer itself."""
-    operations = Operations(lambda: LatencyStats(MODEL_ROUTES), Drift)
-    return routes.app([*operations.routes(), *labels.routes()])
+    operations = Operations(LatencyStats(MODEL_ROUTES), Drift())
+    return Starlette(routes=[*routes.routes(), *operations.routes(), *labels.routes()])

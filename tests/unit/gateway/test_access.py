@@ -23,6 +23,13 @@ import service
 
 service.Kaiten.inject_config()
 from _bentoml_impl.server.app import ServiceAppFactory
+from kaiten.settings.models import ServingSettings
+from server.worker import WorkerProcess, build_worker
+
+# No model is in the store.
+serving = ServingSettings.model_construct(models=())
+settings = service.settings.model_copy(update={"serving": serving})
+service.app.attach(build_worker(settings, WorkerProcess(0, "not available", exit)))
 
 app = ServiceAppFactory(service.Kaiten, is_main=True)()
 

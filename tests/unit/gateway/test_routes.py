@@ -2,11 +2,9 @@ import asyncio
 import threading
 
 from gateway.predictions import Predictor
-from gateway.routes import Routes, for_bentoml
-from kaiten.context import RequestContext, bind
-from kaiten.errors import NotReady
+from gateway.routes import Routes
 from kaiten.settings.models import ApiVersionSettings
-from tests.unit.gateway.house import LIMITS, Classifier
+from tests.unit.gateway.house import LIMITS, Classifier, FakeRegistry
 
 PATIENCE_S = 10
 
@@ -29,7 +27,7 @@ class Held:
 async def test_metrics_are_read_once_at_a_time_whoever_asks_and_leaves() -> None:
     metrics = Held()
     routes = Routes(
-        lambda: Predictor([Classifier()], LIMITS), lambda: metrics, LIMITS, ApiVersionSettings()
+        Predictor(FakeRegistry(Classifier()), LIMITS), metrics, LIMITS, ApiVersionSettings()
     )
     asked = [asyncio.create_task(routes.metrics(None)) for _ in range(50)]  # type: ignore[arg-type]
     assert await asyncio.to_thread(metrics.began.wait, PATIENCE_S)
@@ -43,15 +41,3 @@ async def test_metrics_are_read_once_at_a_time_whoever_asks_and_leaves() -> None
     assert metrics.reads == 1
     await routes.metrics(None)  # type: ignore[arg-type]
     assert metrics.reads == 2
-
-
-async def test_bentoml_is_handed_an_answer_or_an_envelope() -> None:
-    async def answer() -> bytes:
-        return b"{}"
-
-    async def failing() -> bytes:
-        raise NotReady
-
-    bind(RequestContext("id"))
-    assert (await for_bentoml(answer())).body == b"{}"
-    assert (await for_bentoml(failing())).status_code == 503

@@ -16,7 +16,7 @@ NOTHING = dict.fromkeys(
 
 
 async def stats(times: LatencyStats) -> httpx.Response:
-    app = Starlette(routes=Operations(lambda: times, Drift).routes())
+    app = Starlette(routes=Operations(times, Drift()).routes())
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://kaiten", trust_env=False
     ) as client:

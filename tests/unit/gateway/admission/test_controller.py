@@ -35,6 +35,7 @@ from tests.unit.gateway.house import (
     V2,
     Answer,
     Classifier,
+    FakeRegistry,
     bearer,
     callers,
 )
@@ -95,12 +96,12 @@ class Door:
     def __post_init__(self) -> None:
         settings = Settings.model_construct(home=Path("/nowhere"), auth=AUTH)
         self._callers = callers(settings, SigningSecret(SECRET, development=False))
-        self.predictor = Predictor(self.runners, LIMITS)
+        self.predictor = Predictor(FakeRegistry(*self.runners), LIMITS)
         self.admission = Admission(
-            lambda: self.predictor,
-            lambda: self._callers.authenticator,
+            self.predictor,
+            self._callers.authenticator,
             lambda: self.draining,
-            lambda: self,
+            self,
             time_limit_s=30,
         )
         self.admission.edge = EarlyAnswerMiddleware(PlainTextResponse("not early"))
@@ -267,7 +268,7 @@ async def test_what_waited_is_refused_if_the_queue_has_filled_up() -> None:
     while not door.admission._backlog._waiting:
         await door.ask(V1, token)
     started = len(door.started)
-    door.predictor = Predictor((Full(),), LIMITS)
+    door.admission._predictor = Predictor(FakeRegistry(Full()), LIMITS)
     door.admission._backlog._iterate()
     assert (len(door.started), door.refused) == (started, ["queue_full"])
 

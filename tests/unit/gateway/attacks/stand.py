@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import httpx
 from jwt.types import Options
+from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.app import EdgeParts, wrap
@@ -55,6 +56,7 @@ from tests.unit.gateway.house import (
     Book,
     Classifier,
     Events,
+    FakeRegistry,
 )
 from tests.unit.gateway.rate_limit.house import Clock, Watch
 
@@ -152,8 +154,8 @@ class Stand:
 
     def _parts(self) -> EdgeParts:
         defences = self.defences
-        predictor = Predictor([Classifier()], defences.gateway)
-        routes = Routes(lambda: predictor, Metrics, defences.gateway, ApiVersionSettings())
+        predictor = Predictor(FakeRegistry(Classifier()), defences.gateway)
+        routes = Routes(predictor, Metrics(), defences.gateway, ApiVersionSettings())
         settings = Settings.model_construct(
             home=Path("/nowhere"),
             serving=ServingSettings(),
@@ -163,7 +165,8 @@ class Stand:
             api_versions=ApiVersionSettings(),
         )
         callers = Callers(self._authenticator(), defences.loopback_only)
-        handlers = Loose(routes.direct(), routes.app(), inflates=defences.inflates)
+        app = Starlette(routes=routes.routes())
+        handlers = Loose(routes.direct(), app, inflates=defences.inflates)
         return EdgeParts(settings, callers, handlers, Book(), Bodies(), Events(), self._limiter())
 
     def _authenticator(self) -> Authenticator:

@@ -14,6 +14,7 @@ from monitors.drift.state import (
     WindowState,
     first,
 )
+from tests.served_models import served
 
 SOURCE = Source("intent:1.0.0", "production")
 AT = datetime(2026, 11, 28, tzinfo=UTC)
@@ -51,7 +52,7 @@ def test_a_version_without_a_reference_says_so() -> None:
 def test_where_nobody_compares_that_is_what_is_told(tmp_path: Path) -> None:
     states = States(tmp_path)
     states.put(SOURCE, judged(5), b"profile")
-    report = DriftReport(states, lambda: {"intent:1.0.0": Path("reports/r1")}, watched=False)
+    report = DriftReport(states, served({"intent:1.0.0": Path("reports/r1")}), watched=False)
     (found,) = report.drift()
     assert (found.drifted, found.reason, found.windows) == (None, NOT_WATCHED, 0)
 
@@ -97,6 +98,6 @@ def test_every_served_version_is_told_of_and_no_other(tmp_path: Path) -> None:
     states.put(SOURCE, judged(3), b"profile")
     states.put(Source("old:1.0.0", "production"), judged(9), b"profile")
     references = {"topic:2.0.0": None, "intent:1.0.0": Path("reports/r1")}
-    report = DriftReport(states, lambda: references)
+    report = DriftReport(states, served(references))
     found = [(each.model, each.version, each.windows, each.drifted) for each in report.drift()]
     assert found == [("topic", "2.0.0", 0, None), ("intent", "1.0.0", 3, False)]

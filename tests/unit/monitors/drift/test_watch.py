@@ -15,6 +15,7 @@ from monitors.drift.state import UNREADABLE, DriftState, States
 from monitors.drift.watch import Watch
 from monitors.drift.whylogs_profiles import Profile
 from monitors.drift.windows import Window, ended
+from tests.served_models import served
 from tests.unit.monitors.drift.profiles import answers, usual
 
 RANDOM = np.random.default_rng(20261128)
@@ -41,7 +42,7 @@ class Setup:
         reference.mkdir()
         (reference / REFERENCE_FILE).write_bytes(usual(RANDOM, 3000).written())
         self.reference = reference if has_reference else None
-        self.watch = Watch(self.states, {MODEL: self.reference}, self.shelf, SETTINGS)
+        self.watch = Watch(self.states, served({MODEL: self.reference}), self.shelf, SETTINGS)
 
     def put(self, columns: Columns, tenant_of: Callable[[str], str] = lambda _: "") -> None:
         tenants = [tenant_of(f"s{row}") for row in range(len(columns["label"]))]

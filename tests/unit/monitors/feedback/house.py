@@ -7,6 +7,7 @@ from sqlalchemy import insert, select
 from monitors.feedback.database import Database
 from monitors.feedback.tables import feedback, predictions
 from monitors.feedback.version_labels import Versions
+from tests.served_models import served
 
 
 def row(**fields: Any) -> dict[str, Any]:  # noqa: ANN401  of many types
@@ -34,7 +35,8 @@ def put(database: Database, *rows: dict[str, Any]) -> None:
 def know(database: Database, tag: str = "intent:1.0.0", *labels: str) -> None:
     """Have the database know a version's labels, billing and delivery where none are named."""
     with database.writing() as connection:
-        Versions({tag: labels or ("billing", "delivery")}).keep(connection, [tag])
+        models = served({tag: None}, labels or ("billing", "delivery"))
+        Versions(models).keep(connection, [tag])
 
 
 def truths(database: Database) -> list[tuple[str, int, str | None]]:

@@ -14,9 +14,10 @@ from monitors.feedback.tables import predictions
 from monitors.feedback.version_labels import Versions
 from tests.postgres_server import postgres_server
 from tests.prediction_events import prediction_event
+from tests.served_models import served
 from tests.unit.monitors.feedback.house import truths
 
-VERSIONS = Versions({"intent:1.0.0": ["billing", "delivery"]})
+VERSIONS = Versions(served({"intent:1.0.0": None}, ["billing", "delivery"]))
 
 
 @dataclass

@@ -21,6 +21,7 @@ from monitors.feedback.service import QualityDesk
 from monitors.feedback.tables import feedback
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.prediction_events import prediction_event
+from tests.served_models import served
 from tests.unit.monitors.feedback.house import kept, know, put, row
 from tests.unit.monitors.feedback.test_job import Shown
 from tests.unit.monitors.feedback.test_windows import HONEST
@@ -39,8 +40,8 @@ class Told(Shown):
 
 def desk_of(url: URL, home: Path) -> QualityDesk:
     (home / FILE).write_text(HONEST.model_dump_json())
-    versions = {"intent:1.0.0": (["billing", "delivery"], home)}
-    return QualityDesk(url, home, FeedbackSettings(), versions, Told())
+    models = served({"intent:1.0.0": home}, ["billing", "delivery"])
+    return QualityDesk(url, home, FeedbackSettings(), models, Told())
 
 
 def in_time(seconds: float = 60) -> float:

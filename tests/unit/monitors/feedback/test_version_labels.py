@@ -1,5 +1,6 @@
 from sqlalchemy import select
 
+from kaiten.serving import ServedModel
 from monitors.feedback.database import Database
 from monitors.feedback.tables import version_labels
 from monitors.feedback.version_labels import Versions
@@ -7,7 +8,8 @@ from monitors.feedback.version_labels import Versions
 
 def keep(database: Database, known: dict[str, list[str]], *answered: str) -> None:
     with database.writing() as connection:
-        Versions(known).keep(connection, answered)
+        models = {tag: ServedModel(tag, (*labels,), "") for tag, labels in known.items()}
+        Versions(models).keep(connection, answered)
 
 
 def kept(database: Database) -> set[tuple[str, str, str]]:

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from types import FrameType
 
 import pytest
-from starlette.types import Message, Receive, Scope, Send
 
-from gateway.admission.draining import Drain
-from gateway.middleware.draining import DrainingMiddleware
+from server.shutdown import Drain
 
 # Over at once, but not before the loop goes on.
 SOON_S = 0.001
@@ -26,30 +24,6 @@ def ends() -> Iterator[list[int]]:
     before = signal.signal(signal.SIGTERM, end)
     yield reached
     signal.signal(signal.SIGTERM, before)
-
-
-async def headers_of(
-    drain: Drain, during: asyncio.Event | None = None
-) -> list[tuple[bytes, bytes]]:
-    """Return the headers of an answer, which is given once ``during`` is set."""
-    sent: list[Message] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if during is not None:
-            await during.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
-        await send({"type": "http.response.body", "body": b"answer"})
-
-    async def receive() -> Message:
-        return {"type": "http.request"}
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    await DrainingMiddleware(app, drain)({"type": "http"}, receive, send)
-    assert sent[1] == {"type": "http.response.body", "body": b"answer"}
-    headers: list[tuple[bytes, bytes]] = sent[0]["headers"]
-    return headers
 
 
 async def test_signal_reaches_the_server_after_the_drain(ends: list[int]) -> None:
@@ -85,17 +59,3 @@ async def test_without_a_drain_the_server_ends_at_once(ends: list[int]) -> None:
     signal.raise_signal(signal.SIGTERM)
     assert ends == [signal.SIGTERM]
     assert not drain.active
-
-
-@pytest.mark.usefixtures("ends")
-async def test_answers_close_their_connections_once_it_drains() -> None:
-    drain, going = Drain(3600), asyncio.Event()
-    drain.start()
-    assert await headers_of(drain) == [(b"a", b"b")]
-    under_way = asyncio.create_task(headers_of(drain, going))
-    await asyncio.sleep(0)
-    signal.raise_signal(signal.SIGTERM)
-    going.set()
-    closing = [(b"a", b"b"), (b"connection", b"close")]
-    assert await under_way == closing
-    assert await headers_of(drain) == closing
