@@ -24,7 +24,6 @@ PENDING = (
     "client/",
     "deploy/",
     "docs/adr/",
-    "docs/architecture.md",
     "examples/",
     "gateway/",
     "kaiten/",
