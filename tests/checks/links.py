@@ -1,4 +1,4 @@
-"""`make prose`: reject links and mentions of documents that lead nowhere."""
+"""`make prose`: reject links, and mentions of documents and sources, that lead nowhere."""
 
 import re
 import subprocess
@@ -9,6 +9,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)|!\[[^\]]*\]\((?P<image>[^)\s]+)\)")
+# Folders of sources, as documents name files in them; a placeholder in capitals is none.
+_SOURCE = re.compile(
+    r"`((?:cli|server|gateway|runners|monitors|lifecycle|kaiten|tests|deploy|benchmarks|examples)"
+    r"/(?:[a-z0-9_./-]*(?:/|\.\w+))?)`"
+)
 _MENTION = re.compile(r"\bdocs/[\w./-]+\.md(?:#[\w-]+)?")
 _FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 _TEXT = {".py", ".yaml", ".yml", ".sh", ".toml", ".json", ".conf", ".md", ""}
@@ -34,6 +39,8 @@ def _targets(name: str, text: str) -> Iterator[tuple[str, int]]:
             target = match["target"] or match["image"]
             if "://" not in target and not target.startswith("mailto:"):
                 yield target, match.start()
+        for match in _SOURCE.finditer(text):
+            yield f"/{match[1]}", match.start()
     else:
         # Relative to the root, as messages and comments name them.
         yield from ((f"/{match[0]}", match.start()) for match in _MENTION.finditer(text))
