@@ -13,15 +13,13 @@ from kaiten.errors import NotReady, SetupError
 from kaiten.settings.environment import metrics_directory
 from kaiten.settings.loader import Settings, load_settings
 from kaiten.settings.snapshot import release_snapshot
-from lifecycle.environment import check_opset
-from lifecycle.resolution import reference_in_force
 from lifecycle.store import ModelStore
 from monitors.logging import setup, writer
 from monitors.metrics.definitions import Metrics
-from runners.device_process.server import DeviceServer, carried
-from runners.engines import choose_engine
-from runners.runner import Runner
-from runners.tasks import find_task
+from runners.device_process.server import DeviceServer
+from runners.registry import Registry
+from server.models import describe, find_baselines, load_runner
+from server.shutdown import leave
 
 logger = structlog.get_logger("kaiten.device")
 
@@ -44,7 +42,7 @@ def run_device_process(socket: Path, store: Path) -> None:
         logger.critical("device_process_failed", reason=error.message)
         code = 1
     # A normal exit would wait for threads that the device blocks.
-    _exit(code)
+    leave(code)
 
 
 class _ParentWatch:
@@ -60,7 +58,7 @@ class _ParentWatch:
             pass
         if self._loop is None:
             # No worker is served yet, and loading a model blocks everything else.
-            _exit(0)
+            leave(0)
         else:
             self._loop.call_soon_threadsafe(self._ended.set)
 
@@ -75,8 +73,15 @@ async def _serve(settings: Settings, socket: Path, store: ModelStore, parent: _P
     died = asyncio.Event()
     metrics = Metrics(metrics_directory())
     writer.report_drops_to(metrics.log_lines_dropped)
-    runners = [_runner(tag, settings, store, metrics, died) for tag in settings.serving.models]
-    server = DeviceServer(runners)
+    registry = Registry()
+    models = [store.get(model_tag) for model_tag in settings.serving.models]
+    baselines = find_baselines(models, settings)
+    for model in models:
+        model_tag, baseline = model.card.tag, baselines[model.card.tag]
+        observer = metrics.observer(model_tag)
+        runner = load_runner(model, baseline, settings, observer, died.set, remote=True)
+        registry.add(describe(model, baseline), runner)
+    server = DeviceServer(registry)
     try:
         listener = await server.listen(socket)
     except NotReady:
@@ -91,26 +96,3 @@ async def _serve(settings: Settings, socket: Path, store: ModelStore, parent: _P
         return 1
     await server.until_left()
     return 0
-
-
-def _runner(
-    tag: str, settings: Settings, store: ModelStore, metrics: Metrics, died: asyncio.Event
-) -> Runner:
-    model = store.get(tag)
-    card, family = model.card, find_task(model.card.task)
-    check_opset(card, choose_engine(model.folder, settings.runners).newest_opset)
-    reference = reference_in_force(model, settings.serving.references)
-    task = family.load(model.folder, card.max_length, settings.runners, reference)
-    return Runner(
-        tag,
-        card.labels,
-        carried(task.model, family.codec),
-        settings.effective_batching,
-        metrics.observer(tag),
-        died.set,
-    )
-
-
-def _exit(code: int) -> None:
-    writer.flush()
-    os._exit(code)

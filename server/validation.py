@@ -1,6 +1,6 @@
 """Validates a version: measures it, and writes its report, drift baseline and calibration."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,14 +32,13 @@ from monitors.drift.features import measure
 from monitors.drift.whylogs_profiles import Profile
 from monitors.feedback import accuracy_estimate
 from runners import embedding_distance
-from runners.batching.selection import Bounds, choose
 from runners.engines import choose_engine
 from runners.engines.cuda import reserved_bytes
+from runners.offline import OfflinePredictor
 from runners.tasks import find_task
 from runners.tasks.text_classification.serving import Raw
 
 _NO_BASELINE = "none"
-_PROBE = "probe"
 _CHECKED_TEXTS = 1000
 
 
@@ -167,35 +166,10 @@ def _find_baseline(
 
 
 def _load_candidate(model: StoredModel, settings: Settings) -> Candidate:
-    family, batching = find_task(model.card.task), settings.batching
-    task = family.load(model.folder, model.card.max_length, settings.runners)
-    bounds = Bounds(
-        items=batching.max_batch_items or task.model.batch_items,
-        tokens=batching.max_batch_tokens or task.model.batch_tokens,
-        padding=batching.max_padding_ratio,
-        packed=task.model.packed,
-    )
-    task.model.warm_up(bounds.tokens, bounds.items)
-    embeddings = task.model.infer(task.processor.prepare([_PROBE])).embeddings
-    width = 0 if embeddings is None else embeddings.shape[1]
-
-    def predict(texts: Sequence[str]) -> NDArray[np.float32]:
-        items = task.processor.prepare(texts)
-        predictions = np.empty((len(items), len(model.card.labels) + width), np.float32)
-        waiting = np.arange(len(items))
-        # The batcher's own selection makes batches like those of a running server.
-        while len(waiting):
-            costs = [items[index].cost for index in waiting]
-            selected = choose(costs, [False] * len(costs), bounds)
-            batch = [items[index] for index in waiting[selected]]
-            raw = task.model.infer(batch, alone=True)
-            scores = [prediction.scores for prediction in task.processor.finish(batch, raw)]
-            columns = [scores] if raw.embeddings is None else [scores, raw.embeddings]
-            predictions[waiting[selected]] = np.hstack(columns)
-            waiting = np.delete(waiting, selected)
-        return predictions
-
-    return Candidate(model, predict, width)
+    task_module = find_task(model.card.task)
+    task = task_module.load(model.folder, model.card.max_length, settings.runners)
+    predictor = OfflinePredictor(task, settings.batching)
+    return Candidate(model, predictor.predict, predictor.embedding_width)
 
 
 def _describe_device(model: StoredModel, settings: RunnerSettings) -> InferenceDevice:

@@ -1,8 +1,8 @@
-"""The device process's end: runners that answer the workers' calls over a Unix socket."""
+"""The device process: runners that answer the workers' calls over a Unix socket."""
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -11,7 +11,7 @@ import structlog
 from kaiten.context import Principal, RequestContext, bind
 from kaiten.errors import InferenceFailed, KaitenError, NotReady
 from runners.device_process.frames import Answer, Ask, FrameProtocol, Kind, frame
-from runners.runner import Runner
+from runners.registry import ModelRunner, Registry
 from runners.tasks.base import Codec, Model, Task
 
 logger = structlog.get_logger(__name__)
@@ -22,7 +22,7 @@ RawT = TypeVar("RawT")
 
 
 class CarriedProcessor(Generic[ItemT, RawT]):
-    """Takes items as bytes, and gives what was computed as bytes: the ends are in the workers."""
+    """Takes items as bytes, and returns raw results as bytes: workers prepare and finish them."""
 
     inline_chars = math.inf
 
@@ -34,7 +34,7 @@ class CarriedProcessor(Generic[ItemT, RawT]):
         return self._codec.decode_items(inputs)
 
     def finish(self, batch: Sequence[ItemT], raw: RawT) -> list[bytes]:  # noqa: ARG002
-        """Return what was computed, one for each item."""
+        """Return the raw results, one for each item."""
         return self._codec.encode_raw(raw)
 
 
@@ -44,65 +44,72 @@ def carried(model: Model[ItemT, RawT], codec: Codec[ItemT, RawT]) -> Task[Any, A
 
 
 class DeviceServer:
-    """Answers for runners of carried tasks. Whoever makes it closes them."""
+    """Answers workers by runners of carried tasks, which the caller closes."""
 
-    def __init__(self, runners: Sequence[Runner]) -> None:
-        self._runners = {runner.tag: runner for runner in runners}
-        self._callers: set[_Caller] = set()
-        self._left = asyncio.Event()
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._connections: set[_WorkerConnection] = set()
+        self._disconnected = asyncio.Event()
 
     async def listen(self, path: Path) -> asyncio.Server:
-        """Warm up, and answer at ``path`` from then on; NotReady if a runner fails at it.
+        """Warm up all models, and then listen at ``path``.
 
-        Nothing listens before every runner is ready: who can connect can ask.
+        Nothing listens before every runner is ready, because connected workers send requests.
+
+        Raises:
+            NotReady: A runner failed to warm up.
+
         """
-        runners = self._runners.values()
-        await asyncio.gather(*(runner.start() for runner in runners))
-        if not all(runner.ready for runner in runners):
+        await self._registry.start()
+        if not self._registry.ready:
             raise NotReady
         loop = asyncio.get_running_loop()
-        listening = await loop.create_unix_server(self._caller, str(path), backlog=_BACKLOG)
-        logger.info("device_process_ready", models=[*self._runners])
-        return listening
+        listener = await loop.create_unix_server(self._connect, str(path), backlog=_BACKLOG)
+        logger.info("device_process_ready", models=[*self._registry.models])
+        return listener
 
     async def until_left(self) -> None:
-        """Wait until the last caller has hung up."""
-        while self._callers:
-            self._left.clear()
-            await self._left.wait()
+        """Wait until the last worker has disconnected."""
+        while self._connections:
+            self._disconnected.clear()
+            await self._disconnected.wait()
 
-    def _caller(self) -> "_Caller":
-        return _Caller(self._runners, self._callers, self._left)
+    def _connect(self) -> "_WorkerConnection":
+        return _WorkerConnection(self._registry, self._connections, self._disconnected)
 
 
-class _Caller(FrameProtocol):
+class _WorkerConnection(FrameProtocol):
     """A worker's connection; it names its model first, and may have many calls at once."""
 
     def __init__(
-        self, runners: Mapping[str, Runner], callers: "set[_Caller]", left: asyncio.Event
+        self,
+        registry: Registry,
+        connections: "set[_WorkerConnection]",
+        disconnected: asyncio.Event,
     ) -> None:
         super().__init__()
-        self._runners, self._callers, self._left = runners, callers, left
-        self._runner: Runner | None = None
+        self._registry, self._connections = registry, connections
+        self._disconnected = disconnected
+        self._runner: ModelRunner | None = None
         self._calls: dict[int, asyncio.Task[None]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._callers.add(self)
+        self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        # Nobody is there to be answered: what it had queued is skipped.
+        # The batcher skips the items of cancelled calls.
         for call in self._calls.values():
             call.cancel()
-        self._callers.discard(self)
-        self._left.set()
+        self._connections.discard(self)
+        self._disconnected.set()
 
     def frame_received(self, kind: Kind, number: int, content: memoryview) -> None:
         if kind is Kind.HELLO:
-            self._runner = self._runners.get(str(content, "utf-8"))
+            self._runner = self._registry.get(str(content, "utf-8"))
             if self._runner is None:
-                raise ValueError("no such model is held here")
+                raise ValueError("no such model is loaded here")
             self.send(frame(Kind.WELCOME, number))
         elif kind is Kind.PING:
             self.send(frame(Kind.PONG, number))
@@ -116,7 +123,7 @@ class _Caller(FrameProtocol):
         else:
             raise ValueError(f"{kind.name} is not expected here")
 
-    async def _answer(self, runner: Runner, number: int, ask: Ask) -> None:
+    async def _answer(self, runner: ModelRunner, number: int, ask: Ask) -> None:
         if ask.request_id is not None:
             principal = Principal(ask.subject, frozenset())
             bind(RequestContext(ask.request_id, principal=principal))
@@ -127,7 +134,7 @@ class _Caller(FrameProtocol):
         except KaitenError as raised:
             error = raised
         except asyncio.CancelledError:
-            # Nobody waits for it, but how long the queue is, the next caller is told.
+            # Sent for its queue delay alone, which the worker tells its next caller.
             self.send(Answer((), NotReady(), runner.drain_seconds).encode(number))
             raise
         except Exception:

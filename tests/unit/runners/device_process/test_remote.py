@@ -17,12 +17,14 @@ from structlog.typing import EventDict
 
 from kaiten.context import Principal, RequestContext, bind
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
+from kaiten.serving import ServedModel
 from kaiten.settings.models import BatchingSettings, RunnerSettings
 from runners import embedding_distance
 from runners.device_process import client
 from runners.device_process.client import RemoteRunner
 from runners.device_process.frames import Answer, Kind, frame
 from runners.device_process.server import DeviceServer, carried
+from runners.registry import Registry
 from runners.runner import Runner
 from runners.tasks.base import Codec, Processor, Task
 from runners.tasks.text_classification import serving
@@ -117,7 +119,9 @@ class House:
         self.serving = asyncio.create_task(self._serve(runner))
 
     async def _serve(self, runner: Runner) -> None:
-        server = DeviceServer([runner])
+        registry = Registry()
+        registry.add(ServedModel(runner.tag, runner.labels, ""), runner)
+        server = DeviceServer(registry)
         try:
             listening = await server.listen(self.socket)
             await self._leave.wait()
