@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure all servers, or report what was measured."""
+"""`python -m benchmarks`: measure all servers, or report a run."""
 
 import shutil
 import signal

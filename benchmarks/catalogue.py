@@ -187,7 +187,7 @@ PEERS = (
         one=_listed,
         many=_listed,
         configurations=(tuned(32, 2, delay_ms=5), tuned(8, 2, delay_ms=5), tuned(8, 2)),
-        # It writes below its home, and reports usage unless told not to.
+        # It writes below its home, and reports usage unless disabled.
         env=_GIVEN | {"HOME": "{home}", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"},
     ),
     Server(

@@ -52,7 +52,7 @@ def _unchunked(buffer: bytearray, start: int) -> tuple[bytes, int]:
         parts.append(bytes(buffer[start : start + size]))
         start += size + 2
         if not size:
-            # Nobody sends trailers: the empty chunk ends it.
+            # No server here sends trailers: the empty chunk ends it.
             return b"".join(parts), start
     return b"", beyond
 
@@ -108,7 +108,7 @@ class _Connection(asyncio.Protocol):
         self._settle(exc or ConnectionError("closed before the answer"))
 
     def _settle(self, outcome: tuple[bytes, bytes] | Exception) -> None:
-        """Give whoever waits the outcome, unless it was cancelled meanwhile."""
+        """Give the outcome to the waiting request, unless it was cancelled."""
         answer, self._answer = self._answer, None
         if answer is None or answer.done():
             return

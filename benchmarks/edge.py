@@ -2,7 +2,7 @@
 
 A request of one short text goes through every middleware, the default limits and the metrics of
 this process to a handler whose model has its answer ready: nothing of a server's sockets, and
-nothing of a model. Each way to say who calls is measured in turn, over several rounds; the figures
+nothing of a model. Each kind of credential is measured in turn, over several rounds; the figures
 are medians. Writes results/DATE-edge.json and .md, and exits 1 where a mark is missed.
 """
 
@@ -54,7 +54,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Way:
-    """One way to say who calls: who tells, and the headers of each request."""
+    """One kind of credential: its authenticator, and the headers of each request."""
 
     callers: Any
     headers: Callable[[int], ledger.Headers]
@@ -112,7 +112,7 @@ def _fresh(algorithm: str, key: Any) -> Callable[[int], ledger.Headers]:
 
 
 def _callers(algorithm: str, key: Any) -> Any:
-    """Return who tells who calls, by a public key."""
+    """Return the authenticator of tokens that a public key verifies."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     from gateway.auth.authenticator import Authenticator

@@ -73,7 +73,7 @@ class Stub:
 
 @dataclass(frozen=True)
 class _Instant:
-    """Both halves of a task that computes at once: what is left is the queue and threads."""
+    """Both halves of a task that computes at once, which leaves the queue and threads."""
 
     items: Mapping[str, Any]
     lanes: int
@@ -200,7 +200,7 @@ def through_edge(
 
     limits, nothing = GatewaySettings(), _Unwatched()
     worker_metrics = Metrics(metrics) if metrics else None
-    # Never started: what it would do in its own thread is no part of a request.
+    # Never started: the work of its own thread is not part of a request.
     profiler = Profiler(
         Path(),
         [],
@@ -245,7 +245,7 @@ def through_edge(
 
 
 def _callers() -> Any:  # imported when it is needed
-    """Return who tells who calls, by a secret alone."""
+    """Return the authenticator of tokens that a secret verifies."""
     from gateway.auth.factory import build
     from gateway.auth.signing_secret import SigningSecret
     from gateway.middleware.authentication import Callers

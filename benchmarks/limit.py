@@ -51,7 +51,7 @@ class Limit:
         self._popen.stdin.flush()
 
     def answer(self) -> dict[str, float]:
-        """Return texts_s, tokens_s and p50_ms of what was asked."""
+        """Return texts_s, tokens_s and p50_ms of the run."""
         assert self._popen.stdout is not None
         line = self._popen.stdout.readline()
         if not line:
@@ -73,7 +73,7 @@ def kind(shape: Shape) -> str:
 
 
 def best_plan(limit: Limit, shape: Shape, *, single_thread: bool = False) -> Plan:
-    """Search one choice after another: who computes and sizes first, then waste, then tokens."""
+    """Search one choice after another: streams and sizes first, then waste, then tokens."""
 
     def rate(plan: Plan) -> float:
         window = max(1, shape.in_flight // 2) if single_thread else shape.in_flight

@@ -90,7 +90,7 @@ def others_cpu_s() -> float:
 
 
 def settle(known: Running) -> None:
-    """Wait until a server has computed what was left behind, or for as long as is sensible."""
+    """Wait until a server has computed its backlog, up to a limit."""
     end = time.perf_counter() + _IDLE_LIMIT_S
     while time.perf_counter() < end:
         before = known.cpu_s()

@@ -44,7 +44,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of the model that was made."""
+    """The facts about the model of the benchmark."""
 
     source: str
     labels: int

@@ -26,10 +26,10 @@ Ids = Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a window is computed: bounds of a micro-batch, and who computes it.
+    """How a window is computed: bounds of a micro-batch, and its streams.
 
     ``spread`` is "window" where the streams share a window's micro-batches, and "halves" where each
-    stream has its own smaller windows and waits for nobody.
+    stream has its own smaller windows and waits for no other.
     """
 
     threads: int = 2

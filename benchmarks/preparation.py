@@ -30,7 +30,7 @@ class Prepared:
 
 
 def prepare(banking77: Path, shapes: Sequence[Shape], workers: Sequence[int]) -> Prepared:
-    """Make the model unless it is there, register it, and build what is asked of every server."""
+    """Make the model unless it exists, register it, and build the requests for every server."""
     places.HERE.mkdir(parents=True, exist_ok=True)
     data = model.read_data(banking77)
     facts = model.ensure_model(data)

@@ -1,4 +1,4 @@
-"""What was measured, kept as it comes, and under which conditions."""
+"""The results, stored as they come, with the conditions of the run."""
 
 import json
 import platform

@@ -33,7 +33,7 @@ class Material:
 
 @dataclass
 class Bench:
-    """Servers, shapes and what has been chosen for them so far."""
+    """Servers, shapes and the configurations chosen for them so far."""
 
     material: Material
     shapes: Sequence[Shape]

@@ -51,7 +51,7 @@ class Running:
     def memory_mb(self) -> float:
         """Return the memory of its processes now, in MiB.
 
-        The proportional set size shares a page out over all that map it, also those that are no
+        The proportional set size shares a page out over all that map it, also those that are not
         part of the server, such as the offline process that maps the same model. So for a server of
         one worker what it has resident counts if that is more.
         """
@@ -152,7 +152,7 @@ def _wait_until_it_answers(known: Running, popen: subprocess.Popen[bytes], limit
 
 
 def _stop(known: Running, popen: subprocess.Popen[bytes]) -> None:
-    """Ask it to end, end by id what is left, and check that its port is free."""
+    """Ask it to end, kill the remaining processes by id, and check that its port is free."""
     if popen.poll() is None:
         popen.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -28,7 +28,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What was promised of a shape, and what was found; ``goal`` is the bound to aim for."""
+    """The promise for a shape and its result; ``goal`` is the bound to aim for."""
 
     shape: str
     what: str
@@ -217,7 +217,7 @@ def disturbed(results: Results) -> list[Record]:
 
 
 def ledger(results: Results) -> list[tuple[str, float]]:
-    """Return the CPU microseconds of a request at 1x32 by part, what is left over, and the sum."""
+    """Return the CPU microseconds of a request at 1x32 by part, the remainder, and the sum."""
     measured, parts = spread(results, KAITEN, "1x32", "cpu_ms_per_request"), results.of("ledger")
     if measured is None or not parts:
         return []
@@ -244,7 +244,7 @@ def losses(results: Results) -> list[str]:
 
 def _lost(results: Results, server: str, shape: str) -> list[str]:
     fields = [("p50_ms", "ms p50"), ("p99_ms", "ms p99")]
-    # In the open loop each server is asked as much as it takes, so more is no merit.
+    # In the open loop each server is asked as much as it takes, so more is not better.
     fields += [] if shape == "open70" else [("texts_s", "texts/s")]
     found = []
     for field, what in fields:

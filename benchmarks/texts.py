@@ -1,4 +1,4 @@
-"""What is asked: the texts of each shape, in a fixed order."""
+"""The texts of each shape, in a fixed order."""
 
 import json
 import math

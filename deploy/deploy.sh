@@ -9,8 +9,8 @@
 # NAME:VERSION is the model that has to answer. TOKEN_FILE may name a file with a token for the smoke
 # test, of the scopes predict and ops; without it, one is made in a pod, for five minutes.
 #
-# Exit codes: 0, done. 1, failed, and what served before serves. 2, nothing was touched.
-# 3, failed, and it could not be taken back, or somebody else has deployed meanwhile: look.
+# Exit codes: 0, deployed. 1, failed and rolled back. 2, nothing was changed.
+# 3, failed and could not be rolled back, or another deployment interfered: check the cluster.
 set -euo pipefail
 umask 077
 
@@ -65,7 +65,7 @@ END
 
 field() { in_cluster get deployment kaiten --ignore-not-found --output "jsonpath={$1}"; }
 
-# Whether it is still what this run has deployed: somebody else may have gone back meanwhile, or further.
+# Whether the cluster still has the image of this run: another deployment may have changed it.
 is_ours() { [[ $(field '.spec.template.spec.containers[0].image') == "$image" ]]; }
 
 not_ours() {
@@ -80,7 +80,7 @@ not_ours() {
 
 revision() { field '.metadata.annotations.deployment\.kubernetes\.io/revision'; }
 
-# Marks that what a rollback would go back to is what has failed.
+# Marks the image as failed, so that a later rollback does not return to it.
 mark() { in_cluster annotate deployment kaiten --overwrite "kaiten/taken-back=$image" || true; }
 
 await() {
@@ -108,7 +108,7 @@ verify() {
 }
 
 take_back() {
-    # Half a rollback helps nobody.
+    # A rollback must not stop half-way.
     trap '' INT TERM HUP
     in_cluster get pods || true
     if [[ -z $before ]]; then
@@ -135,7 +135,7 @@ lost() {
     exit 3
 }
 
-# Who interrupts does not wait: the cluster is told to go back, and does so by itself.
+# An interrupted run does not wait: it starts the rollback, which the cluster completes by itself.
 interrupted() {
     trap '' INT TERM HUP
     jobs -pr | xargs --no-run-if-empty kill || true

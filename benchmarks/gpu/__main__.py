@@ -122,7 +122,7 @@ def _default_path(*, smoke: bool) -> Path:
 
 
 def _device() -> dict[str, Any]:
-    """Return what is known of the device."""
+    """Return the facts about the device."""
     if not torch.cuda.is_available():
         return {"device": "none: the CPU"}
     found = torch.cuda.get_device_properties(0)
@@ -136,7 +136,7 @@ def _device() -> dict[str, Any]:
 
 @contextmanager
 def _phase(bench: Bench, name: str) -> Iterator[None]:
-    """Say what is done, note how long it took, and go on with the next where it fails."""
+    """Announce a phase and record its time; after a failure, the next phase runs."""
     console.print(f"{name} ({bench.left_s:.0f} s left)")
     start = time.monotonic()
     try:
@@ -152,7 +152,7 @@ def _phase(bench: Bench, name: str) -> Iterator[None]:
 
 
 def _prepare(bench: Bench, banking77: Path) -> None:
-    """Make, register and load what is measured; nothing can be without it, so a failure ends it."""
+    """Make, register and load the model; a failure ends the benchmark."""
     data = benchmark_model.read_data(banking77)
     rows = [*islice(cycle([*data.test, *data.training]), _TEXTS)]
     size = model.TINY if bench.smoke else model.Size()

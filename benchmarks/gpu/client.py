@@ -1,6 +1,6 @@
 """`python -m benchmarks.gpu.client`: one process of a load, which reads what to do from its input.
 
-That is one JSON object on standard input, with the token, and it prints what came of it as another.
+That is one JSON object on standard input, with the token, and it prints the outcome as another.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _BETWEEN_CONNECTIONS_S = 0.004
 class Order:
     """What one process asks, from ``begin`` to ``end`` by time.monotonic().
 
-    It asks from now on; what is answered before ``begin`` warms up. ``first`` is the number of the
+    It asks from now on; answers before ``begin`` warm the server up. ``first`` is the number of the
     body that it starts with.
     """
 

@@ -1,7 +1,7 @@
 """The model that is measured: bert-base by its config and a seed, with a head that knows its texts.
 
 A body of random weights computes what a trained one does. The head is trained on what the body
-makes of the texts that are asked, with noise, so that their labels are no near ties: those no
+makes of the texts that are asked, with noise, so that their labels are not near ties, which no
 precision keeps.
 """
 

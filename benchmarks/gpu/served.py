@@ -33,7 +33,7 @@ _ROUNDS_OF_READINESS = 3
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which processes serve: so many HTTP workers, and who of them holds the model."""
+    """The processes that serve: the HTTP workers, and the holder of the model."""
 
     process: str
     workers: int
@@ -81,7 +81,7 @@ def wait_for_workers(known: Running, workers: int, seconds: float) -> None:
 
 
 async def _all_ready(port: int, workers: int) -> bool:
-    """Return whether whoever takes a connection is ready, over several for each worker."""
+    """Return whether all workers are ready, by several connections for each."""
     request = f"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
     pool = Pool(port)
     asked = (pool.ask(request) for _ in range(_CONNECTIONS_A_WORKER * workers))

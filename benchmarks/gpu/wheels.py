@@ -17,7 +17,7 @@ from pathlib import Path
 
 _PYTHON = "3.12"
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64", "manylinux_2_17_x86_64")
-# What is tested with beside what is served with.
+# The server, and the packages that its tests need.
 _ROOTS = ("kaiten", "pytest", "pytest-asyncio", "hypothesis")
 # The machine's own: its torch fits its driver, and these fit that torch.
 _THEIRS = {

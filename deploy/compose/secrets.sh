@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes what compose.yaml asks for in ./secrets, by openssl, and leaves alone what is there.
-# Only its owner may enter the folder. The files in it are readable, as each container mounts its own
-# and runs as a user that is nobody on the host.
+# Creates the secrets of compose.yaml in ./secrets, with openssl, and never overwrites one.
+# Only its owner may enter the folder. Its files are readable, because each container mounts its own
+# and runs as a user that does not exist on the host.
 set -eu
 cd "$(dirname "$0")"
 umask 077
