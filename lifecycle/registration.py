@@ -76,13 +76,13 @@ class ModelFacts(Protocol):
 class Inspector(Protocol):
     """Loads a folder as one task's model, tries it, and tells what it is.
 
-    What serving needs besides the folder's own files is written into ``made``, an empty folder.
+    What serving needs besides the folder's own files is written into ``output``, an empty folder.
     Inputs of over ``max_length`` tokens are to be cut, if it is given. It raises ModelRejected for
     a folder that holds no model of the task.
     """
 
     def __call__(
-        self, folder: Path, made: Path, *, max_length: int | None, progress: Progress
+        self, folder: Path, output: Path, *, max_length: int | None, progress: Progress
     ) -> ModelFacts: ...
 
 

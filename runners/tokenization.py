@@ -21,6 +21,7 @@ from runners.engines.base import PadSide
 
 TOKENIZER_FILE = "serving/tokenizer.json"
 SETTINGS_FILE = "serving/tokenization.json"
+TOKEN_TYPES = "token_type_ids"  # noqa: S105  no secret
 # Of a long text, so many characters for each token that the model takes are tokenised first.
 _CHARS_PER_TOKEN = 8
 # A text of so few tokens is looked at whether anything but blanks is left of it.

@@ -150,13 +150,17 @@ class InspectionModule(Protocol):
     def inspect(
         self,
         folder: Path,
-        made: Path,
+        output: Path,
         *,
         max_length: int | None = None,
         progress: Callable[[str], None] = ...,
     ) -> ModelFacts:
-        """Load the model once and tell what it is; ModelRejected if it is none of this task.
+        """Load the model once and describe it.
 
-        What serving needs besides the folder's own files is written into ``made``. Inputs of over
-        ``max_length`` tokens are to be cut. ``progress`` is told what is being done.
+        Files that serving needs besides the folder's own are written into ``output``. Inputs of
+        over ``max_length`` tokens are to be cut. ``progress`` is called with each step.
+
+        Raises:
+            ModelRejected: It is no model of this task.
+
         """

@@ -18,6 +18,7 @@ from runners.engines import open_engine
 from runners.engines.base import SENTENCES, Engine, TokenBatch, entropy, softmax
 from runners.tasks.base import Task
 from runners.tokenization import (
+    TOKEN_TYPES,
     TextTokenizer,
     TokenisedText,
     TokenizationSettings,
@@ -27,7 +28,6 @@ from runners.tokenization import (
 _INLINE_CHARS = 512
 # The longest text of a warm-up: some thousand tokens would take a CPU half a minute.
 _WARM_UP_TOKENS = 512
-TOKEN_TYPES = "token_type_ids"  # noqa: S105  no secret
 
 
 class Raw(NamedTuple):

@@ -22,7 +22,8 @@ TEXTS = [[2, *range(5, 5 + length), 3] for length in (1, 40, 7, 14, 15, 2, 50)]
 @pytest.fixture
 def registered(tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Register a model whose maximum is over what an exported network computes."""
-    for module in ("runners.engines.export", "runners.tasks.text_classification.inspection"):
+    task = "runners.tasks.text_classification"
+    for module in ("runners.engines.export", f"{task}.inspection", f"{task}.batch_probes"):
         monkeypatch.setattr(f"{module}.MAX_TOKENS", LIMIT)
     facts = inspection.inspect(tiny_classifier, tmp_path)
     assert facts.engine.name == "onnx"

@@ -13,7 +13,9 @@ from transformers.utils import logging
 
 from runners.engines.base import Computed, TokenBatch
 from runners.probe_texts import PROBE_TEXTS
-from runners.tasks.text_classification import inspection, serving
+from runners.tasks.text_classification import serving
+from runners.tasks.text_classification.batch_probes import fit_inputs
+from runners.tokenizer_inspection import inspect_tokenizer
 from tests.acceptance.zoo import transformers_4
 from tests.acceptance.zoo.specimens import MAX_LENGTH
 from tests.acceptance.zoo.tokenizers import KINDS, Vocabularies
@@ -60,7 +62,7 @@ def served_ids(folder: Path, made: Path) -> list[list[int]]:
     """Return the ids of the probe texts as a server tokenises them."""
     (folder / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     network: Any = _Network()
-    classifier = inspection._load_tokenizer(folder, made, network, None)
+    classifier = fit_inputs(network, inspect_tokenizer(folder, made, network, None))
     classifier.settings.write(made)
     if classifier.settings.backend == "transformers":
         # A version keeps the files that the Python class reads.
