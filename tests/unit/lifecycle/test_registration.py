@@ -35,10 +35,10 @@ FACTS = ModelFacts(
 )
 
 
-def inspect(folder: Path, made: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
+def inspect(folder: Path, output: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
     """Tell of any folder that it is a classifier, and make a file for it."""
-    (made / "onnx").mkdir()
-    (made / "onnx" / "model.onnx").write_text("network")
+    (output / "onnx").mkdir()
+    (output / "onnx" / "model.onnx").write_text("network")
     return FACTS
 
 
@@ -47,8 +47,8 @@ def submission(folder: Path, tag: str, **provenance: Any) -> Submission:  # noqa
     return Submission(folder, name, version, TASK, Provenance(**provenance))
 
 
-def diverged(folder: Path, made: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
-    (made / "half").write_text("written")
+def diverged(folder: Path, output: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
+    (output / "half").write_text("written")
     raise ModelRejected("weights", "are not finite", "Train again.")
 
 
@@ -234,11 +234,11 @@ def test_inspection_sees_nothing_but_what_is_stored(folder: Path) -> None:
     seen: list[str] = []
     handed_over = folder
 
-    def look(folder: Path, made: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
+    def look(folder: Path, output: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
         seen.extend(contents(folder))
         # Whoever handed the folder over changes it meanwhile.
         write("model.safetensors", "other weights")(handed_over)
-        return inspect(folder, made)
+        return inspect(folder, output)
 
     stored = register_model(
         submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=look
@@ -259,12 +259,12 @@ def test_trail_tells_who_registered_what(folder: Path) -> None:
 
 @pytest.mark.usefixtures("model_store")
 def test_version_that_is_left_open_follows_its_parent(folder: Path) -> None:
-    def wider(folder: Path, made: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
-        inspect(folder, made)
+    def wider(folder: Path, output: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
+        inspect(folder, output)
         return dataclasses.replace(FACTS, max_length=256)
 
-    def relabelled(folder: Path, made: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
-        inspect(folder, made)
+    def relabelled(folder: Path, output: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
+        inspect(folder, output)
         return dataclasses.replace(FACTS, labels=("yes", "no"))
 
     found = []
@@ -287,8 +287,8 @@ def test_version_too_near_to_its_parent_is_refused(folder: Path) -> None:
     store = ModelStore()
     register_model(submission(folder, "ours:1.0.0"), "tester", RULES, store=store, inspect=inspect)
 
-    def relabelled(folder: Path, made: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
-        inspect(folder, made)
+    def relabelled(folder: Path, output: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
+        inspect(folder, output)
         return dataclasses.replace(FACTS, labels=("yes", "no"))
 
     for version in ("1.0.1", "1.1.0"):
