@@ -21,7 +21,7 @@ _KINDS = [f"{algorithm}#{number}" for number in range(3) for algorithm in ("ES25
 class Issuer:
     """Signs by its newest key, and publishes the last ones; ``fetched_at`` by the monotonic clock.
 
-    Issuers of one ``family`` have the same keys. ``answer`` replaces what is published by any
+    Issuers of one ``family`` have the same keys. ``answer`` replaces the key set by any
     status and bytes.
     """
 
@@ -105,7 +105,7 @@ def _handler(issuer: Issuer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status, content = issuer.published()
-            # Whoever asked may have given up.
+            # The client may have given up.
             with suppress(ConnectionError):
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))

@@ -33,7 +33,7 @@ class PostgresServer:
         return f"postgresql+psycopg://{USER}:{self.password}@127.0.0.1:{self.port}/postgres"
 
     def initialise(self) -> None:
-        """Make its data, owned by somebody who is not root: it refuses to run as root."""
+        """Make its data, owned by another account than root, as which it refuses to run."""
         if os.geteuid() == 0:
             shutil.chown(self.folder, _NOBODY)
         password = self.folder / "password"
@@ -55,11 +55,11 @@ class PostgresServer:
         self.popen = subprocess.Popen(command, stderr=subprocess.PIPE, cwd="/")
         assert self.popen.stderr is not None
         assert any(b"ready to accept" in line for line in self.popen.stderr)
-        # What it says from here on is nobody's business, and must not fill the pipe.
+        # Nothing reads its output from here on, so it must not fill the pipe.
         self.popen.stderr.close()
 
     def stop(self) -> None:
-        """End it in good order, but with whoever is connected."""
+        """Stop it in good order, disconnecting all clients."""
         assert self.popen is not None
         self.popen.send_signal(signal.SIGINT)
         self.popen.wait(30)

@@ -64,7 +64,7 @@ class ServerProcesses:
         self.guard = self._watch(guards=True)
         self.guard.poll()
         self.workers = [self._watch() for _ in range(workers)]
-        # What is in force by the operator's word, and what every process has known since.
+        # The operator's changes, and the list that every process has read since.
         self.issued: dict[str, str] = {}
         self.revoked: set[str] = set()
         self.deleted: dict[str, str] = {}
@@ -156,7 +156,7 @@ class ServerProcesses:
             self.issued.keys() <= known.api_keys.keys()
         )
 
-    # What has to hold.
+    # Invariants.
 
     def check_revoked(self) -> None:
         """Raise if a worker accepts what every process has once known to be revoked."""

@@ -49,7 +49,7 @@ _SUITES: dict[str, Suite] = {
 
 
 def main() -> int:
-    """Run what was asked for; 1 if a check does not hold."""
+    """Run the requested suites; 1 if a check fails."""
     parser = argparse.ArgumentParser(prog="make acceptance", description=__doc__)
     parser.add_argument("suite", choices=[*_SUITES, "all"])
     parser.add_argument(

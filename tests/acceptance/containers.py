@@ -22,7 +22,7 @@ _REMEDY = (
     "apt-get install --no-install-recommends podman buildah runc debootstrap "
     "containernetworking-plugins netavark aardvark-dns iptables nginx-light"
 )
-# crun refuses hybrid cgroups, and where ulimits can not be raised the default is too high.
+# crun rejects hybrid cgroups, and the default is too high if ulimits cannot be raised.
 _CONFIGURATION = """\
 [containers]
 default_ulimits = ["nofile=20000:20000", "nproc=20000:20000"]
@@ -67,7 +67,7 @@ class Machine:
     ) -> str:
         """Run a command and return its output; RuntimeError, with what it said, where it fails.
 
-        ``in_log`` is whether the log has the output: a token is nobody's business.
+        ``in_log`` is whether the log has the output, which a token must not enter.
         """
         start = time.monotonic()
         done = subprocess.run(

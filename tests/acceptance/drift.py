@@ -160,7 +160,7 @@ class Trial:
         self._state = first(_SOURCE, reference.name)
 
     def false_alarms(self, report: Report, name: str) -> None:
-        """Count windows that raise drift where there is none, by us and by the article's rule."""
+        """Count false reports in windows without drift, by Kaiten and by the common recipe."""
         state, before, raised, article = self._state, None, 0, Counter[str]()
         for _ in range(self._length):
             rows = self._rows(_ROWS)
@@ -183,7 +183,7 @@ class Trial:
             report.check(f"{name}: false alarms, share of windows", share, passed=share < 0.01)
 
     def power(self, report: Report, name: str, trials: int) -> None:
-        """See within how many windows each shift is found, and what is called its cause."""
+        """Count the windows until each shift is found, and check its first cause."""
         for shift_name, draw, causes in self._shifted():
             found, right, named, effects = 0, 0, Counter[str](), []
             for trial in range(trials):
@@ -253,7 +253,7 @@ class Trial:
         for name, shift in SHIFTS.items():
             yield name, self._drawn(self._changed[name], shift.share), shift.causes
         yield _TRIPLED, self._tripled(0), frozenset({LABEL})
-        # Told, and not promised: what is harder than was asked for.
+        # Reported without a check: a harder case than required.
         domain = "a fifth from another domain"
         yield "a tenth of it", self._drawn(self._changed[domain], 0.1), SHIFTS[domain].causes
         yield "a class of middling size tripled", self._tripled(38), frozenset({LABEL})

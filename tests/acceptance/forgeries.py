@@ -91,7 +91,7 @@ class Forger:
         ]
         while True:
             forgery = self.chance.choice(kinds)()
-            # They would end the header, which is not what is tried here.
+            # They would end the header, which is another test.
             token = forgery.token.translate(None, b"\r\n\0")
             yield Forgery(forgery.kind, token, forgery.signed)
 
@@ -153,7 +153,7 @@ class Forger:
         return _token(_object(_HEADER), _object(_CLAIMS), self.secret)
 
     def _odd(self, usual: dict[str, str], names: Sequence[str]) -> bytes:
-        """Return an object with some values that nobody expects, maybe no longer JSON."""
+        """Return an object with some unexpected values, maybe no longer JSON."""
         changed = dict(usual)
         for name in self.chance.sample(names, self.chance.choice((1, 1, 2, 4))):
             changed[name] = self.chance.choice(_VALUES)

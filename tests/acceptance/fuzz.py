@@ -1,4 +1,4 @@
-"""Requests and tokens that nobody would send, thrown at the server's own port."""
+"""Mutated requests and tokens, sent to the server's own port."""
 
 import asyncio
 import json
@@ -237,7 +237,7 @@ def _tell(report: Report, found: Found, log: list[str], seconds: float) -> None:
         report.tell(name, seed=SEED, cases=total.total(), ends=dict(sorted(total.items())))
         report.tell(name, **{kind: dict(sorted(ends.items())) for kind, ends in kinds.items()})
     report.tell("beside them", seconds=seconds, statuses=dict(found.bystander))
-    # Where the checkout lies is no finding.
+    # The path of the checkout is not a finding.
     events = Counter(_event(line.replace(str(ROOT), ".")) for line in log)
     report.tell("log", lines=len(log), events=dict(events.most_common(10)))
 

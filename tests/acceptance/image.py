@@ -34,7 +34,7 @@ _SMALL = ("--cpus=0.25", "--memory=512m")
 
 @dataclass
 class Load:
-    """Lanes that ask one address over and over; a lane ends where it is told to go elsewhere.
+    """Lanes that ask one address over and over; a lane ends when an answer closes its connection.
 
     ``versions`` counts answers by the model that gave them, ``failures`` everything but a 200.
     """
@@ -280,7 +280,7 @@ async def _roll(report: Report, one: Container, two: Container, folder: Path) ->
 
 
 async def _turn(load: Load, proxy: Proxy, old: Container, new: Container) -> None:
-    """Send what comes to another container, stop the old one, and start it for the way back."""
+    """Route requests to another container, stop the old one, and start it for the way back."""
     proxy.turn_to(new.port)
     await load.more(_STEADY)
     await asyncio.to_thread(old.stop)

@@ -50,13 +50,13 @@ class Found:
 
 @dataclass
 class Phase:
-    """What was found while the issuer did one thing."""
+    """The outcomes during one behaviour of the issuer."""
 
     name: str
     valid: Found = field(default_factory=Found)
     # The very first token of each key, to as many requests at once as there are workers twice.
     first: Found = field(default_factory=Found)
-    # By an id that is published, and by one that nobody has.
+    # By a published id, and by a made-up one.
     forged: Found = field(default_factory=Found)
     made_up: Found = field(default_factory=Found)
 
@@ -80,7 +80,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Load:
-    """Callers of one server, all at once, until they are told to stop."""
+    """Concurrent callers of one server, until they are stopped."""
 
     port: int
     pool: Pool

@@ -74,7 +74,7 @@ class Outcome:
 
 
 class Steady:
-    """A closed loop that goes on until it is told to end."""
+    """A closed loop that runs until it is stopped."""
 
     def __init__(self, served: Served, pool: Pool) -> None:
         self._requests = cycle([served.target.v1(text) for text in quickstart_texts()])

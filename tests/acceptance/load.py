@@ -52,7 +52,7 @@ class Load:
         ]
 
     def rate(self, first: float = 0, last: float = math.inf) -> float:
-        """Return what was accepted a second, between two moments in seconds from the start."""
+        """Return the accepted requests per second between two times, in seconds from the start."""
         last = min(last, self.seconds)
         within = (first <= answer.done - self.start < last for answer in self.accepted)
         return sum(within) / (last - first)

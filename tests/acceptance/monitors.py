@@ -48,7 +48,7 @@ async def _by_turns(report: Report, on: Served, off: Served) -> None:
         for pool, bodies in pairs:
             await closed_loop(pool, bodies, LANES, _WARM_UP_S)
         for number in range(rounds):
-            # Who goes first takes turns as well.
+            # The first of a pair alternates as well.
             order = pairs if number % 2 else pairs[::-1]
             rates = {id(pool): await _rate(pool, bodies) for pool, bodies in order}
             ratios.append(rates[id(with_them)] / rates[id(without)])
@@ -62,7 +62,7 @@ async def _by_turns(report: Report, on: Served, off: Served) -> None:
 
 
 async def _verdicts(report: Report, on: Served) -> None:
-    """See how long after a window's end its verdict is told, under load."""
+    """Measure the delay from a window's end to its verdict, under load."""
     token = on.server.token("--subject", "operator", "--scope", "ops")
     headers = {"Authorization": f"Bearer {token}"}
     told: dict[str, float] = {}
@@ -79,7 +79,7 @@ async def _verdicts(report: Report, on: Served) -> None:
                 told.setdefault(found["window"]["ended_at"], seconds)
             await asyncio.sleep(0.05)
         await loading
-    # The one that was there before has been told for long. Rows wait up to a second for their part.
+    # The first verdict is older than the load. Rows wait up to a second for their part.
     after = [seconds + 1 for seconds in [*told.values()][1:]]
     report.tell("verdicts", windows=len(after), median_s=median(after), most_s=max(after))
     report.check(

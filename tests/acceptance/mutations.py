@@ -1,4 +1,4 @@
-"""Requests that nobody would write, made of those that somebody would."""
+"""Mutations of plausible requests."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence

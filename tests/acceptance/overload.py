@@ -160,7 +160,7 @@ class Trial:
 
         A refusal's cost is what the event loop spent beyond its normal cost of the accepted. With
         one-text requests the load's own client takes cores, on the same machine, that the capacity
-        was measured with: its part is allowed for, and the floor without that is told beside it.
+        was measured with: its part is allowed for, and the report also has the floor without it.
         """
         ended = load.start + load.seconds
         accepted = sum(answer.done < ended for answer in load.accepted)

@@ -1,4 +1,4 @@
-"""Loaded by Schemathesis: callers who would wait for less time than a model takes, wait longer.
+"""Loaded by Schemathesis: raises time limits that are shorter than a model needs.
 
 A deadline of a few milliseconds is valid, and the 504 that it brings is right; but a 5xx all the
 same, and none is to be passed over.
@@ -20,7 +20,7 @@ def before_call(
     context: HookContext, case: "schemathesis.Case[Any]", kwargs: dict[str, Any]
 ) -> None:
     if get_exclude_headers(case):
-        # Once changed, it would be given what it is to lack; so only what is sent is.
+        # A changed case would get the part that it must lack, so only the sent request is changed.
         kwargs["auth"] = _patient
     elif _is_short(case.headers.get(HEADER)):
         case.headers[HEADER] = str(ENOUGH_MS)

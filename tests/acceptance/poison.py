@@ -15,7 +15,7 @@ from tests.acceptance.places import Served, fragile
 from tests.acceptance.report import Report
 from tests.e2e.house import quickstart_texts
 
-# All that they hold at once fits into the queue: a refusal is no failure, but would count.
+# Their requests fit into the queue: a rejection is not a failure, but would count as one.
 LANES = 32
 _SIZES = (1, 1, 1, 2, 3, 5, 8, 13, 32)
 _CLOSE = 1e-4

@@ -129,7 +129,7 @@ async def _half_precision(report: Report, store: Path, folder: Path) -> None:
     for name in _DTYPES:
         other = _changes(labels[name], expected[name])
         report.check(f"{name}: labels unlike those of transformers", other, passed=not other)
-    # Rounding its weights changes a network: what is to be the same is what becomes of them here.
+    # Rounding the weights changes a network, so the converted weights are compared.
     for name in ("float16", "bfloat16"):
         found = _changes(labels[name], labels["float32"])
         rounded = _changes(expected[name], expected["float32"])

@@ -16,7 +16,7 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Check:
-    """Something that must hold, and what was found."""
+    """A requirement and its result."""
 
     name: str
     passed: bool
@@ -25,7 +25,7 @@ class Check:
 
 @dataclass
 class Report:
-    """A suite's findings, told as they come; ``scale`` is the share of its full size."""
+    """A suite's results, printed as they come; ``scale`` is the share of its full size."""
 
     suite: str
     scale: float = 1.0

@@ -24,7 +24,7 @@ class Verdict:
 
 
 def main(pip_audit: str) -> int:
-    """Audit constraints.txt, say what was found, and return the exit code."""
+    """Audit constraints.txt, print the findings, and return the exit code."""
     options = ["--no-deps", "--disable-pip", "--progress-spinner=off", "--timeout=10"]
     command = [pip_audit, "--requirement", str(CONSTRAINTS), "--format=json", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -67,7 +67,7 @@ def main() -> int:
     """Print the links that lead nowhere; 1 if there are any."""
     command = ["git", "-c", "safe.directory=*", "ls-files", "-co", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    # Without git, the documents alone: caches cannot be told from sources.
+    # Without git, the documents alone: caches look like sources.
     documents = [file.relative_to(ROOT).as_posix() for file in ROOT.glob("docs/**/*.md")]
     names = listed.stdout.split("\n")[:-1] if listed.returncode == 0 else documents
     lines = list(broken(ROOT, names))

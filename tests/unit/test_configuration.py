@@ -51,7 +51,7 @@ def decorator(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_configuration_says_what_the_decorator_says(decorator: dict[str, Any]) -> None:
-    # The address depends on the environment and TLS on our own settings, which a file can not say.
+    # The address depends on the environment and TLS on our settings, which a file cannot express.
     values = {key: decorator[key] for key in decorator.keys() - {"name", "http", "ssl"}}
     assert read("configuration.yaml") == {"services": {decorator["name"]: values}}
 

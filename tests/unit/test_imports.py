@@ -72,7 +72,7 @@ def test_choosing_onnx_loads_no_framework(tmp_path: Path) -> None:
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx/model.onnx").touch()
     code = (
-        # Where there is a driver, torch is asked whether it can use it.
+        # If there is a driver, torch is asked whether it can use it.
         "os.environ['CUDA_VISIBLE_DEVICES'] = ''\n"
         "from pathlib import Path\n"
         "from kaiten.settings.models import RunnerSettings\n"

@@ -1,4 +1,4 @@
-"""Every string that the secret scan is told to pass over is known, and no secret."""
+"""Every string that the secret scan ignores is known, and not a secret."""
 
 import json
 from fnmatch import fnmatch

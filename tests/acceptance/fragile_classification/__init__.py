@@ -1,1 +1,1 @@
-"""A task for tests: the quickstart's, with two texts that it can not stand."""
+"""A task for tests: the quickstart's, with two texts on which it fails."""

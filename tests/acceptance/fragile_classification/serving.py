@@ -41,7 +41,7 @@ class FragileProcessor(serving.TextProcessor):
 
 
 class FragileClassifier(serving.TextClassifier):
-    """A classifier that can not compute a batch with POISON in it."""
+    """A classifier that cannot compute a batch with POISON in it."""
 
     def infer(self, batch: Sequence[TokenisedText], *, alone: bool = False) -> serving.Raw:
         for item in batch:

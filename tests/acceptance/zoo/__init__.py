@@ -1,4 +1,4 @@
-"""A zoo of tiny models: what is served answers as transformers does, what is not is refused.
+"""A zoo of tiny models: each is served as transformers computes it, or rejected.
 
 Each specimen is a folder as people have them: an architecture with a tokenizer of a real class, or
 a variant of one model. It is registered into a store of its own, loaded as a server loads it, and

@@ -138,7 +138,7 @@ def _long_rope(positions: int) -> dict[str, Any]:
 
 
 _SAME_FOR_ALL = Refused("model|weights", "same .*(all|every|each)", "")
-# What is classified is more than a text, as its tokenizer says.
+# Their input is more than a text, as the tokenizer says.
 _MORE_THAN_TEXT = Refused("tokenizer|model", "box|table|html|node|xpath|layout|pair", "")
 _ANSWERS_VARY = Refused(
     "model", "answers otherwise when the same text is asked again", "deterministic|--max-length"

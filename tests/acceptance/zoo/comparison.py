@@ -1,4 +1,4 @@
-"""Comparing what is served with what transformers computes for each text alone."""
+"""Comparing served answers with those of transformers for each text alone."""
 
 import inspect
 import json
@@ -60,7 +60,7 @@ class Inputs:
 
 @dataclass
 class Finding:
-    """What became of a specimen; ``problems`` is empty if that is what was expected."""
+    """The outcome of a specimen; ``problems`` is empty if it was the expected one."""
 
     name: str
     group: str

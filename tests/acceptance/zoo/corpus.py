@@ -7,7 +7,7 @@ from itertools import product
 
 from runners.probe_texts import PROBE_TEXTS
 
-# What a text is about, and what is said of it, in several languages and scripts.
+# Subjects and predicates, in several languages and scripts.
 _PARTS: Sequence[tuple[Sequence[str], Sequence[str]]] = (
     (
         ("The parcel", "My order", "The invoice", "The new app", "Your courier", "A refund"),

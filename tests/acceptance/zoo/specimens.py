@@ -17,9 +17,9 @@ Truth = Literal["tokenizer.json", "4.57", "transformers"]
 class Served:
     """The folder is served, and every answer is transformers' own.
 
-    ``truth`` says what the token ids must equal: those of the folder's tokenizer.json if there is
-    one, or those of transformers. "4.57" is as tokenizer.json, with the token types of its
-    template if any is not 0: transformers 4 gave them to more models than 5 does.
+    ``truth`` names the source of the expected token ids: the folder's tokenizer.json, or
+    transformers. "4.57" is tokenizer.json with the token types of its template if any is not 0.
+    transformers 4 gave them to more models than 5 does.
 
     ``notes`` is a regular expression that one of the card's notes matches; ``left_out`` are names
     of files that must not be stored.

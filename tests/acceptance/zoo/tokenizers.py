@@ -104,7 +104,7 @@ def _openai_gpt(folder: Path, *, special: Sequence[str], header: bool = True) ->
 
 
 def _marked(token: str, special: Sequence[str]) -> str:
-    """Return a token as fairseq and CTRL write it: ``@@`` where the word goes on."""
+    """Return a token as fairseq and CTRL write it: ``@@`` if the word continues."""
     if token in special:
         return token
     return token.removesuffix("</w>") if token.endswith("</w>") else f"{token}@@"
@@ -368,7 +368,7 @@ KINDS: Mapping[str, Kind] = {
         needs="sacremoses",
     ),
     "roformer": Kind("RoFormerTokenizer", "bert", _CLS_TOKENS, needs="rjieba"),
-    # Built of parts, as people do who train a tokenizer of their own.
+    # Built of parts, as people who train their own tokenizer do.
     "own-wordpiece": Kind("PreTrainedTokenizerFast", "", _CLS_TOKENS),
     "own-bpe": Kind(
         "PreTrainedTokenizerFast",

@@ -1,4 +1,4 @@
-"""Variants of one small model: what people have in a folder, and what is wrong with some."""
+"""Variants of one small model: typical model folders, some of them faulty."""
 
 import json
 import shutil

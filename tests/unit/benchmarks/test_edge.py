@@ -1,4 +1,4 @@
-"""Every way to say who calls is measured, and a missed mark is told."""
+"""Every kind of credential is measured, and a missed target is reported."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The ledger's parts run on what is served; what they cost is no matter here."""
+"""The ledger's parts run on the served code; their cost is not checked here."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Ratios are of pairs in one round; the report tells what was lost and what is missing."""
+"""Ratios are of pairs in one round; the report names losses and gaps."""
 
 import xml.etree.ElementTree as ET
 from pathlib import Path

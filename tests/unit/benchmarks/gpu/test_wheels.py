@@ -1,4 +1,4 @@
-"""What is carried to a GPU machine, and how it gets into an environment there."""
+"""The wheels for a GPU machine, and their installation there."""
 
 import subprocess
 import zipfile
