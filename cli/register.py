@@ -12,7 +12,7 @@ from kaiten.settings.loader import load_settings
 from lifecycle.audit_log import current_operator
 from lifecycle.provenance import read_provenance
 from lifecycle.registration import Submission, register_model
-from lifecycle.sources import fetch
+from lifecycle.sources import fetch_model
 from lifecycle.store import ModelStore, StoredModel
 from runners.tasks import find_inspection
 
@@ -65,7 +65,7 @@ def register(
     )
     settings, inspect = load_settings(), find_inspection(task).inspect
     with TemporaryDirectory(prefix="kaiten-") as downloads:
-        fetched = fetch(source, Path(downloads))
+        fetched = fetch_model(source, Path(downloads))
         provenance = provenance.model_copy(update={"source": fetched.source})
         model = register_model(
             Submission(fetched.folder, name, version, task, provenance, max_length),

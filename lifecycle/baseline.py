@@ -1,4 +1,4 @@
-"""The reports that a version carries, and which of them drift is measured from."""
+"""The reports that a version carries, and which of them is the baseline for drift."""
 
 from pathlib import Path
 
@@ -8,52 +8,56 @@ from kaiten.events import REFERENCE_FILE
 from lifecycle.card import sha256
 
 REPORT_FILE = "report.json"
-_NAMED_BY = 16
+_FOLDER_NAME_CHARS = 16
 
 
-class _Check(BaseModel):
+class _CheckSummary(BaseModel):
     passed: bool
 
 
-class _Told(BaseModel):
-    """What is read of a report here; the rest needs packages that no server has."""
+class _ReportSummary(BaseModel):
+    """The fields of a report that are read here; the others need packages that no server has."""
 
     card: str
     at: AwareDatetime
-    checks: list[_Check]
+    checks: list[_CheckSummary]
 
     @property
     def rank(self) -> tuple[bool, AwareDatetime]:
-        """Those that passed come before all others, and then the newest."""
+        """Reports that passed rank above all others, and then newer ones."""
         return all(check.passed for check in self.checks), self.at
 
 
-def folder_of(reports: Path, digest: str) -> Path:
-    """Return the folder of the report with this SHA-256, be it there or not."""
-    return reports / digest[:_NAMED_BY]
+def report_folder(reports: Path, digest: str) -> Path:
+    """Return the folder of the report with this SHA-256, which need not exist."""
+    return reports / digest[:_FOLDER_NAME_CHARS]
 
 
-def reference_of(reports: Path, card: str) -> Path | None:
-    """Return the folder of the report that drift is measured from, None where there is none.
+def baseline_folder(reports: Path, card: str) -> Path | None:
+    """Return the folder of the report that drift is measured against, None if there is none.
 
-    That is the newest that has passed, else the newest, of those that are on these bytes (``card``
-    is the SHA-256 of their card), as they were written, and with a profile. One on rows of later
-    months that is refused, as the world has moved, must not become the measure of whether it has.
-    No trail is asked: a bento has none.
+    Candidates are the unchanged reports with a profile about these bytes (``card`` is the SHA-256
+    of the card). The newest that passed is chosen, or else the newest: a report on later months
+    that was refused because the data has drifted must not become the baseline. The audit log is not
+    read, because a bento has none.
     """
-    told = {folder: _told(folder) for folder in reports.glob("*/")}
-    ranked = [(each.rank, folder) for folder, each in told.items() if each and each.card == card]
+    summaries = {folder: _read_summary(folder) for folder in reports.glob("*/")}
+    ranked = [
+        (summary.rank, folder)
+        for folder, summary in summaries.items()
+        if summary and summary.card == card
+    ]
     return max(ranked)[1] if ranked else None
 
 
-def _told(folder: Path) -> _Told | None:
-    """Return what a report says, None where it is not as it was written or has no profile."""
+def _read_summary(folder: Path) -> _ReportSummary | None:
+    """Read a report; None if it was changed or has no profile."""
     file = folder / REPORT_FILE
     if not file.is_file() or not (folder / REFERENCE_FILE).is_file():
         return None
-    if folder_of(folder.parent, sha256(file)) != folder:
+    if report_folder(folder.parent, sha256(file)) != folder:
         return None
     try:
-        return _Told.model_validate_json(file.read_bytes())
+        return _ReportSummary.model_validate_json(file.read_bytes())
     except ValueError:
         return None

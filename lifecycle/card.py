@@ -1,4 +1,4 @@
-"""The model card: what a version is, with the checksum of every file that makes it."""
+"""The model card: a version's description, with the checksum of each of its files."""
 
 import hashlib
 import json
@@ -12,20 +12,17 @@ from kaiten.confinement import ConfinedFolder, UnsafeFile
 from kaiten.errors import ModelRejected, restore
 
 CARD_FILE = "model_card.json"
-# What is found out about a version after it was registered; the history holds the digests.
+# Holds what is established after registration; the audit log has the digests.
 REPORTS = "reports"
 SIGNATURE_FILE = "model.sig"
-# What BentoML's store adds.
+# Written by BentoML's store.
 BENTOML_FILE = "model.yaml"
 _UNLISTED = {CARD_FILE, BENTOML_FILE, SIGNATURE_FILE}
 _CHUNK_BYTES = 1 << 20
 
 
 class EngineCard(BaseModel):
-    """Which engine a version was registered for, and why; the differences are between logits.
-
-    ``max_difference`` is the largest absolute one from torch's over ``texts`` texts.
-    """
+    """The engine that a version was registered for, as EngineFacts describes it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,31 +31,31 @@ class EngineCard(BaseModel):
     texts: int = 0
     max_difference: float | None = None
     versions: dict[str, str] = Field(default_factory=dict)
-    opset: int | None = Field(None, description="The version of ONNX's operators, if exported.")
+    opset: int | None = Field(None, description="The version of the ONNX operators, if exported.")
 
 
 class Provenance(BaseModel):
-    """Where a version comes from, as whoever registers it tells; what they do not tell is None.
+    """Where a version comes from, as stated at registration; None is unknown.
 
-    Data are named by the SHA-256 of their file.
+    Data are identified by the SHA-256 of their file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    parent: str | None = Field(None, description="The version that it was made from.")
+    parent: str | None = Field(None, description="The version that it follows.")
     trained_at: datetime | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     training_data: str | None = None
     reference_data: str | None = None
-    # Whole: a branch's name would say something else tomorrow.
+    # A full hash: a branch moves.
     git_commit: str | None = Field(None, pattern=r"^[0-9a-f]{40}$")
-    source: str | None = Field(None, description="hf://OWNER/NAME@COMMIT, of a model from a hub.")
+    source: str | None = Field(None, description="hf://OWNER/NAME@COMMIT of a hub's model.")
     licence: str | None = None
-    limits: str | None = Field(None, description="What it is not to be used for.")
+    limits: str | None = Field(None, description="The uses that it is not fit for.")
 
 
 class ModelCard(BaseModel):
-    """What is known of one version. ``files`` maps a relative path to its SHA-256."""
+    """The description of one version. ``files`` maps relative paths to SHA-256."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,11 +69,11 @@ class ModelCard(BaseModel):
     max_length: int = Field(description="The longest input, in tokens.", ge=1)
     architecture: str
     framework_versions: dict[str, str]
-    # None in cards of before there were engines; the store lists such a version, and refuses it.
+    # None in old cards, whose versions the store lists but does not load.
     engine: EngineCard | None = None
-    notes: tuple[str, ...] = Field((), description="What registration changed, and what to mind.")
+    notes: tuple[str, ...] = Field((), description="What registration changed, and caveats.")
     packages: tuple[str, ...] = Field(
-        (), description="What serving it on a CPU needs besides what every model needs."
+        (), description="Packages that serving it on a CPU needs and not every model needs."
     )
     registered_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     provenance: Provenance = Provenance()
@@ -84,65 +81,74 @@ class ModelCard(BaseModel):
 
     @property
     def tag(self) -> str:
-        """The name and version as they are written everywhere: ``name:version``."""
+        """The model tag, ``name:version``."""
         return f"{self.name}:{self.version}"
 
     @property
     def text(self) -> str:
-        """The card as it is written."""
+        """The card as the file holds it."""
         return self.model_dump_json(indent=2) + "\n"
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the card as it is written."""
+        """The SHA-256 of the file."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Write the card beside the files that it describes."""
+        """Write the card into the folder of the version."""
         (folder / CARD_FILE).write_text(self.text, encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "ModelCard":
-        """Read the card of a stored version; ModelRejected where it has none or a broken one."""
+        """Read the card of a stored version.
+
+        Raises:
+            ModelRejected: It is missing or cannot be parsed.
+
+        """
         try:
             return cls.model_validate_json((folder / CARD_FILE).read_bytes())
         except (OSError, ValueError):
             remedy = f"{restore(f'{folder.parent.name}:{folder.name}')}."
-            reason = f"is missing or broken in {folder}"
+            reason = f"is missing or corrupt in {folder}"
             raise ModelRejected(CARD_FILE, reason, remedy) from None
 
     def verify(self, folder: Path) -> None:
-        """Raise ModelRejected, naming the file, unless the files are as they were registered.
+        """Check that the files are those that were registered.
 
-        A version that was imported may hold links, in its reports as well, and an image would hold
-        what they name.
+        An imported version may hold links, also in its reports; an image would include their
+        targets.
+
+        Raises:
+            ModelRejected: A file is missing, was added or changed, or is a link; names it.
+
         """
         try:
             with ConfinedFolder(folder, hard_links=True) as files:
                 files.names()
         except UnsafeFile as error:
-            remedy = "No version that was registered holds one: do not serve it."
+            remedy = "Registration never writes one: do not serve this version."
             raise ModelRejected(error.name, error.reason, remedy) from None
         except OSError as error:
             reason = f"of {self.tag} cannot be read: {error.strerror}"
             raise ModelRejected("folder", reason, "Let the server's user read it.") from None
-        # A link to a folder is no file, and nothing in it would be looked at.
-        present = (each for each in folder.rglob("*") if each.is_file() or each.is_symlink())
-        for name in sorted(each.relative_to(folder).as_posix() for each in present):
-            # An engine is chosen by what lies here.
-            known = name in self.files or name in _UNLISTED or name.startswith(f"{REPORTS}/")
-            if not known:
+        # A link to a folder is not a file, and its content would not be checked.
+        paths = (path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+        for name in sorted(path.relative_to(folder).as_posix() for path in paths):
+            is_listed = name in self.files or name in _UNLISTED or name.startswith(f"{REPORTS}/")
+            # The files decide which engine is chosen.
+            if not is_listed:
                 raise ModelRejected(
                     name,
-                    f"was added since {self.tag} was registered",
-                    "Remove it; what a version holds never changes.",
+                    f"was added after {self.tag} was registered",
+                    "Remove it; the files of a version never change.",
                 )
         for name, digest in self.files.items():
             path = folder / name
             if not path.is_file() or sha256(path) != digest:
                 raise ModelRejected(
                     name,
-                    f"is missing or changed since {self.tag} was registered",
+                    f"is missing, or was changed after {self.tag} was registered",
                     f"{restore(self.tag)}.",
                 )
 

@@ -1,4 +1,4 @@
-"""The files of a folder that make a model: a known set; all else in the folder is left out."""
+"""Selects the files of a folder that make up a model; all other files are left out."""
 
 import json
 import re
@@ -14,11 +14,11 @@ from kaiten.errors import ModelRejected
 from kaiten.settings.strict_yaml import DuplicateKey, reject_duplicate_keys
 from lifecycle.card import CARD_FILE, REPORTS
 
-# What a version keeps of a README that the model came with: the card's takes its place.
+# A version's README.md is rendered from its card; the model's own is stored under this name.
 ORIGINAL_README = "README.original.md"
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX = f"{WEIGHTS_FILE}.index.json"
-# Vocabularies, by the names under which transformers' tokenizers save and look for them.
+# The names under which transformers' tokenizers save and load their vocabularies.
 _VOCABULARIES = {
     "tokenizer.json",
     "vocab.txt",
@@ -30,7 +30,7 @@ _VOCABULARIES = {
     "sentencepiece.model",
     "tokenizer.model",
 }
-_KNOWN = _VOCABULARIES | {
+_MODEL_FILES = _VOCABULARIES | {
     "config.json",
     WEIGHTS_FILE,
     WEIGHTS_INDEX,
@@ -38,18 +38,18 @@ _KNOWN = _VOCABULARIES | {
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    # Of BARTpho, GPT-NeoX-Japanese, LUKE and RoCBert.
+    # Used by BARTpho, GPT-NeoX-Japanese, LUKE and RoCBert.
     "dict.txt",
     "emoji.json",
     "entity_vocab.json",
     "word_shape.json",
     "word_pronunciation.json",
-    # What sentence-transformers adds, which tells what kind of model it is.
+    # Written by sentence-transformers; identifies the kind of model.
     "modules.json",
     "README.md",
 }
 _LICENCE = re.compile(r"(LICEN[CS]E|NOTICE|COPYING)(\.(md|txt))?")
-# Tokenizers that need no file: they read characters or bytes.
+# Tokenizers of characters or bytes, which need no file.
 _FILELESS_TOKENIZERS = {"CanineTokenizer", "ByT5Tokenizer", "PerceiverTokenizer"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 _OTHER_WEIGHTS = {
@@ -59,55 +59,57 @@ _OTHER_WEIGHTS = {
     ".onnx": "ONNX",
 }
 _ADAPTER = re.compile(r"(.*/)?adapter_(config\.json|model\.(safetensors|bin))")
-# Of a version in the store, whose files may become another version.
-_OURS = {CARD_FILE, REPORTS, ORIGINAL_README}
+# Present if the folder is a version in the store.
+_STORE_FILES = {CARD_FILE, REPORTS, ORIGINAL_README}
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The names of the files that make the model, and of those in the folder that do not.
+    """The names of the files that make up the model, and of the other files in the folder.
 
-    Files and folders that are hidden, checkpoints and a run's logs are in neither.
+    Hidden files and folders, checkpoints and logs of a training run are in neither.
     """
 
     names: Sequence[str]
-    left_out: Sequence[str]
+    excluded: Sequence[str]
 
 
-def select(folder: Path) -> Selection:
-    """Return which files make the model.
+def select_model_files(folder: Path) -> Selection:
+    """Return which files make up the model.
 
     Raises:
-        ModelRejected: A file leads out of the folder, the folder holds no whole model, or its
-            configuration asks for code.
+        ModelRejected: A file leads out of the folder, the folder holds no complete model, or its
+            configuration requires code.
 
     """
-    with _refusing(folder), ConfinedFolder(_checked(folder)) as source:
+    with _rejecting(folder), ConfinedFolder(_check_folder(folder)) as source:
         return _select(source, folder)
 
 
-def copy(folder: Path, target: Path) -> tuple[dict[str, Path], Sequence[str]]:
-    """Copy the files that make the model; return the copies by name, and what was left out.
+def copy_model_files(folder: Path, target: Path) -> tuple[dict[str, Path], Sequence[str]]:
+    """Copy the files that make up the model; return the copies by name, and the excluded files.
 
     Raises:
-        ModelRejected: As ``select``.
+        ModelRejected: As ``select_model_files``.
 
     """
-    with _refusing(folder), ConfinedFolder(_checked(folder)) as source:
+    with _rejecting(folder), ConfinedFolder(_check_folder(folder)) as source:
         selection = _select(source, folder)
         copies = {name: target / name for name in selection.names}
         for name, file in copies.items():
             source.copy(name, file)
-    # The folder's maker may have changed it meanwhile: what counts is the copy.
-    with _refusing(target), ConfinedFolder(target) as copied:
+    # The folder may have changed during the copy, which is all that counts from here on.
+    with _rejecting(target), ConfinedFolder(target) as copied:
         if _select(copied, folder).names != selection.names:
-            raise ModelRejected("folder", f"{folder} was changed meanwhile", "Register it again.")
-    return copies, selection.left_out
+            raise ModelRejected(
+                "folder", f"{folder} was changed during the copy", "Register it again."
+            )
+    return copies, selection.excluded
 
 
 @contextmanager
-def _refusing(folder: Path) -> Iterator[None]:
-    """Turn what cannot be read safely into ModelRejected."""
+def _rejecting(folder: Path) -> Iterator[None]:
+    """Turn a file that cannot be read safely into ModelRejected."""
     try:
         yield
     except UnsafeFile as error:
@@ -118,50 +120,50 @@ def _refusing(folder: Path) -> Iterator[None]:
         raise ModelRejected(printable(name), reason, "Check its mode and the free space.") from None
 
 
-def _checked(folder: Path) -> Path:
+def _check_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise ModelRejected("folder", f"{folder} is not a folder", "Give the model's local folder.")
     return folder
 
 
 def _select(source: ConfinedFolder, folder: Path) -> Selection:
-    found = source.names(ignored=lambda name: _is_passed_over(PurePath(name)))
-    _check_kind(found)
-    names = {name for name in found if name in _KNOWN or _LICENCE.fullmatch(name)}
+    all_names = source.names(ignored=lambda name: _is_ignored(PurePath(name)))
+    _check_kind(all_names)
+    names = {name for name in all_names if name in _MODEL_FILES or _LICENCE.fullmatch(name)}
     if "config.json" not in names:
         raise ModelRejected("config.json", "is missing", "Save the model with save_pretrained.")
     _check_code(source)
     _check_tokenizer(source, names)
-    _check_weights(names, found, folder)
-    # Of the two, transformers reads the one file.
+    _check_weights(names, all_names, folder)
+    # If both exist, transformers reads the single file.
     if WEIGHTS_FILE in names:
         names.discard(WEIGHTS_INDEX)
     else:
-        names |= _shards(source, found)
-    return Selection(sorted(names), [name for name in found if name not in names])
+        names |= _shards(source, all_names)
+    return Selection(sorted(names), [name for name in all_names if name not in names])
 
 
-def _is_passed_over(path: PurePath) -> bool:
-    """Return whether it is hidden, a checkpoint, a run's log, or what registration adds."""
-    return path.parts[0] in _OURS or any(
+def _is_ignored(path: PurePath) -> bool:
+    """Return whether a file is hidden, a checkpoint, a run's log, or added by registration."""
+    return path.parts[0] in _STORE_FILES or any(
         part.startswith((".", "checkpoint-")) or part == "runs" for part in path.parts
     )
 
 
 def _check_kind(names: Sequence[str]) -> None:
-    """Refuse what is a model of another kind, by the files that tell."""
+    """Reject adapters and SetFit models, which their files identify."""
     for name in names:
         if _ADAPTER.fullmatch(name):
             raise ModelRejected(
                 name,
-                "is of a LoRA or another adapter, which is no whole model, and would not be served",
+                "belongs to a LoRA or other adapter, which is not a complete model",
                 "Merge it into its base (peft: model.merge_and_unload().save_pretrained(FOLDER), "
                 "and the tokenizer likewise), and register that folder.",
             )
     if "config_setfit.json" in names or "model_head.pkl" in names:
         raise ModelRejected(
             "model_head.pkl",
-            "is the head of a SetFit model, a pickle of scikit-learn's, which can run code",
+            "is the head of a SetFit model, a scikit-learn pickle, which can run code",
             "Fine-tune the same encoder as an AutoModelForSequenceClassification, and save that.",
         )
 
@@ -170,67 +172,67 @@ def _check_tokenizer(source: ConfinedFolder, names: Collection[str]) -> None:
     if _VOCABULARIES.intersection(names):
         return
     if "tokenizer_config.json" in names:
-        config = read_object("tokenizer_config.json", source.read("tokenizer_config.json"))
+        config = _read_object("tokenizer_config.json", source.read("tokenizer_config.json"))
         if config.get("tokenizer_class") in _FILELESS_TOKENIZERS:
             return
     raise ModelRejected(
         "tokenizer",
-        f"is missing: there is none of {', '.join(sorted(_VOCABULARIES))}",
+        f"is missing: the folder has none of {', '.join(sorted(_VOCABULARIES))}",
         "Save it beside the model: tokenizer.save_pretrained(FOLDER).",
     )
 
 
-def _check_weights(names: Collection[str], found: Sequence[str], folder: Path) -> None:
+def _check_weights(names: Collection[str], all_names: Sequence[str], folder: Path) -> None:
     if WEIGHTS_FILE in names or WEIGHTS_INDEX in names:
         return
-    others = [name for name in found if PurePath(name).suffix == ".safetensors"]
+    others = [name for name in all_names if PurePath(name).suffix == ".safetensors"]
     if others:
         raise ModelRejected(
             "weights",
-            f"are not under the name that transformers reads: {WEIGHTS_FILE} is missing, and "
-            f"there is {printable(others[0])}",
-            f"Rename it to {WEIGHTS_FILE} if it holds the whole model; else save the model again.",
+            f"have another name than transformers reads: {WEIGHTS_FILE} is missing, and the folder "
+            f"has {printable(others[0])}",
+            f"Rename it to {WEIGHTS_FILE} if it holds the complete model, or save the model again.",
         )
-    pickles = [name for name in found if _is_weights_pickle(PurePath(name))]
+    pickles = [name for name in all_names if _is_weights_pickle(PurePath(name))]
     if pickles:
-        raise ModelRejected(pickles[0], *pickle_remedy(quote(str(folder))))
-    for name in found:
+        raise ModelRejected(pickles[0], *_pickle_remedy(quote(str(folder))))
+    for name in all_names:
         suffix = PurePath(name).suffix
         if suffix in _OTHER_WEIGHTS:
             raise ModelRejected(
                 name,
-                f"holds weights for {_OTHER_WEIGHTS[suffix]}, and there are none as safetensors",
-                "Save the model by transformers with torch: model.save_pretrained(FOLDER).",
+                f"holds weights for {_OTHER_WEIGHTS[suffix]}, and there are no safetensors weights",
+                "Save the model with transformers and torch: model.save_pretrained(FOLDER).",
             )
     raise ModelRejected(
         "weights", "are missing", "Save the model with save_pretrained(FOLDER), which writes them."
     )
 
 
-def pickle_remedy(folder: str) -> tuple[str, str]:
-    """Return why weights in a pickle are not read, and what to do; ``folder`` as in a shell."""
-    reason = "is a pickle, which can run code when loaded, and there are no weights as safetensors"
+def _pickle_remedy(folder: str) -> tuple[str, str]:
+    """Return reason and remedy for weights in a pickle; ``folder`` is quoted for a shell."""
+    reason = "is a pickle, which can run code when loaded, and there are no safetensors weights"
     convert = "t.AutoModelForSequenceClassification.from_pretrained(f).save_pretrained(f)"
     command = f"python -c 'import sys, transformers as t; f = sys.argv[1]; {convert}' {folder}"
     remedy = (
-        f"Convert it; transformers reads weights from it and runs no code: {command}. On the hub, "
+        f"Convert it; transformers reads only the weights and runs no code: {command}. On the hub, "
         "a pull request may have converted it already: hf://OWNER/NAME@refs/pr/N"
     )
     return reason, remedy
 
 
 def _is_weights_pickle(path: PurePath) -> bool:
-    # What a trainer leaves beside the weights is pickle, too.
+    # A trainer writes other pickles beside the weights.
     leftovers = r"(training_args|optimizer|scheduler|scaler|rng_state).*"
     return path.suffix in _PICKLES and not re.fullmatch(leftovers, path.name)
 
 
 def _check_code(source: ConfinedFolder) -> None:
-    """Refuse a configuration that asks for code, or for weights under another name."""
-    config = read_object("config.json", source.read("config.json"))
+    """Reject a configuration that requires code, or weights under another name."""
+    config = _read_object("config.json", source.read("config.json"))
     if "auto_map" in config:
         raise ModelRejected(
-            "config.json", "asks for remote code (auto_map)", "Use an architecture of transformers."
+            "config.json", "requires remote code (auto_map)", "Use an architecture of transformers."
         )
     if config.get("transformers_weights") is not None:
         raise ModelRejected(
@@ -240,32 +242,32 @@ def _check_code(source: ConfinedFolder) -> None:
         )
 
 
-def _shards(source: ConfinedFolder, found: Sequence[str]) -> set[str]:
-    """Return the files that the weights' index names."""
-    shards = read_object(WEIGHTS_INDEX, source.read(WEIGHTS_INDEX)).get("weight_map")
+def _shards(source: ConfinedFolder, all_names: Sequence[str]) -> set[str]:
+    """Return the files that the index of the weights names."""
+    shards = _read_object(WEIGHTS_INDEX, source.read(WEIGHTS_INDEX)).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise ModelRejected(WEIGHTS_INDEX, "names no weights", "Save the model again, whole.")
+        raise ModelRejected(WEIGHTS_INDEX, "names no weights", "Save the complete model again.")
     names = {str(name) for name in shards.values()}
-    if absent := sorted(names.difference(found)):
+    if absent := sorted(names.difference(all_names)):
         reason = f"names the weights {printable(absent[0])}, which are not in the folder"
-        raise ModelRejected(WEIGHTS_INDEX, reason, "Save the model again, whole.")
+        raise ModelRejected(WEIGHTS_INDEX, reason, "Save the complete model again.")
     return names
 
 
-def read_object(name: str, content: bytes) -> dict[str, Any]:
-    """Read a JSON object in which no key stands twice: of two, one would be lost.
+def _read_object(name: str, content: bytes) -> dict[str, Any]:
+    """Parse a JSON object without duplicate keys.
 
     Raises:
-        ModelRejected: It is none.
+        ModelRejected: It is not one.
 
     """
     try:
-        found = json.loads(content, object_pairs_hook=reject_duplicate_keys)
+        value = json.loads(content, object_pairs_hook=reject_duplicate_keys)
     except DuplicateKey as error:
         reason = f"has the key {error.key} twice"
-        raise ModelRejected(name, reason, "Keep the one that is meant.") from None
+        raise ModelRejected(name, reason, "Keep the correct one.") from None
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise ModelRejected(name, "is not a JSON object", "Save the model again.")
-    return found
+    return value

@@ -1,4 +1,4 @@
-"""Which version a name in serving.models stands for, and whether it may serve here."""
+"""Resolves a name in serving.models to a version, and decides whether it may serve here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,73 +12,81 @@ from lifecycle.store import ModelStore, StoredModel
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ResolvedModel:
     """A version, and whether these bytes were promoted to any stage."""
 
     model: StoredModel
     promoted: bool
 
 
-def reference_in_force(model: StoredModel, handed_down: Mapping[str, str]) -> Path | None:
-    """Return the folder of the report that a version's drift is told from, if there is one.
+def effective_baseline(model: StoredModel, chosen: Mapping[str, str]) -> Path | None:
+    """Return the folder of the report that a version's drift is measured against, if any.
 
-    ``handed_down`` is what was chosen at the server's start, by tag: the name of the folder, or
-    nothing. What it does not name is looked for: the server has not started yet.
+    ``chosen`` maps model tags to the names of folders, as chosen when the server started; the name
+    is empty if there was none. A version that is missing there is looked up now: no server has
+    started yet.
     """
-    if model.card.tag not in handed_down:
-        return model.reference
-    name = handed_down[model.card.tag]
+    if model.card.tag not in chosen:
+        return model.baseline
+    name = chosen[model.card.tag]
     return model.folder / REPORTS / name if name else None
 
 
-def resolve(reference: str, store: ModelStore, *, in_production: bool) -> Resolved:
-    """Return the version that ``name`` or ``name:version`` stands for, its files checked.
+def resolve_model(reference: str, store: ModelStore, *, in_production: bool) -> ResolvedModel:
+    """Return the version that ``name`` or ``name:version`` stands for, with its files checked.
 
-    A name alone stands for the version that serves in production by the trail. A pinned version
-    that nobody has promoted serves in development only. ModelNotFound, ModelRejected or
-    PromotionRefused.
+    A name stands for the version that serves in production, by the audit log. A model tag that was
+    never promoted may serve only in development.
+
+    Raises:
+        ModelNotFound: There is no such version.
+        ModelRejected: A file differs from the registered one.
+        PromotionRefused: The version may not serve here.
+
     """
     name, version = model_tags.split(reference)
-    entries = store.audit_log(name).entries() or _carried(name, store)
+    entries = store.audit_log(name).entries() or _carried_promotions(name, store)
     if not version:
-        return Resolved(_in_production(name, entries, store), promoted=True)
+        return ResolvedModel(_production_model(name, entries, store), promoted=True)
     model = store.get(reference)
     promoted = _is_promoted(entries, model)
     if in_production and not promoted:
         raise PromotionRefused(
             reference,
-            "it is pinned in serving.models, and was promoted to no stage",
+            "serving.models names it, and it was promoted to no stage",
             f"First: kaiten promote {reference} --to staging --reason REASON.",
         )
-    return Resolved(model, promoted)
+    return ResolvedModel(model, promoted)
 
 
-def _carried(name: str, store: ModelStore) -> list[AuditLogEntry]:
+def _carried_promotions(name: str, store: ModelStore) -> list[AuditLogEntry]:
     """Return the promotions that the versions themselves carry, the oldest first.
 
-    That is all there is in a bento; to a version without one, no stage is known.
+    A bento has nothing else. A version without any is in no stage.
     """
-    ours = (model for model in store if model.card.name == name)
-    found = (entry for model in ours for entry in model.promotions)
-    return sorted(found, key=lambda entry: entry.number)
+    models = (model for model in store if model.card.name == name)
+    entries = (entry for model in models for entry in model.promotions)
+    return sorted(entries, key=lambda entry: entry.number)
 
 
-def _in_production(name: str, entries: Sequence[AuditLogEntry], store: ModelStore) -> StoredModel:
+def _production_model(
+    name: str, entries: Sequence[AuditLogEntry], store: ModelStore
+) -> StoredModel:
     entry = serving_entry(entries, Stage.PRODUCTION)
     if entry is None:
-        known = [model.card.tag for model in store if model.card.name == name]
-        if not known:
+        tags = [model.card.tag for model in store if model.card.name == name]
+        if not tags:
             raise ModelNotFound(name, [model.card.tag for model in store])
         raise PromotionRefused(
             name,
-            f"no version serves in production (there: {', '.join(known)})",
-            "Promote one, or pin one as name:version.",
+            f"none of its versions serves in production (there: {', '.join(tags)})",
+            "Promote a version, or name one as name:version.",
         )
     model = store.get(f"{name}:{entry.version}")
     if model.digest != entry.card:
         raise PromotionRefused(
             model.card.tag,
-            "it was registered again since it was promoted",
+            "it was registered again after its promotion",
             "Validate and promote it again.",
         )
     return model
@@ -91,6 +99,6 @@ def _is_promoted(entries: Sequence[AuditLogEntry], model: StoredModel) -> bool:
     staged = serving_entry(entries, Stage.STAGING)
     if staged is None or staged.card != model.digest:
         return False
-    # What was rolled back from was staged before that.
-    since = (entry.card for entry in entries if entry.number > staged.number)
-    return model.digest not in since
+    # A version that was rolled back from was staged before its promotion to production.
+    later_cards = (entry.card for entry in entries if entry.number > staged.number)
+    return model.digest not in later_cards

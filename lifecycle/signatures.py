@@ -1,4 +1,4 @@
-"""Signatures of versions, made and verified with OpenSSF model-signing (ADR 12)."""
+"""Signs versions and verifies their signatures with OpenSSF model-signing (ADR 12)."""
 
 import json
 import subprocess
@@ -15,55 +15,60 @@ from lifecycle.card import BENTOML_FILE, REPORTS, SIGNATURE_FILE
 
 logger = structlog.get_logger(__name__)
 _PROGRAM = Path(__file__).with_name("signer.py")
-# Of a folder that it hashes; the largest models are read at a gigabyte in a few seconds.
+# The program hashes the folder; even the largest models are read within minutes.
 _TIMEOUT_S = 1800
-# What is found out about a version later, and what BentoML writes; all else is signed.
+# Files that change after registration, and those of BentoML.
 _UNSIGNED = (REPORTS, BENTOML_FILE, SIGNATURE_FILE)
 
 
-def sign(folder: Path, settings: SignatureSettings) -> None:
-    """Sign all that a version is made of; InvalidSettings where the key does not serve.
+def sign_version(folder: Path, settings: SignatureSettings) -> None:
+    """Sign the files of a version, if ``private_key`` is set.
 
-    Without a ``private_key``, nothing is done.
+    Raises:
+        InvalidSettings: The key cannot be used.
+
     """
     if settings.private_key is None:
         return
-    with TemporaryDirectory(prefix="kaiten-") as made:
-        signature = Path(made) / SIGNATURE_FILE
+    with TemporaryDirectory(prefix="kaiten-") as temporary:
+        signature = Path(temporary) / SIGNATURE_FILE
         problem = _run("sign", folder, signature, settings.private_key, settings)
         if problem is not None:
-            raise _unusable("private_key", problem["reason"])
+            raise _invalid_setting("private_key", problem["reason"])
         replace(folder / SIGNATURE_FILE, signature.read_text(encoding="utf-8"))
 
 
-def verify(folder: Path, tag: str, settings: SignatureSettings) -> None:
-    """Raise ModelRejected, naming the file, unless a version is signed as the settings ask.
+def verify_version(folder: Path, model_tag: str, settings: SignatureSettings) -> None:
+    """Verify the signature of a version, if ``public_key`` is set.
 
-    Without a ``public_key`` nothing is compared; with one, a version that has no signature is
-    refused where signatures are ``required``.
+    A version without a signature is accepted with a warning, unless signatures are ``required``.
+
+    Raises:
+        ModelRejected: The signature is missing or not valid.
+        InvalidSettings: The key cannot be used.
+
     """
     if settings.public_key is None:
         return
     if not (folder / SIGNATURE_FILE).is_file():
         if settings.required:
-            reason = f"is missing: {tag} is not signed"
             raise ModelRejected(
                 SIGNATURE_FILE,
-                reason,
-                "Take the version from where it was signed, or sign it (kaiten model sign) if you "
+                f"is missing: {model_tag} is not signed",
+                "Copy the version from where it was signed, or sign it (kaiten model sign) if you "
                 "know it to be yours.",
             )
-        logger.warning("unsigned_version", model=tag)
+        logger.warning("unsigned_version", model=model_tag)
         return
     problem = _run("verify", folder, folder / SIGNATURE_FILE, settings.public_key, settings)
     if problem is None:
         return
     if problem["part"] == "key":
-        raise _unusable("public_key", problem["reason"])
+        raise _invalid_setting("public_key", problem["reason"])
     raise ModelRejected(
         SIGNATURE_FILE,
-        f"does not hold for {tag}: {problem['reason']}",
-        "Take the version from where it was signed, or compare signatures.public_key with the key "
+        f"is not valid for {model_tag}: {problem['reason']}",
+        "Copy the version from where it was signed, or compare signatures.public_key with the key "
         "that signed it.",
     )
 
@@ -75,46 +80,43 @@ def _run(
     key: Path,
     settings: SignatureSettings,
 ) -> dict[str, str] | None:
-    """Run the program by the Python that has model-signing; return what is wrong, if anything."""
-    secret = settings.password if action == "sign" else None
-    password = secret.get_secret_value() if secret else None
+    """Run signer.py with the Python that has model-signing; return the problem, if any."""
+    password = settings.password if action == "sign" else None
     request = {
         "action": action,
         "folder": str(folder.resolve()),
         "signature": str(signature.resolve()),
         "key": str(key.resolve()),
-        "password": password,
+        "password": password.get_secret_value() if password else None,
         "ignored": _UNSIGNED,
     }
-    # -I: nothing of ours, or of the working directory's, is imported by it.
-    # Absolute, as it is handed down to workers that stand elsewhere; a link, if it is one, stays.
+    # Absolute, because workers run in another folder; symbolic links are not followed, because a
+    # virtual environment's Python is one. -I keeps the program from importing our modules.
     python = settings.python.absolute() if settings.python else Path()
-    command = [str(python), "-I", str(_PROGRAM)]
     try:
-        done = subprocess.run(  # noqa: S603  the operator names the program
-            command,
+        completed = subprocess.run(  # noqa: S603  the operator names the program
+            [str(python), "-I", str(_PROGRAM)],
             input=json.dumps(request),
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_S,
             check=True,
         )
-        problem: dict[str, str] | None = json.loads(done.stdout)
+        problem: dict[str, str] | None = json.loads(completed.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise _unusable("python", _why(error)) from None
+        raise _invalid_setting("python", _describe_failure(error)) from None
     return problem
 
 
-def _unusable(field: str, reason: str) -> InvalidSettings:
+def _invalid_setting(field: str, reason: str) -> InvalidSettings:
     return InvalidSettings([Detail(f"signatures.{field}", reason)], "signatures")
 
 
-def _why(error: Exception) -> str:
-    last = ""
+def _describe_failure(error: Exception) -> str:
+    last_line = ""
     if isinstance(error, subprocess.CalledProcessError):
-        last = (error.stderr or "").strip().rpartition("\n")[2]
-    told = last or str(error)
+        last_line = (error.stderr or "").strip().rpartition("\n")[2]
     return (
-        f"can not run model-signing ({told}); make an environment for it with `make signatures`, "
-        "or see the guide, and name its Python"
+        f"cannot run model-signing ({last_line or error}); create an environment for it with `make "
+        "signatures` and name its Python"
     )

@@ -1,4 +1,4 @@
-"""Where a model to be registered comes from: a folder, a hub, or an MLflow registry."""
+"""Fetches a model to register from a folder, a hub, or an MLflow registry."""
 
 import shutil
 from dataclasses import dataclass
@@ -10,76 +10,85 @@ from kaiten.confinement import ConfinedFolder, UnsafeFile
 from kaiten.errors import ModelRejected
 
 _HUB, _MLFLOW = "hf://", "models:/"
-# What a hub's repository may hold besides, in other forms or languages.
-_WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.codes", "*.md", "LICENSE*", "NOTICE*")
+# A hub's repository may also hold the model in other formats.
+_PATTERNS = (
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.model",
+    "*.codes",
+    "*.md",
+    "LICENSE*",
+    "NOTICE*",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedModel:
-    """A local folder with a model, and where it comes from, if that is no folder.
+    """A local folder with a model, and where it was downloaded from, if it was.
 
-    ``source`` names a hub's model by its commit: hf://OWNER/NAME@COMMIT.
+    ``source`` identifies a hub's model by its commit: hf://OWNER/NAME@COMMIT.
     """
 
     folder: Path
     source: str | None = None
 
 
-def fetch(source: str, into: Path) -> FetchedModel:
+def fetch_model(source: str, into: Path) -> FetchedModel:
     """Return the model of ``source`` in a local folder; downloads go to ``into``.
 
-    ``hf://owner/name@revision`` is a hub's, ``models:/name/version`` an MLflow registry's, and
-    anything else the path of a folder.
+    ``hf://owner/name@revision`` is in a hub, ``models:/name/version`` in an MLflow registry, and
+    any other source is the path of a folder.
 
     Raises:
         ModelRejected: It cannot be downloaded.
 
     """
     if source.startswith(_HUB):
-        return _from_hub(source.removeprefix(_HUB), into)
+        return _fetch_from_hub(source.removeprefix(_HUB), into)
     if source.startswith(_MLFLOW):
-        return FetchedModel(_from_mlflow(source, into), source)
+        return FetchedModel(_fetch_from_mlflow(source, into), source)
     return FetchedModel(Path(source))
 
 
-def _from_hub(name: str, into: Path) -> FetchedModel:
+def _fetch_from_hub(name: str, into: Path) -> FetchedModel:
     from huggingface_hub import HfApi, constants, snapshot_download  # noqa: PLC0415  half a second
 
-    # Serving never asks a hub, and is kept from it; here somebody has asked to.
+    # Kaiten disables downloads everywhere else, because serving must never need a hub.
     constants.HF_HUB_OFFLINE = False
     repository, _, revision = name.partition("@")
     try:
-        # By its commit: the branch may move while its files are downloaded.
+        # By its commit, because a branch may move during the download.
         model = HfApi().model_info(repository, revision=revision or None)
         folder = snapshot_download(
-            repository, revision=model.sha, local_dir=into, allow_patterns=[*_WANTED]
+            repository, revision=model.sha, local_dir=into, allow_patterns=[*_PATTERNS]
         )
     except Exception as error:  # noqa: BLE001
-        # Its errors are of many kinds: HTTP's, the network's, its own and plain ValueErrors.
+        # It raises errors of HTTP, of the network, its own, and plain ValueErrors.
         raise _unavailable(f"{_HUB}{name}", error) from None
-    names = [each.rfilename for each in model.siblings or ()]
+    names = [file.rfilename for file in model.siblings or ()]
     if not any(name.endswith(".safetensors") for name in names):
         pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
         if pickles:
             raise ModelRejected(
                 pickles[0],
                 "is a pickle, which can run code when it is loaded, and the repository has no "
-                "weights as safetensors",
+                "safetensors weights",
                 f"Look for a pull request that adds them, and name it: {_HUB}{repository}"
-                "@refs/pr/N; or download the repository and convert it (see the guide).",
+                "@refs/pr/N; or download the repository and convert the weights.",
             )
     return FetchedModel(Path(folder), f"{_HUB}{repository}@{model.sha}")
 
 
-def _from_mlflow(source: str, into: Path) -> Path:
-    """Download a model that was logged by mlflow.transformers, and lay its parts side by side."""
+def _fetch_from_mlflow(source: str, into: Path) -> Path:
+    """Download a model that mlflow.transformers has logged, and put its parts into one folder."""
     try:
         artifacts = import_module("mlflow.artifacts")
     except ModuleNotFoundError:
-        remedy = "pip install mlflow (mlflow-skinny will do), and set MLFLOW_TRACKING_URI"
-        raise ModelRejected("folder", f"{source} needs mlflow", f"First: {remedy}.") from None
+        remedy = "Run pip install mlflow (mlflow-skinny suffices), and set MLFLOW_TRACKING_URI."
+        raise ModelRejected("folder", f"{source} needs mlflow", remedy) from None
     try:
-        root = _copied_from_disk(source, into) or Path(
+        root = _copy_from_disk(source, into) or Path(
             artifacts.download_artifacts(artifact_uri=source, dst_path=str(into))
         )
     except UnsafeFile as error:
@@ -91,7 +100,7 @@ def _from_mlflow(source: str, into: Path) -> Path:
         raise ModelRejected(
             "folder",
             f"{source} holds no transformers model",
-            "Log it by mlflow.transformers.log_model(transformers_model={'model': ..., "
+            "Log it with mlflow.transformers.log_model(transformers_model={'model': ..., "
             "'tokenizer': ...}).",
         )
     folder = configs[0].parent
@@ -101,10 +110,10 @@ def _from_mlflow(source: str, into: Path) -> Path:
     return folder
 
 
-def _copied_from_disk(source: str, into: Path) -> Path | None:
-    """Copy a model whose artifacts lie on this machine; None for those that MLflow downloads.
+def _copy_from_disk(source: str, into: Path) -> Path | None:
+    """Copy a model whose artifacts are on this machine; None if MLflow has to download them.
 
-    MLflow's own copy follows links, wherever the person who logged the model has pointed them.
+    MLflow's own copy follows links, which may point anywhere.
     """
     try:
         registry: Any = import_module("mlflow.store.artifact.artifact_repository_registry")
@@ -124,6 +133,6 @@ def _copied_from_disk(source: str, into: Path) -> Path | None:
 
 
 def _unavailable(source: str, error: Exception) -> ModelRejected:
-    told = str(error).strip().splitlines()
-    reason = f"{source} can not be had ({type(error).__name__}: {told[0] if told else ''})"
+    lines = str(error).strip().splitlines()
+    reason = f"{source} cannot be downloaded ({type(error).__name__}: {lines[0] if lines else ''})"
     return ModelRejected("folder", reason, "Check its name, the network and your credentials.")

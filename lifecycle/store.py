@@ -1,4 +1,4 @@
-"""BentoML's model store, as far as Kaiten uses it: versions with a card."""
+"""The model store: the versions with a card in BentoML's store."""
 
 import hashlib
 import shutil
@@ -18,9 +18,9 @@ from kaiten.errors import ModelLost, ModelNotFound, ModelRejected, restore
 from kaiten.files import replace
 from kaiten.settings.models import SignatureSettings
 from lifecycle.audit_log import Action, AuditLog, AuditLogEntry
-from lifecycle.baseline import REPORT_FILE, folder_of, reference_of
+from lifecycle.baseline import REPORT_FILE, baseline_folder, report_folder
 from lifecycle.card import BENTOML_FILE, CARD_FILE, REPORTS, SIGNATURE_FILE, ModelCard, sha256
-from lifecycle.signatures import sign, verify
+from lifecycle.signatures import sign_version, verify_version
 
 PROMOTIONS_FILE = "promotions.json"
 _ENTRIES = TypeAdapter(list[AuditLogEntry])
@@ -28,35 +28,35 @@ _ENTRIES = TypeAdapter(list[AuditLogEntry])
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A version in the store: its card, and the folder with its files."""
+    """A version in the store: its card and its folder."""
 
     card: ModelCard
     folder: Path
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of its card, which holds those of all its files."""
+        """The SHA-256 of its card, which lists those of all its files."""
         return sha256(self.folder / CARD_FILE)
 
     def reports(self, digest: str) -> Path:
-        """Return the folder of the report with this SHA-256, be it there or not."""
-        return folder_of(self.folder / REPORTS, digest)
+        """Return the folder of the report with this SHA-256, which need not exist."""
+        return report_folder(self.folder / REPORTS, digest)
 
     def has_report(self, digest: str) -> bool:
-        """Return whether the report with this SHA-256 is there, as it was written."""
+        """Return whether the report with this SHA-256 exists, unchanged."""
         file = self.reports(digest) / REPORT_FILE
         return file.is_file() and sha256(file) == digest
 
     @property
-    def reference(self) -> Path | None:
-        """The folder of the report that drift is measured from, None where there is none."""
-        return reference_of(self.folder / REPORTS, self.digest)
+    def baseline(self) -> Path | None:
+        """The folder of the report that drift is measured against, None if there is none."""
+        return baseline_folder(self.folder / REPORTS, self.digest)
 
     @property
     def promotions(self) -> list[AuditLogEntry]:
-        """The entries by which these bytes came to each stage last, which go where they go.
+        """The audit log's entries of the last promotion of these bytes to each stage.
 
-        A bento holds versions without their trail.
+        They are stored in the version, because a bento holds versions without their audit log.
         """
         try:
             content = (self.folder / REPORTS / PROMOTIONS_FILE).read_bytes()
@@ -65,20 +65,22 @@ class StoredModel:
             return []
         digest = self.digest
         return [
-            each for each in entries if each.digest == each.compute_digest() and each.card == digest
+            entry
+            for entry in entries
+            if entry.digest == entry.compute_digest() and entry.card == digest
         ]
 
     def add_promotion(self, entry: AuditLogEntry) -> None:
-        """Keep the entry by which it came to a stage, instead of an earlier one of that stage."""
+        """Store the entry of a promotion, instead of an earlier one to the same stage."""
         (self.folder / REPORTS).mkdir(exist_ok=True)
-        kept = [each for each in self.promotions if each.stage != entry.stage]
-        content = _ENTRIES.dump_json([*kept, entry]).decode()
+        others = [promotion for promotion in self.promotions if promotion.stage != entry.stage]
+        content = _ENTRIES.dump_json([*others, entry]).decode()
         replace(self.folder / REPORTS / PROMOTIONS_FILE, content + "\n")
 
-    def add_report(self, report: str, others: Mapping[str, bytes]) -> str:
-        """Keep a report, in JSON, and what goes with it, by file name; return its SHA-256.
+    def add_report(self, report: str, files: Mapping[str, bytes]) -> str:
+        """Store a report (JSON) together with other files, by name; return its SHA-256.
 
-        The folder appears with all that is in it.
+        The folder appears at once, complete.
         """
         content = report.encode()
         digest = hashlib.sha256(content).hexdigest()
@@ -86,13 +88,13 @@ class StoredModel:
         target.parent.mkdir(exist_ok=True)
         if target.exists():
             return digest
-        made = Path(mkdtemp(dir=target.parent, prefix="."))
+        staging = Path(mkdtemp(dir=target.parent, prefix="."))
         try:
-            for name, each in {REPORT_FILE: content, **others}.items():
-                (made / name).write_bytes(each)
-            made.rename(target)
+            for name, data in {REPORT_FILE: content, **files}.items():
+                (staging / name).write_bytes(data)
+            staging.rename(target)
         except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(staging, ignore_errors=True)
             raise
         return digest
 
@@ -100,16 +102,16 @@ class StoredModel:
 class ModelStore:
     """The versions under BENTOML_HOME (in a container: those of the bento).
 
-    What it takes in it signs, and what it gives out it verifies, as ``signatures`` says.
+    The store signs what is added and verifies what is loaded, as ``signatures`` requires.
     """
 
     def __init__(self, signatures: SignatureSettings | None = None) -> None:
         self._signatures = signatures or SignatureSettings()
 
     def __iter__(self) -> Iterator[StoredModel]:
-        """Yield every version with a card, by name, then newest first; others are not ours."""
-        folders = [each for each in self._folders().values() if (each / CARD_FILE).is_file()]
-        cards = [(ModelCard.read(each), each) for each in folders]
+        """Yield every version with a card, by name, the newest first; BentoML may hold others."""
+        folders = [path for path in self._folders().values() if (path / CARD_FILE).is_file()]
+        cards = [(ModelCard.read(folder), folder) for folder in folders]
         cards.sort(key=lambda pair: semver.Version.parse(pair[0].version), reverse=True)
         for card, folder in sorted(cards, key=lambda pair: pair[0].name):
             yield StoredModel(card, folder)
@@ -118,59 +120,67 @@ class ModelStore:
         return tag in self._folders()
 
     def get(self, tag: str) -> StoredModel:
-        """Return the version ``name:version``, its files checked against its card.
+        """Return the version ``name:version``, with its files checked against its card.
 
-        ModelNotFound where there is none, ModelRejected where a file is not as registered.
+        Raises:
+            ModelNotFound: There is no such version.
+            ModelLost: It was registered, and is missing.
+            ModelRejected: A file differs from the registered one, or the signature is not valid.
+
         """
         folders = self._folders()
         if tag not in folders:
-            ours = sorted(each for each in folders if (folders[each] / CARD_FILE).is_file())
+            tags = sorted(name for name in folders if (folders[name] / CARD_FILE).is_file())
             self._check_lost(tag)
-            raise ModelNotFound(tag, ours, self.folder)
+            raise ModelNotFound(tag, tags, self.folder)
         folder = folders[tag]
         card = ModelCard.read(folder)
         if card.tag != tag:
             raise ModelRejected(
                 CARD_FILE,
-                f"is that of {card.tag}, not of {tag}",
+                f"belongs to {card.tag}, not to {tag}",
                 f"{restore(tag)}.",
             )
         if card.engine is None:
             raise ModelRejected(
                 CARD_FILE,
-                f"of {tag} names no engine: an older Kaiten registered it",
+                f"of {tag} names no engine, because an older Kaiten registered it",
                 f"Delete it (bentoml models delete {tag}) and register it again.",
             )
         model = StoredModel(card, folder)
         self._check_card(model)
         card.verify(folder)
-        verify(folder, tag, self._signatures)
+        verify_version(folder, tag, self._signatures)
         return model
 
     def sign(self, tag: str, *, force: bool = False) -> None:
-        """Sign a version that was registered here; ModelRejected where its bytes are not those.
+        """Sign a version that was registered here.
 
         A signature that is not valid is replaced only with ``force``.
+
+        Raises:
+            ModelRejected: The version was not registered here, or its files have changed.
+
         """
         model = ModelStore().get(tag)
-        actions = {(e.action, e.card) for e in self.audit_log(model.card.name).entries()}
-        if (Action.REGISTERED, model.digest) not in actions:
+        entries = self.audit_log(model.card.name).entries()
+        if (Action.REGISTERED, model.digest) not in {(e.action, e.card) for e in entries}:
             raise ModelRejected(
                 CARD_FILE,
-                f"of {tag} is in no history here, so nothing says where its files come from",
-                "Sign a version where it was registered.",
+                f"of {tag} is in no audit log here, so the origin of its files is unknown",
+                "Sign the version on the machine where it was registered.",
             )
         if not force and (model.folder / SIGNATURE_FILE).is_file():
-            verify(model.folder, tag, self._signatures)
-        sign(model.folder, self._signatures)
-        verify(model.folder, tag, self._signatures)
+            verify_version(model.folder, tag, self._signatures)
+        sign_version(model.folder, self._signatures)
+        verify_version(model.folder, tag, self._signatures)
 
     def audit_log(self, name: str) -> AuditLog:
         """Return the audit log of a model, which is stored beside the models."""
         return AuditLog(self.folder.parent / "kaiten", name)
 
     def _check_lost(self, tag: str) -> None:
-        """Raise ModelLost for a version that is not there, and that the history knows."""
+        """Raise ModelLost for a missing version that the audit log contains."""
         name, version = model_tags.split(tag)
         entries = self.audit_log(name).entries()
         if any(entry.version == version for entry in entries):
@@ -178,9 +188,9 @@ class ModelStore:
             raise ModelLost(tag, folder / BENTOML_FILE if folder.is_dir() else folder)
 
     def _check_card(self, model: StoredModel) -> None:
-        """Raise ModelRejected for a card that is not the one that was registered.
+        """Raise ModelRejected for a card that differs from the registered one.
 
-        A store that came without a trail, such as a bento's, has nothing to compare with.
+        A store without an audit log, such as a bento's, has nothing to compare with.
         """
         card = model.card
         entries = self.audit_log(card.name).entries()
@@ -192,9 +202,9 @@ class ModelStore:
         if registered and registered[-1].card == model.digest:
             return
         if registered:
-            reason = f"of {card.tag} was changed since the version was registered"
+            reason = f"of {card.tag} was changed after the version was registered"
         elif entries:
-            reason = f"of {card.tag} is of a version that the history does not know"
+            reason = f"of {card.tag} belongs to a version that is not in the audit log"
         else:
             return
         raise ModelRejected(CARD_FILE, reason, f"{restore(card.tag)}.")
@@ -202,7 +212,7 @@ class ModelStore:
     def add(self, card: ModelCard, sources: Mapping[str, Path]) -> StoredModel:
         """Copy the files (relative path to source) and the card into the store.
 
-        On any failure, a copy that does not match its checksum included, nothing is left behind.
+        On any failure, for example a copy that does not match its checksum, nothing remains.
         """
         labels = {"task": card.task, "made-by": "kaiten"}
         with bentoml.models.create(card.tag, labels=labels) as model:
@@ -214,19 +224,18 @@ class ModelStore:
                     shutil.copyfile(source, target)
                 card.write(folder)
                 card.verify(folder)
-                sign(folder, self._signatures)
-                # Nothing is taken in that would not load.
-                verify(folder, card.tag, self._signatures)
+                sign_version(folder, self._signatures)
+                # The store accepts only what it would load again.
+                verify_version(folder, card.tag, self._signatures)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-        # Verified above; a load verifies the files again.
         return StoredModel(card, self._folders()[card.tag])
 
     def is_unfinished(self, tag: str) -> bool:
         """Return whether a registration that was killed has left a part of a version.
 
-        One that anything has happened to since is whole, or was spoilt later.
+        A version that was validated or promoted was complete, even if it was damaged later.
         """
         name, version = model_tags.split(tag)
         folder = self.folder / name / version
@@ -240,29 +249,29 @@ class ModelStore:
         return not (folder / BENTOML_FILE).is_file()
 
     def remove_unfinished(self, tag: str) -> None:
-        """Remove what a registration that was killed has left of a version; all else stays."""
+        """Remove the part of a version that a registration that was killed has left, if any."""
         if self.is_unfinished(tag):
             name, version = model_tags.split(tag)
             shutil.rmtree(self.folder / name / version)
 
     @property
     def folder(self) -> Path:
-        """Where the versions lie."""
+        """The folder of all versions."""
         return Path(_container().model_store.get()._path).resolve()  # noqa: SLF001
 
     @classmethod
     def at(cls, folder: Path, signatures: SignatureSettings | None = None) -> "ModelStore":
-        """Make this folder the store of this process, as BentoML does where a bento has its own."""
+        """Make this folder the store of this process, as BentoML does for a bento with models."""
         from bentoml._internal.models import ModelStore as BentoMLStore  # noqa: PLC0415
 
         _container().model_store.set(BentoMLStore(folder))
         return cls(signatures)
 
     def _folders(self) -> dict[str, Path]:
-        """Return the folder of each tag.
+        """Return the folder of each model tag.
 
-        BentoML's own list fails at all of them where one was not written to its end, and its get
-        would take a prefix of a version.
+        BentoML's own list fails if one version was written in part, and its get accepts a prefix
+        of a version.
         """
         files = self.folder.glob(f"*/*/{BENTOML_FILE}")
         folders = sorted(file.parent for file in files if not file.parent.is_symlink())
@@ -270,5 +279,5 @@ class ModelStore:
 
 
 def _container() -> Any:  # noqa: ANN401  its providers are typed for its own plugin
-    # Importing it reads BENTOML_CONFIG: no command should fail with that file that needs no store.
+    # Imported late: it reads BENTOML_CONFIG, on which a command without the store must not fail.
     return import_module("bentoml._internal.configuration.containers").BentoMLContainer

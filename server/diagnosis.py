@@ -1,4 +1,4 @@
-"""What a start on this machine would find, choose, and stop at."""
+"""Diagnoses a start on this machine: what it would use, and what would prevent it."""
 
 import platform
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from kaiten.settings.handover import threads_per_holder
 from kaiten.settings.loader import Settings, check_bentoml_timeout, load_settings
 from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE, check_secret_sources, read_secret_files
 from kaiten.settings.settings_yaml import check_bentoml_configuration
-from lifecycle.environment import check, check_opset, installed_versions
-from lifecycle.resolution import resolve
+from lifecycle.environment import check_opset, compare_environment, installed_versions
+from lifecycle.resolution import resolve_model
 from lifecycle.store import ModelStore
 from monitors.drift.archive.target import check_target
 from monitors.logging.rotating_files import check_folder
@@ -34,14 +34,14 @@ from runners.tasks import find_task
 
 _SERVICE = "kaiten_service"
 _PACKAGES = ("kaiten", "bentoml", "transformers", "tokenizers", "numpy")
-FoundT = TypeVar("FoundT")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What there is to compute on; ``quota`` is the cgroup's, in cores, None without one.
+    """The hardware and its limits; ``quota`` is the cgroup's, in cores, None without one.
 
-    ``descriptors`` are the files and connections that a process may open.
+    ``descriptors`` is the number of files and connections that a process may open.
     """
 
     cpu: str | None
@@ -55,14 +55,13 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
-    """What a start would go by; ``threads`` are those of each process that holds a model.
+class EffectiveSettings:
+    """The settings that a start would use; ``threads`` are those of each process with a model.
 
-    ``secret_files`` are those found in ``secrets_folder``, which is KAITEN_SECRETS; ``placement``
-    names the CUDA device of each worker in turn, and is empty where there is none; ``process`` is
-    runners.process; ``redis`` where it is and whether it answers, None without; ``database``
-    likewise, where predictions and labels are kept; ``issuers`` where the keys of each come from,
-    and whether they can be had now.
+    ``secret_files`` are the files in ``secrets_folder``, which is KAITEN_SECRETS. ``placement``
+    lists the CUDA device of each worker, and is empty without one. ``process`` is runners.process.
+    ``redis`` and ``database`` say where they are and whether they answer, None if not configured.
+    ``issuers`` says where the keys of each issuer come from, and whether they are available.
     """
 
     settings: Path | None
@@ -82,10 +81,10 @@ class InForce:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """What a model would be computed by, in so many lanes; None where it would not start.
+class ModelDiagnosis:
+    """The engine and the number of lanes of a model, None if it would not start.
 
-    ``differences`` are what to mind: another environment than it was registered in, or no stage.
+    ``differences`` are warnings: packages that differ from those at registration, or no stage.
     """
 
     tag: str
@@ -96,42 +95,44 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """All that was found; a version is None for what is not installed."""
+class Diagnosis:
+    """The whole diagnosis; the version of a package that is not installed is None."""
 
     problems: list[Detail]
     machine: Machine
     engines: dict[str, str | None]
     versions: dict[str, str | None]
-    in_force: InForce | None
-    models: list[Served]
+    in_force: EffectiveSettings | None
+    models: list[ModelDiagnosis]
 
 
-def examine() -> Report:
-    """Look at everything that a start depends on, past the first problem; nothing is written."""
+def diagnose() -> Diagnosis:
+    """Check everything that a start depends on, also after a problem; writes nothing."""
     problems: list[Detail] = []
     settings = _attempt(problems, "settings", load_settings)
-    in_force, models = None, list[Served]()
+    effective, models = None, list[ModelDiagnosis]()
     if settings is not None:
-        in_force = _in_force(settings, problems)
-    # BentoML opens no model store while its own settings are not usable.
-    if settings is not None and in_force is not None:
-        models = [_served(tag, settings, in_force.threads) for tag in settings.serving.models]
+        effective = _effective_settings(settings, problems)
+    # BentoML opens the model store only with usable settings of its own.
+    if settings is not None and effective is not None:
+        models = [
+            _diagnose_model(tag, settings, effective.threads) for tag in settings.serving.models
+        ]
     for model in models:
         problems += model.problems
-    return Report(
-        # Several models may lack the same device.
+    return Diagnosis(
+        # Several models may have the same problem.
         problems=[*dict.fromkeys(problems)],
         machine=_machine(),
         engines=installed_versions(PACKAGES.values()),
         versions=_versions(),
-        in_force=in_force,
+        in_force=effective,
         models=models,
     )
 
 
-def _attempt(problems: list[Detail], where: str, check: Callable[[], FoundT]) -> FoundT | None:
-    """Return what a check gives; what it raises is kept, so that the checks after it still run."""
+def _attempt(problems: list[Detail], where: str, check: Callable[[], ResultT]) -> ResultT | None:
+    """Return the result of a check, or add its error to the problems and return None."""
     try:
         return check()
     except InvalidSettings as error:
@@ -141,8 +142,8 @@ def _attempt(problems: list[Detail], where: str, check: Callable[[], FoundT]) ->
     return None
 
 
-def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
-    """Return what a start would go by; None where BentoML's own settings are not usable."""
+def _effective_settings(settings: Settings, problems: list[Detail]) -> EffectiveSettings | None:
+    """Return the settings in force; None if BentoML's own settings cannot be used."""
     secret = _attempt(problems, "auth.secret", partial(_secret, settings))
     _attempt(problems, "KAITEN_SECRETS", check_secret_sources)
     service = _attempt(problems, "BENTOML_CONFIG", _bentoml_service)
@@ -156,7 +157,7 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
     count = count_of(workers)
     placement = _attempt(problems, "runners.device", partial(places, settings.runners, count))
     holding = _attempt([], "runners.device", partial(holders, settings.runners, count))
-    return InForce(
+    return EffectiveSettings(
         settings=settings_file(),
         bentoml=configuration_file(),
         environment=settings.environment,
@@ -175,58 +176,65 @@ def _in_force(settings: Settings, problems: list[Detail]) -> InForce | None:
 
 
 def _redis(settings: Settings) -> str | None:
-    """Return what a worker would find. No problem where it does not answer: a start goes on."""
+    """Describe the Redis. One that does not answer is no problem: a start continues."""
     if settings.state.redis_url is None:
         return None
-    # Who shares no Redis loads none.
+    # The Redis client is loaded only if it is used.
     from gateway.rate_limit.redis_store import redis_address, redis_fault  # noqa: PLC0415
 
     url = settings.state.redis_url.get_secret_value()
     fault = redis_fault(url)
-    told = f"does not answer ({fault}): each worker would count by itself" if fault else "answers"
-    return f"{redis_address(url)} {told}"
+    state = f"does not answer ({fault}): each worker would count by itself" if fault else "answers"
+    return f"{redis_address(url)} {state}"
 
 
 def _database(settings: Settings) -> str | None:
-    """Return what a start would find; as above, it goes on where nothing answers."""
+    """Describe the database. One that does not answer is no problem: a start continues."""
     if not settings.feedback.enabled:
         return None
-    # Who keeps no predictions loads no database.
+    # SQLAlchemy is loaded only if predictions are stored.
     from monitors.feedback.database import database_address, database_fault, database_url  # noqa: PLC0415
 
     url = database_url(settings.state, settings.home)
     fault = database_fault(url)
-    told = f"can not be used ({fault}): feedback would be refused" if fault else "can be used"
-    return f"{database_address(url)} {told}"
+    state = f"cannot be used ({fault}): feedback would be refused" if fault else "can be used"
+    return f"{database_address(url)} {state}"
 
 
 def _secret(settings: Settings) -> str:
-    """Return where the secret comes from; InvalidSettings where it does not hold. Makes none."""
-    # The keys of others are read as well.
+    """Return where the signing secret comes from, without creating one.
+
+    Raises:
+        InvalidSettings: The secret or the key of an issuer cannot be used.
+
+    """
     check_keys(settings.auth)
     if configured_secret(settings) is None and settings.auth.issuers:
-        return f"none: tokens come from {', '.join(each.issuer for each in settings.auth.issuers)}"
+        issuers = ", ".join(trusted.issuer for trusted in settings.auth.issuers)
+        return f"none: tokens come from {issuers}"
     if configured_secret(settings) is not None:
         return f"from {'auth.secret_file' if settings.auth.secret_file else 'auth.secret'}"
     file = settings.home.resolve() / DEVELOPMENT_SECRET_FILE
     if not file.exists():
-        return f"{file}, made on first use"
+        return f"{file}, created on first use"
     signing_secret(settings)
     return str(file)
 
 
 def _bentoml_service() -> tuple[object, float | None, dict[str, object] | None]:
-    """Return what BentoML's settings give our service: workers, timeout in seconds, TLS if any.
+    """Return the service's workers, timeout in seconds and TLS from BentoML's settings.
 
-    InvalidSettings where they are not usable.
+    Raises:
+        InvalidSettings: The settings cannot be used.
+
     """
     file = configuration_file()
     check_bentoml_configuration()
     try:
-        # Importing it reads BENTOML_CONFIG: no other command should fail with that file.
+        # Importing it reads BENTOML_CONFIG, on which no other command should fail.
         configuration = import_module("bentoml._internal.configuration")
         containers = import_module("bentoml._internal.configuration.containers")
-        # As BentoML does it: what service.py says, over it the file, and the environment over both.
+        # As BentoML merges them: service.py, overridden by the file, overridden by the environment.
         services = containers.BentoMLConfiguration(
             override_defaults={"services": {_SERVICE: {"workers": 1, "traffic": {"timeout": 60}}}},
             override_config_file=file,
@@ -242,33 +250,35 @@ def _bentoml_service() -> tuple[object, float | None, dict[str, object] | None]:
         return service["workers"], timeout_s, own_tls
     except InvalidSettings:
         raise
-    except Exception as error:  # noqa: BLE001  whatever BentoML, and we, trip over in a file
-        # BentoML quotes whole sections after a brace, and they may hold a key's password.
-        told = " ".join(str(error).partition("{")[0].split())
-        reason = f"{file} is not usable: {told} ({type(error).__name__}); see configuration.yaml"
+    except Exception as error:  # noqa: BLE001  BentoML raises errors of many kinds
+        # After a brace BentoML quotes whole sections, which may hold a key's password.
+        message = " ".join(str(error).partition("{")[0].split())
+        reason = (
+            f"{file} cannot be used: {message} ({type(error).__name__}); see configuration.yaml"
+        )
         raise InvalidSettings([Detail("BENTOML_CONFIG", reason)], "environment") from None
 
 
-def _served(tag: str, settings: Settings, threads: int) -> Served:
+def _diagnose_model(model_tag: str, settings: Settings, threads: int) -> ModelDiagnosis:
     problems: list[Detail] = []
     differences: list[str] = []
 
     def choose() -> EngineChoice:
         store = ModelStore(settings.signatures)
-        resolved = resolve(tag, store, in_production=settings.in_production)
+        resolved = resolve_model(model_tag, store, in_production=settings.in_production)
         model = resolved.model
         if not resolved.promoted:
-            differences.append("promoted to no stage: it serves in development only")
+            differences.append("promoted to no stage: it serves only in development")
         find_task(model.card.task)
-        found = choose_engine(model.folder, settings.runners)
-        installed = installed_versions(found.packages)
-        differences.extend(map(str, check(model.card, installed)))
-        check_opset(model.card, found.newest_opset)
-        return found
+        choice = choose_engine(model.folder, settings.runners)
+        installed = installed_versions(choice.packages)
+        differences.extend(map(str, compare_environment(model.card, installed)))
+        check_opset(model.card, choice.newest_opset)
+        return choice
 
     choice = _attempt(problems, "serving.models", choose)
     lanes = choice.lanes(threads) if choice else None
-    return Served(tag, choice, lanes, problems, differences)
+    return ModelDiagnosis(model_tag, choice, lanes, problems, differences)
 
 
 def _machine() -> Machine:
@@ -286,7 +296,7 @@ def _machine() -> Machine:
 
 
 def _cpu(information: Path = Path("/proc/cpuinfo")) -> str | None:
-    """Return the processor's model, where the system tells it."""
+    """Return the processor's model, if the system reports it."""
     try:
         lines = information.read_text(encoding="utf-8").splitlines()
     except OSError:

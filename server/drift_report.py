@@ -129,7 +129,7 @@ class _WindowReader:
     def _baseline(self, model_tag: str) -> Reference | str:
         """Return the baseline of a version, or why there is none."""
         try:
-            folder = self._store.get(model_tag).reference
+            folder = self._store.get(model_tag).baseline
         except ModelNotFound:
             # It may have served from another host.
             return "the version is not in this model store, which would hold its baseline"

@@ -7,8 +7,8 @@ import structlog
 
 from kaiten.serving import ServedModel
 from kaiten.settings.loader import Settings
-from lifecycle.environment import check, check_opset, installed_versions
-from lifecycle.resolution import reference_in_force, resolve
+from lifecycle.environment import check_opset, compare_environment, installed_versions
+from lifecycle.resolution import effective_baseline, resolve_model
 from lifecycle.store import ModelStore, StoredModel
 from runners.batching.observer import Observer
 from runners.device_process.client import RemoteRunner
@@ -34,12 +34,12 @@ def find_models(settings: Settings) -> list[StoredModel]:
 
 
 def _find_model(name: str, settings: Settings) -> StoredModel:
-    resolved = resolve(name, ModelStore(settings.signatures), in_production=settings.in_production)
+    resolved = resolve_model(name, ModelStore(settings.signatures), in_production=settings.in_production)
     model = resolved.model
     if not resolved.promoted:
         logger.warning("unpromoted_version_pinned", model=model.card.tag)
     packages = choose_engine(model.folder, settings.runners).packages
-    for difference in check(model.card, installed_versions(packages)):
+    for difference in compare_environment(model.card, installed_versions(packages)):
         logger.warning("environment_differs", model=model.card.tag, difference=str(difference))
     return model
 
@@ -47,7 +47,7 @@ def _find_model(name: str, settings: Settings) -> StoredModel:
 def find_baselines(models: Sequence[StoredModel], settings: Settings) -> dict[str, Path | None]:
     """Return the folder of each version's baseline, by model tag; None without one."""
     chosen = settings.serving.references
-    return {model.card.tag: reference_in_force(model, chosen) for model in models}
+    return {model.card.tag: effective_baseline(model, chosen) for model in models}
 
 
 def describe(model: StoredModel, baseline: Path | None) -> ServedModel:

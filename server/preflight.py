@@ -139,7 +139,7 @@ def _check_home(home: Path) -> None:
 
 def _check_model(model: StoredModel, settings: Settings) -> None:
     find_task(model.card.task)
-    if settings.profiles.enabled and model.reference is None:
+    if settings.profiles.enabled and model.baseline is None:
         logger.warning("drift_not_watched", model=model.card.tag, reason=NO_REFERENCE)
     if settings.gateway.max_text_chars < _CHARS_PER_TOKEN * model.card.max_length:
         logger.warning(

@@ -6,10 +6,10 @@ The export to ONNX, which no CUDA device computes, would take longer than all el
 import sys
 from pathlib import Path
 
+from kaiten.model_facts import EngineFacts
 from kaiten.settings.models import VersioningSettings
 from lifecycle.registration import Submission, register_model
 from lifecycle.store import ModelStore
-from runners.tasks.base import EngineFacts
 from runners.tasks.text_classification import inspection
 
 

@@ -37,7 +37,7 @@ from lifecycle.packaging.packages import (
 )
 from lifecycle.packaging.sbom import make_sbom
 from lifecycle.promotion import passing_report
-from lifecycle.resolution import resolve
+from lifecycle.resolution import resolve_model
 from lifecycle.store import ModelStore, StoredModel
 
 SERVICE = "kaiten_service"
@@ -180,7 +180,7 @@ def bento_files(bento: Path) -> dict[str, str]:
 
 def _check_model(reference: str, store: ModelStore) -> tuple[StoredModel, str]:
     """Return a version that may serve in production, and the digest of its passing report."""
-    resolved = resolve(reference, store, in_production=False)
+    resolved = resolve_model(reference, store, in_production=False)
     model_tag = resolved.model.card.tag
     try:
         report = _report_digest(resolved.model, store)

@@ -21,6 +21,7 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
+from kaiten.model_facts import EngineFacts
 from kaiten.settings.models import RunnerSettings
 from runners.engines import LIMIT_FILE, MAX_TOKENS, MODEL_FILE
 from runners.engines.base import TokenBatch
@@ -28,7 +29,6 @@ from runners.engines.embedding import embedding_of
 from runners.engines.onnx_engine import OnnxEngine
 from runners.engines.pruning import prune
 from runners.engines.torch_engine import TorchEngine
-from runners.tasks.base import EngineFacts
 
 logger = structlog.get_logger(__name__)
 # The largest difference between two logits that still counts as the same.

@@ -4,11 +4,12 @@
 or live in two, and then a codec carries what passes between them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from kaiten.model_facts import ModelFacts
 from kaiten.settings.models import RunnerSettings
 
 InputT = TypeVar("InputT")
@@ -91,40 +92,6 @@ class Task(Generic[InputT, ItemT, RawT, PredictionT]):
 
     processor: Processor[InputT, ItemT, RawT, PredictionT]
     model: Model[ItemT, RawT]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineFacts:
-    """The engine that a version was registered for, and why.
-
-    ``max_difference`` is the largest absolute difference between its logits and torch's over so
-    many ``texts``; None where nothing could be compared. ``opset`` is the ONNX operators' version.
-    """
-
-    name: str
-    reason: str
-    texts: int = 0
-    max_difference: float | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
-    opset: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What loading a folder's model tells of it; ``max_length`` in tokens."""
-
-    labels: Sequence[str]
-    max_length: int
-    architecture: str
-    framework_versions: Mapping[str, str]
-    engine: EngineFacts
-    # JSON schemas of one input and one prediction.
-    input_schema: Mapping[str, Any] = field(default_factory=dict)
-    output_schema: Mapping[str, Any] = field(default_factory=dict)
-    # What registration changed, and what to mind.
-    notes: Sequence[str] = ()
-    # What serving it on a CPU needs besides what every model needs.
-    packages: Sequence[str] = ()
 
 
 class TaskModule(Protocol):

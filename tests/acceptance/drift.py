@@ -150,7 +150,7 @@ class Trial:
     """Windows drawn from one part of the rows, judged as a server judges them."""
 
     def __init__(self, model: StoredModel, part: Sequence[Example], length: int) -> None:
-        reference = model.reference
+        reference = model.baseline
         assert reference is not None
         self._model, self._part, self._length = model, part, length
         self._reference = Profile.read((reference / REFERENCE_FILE).read_bytes())
@@ -218,7 +218,7 @@ class Trial:
 
     def estimates(self, report: Report, name: str, windows: int) -> None:
         """Hold estimates of accuracy without labels against what the labels say."""
-        folder = self._model.reference
+        folder = self._model.baseline
         calibrated = accuracy_estimate.read(folder)
         assert calibrated is not None
         usual = lambda: self._usual.at(self._rows(_ROWS))  # noqa: E731
@@ -296,7 +296,7 @@ class Trial:
         texts = list(shift.texts([row.text for row in self._part]))
         card = self._model.card
         task = load(
-            self._model.folder, card.max_length, RunnerSettings(device="cpu"), self._model.reference
+            self._model.folder, card.max_length, RunnerSettings(device="cpu"), self._model.baseline
         )
         processor = shift.processor(self._model.folder, card.max_length)
         answers: list[Any] = [None] * len(texts)

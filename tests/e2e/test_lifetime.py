@@ -114,7 +114,7 @@ def test_port_in_use_is_told_at_once(tmp_path: Path) -> None:
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
-    assert f"Port {port} can not be had" in done.stderr
+    assert f"Port {port} cannot be used" in done.stderr
     assert "Traceback" not in done.stderr
 
 

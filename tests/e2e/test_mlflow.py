@@ -97,7 +97,7 @@ def test_registry_and_all_that_is_told_beside_it(env: Mapping[str, str], tmp_pat
 def test_version_that_the_registry_does_not_have_is_told(env: Mapping[str, str]) -> None:
     done = register(env, "models:/intent/2")
     assert done.returncode == 1
-    assert "folder: models:/intent/2 can not be had" in done.stderr
+    assert "folder: models:/intent/2 cannot be downloaded" in done.stderr
     assert "Traceback" not in done.stderr
 
 

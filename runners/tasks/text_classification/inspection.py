@@ -8,12 +8,12 @@ from typing import Any
 from safetensors import safe_open
 
 from kaiten.errors import ModelRejected
+from kaiten.model_facts import EngineFacts, ModelFacts
 from kaiten.settings.models import RunnerSettings
 from runners.engines import MAX_TOKENS
 from runners.engines.base import SENTENCES
 from runners.engines.export import export
 from runners.engines.torch_engine import TorchEngine
-from runners.tasks.base import EngineFacts, ModelFacts
 from runners.tasks.text_classification.batch_probes import (
     PROBE_TOKENS,
     LoadedClassifier,

@@ -380,7 +380,7 @@ _BERT: Sequence[tuple[str, Change, Expected]] = (
     ),
     ("weights in float64", _typed(torch.float64), Served()),
     ("sharded", _sharded, Served()),
-    ("a shard is missing", _lacks_a_shard, Refused(f"{_WEIGHTS}.index.json", "not in", "whole")),
+    ("a shard is missing", _lacks_a_shard, Refused(f"{_WEIGHTS}.index.json", "not in", "complete")),
     (
         "a pickle beside safetensors",
         _file("pytorch_model.bin"),

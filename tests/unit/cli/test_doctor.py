@@ -98,7 +98,7 @@ def test_it_reads_well_in_80_columns(tmp_path: Path) -> None:
     output = said(0)
     assert max(map(len, output.splitlines())) <= 80
     assert f"{DEFAULT}  onnx on cpu, lanes: {cores()}" in output
-    assert output.endswith("\nAll of it would start.\n")
+    assert output.endswith("\nThe service would start.\n")
 
 
 def test_cuda_devices_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ def test_bentoml_that_fails_to_import_is_told_too(tmp_path: Path) -> None:
         text=True,
     )
     assert (result.returncode, result.stderr) == (1, "")
-    assert result.stdout.splitlines()[-1].startswith(f"  BENTOML_CONFIG: {file} is not usable: ")
+    assert result.stdout.splitlines()[-1].startswith(f"  BENTOML_CONFIG: {file} cannot be used: ")
     assert SECRET not in result.stdout
 
 
@@ -291,7 +291,7 @@ def test_unknown_task_is_told(tmp_path: Path) -> None:
 
 def test_development_secret_is_not_made(tmp_path: Path) -> None:
     add(DEFAULT, tmp_path)
-    assert report(0)["in_force"]["secret"].endswith("made on first use")
+    assert report(0)["in_force"]["secret"].endswith("created on first use")
     assert not (tmp_path / DEVELOPMENT_SECRET_FILE).exists()
 
 
@@ -341,7 +341,7 @@ def test_whether_the_database_can_be_used_is_told_and_stops_nothing(
         place = f"127.0.0.1:{server.port}/postgres"
         assert told() == f"{place} can be used"
         server.stop()
-        away = "can not be used (OperationalError): feedback would be refused"
+        away = "cannot be used (OperationalError): feedback would be refused"
         assert told() == f"{place} {away}"
         assert "canary" not in said(0)
         server.start()

@@ -82,7 +82,7 @@ def test_report_is_the_reference_that_answers_are_measured_from(
     model, rows = ModelStore().get(registered), data(tmp_path)
 
     def reference() -> Path | None:
-        return model.reference
+        return model.baseline
 
     assert reference() is None
     assert run("validate", registered, "--data", rows).exit_code == 0
@@ -170,7 +170,7 @@ def test_row_that_the_api_would_refuse_is_not_measured(
     result = run("validate", registered, "--data", str(rows))
     assert result.exit_code == 1
     assert str(result.exception).startswith(f"{rows}: {problem}. ")
-    assert ModelStore().get(registered).reference is None
+    assert ModelStore().get(registered).baseline is None
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,17 @@
-"""Another major version refuses to load, a minor one is told, a patch is nothing."""
+"""Another major version does not load, a minor one is reported, a patch is ignored."""
 
 import pytest
 
 from kaiten.errors import ModelRejected
 from lifecycle.card import EngineCard
-from lifecycle.environment import check, check_opset, installed_versions
+from lifecycle.environment import check_opset, compare_environment, installed_versions
 from tests.unit.lifecycle.cards import card
 
 HERE = {"torch": "2.11.0", "transformers": "5.17.0", "onnxruntime": "1.22.0"}
 
 
 @pytest.mark.parametrize(
-    ("here", "told"),
+    ("here", "differences"),
     [
         ({}, []),
         ({"torch": "2.11.7+cpu"}, []),
@@ -19,27 +19,29 @@ HERE = {"torch": "2.11.0", "transformers": "5.17.0", "onnxruntime": "1.22.0"}
         ({"onnxruntime": "1.32.1"}, ["onnxruntime was 1.22.0 at registration, and is 1.32.1 here"]),
     ],
 )
-def test_minor_versions_are_told(here: dict[str, str], told: list[str]) -> None:
-    assert [str(each) for each in check(card(), HERE | here)] == told
+def test_minor_versions_are_reported(here: dict[str, str], differences: list[str]) -> None:
+    assert [
+        str(difference) for difference in compare_environment(card(), HERE | here)
+    ] == differences
 
 
 @pytest.mark.parametrize("here", [{"torch": "3.0.0"}, {"transformers": "4.57.0"}, {"torch": None}])
 def test_major_versions_refuse(here: dict[str, str | None]) -> None:
     with pytest.raises(ModelRejected) as caught:
-        check(card(), HERE | here)
+        compare_environment(card(), HERE | here)
     (package,) = here
     assert caught.value.details[0].field == "framework_versions"
     assert package in caught.value.message
 
 
-def test_what_nobody_asks_about_is_passed_over() -> None:
-    assert check(card(), {"onnxruntime": "1.22.0"}) == []
+def test_other_packages_are_ignored() -> None:
+    assert compare_environment(card(), {"onnxruntime": "1.22.0"}) == []
 
 
 def test_versions_are_those_installed() -> None:
-    found = installed_versions(["pydantic", "no-such-package"])
-    assert found["pydantic"] is not None
-    assert found["no-such-package"] is None
+    versions = installed_versions(["pydantic", "no-such-package"])
+    assert versions["pydantic"] is not None
+    assert versions["no-such-package"] is None
 
 
 def test_newer_onnx_operators_than_the_engine_knows_refuse() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kaiten.confinement import ConfinedFolder
 from kaiten.errors import ModelRejected
-from lifecycle.model_files import copy, select
+from lifecycle.model_files import copy_model_files, select_model_files
 from tests.unit.lifecycle.folders import (
     MODEL,
     Change,
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 def refused(folder: Path, tmp_path: Path) -> tuple[str, str]:
     """Return the field and the whole message of a refusal."""
     with pytest.raises(ModelRejected) as caught:
-        copy(folder, tmp_path / "copied")
+        copy_model_files(folder, tmp_path / "copied")
     (detail,) = caught.value.details
     return detail.field, caught.value.message
 
@@ -171,10 +171,10 @@ def test_file_that_is_no_part_of_the_model_is_left_out_and_listed(
     name: str, folder: Path, tmp_path: Path
 ) -> None:
     write(name, "secret")(folder)
-    files, left_out = copy(folder, tmp_path / "copied")
+    files, excluded = copy_model_files(folder, tmp_path / "copied")
     assert files.keys() == MODEL.keys()
     assert contents(tmp_path / "copied") == sorted(MODEL)
-    assert left_out == [name]
+    assert excluded == [name]
 
 
 PASSED_OVER = [
@@ -190,9 +190,9 @@ PASSED_OVER = [
 @pytest.mark.parametrize("name", PASSED_OVER)
 def test_hidden_files_and_checkpoints_are_passed_over(name: str, folder: Path) -> None:
     write(name)(folder)
-    selection = select(folder)
+    selection = select_model_files(folder)
     assert selection.names == sorted(MODEL)
-    assert selection.left_out == []
+    assert selection.excluded == []
 
 
 PARTS = [
@@ -214,7 +214,7 @@ PARTS = [
 @pytest.mark.parametrize("name", PARTS)
 def test_part_of_the_model_is_kept(name: str, folder: Path) -> None:
     write(name, "{}")(folder)
-    assert name in select(folder).names
+    assert name in select_model_files(folder).names
 
 
 @pytest.mark.parametrize(
@@ -223,13 +223,13 @@ def test_part_of_the_model_is_kept(name: str, folder: Path) -> None:
 )
 def test_any_vocabulary_is_a_tokenizer(vocabulary: str, folder: Path) -> None:
     rename("tokenizer.json", vocabulary)(folder)
-    assert vocabulary in select(folder).names
+    assert vocabulary in select_model_files(folder).names
 
 
 def test_tokenizer_of_characters_needs_no_vocabulary(folder: Path) -> None:
     remove("tokenizer.json")(folder)
     write("tokenizer_config.json", '{"tokenizer_class": "CanineTokenizer"}')(folder)
-    assert "tokenizer_config.json" in select(folder).names
+    assert "tokenizer_config.json" in select_model_files(folder).names
 
 
 def test_shards_are_those_that_the_index_names(folder: Path) -> None:
@@ -238,16 +238,16 @@ def test_shards_are_those_that_the_index_names(folder: Path) -> None:
     )
     write("b.st")(folder)
     write("model-00003-of-00003.safetensors")(folder)
-    selection = select(folder)
+    selection = select_model_files(folder)
     weights = {INDEX, "model-00001-of-00002.safetensors", "b.st"}
     assert {*selection.names} == weights | {"config.json", "tokenizer.json"}
-    assert selection.left_out == ["model-00003-of-00003.safetensors"]
+    assert selection.excluded == ["model-00003-of-00003.safetensors"]
 
 
 def test_of_one_file_and_shards_the_one_file_is_kept(folder: Path) -> None:
     write(INDEX, '{"weight_map": {"a": "model-00001-of-00001.safetensors"}}')(folder)
     write("model-00001-of-00001.safetensors")(folder)
-    assert select(folder).names == sorted(MODEL)
+    assert select_model_files(folder).names == sorted(MODEL)
 
 
 def test_folder_that_changes_while_it_is_copied_is_refused(
@@ -261,7 +261,7 @@ def test_folder_that_changes_while_it_is_copied_is_refused(
 
     monkeypatch.setattr(ConfinedFolder, "copy", copy_and_change)
     with pytest.raises(ModelRejected, match="remote code"):
-        copy(folder, tmp_path / "copied")
+        copy_model_files(folder, tmp_path / "copied")
 
 
 def leading_out(folder: Path) -> list[tuple[str, Change]]:
@@ -328,7 +328,7 @@ def test_any_folder_is_taken_or_refused_with_a_remedy(
         second.write_bytes(content)
     refusal = None
     try:
-        files, _ = copy(folder, folder.parent / "copied")
+        files, _ = copy_model_files(folder, folder.parent / "copied")
     except ModelRejected as error:
         refusal = error
     if refusal is None:

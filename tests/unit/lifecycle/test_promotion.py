@@ -167,7 +167,7 @@ def test_edited_card_is_refused(house: House) -> None:
     house.add("1.0.0")
     card = house.store.get("ours:1.0.0").folder / CARD_FILE
     card.write_text(card.read_text().replace("128", "512"))
-    with pytest.raises(ModelRejected, match="was changed since the version was registered"):
+    with pytest.raises(ModelRejected, match="was changed after the version was registered"):
         house.promote("1.0.0", STAGING)
 
 

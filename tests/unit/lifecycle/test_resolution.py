@@ -9,7 +9,7 @@ from kaiten.errors import ModelNotFound, PromotionRefused
 from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import Stage
 from lifecycle.promotion import PromotionGate, PromotionRequest
-from lifecycle.resolution import resolve
+from lifecycle.resolution import resolve_model
 from lifecycle.store import ModelStore
 from tests.unit.lifecycle.cards import stored, validated
 
@@ -30,31 +30,31 @@ def store(model_store: Path, tmp_path: Path) -> ModelStore:
 
 @pytest.mark.parametrize("in_production", [False, True])
 def test_name_alone_stands_for_production(store: ModelStore, *, in_production: bool) -> None:
-    assert resolve("ours", store, in_production=in_production).model.card.version == "1.0.0"
+    assert resolve_model("ours", store, in_production=in_production).model.card.version == "1.0.0"
 
 
 @pytest.mark.parametrize("version", ["1.0.0", "1.0.1"])
 def test_promoted_pin_serves_anywhere(version: str, store: ModelStore) -> None:
-    found = resolve(f"ours:{version}", store, in_production=True)
+    found = resolve_model(f"ours:{version}", store, in_production=True)
     assert found.model.card.version == version
     assert found.promoted
 
 
 def test_unpromoted_pin_serves_in_development_only(store: ModelStore) -> None:
-    found = resolve("ours:1.0.2", store, in_production=False)
+    found = resolve_model("ours:1.0.2", store, in_production=False)
     assert found.model.card.version == "1.0.2"
     assert not found.promoted
     with pytest.raises(PromotionRefused, match="promoted to no stage"):
-        resolve("ours:1.0.2", store, in_production=True)
+        resolve_model("ours:1.0.2", store, in_production=True)
 
 
 def test_store_without_its_trail_knows_what_the_versions_carry(store: ModelStore) -> None:
     for file in (store.folder.parent / "kaiten").iterdir():
         file.unlink()
-    assert resolve("ours", store, in_production=True).model.card.version == "1.0.0"
-    assert resolve("ours:1.0.1", store, in_production=True).model.card.version == "1.0.1"
+    assert resolve_model("ours", store, in_production=True).model.card.version == "1.0.0"
+    assert resolve_model("ours:1.0.1", store, in_production=True).model.card.version == "1.0.1"
     with pytest.raises(PromotionRefused, match="promoted to no stage"):
-        resolve("ours:1.0.2", store, in_production=True)
+        resolve_model("ours:1.0.2", store, in_production=True)
 
 
 def test_version_that_was_rolled_back_to_carries_that(store: ModelStore) -> None:
@@ -65,11 +65,11 @@ def test_version_that_was_rolled_back_to_carries_that(store: ModelStore) -> None
     promotions.rollback("ours", "tester", "for a test")
     for file in (store.folder.parent / "kaiten").iterdir():
         file.unlink()
-    assert resolve("ours", store, in_production=True).model.card.version == "1.0.0"
-    assert resolve("ours:1.0.0", store, in_production=True).promoted
+    assert resolve_model("ours", store, in_production=True).model.card.version == "1.0.0"
+    assert resolve_model("ours:1.0.0", store, in_production=True).promoted
     # Alone, as in a bento of its own.
     shutil.rmtree(newer.folder)
-    assert resolve("ours:1.0.0", store, in_production=True).promoted
+    assert resolve_model("ours:1.0.0", store, in_production=True).promoted
 
 
 def test_version_that_was_rolled_back_from_does_not_serve_pinned(store: ModelStore) -> None:
@@ -80,7 +80,7 @@ def test_version_that_was_rolled_back_from_does_not_serve_pinned(store: ModelSto
     promotions.rollback("ours", "tester", "for a test")
     for _ in range(2):
         with pytest.raises(PromotionRefused, match="promoted to no stage"):
-            resolve("ours:1.0.1", store, in_production=True)
+            resolve_model("ours:1.0.1", store, in_production=True)
         # Likewise by what the versions carry.
         shutil.rmtree(store.folder.parent / "kaiten", ignore_errors=True)
 
@@ -92,13 +92,15 @@ def test_version_in_production_that_goes_through_staging_again_still_serves(
     promotions.promote("ours:1.0.0", PromotionRequest(Stage.STAGING, "tester", "for a test", {}))
     for file in (store.folder.parent / "kaiten").iterdir():
         file.unlink()
-    assert resolve("ours", store, in_production=True).model.card.version == "1.0.0"
+    assert resolve_model("ours", store, in_production=True).model.card.version == "1.0.0"
 
 
 def test_name_without_a_version_in_production(model_store: Path, tmp_path: Path) -> None:
     store = ModelStore()
     with pytest.raises(ModelNotFound):
-        resolve("ours", store, in_production=False)
+        resolve_model("ours", store, in_production=False)
     stored(store, "ours:1.0.0", tmp_path)
-    with pytest.raises(PromotionRefused, match=r"no version serves .* \(there: ours:1.0.0\)"):
-        resolve("ours", store, in_production=False)
+    with pytest.raises(
+        PromotionRefused, match=r"none of its versions serves .* \(there: ours:1.0.0\)"
+    ):
+        resolve_model("ours", store, in_production=False)

@@ -1,4 +1,4 @@
-"""How far a version must be from its parent, and what it must say to be nearer."""
+"""How far a version must be from its parent, and which changes require more."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from kaiten.errors import ModelRejected
 from kaiten.settings.models import VersioningSettings
-from lifecycle.semver_policy import bumped, changes, check_bump, least_bump
+from lifecycle.semver_policy import bump_version, check_bump, find_changes, required_bump
 from tests.unit.lifecycle.cards import card
 
 RULES = VersioningSettings()
 CHANGES: list[tuple[dict[str, Any], str, str]] = [
     ({}, "the weights", "patch"),
     ({"architecture": "RobertaForSequenceClassification"}, "the architecture", "minor"),
-    ({"max_length": 256}, "the longest input that it takes", "minor"),
-    ({"max_length": 64}, "what inputs it takes", "major"),
-    ({"input_schema": {"type": "array"}}, "what inputs it takes", "major"),
+    ({"max_length": 256}, "the longest accepted input", "minor"),
+    ({"max_length": 64}, "the accepted inputs", "major"),
+    ({"input_schema": {"type": "array"}}, "the accepted inputs", "major"),
     ({"labels": ("no", "yes", "maybe")}, "the labels", "major"),
     ({"labels": ("yes", "no")}, "the labels", "major"),
     ({"task": "token-classification"}, "the task", "major"),
@@ -27,20 +27,20 @@ CHANGES: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("change", "what", "bump"), CHANGES)
 def test_each_change_asks_for_its_bump(change: dict[str, Any], what: str, bump: str) -> None:
-    found = changes(card(), card(**change), RULES)
+    found = find_changes(card(), card(**change), RULES)
     assert [(each.what, each.bump) for each in found] == [(what, bump)]
 
 
 def test_largest_bump_counts() -> None:
     other = card(architecture="XLNetForSequenceClassification", labels=("a", "b"))
-    assert least_bump(changes(card(), other, RULES)) == "major"
+    assert required_bump(find_changes(card(), other, RULES)) == "major"
 
 
 def test_rules_can_be_set() -> None:
     rules = VersioningSettings(new_architecture="major", changed_labels="minor")
     other = card(architecture="XLNetForSequenceClassification")
-    assert least_bump(changes(card(), other, rules)) == "major"
-    assert least_bump(changes(card(), card(labels=("a", "b")), rules)) == "minor"
+    assert required_bump(find_changes(card(), other, rules)) == "major"
+    assert required_bump(find_changes(card(), card(labels=("a", "b")), rules)) == "minor"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,6 @@ def test_computed_bump_is_always_allowed(
     version: str, case: tuple[dict[str, Any], str, str]
 ) -> None:
     parent, other = card(f"ours:{version}"), card(f"ours:{version}", **case[0])
-    least = bumped(version, least_bump(changes(parent, other, RULES)))
+    least = bump_version(version, required_bump(find_changes(parent, other, RULES)))
     assert semver.Version.parse(least) > semver.Version.parse(version)
     check_bump(parent, other.model_copy(update={"version": least}), RULES)

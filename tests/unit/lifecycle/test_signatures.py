@@ -14,7 +14,7 @@ from kaiten.errors import InvalidSettings, ModelRejected
 from kaiten.settings.environment import ROOT
 from kaiten.settings.models import SignatureSettings
 from lifecycle.card import SIGNATURE_FILE
-from lifecycle.signatures import sign, verify
+from lifecycle.signatures import sign_version, verify_version
 from lifecycle.store import ModelStore
 from tests.unit.lifecycle.cards import stored, validated
 
@@ -55,58 +55,58 @@ def test_signature_holds_until_a_byte_changes(
     password: bytes | None, folder: Path, tmp_path: Path
 ) -> None:
     settings = keys(tmp_path, "ours", password)
-    sign(folder, settings)
-    verify(folder, "ours:1.0.0", settings)
+    sign_version(folder, settings)
+    verify_version(folder, "ours:1.0.0", settings)
     (folder / "onnx" / "model.onnx").write_text("Network")
     with pytest.raises(
-        ModelRejected, match=r"model\.sig: does not hold for ours:1\.0\.0: .*onnx/model\.onnx"
+        ModelRejected, match=r"model\.sig: is not valid for ours:1\.0\.0: .*onnx/model\.onnx"
     ):
-        verify(folder, "ours:1.0.0", settings)
+        verify_version(folder, "ours:1.0.0", settings)
 
 
 @needs_model_signing
 def test_added_file_is_refused_and_a_report_is_not(folder: Path, tmp_path: Path) -> None:
     settings = keys(tmp_path, "ours")
-    sign(folder, settings)
+    sign_version(folder, settings)
     (folder / "reports").mkdir()
     (folder / "reports" / "report.json").write_text("{}")
     (folder / "model.yaml").write_text("BentoML's")
-    verify(folder, "ours:1.0.0", settings)
+    verify_version(folder, "ours:1.0.0", settings)
     (folder / "added.json").write_text("{}")
-    with pytest.raises(ModelRejected, match="does not hold"):
-        verify(folder, "ours:1.0.0", settings)
+    with pytest.raises(ModelRejected, match="is not valid"):
+        verify_version(folder, "ours:1.0.0", settings)
 
 
 @needs_model_signing
 def test_another_key_is_refused(folder: Path, tmp_path: Path) -> None:
-    sign(folder, keys(tmp_path, "others"))
-    with pytest.raises(ModelRejected, match=r"does not hold.*Key mismatch"):
-        verify(folder, "ours:1.0.0", keys(tmp_path, "ours"))
+    sign_version(folder, keys(tmp_path, "others"))
+    with pytest.raises(ModelRejected, match=r"is not valid.*Key mismatch"):
+        verify_version(folder, "ours:1.0.0", keys(tmp_path, "ours"))
 
 
 @needs_model_signing
 @pytest.mark.parametrize("spoilt", [b"", b"{}", b"no JSON"])
 def test_spoilt_signature_is_refused(spoilt: bytes, folder: Path, tmp_path: Path) -> None:
     settings = keys(tmp_path, "ours")
-    sign(folder, settings)
+    sign_version(folder, settings)
     (folder / SIGNATURE_FILE).write_bytes(spoilt)
-    with pytest.raises(ModelRejected, match="does not hold"):
-        verify(folder, "ours:1.0.0", settings)
+    with pytest.raises(ModelRejected, match="is not valid"):
+        verify_version(folder, "ours:1.0.0", settings)
 
 
 def test_unsigned_version_is_refused_where_signatures_are_required(
     folder: Path, tmp_path: Path
 ) -> None:
     settings = keys(tmp_path, "ours")
-    verify(folder, "ours:1.0.0", settings)
+    verify_version(folder, "ours:1.0.0", settings)
     required = settings.model_copy(update={"required": True})
     with pytest.raises(ModelRejected, match=r"model\.sig: is missing: ours:1\.0\.0 is not signed"):
-        verify(folder, "ours:1.0.0", required)
+        verify_version(folder, "ours:1.0.0", required)
 
 
 def test_without_keys_nothing_is_signed(folder: Path) -> None:
-    sign(folder, SignatureSettings())
-    verify(folder, "ours:1.0.0", SignatureSettings())
+    sign_version(folder, SignatureSettings())
+    verify_version(folder, "ours:1.0.0", SignatureSettings())
     assert not (folder / SIGNATURE_FILE).exists()
 
 
@@ -121,9 +121,9 @@ def test_key_that_is_none_is_told(folder: Path, tmp_path: Path) -> None:
     (folder / SIGNATURE_FILE).write_text("{}")
     key = tmp_path / "no.key"
     with pytest.raises(InvalidSettings, match=r"signatures\.private_key"):
-        sign(folder, SignatureSettings(private_key=key, python=PYTHON))
+        sign_version(folder, SignatureSettings(private_key=key, python=PYTHON))
     with pytest.raises(InvalidSettings, match=r"signatures\.public_key"):
-        verify(folder, "ours:1.0.0", SignatureSettings(public_key=key, python=PYTHON))
+        verify_version(folder, "ours:1.0.0", SignatureSettings(public_key=key, python=PYTHON))
 
 
 @needs_model_signing
@@ -146,7 +146,7 @@ def test_changed_password_is_told_and_nothing_is_half_signed(folder: Path, tmp_p
     settings = keys(tmp_path, "ours", b"a long password of ours")
     wrong = settings.model_copy(update={"password": SecretStr("another")})
     with pytest.raises(InvalidSettings, match=r"signatures\.private_key") as caught:
-        sign(folder, wrong)
+        sign_version(folder, wrong)
     assert "another" not in caught.value.message
     assert not (folder / SIGNATURE_FILE).exists()
 
@@ -166,7 +166,7 @@ def test_python_without_model_signing_is_told(folder: Path, tmp_path: Path) -> N
     for python in (Path(sys.executable), tmp_path / "none"):
         settings = SignatureSettings(private_key=tmp_path / "any.key", python=python)
         with pytest.raises(InvalidSettings, match=r"signatures\.python: .*make signatures"):
-            sign(folder, settings)
+            sign_version(folder, settings)
 
 
 def test_key_needs_a_python() -> None:
@@ -184,7 +184,7 @@ def test_command_signs_what_is_there_already(
     monkeypatch.setenv("KAITEN_SIGNATURES__PRIVATE_KEY", str(settings.private_key))
     told = CliRunner().invoke(app, ["model", "sign", "ours:1.0.0"])
     assert told.exit_code == 0, told.output
-    verify(model.folder, "ours:1.0.0", settings.model_copy(update={"required": True}))
+    verify_version(model.folder, "ours:1.0.0", settings.model_copy(update={"required": True}))
 
 
 @needs_model_signing
@@ -193,7 +193,7 @@ def test_what_was_not_registered_here_is_not_signed(model_store: Path, tmp_path:
     stored(ModelStore(), "ours:1.0.0", tmp_path)
     for file in (model_store / "kaiten").iterdir():
         file.unlink()
-    with pytest.raises(ModelRejected, match="is in no history here"):
+    with pytest.raises(ModelRejected, match="is in no audit log here"):
         store.sign("ours:1.0.0")
 
 

@@ -10,11 +10,13 @@ import huggingface_hub
 import pytest
 
 from kaiten.errors import ModelRejected
-from lifecycle.sources import FetchedModel, fetch
+from lifecycle.sources import FetchedModel, fetch_model
 
 
 def test_folder_is_taken_as_it_is(tmp_path: Path) -> None:
-    assert fetch(str(tmp_path / "model"), tmp_path / "into") == FetchedModel(tmp_path / "model")
+    assert fetch_model(str(tmp_path / "model"), tmp_path / "into") == FetchedModel(
+        tmp_path / "model"
+    )
 
 
 COMMIT = "c0ffee" * 6 + "c0ff"
@@ -37,7 +39,7 @@ def test_repository_that_has_pickles_only_is_refused_with_a_remedy(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
     hub(monkeypatch, "config.json", "pytorch_model.bin")
     with pytest.raises(ModelRejected, match=r"hf://owner/name@refs/pr/N") as caught:
-        fetch("hf://owner/name@refs/pr/1", tmp_path)
+        fetch_model("hf://owner/name@refs/pr/1", tmp_path)
     assert caught.value.details[0].field == "pytorch_model.bin"
 
 
@@ -53,7 +55,7 @@ def test_hub_is_asked_for_a_revision_and_for_no_code(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     hub(monkeypatch, "config.json", "model.safetensors", "pytorch_model.bin")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    model = fetch("hf://owner/name@refs/pr/1", tmp_path / "into")
+    model = fetch_model("hf://owner/name@refs/pr/1", tmp_path / "into")
     assert (model.folder / "config.json").is_file()
     # By the commit, which the card names.
     assert model.source == f"hf://owner/name@{COMMIT}"
@@ -70,8 +72,8 @@ def test_hub_that_can_not_be_reached_is_told(
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fails)
     with pytest.raises(ModelRejected) as caught:
-        fetch("hf://owner/name", tmp_path)
-    assert "hf://owner/name can not be had (ConnectionError: no route" in caught.value.message
+        fetch_model("hf://owner/name", tmp_path)
+    assert "hf://owner/name cannot be downloaded (ConnectionError: no route" in caught.value.message
 
 
 def registry(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -98,7 +100,7 @@ def test_model_that_mlflow_logged_is_laid_side_by_side(
             if file.name.startswith(names):
                 shutil.copyfile(file, logged / target / file.name)
     registry(monkeypatch, logged)
-    found = fetch("models:/intent/3", tmp_path / "into").folder
+    found = fetch_model("models:/intent/3", tmp_path / "into").folder
     wanted = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert {file.name for file in found.iterdir()} == wanted
 
@@ -120,7 +122,7 @@ def test_model_of_a_registry_on_this_machine_is_copied(
     tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local_registry(monkeypatch, shutil.copytree(tiny_classifier, tmp_path / "logged" / "model"))
-    found = fetch("models:/intent/3", tmp_path / "into").folder
+    found = fetch_model("models:/intent/3", tmp_path / "into").folder
     assert found == tmp_path / "into"
     assert (found / "config.json").read_bytes() == (tiny_classifier / "config.json").read_bytes()
 
@@ -132,7 +134,7 @@ def test_link_in_a_registry_on_this_machine_is_refused(
     (logged / "LICENSE").symlink_to("/etc/passwd")
     local_registry(monkeypatch, logged)
     with pytest.raises(ModelRejected, match="LICENSE: is a link that leaves the folder"):
-        fetch("models:/intent/3", tmp_path / "into")
+        fetch_model("models:/intent/3", tmp_path / "into")
     assert not (tmp_path / "into" / "LICENSE").exists()
 
 
@@ -142,10 +144,10 @@ def test_what_mlflow_logged_otherwise_is_told(
     (tmp_path / "logged").mkdir()
     registry(monkeypatch, tmp_path / "logged")
     with pytest.raises(ModelRejected, match="holds no transformers model"):
-        fetch("models:/intent/3", tmp_path / "into")
+        fetch_model("models:/intent/3", tmp_path / "into")
 
 
 def test_without_mlflow_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow.artifacts", None)
     with pytest.raises(ModelRejected, match="pip install mlflow"):
-        fetch("models:/intent/3", tmp_path)
+        fetch_model("models:/intent/3", tmp_path)

@@ -81,7 +81,7 @@ def test_changed_file_is_named(
 ) -> None:
     stored = add(store, "ours:1.0.0", sources)
     change(stored.folder / name)
-    with pytest.raises(ModelRejected, match="is missing or changed since ours:") as caught:
+    with pytest.raises(ModelRejected, match="is missing, or was changed after ours:") as caught:
         store.get("ours:1.0.0")
     assert [detail.field for detail in caught.value.details] == [name]
 
@@ -122,7 +122,7 @@ def test_added_file_is_named(name: str, store: ModelStore, sources: dict[str, Pa
     added = add(store, "ours:1.0.0", sources).folder / name
     added.parent.mkdir(exist_ok=True)
     added.touch()
-    with pytest.raises(ModelRejected, match="was added since ours:") as caught:
+    with pytest.raises(ModelRejected, match="was added after ours:") as caught:
         store.get("ours:1.0.0")
     assert [detail.field for detail in caught.value.details] == [name]
 
@@ -136,7 +136,7 @@ def test_missing_or_broken_card_is_refused(
     change(stored.folder / CARD_FILE)
     if change is cut_off:
         cut_off(stored.folder / CARD_FILE)
-    with pytest.raises(ModelRejected, match="is missing or broken") as caught:
+    with pytest.raises(ModelRejected, match="is missing or corrupt") as caught:
         store.get("ours:1.0.0")
     assert [detail.field for detail in caught.value.details] == [CARD_FILE]
 
@@ -144,7 +144,7 @@ def test_missing_or_broken_card_is_refused(
 def test_card_of_another_version_is_refused(store: ModelStore, sources: dict[str, Path]) -> None:
     stored = add(store, "ours:1.0.0", sources)
     card_of("ours:2.0.0", sources).write(stored.folder)
-    with pytest.raises(ModelRejected, match=r"is that of ours:2\.0\.0, not of ours:1") as caught:
+    with pytest.raises(ModelRejected, match=r"belongs to ours:2\.0\.0, not to ours:1") as caught:
         store.get("ours:1.0.0")
     assert [detail.field for detail in caught.value.details] == [CARD_FILE]
 
@@ -216,7 +216,7 @@ def test_models_without_a_card_are_passed_over(store: ModelStore, sources: dict[
     assert list(store) == []
     ours = add(store, "ours:1.0.0", sources)
     assert list(store) == [ours]
-    with pytest.raises(ModelRejected, match="is missing or broken"):
+    with pytest.raises(ModelRejected, match="is missing or corrupt"):
         store.get("theirs:1.0.0")
 
 

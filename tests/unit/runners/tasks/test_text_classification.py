@@ -27,13 +27,14 @@ from transformers import (
 )
 
 from kaiten.errors import BlankText, ModelRejected
+from kaiten.model_facts import ModelFacts
 from kaiten.settings.models import RunnerSettings
 from runners import embedding_distance
 from runners.engines import MODEL_FILE
 from runners.engines.base import TokenBatch, softmax
 from runners.engines.export import export
 from runners.engines.torch_engine import TorchEngine
-from runners.tasks.base import ModelFacts, Task
+from runners.tasks.base import Task
 from runners.tasks.text_classification import inspection
 from runners.tasks.text_classification.serving import (
     Classification,
