@@ -34,7 +34,9 @@ def find_models(settings: Settings) -> list[StoredModel]:
 
 
 def _find_model(name: str, settings: Settings) -> StoredModel:
-    resolved = resolve_model(name, ModelStore(settings.signatures), in_production=settings.in_production)
+    resolved = resolve_model(
+        name, ModelStore(settings.signatures), in_production=settings.in_production
+    )
     model = resolved.model
     if not resolved.promoted:
         logger.warning("unpromoted_version_pinned", model=model.card.tag)
