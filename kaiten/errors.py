@@ -1,7 +1,7 @@
-"""Every error that Kaiten raises on purpose, in one tree.
+"""Every error that Kaiten raises deliberately, in one tree.
 
 KaitenError
-    SetupError                 the operator can mend it; a command or a start stops with it
+    SetupError                 for the operator; a command or a start stops with it
         InvalidSettings
         ModelNotFound
             ModelLost
@@ -12,11 +12,11 @@ KaitenError
         StateUnavailable
         AuditLogCorrupt
         StateBusy
-    RequestError               the caller can mend it
+    RequestError               for the caller; the request cannot succeed as it is
         MalformedBody
         InvalidInput
-        UnknownVersion
-        VersionMismatch
+        UnknownApiVersion
+        ApiVersionMismatch
         UnsupportedContentType
         BodyTooLarge
         UnknownRoute
@@ -25,14 +25,14 @@ KaitenError
         Unauthenticated
         Forbidden
         LoopbackOnly
-        CallerGone
+        ClientDisconnected
         MalformedRequest
         HeadersTooLarge
         BodyTimeout
         UnsupportedContentEncoding
         RateLimited
         TooManyConcurrent
-    ServiceError               the service's own state; waiting or another replica may help
+    ServiceError               the service's own state; a retry or another replica may help
         QueueFull
         BodyMemoryFull
         Overloaded
@@ -40,9 +40,11 @@ KaitenError
         NotReady
         InferenceFailed
         IssuerUnavailable
+        OutOfDescriptors
         DatabaseUnavailable
 
-Classes take facts and build the sentence. What a type means in HTTP stands in gateway/errors.py.
+Classes take facts and build the message: what happened, where, and the next step. No message quotes
+the text of an input. gateway/errors.py gives each type its HTTP status and code.
 """
 
 from collections.abc import Sequence
@@ -51,14 +53,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One thing that is wrong: the field's path, such as ``inputs.3``, and why. No input text."""
+    """A problem: the field, such as ``inputs.3``, and the reason, without text of the input."""
 
     field: str
     reason: str
 
 
 class KaitenError(Exception):
-    """The base: a sentence that may be shown to whoever caused it, and details."""
+    """The base: a message for the caller or operator that caused the error, and its details."""
 
     def __init__(self, message: str, details: Sequence[Detail] = ()) -> None:
         super().__init__(message)
@@ -67,15 +69,15 @@ class KaitenError(Exception):
 
 
 class SetupError(KaitenError):
-    """The operator can mend it."""
+    """An error for the operator."""
 
 
 class InvalidSettings(SetupError):
-    """Settings that contradict each other or reality."""
+    """Settings that are invalid, or contradict each other or the machine."""
 
     def __init__(self, problems: Sequence[Detail], source: str) -> None:
         lines = "".join(f"\n  {problem.field}: {problem.reason}" for problem in problems)
-        super().__init__(f"The settings are not usable ({source}):{lines}", problems)
+        super().__init__(f"The settings are invalid ({source}):{lines}", problems)
 
 
 class ModelNotFound(SetupError):
@@ -165,14 +167,14 @@ class StateBusy(SetupError):
 
 
 class StateUnavailable(SetupError):
-    """What workers share can not be read or written."""
+    """State that workers share cannot be read or written."""
 
     def __init__(self, where: str, reason: str) -> None:
-        super().__init__(f"{where} can not be used: {reason}.")
+        super().__init__(f"{where} cannot be used: {reason}.")
 
 
 class RequestError(KaitenError):
-    """The caller can mend it."""
+    """An error for the caller: the request cannot succeed as it is."""
 
 
 class MalformedBody(RequestError):
@@ -183,29 +185,29 @@ class MalformedBody(RequestError):
 
 
 class InvalidInput(RequestError):
-    """The body is JSON, but not what the route takes."""
+    """The body is JSON, but does not match the route's schema."""
 
     def __init__(self, details: Sequence[Detail]) -> None:
-        super().__init__("The request is not valid; see details.", details)
+        super().__init__("The request is invalid; see details.", details)
 
 
-class UnknownVersion(RequestError):
+class UnknownApiVersion(RequestError):
     """The API-Version header names no version of the API."""
 
-    def __init__(self, known: Sequence[str]) -> None:
-        reason = f"is not known; known: {', '.join(known)}"
-        super().__init__("The API version is not known.", [Detail("API-Version", reason)])
+    def __init__(self, versions: Sequence[str]) -> None:
+        reason = f"is not supported; use one of {', '.join(versions)}"
+        super().__init__("The API version is not supported.", [Detail("API-Version", reason)])
 
 
-class VersionMismatch(RequestError):
+class ApiVersionMismatch(RequestError):
     """The API-Version header contradicts the path, or is sent more than once."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__("The API version is not clear.", [Detail("API-Version", reason)])
+        super().__init__("The API version is ambiguous.", [Detail("API-Version", reason)])
 
 
 class UnsupportedContentType(RequestError):
-    """The body's content type is not taken here."""
+    """The route does not accept the body's content type."""
 
     def __init__(self) -> None:
         reason = "send application/json"
@@ -213,89 +215,92 @@ class UnsupportedContentType(RequestError):
 
 
 class BodyTooLarge(RequestError):
-    """The body is over the limit, in bytes."""
+    """The body has more bytes than the limit."""
 
     def __init__(self, limit_bytes: int) -> None:
-        reason = f"is over the limit of {limit_bytes} bytes"
+        reason = f"is over the limit of {limit_bytes} bytes; send fewer or shorter texts"
         super().__init__("The body is too large.", [Detail("body", reason)])
 
 
 class UnknownRoute(RequestError):
-    """There is no such path."""
+    """No route has this path."""
 
     def __init__(self) -> None:
         super().__init__("There is no such route; /docs lists them.")
 
 
 class MethodNotAllowed(RequestError):
-    """The path is there, but not for this method."""
+    """The route does not accept this method."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self.allowed = tuple(allowed)
-        super().__init__(f"The route takes {', '.join(allowed)} only.")
+        super().__init__(f"The route accepts {', '.join(allowed)} only.")
 
 
 class UnknownModel(RequestError):
-    """The model asked for is not served here."""
+    """The server does not serve the requested model."""
 
     def __init__(self, served: Sequence[str]) -> None:
-        reason = f"is not served here; served: {', '.join(served)}"
-        super().__init__("The model is not served here.", [Detail("model", reason)])
+        reason = f"is not served; use one of {', '.join(served)}"
+        super().__init__("The model is not served.", [Detail("model", reason)])
 
 
 class Unauthenticated(RequestError):
-    """No token, or one that does not hold. Says no more, so that it helps no guessing."""
+    """The token is missing or not valid.
+
+    The message gives no reason, which could help an attacker to forge a token.
+    """
 
     def __init__(self, *, token_sent: bool) -> None:
         self.token_sent = token_sent
         super().__init__(
-            "The bearer token is not valid."
+            "The bearer token is not valid; obtain a new one."
             if token_sent
-            else "A bearer token is needed: send Authorization: Bearer TOKEN."
+            else "A bearer token is required; send Authorization: Bearer TOKEN."
         )
 
 
 class Forbidden(RequestError):
-    """The token holds, but not for this."""
+    """The token is valid, but lacks a scope."""
 
     def __init__(self, scope: str) -> None:
         self.scope = scope
-        super().__init__(f"The token lacks the scope {scope}.")
+        super().__init__(f"The token lacks the scope {scope}; obtain one that has it.")
 
 
 class LoopbackOnly(RequestError):
-    """The development secret is in force, and the caller is not on this machine."""
+    """The server uses the development secret, and the caller is on another machine."""
 
     def __init__(self) -> None:
         super().__init__(
-            "The development secret serves callers on this machine only; set KAITEN_AUTH__SECRET."
+            "The development secret is for callers on this machine only; set KAITEN_AUTH__SECRET."
         )
 
 
-class CallerGone(RequestError):
-    """The caller left before the answer began; only metrics and logs tell of it."""
+class ClientDisconnected(RequestError):
+    """The client disconnected before the response began; seen in metrics and logs only."""
 
     def __init__(self) -> None:
-        super().__init__("The caller left before the answer.")
+        super().__init__("The client disconnected before the response.")
 
 
 class MalformedRequest(RequestError):
-    """Headers that contradict each other, or a request that is not HTTP/1.1."""
+    """The headers contradict each other, or the request is not valid HTTP/1.1."""
 
     def __init__(self, header: str | None = None) -> None:
         if header is None:
             reason = "cannot be parsed; the connection is closed"
             super().__init__("The request is not valid HTTP.", [Detail("request", reason)])
         else:
-            reason = "is given more than once, and not alike; send it once"
-            super().__init__("The request contradicts itself.", [Detail(header, reason)])
+            reason = "has more than one value; send it once"
+            super().__init__("The request has contradictory headers.", [Detail(header, reason)])
 
 
 class HeadersTooLarge(RequestError):
-    """More headers, or larger ones, than a request may have."""
+    """The request has more headers, or larger ones, than the limits."""
 
     def __init__(self, limit: int, unit: str) -> None:
-        reason = f"are over the limit of {limit} {unit}"
+        reason = f"are over the limit of {limit} {unit}; send fewer or shorter headers"
         super().__init__("The headers are too large.", [Detail("headers", reason)])
 
 
@@ -303,43 +308,43 @@ class BodyTimeout(RequestError):
     """The body did not arrive in time."""
 
     def __init__(self, limit_s: float) -> None:
-        reason = f"did not arrive within {limit_s:g} seconds"
-        super().__init__("The body came too slowly.", [Detail("body", reason)])
+        reason = f"did not arrive within {limit_s:g} seconds; send it without pauses"
+        super().__init__("The body arrived too slowly.", [Detail("body", reason)])
 
 
 class UnsupportedContentEncoding(RequestError):
-    """A compressed body, which nothing here inflates."""
+    """The body is compressed, which no route accepts."""
 
     def __init__(self) -> None:
-        details = [Detail("Content-Encoding", "send the body as it is, without compression")]
+        details = [Detail("Content-Encoding", "send the body uncompressed")]
         super().__init__("The content encoding is not supported.", details)
 
 
 class RateLimited(RequestError):
-    """The caller has used up a limit of its own for this window."""
+    """The subject has reached a rate limit for the current period."""
 
     def __init__(self, limit: str, amount: int, window_s: int, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
         reason = f"are limited to {amount} in {window_s} seconds"
-        super().__init__("Your limit is reached; try again later.", [Detail(limit, reason)])
+        super().__init__("The rate limit is reached; try again later.", [Detail(limit, reason)])
 
 
 class TooManyConcurrent(RequestError):
-    """The caller has as many requests under way as it may have."""
+    """The subject has as many concurrent requests as it may have."""
 
     retry_after_s = 1
 
     def __init__(self, limit: int) -> None:
-        reason = f"at most {limit} at once; wait for an answer"
-        super().__init__("You have too many requests under way.", [Detail("concurrency", reason)])
+        reason = f"are limited to {limit}; wait for a response"
+        super().__init__("There are too many concurrent requests.", [Detail("concurrency", reason)])
 
 
 class ServiceError(KaitenError):
-    """The service's own state."""
+    """An error of the service's own state."""
 
 
 class QueueFull(ServiceError):
-    """The queue is full, or too long for the request's deadline; nothing of it was queued."""
+    """The queue is full, or too long for the request's deadline; no item was queued."""
 
     def __init__(self, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
@@ -347,16 +352,16 @@ class QueueFull(ServiceError):
 
 
 class BodyMemoryFull(ServiceError):
-    """Other requests' bodies take the memory that bodies may take; this one was not read."""
+    """The bodies of other requests use all memory for bodies; this one was not read."""
 
     retry_after_s = 1
 
     def __init__(self) -> None:
-        super().__init__("There is no memory for the body now; try again later.")
+        super().__init__("No memory is available for the body; try again later.")
 
 
 class Overloaded(ServiceError):
-    """The server has as many requests or connections as it can handle; this one was not read."""
+    """The server is at its limit of requests or connections; this request was not read."""
 
     retry_after_s = 1
 
@@ -365,63 +370,63 @@ class Overloaded(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """No answer within the time that the request may take; what had not begun was not computed."""
+    """The time limit of the request passed; items that had not started were not computed."""
 
     def __init__(self, retry_after_s: int = 1) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__("No answer within the request's time limit; try again later.")
+        super().__init__("The request's time limit has passed; try again later.")
 
 
 class NotReady(ServiceError):
-    """The model is not warm yet, or its batcher has died."""
+    """The model is still warming up, or its batcher has died."""
 
     def __init__(self, retry_after_s: int = 5) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__("The service is not ready.")
+        super().__init__("The service is not ready; try again later.")
 
 
 class IssuerUnavailable(ServiceError):
-    """The keys of a token's issuer can not be had, so nobody knows whether it holds."""
+    """The issuer's signing keys are unavailable, so the token cannot be verified."""
 
     def __init__(self, retry_after_s: int = 5) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__("The token's issuer can not be reached; try again later.")
+        super().__init__("The keys of the token's issuer are unavailable; try again later.")
 
 
 class OutOfDescriptors(ServiceError):
-    """The server may open no more files, and needs one for the answer; predictions need none."""
+    """The server cannot open the file that the response needs; predictions need none."""
 
     def __init__(self, retry_after_s: int = 2) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__("The server may open no more files for now; try again later.")
+        super().__init__("The server cannot open more files; try again later.")
 
 
 class DatabaseUnavailable(ServiceError):
-    """The database of predictions and labels can not be reached.
+    """The database of predictions and labels is unavailable.
 
-    Nothing is kept of what was sent, but where the connection broke just as it was written.
+    No label of the request was stored, unless the connection broke just after the write.
     """
 
     def __init__(self, retry_after_s: int = 2) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__("The database can not be reached; try again later.")
+        super().__init__("The database is unavailable; try again later.")
 
 
 class InferenceFailed(ServiceError):
-    """An input failed, alone. The cause is in the log, never in the answer."""
+    """The model failed on an input, computed alone. The cause is in the log only."""
 
     def __init__(self) -> None:
-        super().__init__("The model failed on this input.")
+        super().__init__("The model failed on this input; report the request id.")
 
 
 class OutOfMemory(Exception):
-    """A batch does not fit into the device's memory. No caller meets it: a part of it may fit."""
+    """A batch does not fit into the device's memory. No caller sees it: a smaller batch may fit."""
 
 
 class BlankText(Exception):
-    """Nothing is left of a text for the model to read; ``index`` is its place among the inputs.
+    """A text has no tokens for the model; ``index`` is its position among the inputs.
 
-    The gateway answers with InvalidInput, which names the field.
+    The gateway raises InvalidInput instead, which names the field.
     """
 
     def __init__(self, index: int) -> None:

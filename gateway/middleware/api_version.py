@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api_versions import DEFAULT, HEADER, KNOWN, NEGOTIATED, PREDICT, VERSION_OF
 from kaiten.context import current
-from kaiten.errors import RequestError, UnknownVersion, VersionMismatch
+from kaiten.errors import ApiVersionMismatch, RequestError, UnknownApiVersion
 from kaiten.settings.models import ApiLifetimeSettings, ApiVersionSettings
 
 _RAW_HEADER = HEADER.lower().encode()
@@ -57,12 +57,12 @@ class ApiVersionMiddleware:
 def _negotiate(own: str | None, sent: Sequence[str]) -> str:
     """Return the version of a request; ``own`` is its path's, ``sent`` what its headers name."""
     if len(sent) > 1:
-        raise VersionMismatch(f"is sent {len(sent)} times; send it once")
+        raise ApiVersionMismatch(f"is sent {len(sent)} times; send it once")
     asked = KNOWN.get(sent[0]) if sent else own or DEFAULT
     if asked is None:
-        raise UnknownVersion([*PREDICT])
+        raise UnknownApiVersion([*PREDICT])
     if own is not None and asked != own:
-        raise VersionMismatch(f"is {asked}, and the path is of version {own}; leave one out")
+        raise ApiVersionMismatch(f"is {asked}, and the path is of version {own}; leave one out")
     return asked
 
 

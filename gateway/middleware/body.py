@@ -13,7 +13,7 @@ from kaiten.context import current
 from kaiten.errors import (
     BodyTimeout,
     BodyTooLarge,
-    CallerGone,
+    ClientDisconnected,
     MalformedBody,
     UnsupportedContentEncoding,
     UnsupportedContentType,
@@ -27,8 +27,8 @@ class BodyMiddleware:
     """Refuses what is no plain JSON, too large or too slow, and hands the whole body inwards.
 
     BodyMemoryFull if ``memory`` has no room for it, which is reserved before it is read and freed
-    once the request has ended. CallerGone if the caller leaves, before the body's end or after it;
-    what the request had queued is cancelled.
+    once the request has ended. ClientDisconnected if the caller leaves, before the
+    body's end or after it; what the request had queued is cancelled.
     """
 
     def __init__(self, app: ASGIApp, limits: GatewaySettings, memory: BodyMemory) -> None:
@@ -81,7 +81,7 @@ class BodyMiddleware:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise CallerGone
+                raise ClientDisconnected
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             if size > self._limit_bytes:
@@ -103,7 +103,7 @@ def _replay(body: bytes) -> Receive:
 
 
 async def _unless_gone(receive: Receive, answering: Awaitable[None]) -> None:
-    """Wait for the answer; cancel it, and raise CallerGone, if the caller leaves first."""
+    """Wait for the answer; cancel it, and raise ClientDisconnected, if the caller leaves first."""
     answering_task = asyncio.current_task()
     left = False
 
@@ -121,7 +121,7 @@ async def _unless_gone(receive: Receive, answering: Awaitable[None]) -> None:
     except asyncio.CancelledError:
         # Ours, unless the deadline or the server's end came as well.
         if left and answering_task is not None and not answering_task.uncancel():
-            raise CallerGone from None
+            raise ClientDisconnected from None
         raise
     finally:
         watching.cancel()

@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import FIRST_ERROR_STATUS, error_response, foreign_response
 from kaiten.context import current
-from kaiten.errors import CallerGone, KaitenError, OutOfDescriptors
+from kaiten.errors import ClientDisconnected, KaitenError, OutOfDescriptors
 from kaiten.files import is_out_of_descriptors
 
 logger = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ class ErrorsMiddleware:
 
 
 def _to_a_caller(send: Send) -> Send:
-    """Return a send that raises CallerGone where there is no connection any more.
+    """Return a send that raises ClientDisconnected where there is no connection any more.
 
     uvicorn itself drops what is sent to a caller who has left, but it tells only the last of a
     connection's requests that one has: the first of two on a connection that ends, because of its
@@ -54,7 +54,7 @@ def _to_a_caller(send: Send) -> Send:
             await send(message)
         except RuntimeError as error:
             if _CONNECTION_CLOSED in str(error):
-                raise CallerGone from None
+                raise ClientDisconnected from None
             raise
 
     return send_on

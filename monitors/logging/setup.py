@@ -14,7 +14,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from kaiten.context import current_or_none
-from kaiten.errors import CallerGone
+from kaiten.errors import ClientDisconnected
 from kaiten.pseudonyms import Pseudonyms, address_of, network_of
 from kaiten.settings.models import LoggingSettings
 from monitors.logging.rotating_files import QueuedFileHandler, RotatingFile, open_files
@@ -98,7 +98,7 @@ def _set_levels(settings: LoggingSettings) -> None:
 
 def _is_a_failure(record: logging.LogRecord) -> bool:
     """Tell it from an answer that found its caller gone, which uvicorn takes for one."""
-    return not (record.exc_info and isinstance(record.exc_info[1], CallerGone))
+    return not (record.exc_info and isinstance(record.exc_info[1], ClientDisconnected))
 
 
 def _replace_handlers(logger: logging.Logger, handler: logging.Handler) -> None:

@@ -14,8 +14,8 @@ from kaiten.context import RequestContext, bind
 FACTS: dict[type[errors.KaitenError], Sequence[Any]] = {
     errors.MalformedBody: ["reason"],
     errors.InvalidInput: [[]],
-    errors.UnknownVersion: [["1"]],
-    errors.VersionMismatch: ["reason"],
+    errors.UnknownApiVersion: [["1"]],
+    errors.ApiVersionMismatch: ["reason"],
     errors.Forbidden: ["predict"],
     errors.UnknownModel: [["a:1.0.0"]],
     errors.MethodNotAllowed: [["POST"]],

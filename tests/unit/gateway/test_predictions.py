@@ -169,7 +169,7 @@ async def test_an_unknown_model_is_answered_with_those_served(path: str, model: 
     error = error_of(answer)
     assert (answer.status_code, error["code"]) == (404, "unknown_model")
     assert error["details"] == [
-        {"field": "model", "reason": "is not served here; served: intent:1.0.0, topic:2.1.0"}
+        {"field": "model", "reason": "is not served; use one of intent:1.0.0, topic:2.1.0"}
     ]
     assert CANARY not in answer.text
 

@@ -82,8 +82,8 @@ async def test_an_attack_is_refused_without_a_hint(attack: Attack) -> None:
     if answer.status_code == 401:
         error = error_of(answer)
         assert error["message"] in {
-            "A bearer token is needed: send Authorization: Bearer TOKEN.",
-            "The bearer token is not valid.",
+            "A bearer token is required; send Authorization: Bearer TOKEN.",
+            "The bearer token is not valid; obtain a new one.",
         }
         assert error["details"] == []
 

@@ -56,7 +56,7 @@ async def test_a_negotiated_request_is_one_for_the_path_of_its_version(
 @pytest.mark.parametrize("sent", ["3", "0", "", "1.0", "V1", "v", "01", "1,2", "latest", b"\xb9"])
 async def test_an_unknown_version_is_refused_with_the_known(path: str, sent: str | bytes) -> None:
     answer = await House().ask("POST", path, b"{}", {"API-Version": sent})
-    assert refusal(answer) == (400, "unknown_version", "is not known; known: 1, 2")
+    assert refusal(answer) == (400, "unknown_version", "is not supported; use one of 1, 2")
 
 
 @pytest.mark.parametrize("path", [*PREDICTIONS, *DOCUMENTS.values()])

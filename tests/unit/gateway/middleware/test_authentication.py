@@ -123,7 +123,7 @@ async def test_a_token_that_does_not_hold_is_rejected(path: str, rejected: str) 
     house = House()
     answer = await house.post(path, GOOD[path], {"Authorization": f"Bearer {rejected}"})
     assert (answer.status_code, error_of(answer)["code"]) == (401, "unauthenticated")
-    assert error_of(answer)["message"] == "The bearer token is not valid."
+    assert error_of(answer)["message"] == "The bearer token is not valid; obtain a new one."
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="kaiten", error="invalid_token"'
     assert rejected not in answer.text
     assert CANARY not in answer.text

@@ -10,7 +10,7 @@ from structlog.typing import EventDict
 
 from gateway.middleware.request_metrics import TrafficMiddleware
 from kaiten.context import RequestContext, bind
-from kaiten.errors import CallerGone, InferenceFailed, QueueFull
+from kaiten.errors import ClientDisconnected, InferenceFailed, QueueFull
 from tests.unit.gateway.house import (
     BENTO,
     CANARY,
@@ -206,7 +206,7 @@ async def test_an_answer_that_finds_no_connection_is_counted_as_499(
         return {"type": "http.request", "body": b'{"text": "my delivery"}', "more_body": False}
 
     house = House()
-    with pytest.raises(CallerGone):
+    with pytest.raises(ClientDisconnected):
         await house.app({**request_to(V1), "headers": headers}, receive, send)
     assert house.traffic.answered == [(V1, "", 499)]
     assert [line["event"] for line in logged] == ["request"]

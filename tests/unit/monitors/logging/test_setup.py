@@ -16,7 +16,7 @@ import logging
 import sys
 import structlog
 from kaiten.context import RequestContext, bind
-from kaiten.errors import CallerGone
+from kaiten.errors import ClientDisconnected
 from kaiten.settings.models import LoggingSettings
 from monitors.logging.setup import configure
 
@@ -46,7 +46,7 @@ logging.getLogger("bentoml.deeper").info("of bentoml's inside")
 logging.getLogger("uvicorn.error").warning("of uvicorn\\n")
 logging.getLogger("transformers").info("chatter")
 logging.getLogger("transformers").warning("of transformers")
-logging.getLogger("uvicorn.error").error("farewell", exc_info=CallerGone())
+logging.getLogger("uvicorn.error").error("farewell", exc_info=ClientDisconnected())
 try:
     fail_again()
 except RuntimeError:

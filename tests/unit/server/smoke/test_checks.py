@@ -173,9 +173,9 @@ FAULTS: dict[str, tuple[str, Rule, str, str]] = {
     ),
     "unknown model": (
         PREDICT,
-        refused_with(404, "unknown_model", "is not served here; served: x:1"),
+        refused_with(404, "unknown_model", "is not served; use one of x:1"),
         "predictions",
-        "404 unknown_model; model is not served here; served: x:1",
+        "404 unknown_model; model is not served; use one of x:1",
     ),
     "token refused": (
         PREDICT,
