@@ -99,7 +99,7 @@ class _Instant:
         pass
 
 
-def _unwatched() -> Any:
+def _unwatched(_: object) -> None:
     raise AssertionError("its windows are closed in its own thread, which is never started")
 
 

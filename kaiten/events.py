@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 # In the folder of a validation report: the profile of its answers, the baseline of drift.
-REFERENCE_FILE = "reference.bin"
+BASELINE_FILE = "reference.bin"
 # The arm whose answers go to the callers.
 PRODUCTION = "production"
 

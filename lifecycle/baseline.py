@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel
 
-from kaiten.events import REFERENCE_FILE
+from kaiten.events import BASELINE_FILE
 from lifecycle.card import sha256
 
 REPORT_FILE = "report.json"
@@ -53,7 +53,7 @@ def baseline_folder(reports: Path, card: str) -> Path | None:
 def _read_summary(folder: Path) -> _ReportSummary | None:
     """Read a report; None if it was changed or has no profile."""
     file = folder / REPORT_FILE
-    if not file.is_file() or not (folder / REFERENCE_FILE).is_file():
+    if not file.is_file() or not (folder / BASELINE_FILE).is_file():
         return None
     if report_folder(folder.parent, sha256(file)) != folder:
         return None

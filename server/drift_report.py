@@ -8,22 +8,22 @@ from pathlib import Path
 import structlog
 
 from kaiten.errors import ModelNotFound, SetupError
-from kaiten.events import REFERENCE_FILE
+from kaiten.events import BASELINE_FILE
 from kaiten.files import replace
 from kaiten.settings.loader import Settings, load_settings
 from lifecycle.store import ModelStore
 from monitors.drift.archive.archive import Archive
-from monitors.drift.archive.names import Kept
+from monitors.drift.archive.names import ArchivedProfile
 from monitors.drift.archive.target import check_target
-from monitors.drift.report import Reference, Report, VersionReport, version_report
+from monitors.drift.report import Baseline, DriftReport, VersionReport, version_report
 from monitors.drift.spool import Source
-from monitors.drift.state import NO_REFERENCE
+from monitors.drift.state import NO_BASELINE
 from monitors.drift.whylogs_profiles import Profile
 
 logger = structlog.get_logger("kaiten.drift")
 
 
-def load_page_renderer() -> Callable[[Report], str]:
+def load_page_renderer() -> Callable[[DriftReport], str]:
     """Return what renders a report as HTML.
 
     Raises:
@@ -31,7 +31,7 @@ def load_page_renderer() -> Callable[[Report], str]:
 
     """
     try:
-        render: Callable[[Report], str] = import_module("monitors.drift.page").render
+        render: Callable[[DriftReport], str] = import_module("monitors.drift.page").render
     except ModuleNotFoundError as error:
         remedy = "Run: pip install 'kaiten[validate]', or pass --json"
         raise SetupError(f"{error.name} is not installed. {remedy}.") from None
@@ -47,7 +47,7 @@ def write_page(path: Path, page: str) -> None:
         raise SetupError(message) from None
 
 
-def summary_lines(report: Report) -> Iterator[str]:
+def summary_lines(report: DriftReport) -> Iterator[str]:
     """Yield one line for each version and arm."""
     for version in report.versions:
         verdict = "drifted" if version.drifted else "no drift"
@@ -57,7 +57,7 @@ def summary_lines(report: Report) -> Iterator[str]:
         yield f"{name}, {version.rows} predictions in {len(version.windows)} windows: {verdict}"
 
 
-def build_drift_report(model: str, since: datetime) -> Report:
+def build_drift_report(model: str, since: datetime) -> DriftReport:
     """Compare all windows since then with their baselines.
 
     ``model`` is a name, a model tag, or empty for all models.
@@ -88,7 +88,7 @@ def build_drift_report(model: str, since: datetime) -> Report:
             f"{place}. A window is archived once it has ended (drift.window_rows, drift.window_s): "
             "pass an earlier --since, or check profiles.target."
         )
-    return Report(
+    return DriftReport(
         made_at=datetime.now(UTC),
         since=since,
         archive=place,
@@ -115,8 +115,8 @@ class _WindowReader:
             source, self._windows(source), self._baseline(source.model), self._drift
         )
 
-    def _windows(self, source: Source) -> Iterator[tuple[Kept, Profile]]:
-        for window in self._archive.kept(source, self._since):
+    def _windows(self, source: Source) -> Iterator[tuple[ArchivedProfile, Profile]]:
+        for window in self._archive.profiles(source, self._since):
             try:
                 profile = Profile.read(self._archive.read(window))
             except Exception:
@@ -126,7 +126,7 @@ class _WindowReader:
                 continue
             yield window, profile
 
-    def _baseline(self, model_tag: str) -> Reference | str:
+    def _baseline(self, model_tag: str) -> Baseline | str:
         """Return the baseline of a version, or why there is none."""
         try:
             folder = self._store.get(model_tag).baseline
@@ -134,5 +134,5 @@ class _WindowReader:
             # It may have served from another host.
             return "the version is not in this model store, which would hold its baseline"
         if folder is None:
-            return NO_REFERENCE
-        return Reference(folder.name, Profile.read((folder / REFERENCE_FILE).read_bytes()))
+            return NO_BASELINE
+        return Baseline(folder.name, Profile.read((folder / BASELINE_FILE).read_bytes()))

@@ -26,7 +26,7 @@ from kaiten.settings.secrets import check_secret_sources
 from kaiten.settings.settings_yaml import check_bentoml_configuration
 from lifecycle.store import ModelStore, StoredModel
 from monitors.drift.archive.target import check_target
-from monitors.drift.state import NO_REFERENCE
+from monitors.drift.state import NO_BASELINE
 from monitors.logging import setup, writer
 from monitors.logging.rotating_files import check_folder
 from runners.device_process.processes import DeviceProcesses, own_folder
@@ -140,7 +140,7 @@ def _check_home(home: Path) -> None:
 def _check_model(model: StoredModel, settings: Settings) -> None:
     find_task(model.card.task)
     if settings.profiles.enabled and model.baseline is None:
-        logger.warning("drift_not_watched", model=model.card.tag, reason=NO_REFERENCE)
+        logger.warning("drift_not_watched", model=model.card.tag, reason=NO_BASELINE)
     if settings.gateway.max_text_chars < _CHARS_PER_TOKEN * model.card.max_length:
         logger.warning(
             "long_texts_refused",

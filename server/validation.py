@@ -10,7 +10,7 @@ import psutil
 from numpy.typing import NDArray
 
 from kaiten.errors import BlankText, DataRejected
-from kaiten.events import REFERENCE_FILE
+from kaiten.events import BASELINE_FILE
 from kaiten.settings.loader import Settings, load_settings
 from kaiten.settings.models import RunnerSettings
 from lifecycle.audit_log import Action, AuditLogEvent, Stage, current_operator, serving_entry
@@ -202,7 +202,7 @@ def _baseline_files(
     finished = processor.finish(processor.prepare(rows.texts), Raw(logits, distances))
     labels = [model.card.labels[prediction.index] for prediction in finished]
     profile = Profile.of(measure(rows.texts, labels, finished))
-    return {REFERENCE_FILE: profile.written(), **files}
+    return {BASELINE_FILE: profile.serialize(), **files}
 
 
 def _measure_distances(

@@ -40,7 +40,7 @@ from lifecycle.file_watch import FileWatch
 from lifecycle.store import StoredModel
 from monitors.drift.archive.archive import Archive
 from monitors.drift.profiler import Profiler
-from monitors.drift.state import DriftReport, States
+from monitors.drift.state import DriftStates, ServedDrift
 from monitors.events import EventBus
 from monitors.logging import setup, writer
 from monitors.metrics.definitions import Metrics
@@ -52,7 +52,7 @@ from server.models import connect_runner, describe, find_baselines, find_models,
 from server.shutdown import Drain, end_process, leave
 
 if TYPE_CHECKING:
-    from monitors.drift.watch import Watch
+    from monitors.drift.detector import DriftDetector
     from monitors.feedback.service import QualityDesk
 
 logger = structlog.get_logger("kaiten.service")
@@ -132,8 +132,8 @@ class Worker:
         self._settings, self._process, self._pseudonyms = settings, process, pseudonyms
         baselines = find_baselines(models, settings)
         self._registry = Registry()
-        self._states = States(settings.home / "drift")
-        self._drift_report = DriftReport(
+        self._states = DriftStates(settings.home / "drift")
+        self._drift_report = ServedDrift(
             self._states, self._registry.models, watched=settings.profiles.enabled
         )
         self._file_watch = FileWatch(models, baselines)
@@ -260,19 +260,19 @@ class Worker:
         settings, models = self._settings, self._registry.models
 
         @cache
-        def watch() -> "Watch":
-            # Here: of all workers, the one that judges windows pays for what it takes.
-            from monitors.drift.watch import Watch  # noqa: PLC0415
+        def detector() -> "DriftDetector":
+            # Loaded late: only the worker that closes windows pays for its memory.
+            from monitors.drift.detector import DriftDetector  # noqa: PLC0415
 
             archive = Archive(settings.profiles.target, settings.home)
-            return Watch(self._states, models, archive, settings.drift)
+            return DriftDetector(self._states, models, archive.put, settings.drift)
 
         by_subject = settings.profiles.by_subject
         return Profiler(
             settings.home / "drift",
             models,
             (settings.profiles, settings.drift),
-            watch,
+            lambda window: detector().close(window),
             self._metrics.drift_events_dropped,
             self._pseudonym_of if by_subject else lambda _: "",
         )

@@ -1,6 +1,6 @@
-"""How a feature is distributed in a profile and in the reference, by the same bins or classes."""
+"""The distribution of a feature in a profile and in the baseline, over the same bins or classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -11,17 +11,17 @@ from monitors.drift.features import Feature
 from monitors.drift.whylogs_profiles import Profile
 
 _BINS = 30
-_MOST_CLASSES = 20
-_ALIKE = 1e-4
-# The outermost bins hold what is beyond these ranks too, so that no outlier squeezes all others.
+_MAX_CLASSES = 20
+_EQUAL = 1e-4
+# The outermost bins also hold the numbers beyond these ranks, so that outliers stretch no axis.
 _RANKS = (0.005, *np.linspace(0.05, 0.95, 19).tolist(), 0.995)
 
 
 class Distribution(BaseModel):
-    """Shares of a feature's answers, which sum to one; those of the reference None without one.
+    """The shares of a feature's answers, which sum to one; None for a missing baseline.
 
-    ``names`` are the classes, or of each bin where it begins and ends; ``edges`` are the bins', one
-    more than there are shares, and None for classes.
+    ``names`` are the classes, or the range of each bin; ``edges`` are those of the bins, one more
+    than the shares, and None for classes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,33 +33,35 @@ class Distribution(BaseModel):
 
 
 def distribution(
-    feature: Feature, current: Profile, reference: Profile | None
+    feature: Feature, current: Profile, baseline: Profile | None
 ) -> Distribution | None:
-    """Return how a feature is distributed; None where no answer has it."""
-    known = [each for each in (current, reference) if each is not None and each.count(feature.name)]
+    """Return the distribution of a feature, None if no answer has it."""
     if not current.count(feature.name):
         return None
-    return (_classes if feature.of_classes else _numbers)(feature.name, known)
+    profiles = [current]
+    if baseline is not None and baseline.count(feature.name):
+        profiles.append(baseline)
+    return (_of_classes if feature.of_classes else _of_numbers)(feature.name, profiles)
 
 
-def _numbers(column: str, known: Sequence[Profile]) -> Distribution:
-    edges = _edges(np.concatenate([each.quantiles(column, _RANKS) for each in known]))
-    current, reference = _both([_shares(each, column, edges) for each in known])
+def _of_numbers(column: str, profiles: Sequence[Profile]) -> Distribution:
+    edges = _edges(np.concatenate([profile.quantiles(column, _RANKS) for profile in profiles]))
+    current, baseline = _as_tuples([_shares(profile, column, edges) for profile in profiles])
     names = tuple(f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges))
     return Distribution(
-        names=names, edges=tuple(edges.tolist()), current=current, reference=reference
+        names=names, edges=tuple(edges.tolist()), current=current, reference=baseline
     )
 
 
 def _edges(quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
     low, high = float(quantiles.min()), float(quantiles.max())
     if (quantiles == quantiles.round()).all():
-        # Whole numbers, each of which is in one bin, and as many in each.
+        # Whole numbers: each bin holds equally many of them.
         step = max(1, int(np.ceil((high - low + 1) / _BINS)))
         return np.arange(low, high + step + 1, step) - 0.5
     largest = max(abs(low), abs(high))
-    if high - low < _ALIKE * largest:
-        # As good as one number, which bins would only tell from its rounding.
+    if high - low < _EQUAL * largest:
+        # One number but for rounding.
         return np.array([low - largest / 2, high + largest / 2])
     return np.linspace(low, high, _BINS + 1)
 
@@ -69,27 +71,29 @@ def _shares(profile: Profile, column: str, edges: NDArray[np.float64]) -> NDArra
     return np.diff([0.0, *below, 1.0])
 
 
-def _classes(column: str, known: Sequence[Profile]) -> Distribution:
-    counts = [each.classes(column) for each in known]
-    totals = [sum(each.values()) for each in counts]
-    most = {
-        name: max(each.get(name, 0) / total for each, total in zip(counts, totals, strict=True))
-        for name in sorted({*counts[0], *counts[-1]})
+def _of_classes(column: str, profiles: Sequence[Profile]) -> Distribution:
+    shares_by_class = [_class_shares(profile.classes(column)) for profile in profiles]
+    largest = {
+        name: max(shares.get(name, 0) for shares in shares_by_class)
+        for name in sorted({*shares_by_class[0], *shares_by_class[-1]})
     }
-    shown = sorted(most, key=lambda name: -most[name])[:_MOST_CLASSES]
-    shares = [
-        np.array([each.get(name, 0) / total for name in shown])
-        for each, total in zip(counts, totals, strict=True)
-    ]
-    if len(shown) < len(most):
-        shown.append("all others")
-        shares = [np.append(each, max(0.0, 1 - each.sum())) for each in shares]
-    current, reference = _both(shares)
-    return Distribution(names=tuple(shown), edges=None, current=current, reference=reference)
+    names = sorted(largest, key=lambda name: -largest[name])[:_MAX_CLASSES]
+    rows = [np.array([shares.get(name, 0) for name in names]) for shares in shares_by_class]
+    if len(names) < len(largest):
+        names.append("all others")
+        rows = [np.append(row, max(0.0, 1 - row.sum())) for row in rows]
+    current, baseline = _as_tuples(rows)
+    return Distribution(names=tuple(names), edges=None, current=current, reference=baseline)
 
 
-def _both(
+def _class_shares(counts: Mapping[str, int]) -> Mapping[str, float]:
+    total = sum(counts.values())
+    return {name: count / total for name, count in counts.items()}
+
+
+def _as_tuples(
     shares: Sequence[NDArray[np.float64]],
 ) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
-    found = [tuple(each.tolist()) for each in shares]
-    return found[0], found[1] if len(found) > 1 else None
+    """Return the shares of the profile and of the baseline, None without one."""
+    current, *baseline = (tuple(row.tolist()) for row in shares)
+    return current, baseline[0] if baseline else None

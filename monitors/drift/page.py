@@ -1,4 +1,4 @@
-"""The report on drift as one page that needs nothing else: its plots are in it, light and dark."""
+"""The drift report as one HTML page that contains its plots, in a light and a dark theme."""
 
 import io
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from monitors.drift.distributions import Distribution
-from monitors.drift.report import Report, VersionReport
+from monitors.drift.report import DriftReport, VersionReport
 
-# Of the features in a time line, likely causes first, so many have a line.
+# The features with a line in a timeline, likely causes first.
 _LINES = 4
-# What is drawn in these stands for a colour of the page, which knows light from dark.
+# Plots are drawn in these, which are then replaced by the colours of the page's theme.
 _COLOURS = {
     "ink": "#010101",
     "quiet": "#020202",
@@ -53,47 +53,49 @@ svg { max-width: 100%; height: auto } .wide svg { width: 100% }
 .small { color: var(--quiet); font-size: 13px; overflow-wrap: anywhere }
 </style></head><body>
 <h1>Drift</h1>
-<p>Windows since {{ at(report.since) }} in {{ report.archive }}; made {{ at(report.made_at) }}.
-{% if report.unreadable %}<b class="bad">{{ report.unreadable }} profiles could not be read and are left out.</b>{% endif %}</p>
-{% for each, timeline, plots in versions %}
-<h2>{{ each.model }}:{{ each.version }}, {{ each.arm }}</h2>
-<p><span class="verdict {{ style(each.drifted) }}">{{ word(each.drifted) }}</span>
-{{ each.rows }} answers in {{ each.windows|length }} windows of {{ each.hosts|length }} hosts,
-{{ at(each.started_at) }} to {{ at(each.ended_at) }}.
-{% if each.reference %}Reference: the rows of report {{ each.reference }}.
-{% else %}<b>Nothing to compare with: {{ each.reason }}.</b> What follows is how its answers are distributed,
-without a verdict.{% endif %}</p>
-{% if each.reference %}
-<table><tr><th>feature, likely causes first</th><th></th><th class="n">effect</th><th class="n">p-value</th><th>told by</th></tr>
-{% for feature in each.features %}{% set of = feature.verdict %}<tr><td>{{ feature.name }}</td>
+<p>Windows since {{ at(report.since) }} in {{ report.archive }}; created {{ at(report.made_at) }}.
+{% if report.unreadable %}<b class="bad">{{ report.unreadable }} profiles cannot be read and are left out.</b>{% endif %}</p>
+{% for version, timeline, plots in versions %}
+<h2>{{ version.model }}:{{ version.version }}, {{ version.arm }}</h2>
+<p><span class="verdict {{ style(version.drifted) }}">{{ word(version.drifted) }}</span>
+{{ version.rows }} answers in {{ version.windows|length }} windows of {{ version.hosts|length }} hosts,
+{{ at(version.started_at) }} to {{ at(version.ended_at) }}.
+{% if version.reference %}Baseline: the rows of validation report {{ version.reference }}.
+{% else %}<b>No baseline: {{ version.reason }}.</b> The distributions below come without a verdict.{% endif %}</p>
+{% if version.reference %}
+<table><tr><th>feature, likely causes first</th><th></th><th class="n">effect</th><th class="n">p-value</th><th>details</th></tr>
+{% for feature in version.features %}{% set of = feature.verdict %}<tr><td>{{ feature.name }}</td>
 {% if of %}<td class="{{ style(of.drifted) }}">{{ word(of.drifted) }}</td>
 <td class="n">{{ "%.3f"|format(of.effect) }}</td><td class="n">{{ "%.2g"|format(of.p_value) }}</td>
 <td class="small">{% for name, value in of.details.items() %}{{ name }} {{ value if value is string else "%.4g"|format(value) }}{{ "" if loop.last else ", " }}{% endfor %}</td>
-{% else %}<td class="unknown">no reference has it</td><td></td><td></td><td></td>{% endif %}</tr>
+{% else %}<td class="unknown">not in the baseline</td><td></td><td></td><td></td>{% endif %}</tr>
 {% endfor %}</table>
 <div class="wide">{{ timeline }}</div>
 {% endif %}
 <div class="plots">{{ plots }}</div>
 <table><tr><th>window ended</th><th>host</th><th class="n">answers</th><th></th><th class="n">largest effect</th></tr>
-{% for window in each.windows|reverse %}<tr><td>{{ at(window.ended_at) }}</td><td>{{ window.host }}</td>
+{% for window in version.windows|reverse %}<tr><td>{{ at(window.ended_at) }}</td><td>{{ window.host }}</td>
 <td class="n">{{ window.rows }}</td><td class="{{ style(window.drifted) }}">{{ word(window.drifted) }}</td>
 <td class="n">{% if window.effects %}{{ "%.3f"|format(window.effects.values()|max) }}{% endif %}</td></tr>
 {% endfor %}</table>
 {% endfor %}
-<p class="small">The verdict on a version is one look at all of its windows: a feature drifts where its effect is at
+<p class="small">The verdict on a version judges all of its windows together: a feature drifts if its effect is at
 least {{ report.min_effect }} (drift.min_effect), and its p-value, corrected for all features, at most
-{{ report.false_discovery_rate }} (drift.false_discovery_rate). A window's verdict is that of the watch, which looks
-again and again and so asks for more, counted from the first window here. The outermost bins hold what is beyond them.</p>
+{{ report.false_discovery_rate }} (drift.false_discovery_rate). The verdict on a window is the server's, which judges
+every window and so needs smaller p-values, counted from the first window here. The outermost bins also hold the numbers
+beyond them.</p>
 </body></html>
 """
 
 
-def render(report: Report) -> str:
+def render(report: DriftReport) -> str:
     """Return the page."""
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_PAGE)
     with mpl.rc_context():
         _set_style()
-        versions = [(each, _timeline(each, report), _plots(each)) for each in report.versions]
+        versions = [
+            (version, _timeline(version, report), _plots(version)) for version in report.versions
+        ]
     return template.render(
         report=report,
         versions=versions,
@@ -104,7 +106,7 @@ def render(report: Report) -> str:
 
 
 def _set_style() -> None:
-    """Have text stay text, which can be searched for, and is no formula where a label has a $."""
+    """Keep text searchable, and labels with a $ from being parsed as formulas."""
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "kaiten", "font.size": 9})
     mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
     mpl.rcParams.update({"text.parse_math": False, "text.color": _INK})
@@ -113,75 +115,79 @@ def _set_style() -> None:
 
 
 def _plots(version: VersionReport) -> Markup:
-    """Draw each feature's distribution over the reference's."""
+    """Draw each feature's distribution over that of the baseline."""
     return Markup("").join(
-        _drawn(
-            partial(_overlaid, name=each.name, of=each.distribution),
-            (4.2, 2.6 if each.distribution.edges else 1.2 + 0.2 * len(each.distribution.names)),
+        _draw_svg(
+            partial(_overlay, name=feature.name, shares=feature.distribution),
+            _plot_size(feature.distribution),
         )
-        for each in version.features
+        for feature in version.features
     )
 
 
-def _overlaid(axes: Axes, name: str, of: Distribution) -> None:
-    if of.edges is not None:
-        if of.reference is not None:
-            axes.stairs(of.reference, of.edges, fill=True, color=_QUIET, alpha=0.5)
-        axes.stairs(of.current, of.edges, color=_COLOURS["line1"], linewidth=1.5)
+def _plot_size(shares: Distribution) -> tuple[float, float]:
+    return 4.2, 2.6 if shares.edges else 1.2 + 0.2 * len(shares.names)
+
+
+def _overlay(axes: Axes, name: str, shares: Distribution) -> None:
+    if shares.edges is not None:
+        if shares.reference is not None:
+            axes.stairs(shares.reference, shares.edges, fill=True, color=_QUIET, alpha=0.5)
+        axes.stairs(shares.current, shares.edges, color=_COLOURS["line1"], linewidth=1.5)
         axes.set_ylabel("share")
     else:
-        places = range(len(of.names))
-        if of.reference is not None:
-            axes.barh(places, of.reference, height=0.8, color=_QUIET, alpha=0.5)
-        axes.barh(places, of.current, height=0.35, color=_COLOURS["line1"])
-        axes.set_yticks(places, of.names, fontsize=7)
+        places = range(len(shares.names))
+        if shares.reference is not None:
+            axes.barh(places, shares.reference, height=0.8, color=_QUIET, alpha=0.5)
+        axes.barh(places, shares.current, height=0.35, color=_COLOURS["line1"])
+        axes.set_yticks(places, shares.names, fontsize=7)
         axes.invert_yaxis()
         axes.set_xlabel("share")
-    against = "" if of.reference is None else "; grey: reference"
+    against = "" if shares.reference is None else "; grey: baseline"
     axes.set_title(f"{name} (line: these windows{against})", loc="left", fontsize=9)
 
 
-def _timeline(version: VersionReport, report: Report) -> Markup:
-    """Draw the effect of the likeliest causes over time, and which windows drifted."""
-    return _drawn(partial(_effects, version=version, report=report), (9.5, 2.8))
+def _timeline(version: VersionReport, report: DriftReport) -> Markup:
+    """Draw the effects of the likeliest causes over time, and mark the windows that drifted."""
+    return _draw_svg(partial(_effects, version=version, report=report), (9.5, 2.8))
 
 
-def _effects(axes: Axes, version: VersionReport, report: Report) -> None:
-    names = [each.name for each in version.features if each.verdict is not None][:_LINES]
+def _effects(axes: Axes, version: VersionReport, report: DriftReport) -> None:
+    names = [feature.name for feature in version.features if feature.verdict is not None][:_LINES]
     for host in version.hosts:
-        own = [window for window in version.windows if window.host == host]
-        times: Any = [window.ended_at for window in own]
+        windows = [window for window in version.windows if window.host == host]
+        times: Any = [window.ended_at for window in windows]
         for place, name in enumerate(names, 1):
-            effects = [window.effects.get(name, float("nan")) for window in own]
+            effects = [window.effects.get(name, float("nan")) for window in windows]
             label = name if host == version.hosts[0] else None
             axes.plot(
                 times, effects, ".-", color=_COLOURS[f"line{place}"], linewidth=1, label=label
             )
     axes.axhline(report.min_effect, color=_QUIET, linewidth=1, linestyle="--", label="min_effect")
-    # Those that drifted come last, over others of the same time.
-    windows = sorted(version.windows, key=lambda window: bool(window.drifted))
-    ends: Any = [window.ended_at for window in windows]
-    colours = [_BAD if window.drifted else _GOOD for window in windows]
-    axes.scatter(ends, [-0.06] * len(windows), c=colours, marker="s", s=14)
+    # Windows that drifted come last, on top of others of the same time.
+    ordered = sorted(version.windows, key=lambda window: bool(window.drifted))
+    ends: Any = [window.ended_at for window in ordered]
+    colours = [_BAD if window.drifted else _GOOD for window in ordered]
+    axes.scatter(ends, [-0.06] * len(ordered), c=colours, marker="s", s=14)
     axes.set(ylim=(-0.12, 1.02), ylabel="effect")
     locator = AutoDateLocator()  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    axes.set_title("Windows of each host; the squares tell which drifted", loc="left", fontsize=9)
+    axes.set_title("Windows of each host; red squares drifted", loc="left", fontsize=9)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
 
 
-def _drawn(draw: Callable[[Axes], object], size: tuple[float, float]) -> Markup:
-    """Return a figure as SVG in the colours of the page, without what only a file needs."""
+def _draw_svg(draw: Callable[[Axes], object], size: tuple[float, float]) -> Markup:
+    """Return a figure as SVG in the colours of the page, without the header of a file."""
     figure = Figure(figsize=size, layout="constrained", facecolor="none")
     axes = figure.add_subplot()
     axes.set_facecolor("none")
     draw(axes)
     out = io.StringIO()
-    # Without its metadata, whose names of vocabularies look like addresses.
+    # Without metadata, whose vocabulary names look like addresses.
     figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    drawn = out.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
     for name, stand_in in _COLOURS.items():
-        drawn = drawn.replace(stand_in, f"var(--{name})")
-    return Markup(drawn)  # noqa: S704  drawn here, and matplotlib escapes what is in it
+        svg = svg.replace(stand_in, f"var(--{name})")
+    return Markup(svg)  # noqa: S704  matplotlib escapes its texts

@@ -1,4 +1,4 @@
-"""What the archived windows of a version tell together, and one after the other."""
+"""The report on the archived windows of each version: all together, and one after the other."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,38 +8,38 @@ from pydantic import BaseModel, ConfigDict
 
 from kaiten import model_tags
 from kaiten.settings.models import DriftSettings
-from monitors.drift.archive.names import Kept
-from monitors.drift.detector import Finding, judge
+from monitors.drift.archive.names import ArchivedProfile
+from monitors.drift.comparison import compare
+from monitors.drift.detector import feature_state, next_state
 from monitors.drift.distributions import Distribution, distribution
 from monitors.drift.features import FEATURES
 from monitors.drift.spool import Source
-from monitors.drift.state import DriftState, FeatureState, WindowState, first
-from monitors.drift.watch import after
+from monitors.drift.state import DriftState, FeatureState, WindowState, initial_state
 from monitors.drift.whylogs_profiles import Profile
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """What windows are held against: the name of a report, and the profile of its rows."""
+class Baseline:
+    """The name of a validation report, and the profile of its rows."""
 
     name: str
     profile: Profile
 
 
-class _Part(BaseModel):
+class _ReportModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FeatureReport(_Part):
-    """A feature over all windows; ``verdict`` is None where there is nothing to compare with."""
+class FeatureReport(_ReportModel):
+    """A feature over all windows; ``verdict`` is None without a baseline."""
 
     name: str
     verdict: FeatureState | None
     distribution: Distribution
 
 
-class WindowReport(_Part):
-    """One window, judged with those before it of its host; ``effects`` are by feature."""
+class WindowReport(_ReportModel):
+    """One window, judged after the earlier windows of its host; ``effects`` are by feature."""
 
     id: str
     host: str
@@ -50,12 +50,12 @@ class WindowReport(_Part):
     effects: dict[str, float]
 
 
-class VersionReport(_Part):
+class VersionReport(_ReportModel):
     """The windows of a version and arm, over all hosts.
 
-    ``drifted`` is of all of them together, against the false discovery rate: one look at all that
-    there is. A window's is as the watch tells it, from the first window here on. Features come with
-    likely causes first.
+    ``drifted`` judges all windows together, once, at the false discovery rate. A window is judged
+    as the server judges it, counted from the first window here. Likely causes come first in
+    ``features``. ``reference`` names the validation report that holds the baseline.
     """
 
     model: str
@@ -72,8 +72,8 @@ class VersionReport(_Part):
     windows: tuple[WindowReport, ...]
 
 
-class Report(_Part):
-    """The archive's windows since an instant, with the settings that they are judged by."""
+class DriftReport(_ReportModel):
+    """The archived windows since an instant, with the settings that judge them."""
 
     made_at: datetime
     since: datetime
@@ -86,105 +86,97 @@ class Report(_Part):
 
 def version_report(
     source: Source,
-    windows: Iterable[tuple[Kept, Profile]],
-    reference: Reference | str,
+    windows: Iterable[tuple[ArchivedProfile, Profile]],
+    baseline: Baseline | str,
     settings: DriftSettings,
 ) -> VersionReport | None:
-    """Return what windows, oldest first, tell of a version; None where there are none.
+    """Return the report on windows, oldest first; None if there are none.
 
-    Where the version has no reference, it is the reason why.
+    Without a baseline, pass the reason in its place.
     """
-    known = reference if isinstance(reference, Reference) else None
+    known = baseline if isinstance(baseline, Baseline) else None
     replay = _Replay(source, known, settings)
-    for kept, profile in windows:
-        replay.add(kept, profile)
+    for archived, profile in windows:
+        replay.add(archived, profile)
     if replay.merged is None:
         return None
     name, version = model_tags.split(source.model)
     features = _features(replay.merged, known, settings)
-    told = [each.verdict.drifted for each in features if each.verdict is not None]
+    verdicts = [feature.verdict.drifted for feature in features if feature.verdict is not None]
     judged = replay.windows
     return VersionReport(
         model=name,
         version=version,
         arm=source.arm,
         reference=known.name if known else None,
-        reason=None if isinstance(reference, Reference) else reference,
-        drifted=any(told) if known else None,
-        rows=sum(each.rows for each in judged),
-        started_at=min(each.started_at for each in judged),
-        ended_at=max(each.ended_at for each in judged),
-        hosts=tuple(sorted({each.host for each in judged})),
+        reason=None if isinstance(baseline, Baseline) else baseline,
+        drifted=any(verdicts) if known else None,
+        rows=sum(window.rows for window in judged),
+        started_at=min(window.started_at for window in judged),
+        ended_at=max(window.ended_at for window in judged),
+        hosts=tuple(sorted({window.host for window in judged})),
         features=features,
         windows=tuple(judged),
     )
 
 
 class _Replay:
-    """Judges the windows of each host as its watch did, and merges all of them."""
+    """Judges the windows of each host as its server did, and merges all of them."""
 
-    def __init__(
-        self, source: Source, reference: Reference | None, settings: DriftSettings
-    ) -> None:
+    def __init__(self, source: Source, baseline: Baseline | None, settings: DriftSettings) -> None:
         self._source = source
-        self._reference = reference
+        self._baseline = baseline
         self._settings = settings
         self._before: dict[str, tuple[DriftState, Profile]] = {}
         self.merged: Profile | None = None
         self.windows: list[WindowReport] = []
 
-    def add(self, kept: Kept, profile: Profile) -> None:
-        """Take the next window."""
+    def add(self, archived: ArchivedProfile, profile: Profile) -> None:
+        """Add the next window."""
         self.merged = profile if self.merged is None else self.merged.merged(profile)
-        state = self._judged(kept, profile)
+        state = self._judge(archived, profile)
+        effects = {feature.name: feature.effect for feature in state.features} if state else {}
         self.windows.append(
             WindowReport(
-                id=kept.window,
-                host=kept.host,
-                rows=kept.rows,
-                started_at=kept.started_at,
-                ended_at=kept.ended_at,
+                id=archived.window,
+                host=archived.host,
+                rows=archived.rows,
+                started_at=archived.started_at,
+                ended_at=archived.ended_at,
                 drifted=state.drifted if state else None,
-                effects={each.name: each.effect for each in state.features} if state else {},
+                effects=effects,
             )
         )
 
-    def _judged(self, kept: Kept, profile: Profile) -> DriftState | None:
-        if self._reference is None:
+    def _judge(self, archived: ArchivedProfile, profile: Profile) -> DriftState | None:
+        if self._baseline is None:
             return None
-        known = self._reference
-        state, previous = self._before.get(kept.host, (first(self._source, known.name), None))
-        facts = WindowState(
-            id=kept.window, rows=kept.rows, started_at=kept.started_at, ended_at=kept.ended_at
+        initial = initial_state(self._source, self._baseline.name)
+        before, previous = self._before.get(archived.host, (initial, None))
+        window = WindowState(
+            id=archived.window,
+            rows=archived.rows,
+            started_at=archived.started_at,
+            ended_at=archived.ended_at,
         )
-        windows = [profile] if previous is None else [previous, profile]
-        findings = judge(known.profile, windows, self._settings.min_effect)
-        found = after(state, facts, findings, self._settings)
-        self._before[kept.host] = found, profile
-        return found
+        profiles = [profile] if previous is None else [previous, profile]
+        findings = compare(self._baseline.profile, profiles, self._settings.min_effect)
+        state = next_state(before, window, findings, self._settings)
+        self._before[archived.host] = state, profile
+        return state
 
 
 def _features(
-    merged: Profile, reference: Reference | None, settings: DriftSettings
+    merged: Profile, baseline: Baseline | None, settings: DriftSettings
 ) -> tuple[FeatureReport, ...]:
-    against = reference.profile if reference else None
-    findings = judge(against, [merged], settings.min_effect) if against else []
-    verdicts = {each.feature: _verdict(each, settings) for each in findings}
-    known = {feature.name: distribution(feature, merged, against) for feature in FEATURES}
-    order: Sequence[str] = [*verdicts, *(name for name in known if name not in verdicts)]
+    rate, min_effect = settings.false_discovery_rate, settings.min_effect
+    profile = baseline.profile if baseline else None
+    findings = compare(profile, [merged], min_effect) if profile else []
+    verdicts = {finding.feature: feature_state(finding, rate, min_effect) for finding in findings}
+    distributions = {feature.name: distribution(feature, merged, profile) for feature in FEATURES}
+    order: Sequence[str] = [*verdicts, *(name for name in distributions if name not in verdicts)]
     return tuple(
-        FeatureReport(name=name, verdict=verdicts.get(name), distribution=found)
+        FeatureReport(name=name, verdict=verdicts.get(name), distribution=shares)
         for name in order
-        if (found := known[name]) is not None
-    )
-
-
-def _verdict(finding: Finding, settings: DriftSettings) -> FeatureState:
-    return FeatureState(
-        name=finding.feature,
-        drifted=finding.drifts(settings.false_discovery_rate, settings.min_effect),
-        effect=finding.difference.effect,
-        p_value=finding.p_value,
-        windows=finding.windows,
-        details=finding.difference.details,
+        if (shares := distributions[name]) is not None
     )

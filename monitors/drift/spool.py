@@ -1,9 +1,9 @@
-"""Where the workers of a host put what they have seen, until it fills a window.
+"""The spool: a host's workers write measured answers into it until they fill a window.
 
-A part is one file of rows, which appears whole; its name tells when it was written, by whom and of
-how many rows, so that a window's size is known without a look inside. The parts of a window that
-has ended are moved into a folder of its own, which stays until it was judged: whoever is killed
-meanwhile, the next one finds it, and no row counts twice.
+A part is one file of rows, which appears whole. Its name holds the time, the process and the number
+of rows, so the size of a window is known without reading it. The parts of an ended window are moved
+into a folder of their own, which stays until the window is judged: if its worker is killed, the
+next one finds it, and no row counts twice.
 """
 
 import io
@@ -24,25 +24,25 @@ from kaiten.files import replace
 from monitors.drift.features import FEATURES, Columns
 
 logger = structlog.get_logger(__name__)
-TENANT = "tenant"
+PSEUDONYM = "pseudonym"
 _SUFFIX = ".npy"
 _NAME = re.compile(r"(\d{13})-\d+-\d+-(\d+)")
-# Whose measures they are is nobody else's business.
+# The measures of callers' texts are readable by their owner only.
 _MODE = 0o600
-# Where nobody closes windows, a disk is not to be filled: an hour and more of parts.
+# Bounds the disk if no process closes windows: over an hour of parts.
 _MAX_PARTS = 5000
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Source:
-    """Whose answers: ``model`` is ``name:version``."""
+    """The version and arm that answered; ``model`` is a model tag."""
 
     model: str
     arm: str
 
     @property
     def path(self) -> Path:
-        """Where what is kept of it lies, below any folder."""
+        """Its folder, relative to any folder that is divided by source."""
         return Path(*model_tags.split(self.model), self.arm)
 
 
@@ -56,14 +56,14 @@ class Part:
 
 
 class Spool:
-    """The parts of all windows that have not been judged yet."""
+    """The parts of all windows that have not been judged."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._folder = folder
         self._clock = clock
         self._written = 0
 
-    def put(self, source: Source, columns: Columns, tenants: Sequence[str]) -> bool:
+    def put(self, source: Source, columns: Columns, pseudonyms: Sequence[str]) -> bool:
         """Write measured answers as one part; return whether there was room.
 
         Raises:
@@ -74,80 +74,78 @@ class Spool:
         folder.mkdir(parents=True, exist_ok=True)
         if sum(1 for _ in folder.iterdir()) >= _MAX_PARTS:
             return False
-        self._write(folder, _rows({**columns, TENANT: np.array(tenants, dtype=str)}))
+        rows = _to_rows({**columns, PSEUDONYM: np.array(pseudonyms, dtype=str)})
+        self._written += 1
+        name = f"{int(self._clock() * 1000):013d}-{os.getpid()}-{self._written}-{len(rows)}"
+        content = io.BytesIO()
+        np.save(content, rows, allow_pickle=False)
+        replace(folder / f"{name}{_SUFFIX}", content.getvalue(), _MODE)
         return True
 
-    def arms(self, model: str) -> list[Source]:
-        """Return the sources of a model that there may be parts of."""
+    def sources(self, model: str) -> list[Source]:
+        """Return the sources of a model that may have parts."""
         folder = self._folder.joinpath(*model_tags.split(model))
-        return sorted(Source(model, each.name) for each in folder.glob("*/"))
+        return sorted(Source(model, path.name) for path in folder.glob("*/"))
 
     def parts(self, source: Source) -> list[Part]:
-        """Return a source's parts of no window yet, oldest first."""
-        return _named((self._folder / source.path).glob(f"*{_SUFFIX}"))
+        """Return the parts of a source that are in no window yet, oldest first."""
+        return _parse_names((self._folder / source.path).glob(f"*{_SUFFIX}"))
 
     def claimed(self, source: Source) -> list[list[Part]]:
-        """Return the parts of each window that has ended and was not forgotten, oldest first."""
+        """Return the parts of each claimed window, oldest first."""
         folders = sorted((self._folder / source.path).glob("*/"))
-        return [_named(folder.glob(f"*{_SUFFIX}")) for folder in folders]
+        return [_parse_names(folder.glob(f"*{_SUFFIX}")) for folder in folders]
 
     def claim(self, source: Source, parts: Sequence[Part]) -> list[Part]:
-        """Move parts into a folder of their own, and return them where they are now."""
+        """Move parts into a folder of their own; return them with their new paths."""
         folder = self._folder / source.path / parts[0].path.stem
         folder.mkdir(exist_ok=True)
         return [
             Part(part.path.rename(folder / part.path.name), part.at, part.rows) for part in parts
         ]
 
-    def forget(self, parts: Sequence[Part]) -> None:
-        """Remove the parts of a window that was claimed, with their folder."""
+    def remove(self, parts: Sequence[Part]) -> None:
+        """Remove the parts of a claimed window, with their folder."""
         shutil.rmtree(parts[0].path.parent)
-
-    def _write(self, folder: Path, rows: NDArray[np.void]) -> None:
-        self._written += 1
-        name = f"{int(self._clock() * 1000):013d}-{os.getpid()}-{self._written}-{len(rows)}"
-        content = io.BytesIO()
-        np.save(content, rows, allow_pickle=False)
-        replace(folder / f"{name}{_SUFFIX}", content.getvalue(), _MODE)
 
 
 def read(parts: Sequence[Part]) -> list[NDArray[np.void]]:
-    """Return the rows of each part, whose fields are the features and the tenant.
+    """Return the rows of each part, whose fields are the features and the pseudonym.
 
-    One that holds something else, as a power cut or an older version may leave it, is left out.
+    A part with other content, such as one left by a power cut or an older version, is left out.
     """
-    wanted = {feature.name for feature in FEATURES} | {TENANT}
-    found = []
+    fields = {feature.name for feature in FEATURES} | {PSEUDONYM}
+    arrays = []
     for part in parts:
         try:
             rows = np.load(part.path, allow_pickle=False)
-            whole = set(rows.dtype.names or ()) >= wanted
+            is_whole = set(rows.dtype.names or ()) >= fields
         except (ValueError, EOFError):
-            whole = False
-        if whole:
-            found.append(rows)
+            is_whole = False
+        if is_whole:
+            arrays.append(rows)
         else:
             logger.warning("part_unreadable", part=part.path.name, rows=part.rows)
-    return found
+    return arrays
 
 
-def columns(parts: Sequence[NDArray[np.void]]) -> Columns:
+def concatenate(parts: Sequence[NDArray[np.void]]) -> Columns:
     """Return the rows of several parts, in columns."""
     return {
         feature.name: np.concatenate([part[feature.name] for part in parts]) for feature in FEATURES
     }
 
 
-def _rows(columns: Columns) -> NDArray[np.void]:
+def _to_rows(columns: Columns) -> NDArray[np.void]:
     dtype = [(name, values.dtype) for name, values in columns.items()]
-    rows = np.empty(len(columns[TENANT]), dtype)
+    rows = np.empty(len(columns[PSEUDONYM]), dtype)
     for name, values in columns.items():
         rows[name] = values
     return rows
 
 
-def _named(paths: Iterator[Path]) -> list[Part]:
-    """Return the parts among files, oldest first; what has another kind of name is none."""
-    named = ((path, _NAME.fullmatch(path.stem)) for path in paths)
-    parts = [Part(path, int(m[1]) / 1000, int(m[2])) for path, m in named if m]
+def _parse_names(paths: Iterator[Path]) -> list[Part]:
+    """Return the parts among files, oldest first; files with other names are ignored."""
+    matches = ((path, _NAME.fullmatch(path.stem)) for path in paths)
+    parts = [Part(path, int(m[1]) / 1000, int(m[2])) for path, m in matches if m]
     return sorted(parts, key=lambda part: part.path.name)

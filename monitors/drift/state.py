@@ -1,4 +1,4 @@
-"""What is known of each version's drift: one file each, which every worker reads."""
+"""The drift state of each served version: one file each, which every worker reads."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -14,23 +14,26 @@ from kaiten.serving import ServedModel
 from monitors.drift.spool import Source
 
 logger = structlog.get_logger(__name__)
-NO_REFERENCE = "it has no reference: validate it (kaiten validate), and start the server again"
-STATE_UNREADABLE = "its state in KAITEN_HOME can not be read; see the log"
-UNREADABLE = "its reference can not be read: validate it again, and start the server again"
+NO_BASELINE = "no validation report; run `kaiten validate`, then start the server again"
+BASELINE_UNREADABLE = (
+    "the baseline in its validation report cannot be read; run `kaiten validate` again, then start "
+    "the server again"
+)
+STATE_UNREADABLE = "its state in KAITEN_HOME cannot be read; see drift_state_unreadable in the log"
 NOT_WATCHED = "profiles.enabled is false"
 _MODE = 0o600
 
 
-class _Part(BaseModel):
-    # A newer Kaiten may have kept more.
+class _StateModel(BaseModel):
+    # A newer Kaiten may have stored more.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class FeatureState(_Part):
-    """What the last window told of a feature.
+class FeatureState(_StateModel):
+    """A feature in the last window.
 
     ``effect`` is from 0 to 1; the p-value is corrected for all features; ``windows`` is how many
-    windows, the last one or the last two, the figures are of.
+    windows the figures cover, the last one or the last two.
     """
 
     name: str
@@ -41,8 +44,8 @@ class FeatureState(_Part):
     details: Mapping[str, float | str]
 
 
-class WindowState(_Part):
-    """The last window; it told drift if its p-value was at most its level."""
+class WindowState(_StateModel):
+    """The last window; drift was detected in it if its p-value is at most its level."""
 
     id: str
     rows: int
@@ -52,11 +55,13 @@ class WindowState(_Part):
     level: float | None = None
 
 
-class DriftState(_Part):
+class DriftState(_StateModel):
     """The drift of one version.
 
-    ``windows`` were judged, ``told`` of them told drift, and the last ``quiet`` showed no sign of
-    it. ``drifted`` is None where there is nothing to compare with, and ``reason`` says so.
+    ``windows`` were judged, in ``discoveries`` of them a drift began, and the last
+    ``quiet_windows`` showed no sign of drift. ``drifted`` is None without a baseline, and
+    ``reason`` says why. ``reference`` names the validation report that holds the baseline. Likely
+    causes come first in ``features``.
     """
 
     model: str
@@ -68,82 +73,82 @@ class DriftState(_Part):
     reference_rows: int | None = None
     reason: str | None = None
     windows: int = 0
-    told: int = 0
-    quiet: int = 0
+    discoveries: int = 0
+    quiet_windows: int = 0
     window: WindowState | None = None
-    # Likely causes first.
     features: tuple[FeatureState, ...] = ()
 
 
-def first(source: Source, reference: str | None) -> DriftState:
-    """Return what is known of a version before its first window."""
+def initial_state(source: Source, report: str | None) -> DriftState:
+    """Return the state of a version before its first window, compared with a validation report."""
     name, version = model_tags.split(source.model)
     return DriftState(
         model=name,
         version=version,
         arm=source.arm,
-        drifted=None if reference is None else False,
-        reference=reference,
-        reason=NO_REFERENCE if reference is None else None,
+        drifted=None if report is None else False,
+        reference=report,
+        reason=NO_BASELINE if report is None else None,
     )
 
 
-class States:
+class DriftStates:
     """The states of a host, in files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def get(self, source: Source, reference: str | None) -> DriftState:
-        """Return a version's state; a new one where none was kept, or one of another reference.
+    def get(self, source: Source, report: str | None) -> DriftState:
+        """Return a version's state; the initial one if there is none for this validation report.
 
-        OSError where it is there and can not be read.
+        Raises:
+            OSError: The file exists and cannot be read.
+
         """
         try:
-            kept = DriftState.model_validate_json(self._file(source).read_bytes())
+            state = DriftState.model_validate_json(self._file(source).read_bytes())
         except FileNotFoundError:
-            return first(source, reference)
+            return initial_state(source, report)
         except ValidationError:
             logger.warning("drift_state_broken", model=source.model, arm=source.arm)
-            return first(source, reference)
-        return kept if kept.reference == reference else first(source, reference)
+            return initial_state(source, report)
+        return state if state.reference == report else initial_state(source, report)
 
-    def put(self, source: Source, state: DriftState, window: bytes) -> None:
-        """Keep a state, and the profile of its last window."""
-        file = self._file(source)
-        kept = self._window(source, state.window.id if state.window else "")
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        replace(kept, window, _MODE)
-        replace(file, state.model_dump_json(indent=1) + "\n", _MODE)
-        for older in kept.parent.iterdir():
-            if older != kept:
-                older.unlink(missing_ok=True)
+    def put(self, source: Source, state: DriftState, profile: bytes) -> None:
+        """Store a state, and the profile of its last window."""
+        file = self._window_file(source, state.window.id if state.window else "")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace(file, profile, _MODE)
+        replace(self._file(source), state.model_dump_json(indent=1) + "\n", _MODE)
+        for other in file.parent.iterdir():
+            if other != file:
+                other.unlink(missing_ok=True)
 
     def last_window(self, source: Source, state: DriftState) -> bytes | None:
-        """Return the profile of a state's last window, if it is still there."""
+        """Return the profile of a state's last window, None if it is missing."""
         if state.window is None:
             return None
         try:
-            return self._window(source, state.window.id).read_bytes()
+            return self._window_file(source, state.window.id).read_bytes()
         except OSError:
             return None
 
     def _file(self, source: Source) -> Path:
         return self._folder / source.path.with_name(f"{source.arm}.json")
 
-    def _window(self, source: Source, name: str) -> Path:
-        return self._folder / source.path / f"{name}.bin"
+    def _window_file(self, source: Source, window: str) -> Path:
+        return self._folder / source.path / f"{window}.bin"
 
 
-class DriftReport:
-    """Tells the drift of the served versions, from what was kept: every worker tells the same.
+class ServedDrift:
+    """Reads the drift of the served versions; every worker returns the same.
 
     ``models`` are those that serve now, by model tag. ``watched`` says whether drift is measured.
     """
 
     def __init__(
         self,
-        states: States,
+        states: DriftStates,
         models: Mapping[str, ServedModel],
         *,
         watched: bool = True,
@@ -155,20 +160,18 @@ class DriftReport:
     def drift(self) -> list[DriftState]:
         """Return the state of each served version, in their order.
 
-        What cannot be read costs the state of that version, and no answer about the others.
+        A file that cannot be read affects the state of its version only.
         """
-        if not self._watched:
-            found = [first(Source(model, PRODUCTION), None) for model in self._models]
-            return [each.model_copy(update={"reason": NOT_WATCHED}) for each in found]
-        return [
-            self._state(Source(tag, PRODUCTION), model.baseline.name if model.baseline else None)
-            for tag, model in self._models.items()
-        ]
+        return [self._state(model) for model in self._models.values()]
 
-    def _state(self, source: Source, reference: str | None) -> DriftState:
+    def _state(self, model: ServedModel) -> DriftState:
+        source = Source(model.model_tag, PRODUCTION)
+        if not self._watched:
+            return initial_state(source, None).model_copy(update={"reason": NOT_WATCHED})
+        report = model.baseline.name if model.baseline else None
         try:
-            return self._states.get(source, reference)
+            return self._states.get(source, report)
         except OSError as error:
             logger.warning("drift_state_unreadable", model=source.model, error=error.strerror)
             unknown = {"drifted": None, "reason": STATE_UNREADABLE}
-            return first(source, reference).model_copy(update=unknown)
+            return initial_state(source, report).model_copy(update=unknown)

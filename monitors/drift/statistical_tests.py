@@ -1,12 +1,13 @@
-"""How far two samples differ, and how surely.
+"""Statistical tests of two samples: the effect size of their difference, and its significance.
 
-Numbers: the two-sample Kolmogorov-Smirnov test on the sketches' cumulative distributions, its
-p-value by Stephens' approximation (Journal of the Royal Statistical Society B 32, 1970). Classes:
-the chi-square test of two samples, and, since a test over all classes hardly sees one of many, an
-exact binomial test of each; the population stability index without what chance alone gives it
-(Yurdakul, "Statistical properties of population stability index", 2018) is told beside.
+Numbers are compared by the two-sample Kolmogorov-Smirnov test on the sketches' cumulative
+distributions; its p-value is Stephens' approximation (Journal of the Royal Statistical Society B
+32, 1970). Classes are compared by the chi-square test of two samples, and each class by an exact
+binomial test, because a test over all classes hardly detects a change of one of many. The details
+hold the population stability index less its expectation under no change (Yurdakul, "Statistical
+properties of population stability index", 2018).
 
-Rows are taken to be independent: one text that is asked over and over is many of them.
+Rows are assumed to be independent: a text that is sent many times counts as many rows.
 """
 
 from collections.abc import Mapping
@@ -19,21 +20,21 @@ from scipy.special import bdtr, bdtrc, chdtrc, kolmogorov
 from monitors.drift.whylogs_profiles import Profile
 
 _RANKS = np.linspace(0, 1, 257)
-# Below so many expected, the chi-square distribution is no good approximation (Cochran, 1954).
-_LEAST_EXPECTED = 5
-# Half a count more for each class, so that one that is new has a logarithm.
+# The chi-square approximation needs so many expected counts (Cochran, 1954).
+_MIN_EXPECTED = 5
+# Added to each count, so that a new class has a logarithm.
 _SMOOTHING = 0.5
-# A change of one class that chance would make in more than one of twenty windows is none.
-_SURE = 0.05
+# The significance level at which the change of one class counts.
+_SIGNIFICANT = 0.05
 Shares = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """Of one feature: an effect from 0 to 1, and the p-value under no difference at all.
+class FeatureDifference:
+    """The difference of one feature: an effect size from 0 to 1, and its p-value.
 
-    ``moved`` is at least the share of answers that would have to be others, which features can be
-    ranked by: for numbers it is KS's D.
+    ``moved`` is a lower bound of the share of answers that changed; features are ranked by it. For
+    numbers it is the Kolmogorov-Smirnov statistic D.
     """
 
     effect: float
@@ -42,22 +43,22 @@ class Difference:
     details: Mapping[str, float | str] = field(default_factory=dict)
 
 
-def numbers_differ(reference: Profile, current: Profile, column: str) -> Difference | None:
-    """Compare two samples of numbers; None where one has none. The effect is KS's D."""
-    sizes = reference.count(column), current.count(column)
+def numbers_differ(baseline: Profile, current: Profile, column: str) -> FeatureDifference | None:
+    """Compare two samples of numbers; None if one is empty. The effect is D."""
+    sizes = baseline.count(column), current.count(column)
     if not all(sizes):
         return None
-    found = [each.quantiles(column, _RANKS.tolist()) for each in (reference, current)]
-    points = np.unique(np.concatenate(found))
-    # Under each point and up to it: a point may hold much of a sample.
+    quantiles = [profile.quantiles(column, _RANKS.tolist()) for profile in (baseline, current)]
+    points = np.unique(np.concatenate(quantiles))
+    # Below each point and up to it: a large part of a sample may equal the point.
     points = np.unique(np.concatenate([points, np.nextafter(points, np.inf)]))
-    distances = np.abs(reference.below(column, points) - current.below(column, points))
+    distances = np.abs(baseline.below(column, points) - current.below(column, points))
     distance = float(distances.max())
-    # Of as many as one sample would need.
+    # The root of the effective sample size.
     root = np.sqrt(sizes[0] * sizes[1] / sum(sizes))
     p_value = float(kolmogorov((root + 0.12 + 0.11 / root) * distance))
-    medians = [float(each[len(_RANKS) // 2]) for each in found]
-    return Difference(
+    medians = [float(each[len(_RANKS) // 2]) for each in quantiles]
+    return FeatureDifference(
         distance,
         p_value,
         distance,
@@ -65,36 +66,36 @@ def numbers_differ(reference: Profile, current: Profile, column: str) -> Differe
     )
 
 
-def classes_differ(reference: Profile, current: Profile, column: str) -> Difference | None:
-    """Compare two samples of classes; None where one has none.
+def classes_differ(baseline: Profile, current: Profile, column: str) -> FeatureDifference | None:
+    """Compare two samples of classes; None if one is empty.
 
-    What moved is their total variation distance, less what chance gives it. The effect is that, or
-    Cohen's h of the class that changed most surely, if that is sure at all and larger.
+    ``moved`` is their total variation distance less its expectation under no change. The effect is
+    that, or Cohen's h of the class with the most significant change, if it is larger.
     """
-    before, now = reference.classes(column), current.classes(column)
+    before, now = baseline.classes(column), current.classes(column)
     if not before or not now:
         return None
     names = sorted({*before, *now})
-    counts = np.array([[each.get(name, 0) for name in names] for each in (before, now)])
-    whole = _chi_square(counts)
-    p_values, effects = _each(counts)
-    surest = int(np.lexsort((-np.abs(effects), p_values))[0])
+    counts = np.array([[sample.get(name, 0) for name in names] for sample in (before, now)])
+    overall_p_value = _chi_square(counts)
+    p_values, effects = _compare_classes(counts)
+    first = int(np.lexsort((-np.abs(effects), p_values))[0])
     moved = _moved(counts)
-    one = min(1.0, float(p_values[surest]) * len(names))
-    height = abs(float(effects[surest])) if one <= _SURE else 0.0
-    shares = counts[:, surest] / counts.sum(axis=1)
-    # Either may tell: Bonferroni's correction for both, and within the second for all classes.
-    return Difference(
-        max(moved, min(1.0, height)),
-        float(min(1.0, 2 * min(whole, one))),
+    class_p_value = min(1.0, float(p_values[first]) * len(names))
+    cohens_h = abs(float(effects[first])) if class_p_value <= _SIGNIFICANT else 0.0
+    shares = counts[:, first] / counts.sum(axis=1)
+    # Bonferroni's correction for the two tests; class_p_value is corrected for all classes.
+    return FeatureDifference(
+        max(moved, min(1.0, cohens_h)),
+        float(min(1.0, 2 * min(overall_p_value, class_p_value))),
         moved,
         {
             "psi": _stability(counts),
-            "chi_square_p": whole,
-            "class": names[surest],
+            "chi_square_p": overall_p_value,
+            "class": names[first],
             "reference_share": float(shares[0]),
             "share": float(shares[1]),
-            "cohens_h": float(effects[surest]),
+            "cohens_h": float(effects[first]),
         },
     )
 
@@ -103,46 +104,46 @@ def _chi_square(counts: NDArray[np.int64]) -> float:
     """Return the p-value of two samples of classes, shape (2, classes)."""
     sizes = counts.sum(axis=1)
     expected = counts.sum(axis=0) * sizes.min() / sizes.sum()
-    rare = expected < _LEAST_EXPECTED
+    rare = expected < _MIN_EXPECTED
     pooled = np.column_stack([counts[:, ~rare], counts[:, rare].sum(axis=1)])
     pooled = pooled[:, pooled.sum(axis=0) > 0]
-    if pooled.shape[1] < 2:  # noqa: PLR2004  one class differs from nothing
+    if pooled.shape[1] < 2:  # noqa: PLR2004  one class cannot differ
         return 1.0
     scale = np.sqrt(sizes[1] / sizes[0])
-    found = ((pooled[0] * scale - pooled[1] / scale) ** 2 / pooled.sum(axis=0)).sum()
-    p_value: float = chdtrc(pooled.shape[1] - 1, found)
+    statistic = ((pooled[0] * scale - pooled[1] / scale) ** 2 / pooled.sum(axis=0)).sum()
+    p_value: float = chdtrc(pooled.shape[1] - 1, statistic)
     return p_value
 
 
 def _stability(counts: NDArray[np.int64]) -> float:
-    """Return the population stability index over what it is expected to be without a change."""
+    """Return the population stability index less its expectation under no change."""
     smooth = counts + _SMOOTHING
     before, now = smooth / smooth.sum(axis=1, keepdims=True)
     index = float(((now - before) * np.log(now / before)).sum())
-    by_chance = (counts.shape[1] - 1) * float((1 / counts.sum(axis=1)).sum())
-    return float(max(0.0, index - by_chance))
+    expectation = (counts.shape[1] - 1) * float((1 / counts.sum(axis=1)).sum())
+    return float(max(0.0, index - expectation))
 
 
 def _moved(counts: NDArray[np.int64]) -> float:
-    """Return the total variation distance of two samples of classes over what chance gives it."""
+    """Return the total variation distance less its expectation under no change."""
     sizes = counts.sum(axis=1)
     before, now = counts / sizes[:, None]
     share = counts.sum(axis=0) / sizes.sum()
-    # The mean of a normal's absolute value, of each class's difference.
-    by_chance = np.sqrt(2 / np.pi * share * (1 - share) * (1 / sizes).sum()).sum() / 2
-    return float(max(0.0, np.abs(now - before).sum() / 2 - by_chance))
+    # The mean absolute value of a normal distribution, for the difference of each class.
+    expectation = np.sqrt(2 / np.pi * share * (1 - share) * (1 / sizes).sum()).sum() / 2
+    return float(max(0.0, np.abs(now - before).sum() / 2 - expectation))
 
 
-def _each(counts: NDArray[np.int64]) -> tuple[Shares, Shares]:
+def _compare_classes(counts: NDArray[np.int64]) -> tuple[Shares, Shares]:
     """Return the p-value and Cohen's h of each class.
 
-    Given how often a class occurs in both samples, its part in the second is binomial.
+    Given a class's count in both samples together, its count in the second is binomial.
     """
     sizes = counts.sum(axis=1)
-    both, part = counts.sum(axis=0), sizes[1] / sizes.sum()
-    at_most = bdtr(counts[1], both, part)
-    # bdtrc is the chance of more than k.
-    at_least = np.where(counts[1] > 0, bdtrc(np.maximum(counts[1] - 1, 0), both, part), 1.0)
+    totals, part = counts.sum(axis=0), sizes[1] / sizes.sum()
+    at_most = bdtr(counts[1], totals, part)
+    # bdtrc is the probability of more than k.
+    at_least = np.where(counts[1] > 0, bdtrc(np.maximum(counts[1] - 1, 0), totals, part), 1.0)
     p_values: Shares = np.minimum(1.0, 2 * np.minimum(at_most, at_least))
     before, now = counts / sizes[:, None]
     effects: Shares = 2 * (np.arcsin(np.sqrt(now)) - np.arcsin(np.sqrt(before)))

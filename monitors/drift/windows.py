@@ -1,4 +1,4 @@
-"""Windows of answers: which parts of the spool make one, and when it has ended."""
+"""Windows of answers: which parts of the spool form one, and when it has ended."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,20 +10,20 @@ from monitors.drift.spool import Part, Source, Spool
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """Parts that make a window, oldest first, and are no other's."""
+class EndedWindow:
+    """The parts that form a window, oldest first; each part is in one window only."""
 
     source: Source
     parts: Sequence[Part]
 
     @property
     def id(self) -> str:
-        """What tells it from every other: the folder that holds its parts."""
+        """The name of the folder that holds its parts, unique on its host."""
         return self.parts[0].path.parent.name
 
     @property
     def rows(self) -> int:
-        """How many answers are in it."""
+        """The number of its answers."""
         return sum(part.rows for part in self.parts)
 
     @property
@@ -37,22 +37,23 @@ class Window:
         return datetime.fromtimestamp(self.parts[-1].at, UTC)
 
 
-def ended(
+def claim_ended(
     spool: Spool, source: Source, settings: DriftSettings, clock: Callable[[], float] = time.time
-) -> Iterator[Window]:
+) -> Iterator[EndedWindow]:
     """Yield each window of a source that has ended, and claim it.
 
-    It has by its rows, or by its age if it has enough of them. What was claimed before and not
-    forgotten comes first. One process at a time asks for a source's.
+    A window ends by its number of rows, or by its age if it has enough rows. Windows that were
+    claimed before and are still there come first. Only one process at a time may claim the windows
+    of a source.
     """
-    yield from (Window(source, parts) for parts in spool.claimed(source) if parts)
+    yield from (EndedWindow(source, parts) for parts in spool.claimed(source) if parts)
     gathered: list[Part] = []
     rows = 0
     for part in spool.parts(source):
         gathered.append(part)
         rows += part.rows
         if rows >= settings.window_rows:
-            yield Window(source, spool.claim(source, gathered))
+            yield EndedWindow(source, spool.claim(source, gathered))
             gathered, rows = [], 0
     if rows >= settings.min_rows and clock() - gathered[0].at >= settings.window_s:
-        yield Window(source, spool.claim(source, gathered))
+        yield EndedWindow(source, spool.claim(source, gathered))

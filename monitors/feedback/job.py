@@ -13,7 +13,7 @@ from kaiten.feedback import VersionQuality
 from monitors.feedback.labels import WAIT_S, Labels
 from monitors.feedback.retention import Pruning
 from monitors.feedback.windows import Windows
-from monitors.leader_lock import keeper, keeps
+from monitors.leader_lock import LeaderLock
 
 logger = structlog.get_logger(__name__)
 POLL_S = 3.0
@@ -56,7 +56,7 @@ class QualityWatch:
         metrics: WatchMetrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._lock = keeper(home / LOCK_FILE)
+        self._lock = LeaderLock(home / LOCK_FILE)
         self._database = labels.database
         self._wal_is_large = False
         self._labels = labels
@@ -89,7 +89,7 @@ class QualityWatch:
     def step(self) -> bool:
         """Do one round of work if this worker holds the lock; return whether it does."""
         try:
-            if not keeps(self._lock):
+            if not self._lock.acquire():
                 return False
             self._run_round()
             self._failing = False

@@ -23,16 +23,16 @@ from numpy.typing import NDArray
 from benchmarks import model as benchmark
 from benchmarks import places
 from examples.quickstart.train import Example
-from kaiten.events import REFERENCE_FILE
+from kaiten.events import BASELINE_FILE
 from kaiten.settings.models import DriftSettings, RunnerSettings
 from lifecycle.card import ModelCard
 from lifecycle.store import StoredModel
-from monitors.drift.detector import Finding, judge
+from monitors.drift.comparison import Finding, compare
+from monitors.drift.detector import next_state
 from monitors.drift.features import FEATURES, LABEL, Columns, measure
 from monitors.drift.spool import Source
-from monitors.drift.state import DriftState, WindowState, first
+from monitors.drift.state import DriftState, WindowState, initial_state
 from monitors.drift.statistical_tests import numbers_differ
-from monitors.drift.watch import after
 from monitors.drift.whylogs_profiles import Profile
 from monitors.feedback import accuracy_estimate
 from runners.tasks.text_classification.serving import load
@@ -153,11 +153,11 @@ class Trial:
         reference = model.baseline
         assert reference is not None
         self._model, self._part, self._length = model, part, length
-        self._reference = Profile.read((reference / REFERENCE_FILE).read_bytes())
+        self._reference = Profile.read((reference / BASELINE_FILE).read_bytes())
         self._random = np.random.default_rng(benchmark.SEED)
         self._truth = np.array([row.label for row in part])
         self._usual = self._answered(Shift(frozenset()))
-        self._state = first(_SOURCE, reference.name)
+        self._state = initial_state(_SOURCE, reference.name)
 
     def false_alarms(self, report: Report, name: str) -> None:
         """Count false reports in windows without drift, by Kaiten and by the common recipe."""
@@ -165,9 +165,9 @@ class Trial:
         for _ in range(self._length):
             rows = self._rows(_ROWS)
             window = self._usual.at(rows).profile
-            was = state.told
+            was = state.discoveries
             state, _findings = self._next(state, before, window)
-            raised += state.told - was
+            raised += state.discoveries - was
             article.update(self._by_the_article(window))
             before = window
         self._state, self._before = state, before
@@ -189,7 +189,7 @@ class Trial:
             for trial in range(trials):
                 # By turns at a server's first windows, and after very many without drift.
                 fresh = trial % 2 == 0
-                state = first(_SOURCE, self._state.reference) if fresh else self._state
+                state = initial_state(_SOURCE, self._state.reference) if fresh else self._state
                 before = None if fresh else self._before
                 for _ in range(2):
                     window = draw().profile
@@ -287,10 +287,10 @@ class Trial:
         self, state: DriftState, before: Profile | None, window: Profile
     ) -> tuple[DriftState, list[Finding]]:
         windows = [window] if before is None else [before, window]
-        findings = judge(self._reference, windows, _SETTINGS.min_effect)
+        findings = compare(self._reference, windows, _SETTINGS.min_effect)
         now = datetime.now(UTC)
         facts = WindowState(id="window", rows=_ROWS, started_at=now, ended_at=now)
-        return after(state, facts, findings, _SETTINGS), findings
+        return next_state(state, facts, findings, _SETTINGS), findings
 
     def _answered(self, shift: Shift) -> Answered:
         texts = list(shift.texts([row.text for row in self._part]))

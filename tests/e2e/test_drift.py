@@ -110,7 +110,7 @@ def test_whoever_is_killed_takes_no_window_along(
     ask(watched, first)
     # What is in the spool by now is nobody's to lose; it is there within a second.
     spool = Spool(Path(watched.server.env["KAITEN_HOME"]) / "drift" / "spool")
-    (source,) = spool.arms("support-intent:1.0.0")
+    (source,) = spool.sources("support-intent:1.0.0")
     spooled = (sum(part.rows for part in spool.parts(source)) for _ in range(LIMIT * 100))
     assert any(rows == len(first) for rows in spooled)
     # It holds what closes windows, and the other takes that over.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from monitors.drift.spool import Spool, columns, read
+from monitors.drift.spool import Spool, concatenate, read
 from tests.e2e.house import (
     BIN,
     ROOT,
@@ -37,8 +37,8 @@ def test_ctrl_c_stops_cleanly_and_what_was_seen_waits_for_its_window(
         code = server.process.stop(signal.SIGINT)
         log = server.process.log
     spool = Spool(tmp_path / "drift" / "spool")
-    (source,) = spool.arms("support-intent:1.0.0")
-    found = columns(read(spool.parts(source)))
+    (source,) = spool.sources("support-intent:1.0.0")
+    found = concatenate(read(spool.parts(source)))
 
     assert code == 0
     assert "Traceback" not in log

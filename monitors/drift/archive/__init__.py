@@ -1,1 +1,1 @@
-"""The archive of profiles: one file a window, in a folder or in an object store."""
+"""The archive of profiles: one file for each window, in a folder or in an object store."""

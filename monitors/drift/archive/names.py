@@ -1,7 +1,7 @@
-"""What a profile in the archive is named: all but what was measured, sorted by time.
+"""The names of profiles in the archive; they sort by time, and hold everything but the measures.
 
-So an archive is looked through without a file being read.
-NAME/VERSION/ARM/[tenants/PSEUDONYM/]START_END_ROWS_HOST_WINDOW.bin, instants in UTC.
+So an archive can be searched without reading its files. A profile is
+NAME/VERSION/ARM/[subjects/PSEUDONYM/]START_END_ROWS_HOST_WINDOW.bin, with instants in UTC.
 """
 
 import re
@@ -10,27 +10,27 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 from monitors.drift.spool import Source
-from monitors.drift.windows import Window
+from monitors.drift.windows import EndedWindow
 
 SUFFIX = ".bin"
-_TENANTS = "tenants"
+_SUBJECTS = "subjects"
 _INSTANT = "%Y%m%dT%H%M%S%fZ"
 _NAME = re.compile(r"(\d{8}T\d{9}Z)_(\d{8}T\d{9}Z)_(\d+)_([^_]+)_([^_]+)\.bin")
-_NOT_OF_A_HOST = re.compile(r"[^A-Za-z0-9.-]")
+_NOT_IN_HOSTS = re.compile(r"[^A-Za-z0-9.-]")
 
 
-def folder_of(source: Source, tenant: str | None) -> PurePosixPath:
-    """Return where the profiles of a version and arm are, or those of one of its tenants."""
-    own = PurePosixPath(source.path)
-    return own if tenant is None else own / _TENANTS / tenant
+def folder_of(source: Source, pseudonym: str | None) -> PurePosixPath:
+    """Return the folder of a source's profiles, or that of one of its subjects."""
+    folder = PurePosixPath(source.path)
+    return folder if pseudonym is None else folder / _SUBJECTS / pseudonym
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A profile in the archive; ``tenant`` is a pseudonym, None for the answers to all."""
+class ArchivedProfile:
+    """A profile in the archive; ``pseudonym`` is its subject's, None for all answers."""
 
     source: Source
-    tenant: str | None
+    pseudonym: str | None
     started_at: datetime
     ended_at: datetime
     rows: int
@@ -38,32 +38,33 @@ class Kept:
     window: str
 
     @classmethod
-    def of(cls, window: Window, tenant: str | None, host: str) -> "Kept":
-        """Return what the profile of a window is kept as: the same, however often it is put."""
-        named = _NOT_OF_A_HOST.sub("-", host) or "-"
+    def of(cls, window: EndedWindow, pseudonym: str | None, host: str) -> "ArchivedProfile":
+        """Return the profile of a window; the same for the same window."""
+        safe_host = _NOT_IN_HOSTS.sub("-", host) or "-"
         start, end = window.started_at, window.ended_at
-        return cls(window.source, tenant, start, end, window.rows, named, window.id)
+        return cls(window.source, pseudonym, start, end, window.rows, safe_host, window.id)
 
     @classmethod
-    def named(cls, source: Source, tenant: str | None, name: str) -> "Kept | None":
-        """Return what a file's name tells; None for one that is no profile's."""
-        found = _NAME.fullmatch(name)
-        if found is None:
+    def parse(cls, source: Source, pseudonym: str | None, name: str) -> "ArchivedProfile | None":
+        """Return the profile of a file name; None for the names of other files."""
+        match = _NAME.fullmatch(name)
+        if match is None:
             return None
-        start, end, rows, host, window = found.groups()
-        return cls(source, tenant, _read(start), _read(end), int(rows), host, window)
+        start, end, rows, host, window = match.groups()
+        instants = _parse_instant(start), _parse_instant(end)
+        return cls(source, pseudonym, *instants, int(rows), host, window)
 
     @property
     def path(self) -> PurePosixPath:
-        """Where it is in the archive."""
-        span = f"{_written(self.started_at)}_{_written(self.ended_at)}"
+        """Its path in the archive."""
+        span = f"{_format_instant(self.started_at)}_{_format_instant(self.ended_at)}"
         name = f"{span}_{self.rows}_{self.host}_{self.window}{SUFFIX}"
-        return folder_of(self.source, self.tenant) / name
+        return folder_of(self.source, self.pseudonym) / name
 
 
-def _written(at: datetime) -> str:
+def _format_instant(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y%m%dT%H%M%S}{at.microsecond // 1000:03d}Z"
 
 
-def _read(text: str) -> datetime:
+def _parse_instant(text: str) -> datetime:
     return datetime.strptime(text, _INSTANT).replace(tzinfo=UTC)

@@ -1,43 +1,42 @@
-"""What could not be delivered, kept in a folder until it can be; of too many, the oldest go."""
+"""Files that wait to be delivered, in a bounded folder."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from kaiten.files import replace
 
-# Whose measures they are is nobody else's business.
+# The measures of callers' texts are readable by their owner only.
 _MODE = 0o600
 
 
 class Outbox:
-    """Holds at most so many files, each under the path that it is to have elsewhere."""
+    """At most ``max_files`` files, each under the path that it is to have at the target."""
 
-    def __init__(self, folder: Path, most: int) -> None:
+    def __init__(self, folder: Path, max_files: int) -> None:
         self._folder = folder
-        self._most = most
+        self._max_files = max_files
 
     def put(self, name: PurePosixPath, content: bytes) -> Sequence[PurePosixPath]:
-        """Keep a file, and return those that had to go for it, oldest first."""
+        """Add a file; return the oldest files, which were removed for it."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         replace(path, content, _MODE)
-        gone = self.waiting()[: -self._most]
-        for each in gone:
-            self.forget(each)
-        return gone
+        removed = self.waiting()[: -self._max_files]
+        for oldest in removed:
+            self.remove(oldest)
+        return removed
 
     def read(self, name: PurePosixPath) -> bytes:
-        """Return what a file holds."""
+        """Return the content of a file."""
         return (self._folder / name).read_bytes()
 
-    def forget(self, name: PurePosixPath) -> None:
-        """Remove a file that is where it belongs."""
+    def remove(self, name: PurePosixPath) -> None:
+        """Remove a delivered file."""
         (self._folder / name).unlink(missing_ok=True)
 
     def waiting(self) -> list[PurePosixPath]:
-        """Return what is kept, oldest first: file names begin with a time."""
+        """Return the files, oldest first: their names begin with a time."""
         # A file that is being written has another suffix.
-        found = (
-            PurePosixPath(path.relative_to(self._folder)) for path in self._folder.rglob("*.bin")
-        )
-        return sorted(found, key=lambda name: name.name)
+        paths = self._folder.rglob("*.bin")
+        names = (PurePosixPath(path.relative_to(self._folder)) for path in paths)
+        return sorted(names, key=lambda name: name.name)

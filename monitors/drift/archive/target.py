@@ -1,6 +1,6 @@
-"""Where an archive is: a folder, or an address that fsspec knows, such as s3://bucket/prefix.
+"""The target of an archive: a folder, or an address for fsspec, such as s3://bucket/prefix.
 
-Credentials come from where the store's own library looks for them, never from the address.
+The store's own library finds the credentials; they are never part of the address.
 """
 
 import os
@@ -20,25 +20,29 @@ from kaiten.errors import Detail, InvalidSettings
 from kaiten.files import replace
 
 _FIELD = "profiles.target"
-# So that a call that nobody waits for any more ends. s3fs itself tries five times.
+# An abandoned call must end. By default, s3fs tries five times.
 _TIMEOUTS = {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 0}}
 _S3 = {"config_kwargs": _TIMEOUTS, "use_listings_cache": False, "skip_instance_cache": True}
-# In a folder: whose measures they are is nobody else's business.
+# In a folder: the measures of callers' texts are readable by their owner only.
 _MODE = 0o600
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "s3a": _S3}
 
 
 class Target:
-    """Files at an address, by their paths below it."""
+    """The files below an address, by their relative paths."""
 
     def __init__(self, address: str) -> None:
         self._address = address
         self._writing: Thread | None = None
 
     def write(self, path: PurePosixPath, content: bytes, limit_s: float) -> None:
-        """Write a file, which appears whole. TimeoutError after so many seconds.
+        """Write a file, which appears whole.
 
-        One that takes longer is left to itself, and nothing else is tried before it has ended.
+        A write that takes too long is abandoned, and no other starts before it has ended.
+
+        Raises:
+            TimeoutError: The write takes longer than ``limit_s``, or an earlier one still runs.
+
         """
         if self._writing is not None and self._writing.is_alive():
             raise TimeoutError("an earlier write has not ended yet")
@@ -48,19 +52,19 @@ class Target:
         written.result(limit_s)
 
     def read(self, path: PurePosixPath) -> bytes:
-        """Return what a file holds."""
+        """Return the content of a file."""
         content: bytes = self._files.cat_file(self._at(path))
         return content
 
     def names(self, folder: PurePosixPath, kind: str) -> list[str]:
-        """Return the names in a folder, sorted, of what is a ``file`` or a ``directory``."""
+        """Return the sorted names of a folder's entries of one kind, ``file`` or ``directory``."""
         try:
-            found = self._files.ls(self._at(folder), detail=True)
+            entries = self._files.ls(self._at(folder), detail=True)
         except FileNotFoundError:
             return []
-        names = (PurePosixPath(each["name"]) for each in found if each["type"] == kind)
+        paths = (PurePosixPath(entry["name"]) for entry in entries if entry["type"] == kind)
         # A store may list the folder itself.
-        return sorted(name.name for name in names if name != PurePosixPath(self._at(folder)))
+        return sorted(path.name for path in paths if path != PurePosixPath(self._at(folder)))
 
     def _write(self, path: PurePosixPath, content: bytes, written: "Future[None]") -> None:
         try:
@@ -70,7 +74,7 @@ class Target:
                 replace(file, content, _MODE)
             else:
                 self._files.pipe_file(self._at(path), content)
-        except BaseException as error:  # noqa: BLE001  it goes to whoever waits
+        except BaseException as error:  # noqa: BLE001  passed to the waiting thread
             written.set_exception(error)
         else:
             written.set_result(None)
@@ -90,32 +94,34 @@ class Target:
 
 
 def check_target(address: str | None) -> None:
-    """Raise InvalidSettings for a target that nothing can be written to from here.
+    """Check that a target can be written to, without connecting: a start does not depend on it.
 
-    Whether a store answers is not asked: a start does not depend on it.
+    Raises:
+        InvalidSettings: The folder or the kind of address cannot be used here.
+
     """
     if address is None:
         return
     protocol, separator, _ = address.partition("://")
-    reason = _no_protocol(protocol) if separator else _no_folder(Path(address))
+    reason = _protocol_fault(protocol) if separator else _folder_fault(Path(address))
     if reason is not None:
         raise InvalidSettings([Detail(_FIELD, reason)], "settings")
 
 
-def _no_protocol(protocol: str) -> str | None:
-    known = known_implementations.get(protocol)
-    if known is None:
-        return f"{protocol}:// is no kind of address that is known; write a folder, or s3://…"
-    package = known["class"].partition(".")[0]
+def _protocol_fault(protocol: str) -> str | None:
+    implementation = known_implementations.get(protocol)
+    if implementation is None:
+        return f"{protocol}:// is not a supported kind of address; set a folder, or s3://…"
+    package = implementation["class"].partition(".")[0]
     if find_spec(package) is None:
         return f"{protocol}:// needs the package {package}; install it where the server runs"
     return None
 
 
-def _no_folder(folder: Path) -> str | None:
-    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+def _folder_fault(folder: Path) -> str | None:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        return f"{existing} is no folder"
+        return f"{existing} is not a folder; set another folder"
     if not os.access(existing, os.W_OK | os.X_OK):
-        return f"{existing} can not be written to by this account"
+        return f"{existing} is not writable by this account; set another folder"
     return None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kaiten.events import REFERENCE_FILE
+from kaiten.events import BASELINE_FILE
 from lifecycle.baseline import REPORT_FILE, baseline_folder, report_folder
 
 CARD, OTHER = "c" * 64, "d" * 64
@@ -19,7 +19,7 @@ def report(reports: Path, at: str, *, passed: bool = True, card: str = CARD) -> 
     folder = report_folder(reports, hashlib.sha256(content).hexdigest())
     folder.mkdir(parents=True)
     (folder / REPORT_FILE).write_bytes(content)
-    (folder / REFERENCE_FILE).write_bytes(b"profile")
+    (folder / BASELINE_FILE).write_bytes(b"profile")
     return folder
 
 
@@ -51,7 +51,7 @@ def test_report_on_other_bytes_does_not_count(tmp_path: Path) -> None:
     assert baseline_folder(tmp_path, CARD) == own
 
 
-@pytest.mark.parametrize("name", [REPORT_FILE, REFERENCE_FILE])
+@pytest.mark.parametrize("name", [REPORT_FILE, BASELINE_FILE])
 def test_report_that_lacks_a_file_does_not_count(name: str, tmp_path: Path) -> None:
     (report(tmp_path, "2026-11-02T00:00:00Z") / name).unlink()
     assert baseline_folder(tmp_path, CARD) is None
@@ -68,5 +68,5 @@ def test_what_is_no_report_does_not_count(content: bytes, tmp_path: Path) -> Non
     folder = report_folder(tmp_path, hashlib.sha256(content).hexdigest())
     folder.mkdir()
     (folder / REPORT_FILE).write_bytes(content)
-    (folder / REFERENCE_FILE).write_bytes(b"profile")
+    (folder / BASELINE_FILE).write_bytes(b"profile")
     assert baseline_folder(tmp_path, CARD) is None

@@ -12,12 +12,12 @@ from typer.testing import CliRunner, Result
 
 from cli import app
 from kaiten.errors import SetupError
-from kaiten.events import REFERENCE_FILE
+from kaiten.events import BASELINE_FILE
 from lifecycle.store import ModelStore
 from monitors.drift.archive.archive import Archive
 from monitors.drift.spool import Part, Source
 from monitors.drift.whylogs_profiles import Profile
-from monitors.drift.windows import Window
+from monitors.drift.windows import EndedWindow
 from tests.unit.lifecycle.cards import stored
 from tests.unit.monitors.drift.profiles import answers, usual
 
@@ -55,7 +55,7 @@ def archive(home: Path, tmp_path: Path) -> Archive:
         "at": datetime.now(UTC).isoformat(),
         "checks": [{"passed": True}],
     }
-    model.add_report(json.dumps(report), {REFERENCE_FILE: usual(RANDOM, 3000).written()})
+    model.add_report(json.dumps(report), {BASELINE_FILE: usual(RANDOM, 3000).serialize()})
     archive = Archive(None, home)
     for hours in (5, 4, 3):
         put(archive, hours)
@@ -65,10 +65,10 @@ def archive(home: Path, tmp_path: Path) -> Archive:
 
 def put(archive: Archive, hours_ago: float, tag: str = TAG, **changed: np.ndarray) -> None:
     at = (datetime.now(UTC) - timedelta(hours=hours_ago)).timestamp()
-    window = Window(
+    window = EndedWindow(
         Source(tag, "production"), [Part(Path(str(int(at * 1000)), "part.npy"), at, ROWS)]
     )
-    archive.put(Profile.of(answers(RANDOM, ROWS, **changed), window.started_at).written(), window)
+    archive.put(Profile.of(answers(RANDOM, ROWS, **changed), window.started_at).serialize(), window)
 
 
 @pytest.mark.usefixtures("archive")
@@ -113,19 +113,19 @@ def test_only_the_model_that_is_named_is_looked_at(archive: Archive) -> None:
     }
 
 
-def test_a_version_without_a_reference_is_told_as_one(home: Path, tmp_path: Path) -> None:
+def test_a_version_without_a_baseline_says_so(home: Path, tmp_path: Path) -> None:
     stored(ModelStore(), TAG, tmp_path)
     archive = Archive(None, home)
     put(archive, 1)
     put(archive, 1, "elsewhere:1.0.0")
     reasons = {each["model"]: each["reason"] for each in told()["versions"]}
-    assert "validate it" in reasons["intent"]
+    assert "run `kaiten validate`" in reasons["intent"]
     assert "not in this model store" in reasons["elsewhere"]
 
 
 def test_a_damaged_profile_is_counted_and_the_others_are_told(home: Path, archive: Archive) -> None:
     put(archive, 1)
-    newest = archive.kept(Source(TAG, "production"))[-1]
+    newest = archive.profiles(Source(TAG, "production"))[-1]
     (home / "profiles" / newest.path).write_bytes(b"no profile")
     report = told()
     assert report["unreadable"] == 1

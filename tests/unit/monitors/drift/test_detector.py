@@ -1,106 +1,214 @@
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
-from monitors.drift.detector import Finding, judge, ranked
-from monitors.drift.statistical_tests import Difference
+from kaiten.events import BASELINE_FILE
+from kaiten.settings.models import DriftSettings
+from monitors.drift.detector import DriftDetector, significance_level
+from monitors.drift.features import Columns
+from monitors.drift.spool import Source, Spool
+from monitors.drift.state import BASELINE_UNREADABLE, DriftState, DriftStates
 from monitors.drift.whylogs_profiles import Profile
+from monitors.drift.windows import EndedWindow, claim_ended
+from tests.served_models import served
 from tests.unit.monitors.drift.profiles import answers, usual
 
 RANDOM = np.random.default_rng(20261128)
-REFERENCE = usual(RANDOM, 3000)
-ROWS = 1000
+SETTINGS = DriftSettings(window_rows=500, min_rows=100)
+MODEL = "intent:1.0.0"
+SOURCE = Source(MODEL, "production")
 
 
-def finding(feature: str, effect: float, p_value: float = 1e-9) -> Finding:
-    return Finding(feature, Difference(effect, p_value, effect), p_value, 1)
+@dataclass
+class Shelf:
+    """Keeps profiles in memory."""
+
+    kept: list[tuple[str, str | None, int]] = field(default_factory=list)
+
+    def put(self, content: bytes, window: EndedWindow, pseudonym: str | None) -> None:
+        self.kept.append((window.id, pseudonym, Profile.read(content).count("label")))
 
 
-def order(*findings: Finding) -> list[str]:
-    return [each.feature for each in ranked(findings)]
+class Setup:
+    def __init__(self, folder: Path, *, has_reference: bool = True) -> None:
+        self.spool, self.shelf = Spool(folder / "spool"), Shelf()
+        self.states = DriftStates(folder / "drift")
+        reference = folder / "report-1"
+        reference.mkdir()
+        (reference / BASELINE_FILE).write_bytes(usual(RANDOM, 3000).serialize())
+        self.reference = reference if has_reference else None
+        self.detector = DriftDetector(
+            self.states, served({MODEL: self.reference}), self.shelf.put, SETTINGS
+        )
+
+    def put(self, columns: Columns, pseudonym_of: Callable[[str], str] = lambda _: "") -> None:
+        pseudonyms = [pseudonym_of(f"s{row}") for row in range(len(columns["label"]))]
+        self.spool.put(SOURCE, columns, pseudonyms)
+
+    def close(self) -> DriftState:
+        for window in claim_ended(self.spool, SOURCE, SETTINGS):
+            self.detector.close(window)
+            self.spool.remove(window.parts)
+        return self.state
+
+    @property
+    def state(self) -> DriftState:
+        return self.states.get(SOURCE, self.reference.name if self.reference else None)
+
+    def window(self, **changed: np.ndarray) -> DriftState:
+        self.put(answers(RANDOM, 500, **changed))
+        return self.close()
 
 
-def test_usual_answers_show_nothing() -> None:
-    for _ in range(20):
-        findings = judge(REFERENCE, [usual(RANDOM), usual(RANDOM)], min_effect=0.1)
-        assert {each.feature for each in findings} == set(answers(RANDOM, 1))
-        assert not any(each.drifts(0.01, 0.1) for each in findings)
+def far() -> np.ndarray:
+    return RANDOM.normal(0.8, 0.1, 500)
 
 
-def test_what_has_changed_comes_first() -> None:
-    changed = answers(RANDOM, ROWS, confidence=RANDOM.beta(2, 1, ROWS))
-    first, *others = judge(REFERENCE, [Profile.of(changed)], min_effect=0.1)
-    assert first.feature == "confidence"
-    assert first.drifts(1e-6, 0.1)
-    assert not any(each.drifts(0.01, 0.1) for each in others)
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(tmp_path)
 
 
-def test_a_small_change_that_lasts_is_sure_over_two_windows() -> None:
-    windows = [
-        Profile.of(answers(RANDOM, ROWS, distance=RANDOM.normal(0.64, 0.1, ROWS))) for _ in range(2)
+def test_usual_windows_tell_no_drift(setup: Setup) -> None:
+    for windows in range(1, 6):
+        state = setup.window()
+        assert (state.drifted, state.windows, state.discoveries) == (False, windows, 0)
+    assert not any(feature.drifted for feature in state.features)
+    assert state.window is not None
+    assert state.window.rows == 500
+
+
+def test_drift_is_told_with_its_cause_and_lasts_until_it_is_quiet(setup: Setup) -> None:
+    setup.window()
+    began = setup.window(distance=far())
+    assert began.window is not None
+    assert (began.drifted, began.discoveries, began.since) == (True, 1, began.window.started_at)
+    assert [each.name for each in began.features if each.drifted] == ["distance"]
+    # The next window is looked at with the one before, which still shows it.
+    seen = [setup.window() for _ in range(4)]
+    assert [state.drifted for state in seen] == [True, True, False, False]
+    assert seen[-1].discoveries == 1
+    assert seen[0].since == began.since
+    assert seen[-1].since is None
+
+
+def test_drift_that_goes_on_is_one_drift(setup: Setup) -> None:
+    states = [setup.window(distance=far()) for _ in range(4)]
+    assert [state.drifted for state in states] == [True] * 4
+    assert {state.since for state in states} == {states[0].since}
+    assert {state.discoveries for state in states} == {1}
+
+
+def test_without_a_reference_windows_are_kept_and_nothing_is_told(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, has_reference=False)
+    state = setup.window(distance=far())
+    assert (state.drifted, state.windows, state.features) == (None, 1, ())
+    assert [rows for _, _, rows in setup.shelf.kept] == [500]
+
+
+def test_a_window_that_was_judged_before_its_judge_was_killed_counts_once(setup: Setup) -> None:
+    setup.put(answers(RANDOM, 500))
+    (window,) = claim_ended(setup.spool, SOURCE, SETTINGS)
+    setup.detector.close(window)
+    # Its parts are still there, and more has come: the next one finds them.
+    setup.put(answers(RANDOM, 200))
+    assert setup.close().windows == 1
+    assert setup.spool.claimed(SOURCE) == []
+    assert sum(part.rows for part in setup.spool.parts(SOURCE)) == 200
+    # It was archived again, under the same name: nobody knows whether it was before.
+    assert [name for name, _, _ in setup.shelf.kept] == [window.id] * 2
+
+
+def test_a_state_that_could_not_be_kept_leaves_the_old_one(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.window()
+    before = setup.state
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("monitors.drift.state.replace", full)
+    setup.put(answers(RANDOM, 500))
+    with pytest.raises(OSError, match="No space"):
+        setup.close()
+    assert setup.state == before
+    monkeypatch.undo()
+    assert setup.close().windows == 2
+
+
+def test_pseudonyms_have_profiles_of_their_own_and_the_rest_is_put_together(setup: Setup) -> None:
+    # Ten of twenty answers, and many of one, whose profile would tell what it was.
+    names = [f"large-{index % 10}" if index < 200 else f"small-{index}" for index in range(500)]
+    setup.put(answers(RANDOM, 500), lambda subject: names[int(subject[1:])])
+    setup.close()
+    pseudonyms = {pseudonym: rows for _, pseudonym, rows in setup.shelf.kept}
+    assert pseudonyms.pop(None) == 500
+    assert pseudonyms.pop("others") == 300
+    assert pseudonyms == {f"large-{index}": 20 for index in range(10)}
+
+
+def test_of_too_many_pseudonyms_the_largest_have_profiles_of_their_own(setup: Setup) -> None:
+    setup.put(answers(RANDOM, 1200), lambda subject: f"t{int(subject[1:]) % 60:02}")
+    setup.close()
+    pseudonyms = {pseudonym for _, pseudonym, _ in setup.shelf.kept}
+    assert len(pseudonyms) == 1 + 50 + 1
+
+
+def test_a_reference_that_can_not_be_read_is_told_and_not_silent(setup: Setup) -> None:
+    assert setup.window().drifted is False
+    assert setup.reference is not None
+    content = (setup.reference / BASELINE_FILE).read_bytes()
+    (setup.reference / BASELINE_FILE).write_bytes(b"nonsense")
+    with capture_logs() as logs:
+        state = setup.window()
+    assert (state.drifted, state.reason, state.windows) == (None, BASELINE_UNREADABLE, 2)
+    assert [each["event"] for each in logs] == ["reference_unreadable"]
+    (setup.reference / BASELINE_FILE).write_bytes(content)
+    state = setup.window()
+    assert (state.drifted, state.reason, state.reference_rows) == (False, None, 3000)
+
+
+def test_beginning_and_end_of_a_drift_are_logged_once(setup: Setup) -> None:
+    with capture_logs() as logs:
+        setup.window()
+        for _ in range(3):
+            setup.window(distance=far())
+        for _ in range(4):
+            setup.window()
+    events = [(each["event"], each["features"]) for each in logs]
+    assert events == [("drift_began", ["distance"]), ("drift_ended", [])]
+
+
+def test_states_hold_when_they_began_in_universal_time(setup: Setup) -> None:
+    state = setup.window(distance=far())
+    assert isinstance(state.since, datetime)
+    assert state.since.tzinfo is not None
+
+
+def test_all_levels_together_stay_under_the_rate() -> None:
+    assert sum(significance_level(window, 0, 0.05) for window in range(1, 200_000)) < 0.05
+
+
+def test_each_discovery_raises_the_level() -> None:
+    assert significance_level(10, 3, 0.05) == pytest.approx(4 * significance_level(10, 0, 0.05))
+
+
+def test_levels_fall_and_stay_above_zero() -> None:
+    levels = [
+        significance_level(window, 0, 0.05) for window in (1, 2, 3, 10, 100, 10_000, 1_000_000)
     ]
-    alone = judge(REFERENCE, windows[1:], min_effect=0.1)[0]
-    both = judge(REFERENCE, windows, min_effect=0.1)[0]
-    assert (alone.feature, both.feature) == ("distance", "distance")
-    assert both.windows == 2
-    assert both.p_value < alone.p_value / 100
+    assert levels == sorted(levels, reverse=True)
+    assert levels[-1] > 1e-10
 
 
-def test_a_change_of_the_newest_window_counts_though_the_one_before_was_usual() -> None:
-    changed = Profile.of(answers(RANDOM, ROWS, distance=RANDOM.normal(0.75, 0.1, ROWS)))
-    first = judge(REFERENCE, [usual(RANDOM), changed], min_effect=0.1)[0]
-    assert (first.feature, first.windows) == ("distance", 1)
-    assert first.drifts(1e-9, 0.1)
-
-
-def test_a_difference_that_is_sure_but_small_is_none() -> None:
-    large = Profile.of(answers(RANDOM, 50_000, distance=RANDOM.normal(0.61, 0.1, 50_000)))
-    reference = usual(RANDOM, 50_000)
-    assert judge(reference, [large], min_effect=0.01)[0].drifts(1e-6, 0.01)
-    assert judge(reference, [large], min_effect=0.1)[0].p_value == 1
-
-
-def test_a_feature_that_only_one_has_is_left_out() -> None:
-    without = {k: v for k, v in answers(RANDOM, ROWS).items() if k != "distance"}
-    found = {each.feature for each in judge(REFERENCE, [Profile.of(without)], min_effect=0.1)}
-    assert found == without.keys()
-
-
-def test_p_values_are_adjusted_for_all_features() -> None:
-    changed = answers(RANDOM, ROWS, distance=RANDOM.normal(0.66, 0.1, ROWS))
-    first = judge(REFERENCE, [Profile.of(changed)], min_effect=0.1)[0]
-    # The smallest of nine: 9 * (1 + 1/2 + ... + 1/9).
-    factor = 9 * sum(1 / rank for rank in range(1, 10))
-    assert first.p_value == pytest.approx(first.difference.p_value * factor)
-
-
-def test_false_discoveries_of_a_window_stay_under_their_rate() -> None:
-    told = 0
-    for _ in range(200):
-        findings = judge(usual(RANDOM, 500), [usual(RANDOM, 300)], min_effect=0.01)
-        told += any(each.drifts(0.05, 0.01) for each in findings)
-    assert told <= 20
-
-
-def test_of_effects_alike_the_earlier_on_the_way_is_the_cause() -> None:
-    assert order(finding("label", 0.8), finding("unknown_share", 0.75)) == [
-        "unknown_share",
-        "label",
-    ]
-    assert order(finding("confidence", 0.5), finding("text_length", 0.12)) == [
-        "confidence",
-        "text_length",
-    ]
-
-
-def test_the_order_of_causes_has_no_steps() -> None:
-    # Each is within the factor of the one before; all are compared with the largest that is left.
-    effects = {"label": 0.40, "confidence": 0.39, "distance": 0.28, "token_count": 0.2}
-    found = order(*(finding(name, effect) for name, effect in effects.items()))
-    assert found == ["distance", "label", "confidence", "token_count"]
-
-
-def test_what_does_not_differ_comes_last_whatever_its_effect() -> None:
-    assert order(finding("text_length", 0.9, p_value=1.0), finding("label", 0.1)) == [
-        "label",
-        "text_length",
-    ]
+def test_drift_is_detected_in_few_streams_without_drift() -> None:
+    random = np.random.default_rng(20261128)
+    levels = np.array([significance_level(window, 0, 0.05) for window in range(1, 1001)])
+    false = (random.random((2000, 1000)) <= levels).any(axis=1).mean()
+    assert 0.005 < false < 0.05

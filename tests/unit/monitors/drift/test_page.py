@@ -7,7 +7,7 @@ import pytest
 
 from kaiten.settings.models import DriftSettings
 from monitors.drift.page import render
-from monitors.drift.report import Reference, Report, version_report
+from monitors.drift.report import Baseline, DriftReport, version_report
 from monitors.drift.whylogs_profiles import Profile
 from tests.unit.monitors.drift.archived import ROWS, SOURCE, START, window, windows
 from tests.unit.monitors.drift.profiles import answers, usual
@@ -18,11 +18,11 @@ LONG = RANDOM.gamma(4, 60, ROWS).round()
 ODD = "<script>alert($1)</script> & $x_1$"
 
 
-def report(reference: Reference | str, unreadable: int = 0) -> Report:
+def report(reference: Baseline | str, unreadable: int = 0) -> DriftReport:
     found = [*windows(RANDOM, 2), window(RANDOM, 2, text_length=LONG)]
     version = version_report(SOURCE, found, reference, SETTINGS)
     assert version is not None
-    return Report(
+    return DriftReport(
         made_at=datetime(2026, 11, 28, 12, tzinfo=UTC),
         since=START,
         archive="s3://bucket/<prefix>",
@@ -35,14 +35,14 @@ def report(reference: Reference | str, unreadable: int = 0) -> Report:
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return render(report(Reference("report-1", usual(RANDOM, 3000))))
+    return render(report(Baseline("report-1", usual(RANDOM, 3000))))
 
 
 @pytest.fixture(scope="module")
 def odd_page() -> str:
     """Return the page of a version with a label that is no plain word, and damaged profiles."""
     label = np.array([ODD] * ROWS)
-    reference = Reference("report-1", Profile.of(answers(RANDOM, ROWS, label=label)))
+    reference = Baseline("report-1", Profile.of(answers(RANDOM, ROWS, label=label)))
     return render(report(reference, unreadable=2))
 
 
@@ -68,18 +68,18 @@ def test_a_page_tells_the_verdict_and_its_cause_first(page: str) -> None:
     text = Elements(page).text
     assert "intent:1.0.0, production" in text
     assert "3000 answers in 3 windows" in text
-    assert "Reference: the rows of report report-1" in text
+    assert "Baseline: the rows of validation report report-1" in text
     features = re.findall(r"^(text_length|token_count|confidence|label)$", text, re.MULTILINE)
     assert features[0] == "text_length"
     assert "reference_median" in text
 
 
 @pytest.mark.parametrize("name", ["text_length", "confidence", "label"])
-def test_each_feature_is_drawn_over_its_reference(name: str, page: str) -> None:
+def test_each_feature_is_drawn_over_its_baseline(name: str, page: str) -> None:
     found = Elements(page)
     # One for each feature, and the time line.
     assert found.tags.count("svg") == 10
-    assert f"{name} (line: these windows; grey: reference)" in found.text
+    assert f"{name} (line: these windows; grey: baseline)" in found.text
 
 
 def test_a_page_asks_nobody_and_runs_nothing(odd_page: str) -> None:
@@ -109,14 +109,14 @@ def test_colours_are_those_of_the_page_in_light_and_dark(page: str) -> None:
     assert not re.findall(r"#0\d0\d0\d\b", page)
 
 
-def test_a_version_without_a_reference_says_so_plainly() -> None:
+def test_a_version_without_a_baseline_says_so_plainly() -> None:
     found = Elements(render(report("it was never validated")))
-    assert "Nothing to compare with: it was never validated." in found.text
+    assert "No baseline: it was never validated." in found.text
     assert "not judged" in found.text
     assert "no drift" not in found.text
     assert found.tags.count("svg") == 9
 
 
-def test_what_could_not_be_read_is_told(page: str, odd_page: str) -> None:
-    assert "2 profiles could not be read" in Elements(odd_page).text
-    assert "could not be read" not in page
+def test_unreadable_profiles_are_counted(page: str, odd_page: str) -> None:
+    assert "2 profiles cannot be read" in Elements(odd_page).text
+    assert "cannot be read" not in page

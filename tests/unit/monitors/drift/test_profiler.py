@@ -8,8 +8,8 @@ from structlog.testing import capture_logs
 
 from kaiten.settings.models import DriftSettings, ProfileSettings
 from monitors.drift.profiler import Profiler
-from monitors.drift.spool import Source, Spool, columns, read
-from monitors.drift.windows import Window
+from monitors.drift.spool import Source, Spool, concatenate, read
+from monitors.drift.windows import EndedWindow
 from monitors.events import EventBus
 from tests.prediction_events import prediction_event
 from tests.unit.gateway.house import CANARY, TAG, V2, House
@@ -25,7 +25,7 @@ class Judge:
     failure: Exception | None = None
     asked: threading.Event = field(default_factory=threading.Event)
 
-    def close(self, window: Window) -> None:
+    def close(self, window: EndedWindow) -> None:
         self.asked.set()
         if self.failure is not None:
             raise self.failure
@@ -39,7 +39,7 @@ class Worker:
         self,
         folder: Path,
         max_pending_events: int = 10_000,
-        tenant_of: Callable[[str], str] = lambda _: "",
+        pseudonym_of: Callable[[str], str] = lambda _: "",
         models: Sequence[str] = (TAG,),
     ) -> None:
         self.dropped: list[int] = []
@@ -53,14 +53,14 @@ class Worker:
                 ProfileSettings(max_pending_events=max_pending_events),
                 DriftSettings(window_rows=WINDOW_ROWS, min_rows=10),
             ),
-            self._watch,
+            self._close,
             self.dropped.append,
-            tenant_of,
+            pseudonym_of,
         )
 
-    def _watch(self) -> Judge:
+    def _close(self, window: EndedWindow) -> None:
         self.asked += 1
-        return self.judge
+        self.judge.close(window)
 
     def put(self, count: int) -> None:
         self.profiler.handle([prediction_event(model_tag=TAG)] * count)
@@ -221,7 +221,7 @@ async def test_no_text_is_spooled(tmp_path: Path) -> None:
     await House(events=bus).post(V2, {"inputs": [CANARY, f"billing {CANARY}"]})
     worker.profiler.step()
     (part,) = worker.spool.parts(Source(TAG, "production"))
-    assert columns(read([part]))["label"].tolist() == ["billing", "billing"]
+    assert concatenate(read([part]))["label"].tolist() == ["billing", "billing"]
     for encoding in ("utf-8", "utf-32-le"):
         assert CANARY.encode(encoding) not in part.path.read_bytes()
 
@@ -243,7 +243,7 @@ def test_models_and_arms_are_spooled_apart(tmp_path: Path) -> None:
     worker = Worker(tmp_path)
     worker.profiler.handle([prediction_event(model_tag=TAG, arm=arm) for arm in ("a", "b", "a")])
     worker.profiler.step()
-    sources = worker.spool.arms(TAG)
+    sources = worker.spool.sources(TAG)
     sizes = {each.arm: sum(part.rows for part in worker.spool.parts(each)) for each in sources}
     assert sizes == {"a": 2, "b": 1}
 
@@ -256,9 +256,9 @@ def test_texts_that_wait_are_bounded_by_their_bytes(tmp_path: Path) -> None:
     assert worker.spooled == 1
 
 
-def test_tenants_are_told_apart_by_their_pseudonyms(tmp_path: Path) -> None:
-    worker = Worker(tmp_path, tenant_of=lambda subject: f"pseudonym of {len(subject)}")
+def test_pseudonyms_are_told_apart_by_their_pseudonyms(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, pseudonym_of=lambda subject: f"pseudonym of {len(subject)}")
     worker.put(2)
     worker.profiler.step()
     (part,) = worker.spool.parts(Source(TAG, "production"))
-    assert read([part])[0]["tenant"].tolist() == ["pseudonym of 13"] * 2
+    assert read([part])[0]["pseudonym"].tolist() == ["pseudonym of 13"] * 2

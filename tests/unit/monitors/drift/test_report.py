@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from kaiten.settings.models import DriftSettings
-from monitors.drift.report import Reference, VersionReport, version_report
+from monitors.drift.report import Baseline, VersionReport, version_report
 from tests.unit.monitors.drift.archived import ROWS, SOURCE, START, by_time, window, windows
 from tests.unit.monitors.drift.profiles import usual
 
 RANDOM = np.random.default_rng(20261128)
 SETTINGS = DriftSettings()
-REFERENCE = Reference("report-1", usual(RANDOM, 3000))
+REFERENCE = Baseline("report-1", usual(RANDOM, 3000))
 LONG = RANDOM.gamma(4, 60, ROWS).round()
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from monitors.drift.spool import TENANT, Source, Spool, columns, read
+from monitors.drift.spool import PSEUDONYM, Source, Spool, concatenate, read
 from tests.unit.monitors.drift.profiles import answers
 
 INTENT, TOPIC = "intent:1.0.0", "topic:2.1.0"
@@ -25,7 +25,7 @@ def test_rows_are_read_as_they_were_put(tmp_path: Path) -> None:
     put(spool, 7, label="long label")
     parts = spool.parts(PRODUCTION)
     assert [part.rows for part in parts] == [2, 1]
-    found = columns(read(parts))
+    found = concatenate(read(parts))
     assert found["text_length"].tolist() == [3, 5, 7]
     assert found["label"].tolist() == ["bcd", "bcd", "long label"]
 
@@ -35,10 +35,10 @@ def test_models_and_arms_are_kept_apart(tmp_path: Path) -> None:
     put(spool, 1, 2)
     put(spool, 3, source=Source(INTENT, "canary"))
     put(spool, 4, source=Source(TOPIC, "production"))
-    arms = [*spool.arms(INTENT), *spool.arms(TOPIC)]
+    arms = [*spool.sources(INTENT), *spool.sources(TOPIC)]
     sizes = {source: sum(p.rows for p in spool.parts(source)) for source in arms}
     assert sizes == {PRODUCTION: 2, Source(INTENT, "canary"): 1, Source(TOPIC, "production"): 1}
-    assert spool.arms("other:1.0.0") == []
+    assert spool.sources("other:1.0.0") == []
 
 
 def test_parts_come_oldest_first_whoever_wrote_them(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_parts_come_oldest_first_whoever_wrote_them(tmp_path: Path) -> None:
     put(late, 3)
     parts = late.parts(PRODUCTION)
     assert [part.at for part in parts] == [10.5, 20, 1000]
-    assert columns(read(parts))["text_length"].tolist() == [1, 2, 3]
+    assert concatenate(read(parts))["text_length"].tolist() == [1, 2, 3]
 
 
 def test_claimed_parts_are_of_no_other_window_and_are_there_until_forgotten(tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_claimed_parts_are_of_no_other_window_and_are_there_until_forgotten(tmp_
     # Another process, after this one was killed.
     (found,) = Spool(tmp_path).claimed(PRODUCTION)
     assert found == claimed
-    assert columns(read(found))["text_length"].tolist() == [1, 2]
-    spool.forget(found)
+    assert concatenate(read(found))["text_length"].tolist() == [1, 2]
+    spool.remove(found)
     assert spool.claimed(PRODUCTION) == []
     assert spool.parts(PRODUCTION) == [third]
 
@@ -108,7 +108,7 @@ def test_a_part_that_was_not_written_to_its_end_is_left_out(tmp_path: Path, cont
     first, _ = spool.parts(PRODUCTION)
     first.path.write_bytes(content)
     with capture_logs() as logs:
-        found = columns(read(spool.parts(PRODUCTION)))
+        found = concatenate(read(spool.parts(PRODUCTION)))
     assert found["text_length"].tolist() == [2]
     assert [each["event"] for each in logs] == ["part_unreadable"]
 
@@ -135,9 +135,9 @@ def test_a_full_disk_leaves_no_half_part(tmp_path: Path, monkeypatch: pytest.Mon
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_part_is_readable_by_its_owner_only_and_names_tenants_as_given(tmp_path: Path) -> None:
+def test_a_part_is_readable_by_its_owner_only_and_names_pseudonyms_as_given(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.put(PRODUCTION, answers(RANDOM, 1), ["p-1"])
     (part,) = spool.parts(PRODUCTION)
     assert stat.S_IMODE(part.path.stat().st_mode) == 0o600
-    assert read([part])[0][TENANT].tolist() == ["p-1"]
+    assert read([part])[0][PSEUDONYM].tolist() == ["p-1"]

@@ -6,13 +6,13 @@ import pytest
 
 from monitors.drift.spool import Source
 from monitors.drift.state import (
-    NO_REFERENCE,
+    NO_BASELINE,
     NOT_WATCHED,
-    DriftReport,
     DriftState,
-    States,
+    DriftStates,
+    ServedDrift,
     WindowState,
-    first,
+    initial_state,
 )
 from tests.served_models import served
 
@@ -22,43 +22,45 @@ AT = datetime(2026, 11, 28, tzinfo=UTC)
 
 def judged(windows: int, reference: str | None = "r1") -> DriftState:
     window = WindowState(id=f"w-{windows}", rows=1000, started_at=AT, ended_at=AT)
-    return first(SOURCE, reference).model_copy(update={"windows": windows, "window": window})
+    return initial_state(SOURCE, reference).model_copy(
+        update={"windows": windows, "window": window}
+    )
 
 
 def test_a_state_is_kept_with_its_last_window(tmp_path: Path) -> None:
-    states = States(tmp_path)
+    states = DriftStates(tmp_path)
     for windows in (1, 2):
         states.put(SOURCE, judged(windows), f"profile {windows}".encode())
     # Another process.
-    found = States(tmp_path).get(SOURCE, "r1")
+    found = DriftStates(tmp_path).get(SOURCE, "r1")
     assert found == judged(2)
-    assert States(tmp_path).last_window(SOURCE, found) == b"profile 2"
+    assert DriftStates(tmp_path).last_window(SOURCE, found) == b"profile 2"
     (file,) = tmp_path.rglob("*.bin")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_a_version_begins_anew_with_another_reference(tmp_path: Path) -> None:
-    states = States(tmp_path)
+    states = DriftStates(tmp_path)
     states.put(SOURCE, judged(5), b"profile")
-    assert states.get(SOURCE, "r2") == first(SOURCE, "r2")
+    assert states.get(SOURCE, "r2") == initial_state(SOURCE, "r2")
 
 
 def test_a_version_without_a_reference_says_so() -> None:
-    state = first(SOURCE, None)
-    assert (state.drifted, state.reason) == (None, NO_REFERENCE)
-    assert first(SOURCE, "r1").reason is None
+    state = initial_state(SOURCE, None)
+    assert (state.drifted, state.reason) == (None, NO_BASELINE)
+    assert initial_state(SOURCE, "r1").reason is None
 
 
 def test_where_nobody_compares_that_is_what_is_told(tmp_path: Path) -> None:
-    states = States(tmp_path)
+    states = DriftStates(tmp_path)
     states.put(SOURCE, judged(5), b"profile")
-    report = DriftReport(states, served({"intent:1.0.0": Path("reports/r1")}), watched=False)
+    report = ServedDrift(states, served({"intent:1.0.0": Path("reports/r1")}), watched=False)
     (found,) = report.drift()
     assert (found.drifted, found.reason, found.windows) == (None, NOT_WATCHED, 0)
 
 
 def test_a_state_that_can_not_be_read_now_is_not_taken_for_none(tmp_path: Path) -> None:
-    states = States(tmp_path)
+    states = DriftStates(tmp_path)
     states.put(SOURCE, judged(5), b"profile")
     (file,) = tmp_path.rglob("*.json")
     file.unlink()
@@ -68,7 +70,7 @@ def test_a_state_that_can_not_be_read_now_is_not_taken_for_none(tmp_path: Path) 
 
 
 def test_what_a_newer_version_has_kept_is_read(tmp_path: Path) -> None:
-    states = States(tmp_path)
+    states = DriftStates(tmp_path)
     states.put(SOURCE, judged(5), b"profile")
     (file,) = tmp_path.rglob("*.json")
     file.write_text(file.read_text().replace('"model"', '"later": 1, "model"', 1))
@@ -77,16 +79,16 @@ def test_what_a_newer_version_has_kept_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", '{"model": "intent"}', "[]"])
 def test_a_state_that_is_broken_begins_anew(tmp_path: Path, content: str) -> None:
-    states = States(tmp_path)
+    states = DriftStates(tmp_path)
     states.put(SOURCE, judged(5), b"profile")
     (file,) = tmp_path.rglob("*.json")
     file.write_text(content)
-    assert states.get(SOURCE, "r1") == first(SOURCE, "r1")
+    assert states.get(SOURCE, "r1") == initial_state(SOURCE, "r1")
 
 
 def test_a_last_window_that_is_gone_is_none(tmp_path: Path) -> None:
-    states = States(tmp_path)
-    assert states.last_window(SOURCE, first(SOURCE, "r1")) is None
+    states = DriftStates(tmp_path)
+    assert states.last_window(SOURCE, initial_state(SOURCE, "r1")) is None
     states.put(SOURCE, judged(1), b"profile")
     (file,) = tmp_path.rglob("*.bin")
     file.unlink()
@@ -94,10 +96,10 @@ def test_a_last_window_that_is_gone_is_none(tmp_path: Path) -> None:
 
 
 def test_every_served_version_is_told_of_and_no_other(tmp_path: Path) -> None:
-    states = States(tmp_path)
+    states = DriftStates(tmp_path)
     states.put(SOURCE, judged(3), b"profile")
     states.put(Source("old:1.0.0", "production"), judged(9), b"profile")
     references = {"topic:2.0.0": None, "intent:1.0.0": Path("reports/r1")}
-    report = DriftReport(states, served(references))
+    report = ServedDrift(states, served(references))
     found = [(each.model, each.version, each.windows, each.drifted) for each in report.drift()]
     assert found == [("topic", "2.0.0", 0, None), ("intent", "1.0.0", 3, False)]

@@ -23,7 +23,7 @@ def numbers(*values: float) -> Profile:
 def test_a_profile_is_read_back_as_it_was_written() -> None:
     labels = np.array([f"l{length % 2}" for length in range(1, 11)])
     columns = rows(10, text_length=np.arange(1.0, 11), label=labels)
-    found = Profile.read(Profile.of(columns, AT).written())
+    found = Profile.read(Profile.of(columns, AT).serialize())
     assert found.count("text_length") == 10
     assert found.classes("label") == {"l0": 5, "l1": 5}
     assert found.quantiles("text_length", [0, 1]).tolist() == [1, 10]

@@ -7,7 +7,7 @@ import pytest
 from kaiten.events import PRODUCTION
 from kaiten.settings.models import DriftSettings
 from monitors.drift.spool import Source, Spool
-from monitors.drift.windows import Window, ended
+from monitors.drift.windows import EndedWindow, claim_ended
 from tests.unit.monitors.drift.profiles import answers
 
 INTENT = "intent:1.0.0"
@@ -24,9 +24,9 @@ class Setup:
         for size in sizes:
             self.spool.put(Source(model, PRODUCTION), answers(RANDOM, size), [""] * size)
 
-    def windows(self, model: str = INTENT) -> list[Window]:
+    def windows(self, model: str = INTENT) -> list[EndedWindow]:
         source = Source(model, PRODUCTION)
-        return [*ended(self.spool, source, SETTINGS, lambda: self.now)]
+        return [*claim_ended(self.spool, source, SETTINGS, lambda: self.now)]
 
     def ended(self) -> list[int]:
         return [window.rows for window in self.windows()]
@@ -103,5 +103,5 @@ def test_a_window_comes_again_as_it_was_until_it_is_forgotten(setup: Setup) -> N
     assert [each.rows for each in found] == [40, 110]
     assert found[0] == window
     for each in found:
-        setup.spool.forget(each.parts)
+        setup.spool.remove(each.parts)
     assert setup.ended() == []

@@ -38,15 +38,15 @@ def target(
 
 
 def read(archive: Archive, source: Source = SOURCE) -> list[bytes]:
-    return [archive.read(each) for each in archive.kept(source)]
+    return [archive.read(each) for each in archive.profiles(source)]
 
 
-def test_what_is_put_is_found_by_model_arm_time_and_tenant(
+def test_what_is_put_is_found_by_model_arm_time_and_pseudonym(
     target: str | None, tmp_path: Path
 ) -> None:
     archive = Archive(target, tmp_path)
     assert archive.sources() == []
-    assert archive.kept(SOURCE) == []
+    assert archive.profiles(SOURCE) == []
     for at in (120, 0, 60):
         archive.put(b"%d" % at, window(at))
     for source in (CANARY, NEWER, TOPIC):
@@ -59,10 +59,10 @@ def test_what_is_put_is_found_by_model_arm_time_and_tenant(
     assert archive.sources("nobody") == []
     assert read(archive) == [b"0", b"60", b"120"]
     assert read(archive, NEWER) == [b"intent:1.1.0"]
-    since = archive.kept(SOURCE)[1].ended_at
-    assert [archive.read(each) for each in archive.kept(SOURCE, since)] == [b"60", b"120"]
-    (own,) = archive.kept(SOURCE, tenant="0123456789abcdef")
-    assert (archive.read(own), own.rows, own.tenant) == (b"of one", 1000, "0123456789abcdef")
+    since = archive.profiles(SOURCE)[1].ended_at
+    assert [archive.read(each) for each in archive.profiles(SOURCE, since)] == [b"60", b"120"]
+    (own,) = archive.profiles(SOURCE, pseudonym="0123456789abcdef")
+    assert (archive.read(own), own.rows, own.pseudonym) == (b"of one", 1000, "0123456789abcdef")
     assert own.ended_at - own.started_at == timedelta(seconds=60)
 
 
@@ -129,7 +129,7 @@ def test_the_oldest_are_dropped_where_too_many_wait(
 ) -> None:
     there = tmp_path / "there"
     there.write_text("in the way of a folder")
-    archive = Archive(str(there), tmp_path, most_waiting=2)
+    archive = Archive(str(there), tmp_path, max_waiting=2)
     for at in (0, 60, 120):
         archive.put(b"%d" % at, window(at))
     there.unlink()
@@ -153,7 +153,7 @@ def test_a_store_that_hangs_holds_nobody_and_gets_all_once_it_answers(
     tmp_path: Path, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with hung_server(monkeypatch) as port:
-        hung = Archive(S3, tmp_path, patience_s=IMPATIENT_S, pause_s=0)
+        hung = Archive(S3, tmp_path, timeout_s=IMPATIENT_S, pause_s=0)
         hung.put(b"0", window(0))
         # The first write hangs still, and no other is started beside it.
         hung.put(b"60", window(60))

@@ -2,13 +2,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from monitors.drift.archive.names import Kept
+from monitors.drift.archive.names import ArchivedProfile
 from monitors.drift.spool import Source
 from tests.unit.monitors.drift.archive.windows import SOURCE, window
 
 
 def test_a_name_says_all_but_what_was_measured() -> None:
-    kept = Kept.of(window(), None, "host-1.example")
+    kept = ArchivedProfile.of(window(), None, "host-1.example")
     assert str(kept.path) == (
         "intent/1.0.0/production/"
         "20260921T141320123Z_20260921T141420123Z_1000_host-1.example_1790000000123-17-1-1000.bin"
@@ -16,21 +16,24 @@ def test_a_name_says_all_but_what_was_measured() -> None:
     assert kept.started_at == datetime(2026, 9, 21, 14, 13, 20, 123000, UTC)
 
 
-def test_a_tenant_has_a_folder_of_its_own() -> None:
-    path = Kept.of(window(), "0123456789abcdef", "host").path
-    assert path.parts[:5] == ("intent", "1.0.0", "production", "tenants", "0123456789abcdef")
+def test_a_pseudonym_has_a_folder_of_its_own() -> None:
+    path = ArchivedProfile.of(window(), "0123456789abcdef", "host").path
+    assert path.parts[:5] == ("intent", "1.0.0", "production", "subjects", "0123456789abcdef")
 
 
-@pytest.mark.parametrize("tenant", [None, "others"])
+@pytest.mark.parametrize("pseudonym", [None, "others"])
 @pytest.mark.parametrize("host", ["host", "ein wirt_ü/..", "", "a.b-c"])
-def test_a_name_is_read_as_it_was_written(tenant: str | None, host: str) -> None:
-    kept = Kept.of(window(source=Source("a-b_c:1.0", "canary")), tenant, host)
-    assert len(kept.path.parts) == (4 if tenant is None else 6)
-    assert Kept.named(kept.source, tenant, kept.path.name) == kept
+def test_a_name_is_read_as_it_was_written(pseudonym: str | None, host: str) -> None:
+    kept = ArchivedProfile.of(window(source=Source("a-b_c:1.0", "canary")), pseudonym, host)
+    assert len(kept.path.parts) == (4 if pseudonym is None else 6)
+    assert ArchivedProfile.parse(kept.source, pseudonym, kept.path.name) == kept
 
 
 def test_names_sort_by_time() -> None:
-    kept = [Kept.of(window(at), None, host) for at, host in ((0, "z"), (0.5, "b"), (86400, "a"))]
+    kept = [
+        ArchivedProfile.of(window(at), None, host)
+        for at, host in ((0, "z"), (0.5, "b"), (86400, "a"))
+    ]
     assert sorted(kept, key=lambda each: each.path.name) == kept
 
 
@@ -44,4 +47,4 @@ def test_names_sort_by_time() -> None:
     ],
 )
 def test_another_file_is_no_profile(name: str) -> None:
-    assert Kept.named(SOURCE, None, name) is None
+    assert ArchivedProfile.parse(SOURCE, None, name) is None

@@ -9,9 +9,9 @@ from monitors.drift.archive.target import check_target
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
-        ("s4://bucket/prefix", "no kind of address"),
+        ("s4://bucket/prefix", "not a supported kind of address"),
         ("gs://bucket/prefix", "needs the package gcsfs"),
-        ("{here}/file/below", "is no folder"),
+        ("{here}/file/below", "is not a folder"),
     ],
 )
 def test_a_target_that_nothing_can_be_written_to_is_refused_at_start(
