@@ -196,7 +196,7 @@ clean:  ## remove the environment and the caches; models and state stay
 
 # pip installs torch first and pinned, because a resolver would choose the newest build, and uv does not see
 # the builds that pip is configured to find. uv installs the rest 20 times as fast as pip.
-$(ENV): pyproject.toml constraints.txt
+$(ENV): pyproject.toml requirements.txt constraints.txt
 	@test -n "$(PYTHON)" || { echo "Kaiten needs Python 3.11 or 3.12; set PYTHON=/path/to/it." >&2; exit 1; }
 	@echo "Setting up .venv with $(PYTHON); the first time takes a few minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -46,14 +46,17 @@ def optional_packages(cards: Iterable[ModelCard], variant: Variant) -> set[str]:
     return packages | ({"sentencepiece"} if "transformers" in packages else set())
 
 
-def read_requirements(project: Path, extras: Sequence[str], optional: Collection[str]) -> list[str]:
+def read_requirements(
+    project: Path, extras: Sequence[str], optional: Collection[str]
+) -> list[str]:
     """Return the run-time requirements of the project in this folder, with its extras.
 
     ``optional`` are the packages that only some models need (see optional_packages).
     """
+    text = (project / "requirements.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     metadata = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    by_extra: dict[str, list[str]] = metadata["optional-dependencies"]
-    lines = [*metadata["dependencies"], *(line for extra in extras for line in by_extra[extra])]
+    lines += [line for extra in extras for line in metadata["optional-dependencies"][extra]]
     excluded = _OPTIONAL.difference(optional)
     return [line for line in lines if Requirement(line).name not in excluded]
 

@@ -135,8 +135,9 @@ def test_bentoml_takes_our_back_stop_for_its_own() -> None:
 
 
 def test_bento_installs_what_the_project_depends_on() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert read("bentofile.yaml")["python"]["packages"] == project["dependencies"]
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    (file,) = setup["setuptools"]["dynamic"]["dependencies"]["file"]
+    assert read("bentofile.yaml")["python"]["requirements_txt"] == f"./{file}"
 
 
 def test_bento_holds_every_module_and_no_other() -> None:
