@@ -63,7 +63,7 @@ test-gpu: $(GPU_ENV)  ## run the tests that need a CUDA device
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(GPU_BIN)/python -m pytest -p pytest_asyncio.plugin tests/gpu
 
 .PHONY: wheels
-wheels: $(ENV)  ## collect in .kaiten/wheels what a GPU machine without a network needs for the two above
+wheels: $(ENV)  ## collect the wheels in .kaiten/wheels that a GPU machine without a network needs for the two above
 	@$(BIN)/python -m benchmarks.gpu.wheels collect $(WHEELS)
 
 # The machine's own torch, and the wheels before it.
@@ -115,7 +115,7 @@ docs: $(ENV)  ## write docs/reference from the code
 	@$(BIN)/python -m tests.checks.reference
 
 .PHONY: baseline
-baseline: $(ENV)  ## let the scan for secrets pass over what it finds now; look at each first, and say why
+baseline: $(ENV)  ## accept what the secret scan finds now; check each finding first, and give the reason
 	$(BIN)/detect-secrets scan --slim --no-verify --exclude-files '\.png$$' > .secrets.baseline
 
 .PHONY: audit
@@ -146,7 +146,7 @@ base-image:  ## print the newest base of an image, by its digest, for BASE_IMAGE
 		--format 'python:3.11-slim-bookworm@{{.Manifest.Digest}}'
 
 .PHONY: bento
-bento: $(ENV)  ## build a bento, and tell of it in JSON (VARIANT=cuda MODEL=name:version); for CPUs by default
+bento: $(ENV)  ## build a bento, and print its facts as JSON (VARIANT=cuda MODEL=name:version); for CPUs by default
 	@KAITEN_SERVING__MODELS="$${MODEL:-$(QUICKSTART)}" $(BIN)/kaiten build --variant "$${VARIANT:-cpu}" --json
 
 .PHONY: image
@@ -156,7 +156,7 @@ image: $(ENV)  ## make a bento's image: BENTO=kaiten_service:version IMAGE=regis
 	@$(BIN)/kaiten containerize "$$BENTO" --backend docker --tag "$$IMAGE" --json
 
 .PHONY: scan
-scan:  ## look for known vulnerabilities in an image; high and critical ones that can be mended fail
+scan:  ## find known vulnerabilities in an image; fixable high and critical ones fail
 	$(call need,IMAGE,REGISTRY/NAME:TAG)
 	@"$${GRYPE:-grype}" "docker:$$IMAGE" --only-fixed --fail-on high
 

@@ -193,6 +193,12 @@ def passages_of(path: str, text: str) -> Iterator[Passage]:
             for number, line in enumerate(text.splitlines(), 1)
             if line.lstrip().startswith("#") and not line.startswith("#!")
         }
+        # The help texts of a Makefile's targets.
+        targets = re.finditer(r"^[a-z-]+:.*## (.*)$", text, re.MULTILINE)
+        yield from (
+            Passage(path, text.count("\n", 0, target.start()) + 1, _plain(target[1]))
+            for target in targets
+        )
         yield from _of_comments(path, lines)
 
 
