@@ -162,6 +162,9 @@ def _lengths(passage: Passage) -> Iterator[Finding]:
     if passage.is_cell and len(passage.text) > MAX_CELL_CHARS:
         excerpt = passage.text[:40]
         yield _finding(passage, 0, "long table cell", excerpt, "move it into a paragraph")
+    # Columns are a table or a tree.
+    if re.search(r"\S {3,}\S", passage.text):
+        return
     offset = 0
     for sentence in _SENTENCE_END.split(passage.text):
         if len(re.findall(r"\w[\w'`.-]*", sentence)) > MAX_SENTENCE_WORDS:
@@ -268,7 +271,8 @@ def _messages(
             value = "" if id(node) in parts or id(node) in docstrings else node.value
         else:
             continue
-        if re.search(r"[a-z]+ [a-z]+ [a-z]+", value) and "<" not in value[:3]:
+        # Several lines are a page, a script or a file of another program.
+        if re.search(r"[a-z]+ [a-z]+ [a-z]+", value) and "\n" not in value:
             yield Passage(path, node.lineno, _plain(value))
 
 
