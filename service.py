@@ -2,7 +2,7 @@
 
 import bentoml
 
-from gateway.schemas import PredictV2Response
+from gateway.protocols.kaiten_v2 import PredictV2Response
 from server import bentoml_config, bentoml_patches, preflight
 from server.asgi import WorkerApp
 from server.worker import WorkerProcess, build_worker
@@ -51,4 +51,3 @@ class Kaiten:
 
 # mypy passes over what a decorator makes of a class.
 Kaiten.add_asgi_middleware(app.middleware)  # type: ignore[attr-defined]
-Kaiten.mount_asgi_app(app.routes)  # type: ignore[attr-defined]

@@ -119,7 +119,7 @@ def _callers(algorithm: str, key: Any) -> Any:
     from gateway.auth.credentials import Credentials
     from gateway.auth.verification_keys import from_pem
     from gateway.auth.verifier import StaticKey, TrustedIssuer, Verifier
-    from gateway.middleware.authentication import Callers
+    from gateway.middleware.access import Callers
 
     pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     trusted = TrustedIssuer(_ISSUER, _AUDIENCE, StaticKey(from_pem(pem)), frozenset({algorithm}))
@@ -131,7 +131,7 @@ def _with_api_key() -> tuple[Any, str]:
     from gateway.auth.authenticator import Authenticator
     from gateway.auth.credentials import Credentials, new_api_key
     from gateway.auth.verifier import Verifier
-    from gateway.middleware.authentication import Callers
+    from gateway.middleware.access import Callers
 
     soon = datetime.now(UTC) + timedelta(hours=1)
     key_id, text, kept = new_api_key("benchmark", ("predict",), soon)

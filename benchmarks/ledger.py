@@ -22,11 +22,9 @@ from typing import Any
 from benchmarks import places
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import (
-    ApiVersionSettings,
     AuthSettings,
     BatchingSettings,
     DriftSettings,
-    GatewaySettings,
     LoggingSettings,
     ProfileSettings,
     RateLimitSettings,
@@ -188,17 +186,16 @@ def through_edge(
     Without ``callers`` and the ``headers`` of each request, it comes with one token, known by then.
     """
     # Not at the top: prometheus_client looks for its directory when it is imported.
-    from starlette.applications import Starlette
 
-    from gateway.app import EdgeParts, wrap
-    from gateway.predictions import Predictor
+    from gateway.app import EdgeParts, route_table, wrap
+    from gateway.prediction import PredictionHandler
     from gateway.rate_limit.limiter import limiter_for
-    from gateway.routes import Routes
+    from gateway.services import MetricsReader, Services
     from monitors.drift.profiler import Profiler
     from monitors.events import EventBus
     from monitors.metrics.definitions import Metrics
 
-    limits, nothing = GatewaySettings(), _Unwatched()
+    nothing: Any = _Unwatched()
     worker_metrics = Metrics(metrics) if metrics else None
     # Never started: the work of its own thread is not part of a request.
     profiler = Profiler(
@@ -210,19 +207,27 @@ def through_edge(
     )
     events = EventBus()
     events.subscribe(profiler.handle, lambda _: None)
-    predictor = Predictor(stub, limits)
-    routes = Routes(predictor, Metrics(), limits, ApiVersionSettings())
+    settings = Settings.model_construct(logging=LoggingSettings(max_request_lines_per_s=0))
+    table = route_table(settings)
+    services = Services(
+        settings,
+        table,
+        PredictionHandler(stub, settings.gateway),
+        MetricsReader(nothing),
+        nothing,
+        nothing,
+        None,
+        lambda: False,
+    )
     parts = EdgeParts(
-        Settings.model_construct(logging=LoggingSettings(max_request_lines_per_s=0)),
+        services,
         callers or _callers(),
-        routes.direct(),
         worker_metrics or nothing,
         worker_metrics or nothing,
         events if metrics else nothing,
         limiter_for(RateLimitSettings(), state or StateSettings(), 30, worker_metrics or nothing),
     )
-    app = wrap(Starlette(routes=routes.routes()), parts)
-    bodies = [json.dumps({"text": text}).encode() for text in texts]
+    app, bodies = wrap(_not_found, parts), [json.dumps({"text": text}).encode() for text in texts]
     own = request_headers(own_token())
     sent = headers or (lambda _: own)
 
@@ -244,11 +249,15 @@ def through_edge(
     return ask
 
 
+async def _not_found(*_: object) -> None:
+    raise AssertionError("every route has a handler")
+
+
 def _callers() -> Any:  # imported when it is needed
     """Return the authenticator of tokens that a secret verifies."""
     from gateway.auth.factory import build
     from gateway.auth.signing_secret import SigningSecret
-    from gateway.middleware.authentication import Callers
+    from gateway.middleware.access import Callers
 
     settings = Settings.model_construct(home=Path("/nowhere"))
     tokens = build(settings, SigningSecret(_SECRET, development=False))
@@ -258,18 +267,20 @@ def _callers() -> Any:  # imported when it is needed
 
 def _token() -> Callable[[int], Awaitable[None]]:
     """Return the check of a token that was seen before."""
-    from gateway.access import AccessTable
-    from gateway.middleware.authentication import AuthenticationMiddleware
-    from kaiten.context import RequestContext, bind
+    from gateway.app import route_table
+    from gateway.exchange import Exchange, add_exchange
+    from gateway.middleware.access import AccessMiddleware
 
     async def inner(*_: object) -> None: ...
 
-    app = AuthenticationMiddleware(inner, _callers(), AccessTable(GatewaySettings()))
+    app = AccessMiddleware(inner, _callers())
+    match = route_table(Settings.model_construct()).match("POST", _PATH)
     headers = request_headers(own_token())
 
     async def ask(_: int) -> None:
-        bind(RequestContext("0"))
-        await app(_scope(headers), inner, inner)  # type: ignore[arg-type]
+        scope = _scope(headers)
+        add_exchange(scope, Exchange("0", match=match))
+        await app(scope, inner, inner)  # type: ignore[arg-type]
 
     return ask
 

@@ -1,100 +1,93 @@
-"""The middleware around every route of the process, in order."""
+"""The HTTP edge of one worker: its routes, and the middleware around them, in order."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from starlette.types import ASGIApp
 
-from gateway.access import AccessTable
+from gateway import admin, protocols
 from gateway.admission.body_memory import BodyMemory
 from gateway.interfaces import BodiesWatch, EventSink, Traffic
-from gateway.middleware.api_version import ApiVersionMiddleware
-from gateway.middleware.authentication import AuthenticationMiddleware, Callers
+from gateway.middleware.access import AccessMiddleware, Callers
 from gateway.middleware.body import BodyMiddleware
-from gateway.middleware.content_type import ContentTypeMiddleware
 from gateway.middleware.deadline import DeadlineMiddleware
-from gateway.middleware.dispatch import DirectMiddleware
-from gateway.middleware.draining import DrainingMiddleware
+from gateway.middleware.dispatch import DispatchMiddleware
 from gateway.middleware.early_answer import EarlyAnswerMiddleware
 from gateway.middleware.errors import ErrorsMiddleware
-from gateway.middleware.headers import HeadersMiddleware
-from gateway.middleware.known_routes import KnownRoutesMiddleware
-from gateway.middleware.rate_limit import LimitsMiddleware
+from gateway.middleware.rate_limit import RateLimitMiddleware
 from gateway.middleware.request_context import RequestContextMiddleware
-from gateway.middleware.request_metrics import TrafficMiddleware
-from gateway.middleware.security_headers import SecurityHeadersMiddleware
+from gateway.middleware.request_headers import RequestHeadersMiddleware
+from gateway.middleware.request_metrics import RequestMetricsMiddleware
 from gateway.rate_limit.limiter import Limiter
+from gateway.response_headers import ResponseHeaders
+from gateway.routes import RouteTable
+from gateway.services import Services
 from kaiten.settings.loader import Settings
 
 Layer = Callable[[ASGIApp], ASGIApp]
+
+
+def route_table(settings: Settings) -> RouteTable:
+    """Return the routes that the settings expose."""
+    return RouteTable([*protocols.ROUTES, *admin.ROUTES], settings)
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeParts:
     """What the middleware needs."""
 
-    settings: Settings
+    services: Services
     callers: Callers
-    handlers: Mapping[str, ASGIApp]
     traffic: Traffic
     bodies: BodiesWatch
     events: EventSink
-    # None where every limit is off.
+    # None if every limit is off.
     limiter: Limiter | None = None
-    is_draining: Callable[[], bool] = lambda: False
 
 
 def layers(parts: EdgeParts) -> list[Layer]:
     """Return the middleware, each as it takes an app; the first is the innermost."""
-    settings = parts.settings
-    table = AccessTable(settings.gateway, settings.feedback)
+    services, settings = parts.services, parts.services.settings
     limits = settings.gateway
     memory = BodyMemory(limits.max_body_memory_bytes, limits.max_body_bytes, parts.bodies)
-    found: list[Layer] = [
-        partial(DirectMiddleware, handlers=parts.handlers),
-        # After authentication: an unknown caller makes us read no body.
-        partial(BodyMiddleware, limits=settings.gateway, memory=memory),
-    ]
-    # Between the two: it counts by subject, and one over its limits makes us read no body.
-    if parts.limiter is not None:
-        found.append(partial(LimitsMiddleware, limiter=parts.limiter))
+    rate_limit: list[Layer] = (
+        [] if parts.limiter is None else [partial(RateLimitMiddleware, limiter=parts.limiter)]
+    )
     return [
-        *found,
-        partial(AuthenticationMiddleware, callers=parts.callers, table=table),
-        # Before authentication, which looks the path up.
-        partial(KnownRoutesMiddleware, table=table),
-        # Around the body: one that trickles in counts as well.
+        partial(DispatchMiddleware, services=services),
+        # After authentication and rate limits: no body is read for a caller that is rejected.
+        partial(BodyMiddleware, limits=limits, memory=memory),
+        # After authentication: it counts by subject.
+        *rate_limit,
+        partial(AccessMiddleware, callers=parts.callers),
+        # Around the body: the time that it takes to arrive counts.
         partial(DeadlineMiddleware, limit_s=settings.serving.request_timeout_s),
-        # No layer around it waits for anything, so that what it answers needs no task.
+        # No middleware around it waits for anything, so that an early answer needs no task.
         EarlyAnswerMiddleware,
-        # Whatever the route: what must never be parsed is not looked at anywhere.
-        ContentTypeMiddleware,
-        # Before any header is taken for what it says.
-        partial(HeadersMiddleware, limits=settings.gateway),
-        # Around all that may refuse.
+        # Before any header is trusted, whatever the route.
+        partial(RequestHeadersMiddleware, limits=limits),
+        # Around everything that rejects requests.
         ErrorsMiddleware,
         # Sees the status that the caller sees.
         partial(
-            TrafficMiddleware,
+            RequestMetricsMiddleware,
             traffic=parts.traffic,
             events=parts.events,
             lines_per_s=settings.logging.max_request_lines_per_s,
         ),
-        # Outside traffic, which is to know one path for a prediction, and the envelope, whose
-        # answers name the version too.
-        partial(ApiVersionMiddleware, settings=settings.api_versions),
-        # Around every answer, the errors' as well.
-        partial(SecurityHeadersMiddleware, tls=settings.tls.certificate is not None),
-        partial(DrainingMiddleware, is_draining=parts.is_draining),
-        # Outermost: everything else reads the context.
-        RequestContextMiddleware,
+        # Outermost: everything else reads the exchange, and every answer gets its headers.
+        partial(
+            RequestContextMiddleware,
+            table=services.routes,
+            headers=ResponseHeaders(services.routes, settings),
+            is_draining=services.is_draining,
+        ),
     ]
 
 
-def wrap(app: ASGIApp, parts: EdgeParts, without: Collection[type[ASGIApp]] = ()) -> ASGIApp:
-    """Return the app with the middleware around it; tests leave one out, to show what it is for."""
+def wrap(app: ASGIApp, parts: EdgeParts) -> ASGIApp:
+    """Return the app with the middleware around it."""
     for layer in layers(parts):
-        if getattr(layer, "func", layer) not in without:
-            app = layer(app)
+        app = layer(app)
     return app

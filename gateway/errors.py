@@ -77,14 +77,12 @@ def envelope(
     details: tuple[errors.Detail, ...],
     headers: Mapping[str, str],
 ) -> Response:
-    """Return the one form of every failure, and note in the context that it is ours."""
-    context = current()
-    context.enveloped = True
+    """Return the one form of every failure."""
     body = {
         "code": code,
         "message": message,
         "details": [{"field": each.field, "reason": each.reason} for each in details],
-        "request_id": context.request_id,
+        "request_id": current().request_id,
     }
     content = json.dumps({"error": body}, ensure_ascii=True)
     return Response(content, status, headers=headers, media_type="application/json")

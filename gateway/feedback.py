@@ -1,82 +1,74 @@
-"""Labels for what was answered, and what they say: the routes of both."""
+"""Feedback: labels that callers send for earlier predictions."""
 
-from dataclasses import asdict, fields
+from typing import Annotated, ClassVar
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from pydantic import AfterValidator, BaseModel, FailFast, Field, WithJsonSchema
 
-from gateway.api_versions import FEEDBACK
-from gateway.interfaces import QualityDesk
-from gateway.parsing import check_count, read
-from gateway.responses import json_answer
-from gateway.schemas import (
-    EstimatedAccuracy,
-    FeedbackRequest,
-    FeedbackResponse,
-    ModelQuality,
-    QualityResponse,
-)
-from kaiten.context import current
-from kaiten.errors import Forbidden, Unauthenticated
-from kaiten.feedback import Label, Measures, VersionQuality
-from kaiten.settings.models import GatewaySettings
+from gateway.exchange import Exchange
+from gateway.parsing import check_count
+from gateway.schemas import REQUEST_ID_PATTERN, TEXT_PATTERN, Body, Whole, check_text
+from gateway.services import Services
+from kaiten.errors import Forbidden
+from kaiten.feedback import Label
+from kaiten.settings.loader import Settings
+from kaiten.settings.models import MAX_INPUTS, Exposure
+from kaiten.text import MAX_LABEL_CHARS
 
-_NOTHING = {each.name: None for each in fields(Measures)} | {"labelled": 0}
+LabelText = Annotated[
+    str,
+    Field(max_length=MAX_LABEL_CHARS),
+    AfterValidator(check_text),
+    WithJsonSchema({"type": "string", "pattern": TEXT_PATTERN, "maxLength": MAX_LABEL_CHARS}),
+]
 
 
-class QualityRoutes:
-    """The handlers."""
+class FeedbackItem(Body):
+    """The label that a text of an earlier request should have been given."""
 
-    def __init__(self, desk: QualityDesk, limits: GatewaySettings) -> None:
-        self._desk = desk
-        self._limits = limits
-
-    def direct(self) -> dict[str, ASGIApp]:
-        """Return the handlers that the edge calls itself, by path."""
-        return {FEEDBACK: self.feedback}
-
-    def routes(self) -> list[Route]:
-        """Return the routes to stand beside all others."""
-        return [Route("/ops/quality", self.quality)]
-
-    async def feedback(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Keep labels; the body comes whole, from the middleware that has read it."""
-        body = await read((await receive())["body"], FeedbackRequest, self._limits)
-        check_count("feedback", body.feedback, self._limits)
-        context = current()
-        if context.principal is None:
-            raise Unauthenticated(token_sent=False)
-        labels = [Label(each.request_id, each.item, each.label) for each in body.feedback]
-        models = context.principal.labelled_models
-        if models is not None and not models:
-            # Of an issuer's own scopes, none that names a model.
-            raise Forbidden("feedback")
-        joined = await self._desk.take(labels, models, context.deadline, context.principal.identity)
-        answer = FeedbackResponse(
-            accepted=len(labels), joined=joined, request_id=context.request_id
-        )
-        await json_answer(answer)(scope, receive, send)
-
-    async def quality(self, _: Request) -> Response:
-        """Tell what is known of each version: the same from every worker that serves it.
-
-        A host that does not serve a version has no calibration of it, and gives no estimate.
-        """
-        found = await self._desk.read(current().deadline)
-        return json_answer(QualityResponse(models=[*map(_told, found)]))
-
-
-def _told(found: VersionQuality) -> ModelQuality:
-    estimate = found.estimate and EstimatedAccuracy.model_validate(found.estimate)
-    measures = asdict(found.measures) if found.measures else _NOTHING
-    return ModelQuality(
-        model=found.model,
-        version=found.version,
-        arm=found.arm,
-        estimate=estimate,
-        reference=found.reference,
-        reason=found.reason,
-        **measures,
+    request_id: str = Field(
+        pattern=REQUEST_ID_PATTERN, description="The X-Request-ID of the answer."
     )
+    item: Whole = Field(
+        0, ge=0, lt=MAX_INPUTS, description="The place of the text in the request's inputs."
+    )
+    label: LabelText = Field(description="One of the model's labels.", examples=["order_status"])
+
+
+class FeedbackRequest(Body):
+    """Labels for texts that were answered; a later one takes an earlier one's place."""
+
+    # `{"request_id": …, "item": …, "label": …},`
+    punctuation_per_item: ClassVar[int] = 7
+    feedback: Annotated[list[FeedbackItem], FailFast()] = Field(
+        min_length=1, max_length=MAX_INPUTS, json_schema_extra={"maxItems": "max_inputs"}
+    )
+
+
+class FeedbackResponse(BaseModel):
+    """All labels are kept, and stay so."""
+
+    accepted: int = Field(ge=1)
+    joined: int = Field(
+        ge=0, description="How many have found their answers; the others wait for theirs."
+    )
+    request_id: str
+
+
+async def take_labels(
+    exchange: Exchange, services: Services, body: FeedbackRequest
+) -> FeedbackResponse:
+    """Store labels."""
+    check_count("feedback", body.feedback, services.settings.gateway)
+    caller = exchange.caller
+    models = caller.labelled_models
+    if models is not None and not models:
+        # Of an issuer's own scopes, none that names a model.
+        raise Forbidden("feedback")
+    labels = [Label(item.request_id, item.item, item.label) for item in body.feedback]
+    joined = await services.feedback.take(labels, models, exchange.deadline, caller.identity)
+    return FeedbackResponse(accepted=len(labels), joined=joined, request_id=exchange.request_id)
+
+
+def exposure(settings: Settings) -> Exposure:
+    """Close the routes of feedback if predictions are not stored."""
+    return "open" if settings.feedback.enabled else "closed"

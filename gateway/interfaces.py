@@ -79,10 +79,10 @@ class RunnerRegistry(Protocol):
 class Traffic(Protocol):
     """Told of each request to a model's route."""
 
-    def request_started(self, endpoint: str) -> None:
+    def request_started(self, route: str) -> None:
         """Note that it is being handled."""
 
-    def request_answered(self, endpoint: str, model: str, status: int, seconds: float) -> None:
+    def request_answered(self, route: str, model: str, status: int, seconds: float) -> None:
         """Count it. ``model`` is ``name:version``, or empty where none was reached."""
 
 
@@ -160,7 +160,7 @@ class LimitsWatch(Protocol):
         """Note whether this worker counts by itself, as the shared store does not answer."""
 
 
-class QualityDesk(Protocol):
+class FeedbackService(Protocol):
     """Takes labels for what was answered, and tells what they come to.
 
     Deadlines are by time.monotonic(); DeadlineExceeded where one is too near, DatabaseUnavailable

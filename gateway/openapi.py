@@ -1,72 +1,69 @@
-"""The OpenAPI document of each version of the API."""
+"""The OpenAPI document of each version of the API, derived from the routes."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway.admission import deadlines
-from gateway.api_versions import DEFAULT, FEEDBACK, HEADER, KNOWN, NEGOTIATED, PREDICT
+from gateway.api_versions import DEFAULT, HEADER, NEGOTIATED_PATH, VERSIONS, names_of
 from gateway.error_reference import Row, rows
-from gateway.middleware import request_context
-from gateway.schemas import (
-    DriftResponse,
-    ErrorEnvelope,
-    FeedbackRequest,
-    FeedbackResponse,
-    HealthResponse,
-    PredictV1Request,
-    PredictV1Response,
-    PredictV2Request,
-    PredictV2Response,
-    QualityResponse,
-    StatsResponse,
-)
+from gateway.errors import INTERNAL, STATUS_AND_CODE
+from gateway.routes import PARAMETER_PATTERN, RouteKind, RouteSpec, RouteTable
+from gateway.schemas import REQUEST_ID_PATTERN, ErrorEnvelope
+from kaiten import errors
+from kaiten.settings.loader import Settings
 from kaiten.settings.models import GatewaySettings
 
 _REF = "#/components/schemas/{model}"
 Json = dict[str, Any]
 
-_MODELS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
-    "1": (PredictV1Request, PredictV1Response),
-    "2": (PredictV2Request, PredictV2Response),
-}
-_OF_ALL_VERSIONS: tuple[type[BaseModel], ...] = (
-    HealthResponse,
-    StatsResponse,
-    DriftResponse,
-    ErrorEnvelope,
+REQUEST_ID_HEADER = "X-Request-ID"
+# What the middleware raises on every route; on routes that require a scope; on those that take a
+# body; and on those that belong to a version.
+_OF_EVERY_ROUTE = frozenset(
+    {
+        errors.MalformedRequest,
+        errors.MethodNotAllowed,
+        errors.UnsupportedContentType,
+        errors.HeadersTooLarge,
+        errors.DeadlineExceeded,
+    }
 )
-_FEEDBACK: tuple[type[BaseModel], type[BaseModel]] = (FeedbackRequest, FeedbackResponse)
-_SUMMARIES = {"1": "Classify one text", "2": "Classify several texts"}
-# Nobody meets them on a route that is there: it is another path, or the caller has left.
-_ELSEWHERE = {"not_found", "caller_gone"}
-# A prediction goes without the database; and version 1 names no model.
-_NOT_OF_VERSION = {
-    "1": {"unknown_model", "database_unavailable"},
-    "2": {"database_unavailable"},
-}
-_NOT_OF_FEEDBACK = {"unknown_model", "queue_full", "inference_failed"}
-_OF_EVERY_ROUTE = {
-    *("malformed_request", "method_not_allowed", "unsupported_content_type", "headers_too_large"),
-    *("internal_error", "deadline_exceeded"),
-}
-# What a route that asks who calls may say besides.
-_OF_CALLERS = {
-    *("unauthenticated", "forbidden", "loopback_only", "rate_limited", "too_many_concurrent"),
-    *("not_ready", "issuer_unavailable"),
-}
+_OF_SCOPES = frozenset(
+    {
+        errors.Unauthenticated,
+        errors.Forbidden,
+        errors.LoopbackOnly,
+        errors.RateLimited,
+        errors.TooManyConcurrent,
+        errors.NotReady,
+        errors.IssuerUnavailable,
+    }
+)
+_OF_BODIES = frozenset(
+    {
+        errors.MalformedBody,
+        errors.BodyTimeout,
+        errors.BodyTooLarge,
+        errors.UnsupportedContentEncoding,
+        errors.InvalidInput,
+        errors.BodyMemoryFull,
+        errors.Overloaded,
+        errors.OutOfDescriptors,
+    }
+)
+_OF_VERSIONS = frozenset({errors.UnknownApiVersion, errors.ApiVersionMismatch})
 _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}]
-_OF_LIMITS = ("RateLimit-Policy", "RateLimit")
-_OF_LIFETIME = ("Deprecation", "Sunset", "Link")
+_LIMIT_HEADERS = ("RateLimit-Policy", "RateLimit")
+_VERSION_HEADERS = (HEADER, "Deprecation", "Sunset", "Link")
 _ANY_VERSION = "Any-API-Version"
 _HEADERS: dict[str, Json] = {
-    request_context.HEADER: {
+    REQUEST_ID_HEADER: {
         "description": "The request's id: the caller's, if it is plain, else one that was made.",
         "required": True,
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+        "schema": {"type": "string", "pattern": REQUEST_ID_PATTERN},
     },
     "Deprecation": {
         "description": "Since when this version is deprecated, if it is (RFC 9745).",
@@ -109,23 +106,16 @@ _HEADERS: dict[str, Json] = {
 }
 
 
-def document(
-    version: str, limits: GatewaySettings, *, deprecated: bool = False, quality: bool = True
-) -> Json:
-    """Return the OpenAPI 3.1 document of a version: its routes, and those of every version.
-
-    ``quality`` is whether predictions and labels are kept.
-    """
-    paths = {
-        PREDICT[version]: _prediction(version),
-        NEGOTIATED: _prediction(version, negotiated=True),
-    }
-    if version == "2":
-        paths["/predict"] = _prediction(version, "The same, for bentoml.SyncHTTPClient")
-        paths |= {FEEDBACK: _feedback()} if quality else {}
-    for path in paths.values():
-        # Only where it is so: a document says nothing of what is as usual.
-        path["post"] |= {"deprecated": True} if deprecated else {}
+def document(version: str, table: RouteTable, settings: Settings) -> Json:
+    """Return the OpenAPI 3.1 document of a version: its routes, and those of every version."""
+    specs = [spec for spec in table.specs if spec.summary and spec.api_version in {version, None}]
+    deprecated = settings.api_versions.lifetime(version).deprecated_at is not None
+    paths: dict[str, Json] = {}
+    for spec in specs:
+        paths.setdefault(spec.path, {}).update(_operation(spec, deprecated=deprecated))
+        if spec.negotiated_path is not None:
+            negotiated = _operation(spec, deprecated=deprecated, negotiated=True)
+            paths.setdefault(spec.negotiated_path, {}).update(negotiated)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -134,9 +124,9 @@ def document(
             "description": "Predictions by a fine-tuned model. "
             "Make a token with `kaiten token create`.",
         },
-        "paths": paths | _operations(limits, quality=quality),
+        "paths": paths,
         "components": {
-            "schemas": _schemas(version, limits, quality=quality),
+            "schemas": _schemas(specs, settings.gateway),
             "headers": _HEADERS | _version_headers(version),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
@@ -146,130 +136,88 @@ def document(
     }
 
 
-def _schemas(version: str, limits: GatewaySettings, *, quality: bool) -> dict[str, Json]:
-    """Return the schemas that the document points to, with the limits in force."""
-    models = (*_MODELS[version], *_OF_ALL_VERSIONS)
-    if quality:
-        models += (QualityResponse, *(_FEEDBACK if version == "2" else ()))
-    _, found = models_json_schema([(m, "validation") for m in models], ref_template=_REF)
-    schemas: dict[str, Json] = deepcopy(found["$defs"])
-    if version == "1":
-        schemas["PredictV1Request"]["properties"]["text"]["maxLength"] = limits.max_text_chars
-    else:
-        texts = schemas["PredictV2Request"]["properties"]["inputs"]
-        texts["maxItems"] = limits.max_inputs
-        texts["items"]["maxLength"] = limits.max_text_chars
-    if "FeedbackRequest" in schemas:
-        labels = schemas["FeedbackRequest"]["properties"]["feedback"]
-        labels["maxItems"] = limits.max_inputs
-    return schemas
+def _schemas(specs: Iterable[RouteSpec], limits: GatewaySettings) -> dict[str, Json]:
+    """Return the schemas of all requests and answers, with the limits in force."""
+    models: dict[type[BaseModel], None] = {ErrorEnvelope: None}
+    for spec in specs:
+        models |= {model: None for model in (spec.request, spec.response) if model is not None}
+    _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
+    definitions: dict[str, Json] = _with_limits(schemas["$defs"], limits)
+    return definitions
 
 
-def _operations(limits: GatewaySettings, *, quality: bool) -> Json:
-    """Return the routes that no version changes."""
-    summary = "How good each version's answers are, by labels and without"
-    more = {"/ops/quality": _asking(summary, _json(QualityResponse), {"database_unavailable"})}
+def _with_limits(schema: Any, limits: GatewaySettings) -> Any:  # noqa: ANN401  any JSON value
+    """Return a schema with each bound that is the name of a setting replaced by its value."""
+    if isinstance(schema, list):
+        return [_with_limits(item, limits) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
     return {
-        "/health": _get("Whether the service can answer", _json(HealthResponse), ready=True),
-        "/livez": _get("Whether the process runs", _plain()),
-        "/healthz": _get("Whether the process runs", _plain()),
-        "/readyz": _get("Whether every model can answer", _plain(), ready=True),
-        **_metrics(limits),
-        "/ops/stats": _asking(
-            "How many answers each route gave, and how fast", _json(StatsResponse)
-        ),
-        "/ops/drift": _asking(
-            "Whether the answers of each served version have drifted", _json(DriftResponse)
-        ),
-        **(more if quality else {}),
+        key: getattr(limits, value)
+        if key in {"maxItems", "maxLength"} and isinstance(value, str)
+        else _with_limits(value, limits)
+        for key, value in schema.items()
     }
 
 
-def _prediction(version: str, summary: str = "", *, negotiated: bool = False) -> Json:
-    body, answer = _MODELS[version]
-    left_out = _ELSEWHERE | _NOT_OF_VERSION[version]
-    codes = {row.code for row in rows()} - left_out
-    names = (request_context.HEADER, HEADER, *_OF_LIFETIME, *_OF_LIMITS)
-    told = {name: name for name in names}
-    # A request whose header is wrong is refused by another version, or by none.
-    refused = {**told, HEADER: _ANY_VERSION} if negotiated else told
-    return {
-        "post": {
-            "summary": summary or _SUMMARIES[version],
-            "tags": ["predictions"],
-            "security": _SECURITY,
-            "parameters": _parameters(version, required=negotiated and version != DEFAULT),
-            "requestBody": {"required": True, "content": _json(body)},
-            "responses": _success(_json(answer), told) | _failures(codes, refused),
-        }
+def _operation(spec: RouteSpec, *, deprecated: bool, negotiated: bool = False) -> Json:
+    is_model_route = spec.kind is RouteKind.MODEL
+    headers = {name: name for name in _headers_of(spec)}
+    # A request whose version is rejected is answered by another version, or by none.
+    failed = headers | ({HEADER: _ANY_VERSION} if negotiated else {})
+    operation: Json = {
+        "summary": spec.summary,
+        "tags": ["predictions" if is_model_route else "operations"],
     }
+    if spec.scope is not None:
+        operation["security"] = _SECURITY
+    if parameters := [*_path_parameters(spec), *_header_parameters(spec, negotiated=negotiated)]:
+        operation["parameters"] = parameters
+    if spec.request is not None:
+        operation["requestBody"] = {"required": True, "content": _json(spec.request)}
+    content = _json(spec.response) if spec.response else _PLAIN_TEXT
+    success = {"description": "OK", "headers": _refs(headers), "content": content}
+    operation["responses"] = {"200": success} | _failures(_errors_of(spec), failed)
+    if deprecated and is_model_route:
+        # Only if it is so: a document omits what is usual.
+        operation["deprecated"] = True
+    return {spec.method.lower(): operation}
 
 
-def _feedback() -> Json:
-    """Return the route that takes labels."""
-    body, answer = _FEEDBACK
-    codes = {row.code for row in rows()} - _ELSEWHERE - _NOT_OF_FEEDBACK
-    names = (request_context.HEADER, HEADER, *_OF_LIFETIME, *_OF_LIMITS)
-    told = {name: name for name in names}
-    return {
-        "post": {
-            "summary": "Say what texts should have been answered with",
-            "tags": ["predictions"],
-            "security": _SECURITY,
-            "parameters": _parameters("2", required=False),
-            "requestBody": {"required": True, "content": _json(body)},
-            "responses": _success(_json(answer), told) | _failures(codes, told),
-        }
-    }
+def _headers_of(spec: RouteSpec) -> list[str]:
+    """Return the headers of a route's answers."""
+    versioned = _VERSION_HEADERS if spec.api_version is not None else ()
+    limited = _LIMIT_HEADERS if spec.scope is not None else ()
+    return [REQUEST_ID_HEADER, *versioned, *limited]
 
 
-def _metrics(exposed: GatewaySettings) -> Json:
-    """Return the route of the metrics, as it is exposed."""
-    if exposed.metrics == "closed":
-        return {}
-    summary = "Prometheus metrics of all workers"
-    if exposed.metrics == "open":
-        return {"/metrics": _get(summary, _plain())}
-    return {"/metrics": _asking(summary, _plain())}
+def _errors_of(spec: RouteSpec) -> set[str]:
+    """Return the codes of a route's failures: the handler's, and those of the middleware."""
+    types = _OF_EVERY_ROUTE | spec.errors
+    if spec.scope is not None:
+        types |= _OF_SCOPES
+    if spec.request is not None:
+        types |= _OF_BODIES
+    if spec.api_version is not None:
+        types |= _OF_VERSIONS
+    return {INTERNAL[1], *(STATUS_AND_CODE[error][1] for error in types)}
 
 
-def _get(summary: str, content: Json, *, ready: bool = False) -> Json:
-    codes = {*_OF_EVERY_ROUTE, *(["not_ready"] if ready else [])}
-    return _reading(summary, content, codes, (request_context.HEADER,))
-
-
-def _asking(summary: str, content: Json, more: Collection[str] = frozenset()) -> Json:
-    """Return a route that asks who calls."""
-    codes = {*_OF_EVERY_ROUTE, *_OF_CALLERS, *more}
-    route = _reading(summary, content, codes, (request_context.HEADER, *_OF_LIMITS))
-    route["get"]["security"] = _SECURITY
-    return route
-
-
-def _reading(summary: str, content: Json, codes: Collection[str], headers: Iterable[str]) -> Json:
-    told = {name: name for name in headers}
-    return {
-        "get": {
-            "summary": summary,
-            "tags": ["operations"],
-            "responses": _success(content, told) | _failures(codes, told),
-        }
-    }
-
-
-def _parameters(version: str, *, required: bool) -> list[Json]:
-    """Return the headers that a prediction heeds."""
-    written = [each for each, of in KNOWN.items() if of == version]
+def _path_parameters(spec: RouteSpec) -> list[Json]:
+    schema = {"type": "string", "pattern": f"^{PARAMETER_PATTERN}$"}
     return [
+        {"name": name, "in": "path", "required": True, "schema": schema} for name in spec.parameters
+    ]
+
+
+def _header_parameters(spec: RouteSpec, *, negotiated: bool) -> list[Json]:
+    """Return the headers that a model's route reads."""
+    if spec.kind is not RouteKind.MODEL:
+        return []
+    return [
+        *_version_parameter(spec.api_version, negotiated=negotiated),
         {
-            "name": HEADER,
-            "in": "header",
-            "required": required,
-            "description": f"The version of the API; without it, {NEGOTIATED} is of {DEFAULT}.",
-            "schema": {"type": "string", "enum": written},
-        },
-        {
-            "name": request_context.HEADER,
+            "name": REQUEST_ID_HEADER,
             "in": "header",
             "description": "An id for the request; one that is not plain is replaced.",
             "schema": {"type": "string"},
@@ -283,32 +231,42 @@ def _parameters(version: str, *, required: bool) -> list[Json]:
     ]
 
 
-def _success(content: Json, headers: Mapping[str, str]) -> Json:
-    return {"200": {"description": "OK", "headers": _refs(headers), "content": content}}
+def _version_parameter(version: str | None, *, negotiated: bool) -> list[Json]:
+    if version is None:
+        return []
+    text = f"The version of the API; without it, {NEGOTIATED_PATH} is of {DEFAULT}."
+    return [
+        {
+            "name": HEADER,
+            "in": "header",
+            "required": negotiated and version != DEFAULT,
+            "description": text,
+            "schema": {"type": "string", "enum": names_of(version)},
+        }
+    ]
 
 
-def _failures(codes: Collection[str], headers: Mapping[str, str]) -> Json:
+def _failures(codes: set[str], headers: Mapping[str, str]) -> Json:
     """Return each status of a failure, with the codes that come with it."""
-    found = [row for row in rows() if row.code in codes]
+    failures = [row for row in rows() if row.code in codes]
     return {
-        str(status): _failure([row for row in found if row.status == status], headers)
-        for status in sorted({row.status for row in found})
+        str(status): _failure([row for row in failures if row.status == status], headers)
+        for status in sorted({row.status for row in failures})
     }
 
 
-def _failure(found: Sequence[Row], headers: Mapping[str, str]) -> Json:
-    own: dict[str, str] = {header: header for row in found for header in row.remedy.headers}
-    codes = {"properties": {"code": {"enum": [row.code for row in found]}}}
+def _failure(failures: Sequence[Row], headers: Mapping[str, str]) -> Json:
+    remedies: dict[str, str] = {name: name for row in failures for name in row.remedy.headers}
+    codes = {"properties": {"code": {"enum": [row.code for row in failures]}}}
     schema = {"allOf": [_ref(ErrorEnvelope), {"properties": {"error": codes}}]}
     return {
-        "description": "\n".join(f"`{row.code}`: {row.meaning}" for row in found),
-        "headers": _refs({**headers, **own}),
+        "description": "\n".join(f"`{row.code}`: {row.meaning}" for row in failures),
+        "headers": _refs({**headers, **remedies}),
         "content": {"application/json": {"schema": schema}},
     }
 
 
 def _version_headers(version: str) -> dict[str, Json]:
-    known = [*PREDICT]
     return {
         HEADER: {
             "description": "The version that answers.",
@@ -317,7 +275,7 @@ def _version_headers(version: str) -> dict[str, Json]:
         },
         _ANY_VERSION: {
             "description": "The version that refuses, if the request named one that is known.",
-            "schema": {"type": "string", "enum": known},
+            "schema": {"type": "string", "enum": [*VERSIONS]},
         },
     }
 
@@ -335,5 +293,4 @@ def _ref(model: type[BaseModel]) -> Json:
     return {"$ref": _REF.format(model=model.__name__)}
 
 
-def _plain() -> Json:
-    return {"text/plain": {"schema": {"type": "string"}}}
+_PLAIN_TEXT: Json = {"text/plain": {"schema": {"type": "string"}}}

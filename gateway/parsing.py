@@ -8,7 +8,7 @@ loop running in between.
 import asyncio
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
@@ -81,16 +81,18 @@ def check_count(field: str, items: Sequence[object], limits: GatewaySettings) ->
         raise InvalidInput([_too_many_items(field, limits)])
 
 
-def check_lengths(texts: Mapping[str, str], limits: GatewaySettings) -> None:
-    """Check the length of each text; ``texts`` maps the path of a field to its text.
+def check_lengths(
+    texts: Sequence[str], field_of: Callable[[int], str], limits: GatewaySettings
+) -> None:
+    """Check the length of each text; ``field_of`` names the field of a text by its index.
 
     Raises:
         InvalidInput: A text has too many characters; the details name the fields.
 
     """
     details = [
-        Detail(field, problem)
-        for field, text in texts.items()
+        Detail(field_of(index), problem)
+        for index, text in enumerate(texts)
         if (problem := length_problem(text, limits.max_text_chars))
     ]
     if details:

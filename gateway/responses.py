@@ -1,13 +1,7 @@
-"""How a handler answers."""
+"""JSON that is sent in slices."""
 
-from datetime import UTC, datetime
-
-from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-
-from gateway.schemas import HealthResponse
-from kaiten.errors import NotReady
 
 _SLICE_BYTES = 64 * 1024
 
@@ -37,15 +31,3 @@ class JsonResponse(Response):
             more = end < len(self.body)
             body = bytes(self.body[start:end])
             await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def json_answer(answer: BaseModel) -> Response:
-    """Return an answer as JSON."""
-    return JsonResponse(answer.model_dump_json())
-
-
-def health_answer(*, ready: bool) -> Response:
-    """Return the answer of ``/health``; NotReady unless every model can answer."""
-    if not ready:
-        raise NotReady
-    return json_answer(HealthResponse(status="healthy", timestamp=datetime.now(UTC)))

@@ -1,103 +1,183 @@
-"""The routes that the gateway mounts into BentoML's app."""
+"""Routes: each is declared once, and everything about it is derived from its declaration."""
 
-import asyncio
-from functools import cached_property
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import Literal
 
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from pydantic import BaseModel
+from starlette.responses import Response
 
-from gateway.api_versions import BENTOML, DOCUMENTS, NEWEST, PREDICT, VERSION_OF
-from gateway.docs_page import DOCS_PAGE
-from gateway.interfaces import MetricsSource
-from gateway.openapi import Json, document
-from gateway.parsing import read
-from gateway.predictions import Predictor
-from gateway.responses import JsonResponse, health_answer, json_answer
-from gateway.schemas import PredictV1Request, PredictV2Request
-from kaiten.settings.models import ApiVersionSettings, GatewaySettings
+from gateway.errors import error_response
+from gateway.schemas import Body
+from kaiten.errors import KaitenError, QueueFull
+from kaiten.settings.loader import Settings
+from kaiten.settings.models import Exposure
+
+# What a browser may do with an answer that is not a page: nothing.
+NO_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
+Handler = Callable[..., Awaitable[Response | BaseModel]]
+ErrorRenderer = Callable[[Exception], Response]
+# A path's parameter: one segment, which cannot lead to another route.
+PARAMETER_PATTERN = r"[A-Za-z0-9_-][A-Za-z0-9._:-]*"
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
-class Routes:
-    """The handlers."""
+class RouteKind(Enum):
+    """What a route is for."""
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        metrics: MetricsSource,
-        limits: GatewaySettings,
-        versions: ApiVersionSettings,
-        *,
-        quality: bool = True,
-    ) -> None:
-        self._predictor = predictor
-        self._metrics = metrics
-        self._limits = limits
-        self._versions = versions
-        self._quality = quality
-        self._exposing: asyncio.Task[tuple[bytes, str]] | None = None
+    # Counted and timed in the metrics, and the caller may shorten its deadline.
+    MODEL = auto()
+    # Answered before admission looks at the load.
+    PROBE = auto()
+    # The metrics: read by Prometheus, which has a turn of its own under load.
+    SCRAPE = auto()
+    ADMIN = auto()
+    # The API's documents and what shows them.
+    PAGE = auto()
 
-    def direct(self) -> dict[str, ASGIApp]:
-        """Return the handlers that the edge calls itself, by path."""
-        return {
-            PREDICT["1"]: self.predict_v1,
-            PREDICT["2"]: self.predict_v2,
-            # BentoML's own handler would parse the body once more, on the event loop.
-            BENTOML: self.predict_v2,
+
+def always_open(_: Settings) -> Exposure:
+    """Expose a route as it is declared, whatever the settings say."""
+    return "open"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSpec:
+    """One method and path of the API.
+
+    ``path`` may hold parameters, as in ``/v1/models/{name}``. The handler is called with the
+    exchange, the services, the parsed body if ``request`` is its model, and the path's parameters
+    by name; it returns a response, or the model to send as JSON. Without a handler, BentoML's own
+    app answers.
+
+    ``scope`` None means open to everyone, and each declaration has to say so. ``exposure`` may
+    close the route, or require the scope ``ops``. ``errors`` are those that the handler raises in
+    addition to what every such route can answer. ``negotiated_path`` is a second path, on which
+    the API-Version header chooses between the routes that declare it. A route without a
+    ``summary`` is left out of the OpenAPI documents.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    scope: str | None
+    kind: RouteKind
+    handler: Handler | None
+    summary: str = ""
+    request: type[Body] | None = None
+    # None: plain text, or a page.
+    response: type[BaseModel] | None = None
+    errors: frozenset[type[KaitenError]] = frozenset()
+    # None: the route belongs to every version, and is in every version's document.
+    api_version: str | None = None
+    negotiated_path: str | None = None
+    exposure: Callable[[Settings], Exposure] = always_open
+    render_error: ErrorRenderer = error_response
+    content_policy: str = NO_CONTENT_POLICY
+    # Whether a browser may keep the answer.
+    cacheable: bool = False
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that the route answers."""
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
+
+    @property
+    def parameters(self) -> list[str]:
+        """The names of the path's parameters."""
+        return _PLACEHOLDER.findall(self.path)
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether requests wait in a model's queue, and are rejected early if it is full."""
+        return QueueFull in self.errors
+
+    def pattern(self) -> re.Pattern[str]:
+        """Return the expression that matches the whole path."""
+        literals = _PLACEHOLDER.split(self.path)
+        # Every second part is a parameter's name.
+        for place, part in enumerate(literals):
+            literals[place] = f"(?P<{part}>{PARAMETER_PATTERN})" if place % 2 else re.escape(part)
+        return re.compile("".join(literals))
+
+
+@dataclass(frozen=True, slots=True)
+class RouteMatch:
+    """The route of a request's path, the methods that the path allows, and its parameters.
+
+    ``is_allowed`` is False if no route of the path has the request's method; ``spec`` is then the
+    first of them.
+    """
+
+    spec: RouteSpec
+    allowed: tuple[str, ...]
+    is_allowed: bool = True
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+class _PathRoutes:
+    """The routes of one path, by method."""
+
+    def __init__(self, specs: Sequence[RouteSpec]) -> None:
+        allowed = tuple(method for spec in specs for method in spec.methods)
+        self._matches = {
+            method: RouteMatch(spec, allowed) for spec in specs for method in spec.methods
         }
+        self._other_method = RouteMatch(specs[0], allowed, is_allowed=False)
+        self.pattern = specs[0].pattern() if specs[0].parameters else None
 
-    def routes(self) -> list[Route]:
-        """Return the routes to mount at the root, for all other routes of ours."""
-        return [
-            Route("/health", self.health),
-            Route("/metrics", self.metrics),
-            *(Route(path, self.openapi) for path in ("/docs.json", *DOCUMENTS.values())),
-            Route("/docs", self.docs),
-            Route("/", self.docs),
+    def match(self, method: str) -> RouteMatch:
+        return self._matches.get(method, self._other_method)
+
+
+class RouteTable:
+    """The routes that the settings expose. Any other path is unknown."""
+
+    def __init__(self, specs: Iterable[RouteSpec], settings: Settings) -> None:
+        exposed = [(spec, spec.exposure(settings)) for spec in specs]
+        self.specs = tuple(
+            replace(spec, scope="ops") if exposure == "token" else spec
+            for spec, exposure in exposed
+            if exposure != "closed"
+        )
+        # By the negotiated path, and then by version.
+        self.negotiated: dict[str, dict[str, RouteSpec]] = {}
+        for spec in self.specs:
+            if spec.negotiated_path is not None and spec.api_version is not None:
+                versions = self.negotiated.setdefault(spec.negotiated_path, {})
+                versions[spec.api_version] = spec
+        by_path: dict[str, list[RouteSpec]] = {}
+        # Where requests whose version is rejected are counted.
+        self.negotiating = tuple(self._negotiating_specs())
+        for spec in (*self.negotiating, *self.specs):
+            by_path.setdefault(spec.path, []).append(spec)
+        paths = {path: _PathRoutes(specs) for path, specs in by_path.items()}
+        self._fixed = {path: routes for path, routes in paths.items() if routes.pattern is None}
+        self._templates = [
+            (routes.pattern, routes) for routes in paths.values() if routes.pattern is not None
         ]
+        self.paths = tuple(paths)
+        # The path templates that the metrics count.
+        self.model_routes = tuple(
+            path for path, (spec, *_) in by_path.items() if spec.kind is RouteKind.MODEL
+        )
 
-    async def predict_v1(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer for one text; the body comes whole, from the middleware that has read it."""
-        body = await read((await receive())["body"], PredictV1Request, self._limits)
-        answer = await self._predictor.one(body.text)
-        await json_answer(answer)(scope, receive, send)
+    def match(self, method: str, path: str) -> RouteMatch | None:
+        """Return the route of a request; None if no route has that path, to the letter.
 
-    async def predict_v2(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer for several texts."""
-        body = await read((await receive())["body"], PredictV2Request, self._limits)
-        answer = await self._predictor.many(body.inputs, body.top_k, body.model)
-        await JsonResponse(answer)(scope, receive, send)
+        Routers match more loosely: Starlette's take ``/predict`` with a line feed after it for
+        ``/predict``, and such a request would bypass the checks of that route.
+        """
+        if (routes := self._fixed.get(path)) is not None:
+            return routes.match(method)
+        for pattern, routes in self._templates:
+            if found := pattern.fullmatch(path):
+                return replace(routes.match(method), parameters=found.groupdict())
+        return None
 
-    async def health(self, _: Request) -> Response:
-        """Tell whether the service can answer."""
-        return health_answer(ready=self._predictor.ready)
-
-    async def metrics(self, _: Request) -> Response:
-        """Give the metrics of all workers; who asks while they are being read shares the answer."""
-        if self._exposing is None or self._exposing.done():
-            self._exposing = asyncio.create_task(asyncio.to_thread(self._metrics.exposition))
-        # A caller who leaves ends no thread.
-        content, content_type = await asyncio.shield(self._exposing)
-        return Response(content, headers={"Content-Type": content_type})
-
-    async def openapi(self, request: Request) -> Response:
-        """Give the OpenAPI document of the path's version, or of the newest."""
-        return JSONResponse(self._documents[VERSION_OF.get(request.scope["path"], NEWEST)])
-
-    @cached_property
-    def _documents(self) -> dict[str, Json]:
-        """The documents, made when one is first asked for: their routes are open to all."""
-        return {
-            version: document(
-                version,
-                self._limits,
-                deprecated=self._versions.lifetime(version).deprecated_at is not None,
-                quality=self._quality,
-            )
-            for version in DOCUMENTS
-        }
-
-    async def docs(self, _: Request) -> Response:
-        """Show the documents; the page's own parts come from this server."""
-        return HTMLResponse(DOCS_PAGE)
+    def _negotiating_specs(self) -> Iterator[RouteSpec]:
+        """Yield a route for each negotiated path, without a version."""
+        for path, versions in self.negotiated.items():
+            spec = next(iter(versions.values()))
+            yield replace(spec, path=path, api_version=None, negotiated_path=None)

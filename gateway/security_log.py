@@ -66,7 +66,7 @@ class SecurityLog:
         repeats.count += 1
         if repeats.count <= PER_SOURCE:
             context = current_or_none()
-            logger.warning(event, fault=fault, endpoint=context.endpoint if context else None)
+            logger.warning(event, fault=fault, route=context.route if context else None)
         else:
             repeats.last = contextvars.copy_context()
             self._end_later()
@@ -109,8 +109,8 @@ class SecurityLog:
 
 def _log_repeated(event: str, fault: str | None, count: int) -> None:
     context = current_or_none()
-    endpoint = context.endpoint if context else None
-    logger.warning(event, fault=fault, endpoint=endpoint, repeated=count)
+    route = context.route if context else None
+    logger.warning(event, fault=fault, route=route, repeated=count)
 
 
 def _source(context: RequestContext | None) -> str | None:
@@ -140,4 +140,4 @@ def log_refusal(error: KaitenError) -> None:
 
 def log_operator_action(event: str, **facts: object) -> None:
     """Log an operator's action to the audit log, however often it occurs."""
-    audit_log.warning(event, fault=None, endpoint=None, **facts)
+    audit_log.warning(event, fault=None, route=None, **facts)

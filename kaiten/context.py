@@ -1,13 +1,11 @@
 """The request at hand: made by the outermost middleware, filled in further in, read by logs."""
 
-import math
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kaiten import model_tags
-from kaiten.errors import Forbidden, KaitenError
-from kaiten.events import PredictionEvent
+from kaiten.errors import Forbidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +43,17 @@ class Principal:
 
 @dataclass(slots=True)
 class RequestContext:
-    """What is known of a request; filled in as it walks inwards."""
+    """What every layer may know of the current request."""
 
     request_id: str
-    # The caller's trace, by W3C Trace Context; the route's template, never a path that the caller
-    # invented; and the address that the request came from.
+    # The caller's trace, by W3C Trace Context; the route's path template, never a path that the
+    # caller invented; and the address that the request came from.
     trace_id: str | None = None
-    endpoint: str | None = None
+    route: str | None = None
     client: str | None = None
     principal: Principal | None = None
-    model: str | None = None
-    # As its Content-Length says; 0 where it has none.
-    body_bytes: int = 0
-    enveloped: bool = False
-    # Found outside the error envelope, and raised inside it.
-    refusal: KaitenError | None = None
-    # When the answer is due, by time.monotonic(), and what a caller who is refused is told to wait.
-    deadline: float = math.inf
-    retry_after_s: int = 1
-    # Awaited with the tokens that a request costs before they are queued; raises to refuse it.
+    # Awaited with the tokens that a request costs before they are queued; raises to reject it.
     reserve: Callable[[int], Awaitable[None]] | None = None
-    # Emitted once the request is answered.
-    events: list[PredictionEvent] = field(default_factory=list)
-    # Of the answer, whoever gives it: lower-case names and values.
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     @property
     def subject(self) -> str:

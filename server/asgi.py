@@ -1,11 +1,9 @@
 """What BentoML is given before there is a worker: an app that answers through it.
 
-BentoML puts its own app together first: it wraps it in middleware, and adds the routes of mounted
-apps. It constructs the service, and with it the worker, in that app's lifespan, before uvicorn
-accepts a connection.
+BentoML puts its own app together first, and wraps it in middleware. It constructs the service, and
+with it the worker, in that app's lifespan, before uvicorn accepts a connection.
 """
 
-from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -18,8 +16,6 @@ class WorkerApp:
     """The app of a worker that is attached once it is built."""
 
     def __init__(self) -> None:
-        # Mounted empty; BentoML looks its routes up for each request.
-        self.routes = Starlette()
         self._bentoml: ASGIApp = _STARTING
         self._edge: ASGIApp = _STARTING
         self._worker: Worker | None = None
@@ -39,7 +35,6 @@ class WorkerApp:
     def attach(self, worker: Worker) -> None:
         """Answer through this worker from now on."""
         self._worker = worker
-        self.routes.router.routes.extend(worker.routes)
         self._edge = worker.wrap(self._call_bentoml)
 
     def middleware(self, app: ASGIApp) -> ASGIApp:

@@ -14,21 +14,17 @@ from typing import TYPE_CHECKING
 
 import bentoml
 import structlog
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from gateway.access import MODEL_ROUTES
-from gateway.admin.operations import Operations
 from gateway.admission.controller import Admission
-from gateway.app import EdgeParts, wrap
+from gateway.app import EdgeParts, route_table, wrap
 from gateway.auth.factory import build as build_tokens
 from gateway.auth.signing_secret import SigningSecret, secret_in_force
-from gateway.feedback import QualityRoutes
-from gateway.middleware.authentication import Callers
-from gateway.predictions import Predictor
+from gateway.middleware.access import Callers
+from gateway.prediction import PredictionHandler
 from gateway.rate_limit.limiter import limiter_for
-from gateway.routes import Routes
 from gateway.security_log import security_log
+from gateway.services import MetricsReader, Services
 from kaiten import __version__
 from kaiten.errors import SetupError
 from kaiten.pseudonyms import Pseudonyms, shared_key
@@ -117,8 +113,7 @@ def find_pseudonyms(settings: Settings, secret: SigningSecret | None) -> Pseudon
 class Worker:
     """What one worker holds. Nothing of it runs before ``start``.
 
-    ``admission`` and ``routes`` are ready to be mounted, and ``wrap`` puts its middleware around
-    BentoML's app.
+    ``admission`` precedes its middleware, which ``wrap`` puts around BentoML's app.
     """
 
     def __init__(
@@ -138,7 +133,8 @@ class Worker:
         )
         self._file_watch = FileWatch(models, baselines)
         self._roster = open_roster(process.index)
-        self._latency = LatencyStats(MODEL_ROUTES, metrics_directory())
+        self._routes = route_table(settings)
+        self._latency = LatencyStats(self._routes.model_routes, metrics_directory())
         self._metrics = self._build_metrics()
         self._tokens = build_tokens(settings, secret, observer=self._metrics)
         self._load(models, baselines)
@@ -149,17 +145,13 @@ class Worker:
             settings.rate_limit, settings.state, settings.serving.request_timeout_s, self._metrics
         )
         self._drain = Drain(settings.serving.drain_s)
-        self._predictor = Predictor(
-            self._registry, settings.gateway, lambda: self._tokens.watch.known
-        )
+        self._services = self._build_services()
         self.admission = Admission(
-            self._predictor,
+            self._services,
             self._tokens.authenticator,
-            lambda: self._drain.active,
             self._metrics,
             settings.serving.request_timeout_s,
         )
-        self.routes, self._handlers = self._build_routes()
         self._loopback_only = secret is not None and secret.development
         self._metrics.worker_started()
         self._background: list[asyncio.Task[None]] = []
@@ -175,14 +167,12 @@ class Worker:
         edge = wrap(
             app,
             EdgeParts(
-                self._settings,
+                self._services,
                 Callers(self._tokens.authenticator, self._loopback_only),
-                self._handlers,
                 self._metrics,
                 self._metrics,
                 self._events,
                 self._limiter,
-                lambda: self._drain.active,
             ),
         )
         self.admission.edge = edge
@@ -304,21 +294,15 @@ class Worker:
     def _pseudonym_of(self, subject: str) -> str:
         return self._pseudonyms.of(subject) if self._pseudonyms else ""
 
-    def _build_routes(self) -> tuple[list[Route], dict[str, ASGIApp]]:
-        """Return the routes to mount into BentoML's app, and the handlers that precede it."""
+    def _build_services(self) -> Services:
         settings = self._settings
-        routes = Routes(
-            self._predictor,
-            self._metrics,
-            settings.gateway,
-            settings.api_versions,
-            quality=settings.feedback.enabled,
+        return Services(
+            settings,
+            self._routes,
+            PredictionHandler(self._registry, settings.gateway, lambda: self._tokens.watch.known),
+            MetricsReader(self._metrics),
+            self._latency,
+            self._drift_report,
+            self._feedback,
+            lambda: self._drain.active,
         )
-        operations = Operations(self._latency, self._drift_report)
-        mounted = [*routes.routes(), *operations.routes()]
-        handlers = routes.direct()
-        if self._feedback is not None:
-            quality = QualityRoutes(self._feedback, settings.gateway)
-            mounted += quality.routes()
-            handlers |= quality.direct()
-        return mounted, handlers

@@ -1,15 +1,14 @@
-"""Reads the body of a model route once, within its limits, and only if it is JSON."""
+"""Reads the body of a request once, within its limits, and only if it is JSON."""
 
 import asyncio
 import re
 from collections.abc import Awaitable
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.access import ROUTES
 from gateway.admission.body_memory import BodyMemory, Reservation
-from kaiten.context import current
+from gateway.exchange import exchange_of
 from kaiten.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -24,11 +23,19 @@ _LENGTH = re.compile(r"[0-9]{1,20}")
 
 
 class BodyMiddleware:
-    """Refuses what is no plain JSON, too large or too slow, and hands the whole body inwards.
+    """Puts the whole body into the exchange, on routes that have one.
 
-    BodyMemoryFull if ``memory`` has no room for it, which is reserved before it is read and freed
-    once the request has ended. ClientDisconnected if the caller leaves, before the
-    body's end or after it; what the request had queued is cancelled.
+    Memory for it is reserved before it is read, and freed once the request has ended.
+
+    Raises:
+        UnsupportedContentType: The body is not JSON.
+        UnsupportedContentEncoding: The body is compressed.
+        BodyTooLarge: The body is over the limit.
+        BodyTimeout: The body does not arrive in time.
+        BodyMemoryFull: ``memory`` has no room for it.
+        ClientDisconnected: The caller leaves before its answer; what the request had queued is
+            cancelled.
+
     """
 
     def __init__(self, app: ASGIApp, limits: GatewaySettings, memory: BodyMemory) -> None:
@@ -38,24 +45,21 @@ class BodyMiddleware:
         self._timeout_s = limits.body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        access = ROUTES.get(scope["path"])
-        if access is None or not access.model_route:
+        exchange = exchange_of(scope)
+        if exchange.spec is None or exchange.spec.request is None:
             await self._app(scope, receive, send)
             return
-        declared_bytes = self._check_headers(Headers(scope=scope))
-        context = current()
-        context.body_bytes = declared_bytes
-        with self._memory.reservation(context.subject) as reservation:
-            reservation.grow_to(declared_bytes)
-            # Nothing here keeps the body: the handler frees it as soon as it has parsed it.
-            replay = _replay(await self._read_in_time(receive, reservation))
-            await _unless_gone(receive, self._app(scope, replay, send))
+        exchange.declared_bytes = self._check_headers(Headers(scope=scope))
+        with self._memory.reservation(exchange.subject) as reservation:
+            reservation.grow_to(exchange.declared_bytes)
+            exchange.body = await self._read_in_time(receive, reservation)
+            await _unless_gone(receive, self._app(scope, receive, send))
 
     def _check_headers(self, headers: Headers) -> int:
         """Return the declared length, 0 if there is none."""
         if headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
             raise UnsupportedContentType
-        # Nothing here inflates a body, so a small one can not become a large one.
+        # Nothing here inflates a body, so a small one cannot become a large one.
         if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
             raise UnsupportedContentEncoding
         length = headers.get("Content-Length", "0")
@@ -89,17 +93,6 @@ class BodyMiddleware:
             reservation.grow_to(size)
             if not message.get("more_body", False):
                 return b"".join(chunks)
-
-
-def _replay(body: bytes) -> Receive:
-    """Return a receive that gives the body once, and then waits: it is not told of the end."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-    never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-
-    async def replay() -> Message:
-        return messages.pop() if messages else await never
-
-    return replay
 
 
 async def _unless_gone(receive: Receive, answering: Awaitable[None]) -> None:

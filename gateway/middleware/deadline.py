@@ -5,15 +5,18 @@ import time
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.admission.deadlines import deadline
-from kaiten.context import current
+from gateway.admission.deadlines import request_deadline
+from gateway.exchange import exchange_of
 from kaiten.errors import DeadlineExceeded
 
 
 class DeadlineMiddleware:
-    """Gives each request its deadline, and raises DeadlineExceeded when it has passed.
+    """Gives each request its deadline. What an expired request has queued is not computed.
 
-    What the request has queued is not computed any more.
+    Raises:
+        DeadlineExceeded: The deadline has passed.
+        InvalidInput: X-Request-Timeout-Ms is not a number.
+
     """
 
     def __init__(self, app: ASGIApp, limit_s: float) -> None:
@@ -21,12 +24,12 @@ class DeadlineMiddleware:
         self._limit_s = limit_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context = current()
-        context.deadline = deadline(scope, self._limit_s)
+        exchange = exchange_of(scope)
+        exchange.deadline = request_deadline(scope, exchange.spec, self._limit_s)
         try:
-            async with asyncio.timeout(context.deadline - time.monotonic()) as timeout:
+            async with asyncio.timeout(exchange.deadline - time.monotonic()) as timeout:
                 await self._app(scope, receive, send)
         except TimeoutError:
             if not timeout.expired():
                 raise
-            raise DeadlineExceeded(context.retry_after_s) from None
+            raise DeadlineExceeded(exchange.retry_after_s) from None

@@ -1,13 +1,15 @@
 """Holds each subject to its limits, before its body is read."""
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from functools import partial
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.exchange import Exchange, exchange_of
 from gateway.rate_limit.limiter import LimitedRequest, Limiter
-from kaiten.context import RequestContext, current
 from kaiten.errors import NotReady, QueueFull
 
 
-class LimitsMiddleware:
+class RateLimitMiddleware:
     """Admits an authenticated request if its subject is within its limits.
 
     Adds the rate-limit headers to every response.
@@ -23,36 +25,28 @@ class LimitsMiddleware:
         self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context = current()
-        if context.principal is None:
+        exchange = exchange_of(scope)
+        if exchange.principal is None:
             # A public route.
             await self._app(scope, receive, send)
             return
-        limited = self._limiter.request(context.principal.identity)
-
-        async def release_and_send(message: Message) -> None:
-            # Released first: a caller that has its answer may send its next request at once.
-            if message["type"] == "http.response.start":
-                await _release(limited, context)
-            await send(message)
-
-        context.reserve = limited.reserve
+        limited = self._limiter.request(exchange.principal.identity)
+        exchange.reserve = limited.reserve
+        # Before the answer: a caller that has it may send its next request at once.
+        exchange.before_answer = partial(_release, limited, exchange)
         try:
             await limited.acquire()
-            await self._app(scope, receive, release_and_send)
+            await self._app(scope, receive, send)
         except (QueueFull, NotReady):
             # The device process accepted the texts and computed none of them.
-            await _release(limited, context, computed=False)
+            await _release(limited, exchange, computed=False)
             raise
         finally:
-            # An outer middleware answers failures.
-            await _release(limited, context)
+            await _release(limited, exchange)
 
 
-async def _release(
-    limited: LimitedRequest, context: RequestContext, *, computed: bool = True
-) -> None:
+async def _release(limited: LimitedRequest, exchange: Exchange, *, computed: bool = True) -> None:
     if limited.released:
         return
     await limited.release(computed=computed)
-    context.headers += limited.headers()
+    exchange.headers += limited.headers()

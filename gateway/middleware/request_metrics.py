@@ -6,25 +6,24 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 import structlog
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.access import ROUTES
 from gateway.errors import FIRST_ERROR_STATUS
+from gateway.exchange import Exchange, exchange_of
 from gateway.interfaces import EventSink, Traffic
 from gateway.log_sampling import Sample
-from kaiten.context import current
+from gateway.routes import RouteKind
 
 logger = structlog.get_logger("kaiten.request")
 # What structlog hands its lines to, and what knows which levels are written.
 _written = logging.getLogger("kaiten.request")
 
-_NO_ANSWER = 499
 # Not ready yet, and too late, which a caller can bring about: no failures of ours.
 _PASSING = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 
 
-class TrafficMiddleware:
-    """Sees every answer as the caller does: it stands outside the error envelope.
+class RequestMetricsMiddleware:
+    """Sees every answer as the caller does: it stands outside the error middleware.
 
     It logs at most ``lines_per_s`` requests a second, as a line costs more than most other things
     that a request meets; the next line tells how many were left out. Failures of the service
@@ -47,56 +46,46 @@ class TrafficMiddleware:
         self._sample = Sample(lines_per_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context = current()
-        path = scope["path"]
-        access = ROUTES.get(path)
-        counted = access is not None and access.model_route
-        if counted:
-            self._traffic.request_started(path)
+        exchange = exchange_of(scope)
+        route = exchange.route
+        counted = exchange.spec is not None and exchange.spec.kind is RouteKind.MODEL
+        if counted and route is not None:
+            self._traffic.request_started(route)
         started = self._clock()
-        # Stays so where the server itself ends the request before the answer begins.
-        status = _NO_ANSWER
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal status
-            await send(message)
-            if message["type"] == "http.response.start":
-                status = message["status"]
-
         try:
-            await self._app(scope, receive, send_and_note)
+            await self._app(scope, receive, send)
         finally:
             seconds = self._clock() - started
-            if counted:
-                self._traffic.request_answered(path, context.model or "", status, seconds)
-            if status < FIRST_ERROR_STATUS and context.events:
-                self._events.emit(context.events)
-            level = _level(context.endpoint, status)
-            # First the level: what would not be written takes nobody's place.
-            if _written.isEnabledFor(level) and (
-                level >= logging.ERROR or self._sample.takes(started + seconds)
-            ):
-                self._log(level, scope, status, seconds)
+            if counted and route is not None:
+                self._traffic.request_answered(route, exchange.model_tag, exchange.status, seconds)
+            if exchange.status < FIRST_ERROR_STATUS and exchange.events:
+                self._events.emit(exchange.events)
+            self._log(scope["method"], exchange, started, seconds)
 
-    def _log(self, level: int, scope: Scope, status: int, seconds: float) -> None:
-        logger.log(
-            level,
-            "request",
-            method=scope["method"],
-            endpoint=current().endpoint,
-            status=status,
-            duration_ms=round(seconds * 1000, 3),
-            model=current().model,
-            left_out=self._sample.tell_left_out(),
-        )
+    def _log(self, method: str, exchange: Exchange, started: float, seconds: float) -> None:
+        level = _level(exchange)
+        # The level first: a line that would not be written takes no other line's place.
+        if _written.isEnabledFor(level) and (
+            level >= logging.ERROR or self._sample.takes(started + seconds)
+        ):
+            logger.log(
+                level,
+                "request",
+                method=method,
+                route=exchange.route,
+                status=exchange.status,
+                duration_ms=round(seconds * 1000, 3),
+                model=exchange.model_tag or None,
+                left_out=self._sample.tell_left_out(),
+            )
 
 
-def _level(endpoint: str | None, status: int) -> int:
+def _level(exchange: Exchange) -> int:
     """Return how much it matters."""
-    if status in _PASSING:
+    if exchange.status in _PASSING:
         return logging.WARNING
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if exchange.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return logging.ERROR
     # Probes come by the second.
-    access = ROUTES.get(endpoint) if endpoint else None
-    return logging.DEBUG if access and access.scope is None else logging.INFO
+    is_open = exchange.spec is not None and exchange.spec.scope is None
+    return logging.DEBUG if is_open else logging.INFO

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from gateway.auth.minting import mint_token
 from gateway.auth.signing_secret import configured_secret
-from gateway.schemas import Prediction, PredictV2Response
+from gateway.protocols.kaiten_v2 import Prediction, PredictV2Response
 from kaiten.errors import SetupError
 from kaiten.loopback import proxy_bypass
 from kaiten.settings.loader import Settings

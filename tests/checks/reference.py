@@ -19,10 +19,9 @@ from typer.main import get_command
 
 from cli import app
 from gateway.api_versions import DOCUMENTS
-from gateway.openapi import document
+from gateway.app import route_table
 from kaiten.settings.environment import ROOT
 from kaiten.settings.loader import Settings
-from kaiten.settings.models import GatewaySettings
 from tests.exposition import Exposition
 
 MAKE = "make docs"
@@ -237,23 +236,16 @@ def api_page() -> str:
         "| route | version | summary | scope |",
         "|---|---|---|---|",
     ]
-    routes: dict[tuple[str, str], tuple[list[str], dict[str, Any]]] = {}
-    for version in DOCUMENTS:
-        for path, methods in document(version, GatewaySettings())["paths"].items():
-            for method, operation in methods.items():
-                routes.setdefault((path, method.upper()), ([], operation))[0].append(version)
-    for (path, method), (of, operation) in sorted(routes.items()):
-        lines.append(
-            f"| `{method} {path}` | {', '.join(of)} | {operation['summary']} "
-            f"| {_scope(path, operation)} |"
-        )
+    table = route_table(Settings.model_construct())
+    for spec in sorted((*table.negotiating, *table.specs), key=lambda spec: spec.path):
+        negotiated = table.negotiated.get(spec.path, DOCUMENTS)
+        of = [spec.api_version] if spec.api_version else [*negotiated]
+        if spec.summary:
+            lines.append(
+                f"| `{spec.method} {spec.path}` | {', '.join(of)} | {spec.summary} "
+                f"| {f'`{spec.scope}`' if spec.scope else 'open'} |"
+            )
     return "\n".join(lines) + "\n"
-
-
-def _scope(path: str, operation: dict[str, Any]) -> str:
-    if not operation.get("security"):
-        return "open"
-    return next(f"`{scope}`" for scope in ("predict", "feedback", "ops") if scope in path)
 
 
 def main(arguments: list[str]) -> int:

@@ -12,11 +12,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import kaiten_client
 from gateway.api_versions import NEWEST
-from gateway.openapi import document
 from kaiten.errors import DatabaseUnavailable, InferenceFailed, QueueFull
 from kaiten_client import AsyncClient, FeedbackResponse, Label, PredictResponse
 from kaiten_client.calls import FEEDBACK, PREDICT, READY, labelling, prediction
 from kaiten_client.replies import ErrorEnvelope, Reply, error_of
+from tests.contract.written import document_of
 from tests.unit.gateway.house import (
     LIMITS,
     TAG,
@@ -29,7 +29,7 @@ from tests.unit.gateway.house import (
     bearer,
 )
 
-DOCUMENT = document(NEWEST, LIMITS)
+DOCUMENT = document_of(NEWEST, gateway=LIMITS)
 SCHEMAS = DOCUMENT["components"]["schemas"]
 LABELLED = DOCUMENT["paths"][FEEDBACK]["post"]
 ASKED = DOCUMENT["paths"][PREDICT]["post"]

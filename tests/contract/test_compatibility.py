@@ -5,12 +5,11 @@ from copy import deepcopy
 
 import pytest
 
-from gateway.openapi import document
-from kaiten.settings.models import GatewaySettings
 from tests.contract.compatibility import breaks
+from tests.contract.written import document_of
 from tests.unit.gateway.house import V2, Json
 
-DOCUMENT = document("2", GatewaySettings())
+DOCUMENT = document_of("2")
 
 
 def schema(made: Json, name: str) -> Json:

@@ -7,15 +7,23 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
-from gateway.access import ROUTES
 from gateway.api_versions import DOCUMENTS as PATHS
-from gateway.api_versions import FEEDBACK, HEADER, NEGOTIATED, NEWEST, PREDICT
+from gateway.api_versions import HEADER, NEWEST
+from gateway.api_versions import NEGOTIATED_PATH as NEGOTIATED
 from gateway.errors import INTERNAL, STATUS_AND_CODE
-from gateway.middleware.security_headers import SecurityHeadersMiddleware
-from gateway.openapi import document
+from gateway.response_headers import ResponseHeaders
+from gateway.routes import RouteKind
 from gateway.schemas import TEXT_PATTERN
 from kaiten.errors import DatabaseUnavailable, DeadlineExceeded, InferenceFailed, QueueFull
-from kaiten.settings.models import ApiLifetimeSettings, ApiVersionSettings, Exposure
+from kaiten.settings.loader import Settings
+from kaiten.settings.models import (
+    ApiLifetimeSettings,
+    ApiVersionSettings,
+    Exposure,
+    FeedbackSettings,
+    GatewaySettings,
+)
+from tests.contract.written import document_of
 from tests.unit.gateway.house import (
     BENTO,
     FOUND,
@@ -31,9 +39,16 @@ from tests.unit.gateway.house import (
     bearer,
 )
 
-DOCUMENTS = {version: document(version, LIMITS) for version in PATHS}
+
+def document(version: str, limits: GatewaySettings = LIMITS, *, feedback: bool = True) -> Json:
+    return document_of(version, gateway=limits, feedback=FeedbackSettings(enabled=feedback))
+
+
+DOCUMENTS = {version: document(version) for version in PATHS}
+TABLE = House().services.routes
 # The documents and their page describe, and are not described.
-PAGES = {path for path, access in ROUTES.items() if access.exposure == "docs"}
+PAGES = {spec.path for spec in TABLE.specs if spec.kind is RouteKind.PAGE}
+PREDICT, FEEDBACK = {"1": V1, "2": V2}, "/api/v2/feedback"
 # Each prediction route, as the document of each version that describes it does.
 PREDICTING = [("1", V1), ("1", NEGOTIATED), ("2", V2), ("2", NEGOTIATED), ("2", BENTO)]
 BODIES = {"1": GOOD[V1], "2": GOOD[V2]}
@@ -65,7 +80,8 @@ def told(version: str, path: str, method: str, answer: httpx.Response) -> None:
         sent = answer.headers.get(name)
         assert sent is None or sent in header["schema"].get("enum", [sent])
     # Those for browsers are on every answer of any server, and no part of what is agreed upon.
-    usual = {name.decode() for name, _ in SecurityHeadersMiddleware(House().app, tls=False)._usual}
+    settings = Settings.model_construct()
+    usual = {name.decode() for name, _ in ResponseHeaders(TABLE, settings).of_route(None)}
     may = {"Content-Type", "Content-Length", *declared["headers"], *usual}
     assert {name.lower() for name in answer.headers} <= {name.lower() for name in may}
 
@@ -83,7 +99,7 @@ async def test_each_document_is_served_and_the_newest_at_docs_json() -> None:
 
 def test_every_route_is_documented_and_no_other() -> None:
     described = {path for made in DOCUMENTS.values() for path in made["paths"]}
-    assert described == set(ROUTES) - PAGES
+    assert described == set(TABLE.paths) - PAGES
 
 
 @pytest.mark.parametrize(("exposure", "asked"), [("open", False), ("token", True)])
@@ -109,9 +125,10 @@ def test_a_document_has_the_routes_of_its_version_only() -> None:
 
 @pytest.mark.parametrize("version", DOCUMENTS)
 def test_a_route_documents_whether_it_asks_for_a_token(version: str) -> None:
+    scopes = {spec.path: spec.scope for spec in (*TABLE.negotiating, *TABLE.specs)}
     for path, operations in DOCUMENTS[version]["paths"].items():
         (operation,) = operations.values()
-        assert ("security" in operation) == (ROUTES[path].scope is not None)
+        assert ("security" in operation) == (scopes[path] is not None)
 
 
 @pytest.mark.parametrize(("version", "path"), PREDICTING)
@@ -258,7 +275,7 @@ async def test_quality_is_as_documented(version: str) -> None:
 
 def test_what_is_not_kept_is_not_documented() -> None:
     for version, made in DOCUMENTS.items():
-        paths = set(document(version, LIMITS, quality=False)["paths"])
+        paths = set(document(version, feedback=False)["paths"])
         gone = {"1": {"/ops/quality"}, "2": {"/ops/quality", FEEDBACK}}
         assert set(made["paths"]) - paths == gone[version]
 

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from gateway.api_versions import DOCUMENTS, VERSION_OF
+from gateway.api_versions import DOCUMENTS
+from gateway.app import route_table
 from gateway.error_reference import table
 from gateway.openapi import Json, document
-from kaiten.settings.models import GatewaySettings
+from kaiten.settings.loader import Settings
 from tests.contract.compatibility import breaks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,13 +27,17 @@ the docs page, the code is the phrase of the status. Requests and responses of e
 def made() -> dict[Path, str]:
     """Return what each file is to hold, with the default settings."""
     texts = {
-        path_of(version): json.dumps(
-            document(version, GatewaySettings()), indent=2, ensure_ascii=True
-        )
+        path_of(version): json.dumps(document_of(version), indent=2, ensure_ascii=True)
         for version in DOCUMENTS
     }
     texts = {path: f"{text}\n" for path, text in texts.items()}
     return {**texts, ROOT / "docs" / "reference" / "errors.md": _INTRODUCTION + table()}
+
+
+def document_of(version: str, **sections: Any) -> Json:  # noqa: ANN401
+    """Return a version's document, with the default settings but for these sections."""
+    settings = Settings.model_construct(None, **sections)
+    return document(version, route_table(settings), settings)
 
 
 def path_of(version: str) -> Path:
@@ -42,7 +48,7 @@ def path_of(version: str) -> Path:
 def broken(version: str) -> list[str]:
     """Return what callers of the committed version would miss in the one that is made now."""
     path = path_of(version)
-    return breaks(read(path), document(version, GatewaySettings())) if path.exists() else []
+    return breaks(read(path), document_of(version)) if path.exists() else []
 
 
 def read(path: Path) -> Json:
@@ -53,7 +59,8 @@ def read(path: Path) -> Json:
 def told(version: str, found: list[str]) -> str:
     """Return what is to be done about a wire that has changed."""
     lines = "".join(f"\n  {each}" for each in found)
-    routes = ", ".join(path for path, of in VERSION_OF.items() if of == version)
+    specs = route_table(Settings.model_construct()).specs
+    routes = ", ".join(spec.path for spec in specs if spec.api_version == version)
     return (
         f"The wire of version {version} ({routes}) would break its callers:{lines}\n"
         "Take it back, or give the change a new version. Only a version that nobody calls yet may "

@@ -217,7 +217,7 @@ def test_log_has_the_fields_of_ours_and_nothing_private(
         with Connection(proxy.port) as connection:
             connection.ask(b"canary\r\n\r\n")
     lines = [json.loads(line) for line in proxy.access_log.splitlines()]
-    told = [(line["method"], line["endpoint"], line["status"], line["level"]) for line in lines]
+    told = [(line["method"], line["route"], line["status"], line["level"]) for line in lines]
 
     assert told == [
         ("GET", "/livez", 200, "info"),

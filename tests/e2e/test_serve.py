@@ -235,7 +235,7 @@ def test_what_a_caller_who_leaves_had_asked_is_dropped(
         connection.sendall(head.encode() + body)
 
     left = json.loads(server.process.wait_for('"status": 499')[0])
-    assert left["endpoint"] == "/api/v2/predict"
+    assert left["route"] == "/api/v2/predict"
 
 
 def test_development_secret_serves_this_machine_only(server: Server, token: str) -> None:
@@ -340,7 +340,7 @@ def test_log_has_the_request_id_and_no_text(server: Server, token: str) -> None:
         )
     line = json.loads(server.process.wait_for("find-me")[0])
 
-    assert (line["endpoint"], line["status"]) == ("/api/v1/predict", 200)
+    assert (line["route"], line["status"]) == ("/api/v1/predict", 200)
     assert "canary" not in server.process.log
     # All but what `kaiten serve` prints for its user, whose token is another.
     assert token not in server.process.log

@@ -142,7 +142,7 @@ def test_the_worker_has_a_log_of_requests_and_one_of_security_events(mutual: Mut
     assert set(files) == {"requests-1.log", "security-1.log"}
     lines = [json.loads(line) for line in files["security-1.log"].splitlines()]
     (line,) = [each for each in lines if each["request_id"] == "find-me"]
-    assert (line["event"], line["fault"], line["endpoint"]) == (
+    assert (line["event"], line["fault"], line["route"]) == (
         "forbidden",
         "lacks ops",
         "/metrics",

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.access import ROUTES, STATIC_TEMPLATE
+from gateway import admin, protocols
+from gateway.api_versions import NEGOTIATED_PATH
 from gateway.errors import error_response
+from gateway.routes import RouteKind
 from kaiten.context import RequestContext, bind
 from kaiten.errors import BodyTooLarge, DeadlineExceeded, NotReady, UnknownRoute
 from kaiten.settings.environment import ROOT
@@ -17,7 +19,9 @@ DOCS = "".join(
     (ROOT / "docs" / name).read_text(encoding="utf-8")
     for name in ("operate.md", "reference/errors.md")
 )
-NAMED = [path for path in ROUTES if path != STATIC_TEMPLATE]
+ROUTES = {spec.path: spec for spec in (*protocols.ROUTES, *admin.ROUTES)}
+ROUTES[NEGOTIATED_PATH] = protocols.ROUTES[0]
+NAMED = [path for path in ROUTES if "{" not in path]
 
 
 def value_of(directive: str) -> str:
@@ -58,7 +62,7 @@ def test_nginx_leaves_an_idle_connection_before_the_server_does() -> None:
 
 
 def test_log_names_every_known_path_and_no_other() -> None:
-    pattern = re.compile(pattern_of("kaiten_endpoint"))
+    pattern = re.compile(pattern_of("kaiten_route"))
     for path, query in product(NAMED, ("", "?a=b")):
         found = pattern.match(path + query)
         assert found is not None
@@ -70,13 +74,13 @@ def test_log_names_every_known_path_and_no_other() -> None:
 def test_what_is_for_operators_is_hidden(path: str) -> None:
     pattern = pattern_of("kaiten_is_hidden")
     hidden = re.match(pattern, f"0:{path}") is not None
-    assert hidden == (ROUTES[path].exposure is not None or ROUTES[path].scope == "ops")
+    assert hidden == (ROUTES[path].kind in {RouteKind.PAGE, RouteKind.SCRAPE, RouteKind.ADMIN})
     assert not re.match(pattern, f"1:{path}")
 
 
 def test_every_method_of_a_route_is_let_in() -> None:
     pattern = pattern_of("kaiten_is_malformed")
-    methods = {method for access in ROUTES.values() for method in access.methods}
+    methods = {method for spec in ROUTES.values() for method in spec.methods}
     assert all(re.match(pattern, f"{method}:HTTP/1.1:/livez") for method in methods)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,19 @@ from typing import Any
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
-from gateway.access import MODEL_ROUTES
-from gateway.admin.operations import Operations
-from gateway.app import EdgeParts, wrap
+from gateway.app import EdgeParts, route_table, wrap
 from gateway.auth.factory import build
 from gateway.auth.minting import mint
 from gateway.auth.signing_secret import SigningSecret
-from gateway.feedback import QualityRoutes
 from gateway.interfaces import EventSink, Runner
-from gateway.middleware.authentication import Callers
-from gateway.predictions import Predictor
+from gateway.middleware.access import Callers
+from gateway.prediction import PredictionHandler
 from gateway.rate_limit.limiter import Limiter
-from gateway.routes import Routes
+from gateway.routes import RouteTable
+from gateway.services import MetricsReader, Services
 from kaiten.context import current_or_none
 from kaiten.events import PredictionEvent
 from kaiten.feedback import Estimate, Label, Measures, VersionQuality
@@ -208,12 +206,12 @@ class Book:
     started: list[str] = field(default_factory=list)
     answered: list[tuple[str, str, int]] = field(default_factory=list)
 
-    def request_started(self, endpoint: str) -> None:
-        self.started.append(endpoint)
+    def request_started(self, route: str) -> None:
+        self.started.append(route)
 
-    def request_answered(self, endpoint: str, model: str, status: int, seconds: float) -> None:
+    def request_answered(self, route: str, model: str, status: int, seconds: float) -> None:
         assert seconds >= 0
-        self.answered.append((endpoint, model, status))
+        self.answered.append((route, model, status))
 
 
 @dataclass
@@ -281,7 +279,7 @@ def callers(settings: Settings, secret: SigningSecret) -> Callers:
 
 
 class House:
-    """The whole edge around the routes, or around another app in their place."""
+    """The whole edge; with ``inner``, another app answers in place of every handler."""
 
     def __init__(
         self,
@@ -295,12 +293,10 @@ class House:
         limiter: Limiter | None = None,
         versions: ApiVersionSettings = AS_THEY_ARE,
         desk: Desk | None = None,
-        quality: FeedbackSettings = FeedbackSettings(),  # noqa: B008  it is frozen
+        feedback: FeedbackSettings = FeedbackSettings(),  # noqa: B008  it is frozen
+        draining: bool = False,
     ) -> None:
-        predictor = Predictor(FakeRegistry(*(runners or (Classifier(),))), gateway)
-        routes = Routes(predictor, Metrics(), gateway, versions, quality=quality.enabled)
-        self.desk = desk or Desk()
-        labels = QualityRoutes(self.desk, gateway)
+        self.desk, self.draining = desk or Desk(), draining
         settings = Settings.model_construct(
             home=Path("/nowhere"),
             serving=ServingSettings(request_timeout_s=request_timeout_s),
@@ -308,17 +304,30 @@ class House:
             auth=AUTH,
             tls=tls or TlsSettings(),
             api_versions=versions,
-            feedback=quality,
+            feedback=feedback,
+        )
+        table = route_table(settings)
+        if inner is not None:
+            table = RouteTable([replace(spec, handler=None) for spec in table.specs], settings)
+        self.times = LatencyStats(table.model_routes)
+        self.services = Services(
+            settings,
+            table,
+            PredictionHandler(FakeRegistry(*(runners or (Classifier(),))), gateway),
+            MetricsReader(Metrics()),
+            self.times,
+            Drift(),
+            self.desk,
+            lambda: self.draining,
         )
         self.traffic = Book()
         self.bodies = Bodies()
         self.events = Events()
         self.app = wrap(
-            inner or _routes(routes, labels),
+            inner or PlainTextResponse("not found", 404),
             EdgeParts(
-                settings,
+                self.services,
                 callers(settings, secret or SigningSecret(SECRET, development=False)),
-                routes.direct() | labels.direct() if inner is None else {},
                 self.traffic,
                 self.bodies,
                 events or self.events,
@@ -385,9 +394,3 @@ def fields_of(answer: httpx.Response) -> list[str]:
 
 def _raw(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode()
-
-
-def _routes(routes: Routes, labels: QualityRoutes) -> Starlette:
-    """Return the routes that the edge does not answer itself."""
-    operations = Operations(LatencyStats(MODEL_ROUTES), Drift())
-    return Starlette(routes=[*routes.routes(), *operations.routes(), *labels.routes()])

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from gateway.api_versions import FEEDBACK
 from kaiten.errors import DatabaseUnavailable, Detail, Forbidden, InvalidInput
 from kaiten.settings.models import FeedbackSettings
 from tests.unit.gateway.house import CANARY, FOUND, LIMITS, Desk, House, bearer, error_of, fields_of
 
+FEEDBACK = "/api/v2/feedback"
 GOOD = {"request_id": "one", "item": 1, "label": "billing"}
 SENDER = {"Authorization": bearer("feedback")}
 OPERATOR = {"Authorization": bearer("ops")}
@@ -149,7 +149,7 @@ async def test_quality_is_told_to_operators() -> None:
 
 
 async def test_what_is_not_kept_has_no_routes() -> None:
-    house = House(quality=FeedbackSettings(enabled=False))
+    house = House(feedback=FeedbackSettings(enabled=False))
     assert (await house.post(FEEDBACK, {"feedback": [GOOD]}, SENDER)).status_code == 404
     assert (await house.ask("GET", "/ops/quality", headers=OPERATOR)).status_code == 404
     document = (await house.ask("GET", "/docs.json")).json()

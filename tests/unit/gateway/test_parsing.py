@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway import parsing
+from gateway.feedback import FeedbackRequest
 from gateway.parsing import parse, read
-from gateway.schemas import Body, FeedbackRequest, PredictV1Request, PredictV2Request
+from gateway.protocols.kaiten_v1 import PredictV1Request
+from gateway.protocols.kaiten_v2 import PredictV2Request
+from gateway.schemas import Body
 from kaiten.errors import InvalidInput, MalformedBody
 from kaiten.settings.models import GatewaySettings
 

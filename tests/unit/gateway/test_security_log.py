@@ -60,7 +60,7 @@ async def test_every_rejected_token_is_told_with_its_fault(
     line = {
         "event": "token_rejected",
         "fault": fault,
-        "endpoint": path,
+        "route": path,
         "log_level": "warning",
     }
     assert events(logged) == [line] * PER_SOURCE + [line | {"repeated": 30 - PER_SOURCE}]
@@ -82,14 +82,14 @@ async def test_a_missing_scope_is_told_wherever_it_was_missed(
 ) -> None:
     await House().post(path, GOOD[path], {"Authorization": bearer(scope)})
     (line,) = events(logged)
-    assert (line["event"], line["fault"], line["endpoint"]) == ("forbidden", lacks, path)
+    assert (line["event"], line["fault"], line["route"]) == ("forbidden", lacks, path)
 
 
 async def test_a_caller_from_elsewhere_is_told_of(logged: list[EventDict]) -> None:
     secret = SigningSecret(SECRET, development=True)
     await House(secret=secret).post(V1, GOOD[V1], client="203.0.113.9")
     (line,) = events(logged)
-    assert (line["event"], line["fault"], line["endpoint"]) == ("loopback_refused", None, V1)
+    assert (line["event"], line["fault"], line["route"]) == ("loopback_refused", None, V1)
 
 
 @pytest.mark.parametrize("authorization", ["", "Basic YWxpY2U6cHc=", bearer("predict")])
@@ -103,7 +103,7 @@ def test_an_act_outside_a_request_is_told_as_well(logged: list[EventDict]) -> No
         log_operator_action("key_created", key="7f3a")
     assert len(logged) == 3 * PER_SOURCE
     assert all((line["event"], line["key"]) == ("key_created", "7f3a") for line in logged)
-    assert (logged[0]["fault"], logged[0]["endpoint"]) == (None, None)
+    assert (logged[0]["fault"], logged[0]["route"]) == (None, None)
 
 
 class Clock:
@@ -128,7 +128,7 @@ class Flood:
         subject: str | None = None,
     ) -> None:  # fmt: skip
         context = RequestContext("request")
-        context.client, context.endpoint = client, V1
+        context.client, context.route = client, V1
         if subject is not None:
             context.principal = Principal(subject, frozenset())
         contextvars.Context().run(self._tell, context, event, fault)
@@ -155,7 +155,7 @@ def test_lines_of_one_source_are_bounded_and_all_are_counted(logged: list[EventD
     flood.next_period()
     assert len(logged) == PER_SOURCE + 1
     assert counted(logged) == 10_000
-    assert logged[-1]["endpoint"] == V1
+    assert logged[-1]["route"] == V1
 
 
 def test_each_period_begins_again(logged: list[EventDict]) -> None:

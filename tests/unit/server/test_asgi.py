@@ -1,4 +1,4 @@
-"""BentoML's app takes the worker's routes and middleware before there is a worker."""
+"""BentoML's app takes the worker's middleware before there is a worker."""
 
 from typing import cast
 
@@ -14,9 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.asgi import WorkerApp
 from server.worker import Worker
 
-
-async def _ours(_: Request) -> Response:
-    return PlainTextResponse("ours")
+_OURS = PlainTextResponse("ours")
 
 
 async def _bentoml(_: Request) -> Response:
@@ -24,27 +22,22 @@ async def _bentoml(_: Request) -> Response:
 
 
 class FakeWorker:
-    """A worker with one route, whose middleware notes what passes it."""
+    """A worker whose middleware answers one route, and notes what passes it."""
 
     def __init__(self) -> None:
-        self.routes = [Route("/ours", _ours)]
         self.passed: list[str] = []
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
         async def edge(scope: Scope, receive: Receive, send: Send) -> None:
             self.passed.append(scope["path"])
-            await app(scope, receive, send)
+            await (_OURS if scope["path"] == "/ours" else app)(scope, receive, send)
 
         return edge
 
 
 def bentoml_app(app: WorkerApp) -> Starlette:
-    """Put an app together in BentoML's order: its routes, mounted ones, and middleware."""
-    bentoml = Starlette(
-        routes=[Route("/theirs", _bentoml)], middleware=[Middleware(app.middleware)]
-    )
-    bentoml.mount("/", app.routes)
-    return bentoml
+    """Put an app together as BentoML does: its routes, and middleware."""
+    return Starlette(routes=[Route("/theirs", _bentoml)], middleware=[Middleware(app.middleware)])
 
 
 async def ask(app: ASGIApp, path: str) -> httpx.Response:

@@ -1,13 +1,8 @@
 from datetime import UTC, datetime
 
-import httpx
 import pytest
-from starlette.applications import Starlette
 
-from gateway.access import MODEL_ROUTES
-from gateway.admin.operations import Operations
-from monitors.metrics.latency import LatencyStats
-from tests.unit.gateway.house import V1, V2, Drift, House, bearer, error_of
+from tests.unit.gateway.house import V1, V2, House, bearer, error_of
 
 STATS, DRIFT = "/ops/stats", "/ops/drift"
 NOTHING = dict.fromkeys(
@@ -15,22 +10,15 @@ NOTHING = dict.fromkeys(
 )
 
 
-async def stats(times: LatencyStats) -> httpx.Response:
-    app = Starlette(routes=Operations(times, Drift()).routes())
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://kaiten", trust_env=False
-    ) as client:
-        return await client.get(STATS)
-
-
 async def test_each_route_of_a_model_is_told_in_milliseconds() -> None:
-    times = LatencyStats(MODEL_ROUTES)
+    house = House()
+    times = house.times
     for milliseconds in range(1, 101):
         times.add(V2, 200, milliseconds / 1000)
     times.add(V2, 429, 0.001)
-    answer = (await stats(times)).json()
+    answer = (await house.ask("GET", STATS, headers={"Authorization": bearer("ops")})).json()
     routes = {each.pop("route"): each for each in answer["routes"]}
-    assert [*routes] == [*MODEL_ROUTES]
+    assert [*routes] == [*house.services.routes.model_routes]
     assert routes[V1] == {"count": 0, "errors": {}, **NOTHING}
     found = routes[V2]
     assert (found["count"], found["errors"]) == (100, {"429": 1})

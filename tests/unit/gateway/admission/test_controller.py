@@ -15,9 +15,8 @@ from gateway.admission.controller import Admission
 from gateway.admission.deadlines import RECEIVED
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.signing_secret import SigningSecret
+from gateway.exchange import Exchange, add_exchange
 from gateway.middleware.early_answer import EARLY_ANSWER, EarlyAnswerMiddleware, Refusal
-from gateway.predictions import Predictor
-from kaiten.context import RequestContext, bind
 from kaiten.errors import (
     HeadersTooLarge,
     KaitenError,
@@ -29,13 +28,12 @@ from kaiten.errors import (
 from kaiten.settings.loader import Settings
 from tests.unit.gateway.house import (
     AUTH,
-    LIMITS,
     SECRET,
     V1,
     V2,
     Answer,
     Classifier,
-    FakeRegistry,
+    House,
     bearer,
     callers,
 )
@@ -96,11 +94,10 @@ class Door:
     def __post_init__(self) -> None:
         settings = Settings.model_construct(home=Path("/nowhere"), auth=AUTH)
         self._callers = callers(settings, SigningSecret(SECRET, development=False))
-        self.predictor = Predictor(FakeRegistry(*self.runners), LIMITS)
+        self.services = House(*self.runners, draining=self.draining).services
         self.admission = Admission(
-            self.predictor,
+            self.services,
             self._callers.authenticator,
-            lambda: self.draining,
             self,
             time_limit_s=30,
         )
@@ -150,6 +147,8 @@ class Door:
 
 async def _status(app: ASGIApp, scope: Scope) -> int:
     sent: list[Message] = []
+    match = House().services.routes.match(scope["method"], scope["path"])
+    add_exchange(scope, Exchange("1", match=match))
 
     async def send(message: Message) -> None:
         sent.append(message)
@@ -188,10 +187,11 @@ async def test_readiness_is_red_while_the_worker_drains() -> None:
 
 @pytest.mark.parametrize("path", [*PROBES, "/metrics"])
 def test_the_first_bytes_of_a_probe_are_urgent(path: str) -> None:
-    assert Admission.is_urgent(f"GET {path} HTTP/1.1\r\n".encode())
-    assert Admission.is_urgent(f"HEAD {path} HTTP/1.1\r\n".encode())
-    assert not Admission.is_urgent(f"POST {path} HTTP/1.1\r\n".encode())
-    assert not Admission.is_urgent(f"GET {path}/more HTTP/1.1\r\n".encode())
+    admission = Door().admission
+    assert admission.is_urgent(f"GET {path} HTTP/1.1\r\n".encode())
+    assert admission.is_urgent(f"HEAD {path} HTTP/1.1\r\n".encode())
+    assert not admission.is_urgent(f"POST {path} HTTP/1.1\r\n".encode())
+    assert not admission.is_urgent(f"GET {path}/more HTTP/1.1\r\n".encode())
 
 
 async def test_another_method_of_a_probe_goes_the_usual_way() -> None:
@@ -213,10 +213,10 @@ async def test_a_body_that_was_refused_is_refused_again_before_it_is_read() -> N
     door, token = Door((Small(),)), bearer("predict")
     await door.remember(token)
     principal = await door.authenticator.authenticate([token], [])
-    bind(RequestContext("id", principal=principal, body_bytes=5000))
+    exchange = Exchange("id", principal=principal, declared_bytes=5000)
     assert await door.ask(V2, token, body_bytes=5000) is None
     with pytest.raises(QueueFull):
-        await door.predictor.many(["text"] * 5)
+        await door.services.prediction.predict(exchange, ["text"] * 5, str)
 
     with pytest.raises(QueueFull):
         await door.ask(V2, token, body_bytes=5000)
@@ -268,7 +268,7 @@ async def test_what_waited_is_refused_if_the_queue_has_filled_up() -> None:
     while not door.admission._backlog._waiting:
         await door.ask(V1, token)
     started = len(door.started)
-    door.admission._predictor = Predictor(FakeRegistry(Full()), LIMITS)
+    door.admission._services = House(Full()).services
     door.admission._backlog._iterate()
     assert (len(door.started), door.refused) == (started, ["queue_full"])
 
@@ -285,7 +285,10 @@ async def test_an_early_answer_replaces_the_app() -> None:
         await PlainTextResponse("early", 418)(scope, receive, send)
 
     layer = EarlyAnswerMiddleware(PlainTextResponse("late"))
-    assert await _status(layer, {"type": "http", EARLY_ANSWER: early}) == 418
+    assert (
+        await _status(layer, {"type": "http", "method": "GET", "path": V1, EARLY_ANSWER: early})
+        == 418
+    )
 
 
 @pytest.mark.parametrize(

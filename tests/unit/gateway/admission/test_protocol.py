@@ -45,6 +45,9 @@ class Stub(Admission):
     def __init__(self) -> None:
         pass
 
+    def is_urgent(self, data: bytes) -> bool:
+        return data.startswith(b"GET /livez ")
+
     def admit(self, scope: Scope, start: Start, answer: Answer, *, crowded: bool = False) -> None:
         if scope["path"].startswith(("/early", "/livez")):
             answer(_named)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from jwt.types import Options
-from starlette.types import ASGIApp
 
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.verification_keys import Key
@@ -43,9 +42,26 @@ def setting(**changes: object) -> Change:
     return lambda defences: replace(defences, gateway=defences.gateway.model_copy(update=changes))
 
 
-def out(*layers: type[ASGIApp]) -> Change:
+def out(middleware: type) -> Change:
     """Return the change that leaves this middleware out."""
-    return lambda defences: replace(defences, left_out=(*defences.left_out, *layers))
+    return lambda defences: replace(
+        defences, replaced={**defences.replaced, middleware: lambda app, **_: app}
+    )
+
+
+def without_check(middleware: type, check: str) -> Change:
+    """Return the change that lets a method of the middleware, which checks requests, do nothing."""
+
+    def change(defences: Defences) -> Defences:
+        stronger = cast("type", defences.replaced.get(middleware, middleware))
+        weaker = type(middleware.__name__, (stronger,), {check: _pass})
+        return replace(defences, replaced={**defences.replaced, middleware: weaker})
+
+    return change
+
+
+def _pass(*_: object) -> None:
+    """Check nothing."""
 
 
 def library(name: str, instead: object) -> Change:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from posixpath import normpath
 from time import time
+from typing import Any
 from urllib.parse import unquote
 
 import httpx
 from jwt.types import Options
-from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.app import EdgeParts, wrap
+from gateway.app import EdgeParts, layers, route_table
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.credentials import Credentials
 from gateway.auth.jwks import JwksKeys
@@ -29,12 +29,14 @@ from gateway.auth.verifier import (
     TrustedIssuer,
     Verifier,
 )
-from gateway.middleware.authentication import Callers
-from gateway.predictions import Predictor
+from gateway.exchange import Exchange, exchange_of
+from gateway.middleware.access import Callers
+from gateway.middleware.dispatch import DispatchMiddleware
+from gateway.prediction import PredictionHandler
 from gateway.rate_limit.limiter import Limiter
 from gateway.rate_limit.memory_store import InProcessStore
 from gateway.rate_limit.windows import Rules
-from gateway.routes import Routes
+from gateway.services import MetricsReader, Services
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import (
     ApiVersionSettings,
@@ -44,6 +46,7 @@ from kaiten.settings.models import (
     TlsSettings,
 )
 from monitors.metrics.definitions import Metrics
+from monitors.metrics.latency import LatencyStats
 from tests.unit.gateway.auth.mint import AUDIENCE, ISSUER, Json, jwk, jwks, public_pem
 from tests.unit.gateway.auth.test_verifier import EVERY
 from tests.unit.gateway.house import (
@@ -55,6 +58,7 @@ from tests.unit.gateway.house import (
     Bodies,
     Book,
     Classifier,
+    Drift,
     Events,
     FakeRegistry,
 )
@@ -89,7 +93,8 @@ class Defences:
         default_factory=lambda: LIMITS.model_copy(update={"metrics": "token", "docs": "closed"})
     )
     limits: Rules | None = None
-    left_out: tuple[type[ASGIApp], ...] = ()
+    # Middleware with a check fewer, by the class that it stands in for.
+    replaced: Mapping[type, Callable[..., ASGIApp]] = field(default_factory=dict)
     # A handler that inflates whatever says that it is compressed.
     inflates: bool = False
     # Guards of PyJWT's own, which no setting of it switches off, and what stands in for each.
@@ -117,7 +122,16 @@ class Stand:
         self.credentials = defences.credentials
         self.gone_s = 0.0
         self.published = jwks(jwk("ES256", kid="1"), STAYS)
-        self.app = wrap(_away, self._parts(), defences.left_out)
+        replaced: Mapping[Any, Callable[..., ASGIApp]] = {
+            DispatchMiddleware: self._loose_dispatch,
+            **defences.replaced,
+        }
+        app: ASGIApp = _away
+        for layer in layers(self._parts()):
+            middleware = getattr(layer, "func", layer)
+            options = getattr(layer, "keywords", {})
+            app = replaced.get(middleware, middleware)(app, **options)
+        self.app = app
 
     def revoke(self, **more: object) -> None:
         """Revoke, and tell the workers of it if they are told of anything."""
@@ -154,8 +168,6 @@ class Stand:
 
     def _parts(self) -> EdgeParts:
         defences = self.defences
-        predictor = Predictor(FakeRegistry(Classifier()), defences.gateway)
-        routes = Routes(predictor, Metrics(), defences.gateway, ApiVersionSettings())
         settings = Settings.model_construct(
             home=Path("/nowhere"),
             serving=ServingSettings(),
@@ -164,10 +176,22 @@ class Stand:
             tls=TlsSettings(),
             api_versions=ApiVersionSettings(),
         )
+        table = route_table(settings)
+        services = Services(
+            settings,
+            table,
+            PredictionHandler(FakeRegistry(Classifier()), defences.gateway),
+            MetricsReader(Metrics()),
+            LatencyStats(table.model_routes),
+            Drift(),
+            None,
+            lambda: False,
+        )
         callers = Callers(self._authenticator(), defences.loopback_only)
-        app = Starlette(routes=routes.routes())
-        handlers = Loose(routes.direct(), app, inflates=defences.inflates)
-        return EdgeParts(settings, callers, handlers, Book(), Bodies(), Events(), self._limiter())
+        return EdgeParts(services, callers, Book(), Bodies(), Events(), self._limiter())
+
+    def _loose_dispatch(self, app: ASGIApp, services: Services) -> ASGIApp:
+        return LooseDispatch(app, services, inflates=self.defences.inflates)
 
     def _authenticator(self) -> Authenticator:
         defences = self.defences
@@ -205,44 +229,37 @@ class Stand:
         return Limiter(rules, InProcessStore(rules, clock), None, Watch(), clock) if rules else None
 
 
-class Loose(Mapping[str, ASGIApp]):
-    """Handlers that are found by a path that is nearly theirs, as many a router does it."""
+class LooseDispatch(DispatchMiddleware):
+    """Finds a route by a path that is nearly its own, as many a router does."""
 
-    def __init__(self, direct: Mapping[str, ASGIApp], others: ASGIApp, *, inflates: bool) -> None:
-        self._known = {**direct, "/metrics": others, "/docs": others, "/health": others}
-        self._inflates = inflates
+    def __init__(self, app: ASGIApp, services: Services, *, inflates: bool) -> None:
+        super().__init__(app, services)
+        self._routes, self._inflates = services.routes, inflates
 
-    def __getitem__(self, path: str) -> ASGIApp:
-        plain = _plain(path)
-        handler = self._known[plain]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope)
+        exchange.match = self._routes.match("GET", _plain(scope["path"]))
+        if not exchange.body:
+            # The body was not read, as its check is off.
+            await _read_unchecked(exchange, receive)
+        if self._inflates and b"content-encoding" in dict(scope["headers"]):
+            # Of gzip or zlib, whichever it is.
+            exchange.body = zlib.decompress(exchange.body, wbits=47)
+        await super().__call__(scope, receive, send)
 
-        async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-            if self._inflates and b"content-encoding" in dict(scope["headers"]):
-                receive = _inflated(receive)
-            await handler({**scope, "path": plain}, receive, send)
 
-        return handle
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
-
-    def __len__(self) -> int:
-        return len(self._known)
+async def _read_unchecked(exchange: Exchange, receive: Receive) -> None:
+    more = exchange.match is not None and exchange.match.spec.request is not None
+    while more:
+        message = await receive()
+        exchange.body += message["body"]
+        more = message["more_body"]
 
 
 def _plain(path: str) -> str:
     for end in ("\x00", "\n", "\r", ";", "?", "#"):
         path = "/".join(part.partition(end)[0] for part in path.split("/"))
     return normpath("/" + unquote(path).replace("\\", "/").strip("/ ")).lower()
-
-
-def _inflated(receive: Receive) -> Receive:
-    async def inflated() -> Message:
-        message = await receive()
-        # Of gzip or zlib, whichever it is.
-        return {**message, "body": zlib.decompress(message["body"], wbits=47)}
-
-    return inflated
 
 
 def _messages(sent: Sent) -> Iterator[Message]:

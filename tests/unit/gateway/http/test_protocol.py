@@ -19,8 +19,10 @@ from gateway.http.protocol import TESTED_UVICORN, HttpProtocol, IdleConnections,
 from gateway.middleware.early_answer import EarlyAnswerMiddleware
 from gateway.middleware.errors import ErrorsMiddleware
 from gateway.middleware.request_context import RequestContextMiddleware
-from gateway.middleware.security_headers import SecurityHeadersMiddleware
+from gateway.response_headers import ResponseHeaders
+from gateway.routes import RouteTable
 from kaiten.errors import DeadlineExceeded
+from kaiten.settings.loader import Settings
 from kaiten.settings.models import GatewaySettings
 
 BODY = b'{"text": "Where is my parcel?"}'
@@ -123,8 +125,14 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 def edge(app: ASGIApp) -> ASGIApp:
     """Return the app within the layers that put a refusal into the envelope."""
-    enveloped = ErrorsMiddleware(EarlyAnswerMiddleware(app))
-    return RequestContextMiddleware(SecurityHeadersMiddleware(enveloped, tls=False))
+    settings = Settings.model_construct()
+    table = RouteTable((), settings)
+    return RequestContextMiddleware(
+        ErrorsMiddleware(EarlyAnswerMiddleware(app)),
+        table,
+        ResponseHeaders(table, settings),
+        lambda: False,
+    )
 
 
 class Server:

@@ -1,14 +1,21 @@
 import pytest
-from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.middleware.request_context import RequestContextMiddleware
+from gateway.response_headers import ResponseHeaders
+from gateway.services import Services
 from kaiten.context import RequestContext, current
-from tests.unit.gateway.house import V1
+from tests.unit.gateway.house import V1, House
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
 GOOD = f"00-{TRACE}-{PARENT}-01"
+
+
+def outermost(app: ASGIApp, services: Services) -> ASGIApp:
+    headers = ResponseHeaders(services.routes, services.settings)
+    return RequestContextMiddleware(app, services.routes, headers, services.is_draining)
 
 
 async def context_of(path: str, *headers: tuple[bytes, bytes]) -> RequestContext:
@@ -17,12 +24,19 @@ async def context_of(path: str, *headers: tuple[bytes, bytes]) -> RequestContext
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         found.append(current())
-        await JSONResponse({})(scope, receive, send)
 
     async def nothing(*_: object) -> None: ...
 
-    scope = {"type": "http", "path": path, "headers": headers, "client": ("203.0.113.9", 1)}
-    await RequestContextMiddleware(app)(scope, nothing, nothing)  # type: ignore[arg-type]
+    # The outermost middleware alone: others would reject unknown paths.
+    middleware = outermost(app, House().services)
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "headers": headers,
+        "client": ("203.0.113.9", 1),
+    }
+    await middleware(scope, nothing, nothing)  # type: ignore[arg-type]
     return found[0]
 
 
@@ -63,15 +77,40 @@ async def test_the_first_of_two_request_ids_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "endpoint"),
+    ("path", "route"),
     [
         (V1, V1),
         ("/elsewhere", None),
         (f"{V1}/", None),
-        ("/static_content/swagger-ui.css", "/static_content/*"),
-        ("/static_content/invented", "/static_content/*"),
+        ("/static_content/swagger-ui.css", "/static_content/{file}"),
+        ("/static_content/invented", "/static_content/{file}"),
     ],
 )
-async def test_a_request_is_known_by_its_routes_template(path: str, endpoint: str | None) -> None:
+async def test_a_request_is_known_by_its_routes_template(path: str, route: str | None) -> None:
     context = await context_of(path)
-    assert (context.endpoint, context.client) == (endpoint, "203.0.113.9")
+    assert (context.route, context.client) == (route, "203.0.113.9")
+
+
+@pytest.mark.parametrize("draining", [False, True])
+async def test_answers_close_their_connections_while_the_worker_drains(*, draining: bool) -> None:
+    house = House()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        # By the time of the answer, not of the request.
+        house.draining = draining
+        await PlainTextResponse("answer")(scope, receive, send)
+
+    middleware = outermost(app, house.services)
+    scope = {"type": "http", "method": "GET", "path": V1, "headers": []}
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await middleware(scope, _unread, send)
+    assert ((b"connection", b"close") in sent[0]["headers"]) == draining
+    assert sent[1]["body"] == b"answer"
+
+
+async def _unread() -> Message:
+    raise AssertionError

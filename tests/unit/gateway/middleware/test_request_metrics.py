@@ -8,8 +8,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 from structlog.typing import EventDict
 
-from gateway.middleware.request_metrics import TrafficMiddleware
-from kaiten.context import RequestContext, bind
+from gateway.exchange import Exchange, add_exchange
+from gateway.middleware.request_metrics import RequestMetricsMiddleware
 from kaiten.errors import ClientDisconnected, InferenceFailed, QueueFull
 from tests.unit.gateway.house import (
     BENTO,
@@ -43,6 +43,7 @@ def request_to(path: str) -> Scope:
     }
 
 
+ROUTES = House().services.routes
 RUNNERS = [
     (Classifier(), 200, TAG),
     (Classifier(ready=False), 503, ""),
@@ -262,7 +263,7 @@ async def test_requests_at_once_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "endpoint", "status", "level"),
+    ("path", "route", "status", "level"),
     [
         (V2, V2, 200, "info"),
         (BENTO, BENTO, 200, "info"),
@@ -271,12 +272,12 @@ async def test_requests_at_once_are_told_apart() -> None:
     ],
 )
 async def test_a_request_is_one_line_in_the_log(
-    logged: list[EventDict], path: str, endpoint: str | None, status: int, level: str
+    logged: list[EventDict], path: str, route: str | None, status: int, level: str
 ) -> None:
     await House().post(path, GOOD[V2])
     (line,) = logged
     assert (line["event"], line["log_level"]) == ("request", level)
-    assert (line["method"], line["endpoint"], line["status"]) == ("POST", endpoint, status)
+    assert (line["method"], line["route"], line["status"]) == ("POST", route, status)
     assert line["model"] == (TAG if status == 200 else None)
 
 
@@ -298,7 +299,7 @@ async def test_a_flood_is_logged_in_part_and_the_next_line_tells_how_many_were_l
     logged: list[EventDict],
 ) -> None:
     clock = Clock()
-    middleware = TrafficMiddleware(
+    middleware = RequestMetricsMiddleware(
         PlainTextResponse("fine"), Book(), Events(), lines_per_s=2, clock=clock
     )
     for now in (1.0, 1.1, 1.2, 1.9, 2.0):
@@ -309,7 +310,7 @@ async def test_a_flood_is_logged_in_part_and_the_next_line_tells_how_many_were_l
 
 async def test_failures_of_the_service_are_not_limited(logged: list[EventDict]) -> None:
     logging.getLogger("kaiten").setLevel("ERROR")
-    middleware = TrafficMiddleware(
+    middleware = RequestMetricsMiddleware(
         PlainTextResponse("bad", 500), Book(), Events(), lines_per_s=0, clock=Clock()
     )
     for _ in range(3):
@@ -321,7 +322,7 @@ async def test_failures_of_the_service_are_not_limited(logged: list[EventDict]) 
 async def test_what_a_caller_can_bring_about_is_limited_like_any_request(
     logged: list[EventDict], path: str, status: int
 ) -> None:
-    middleware = TrafficMiddleware(
+    middleware = RequestMetricsMiddleware(
         PlainTextResponse("late", status), Book(), Events(), lines_per_s=1, clock=Clock()
     )
     for _ in range(3):
@@ -338,7 +339,7 @@ async def test_a_second_is_that_of_the_answer_and_never_goes_back(
         clock.now = next(ends)
         await PlainTextResponse("fine")(scope, receive, send)
 
-    middleware = TrafficMiddleware(slow, Book(), Events(), lines_per_s=1, clock=clock)
+    middleware = RequestMetricsMiddleware(slow, Book(), Events(), lines_per_s=1, clock=clock)
     # As under overload: long ones of the second before end among short ones.
     for begins in (2.0, 1.5, 2.2, 1.6):
         clock.now = begins
@@ -349,14 +350,14 @@ async def test_a_second_is_that_of_the_answer_and_never_goes_back(
 async def test_what_is_not_written_takes_nobody_s_place(logged: list[EventDict]) -> None:
     logging.getLogger("kaiten").setLevel("INFO")
     clock = Clock()
-    middleware = TrafficMiddleware(
+    middleware = RequestMetricsMiddleware(
         PlainTextResponse("fine"), Book(), Events(), lines_per_s=1, clock=clock
     )
     requests = ((1.0, "/livez"), (1.1, V1), (1.2, V1), (2.0, "/metrics"), (2.1, V1))
     for now, path in requests:
         clock.now = now
         await call(middleware, path)
-    assert [(line["endpoint"], line["left_out"]) for line in logged] == [(V1, 0), (V1, 1)]
+    assert [(line["route"], line["left_out"]) for line in logged] == [(V1, 0), (V1, 1)]
 
 
 class Clock:
@@ -368,12 +369,15 @@ class Clock:
         return self.now
 
 
-async def call(middleware: TrafficMiddleware, path: str = V1) -> None:
+async def call(middleware: RequestMetricsMiddleware, path: str = V1) -> None:
     async def receive() -> Message:
         raise AssertionError
 
-    async def send(_: Message) -> None:
-        pass
+    scope, match = request_to(path), ROUTES.match("POST", path)
+    exchange = Exchange("1", route=path, match=match)
+    add_exchange(scope, exchange)
 
-    bind(RequestContext("1", endpoint=path))
-    await middleware(request_to(path), receive, send)
+    async def answer(message: Message) -> None:
+        exchange.status = message.get("status", exchange.status)
+
+    await middleware(scope, receive, answer)

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.feedback import FeedbackRequest
 from gateway.parsing import check_lengths, parse
-from gateway.schemas import FeedbackRequest, PredictV2Request
+from gateway.protocols.kaiten_v2 import PredictV2Request
 from kaiten.errors import DataRejected
 from kaiten.settings.models import GatewaySettings
 from kaiten.text import text_problem
@@ -101,7 +102,7 @@ def accepted_by_api(text: str, label: str) -> None:
     """Ask the API's own parser, with the lone surrogates and NUL that JSON can carry."""
     request = parse(json.dumps({"inputs": [text]}).encode(), PredictV2Request, LIMITS)
     assert request.inputs == [text]
-    check_lengths({"inputs.0": text}, LIMITS)
+    check_lengths([text], "inputs.{}".format, LIMITS)
     body = json.dumps({"text": text}, ensure_ascii=False, separators=(",", ":")).encode()
     assert len(body) <= LIMITS.max_body_bytes
     feedback = {"feedback": [{"request_id": "a", "item": 0, "label": label}]}

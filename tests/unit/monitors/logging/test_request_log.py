@@ -86,7 +86,7 @@ def test_a_requests_line_says_who_asked_what_and_how_it_went(written: Written) -
         "level": "info",
         "logger": "kaiten.request",
         "method": "POST",
-        "endpoint": V1,
+        "route": V1,
         "status": 200,
         "model": TAG,
         "subject": ALICE,
@@ -97,7 +97,7 @@ def test_a_requests_line_says_who_asked_what_and_how_it_went(written: Written) -
 
 
 def test_a_request_without_a_trace_has_none(written: Written) -> None:
-    line = next(each for each in written.requests if each["endpoint"] == V2)
+    line = next(each for each in written.requests if each["route"] == V2)
     assert "trace_id" not in line
     assert line["request_id"]
 
@@ -119,7 +119,7 @@ def test_security_events_have_one_shape(written: Written) -> None:
     forbidden = next(each for each in written.security if each["event"] == "forbidden")
     assert (forbidden["fault"], forbidden["subject"]) == ("lacks predict", ALICE)
     for each in written.security:
-        shape = {"event", "level", "logger", "timestamp", "fault", "endpoint", "request_id"}
+        shape = {"event", "level", "logger", "timestamp", "fault", "route", "request_id"}
         more = {"subject"} if each is forbidden else set()
         assert set(each) - {"repeated"} == shape | {"client"} | more
 

@@ -7,21 +7,19 @@ import jwt
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.access import AccessTable
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.credentials import Credentials
 from gateway.auth.signing_secret import SigningSecret
 from gateway.auth.verification_keys import from_secret
 from gateway.auth.verifier import StaticKey, TrustedIssuer, Verifier
-from gateway.middleware.authentication import AuthenticationMiddleware, Callers
-from kaiten.context import RequestContext, bind
+from gateway.exchange import Exchange, add_exchange
+from gateway.middleware.access import AccessMiddleware, Callers
 from kaiten.errors import Unauthenticated
 from tests.unit.gateway.house import (
     AUTH,
     BENTO,
     CANARY,
     GOOD,
-    LIMITS,
     PREDICTIONS,
     SECRET,
     TAG,
@@ -269,12 +267,12 @@ async def test_a_token_that_was_good_a_moment_ago_is_refused_once_it_has_expired
     verifier = Verifier(own_issuer(), AUTH.leeway_s)
     authenticator = Authenticator(verifier, Credentials, clock=lambda: now)
     callers = Callers(authenticator, loopback_only=False)
-    middleware = AuthenticationMiddleware(app, callers, AccessTable(LIMITS))
+    middleware = AccessMiddleware(app, callers)
 
     async def ask(authorization: str) -> None:
-        bind(RequestContext("1"))
         headers = [(b"authorization", authorization.encode())]
         scope = {"type": "http", "path": V1, "headers": headers, "client": ("127.0.0.1", 1)}
+        add_exchange(scope, Exchange("1", match=House().services.routes.match("POST", V1)))
         await middleware(scope, no_message, no_send)
 
     good, same = f"Bearer {token()}", f"Bearer {token()}"

@@ -6,7 +6,8 @@ import httpx
 import pytest
 from pydantic import HttpUrl
 
-from gateway.api_versions import DOCUMENTS, NEGOTIATED, PREDICT
+from gateway.api_versions import DOCUMENTS
+from gateway.api_versions import NEGOTIATED_PATH as NEGOTIATED
 from kaiten.settings.models import ApiLifetimeSettings, ApiVersionSettings
 from tests.unit.gateway.house import (
     BENTO,
@@ -22,6 +23,7 @@ from tests.unit.gateway.house import (
 
 BODIES = {"1": GOOD[V1], "2": GOOD[V2]}
 OF = {V1: "1", V2: "2", BENTO: "2"}
+PREDICT = {"1": V1, "2": V2}
 
 
 def refusal(answer: httpx.Response) -> tuple[int, str, str]:
