@@ -8,6 +8,7 @@ PYTHON ?= $(shell for name in python3 python3.12 python3.11; do \
 	&& { echo $$name; break; }; done)
 PORT ?= 3000
 MODEL ?=
+COVERAGE ?=
 BENCH ?=
 WHEELS ?= .kaiten/wheels
 SUITE ?= all
@@ -42,9 +43,16 @@ quickstart: $(ENV)  ## make and register the quickstart model, support-intent:1.
 .PHONY: signatures
 signatures: $(SIGNATURES)  ## make the environment that signs and verifies models, .kaiten/model-signing
 
+# Two processes of tests, each with whole files. COVERAGE=1 measures the branches that the tests reach.
+PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile
+
 .PHONY: test
-test: $(ENV) $(SIGNATURES)  ## run all tests, with branch coverage
-	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term
+test: $(ENV) $(SIGNATURES)  ## run unit and contract tests and one real server, in minutes; COVERAGE=1 as CI does
+	$(PYTEST) $(if $(COVERAGE),--cov --cov-report=term)
+
+.PHONY: test-e2e
+test-e2e: $(ENV)  ## run the tests that start real servers: workers, nginx, Redis, Prometheus, bentos
+	$(PYTEST) tests/e2e
 
 .PHONY: bench
 bench: $(ENV)  ## measure against peers and the hardware; 100 minutes, needs wrk; BENCH=--quick for a try
@@ -84,15 +92,20 @@ contract: $(ENV)  ## write docs/openapi and docs/reference/errors.md from the co
 	@$(BIN)/python -m tests.contract
 
 .PHONY: check
-check: $(ENV) secrets audit prose  ## ruff, mypy strict, import contracts, prose, a scan for secrets, known advisories
+check: $(ENV) secrets audit prose check-files  ## ruff, mypy strict, import contracts, prose, files, secrets, advisories
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: check-files
+check-files: $(ENV)  ## check documents, manifests, workflows, settings files and imports against the code
+	$(PYTEST) tests/checks
+
 .PHONY: check-deploy
 check-deploy: $(ENV) $(DEPLOY)  ## check deploy/, the image and the workflows; needs kubectl, promtool and npm
 	@$(BIN)/python -m tests.deploy $(dir $(DEPLOY))
+	$(PYTEST) tests/deploy
 
 .PHONY: rules
 rules: $(ENV)  ## write the alert rules of deploy/prometheus into their manifest for Kubernetes

@@ -5,6 +5,7 @@ it and checked against its published checksum, so no model hub is needed.
 """
 
 import json
+import os
 import random
 import sys
 import tempfile
@@ -14,6 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+
+# Spinning threads of two such processes on two cores would take 20 times as long.
+# torch reads this when it is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from rich.console import Console

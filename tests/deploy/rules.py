@@ -1,6 +1,6 @@
 """Writes the alert rules into the manifest for the Prometheus operator: `make rules`.
 
-kustomize can put no file into a custom resource, so the rules stand twice; tests/unit/deploy holds
+kustomize can put no file into a custom resource, so the rules stand twice; tests/checks holds
 the two together.
 """
 

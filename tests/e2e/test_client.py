@@ -26,7 +26,6 @@ from kaiten_client import (
 )
 from tests.e2e.house import ROOT, Server, free_port
 
-pytestmark = pytest.mark.e2e
 TEXTS = ["I forgot my password", "Where is my parcel?"]
 
 

@@ -12,7 +12,6 @@ import yaml
 
 from tests.e2e.house import BIN, ROOT, Server, environment, free_port, running, until_ready
 
-pytestmark = pytest.mark.e2e
 # The other addresses of the loopback are there as well.
 HOST = "127.0.0.2"
 
@@ -20,7 +19,7 @@ HOST = "127.0.0.2"
 def test_running_server_is_what_its_configuration_says(bentoml_home: Path, tmp_path: Path) -> None:
     """Every value is another than service.py says, so that none can be in force by chance.
 
-    That the timeout is, tests/unit/test_configuration.py sees: no request outlives our own.
+    That the timeout is, tests/checks/test_configuration.py sees: no request outlives our own.
     """
     port = free_port()
     service = {

@@ -8,8 +8,6 @@ from gateway.api_versions import DOCUMENTS
 from tests.acceptance.contract import fuzzed
 from tests.e2e.house import Server
 
-pytestmark = pytest.mark.e2e
-
 
 @pytest.mark.parametrize("version", DOCUMENTS)
 def test_no_answer_violates_its_document(server: Server, version: str, tmp_path: Path) -> None:

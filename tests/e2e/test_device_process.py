@@ -19,7 +19,6 @@ from tests.e2e.house import (
     until_ready,
 )
 
-pytestmark = pytest.mark.e2e
 TEXT = {"text": "Where is my parcel?"}
 
 

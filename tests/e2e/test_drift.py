@@ -17,7 +17,6 @@ from tests.acceptance.places import TWO_WORKERS, Served, served
 from tests.e2e.house import quickstart_texts, until_all_ready
 
 Json = Any
-pytestmark = pytest.mark.e2e
 WINDOW, HELD_OUT = 60, 238
 LIMIT = 5000
 SETTINGS = {

@@ -21,7 +21,6 @@ from tests.acceptance.watch import Watch
 from tests.e2e.house import Server, environment, serving, until_all_ready
 from tests.postgres_server import postgres_server
 
-pytestmark = pytest.mark.e2e
 TEXTS = ["I forgot my password", "Where is my parcel?"]
 ANSWERS = ["login_problem", "order_status"]
 FEEDBACK = "/api/v2/feedback"

@@ -3,13 +3,11 @@
 import random
 from pathlib import Path
 
-import pytest
 
 from tests.acceptance.forgeries import Forger
 from tests.acceptance.fuzz import Fuzzer, failures_in
 from tests.acceptance.places import served
 
-pytestmark = pytest.mark.e2e
 CASES = 200
 
 

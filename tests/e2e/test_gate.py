@@ -10,7 +10,6 @@ import pytest
 
 from tests.e2e.house import BIN, QUICKSTART, copied_store, environment, serving
 
-pytestmark = pytest.mark.e2e
 TAG = "support-intent:1.0.0"
 ROWS = QUICKSTART / "data" / "test.jsonl"
 

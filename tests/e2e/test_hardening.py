@@ -7,7 +7,6 @@ import pytest
 
 from tests.e2e.house import Server
 
-pytestmark = pytest.mark.e2e
 PICKLE = "application/vnd.bentoml+pickle"
 PATHS = [
     "/livez",

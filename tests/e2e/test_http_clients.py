@@ -10,7 +10,6 @@ import pytest
 from tests.acceptance.field.http_clients import CLIENTS, Program, ask_all, judged, requests_of
 from tests.e2e.house import Server
 
-pytestmark = pytest.mark.e2e
 COUNT = 24
 
 

@@ -22,7 +22,6 @@ from tests.e2e.house import (
     until_ready,
 )
 
-pytestmark = pytest.mark.e2e
 SECRET = "4f1c0de5a9b87632d0e1f2a3b4c5d6e74f1c0de5a9b87632d0e1f2a3b4c5d6e7"
 
 

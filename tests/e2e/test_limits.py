@@ -17,7 +17,6 @@ from kaiten.settings.models import AuthSettings
 from tests.e2e.house import Server, environment, serving
 from tests.redis_server import RedisServer, redis_server
 
-pytestmark = pytest.mark.e2e
 SECRET = "0123456789abcdef" * 4
 LIMIT = 20
 WORKERS = 2

@@ -11,7 +11,6 @@ import pytest
 
 from tests.e2e.house import BIN, environment
 
-pytestmark = pytest.mark.e2e
 
 LOG = """
 import sys

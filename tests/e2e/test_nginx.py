@@ -14,7 +14,6 @@ from tests.e2e.upstream import Upstream, listening
 from tests.e2e.wire import Connection, get, post
 
 pytestmark = [
-    pytest.mark.e2e,
     pytest.mark.skipif(NGINX is None, reason="needs nginx: apt-get install nginx-light"),
 ]
 BODY_LIMIT = 4 * 1024 * 1024

@@ -10,7 +10,6 @@ from benchmarks.client import Pool
 from tests.acceptance.load import Offer, closed_loop, open_loop
 from tests.acceptance.places import Served, served
 
-pytestmark = pytest.mark.e2e
 # Full with two of the requests of 32 texts.
 SMALL_QUEUE = {"KAITEN_BATCHING__MAX_QUEUE_ITEMS": "64", "KAITEN_GATEWAY__MAX_INPUTS": "64"}
 

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import pytest
 
 from tests.acceptance import poison
 from tests.acceptance.places import fragile
-
-pytestmark = pytest.mark.e2e
 
 
 async def test_poisoned_text_fails_its_own_request_and_no_other(

@@ -7,7 +7,6 @@ import pytest
 from tests.acceptance import soak
 from tests.acceptance.places import served
 
-pytestmark = pytest.mark.e2e
 REQUESTS = 2000
 
 

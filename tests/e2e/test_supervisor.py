@@ -27,7 +27,6 @@ from tests.e2e.house import (
 from tests.intrusion import attack, endpoints_of, may_become_another, processes_of, shown
 
 pytestmark = [
-    pytest.mark.e2e,
     pytest.mark.skipif(not may_become_another(), reason="only root may become another account"),
 ]
 SECRET, ROTATED = "8f14e45fceea167a5a36dedd4bea2543", "c9f0f895fb98ab9159f51fd0297e236d"

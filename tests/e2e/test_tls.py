@@ -14,7 +14,6 @@ import pytest
 from tests.certificates import Authority
 from tests.e2e.house import BIN, Server, environment, free_port, running
 
-pytestmark = pytest.mark.e2e
 HOST = "kaiten.example"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 

@@ -18,7 +18,6 @@ from tests.e2e.house import BIN, Server, environment, serving, until_all_ready
 from tests.issuer import Issuer, issuing
 from tests.redis_server import RedisServer, redis_server
 
-pytestmark = pytest.mark.e2e
 WORKERS = 2
 # Each request has a connection of its own, which either worker takes: all of so many go to one of
 # them once in ten million times.

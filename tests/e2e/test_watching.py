@@ -22,7 +22,6 @@ from tests.e2e.watching import (
     shipped,
 )
 
-pytestmark = pytest.mark.e2e
 # Looks of Prometheus, a second apart.
 LOOKS = 60
 

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import pytest
 
 from tests.acceptance import kill_worker
 from tests.acceptance.places import TWO_WORKERS, fragile, served
 
-pytestmark = pytest.mark.e2e
 FEW = 100
 
 

@@ -10,7 +10,7 @@ import yaml
 from kaiten.settings.environment import ROOT
 from monitors.metrics.definitions import SECONDS_BUCKETS
 from tests.exposition import Exposition, labels_by_name
-from tests.unit.deploy.promql import unknown
+from tests.checks.promql import unknown
 
 FOLDER = ROOT / "deploy" / "prometheus"
 RULES: list[dict[str, Any]] = [
