@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-# For torch here and in every process that a test starts. Two processes whose threads spin while they
-# wait take twenty times as long on two cores. torch reads both once, when it is imported.
+# For torch in this process and in those that tests start: spinning threads of two processes on two
+# cores would take 20 times as long. torch reads both when it is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 

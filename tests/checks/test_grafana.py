@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from kaiten.settings.environment import ROOT
-from tests.exposition import Exposition, labels_by_name
 from tests.checks.promql import unknown
+from tests.exposition import Exposition, labels_by_name
 
 FOLDER = ROOT / "deploy" / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboards" / "kaiten.json").read_text("utf-8"))

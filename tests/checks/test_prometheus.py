@@ -9,8 +9,8 @@ import yaml
 
 from kaiten.settings.environment import ROOT
 from monitors.metrics.definitions import SECONDS_BUCKETS
-from tests.exposition import Exposition, labels_by_name
 from tests.checks.promql import unknown
+from tests.exposition import Exposition, labels_by_name
 
 FOLDER = ROOT / "deploy" / "prometheus"
 RULES: list[dict[str, Any]] = [

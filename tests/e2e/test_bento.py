@@ -28,7 +28,6 @@ from tests.e2e.house import (
     until_ready,
 )
 
-
 SECRET = secrets.token_hex(32)
 MODEL = "support-intent:1.0.0"
 LANES = 8

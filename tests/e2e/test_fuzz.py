@@ -3,7 +3,6 @@
 import random
 from pathlib import Path
 
-
 from tests.acceptance.forgeries import Forger
 from tests.acceptance.fuzz import Fuzzer, failures_in
 from tests.acceptance.places import served

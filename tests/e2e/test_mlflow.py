@@ -11,7 +11,6 @@ import pytest
 
 from tests.e2e.house import BIN, environment
 
-
 LOG = """
 import sys
 import mlflow

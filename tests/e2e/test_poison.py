@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-
 from tests.acceptance import poison
 from tests.acceptance.places import fragile
 

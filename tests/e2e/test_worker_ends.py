@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-
 from tests.acceptance import kill_worker
 from tests.acceptance.places import TWO_WORKERS, fragile, served
 

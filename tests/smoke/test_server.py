@@ -1,4 +1,4 @@
-"""One real server, as `make serve` starts it: its printed example, `kaiten smoke`, and a clean end."""
+"""One real server, as `make serve` starts it: its printed example, `kaiten smoke`, its end."""
 
 import json
 import subprocess
