@@ -79,7 +79,7 @@ def test_smoke_reports_a_missing_scope_and_its_remedy(server: Server, tmp_path: 
     command = [str(BIN / "kaiten"), "smoke", server.url, *options]
     done = subprocess.run(command, env=server.env, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "predictions: 403 forbidden. The token is for less" in done.stderr
+    assert "predictions: 403 forbidden. The token lacks a scope" in done.stderr
 
 
 def test_server_stops_cleanly(server: Server) -> None:
