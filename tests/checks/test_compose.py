@@ -30,16 +30,16 @@ _VARIABLE = re.compile(r"\$\{(\w+)(:[-?][^}]*)?\}")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of deploy, as somebody who sets up a host has it; the folder of compose in it."""
+    """Copy deploy/ without secrets, as on a new host, and return its folder for Compose."""
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets"))
     return tmp_path / "deploy" / "compose"
 
 
 def make_secrets(folder: Path) -> str:
-    # As somebody whose files are private by default.
+    # With a umask that makes files private by default.
     command = ["sh", "-c", "umask 077; ./secrets.sh"]
-    made = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-    return made.stdout
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout
 
 
 def read_secrets(folder: Path) -> dict[str, str]:

@@ -149,7 +149,7 @@ def test_a_pod_has_time_to_end(
 def test_a_pod_has_time_to_start(rendered: dict[str, Rendered], name: str) -> None:
     container = rendered[name].container
     assert seconds(container["startupProbe"]) >= 2 * START_S * SLOWER
-    # What is slow is first left alone by the Service, and only much later restarted.
+    # The Service first stops sending to a slow pod; Kubernetes restarts it much later.
     assert seconds(container["livenessProbe"]) > 2 * seconds(container["readinessProbe"])
 
 
@@ -225,7 +225,7 @@ def test_sizes_are_what_was_decided(
 ) -> None:
     deployment = rendered[name].one("Deployment")
     assert rendered[name].container["resources"]["requests"] == {"cpu": cpu, "memory": memory}
-    # Where there is an autoscaler, an apply must not set the number back.
+    # With an autoscaler, an apply must not reset the number of replicas.
     assert deployment["spec"].get("replicas") == replicas
     rolling = deployment["spec"]["strategy"]["rollingUpdate"]
     assert rolling == {"maxUnavailable": 0, "maxSurge": 1}
