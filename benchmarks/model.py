@@ -56,7 +56,9 @@ def read_data(folder: Path) -> Data:
     """Read BANKING77 from a folder; without it the quickstart's utterances, and say so."""
     if not (folder / "test.csv").is_file():
         console.print(f"[yellow]No BANKING77 in {folder}: the quickstart's texts instead.[/yellow]")
-        return Data("quickstart", quickstart.read("train"), quickstart.read("test"))
+        return Data(
+            "quickstart", quickstart.read_examples("train"), quickstart.read_examples("test")
+        )
     training, test = _rows(folder / "train.csv"), _rows(folder / "test.csv")
     random.Random(SEED).shuffle(training)
     return Data("BANKING77", training[:TRAINING_TEXTS], test)
@@ -86,7 +88,7 @@ def ensure_model(data: Data) -> Facts:
     random.seed(SEED)
     torch.manual_seed(SEED)
     labels = sorted({row.label for row in data.training})
-    model, tokenizer = quickstart.untrained(labels, MAX_LENGTH)
+    model, tokenizer = quickstart.load_base(labels, MAX_LENGTH)
     quickstart.train(data.training, model, tokenizer, EPOCHS)
     accuracy = _accuracy(data.test, model, tokenizer)
     shutil.rmtree(places.MODEL, ignore_errors=True)

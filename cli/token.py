@@ -52,16 +52,20 @@ def revoke(
     typer.echo(revoke_token(settings, check_issuer(settings.auth, issuer), jti))
 
 
-def check_issuer(auth: AuthSettings, issuer: str | None, *others: str) -> str:
+def check_issuer(auth: AuthSettings, issuer: str | None, *extra_issuers: str) -> str:
     """Return the issuer to revoke for: the named one, or this server if it signs tokens.
 
     An issuer that this server does not accept is an error, because revoking for it would report
     success and revoke nothing.
     """
-    own = own_issuer(auth)
-    if issuer is None and own is not None:
-        return own
-    issuers = [*([own] if own else ()), *(trusted.issuer for trusted in auth.issuers), *others]
+    local_issuer = own_issuer(auth)
+    if issuer is None and local_issuer is not None:
+        return local_issuer
+    issuers = [
+        *([local_issuer] if local_issuer else ()),
+        *(trusted.issuer for trusted in auth.issuers),
+        *extra_issuers,
+    ]
     if issuer is None or issuer not in issuers:
         reason = f"{issuer!r} is not an issuer here" if issuer else "this server signs no tokens"
         message = f"{reason}; name one of {', '.join(issuers)}"

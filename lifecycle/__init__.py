@@ -1,1 +1,1 @@
-"""What exists: model cards, versions and the store that holds them."""
+"""The life of a version: registered, validated, promoted, packaged."""

@@ -1,6 +1,6 @@
 """Watches the files of served model versions for damage and deletion.
 
-A worker computes from memory and needs the files no more, but a restarted worker could not start
+A worker computes from memory and no longer needs the files, but a restarted worker could not start
 without them.
 """
 
@@ -53,14 +53,12 @@ class _Version:
 class FileWatch:
     """Checks the files of served versions every INTERVAL_S on a daemon thread.
 
-    ``references`` maps a version's tag to the folder of its reference report, None without one.
+    ``baselines`` maps a model tag to the folder of its baseline, None without one.
     """
 
-    def __init__(
-        self, models: Sequence[StoredModel], references: Mapping[str, Path | None]
-    ) -> None:
+    def __init__(self, models: Sequence[StoredModel], baselines: Mapping[str, Path | None]) -> None:
         self._versions = {
-            model.card.tag: _Version(_files(model, references.get(model.card.tag)))
+            model.card.tag: _Version(_files(model, baselines.get(model.card.tag)))
             for model in models
         }
         self._closing = threading.Event()
@@ -68,7 +66,7 @@ class FileWatch:
 
     @property
     def damaged(self) -> Mapping[str, int]:
-        """The number of missing or changed files at the last check, by the version's tag."""
+        """The number of missing or changed files at the last check, by model tag."""
         return {tag: len(version.damaged) for tag, version in self._versions.items()}
 
     def start(self) -> None:
@@ -89,8 +87,8 @@ class FileWatch:
                     model=tag,
                     count=len(damaged),
                     files=damaged[:_MAX_LOGGED],
-                    remedy="restore them from a copy; this worker serves on from memory, and no "
-                    "other could start",
+                    remedy="restore them from a copy; this worker serves from memory, but no "
+                    "worker could start",
                 )
             elif version.damaged and not damaged:
                 logger.info("model_files_restored", model=tag)
@@ -101,14 +99,14 @@ class FileWatch:
             self.step()
 
 
-def _files(model: StoredModel, reference: Path | None) -> dict[str, _File]:
+def _files(model: StoredModel, baseline: Path | None) -> dict[str, _File]:
     """Return the files of a version that starting a worker reads, by name."""
     digests: dict[Path, str | None] = {
         model.folder / name: digest for name, digest in model.card.files.items()
     }
-    others = [model.folder / name for name in (CARD_FILE, BENTOML_FILE, SIGNATURE_FILE)]
-    others += sorted(reference.iterdir()) if reference and reference.is_dir() else []
-    digests |= {path: _digest(path) for path in others if path.is_file()}
+    unlisted = [model.folder / name for name in (CARD_FILE, BENTOML_FILE, SIGNATURE_FILE)]
+    unlisted += sorted(baseline.iterdir()) if baseline and baseline.is_dir() else []
+    digests |= {path: _digest(path) for path in unlisted if path.is_file()}
     return {
         path.relative_to(model.folder).as_posix(): _File(path, digest, _status(path))
         for path, digest in digests.items()

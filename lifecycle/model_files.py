@@ -185,12 +185,12 @@ def _check_tokenizer(source: ConfinedFolder, names: Collection[str]) -> None:
 def _check_weights(names: Collection[str], all_names: Sequence[str], folder: Path) -> None:
     if WEIGHTS_FILE in names or WEIGHTS_INDEX in names:
         return
-    others = [name for name in all_names if PurePath(name).suffix == ".safetensors"]
-    if others:
+    safetensors = [name for name in all_names if PurePath(name).suffix == ".safetensors"]
+    if safetensors:
         raise ModelRejected(
             "weights",
             f"have another name than transformers reads: {WEIGHTS_FILE} is missing, and the folder "
-            f"has {printable(others[0])}",
+            f"has {printable(safetensors[0])}",
             f"Rename it to {WEIGHTS_FILE} if it holds the complete model, or save the model again.",
         )
     pickles = [name for name in all_names if _is_weights_pickle(PurePath(name))]

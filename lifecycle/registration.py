@@ -81,39 +81,45 @@ def register_model(
     if submission.version is not None:
         check_version(submission.version)
         _check_unused(f"{submission.name}:{submission.version}", store)
-    with (
-        TemporaryDirectory(prefix="kaiten-") as copies,
-        TemporaryDirectory(prefix="kaiten-") as generated,
-    ):
-        # One copy, which no other program can change, is inspected, hashed and stored.
-        files, excluded = copy_model_files(submission.folder, Path(copies))
-        if excluded:
-            progress(
-                f"Left out, because not part of the model: {list_names(excluded, _MAX_LISTED)}"
-            )
-        facts = inspect(
-            Path(copies), Path(generated), max_length=submission.max_length, progress=progress
-        )
+    with TemporaryDirectory(prefix="kaiten-") as temporary:
+        card, files = _inspect_copy(submission, Path(temporary), inspect, progress)
         progress("Adding the version to the store")
-        files |= _files_in(Path(generated))
-        digests = {path: sha256(source) for path, source in files.items()}
         # The lock also separates two registrations at once.
         with store.audit_log(submission.name).transaction() as transaction:
             if not transaction.entries:
                 _record_existing_versions(submission.name, store, transaction)
             parent = _find_parent(submission, transaction.entries, store)
-            card = _card(submission, facts, files)
             card = _assign_version(card, submission.version, parent, rules, store)
             store.remove_unfinished(card.tag)
             _check_unused(card.tag, store)
-            readme = _write_readme(card, files, Path(generated))
-            digests |= {path: sha256(source) for path, source in readme.items()}
-            card = card.model_copy(update={"files": digests})
+            readme = _write_readme(card, files, Path(temporary))
+            digests = {path: sha256(source) for path, source in readme.items()}
+            card = card.model_copy(update={"files": card.files | digests})
             transaction.add(_registration_event(card.version, card.digest, operator))
             # Before the files: an entry without a version is harmless, but a version without an
             # entry could be changed unnoticed.
             transaction.save()
             return store.add(card, files | readme)
+
+
+def _inspect_copy(
+    submission: Submission, folder: Path, inspect: Inspector, progress: Progress
+) -> tuple[ModelCard, dict[str, Path]]:
+    """Copy a model into a temporary folder and inspect it; return its card and its files.
+
+    One copy, which no other program can change, is inspected, hashed and stored.
+    """
+    model, output = folder / "model", folder / "output"
+    model.mkdir()
+    output.mkdir()
+    files, excluded = copy_model_files(submission.folder, model)
+    if excluded:
+        progress(f"Left out, because not part of the model: {list_names(excluded, _MAX_LISTED)}")
+    facts = inspect(model, output, max_length=submission.max_length, progress=progress)
+    files |= _files_in(output)
+    card = _card(submission, facts, files)
+    digests = {path: sha256(source) for path, source in files.items()}
+    return card.model_copy(update={"files": digests}), files
 
 
 def _record_existing_versions(

@@ -131,14 +131,14 @@ def diagnose() -> Diagnosis:
     )
 
 
-def _attempt(problems: list[Detail], where: str, check: Callable[[], ResultT]) -> ResultT | None:
+def _attempt(problems: list[Detail], field: str, check: Callable[[], ResultT]) -> ResultT | None:
     """Return the result of a check, or add its error to the problems and return None."""
     try:
         return check()
     except InvalidSettings as error:
         problems.extend(error.details)
     except SetupError as error:
-        problems.append(Detail(where, error.message))
+        problems.append(Detail(field, error.message))
     return None
 
 

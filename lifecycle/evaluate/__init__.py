@@ -1,1 +1,1 @@
-"""Validation: what a version answers on rows whose labels are known, and whether that will do."""
+"""Validation: measures a version on labelled rows, and checks the thresholds."""

@@ -48,7 +48,7 @@ _MAX_NAME_CHARS = 60
 
 
 class InvalidData(Exception):
-    """Data that are refused: the ``reason`` and the ``remedy``, each in one line."""
+    """Data that cannot be used: the ``reason`` and the ``remedy``, each in one line."""
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(f"{reason}. {remedy}")
@@ -122,7 +122,7 @@ def _gunzip(content: bytes) -> bytes:
 
 
 def check_size(size_bytes: int) -> None:
-    """Raise InvalidData for more than the largest content."""
+    """Raise InvalidData for content over the limit."""
     if size_bytes > MAX_BYTES:
         raise InvalidData(f"holds over {MAX_BYTES >> 20} MiB", SAMPLE)
 

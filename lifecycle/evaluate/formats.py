@@ -1,8 +1,8 @@
-"""Reads the records of JSONL, CSV and Parquet, as the tools that write them do write them.
+"""Reads the records of JSONL, CSV and Parquet files, as common tools write them.
 
-Each reader takes the content of a file and the names of the columns to read, and yields records
-with their values as the format has them: text, number, None and so on. What such a value may be
-is for ``rows`` to decide.
+Each reader receives the content of a file and the names of the columns to read, and yields records
+with the values of the format: text, number, None and so on. ``rows`` decides which values are
+valid.
 """
 
 import csv
@@ -57,13 +57,13 @@ def read_jsonl(content: bytes, names: Sequence[str]) -> Iterator[Record]:
     """Read one JSON object from each line that is not blank."""
     row = 0
     for number, line in enumerate(Text.of(content).lines(None), start=1):
-        # Files that were joined have byte order marks between them.
+        # Concatenated files have byte order marks between them.
         if stripped := line.strip(_SPACES):
             row += 1
             values = _json_object(stripped, row, number)
             for name in names:
                 if name not in values:
-                    raise _absent(f"{place(row, number)}: has", name, values, _NAME_COLUMNS)
+                    raise _missing_column(f"{place(row, number)}: has", name, values, _NAME_COLUMNS)
             yield Record(row, number, values)
 
 
@@ -71,8 +71,8 @@ def _json_object(text: str, row: int, line: int) -> Mapping[str, Any]:
     try:
         value = json.loads(text, object_pairs_hook=reject_duplicate_keys)
     except DuplicateKey as error:
-        reason = f"{place(row, line, error.key)}: stands twice in the object"
-        raise InvalidData(reason, "Keep the one that is meant.") from None
+        reason = f"{place(row, line, error.key)}: appears twice in the object"
+        raise InvalidData(reason, "Keep the correct one.") from None
     except (ValueError, RecursionError) as error:
         raise InvalidData(
             f"{place(row, line)}: {_json_problem(error)}", _json_remedy(text)
@@ -111,7 +111,7 @@ def read_csv(content: bytes, names: Sequence[str]) -> Iterator[Record]:
     The delimiter is the one that separates the ``names`` in the header, or that of Excel's line
     ``sep=;``. Spaces after delimiters belong to the cells unless the header has them too.
     """
-    # Of the whole process. Texts have a limit of their own, and other columns need none.
+    # This limit is global. Texts have their own limit, and other columns need none.
     csv.field_size_limit(MAX_BYTES)
     text = Text.of(content)
     dialect, header = _csv_header(text, names)
@@ -153,7 +153,7 @@ def _csv_header(text: Text, names: Sequence[str]) -> tuple[_Dialect, list[str]]:
 
 
 def _csv_records(text: Text, dialect: _Dialect) -> Iterator[tuple[int, list[str]]]:
-    """Yield the first line and the cells of the header and of each row; blank lines are no rows."""
+    """Yield the first line and the cells of the header and of each row, without blank lines."""
     raw: list[str] = []
 
     def lines() -> Iterator[str]:
@@ -199,14 +199,14 @@ def _space_before_quote(raw: Sequence[str], cells: Sequence[str], dialect: _Dial
     if not any(' "' in line for line in raw):
         return False
     try:
-        others = next(_csv_reader(raw, dialect._replace(skips_spaces=True)), [])
+        unspaced = next(_csv_reader(raw, dialect._replace(skips_spaces=True)), [])
     except csv.Error:
         return True
-    return [cell.lstrip(" ") for cell in cells] != [cell.lstrip(" ") for cell in others]
+    return [cell.lstrip(" ") for cell in cells] != [cell.lstrip(" ") for cell in unspaced]
 
 
 def read_parquet(content: bytes, names: Sequence[str]) -> Iterator[Record]:
-    """Read Parquet; texts are bytes, as not every tool marks them as text."""
+    """Read Parquet; texts are bytes, because not every tool marks them as text."""
     check_signature(content, PARQUET_SIGNATURE)
     if not content.startswith(PARQUET_SIGNATURE):
         remedy = "Name it by its format (.jsonl, .csv), or write it again."
@@ -229,7 +229,7 @@ def read_parquet(content: bytes, names: Sequence[str]) -> Iterator[Record]:
 def _parquet_records(arrow: Any, file: Any, names: Sequence[str]) -> Iterator[Record]:  # noqa: ANN401
     _check_names(file.schema_arrow.names, names, _NAME_COLUMNS)
     groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
-    # Of all columns: pyarrow aborts the process where the metadata of a single one are damaged.
+    # The size of all columns: for a single one, damaged metadata make pyarrow abort the process.
     check_size(sum(group.total_byte_size for group in groups))
     row = 0
     for batch in file.iter_batches(_PARQUET_ROWS, columns=[*dict.fromkeys(names)]):
@@ -259,15 +259,15 @@ def _parquet_values(arrow: Any, name: str, column: Any) -> list[Any]:  # noqa: A
 
 
 def _check_names(columns: Sequence[str], names: Sequence[str], remedy: str) -> None:
-    """Refuse columns that are absent, or that stand twice: one of the two would go unread."""
+    """Reject missing and duplicate columns."""
     for name in names:
         if name not in columns:
-            raise _absent("has", name, columns, remedy)
+            raise _missing_column("has", name, columns, remedy)
         if columns.count(name) > 1:
             reason = f"has the column {shown(name)} twice"
-            raise InvalidData(reason, "Keep the one that is meant.")
+            raise InvalidData(reason, "Keep the correct one.")
 
 
-def _absent(where: str, name: str, columns: Iterable[str], remedy: str) -> InvalidData:
-    reason = f"{where} no column {shown(name)} (its columns: {listed(columns) or 'none'})"
+def _missing_column(prefix: str, name: str, columns: Iterable[str], remedy: str) -> InvalidData:
+    reason = f"{prefix} no column {shown(name)} (its columns: {listed(columns) or 'none'})"
     return InvalidData(reason, remedy)

@@ -1,12 +1,12 @@
-"""The rows that a version is validated on: texts, their correct labels, and other columns.
+"""Reads the rows that a version is validated on: texts, their correct labels, and other columns.
 
-A file is read as its tool wrote it, or refused in one line that names the row, the column and the
-remedy. What is accepted, whatever the format:
+A file that cannot be used is rejected with one line that names the row, the column and the remedy.
+Every format accepts the same values:
 
 - A text is what the API accepts: a string that is not blank, within the limits of ``gateway``.
 - A label is such a string too, or a whole number, which stands for its decimal digits: 7 is the
   label "7", and ``check_rows`` refuses it unless the model has a label of that name.
-- A slice's value is a string, a number, a boolean, a date or a time. It is never missing.
+- A slice's value is a string, a number, a boolean, a date or a time. It must not be missing.
 """
 
 import json
@@ -60,7 +60,7 @@ class Columns:
 class Rows:
     """Rows in the order of their file.
 
-    ``digest`` is the SHA-256 of the file as it is stored, ``lines`` are those that rows begin at.
+    ``digest`` is the SHA-256 of the stored file, ``lines`` are the lines at which rows begin.
     """
 
     texts: Sequence[str]
@@ -81,7 +81,7 @@ class Rows:
 def read_rows(path: Path, columns: Columns, limits: GatewaySettings | None = None) -> Rows:
     """Read JSONL, CSV or Parquet, identified by the suffix, compressed with gzip or not.
 
-    ``limits`` are those of the API that has to accept the texts; None leaves their lengths to it.
+    ``limits`` are those of the API that must accept the texts; None checks no lengths.
 
     Raises:
         DataRejected: The file or a row cannot be used; one line says where and why.
@@ -124,10 +124,10 @@ def _check_labels(rows: Rows, labels: Sequence[str], path: Path) -> None:
     names = set(labels)
     unknown = [index for index, label in enumerate(rows.labels) if label not in names]
     if unknown:
-        label, where = rows.labels[unknown[0]], rows.place(unknown[0], rows.columns.label)
+        label, cell = rows.labels[unknown[0]], rows.place(unknown[0], rows.columns.label)
         count = f"; {len(unknown)} rows have such labels" if len(unknown) > 1 else ""
         reason = (
-            f"{where}: {shown(label)} is not a label of the model (its labels: {listed(labels)})"
+            f"{cell}: {shown(label)} is not a label of the model (its labels: {listed(labels)})"
         )
         reason += count
         raise DataRejected(path, reason, "Correct it, or name another column (--label-column).")
@@ -137,12 +137,12 @@ def _reader(path: Path) -> Callable[[bytes, Sequence[str]], Iterator[Record]]:
     name = path.name.lower().removesuffix(".gz")
     for suffix, reader in _READERS.items():
         if name.endswith(suffix):
-            # Its name goes into the report.
+            # The report contains the name.
             if text_problem(path.name):
                 raise InvalidData("has a name that is not UTF-8", "Rename it.")
             return reader
-    remedy = f"Convert it to one of {', '.join(_READERS)}, or name it so."
-    raise InvalidData("has a name that does not tell its format", remedy)
+    remedy = f"Convert it to one of {', '.join(_READERS)}, or rename it."
+    raise InvalidData("has a name that does not show its format", remedy)
 
 
 def _rows(
@@ -161,7 +161,7 @@ def _rows(
             raise InvalidData(f"has over {MAX_ROWS:,} rows", SAMPLE)
         for (name, convert), column in zip(converters, cells, strict=True):
             column.append(_cell(record, name, convert))
-            # A dictionary of Parquet holds a text once, however many rows have it.
+            # A Parquet dictionary stores a text once for any number of rows.
             chars += len(column[-1])
         check_size(chars)
         lines.append(record.line)
@@ -174,8 +174,8 @@ def _cell(record: Record, name: str, convert: Callable[[object], str]) -> str:
     try:
         return convert(record.values[name])
     except InvalidData as error:
-        where = place(record.row, record.line, name)
-        raise InvalidData(f"{where}: {error.reason}", error.remedy) from None
+        cell = place(record.row, record.line, name)
+        raise InvalidData(f"{cell}: {error.reason}", error.remedy) from None
 
 
 def _text(limits: GatewaySettings | None, value: object) -> str:
@@ -193,7 +193,7 @@ def _text(limits: GatewaySettings | None, value: object) -> str:
 
 
 def _label(value: object) -> str:
-    # True is an int to Python.
+    # In Python, True is an int.
     return _short_string(str(value) if type(value) is int else value)
 
 

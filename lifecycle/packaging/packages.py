@@ -46,9 +46,7 @@ def optional_packages(cards: Iterable[ModelCard], variant: Variant) -> set[str]:
     return packages | ({"sentencepiece"} if "transformers" in packages else set())
 
 
-def read_requirements(
-    project: Path, extras: Sequence[str], optional: Collection[str]
-) -> list[str]:
+def read_requirements(project: Path, extras: Sequence[str], optional: Collection[str]) -> list[str]:
     """Return the run-time requirements of the project in this folder, with its extras.
 
     ``optional`` are the packages that only some models need (see optional_packages).
@@ -74,15 +72,15 @@ def lock_packages(
 
     """
     pins = constraints.read_text(encoding="utf-8")
-    others = [line for line in requirements if Requirement(line).name != _TORCH]
-    if len(others) == len(requirements):
-        return LockFile(_compile(others, pins))
+    without_torch = [line for line in requirements if Requirement(line).name != _TORCH]
+    if len(without_torch) == len(requirements):
+        return LockFile(_compile(without_torch, pins))
     pin = next(line for line in pins.splitlines() if line.startswith(f"{_TORCH}=="))
     if variant == "cuda" and source is None:
-        return LockFile(_compile([*others, pin], pins))  # PyPI has the CUDA build.
+        return LockFile(_compile([*without_torch, pin], pins))  # PyPI has the CUDA build.
     url, digest = find_torch(pin, variant, source)
     line = f"{_TORCH} @ {url}"
-    text = _compile([*others, line], pins.replace(f"{pin}\n", ""))
+    text = _compile([*without_torch, line], pins.replace(f"{pin}\n", ""))
     locked = "".join(_blocks(text, without=_TORCH))
     if not url.startswith("file:"):
         return LockFile(f"{locked}{line} \\\n    --hash=sha256:{digest}\n")

@@ -238,29 +238,29 @@ class _SmokeRun:
             raise CheckFailed(seen, "Roll back, or correct the golden rows")
         return f"{len(golden)} golden rows as labelled"
 
-    async def _predict(self, text: str, where: str = "") -> Prediction:
+    async def _predict(self, text: str, prefix: str = "") -> Prediction:
         """Return the prediction for a text; raise CheckFailed if it breaks the contract."""
         request = self._request
         response = await self._send("POST", PREDICT, request.token, _body(text, request.model))
         if response.status_code != HTTPStatus.OK:
             remedy = _REMEDIES.get(response.status_code, f"{_LOG} for {sent_request_id(response)}")
-            raise CheckFailed(f"{where}{describe_status(response)}", remedy)
+            raise CheckFailed(f"{prefix}{describe_status(response)}", remedy)
         remedy = f"{_LOG}, and check each proxy: this is not an answer of Kaiten"
         try:
             answer = PredictV2Response.model_validate_json(response.content)
             (prediction,) = answer.predictions
         except ValidationError as error:
-            fields = {".".join(map(str, each["loc"])) or "body" for each in error.errors()}
-            seen = f"{where}breaks the contract: {', '.join(sorted(fields))}"
+            fields = {".".join(map(str, problem["loc"])) or "body" for problem in error.errors()}
+            seen = f"{prefix}breaks the contract: {', '.join(sorted(fields))}"
             raise CheckFailed(seen, remedy) from None
         except ValueError:
-            seen = f"{where}{len(answer.predictions)} predictions for one text"
+            seen = f"{prefix}{len(answer.predictions)} predictions for one text"
             raise CheckFailed(seen, remedy) from None
         if not prediction.label:
-            raise CheckFailed(f"{where}an empty label", remedy)
+            raise CheckFailed(f"{prefix}an empty label", remedy)
         request_ids = {answer.request_id, response.headers.get("X-Request-ID")}
         if request_ids != {sent_request_id(response)}:
-            raise CheckFailed(f"{where}request_id is not the X-Request-ID that was sent", remedy)
+            raise CheckFailed(f"{prefix}request_id is not the X-Request-ID that was sent", remedy)
         self._answered[answer.model] = None
         return prediction
 

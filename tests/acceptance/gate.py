@@ -81,7 +81,7 @@ def _train_shuffled(training: Sequence[quickstart.Example], folder: Path) -> Non
     random.seed(benchmark.SEED)
     torch.manual_seed(benchmark.SEED)
     names = sorted({row.label for row in training})
-    model, tokenizer = quickstart.untrained(names, benchmark.MAX_LENGTH)
+    model, tokenizer = quickstart.load_base(names, benchmark.MAX_LENGTH)
     quickstart.train(changed, model, tokenizer, benchmark.EPOCHS)
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)

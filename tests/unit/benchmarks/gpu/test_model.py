@@ -8,10 +8,10 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks.gpu.model import TINY, Facts, Size, make
-from examples.quickstart.train import read
+from examples.quickstart.train import read_examples
 
 # So few that so small a network can tell them apart.
-ROWS = read("train")[::6]
+ROWS = read_examples("train")[::6]
 
 
 @pytest.fixture(scope="module")

@@ -258,8 +258,8 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         "f.xlsx",
         b"a",
         (
-            "has a name that does not tell its format. Convert it to one of "
-            ".jsonl, .ndjson, .csv, .tsv, .parquet, or name it so."
+            "has a name that does not show its format. Convert it to one of "
+            ".jsonl, .ndjson, .csv, .tsv, .parquet, or rename it."
         ),
     ),
     "empty JSONL": ("f.jsonl", b"", "is empty. Write a text and its label in each row."),
@@ -394,12 +394,12 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "key twice": (
         "f.jsonl",
         A + b'{"text": "a", "label": "b", "label": "c"}',
-        "row 2, column 'label': stands twice in the object. Keep the one that is meant.",
+        "row 2, column 'label': appears twice in the object. Keep the correct one.",
     ),
     "odd key twice": (
         "f.jsonl",
         b'{"\\ud800\\n": 1, "\\ud800\\n": 2}',
-        r"row 1, column '\ud800\n': stands twice in the object. Keep the one that is meant.",
+        r"row 1, column '\ud800\n': appears twice in the object. Keep the correct one.",
     ),
     "no label": (
         "f.jsonl",
@@ -502,7 +502,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "column twice": (
         "f.csv",
         b"text,label,label \na,b,c\n",
-        "has the column 'label' twice. Keep the one that is meant.",
+        "has the column 'label' twice. Keep the correct one.",
     ),
     "too few cells": (
         "f.csv",
