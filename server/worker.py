@@ -49,7 +49,7 @@ from server.shutdown import Drain, end_process, leave
 
 if TYPE_CHECKING:
     from monitors.drift.detector import DriftDetector
-    from monitors.feedback.service import QualityDesk
+    from monitors.feedback.service import FeedbackService
 
 logger = structlog.get_logger("kaiten.service")
 # Python's default of 5 ms is what a thread back from inference waits for a busy event loop: as long
@@ -215,7 +215,7 @@ class Worker:
             leave()
 
     @property
-    def _subscribers(self) -> "list[Profiler | QualityDesk]":
+    def _subscribers(self) -> "list[Profiler | FeedbackService]":
         """What predictions are handed to, each with a thread of its own."""
         return [each for each in (self._profiler, self._feedback) if each is not None]
 
@@ -267,13 +267,13 @@ class Worker:
             self._pseudonym_of if by_subject else lambda _: "",
         )
 
-    def _build_feedback(self) -> "QualityDesk":
+    def _build_feedback(self) -> "FeedbackService":
         # A worker without feedback loads no database driver.
         from monitors.feedback.database import database_url  # noqa: PLC0415
-        from monitors.feedback.service import QualityDesk  # noqa: PLC0415
+        from monitors.feedback.service import FeedbackService  # noqa: PLC0415
 
         home = self._settings.home
-        return QualityDesk(
+        return FeedbackService(
             database_url(self._settings.state, home),
             home,
             self._settings.feedback,

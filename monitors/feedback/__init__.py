@@ -1,1 +1,1 @@
-"""How good answers are: predictions that wait for labels, labels, and what both come to."""
+"""Feedback: predictions that wait for labels, labels, and the quality that they show."""

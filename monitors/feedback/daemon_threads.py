@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Threads:
+class DaemonThreads:
     """A fixed number of daemon threads that run submitted work."""
 
     def __init__(self, count: int, name: str) -> None:

@@ -57,10 +57,10 @@ class Database:
     def __init__(self, url: URL, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
         self._clock = clock
-        self._engine = _engine(url)
+        self._engine = _create_engine(url)
         self._migrating = threading.Lock()
         self._trying = threading.Lock()
-        self._migrated = self._away = self._locked = False
+        self._migrated = self._unavailable = self._locked = False
         self._failed_tries = 0
         self._file: int | None = None
         self._retry_at = clock()
@@ -116,7 +116,7 @@ class Database:
 
     def mark_hung(self) -> None:
         """Treat the database as unavailable, because it has not answered for too long."""
-        self._mark_away("no answer")
+        self._mark_unavailable("no answer")
 
     @property
     def wal_bytes(self) -> int:
@@ -134,40 +134,40 @@ class Database:
 
     @contextmanager
     def _reporting_faults(self, *, writes: bool = False, starts: bool = False) -> Iterator[None]:
-        self._check(writes=writes)
+        self._check_circuit(writes=writes)
         try:
             yield
         except (DBAPIError, NoConnection) as error:
-            if not self._may_be_mended(error):
+            if not self._is_temporary(error):
                 raise
             raise DatabaseUnavailable(RETRY_S) from None
         except StateUnavailable as error:
             if starts:
                 raise
-            self._mark_away(error.message)
+            self._mark_unavailable(error.message)
             raise DatabaseUnavailable(RETRY_S) from None
-        self._worked(writes=writes)
+        self._mark_available(writes=writes)
 
-    def _may_be_mended(self, error: SQLAlchemyError) -> bool:
+    def _is_temporary(self, error: SQLAlchemyError) -> bool:
         """Record what an error means; return whether waiting or another attempt may help."""
         if is_unavailable(error) or is_corrupt(error):
             self._migrated = self._migrated and not lacks_tables(error)
-            self._mark_away(describe_fault(error))
+            self._mark_unavailable(describe_fault(error))
             return True
         if is_locked(error):
             self._mark_locked()
         return is_retryable(error)
 
-    def _worked(self, *, writes: bool) -> None:
-        if self._away:
-            self._away = False
+    def _mark_available(self, *, writes: bool) -> None:
+        if self._unavailable:
+            self._unavailable = False
             logger.info("database_back")
         if self._locked and writes:
             self._locked = False
             logger.info("database_unlocked")
 
-    def _check(self, *, writes: bool) -> None:
-        if not (self._away or (self._locked and writes)):
+    def _check_circuit(self, *, writes: bool) -> None:
+        if not (self._unavailable or (self._locked and writes)):
             return
         with self._trying:
             if self._clock() < self._retry_at:
@@ -175,10 +175,10 @@ class Database:
             # This caller tries; the others fail at once until the next pause ends.
             self._retry_at = self._clock() + RETRY_S
 
-    def _mark_away(self, reason: str) -> None:
+    def _mark_unavailable(self, reason: str) -> None:
         self._retry_at = self._clock() + RETRY_S
-        if not self._away:
-            self._away = True
+        if not self._unavailable:
+            self._unavailable = True
             logger.warning("database_away", at=database_address(self._url), fault=reason)
 
     def _mark_locked(self) -> None:
@@ -223,7 +223,7 @@ def database_url(state: StateSettings, home: Path) -> URL:
         return URL.create("sqlite", database=str(home.resolve() / FILE))
     url = make_url(state.database_url.get_secret_value()).set(drivername=_DRIVER)
     if find_spec("psycopg") is None:
-        reason = "names a PostgreSQL, whose driver is missing; pip install 'kaiten[postgres]'"
+        reason = "needs the driver of PostgreSQL; run `pip install 'kaiten[postgres]'`"
         raise InvalidSettings([Detail("state.database_url", reason)], "environment")
     return url
 
@@ -239,7 +239,7 @@ def database_fault(url: URL) -> str | None:
     """Return why the database cannot be used, None if it can; creates nothing."""
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         return None
-    engine = _engine(url)
+    engine = _create_engine(url)
     try:
         with _reading_transaction(engine) as connection:
             _revision(connection)
@@ -254,7 +254,7 @@ def migrate(engine: Engine) -> None:
     """Migrate the tables; of several processes, one migrates and the others wait."""
     place = database_address(engine.url)
     if engine.dialect.name == "sqlite":
-        _make(Path(str(engine.url.database)))
+        _create_file(Path(str(engine.url.database)))
     with _reading_transaction(engine) as connection:
         if _is_up_to_date(connection):
             return
@@ -302,7 +302,7 @@ def _file_of(url: URL) -> int | None:
         return None
 
 
-def _make(file: Path) -> None:
+def _create_file(file: Path) -> None:
     """Create an empty database with mode 0600, which SQLite applies to its other files too."""
     # If this fails, connecting reports why.
     with suppress(OSError):
@@ -322,11 +322,14 @@ def _upgrade(connection: Connection, place: str) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError:
-        reason = f"{VERSION_TABLE} names a revision that no Kaiten has; see who else uses it"
+        reason = (
+            f"its table {VERSION_TABLE} names a revision that this Kaiten lacks; check whether "
+            "another application uses the table"
+        )
         raise StateUnavailable(place, reason) from None
 
 
-def _engine(url: URL) -> Engine:
+def _create_engine(url: URL) -> Engine:
     sqlite = url.get_backend_name() == "sqlite"
     engine = create_engine(
         url,
@@ -340,8 +343,8 @@ def _engine(url: URL) -> Engine:
         connect_args={"timeout": _STATEMENT_S} if sqlite else _POSTGRES,
     )
     if sqlite:
-        event.listen(engine, "connect", _set_up)
-        event.listen(engine, "begin", _begin)
+        event.listen(engine, "connect", _configure_connection)
+        event.listen(engine, "begin", _begin_transaction)
     return engine
 
 
@@ -355,7 +358,7 @@ _POSTGRES: dict[str, Any] = {
 }
 
 
-def _set_up(connection: sqlite3.Connection, _record: object) -> None:
+def _configure_connection(connection: sqlite3.Connection, _record: object) -> None:
     """Make commits survive a power loss: WAL, synced at each commit.
 
     With synchronous=NORMAL the last commits could be lost, and accepted labels with them.
@@ -372,7 +375,7 @@ def _set_up(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin(connection: Connection) -> None:
+def _begin_transaction(connection: Connection) -> None:
     options = connection.get_execution_options()
     if options.get(_READING, False):
         connection.exec_driver_sql("BEGIN")

@@ -5,10 +5,10 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 
 # SQLSTATEs, and SQLite's names of errors. A server that is read-only for now, or that ended an idle
 # connection; and missing tables, which are created again.
-_AWAY = {"25006", "25P03", "25P04"}
-_GONE = {"42P01"}
+_UNAVAILABLE = {"25006", "25P03", "25P04"}
+_MISSING_TABLE = {"42P01"}
 # Retryable: a statement was cancelled, a deadlock, a lock that was not available.
-_TRY = {"57014", "40P01", "55P03"}
+_RETRYABLE = {"57014", "40P01", "55P03"}
 # Prefixes of SQLite's names: another process holds the lock, or the file is damaged.
 _LOCKED = "SQLITE_BUSY"
 _CORRUPT = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
@@ -25,7 +25,7 @@ def is_unavailable(error: SQLAlchemyError) -> bool:
     """Return whether waiting may help: no connection, a lost one, missing tables, a full disk."""
     if not isinstance(error, DBAPIError):
         return isinstance(error, NoConnection)
-    if error.connection_invalidated or error_code(error) in _AWAY or lacks_tables(error):
+    if error.connection_invalidated or error_code(error) in _UNAVAILABLE or lacks_tables(error):
         return True
     names = (cls.__name__ for cls in type(error.orig).__mro__)
     # sqlite3 raises an OperationalError for wrong SQL, too.
@@ -35,7 +35,7 @@ def is_unavailable(error: SQLAlchemyError) -> bool:
 
 def is_retryable(error: SQLAlchemyError) -> bool:
     """Return whether the next attempt may succeed at once."""
-    return error_code(error) in _TRY or is_locked(error)
+    return error_code(error) in _RETRYABLE or is_locked(error)
 
 
 def is_locked(error: SQLAlchemyError) -> bool:
@@ -58,4 +58,4 @@ def lacks_tables(error: SQLAlchemyError) -> bool:
     """Return whether the tables are missing."""
     # SQLite has no code for this.
     cause = str(getattr(error, "orig", ""))
-    return error_code(error) in _GONE or cause.startswith("no such table")
+    return error_code(error) in _MISSING_TABLE or cause.startswith("no such table")

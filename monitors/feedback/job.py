@@ -11,8 +11,8 @@ import structlog
 from kaiten.errors import DatabaseUnavailable
 from kaiten.feedback import VersionQuality
 from monitors.feedback.labels import WAIT_S, Labels
-from monitors.feedback.retention import Pruning
-from monitors.feedback.windows import Windows
+from monitors.feedback.retention import Pruner
+from monitors.feedback.windows import QualityWindows
 from monitors.leader_lock import LeaderLock
 
 logger = structlog.get_logger(__name__)
@@ -24,10 +24,13 @@ _LARGE_WAL_BYTES = 64 << 20
 LOCK_FILE = "quality.lock"
 
 
-class WatchMetrics(Protocol):
-    """The metrics of quality."""
+class FeedbackMetrics(Protocol):
+    """The metrics of predictions, labels and quality."""
 
-    def quality_measured(self, found: Sequence[VersionQuality]) -> None:
+    def feedback_events_dropped(self, count: int) -> None:
+        """Count predictions that were not written."""
+
+    def quality_measured(self, versions: Sequence[VersionQuality]) -> None:
         """Set the gauges of these versions, and remove those of all others."""
 
     def labels_received(self, outcome: str, count: int) -> None:
@@ -36,11 +39,11 @@ class WatchMetrics(Protocol):
     def database_unavailable(self, *, unavailable: bool) -> None:
         """Set whether the database is unavailable or accepts no writes."""
 
-    def database_wal(self, size: int) -> None:
-        """Set the size of SQLite's write-ahead log in bytes."""
+    def database_wal(self, size_bytes: int) -> None:
+        """Set the size of SQLite's write-ahead log."""
 
 
-class QualityWatch:
+class FeedbackJob:
     """A thread that measures whenever predictions or labels have changed, from start to close.
 
     Of a host's workers, only the one that holds the lock works. The lock is released when that
@@ -51,9 +54,9 @@ class QualityWatch:
         self,
         home: Path,
         labels: Labels,
-        windows: Windows,
-        pruning: Pruning,
-        metrics: WatchMetrics,
+        windows: QualityWindows,
+        pruner: Pruner,
+        metrics: FeedbackMetrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._lock = LeaderLock(home / LOCK_FILE)
@@ -61,7 +64,7 @@ class QualityWatch:
         self._wal_is_large = False
         self._labels = labels
         self._windows = windows
-        self._pruning = pruning
+        self._pruner = pruner
         self._metrics = metrics
         self._clock = clock
         self._prune_at = clock()
@@ -71,7 +74,7 @@ class QualityWatch:
         self._thread = threading.Thread(target=self._run, name="quality-watch", daemon=True)
 
     def start(self) -> None:
-        """Start the side thread."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -87,7 +90,7 @@ class QualityWatch:
         self._lock.release()
 
     def step(self) -> bool:
-        """Do one round of work if this worker holds the lock; return whether it does."""
+        """Do one round of work if this worker is the leader; return whether it is."""
         try:
             if not self._lock.acquire():
                 return False
@@ -105,7 +108,7 @@ class QualityWatch:
             self._seen, self._failing = None, True
         return True
 
-    def _show_wal(self) -> None:
+    def _measure_wal(self) -> None:
         """Report the size of SQLite's write-ahead log, and log one that a reader keeps growing."""
         size = self._database.wal_bytes
         self._metrics.database_wal(size)
@@ -121,7 +124,7 @@ class QualityWatch:
         now = self._clock()
         # Reading works even while another process has locked the file.
         self._database.check_writable()
-        self._show_wal()
+        self._measure_wal()
         # Most predictions come within seconds, so older labels are looked up less often.
         joined = self._labels.join_waiting(WAIT_S if now >= self._prune_at else _RECENT_S)
         self._metrics.labels_received("joined_later", joined)
@@ -132,5 +135,5 @@ class QualityWatch:
             self._seen = mark
         if now >= self._prune_at:
             self._prune_at = now + _PRUNE_S
-            if deleted := self._pruning.prune(now):
+            if deleted := self._pruner.prune(now):
                 logger.info("quality_pruned", rows=deleted)

@@ -47,7 +47,7 @@ Match = Row[*tuple[Any, ...]]
 
 
 class Labels:
-    """The labels in the database."""
+    """The labels that callers send, in the database."""
 
     def __init__(
         self,
@@ -77,29 +77,29 @@ class Labels:
             DatabaseUnavailable: The database cannot be reached, or the sender has given up.
 
         """
-        last = {(each.request_id, each.item): each.label for each in labels}
+        last = {(label.request_id, label.item): label.label for label in labels}
         # Sorted, so that concurrent senders lock rows in the same order and cannot deadlock.
         keys = sorted(last)
         sender = ALL if models is None else " ".join(sorted(models))
         with self.database.writing() as connection:
-            waiting_before = _waiting_of(connection, keys, subject)
-            _keep(connection, [(key, last[key]) for key in keys], (sender, subject), self._clock())
-            found = [*_found(connection, keys)]
-            if answered := _answered(connection, _missing(keys, found, sender), sender):
+            waiting_before = _count_waiting(connection, keys, subject)
+            _store(connection, [(key, last[key]) for key in keys], (sender, subject), self._clock())
+            matches = [*_find_matches(connection, keys)]
+            if answered := _find_answered(connection, _unmatched(keys, matches, sender), sender):
                 # Looked up again: the prediction may have been written between the two queries.
-                found = [*_found(connection, keys)]
-                unfit = [key for key in _missing(keys, found, sender) if key in answered]
-                places = {(label.request_id, label.item): at for at, label in enumerate(labels)}
-                _refuse(connection, unfit, sender, places)
+                matches = [*_find_matches(connection, keys)]
+                unfit = [key for key in _unmatched(keys, matches, sender) if key in answered]
+                positions = {(label.request_id, label.item): at for at, label in enumerate(labels)}
+                _reject(connection, unfit, sender, positions)
             # Labels of other senders for these texts are joined too, and stop counting as waiting.
-            _join(connection, sorted(found, key=lambda m: (m.models == sender, m.received_at)))
-            # To correct a label that waits takes no more room.
-            if len(_missing(keys, found, sender)) > waiting_before:
+            _join(connection, sorted(matches, key=lambda m: (m.models == sender, m.received_at)))
+            # Correcting a label that waits takes no more room.
+            if len(_unmatched(keys, matches, sender)) > waiting_before:
                 _check_room(connection, subject)
             if given_up():
                 raise DatabaseUnavailable(RETRY_S)
-        missing = {*_missing(keys, found, sender)}
-        return sum((each.request_id, each.item) not in missing for each in labels)
+        unmatched = {*_unmatched(keys, matches, sender)}
+        return sum((label.request_id, label.item) not in unmatched for label in labels)
 
     def join_waiting(self, within_s: float) -> int:
         """Join labels of the last ``within_s`` seconds whose predictions came after them.
@@ -112,35 +112,39 @@ class Labels:
         """
         recent = feedback.c.received_at > self._clock() - within_s
         with self.database.reading() as connection:
-            seen = connection.execute(_matches(recent).limit(_JOIN_BATCH)).all()
+            seen = connection.execute(_select_matches(recent).limit(_JOIN_BATCH)).all()
         if not seen:
             return 0
+        keys = sorted({(match.request_id, match.item) for match in seen})
         with self.database.writing() as connection:
-            found = [*_found(connection, sorted({(each.request_id, each.item) for each in seen}))]
-            _join(connection, sorted(found, key=lambda m: m.received_at))
-        return len(found)
+            matches = [*_find_matches(connection, keys)]
+            _join(connection, sorted(matches, key=lambda m: m.received_at))
+        return len(matches)
 
 
 def _check_room(connection: Connection, subject: str) -> None:
-    """Raise RateLimited where more labels of this subject wait than may.
+    """Check that a subject has no more labels waiting than it leaves free for others.
 
-    It may have as many there as it leaves free for others (dynamic thresholds, as
-    runners.batching.fairness.fits has them), so that whatever some hold, a new subject finds room.
+    By this dynamic threshold, as in runners.batching.fairness, a new subject always has room.
+
+    Raises:
+        RateLimited: Too many labels of the subject wait.
+
     """
-    own = connection.scalar(_COUNT_WAITING.where(feedback.c.sender == subject)) or 0
+    waiting = connection.scalar(_COUNT_WAITING.where(feedback.c.sender == subject)) or 0
     free = MAX_WAITING - (connection.scalar(_COUNT_WAITING) or 0)
-    share = min((own + free) // 2, MAX_WAITING_OF_SENDER)
-    if own > share:
-        raise RateLimited("feedback", max(share, 0), WAIT_S, _RETRY_S)
+    limit = min((waiting + free) // 2, MAX_WAITING_OF_SENDER)
+    if waiting > limit:
+        raise RateLimited("feedback", max(limit, 0), WAIT_S, _RETRY_S)
 
 
-def _waiting_of(connection: Connection, keys: Sequence[Key], subject: str) -> int:
+def _count_waiting(connection: Connection, keys: Sequence[Key], subject: str) -> int:
     """Return how many labels of a subject wait for one of these texts."""
-    own = _COUNT_WAITING.where(feedback.c.sender == subject)
-    return sum(connection.scalar(own.where(among)) or 0 for among in _among(keys))
+    of_subject = _COUNT_WAITING.where(feedback.c.sender == subject)
+    return sum(connection.scalar(of_subject.where(in_batch)) or 0 for in_batch in _in_batches(keys))
 
 
-def _keep(
+def _store(
     connection: Connection,
     labels: Sequence[tuple[Key, str]],
     sender: tuple[str, str],
@@ -176,7 +180,7 @@ _ALLOWED = or_(
     # Whether the names include the model's, by a function that both databases have.
     func.replace(_padded, " " + _other.c.model + " ", "") != _padded,
 )
-_KNOWN = (
+_HAS_LABEL = (
     select(version_labels.c.label)
     .where(
         version_labels.c.model == _other.c.model,
@@ -188,93 +192,94 @@ _KNOWN = (
 )
 
 
-def _to_latest(*which: ColumnElement[bool]) -> ColumnElement[bool]:
+def _to_latest(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     """Return the condition that joins a label to the latest prediction of its text.
 
-    Only predictions that satisfy ``which`` count. Several may have one request id, which callers
-    choose.
+    Only predictions that satisfy the conditions count. Several may have one request id, which
+    callers choose.
     """
     of_text = (_other.c.request_id == feedback.c.request_id, _other.c.item == feedback.c.item)
-    latest = select(_other.c.id).where(*of_text, *which).order_by(_other.c.id.desc()).limit(1)
+    latest = select(_other.c.id).where(*of_text, *conditions).order_by(_other.c.id.desc()).limit(1)
     return predictions.c.id == latest.correlate(feedback).scalar_subquery()
 
 
-def _matches(which: ColumnElement[bool]) -> Any:  # noqa: ANN401  a Select of many columns
+def _select_matches(condition: ColumnElement[bool]) -> Any:  # noqa: ANN401  a Select of many columns
     """Select the waiting labels that have a matching prediction."""
     names = ("request_id", "item", "label", "models", "received_at")
     statement = select(*(feedback.c[name] for name in names), predictions.c.id)
-    statement = statement.join_from(feedback, predictions, _to_latest(_ALLOWED, _KNOWN))
+    statement = statement.join_from(feedback, predictions, _to_latest(_ALLOWED, _HAS_LABEL))
     # The condition and the order of the index kaiten_feedback_waiting.
-    return statement.where(~feedback.c.joined, which).order_by(feedback.c.received_at.desc())
+    return statement.where(~feedback.c.joined, condition).order_by(feedback.c.received_at.desc())
 
 
-def _found(connection: Connection, keys: Sequence[Key]) -> Iterator[Match]:
+def _find_matches(connection: Connection, keys: Sequence[Key]) -> Iterator[Match]:
     """Yield the matches of these texts, except rows that another transaction has locked."""
-    for which in _among(keys):
-        locked = _matches(which).with_for_update(of=feedback, skip_locked=True)
+    for in_batch in _in_batches(keys):
+        locked = _select_matches(in_batch).with_for_update(of=feedback, skip_locked=True)
         yield from connection.execute(locked)
 
 
-def _among(keys: Sequence[Key]) -> Iterator[ColumnElement[bool]]:
-    of = tuple_(feedback.c.request_id, feedback.c.item)
+def _in_batches(keys: Sequence[Key]) -> Iterator[ColumnElement[bool]]:
+    """Yield conditions that a label is for one of the texts of a batch."""
+    columns = tuple_(feedback.c.request_id, feedback.c.item)
     for start in range(0, len(keys), _KEY_BATCH):
-        yield of.in_(keys[start : start + _KEY_BATCH])
+        yield columns.in_(keys[start : start + _KEY_BATCH])
 
 
-def _missing(keys: Sequence[Key], found: Sequence[Match], sender: str) -> list[Key]:
-    own = {(each.request_id, each.item) for each in found if each.models == sender}
-    return [key for key in keys if key not in own]
+def _unmatched(keys: Sequence[Key], matches: Sequence[Match], sender: str) -> list[Key]:
+    matched = {(match.request_id, match.item) for match in matches if match.models == sender}
+    return [key for key in keys if key not in matched]
 
 
-def _refuse(
-    connection: Connection, keys: Sequence[Key], sender: str, places: Mapping[Key, int]
+def _reject(
+    connection: Connection, keys: Sequence[Key], sender: str, positions: Mapping[Key, int]
 ) -> None:
-    """Raise for texts whose models lack the label, or may not be labelled by the sender."""
+    """Raise the error of texts whose models lack the label, or are not the sender's to label."""
     if not keys:
         return
-    allowed = _answered(connection, keys, sender, _ALLOWED)
+    allowed = _find_answered(connection, keys, sender, _ALLOWED)
     if len(allowed) < len(keys):
         # The error does not name the model, which the sender may not know of.
         raise Forbidden("feedback")
-    by_place = sorted((places[key], tag) for key, tag in allowed.items())
+    by_position = sorted((positions[key], tag) for key, tag in allowed.items())
     raise InvalidInput(
         [
-            Detail(f"feedback.{place}.label", f"is no label of {tag}, which answered")
-            for place, tag in by_place[:_MAX_DETAILS]
+            Detail(f"feedback.{position}.label", f"is not a label of {tag}, which answered")
+            for position, tag in by_position[:_MAX_DETAILS]
         ]
     )
 
 
-def _answered(
-    connection: Connection, keys: Sequence[Key], sender: str, *which: ColumnElement[bool]
+def _find_answered(
+    connection: Connection, keys: Sequence[Key], sender: str, *conditions: ColumnElement[bool]
 ) -> dict[Key, str]:
-    """Return the ``name:version`` that answered each text last, by key."""
+    """Return the tag of the model that answered each text last, by key."""
     columns = (feedback.c.request_id, feedback.c.item, predictions.c.model, predictions.c.version)
-    rows = select(*columns).join_from(feedback, predictions, _to_latest(*which))
-    found: dict[Key, str] = {}
-    for among in _among(keys):
+    rows = select(*columns).join_from(feedback, predictions, _to_latest(*conditions))
+    tags: dict[Key, str] = {}
+    for in_batch in _in_batches(keys):
         for id_, item, model, version in connection.execute(
-            rows.where(among, feedback.c.models == sender)
+            rows.where(in_batch, feedback.c.models == sender)
         ):
-            found[id_, item] = f"{model}:{version}"
-    return found
+            tags[id_, item] = f"{model}:{version}"
+    return tags
 
 
 def _join(connection: Connection, matches: Sequence[Match]) -> None:
     """Write labels into their predictions; of several for one prediction, the last counts."""
     if not matches:
         return
-    truths = {each.id: each.label for each in matches}
+    truths = {match.id: match.label for match in matches}
     connection.execute(
         update(predictions)
-        .where(predictions.c.id == bindparam("of"))
-        .values(truth=bindparam("is")),
-        [{"of": id_, "is": truths[id_]} for id_ in sorted(truths)],
+        .where(predictions.c.id == bindparam("prediction_id"))
+        .values(truth=bindparam("true_label")),
+        [{"prediction_id": id_, "true_label": truths[id_]} for id_ in sorted(truths)],
     )
     key = (feedback.c.request_id, feedback.c.item, feedback.c.models)
     connection.execute(
         update(feedback)
         .where(*(column == bindparam(f"of_{column.name}") for column in key))
         .values(joined=True, sender=None),
-        [{f"of_{column.name}": getattr(each, column.name) for column in key} for each in matches],
+        [{f"of_{column.name}": getattr(match, column.name) for column in key} for match in matches],
     )

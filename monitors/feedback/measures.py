@@ -17,20 +17,20 @@ class Scores:
     f1: float
 
 
-def scores(answered: Sequence[str], right: Sequence[str]) -> Scores:
+def scores(predicted: Sequence[str], truth: Sequence[str]) -> Scores:
     """Return the scores of predicted against true labels, at least one of each.
 
     They equal scikit-learn's with average="macro" and zero_division=0, over the labels that occur
     on either side. Importing scikit-learn would take 100 MiB.
     """
-    labels, codes = np.unique([*answered, *right], return_inverse=True)
-    told, truth = codes[: len(answered)], codes[len(answered) :]
-    hits = _counts(told[told == truth], len(labels))
-    precision = _share(hits, _counts(told, len(labels)))
-    recall = _share(hits, _counts(truth, len(labels)))
+    labels, codes = np.unique([*predicted, *truth], return_inverse=True)
+    predicted_codes, true_codes = codes[: len(predicted)], codes[len(predicted) :]
+    hits = _counts(predicted_codes[predicted_codes == true_codes], len(labels))
+    precision = _share(hits, _counts(predicted_codes, len(labels)))
+    recall = _share(hits, _counts(true_codes, len(labels)))
     f1 = _share(2 * precision * recall, precision + recall)
     return Scores(
-        accuracy=float(np.mean(told == truth)),
+        accuracy=float(np.mean(predicted_codes == true_codes)),
         precision=float(precision.mean()),
         recall=float(recall.mean()),
         f1=float(f1.mean()),

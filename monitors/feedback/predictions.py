@@ -7,18 +7,20 @@ queue.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import structlog
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from kaiten import model_tags
 from kaiten.errors import DatabaseUnavailable
 from kaiten.events import PredictionEvent
+from kaiten.serving import ServedModel
 from kaiten.settings.models import FeedbackSettings
 from monitors.feedback.database import Database
-from monitors.feedback.tables import predictions
-from monitors.feedback.version_labels import Versions
+from monitors.feedback.tables import predictions, version_labels
 
 logger = structlog.get_logger(__name__)
 _POLL_S = 1.0
@@ -29,18 +31,22 @@ Row = dict[str, str | int | float]
 
 
 class PredictionLog:
-    """Writes predictions to the database on a thread, from start to close."""
+    """Writes predictions to the database on a thread, from start to close.
+
+    ``models`` are those that serve now, by model tag. Their labels are stored beside their
+    predictions, for hosts that do not serve them.
+    """
 
     def __init__(
         self,
         database: Database,
-        versions: Versions,
+        models: Mapping[str, ServedModel],
         settings: FeedbackSettings,
         on_drop: Callable[[int], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
-        self._versions = versions
+        self._models = models
         self._max_pending = settings.max_pending_events
         self._on_drop = on_drop
         self._clock = clock
@@ -117,8 +123,8 @@ class PredictionLog:
         # Once for a batch that failed before, and once for the rows after it.
         self.step()
         self.step()
-        if left := self._in_hand + len(self._pending):
-            self._on_drop(left)
+        if unwritten := self._in_hand + len(self._pending):
+            self._on_drop(unwritten)
 
     @property
     def _in_hand(self) -> int:
@@ -127,9 +133,10 @@ class PredictionLog:
     def _write(self, rows: list[Row]) -> None:
         with self._database.writing() as connection:
             # The last attempt may have committed before its connection broke.
-            if not (self._tried and _is_there(connection, rows[0])):
-                answered = {f"{row['model']}:{row['version']}" for row in rows}
-                self._versions.keep(connection, answered)
+            if not (self._tried and _is_stored(connection, rows[0])):
+                tags = {f"{row['model']}:{row['version']}" for row in rows}
+                for tag in sorted(tags & self._models.keys()):
+                    store_labels(connection, tag, frozenset(self._models[tag].labels))
                 connection.execute(insert(predictions), rows)
 
 
@@ -147,6 +154,24 @@ def _row(answered_at: float, event: PredictionEvent) -> Row:
     }
 
 
-def _is_there(connection: Connection, row: Row) -> bool:
-    same = (predictions.c[name] == value for name, value in row.items())
-    return connection.scalar(select(predictions.c.id).where(*same).limit(1)) is not None
+def _is_stored(connection: Connection, row: Row) -> bool:
+    conditions = (predictions.c[name] == value for name, value in row.items())
+    return connection.scalar(select(predictions.c.id).where(*conditions).limit(1)) is not None
+
+
+def store_labels(connection: Connection, model_tag: str, labels: Collection[str]) -> None:
+    """Store the labels of a version, in the transaction of its predictions.
+
+    To avoid deadlocks, concurrent transactions store versions in the order of their tags.
+    """
+    model, version = model_tags.split(model_tag)
+    columns = version_labels.c
+    conditions = (columns.model == model, columns.version == version)
+    stored = connection.scalars(select(columns.label).where(*conditions)).all()
+    if {*labels} == {*stored}:
+        return
+    # During development a version may be registered again under the same name.
+    connection.execute(delete(version_labels).where(*conditions))
+    rows = [{"model": model, "version": version, "label": label} for label in sorted(labels)]
+    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    connection.execute(dialect.insert(version_labels).on_conflict_do_nothing(), rows)

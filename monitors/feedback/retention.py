@@ -1,4 +1,4 @@
-"""Deletes predictions and labels that are older, or more, than the settings keep."""
+"""Deletes predictions and labels that are older, or more, than the settings allow."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ _DAY_S = 86_400
 _PAGES = 5000
 
 
-class Pruning:
+class Pruner:
     """Deletes in small transactions, so that other writers wait only briefly."""
 
     def __init__(self, database: Database, settings: FeedbackSettings) -> None:
@@ -34,8 +34,8 @@ class Pruning:
         """
         with self._database.reading() as connection:
             statements = [*self._statements(connection, now)]
-        deleted = sum(self._repeat(each) for each in statements)
-        deleted += self._prune_labels_beyond()
+        deleted = sum(self._repeat(statement) for statement in statements)
+        deleted += self._prune_excess_labels()
         self._vacuum()
         return deleted
 
@@ -48,22 +48,22 @@ class Pruning:
                 script: Any = connection.connection.driver_connection
                 script.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
 
-    def _prune_labels_beyond(self) -> int:
+    def _prune_excess_labels(self) -> int:
         """Delete the oldest labels over the limit, waiting ones first.
 
         So labels for made-up ids displace each other, and no label that was joined.
         """
         with self._database.reading() as connection:
             count = connection.scalar(select(func.count()).select_from(feedback)) or 0
-        left = beyond = max(0, count - self._keep_rows)
-        for which in (~feedback.c.joined, true()):
+        left = excess = max(0, count - self._keep_rows)
+        for condition in (~feedback.c.joined, true()):
             deleted = 1
             while left and deleted:
                 with self._database.writing() as connection:
-                    statement = _delete_labels(which, min(left, _BATCH))
+                    statement = _delete_labels(condition, min(left, _BATCH))
                     deleted = connection.execute(statement).rowcount
                 left -= deleted
-        return beyond - left
+        return excess - left
 
     def _repeat(self, statement: Delete) -> int:
         deleted = _BATCH
@@ -84,19 +84,19 @@ class Pruning:
         first, last = connection.execute(select(func.min(id_), func.max(id_))).one()
         # Ids may have gaps, so the rows are counted, but only if the range of ids is long enough.
         if last is not None and last - first >= self._keep_rows:
-            beyond = select(id_).order_by(id_.desc()).offset(self._keep_rows).limit(1)
-            bound = connection.scalar(beyond)
+            excess = select(id_).order_by(id_.desc()).offset(self._keep_rows).limit(1)
+            bound = connection.scalar(excess)
             if bound is not None:
                 many = select(id_).where(id_ <= bound).order_by(id_).limit(_BATCH)
                 yield delete(predictions).where(id_.in_(many))
         yield _delete_labels(feedback.c.received_at < before, _BATCH)
         # Labels that have waited too long have no prediction.
-        unfound = ~feedback.c.joined & (feedback.c.received_at < now - WAIT_S)
-        yield _delete_labels(unfound, _BATCH)
+        expired = ~feedback.c.joined & (feedback.c.received_at < now - WAIT_S)
+        yield _delete_labels(expired, _BATCH)
 
 
-def _delete_labels(which: ColumnElement[bool], count: int) -> Delete:
-    """Return a statement that deletes the oldest ``count`` labels that satisfy ``which``."""
+def _delete_labels(condition: ColumnElement[bool], count: int) -> Delete:
+    """Return a statement that deletes the oldest ``count`` labels that satisfy a condition."""
     key = (feedback.c.request_id, feedback.c.item, feedback.c.models)
-    oldest = select(*key).where(which).order_by(feedback.c.received_at).limit(count)
+    oldest = select(*key).where(condition).order_by(feedback.c.received_at).limit(count)
     return delete(feedback).where(tuple_(*key).in_(oldest))

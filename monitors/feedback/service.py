@@ -1,11 +1,11 @@
-"""The quality monitoring of a worker: prediction log, labels, measures and their watch."""
+"""The feedback service of a worker: the prediction log, labels and measures of quality."""
 
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 from sqlalchemy.engine import URL
@@ -22,14 +22,13 @@ from kaiten.feedback import Label, VersionQuality
 from kaiten.serving import ServedModel
 from kaiten.settings.models import FeedbackSettings
 from monitors.feedback import accuracy_estimate
-from monitors.feedback.daemon_threads import Threads
+from monitors.feedback.daemon_threads import DaemonThreads
 from monitors.feedback.database import RETRY_S, Database
-from monitors.feedback.job import QualityWatch, WatchMetrics
+from monitors.feedback.job import FeedbackJob, FeedbackMetrics
 from monitors.feedback.labels import Labels
 from monitors.feedback.predictions import PredictionLog
-from monitors.feedback.retention import Pruning
-from monitors.feedback.version_labels import Versions
-from monitors.feedback.windows import Reference, Windows
+from monitors.feedback.retention import Pruner
+from monitors.feedback.windows import QualityWindows, ReportCalibration
 
 logger = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -42,29 +41,27 @@ _TIMEOUT_S = 10.0
 _HANG_S = 5.0
 
 
-class QualityMetrics(WatchMetrics, Protocol):
-    """The metrics of quality, and of lost predictions."""
+class _Calibrations(Mapping[str, ReportCalibration | None]):
+    """The calibration of each served version, by model tag.
 
-    def feedback_events_dropped(self, count: int) -> None:
-        """Count answers that were not written."""
-
-
-class _References(Mapping[str, Reference | None]):
-    """The calibration of each served version by model tag, read once: its file may be lost."""
+    Each is read once, because its file may be lost while the version serves.
+    """
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
         self._models = models
-        self._read: dict[Path, Reference | None] = {}
+        self._read: dict[Path, ReportCalibration | None] = {}
         for tag in models:
             self.get(tag)
 
-    def __getitem__(self, tag: str) -> Reference | None:
+    def __getitem__(self, tag: str) -> ReportCalibration | None:
         report = self._models[tag].baseline
         if report is None:
             return None
         if report not in self._read:
             calibration = accuracy_estimate.read(report)
-            self._read[report] = Reference(report.name, calibration) if calibration else None
+            self._read[report] = (
+                ReportCalibration(report.name, calibration) if calibration else None
+            )
         return self._read[report]
 
     def __iter__(self) -> Iterator[str]:
@@ -74,10 +71,10 @@ class _References(Mapping[str, Reference | None]):
         return len(self._models)
 
 
-class QualityDesk:
+class FeedbackService:
     """Logs predictions, accepts labels and reports quality, without blocking the event loop.
 
-    ``models`` are those that serve now, by model tag. Only the desk's own threads wait for the
+    ``models`` are those that serve now, by model tag. Only the service's own threads wait for the
     database. ``pseudonym_of`` maps a subject to its pseudonym in the database.
     """
 
@@ -87,7 +84,7 @@ class QualityDesk:
         home: Path,
         settings: FeedbackSettings,
         models: Mapping[str, ServedModel],
-        metrics: QualityMetrics,
+        metrics: FeedbackMetrics,
         pseudonym_of: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._metrics = metrics
@@ -95,18 +92,16 @@ class QualityDesk:
         self._database = Database(url)
         self._labels = Labels(self._database)
         self._failing = False
-        self._windows = Windows(self._database, _References(models), settings.window_rows)
-        self._log = PredictionLog(
-            self._database, Versions(models), settings, metrics.feedback_events_dropped
-        )
-        pruning = Pruning(self._database, settings)
-        self._watch = QualityWatch(home, self._labels, self._windows, pruning, metrics)
-        self._threads = Threads(_THREADS, "quality")
+        self._windows = QualityWindows(self._database, _Calibrations(models), settings.window_rows)
+        self._log = PredictionLog(self._database, models, settings, metrics.feedback_events_dropped)
+        pruner = Pruner(self._database, settings)
+        self._job = FeedbackJob(home, self._labels, self._windows, pruner, metrics)
+        self._threads = DaemonThreads(_THREADS, "feedback")
 
     def start(self) -> None:
-        """Start the threads that write and watch."""
+        """Start the threads that write predictions and measure quality."""
         self._log.start()
-        self._watch.start()
+        self._job.start()
 
     def handle(self, events: Sequence[PredictionEvent]) -> None:
         """Queue predictions to be written; those that do not fit are counted as dropped."""
@@ -178,9 +173,9 @@ class QualityDesk:
     def close(self) -> None:
         """Write waiting predictions, and stop."""
         # Stopped first, so that both time out together if the database hangs.
-        self._watch.stop()
+        self._job.stop()
         self._log.stop()
-        self._watch.close()
+        self._job.close()
         self._log.close()
         self._threads.close()
         self._database.close()

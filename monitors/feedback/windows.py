@@ -17,19 +17,21 @@ from monitors.feedback.database import Database
 from monitors.feedback.measures import scores
 from monitors.feedback.tables import feedback, predictions
 
-_NOT_HERE = "the host that was asked does not serve the version, and has no calibration of it"
-_NOT_CALIBRATED = "the version's validation report holds no calibration; run kaiten validate"
+_NOT_HERE = (
+    "this host does not serve the version, so it has no calibration of it; ask one that does"
+)
+_NOT_CALIBRATED = "the version's validation report holds no calibration; run `kaiten validate`"
 
 
-class Reference(NamedTuple):
+class ReportCalibration(NamedTuple):
     """A calibration, and the name of the validation report that holds it."""
 
     name: str
     calibration: Calibration
 
 
-# By the ``name:version`` of each version served here; None if it has no calibration.
-References = Mapping[str, Reference | None]
+# By the tag of each model served here; None if it has no calibration.
+Calibrations = Mapping[str, ReportCalibration | None]
 
 
 class ServedVersion(NamedTuple):
@@ -40,12 +42,12 @@ class ServedVersion(NamedTuple):
     arm: str
 
 
-class Windows:
+class QualityWindows:
     """Measures over the latest ``rows`` answers of each version."""
 
-    def __init__(self, database: Database, references: References, rows: int) -> None:
+    def __init__(self, database: Database, calibrations: Calibrations, rows: int) -> None:
         self._database = database
-        self._references = references
+        self._calibrations = calibrations
         self._rows = rows
 
     def read(self) -> list[VersionQuality]:
@@ -56,7 +58,7 @@ class Windows:
 
         """
         with self._database.reading() as connection:
-            return [self._quality(connection, each) for each in _served_versions(connection)]
+            return [self._measure(connection, version) for version in _served_versions(connection)]
 
     def mark(self) -> tuple[int, float]:
         """Return a value that changes with each prediction and each label.
@@ -70,37 +72,39 @@ class Windows:
             last_label = connection.scalar(select(func.max(feedback.c.received_at))) or 0
         return last_id, last_label
 
-    def _quality(self, connection: Connection, of: ServedVersion) -> VersionQuality:
-        tag = f"{of.model}:{of.version}"
-        reference = self._references.get(tag)
-        calibration = reference and reference.calibration
-        labelled = connection.execute(self._latest(of).where(predictions.c.truth.is_not(None)))
+    def _measure(self, connection: Connection, version: ServedVersion) -> VersionQuality:
+        tag = f"{version.model}:{version.version}"
+        report = self._calibrations.get(tag)
+        calibration = report and report.calibration
+        labelled = connection.execute(self._latest(version).where(predictions.c.truth.is_not(None)))
         measures = _measures(labelled.all(), calibration)
         estimate = None
         if calibration is not None:
-            latest = self._latest(of).with_only_columns(predictions.c.confidence)
+            latest = self._latest(version).with_only_columns(predictions.c.confidence)
             confidences = connection.scalars(latest).all()
             estimate = calibration.estimate(confidences) if confidences else None
-        if reference is not None:
-            return VersionQuality(*of, measures, estimate, reference=reference.name)
-        reason = _NOT_CALIBRATED if tag in self._references else _NOT_HERE
-        return VersionQuality(*of, measures, estimate, reason=reason)
+        if report is not None:
+            return VersionQuality(*version, measures, estimate, reference=report.name)
+        reason = _NOT_CALIBRATED if tag in self._calibrations else _NOT_HERE
+        return VersionQuality(*version, measures, estimate, reason=reason)
 
-    def _latest(self, of: ServedVersion) -> Select[Any]:
+    def _latest(self, version: ServedVersion) -> Select[Any]:
         columns = predictions.c
         statement = select(columns.label, columns.truth, columns.confidence, columns.answered_at)
-        conditions = (columns[name] == value for name, value in of._asdict().items())
+        conditions = (columns[name] == value for name, value in version._asdict().items())
         return statement.where(*conditions).order_by(columns.id.desc()).limit(self._rows)
 
 
 def _measures(rows: Sequence[Row[Any]], calibration: Calibration | None) -> Measures | None:
     if not rows:
         return None
-    answered, right, sure, at = (np.asarray(column).tolist() for column in zip(*rows, strict=True))
-    result = scores(answered, right)
+    predicted, truth, confidence, at = (
+        np.asarray(column).tolist() for column in zip(*rows, strict=True)
+    )
+    result = scores(predicted, truth)
     error = None
     if calibration is not None:
-        error = abs(calibration.estimate(sure).accuracy - result.accuracy)
+        error = abs(calibration.estimate(confidence).accuracy - result.accuracy)
     return Measures(
         labelled=len(rows),
         first_at=datetime.fromtimestamp(min(at), UTC),

@@ -5,9 +5,8 @@ from typing import Any
 from sqlalchemy import insert, select
 
 from monitors.feedback.database import Database
+from monitors.feedback.predictions import store_labels
 from monitors.feedback.tables import feedback, predictions
-from monitors.feedback.version_labels import Versions
-from tests.served_models import served
 
 
 def row(**fields: Any) -> dict[str, Any]:  # noqa: ANN401  of many types
@@ -35,8 +34,7 @@ def put(database: Database, *rows: dict[str, Any]) -> None:
 def know(database: Database, tag: str = "intent:1.0.0", *labels: str) -> None:
     """Have the database know a version's labels, billing and delivery where none are named."""
     with database.writing() as connection:
-        models = served({tag: None}, labels or ("billing", "delivery"))
-        Versions(models).keep(connection, [tag])
+        store_labels(connection, tag, labels or ("billing", "delivery"))
 
 
 def truths(database: Database) -> list[tuple[str, int, str | None]]:

@@ -4,26 +4,26 @@ from threading import Barrier, Event
 
 import pytest
 
-from monitors.feedback.daemon_threads import Threads
+from monitors.feedback.daemon_threads import DaemonThreads
 
 HANGS = """
 import threading
-from monitors.feedback.daemon_threads import Threads
+from monitors.feedback.daemon_threads import DaemonThreads
 begun = threading.Event()
-Threads(1, "test").submit(lambda: (begun.set(), threading.Event().wait()))
+DaemonThreads(1, "test").submit(lambda: (begun.set(), threading.Event().wait()))
 begun.wait()
 """
 
 
 def test_what_is_given_is_done_at_once_by_as_many() -> None:
-    threads, all_there = Threads(3, "test"), Barrier(3)
+    threads, all_there = DaemonThreads(3, "test"), Barrier(3)
     futures = [threads.submit(lambda: all_there.wait(30)) for _ in range(3)]
     assert sorted(each.result(30) for each in futures) == [0, 1, 2]
     threads.close()
 
 
 def test_failure_is_handed_on_and_ends_no_thread() -> None:
-    threads = Threads(1, "test")
+    threads = DaemonThreads(1, "test")
     with pytest.raises(ZeroDivisionError):
         threads.submit(lambda: 1 // 0).result(30)
     assert threads.submit(lambda: 1).result(30) == 1
@@ -31,7 +31,7 @@ def test_failure_is_handed_on_and_ends_no_thread() -> None:
 
 
 def test_what_is_cancelled_before_its_turn_is_not_done() -> None:
-    threads, free, done = Threads(1, "test"), Event(), Event()
+    threads, free, done = DaemonThreads(1, "test"), Event(), Event()
     threads.submit(lambda: free.wait(30))
     assert threads.submit(done.set).cancel()
     free.set()

@@ -9,20 +9,24 @@ from sqlalchemy.engine import make_url
 from kaiten.feedback import Label, VersionQuality
 from kaiten.settings.models import FeedbackSettings
 from monitors.feedback.database import Database
-from monitors.feedback.job import QualityWatch
+from monitors.feedback.job import FeedbackJob
 from monitors.feedback.labels import Labels
-from monitors.feedback.retention import Pruning
-from monitors.feedback.windows import Windows
+from monitors.feedback.retention import Pruner
+from monitors.feedback.windows import QualityWindows
 from tests.e2e.house import free_port
 from tests.unit.monitors.feedback.house import know, put, row, truths
 
 
 @dataclass
-class Shown:
+class Measured:
     shown: list[Sequence[VersionQuality]] = field(default_factory=list)
     labels: Counter[str] = field(default_factory=Counter)
     unavailable: list[bool] = field(default_factory=list)
     wal: list[int] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
+
+    def feedback_events_dropped(self, count: int) -> None:
+        self.dropped.append(count)
 
     def quality_measured(self, found: Sequence[VersionQuality]) -> None:
         self.shown.append(found)
@@ -44,14 +48,14 @@ class Host:
     home: Path
     database: Database
     now: float = 1000.0
-    shown: Shown = field(default_factory=Shown)
+    shown: Measured = field(default_factory=Measured)
 
-    def worker(self) -> QualityWatch:
+    def worker(self) -> FeedbackJob:
         labels = Labels(self.database, lambda: self.now)
-        windows = Windows(self.database, {}, 10)
-        pruning = Pruning(self.database, FeedbackSettings(retention_days=1))
+        windows = QualityWindows(self.database, {}, 10)
+        pruning = Pruner(self.database, FeedbackSettings(retention_days=1))
         clock = lambda: self.now  # noqa: E731
-        return QualityWatch(self.home, labels, windows, pruning, self.shown, clock)
+        return FeedbackJob(self.home, labels, windows, pruning, self.shown, clock)
 
     @property
     def accuracies(self) -> list[float | None]:

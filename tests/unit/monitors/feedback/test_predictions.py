@@ -9,15 +9,14 @@ from structlog.testing import capture_logs
 from kaiten.errors import DatabaseUnavailable
 from kaiten.settings.models import FeedbackSettings
 from monitors.feedback.database import RETRY_S, Database
-from monitors.feedback.predictions import PredictionLog
-from monitors.feedback.tables import predictions
-from monitors.feedback.version_labels import Versions
+from monitors.feedback.predictions import PredictionLog, store_labels
+from monitors.feedback.tables import predictions, version_labels
 from tests.postgres_server import postgres_server
 from tests.prediction_events import prediction_event
 from tests.served_models import served
 from tests.unit.monitors.feedback.house import truths
 
-VERSIONS = Versions(served({"intent:1.0.0": None}, ["billing", "delivery"]))
+MODELS = served({"intent:1.0.0": None}, ["billing", "delivery"])
 
 
 @dataclass
@@ -30,7 +29,7 @@ class Dropped:
 
 def log_of(database: Database, dropped: Dropped, room: int = 100) -> PredictionLog:
     return PredictionLog(
-        database, VERSIONS, FeedbackSettings(max_pending_events=room), dropped, lambda: 1234.5
+        database, MODELS, FeedbackSettings(max_pending_events=room), dropped, lambda: 1234.5
     )
 
 
@@ -162,3 +161,28 @@ def test_rows_of_which_none_can_be_written_are_told_of_once_and_not_tried_for_ev
         log.step()
     assert [each["event"] for each in logged] == ["predictions_not_written"] * 2
     assert len(truths(database)) == 1
+
+
+def stored_labels(database: Database) -> set[tuple[str, str, str]]:
+    with database.reading() as connection:
+        return {(*row,) for row in connection.execute(select(version_labels))}
+
+
+def test_labels_of_versions_that_answered_are_stored(database: Database) -> None:
+    models = served({"intent:1.0.0": None, "silent:1.0.0": None}, ["a", "b"])
+    log = PredictionLog(database, models, FeedbackSettings(), Dropped())
+    for tag in ("intent:1.0.0", "unknown:1.0.0", "intent:1.0.0"):
+        log.handle([prediction_event(model_tag=tag)])
+        log.step()
+    assert stored_labels(database) == {("intent", "1.0.0", "a"), ("intent", "1.0.0", "b")}
+
+
+def test_a_version_that_was_registered_again_has_its_new_labels(database: Database) -> None:
+    for tag, labels in (("other:1.0.0", "a"), ("intent:1.0.0", "ab"), ("intent:1.0.0", "bc")):
+        with database.writing() as connection:
+            store_labels(connection, tag, labels)
+    assert stored_labels(database) == {
+        ("intent", "1.0.0", "b"),
+        ("intent", "1.0.0", "c"),
+        ("other", "1.0.0", "a"),
+    }

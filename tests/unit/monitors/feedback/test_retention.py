@@ -7,7 +7,7 @@ from sqlalchemy.engine import make_url
 from kaiten.settings.models import FeedbackSettings
 from monitors.feedback.database import Database
 from monitors.feedback.labels import WAIT_S
-from monitors.feedback.retention import Pruning
+from monitors.feedback.retention import Pruner
 from monitors.feedback.tables import feedback
 from tests.unit.monitors.feedback.house import kept, put, row, truths
 
@@ -34,7 +34,7 @@ def put_labels(database: Database, received: list[float], *, joined: bool = Fals
 def pruned(database: Database, days: float = 30, rows: int = 1_000_000) -> int:
     # Without a check, as settings keep no fewer rows than a window has.
     settings = FeedbackSettings.model_construct(retention_days=days, max_rows=rows)
-    return Pruning(database, settings).prune(NOW)
+    return Pruner(database, settings).prune(NOW)
 
 
 def left(database: Database) -> list[int]:

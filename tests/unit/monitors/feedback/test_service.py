@@ -4,7 +4,6 @@ import asyncio
 import sqlite3
 import time
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,31 +16,23 @@ from kaiten.feedback import Label
 from kaiten.settings.models import FeedbackSettings
 from monitors.feedback.accuracy_estimate import FILE
 from monitors.feedback.database import Database
-from monitors.feedback.service import QualityDesk
+from monitors.feedback.service import FeedbackService
 from monitors.feedback.tables import feedback
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.prediction_events import prediction_event
 from tests.served_models import served
 from tests.unit.monitors.feedback.house import kept, know, put, row
-from tests.unit.monitors.feedback.test_job import Shown
+from tests.unit.monitors.feedback.test_job import Measured
 from tests.unit.monitors.feedback.test_windows import HONEST
 
 LABEL = Label("request-1", 0, "billing")
 HUNG = LABEL._replace(request_id="hung")
 
 
-@dataclass
-class Told(Shown):
-    dropped: list[int] = field(default_factory=list)
-
-    def feedback_events_dropped(self, count: int) -> None:
-        self.dropped.append(count)
-
-
-def desk_of(url: URL, home: Path) -> QualityDesk:
+def desk_of(url: URL, home: Path) -> FeedbackService:
     (home / FILE).write_text(HONEST.model_dump_json())
     models = served({"intent:1.0.0": home}, ["billing", "delivery"])
-    return QualityDesk(url, home, FeedbackSettings(), models, Told())
+    return FeedbackService(url, home, FeedbackSettings(), models, Measured())
 
 
 def in_time(seconds: float = 60) -> float:
@@ -92,8 +83,8 @@ async def test_what_becomes_of_labels_is_counted(
 ) -> None:
     know(database)
     put(database, row())
-    told = Told()
-    desk = QualityDesk(url, tmp_path, FeedbackSettings(), {}, told)
+    told = Measured()
+    desk = FeedbackService(url, tmp_path, FeedbackSettings(), {}, told)
     labels = [LABEL, LABEL._replace(label="delivery"), LABEL._replace(item=1)]
     assert await desk.take(labels, None, in_time()) == 2
     for unfit, models in ((LABEL._replace(label="parcels"), None), (LABEL, frozenset({"other"}))):
@@ -120,8 +111,8 @@ async def test_locked_file_is_told_at_once_and_labels_are_taken_again(
 ) -> None:
     monkeypatch.setattr("monitors.feedback.database._LOCK_S", 0.05)
     monkeypatch.setattr("monitors.feedback.database.RETRY_S", 0)
-    told, file = Told(), tmp_path / "quality.sqlite"
-    desk = QualityDesk(make_url(f"sqlite:///{file}"), tmp_path, FeedbackSettings(), {}, told)
+    told, file = Measured(), tmp_path / "quality.sqlite"
+    desk = FeedbackService(make_url(f"sqlite:///{file}"), tmp_path, FeedbackSettings(), {}, told)
     await desk.take([LABEL], None, in_time())
     with closing(sqlite3.connect(file, isolation_level=None)) as shell:
         shell.execute("BEGIN IMMEDIATE")
@@ -130,14 +121,14 @@ async def test_locked_file_is_told_at_once_and_labels_are_taken_again(
                 with pytest.raises(DatabaseUnavailable):
                     await desk.take([LABEL], None, in_time())
             # Without a label too: the watch tries.
-            assert desk._watch.step()
+            assert desk._job.step()
         shell.rollback()
     assert [line["event"] for line in logs] == ["database_locked", "labels_not_taken"]
     assert told.labels["unavailable"] == 3
     assert told.unavailable.pop()
     with capture_logs() as logs:
         await desk.take([LABEL], None, in_time())
-        desk._watch.step()
+        desk._job.step()
     assert [line["event"] for line in logs] == ["database_unlocked", "labels_taken_again"]
     assert not told.unavailable.pop()
     await asyncio.to_thread(desk.close)
@@ -147,8 +138,8 @@ async def test_server_that_is_frozen_is_told_and_not_waited_for_by_all(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with postgres_server() as server:
-        told = Told()
-        desk = QualityDesk(make_url(server.url), tmp_path, FeedbackSettings(), {}, told)
+        told = Measured()
+        desk = FeedbackService(make_url(server.url), tmp_path, FeedbackSettings(), {}, told)
         await desk.take([LABEL], None, in_time())
         monkeypatch.setattr("monitors.feedback.service._TIMEOUT_S", 0.3)
         monkeypatch.setattr("monitors.feedback.service._HANG_S", 0.3)

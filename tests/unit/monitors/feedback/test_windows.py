@@ -4,7 +4,7 @@ import pytest
 
 from monitors.feedback.accuracy_estimate import Calibration
 from monitors.feedback.database import Database
-from monitors.feedback.windows import Reference, Windows
+from monitors.feedback.windows import QualityWindows, ReportCalibration
 from tests.unit.monitors.feedback.house import put, row
 
 # As often right as it is sure.
@@ -20,9 +20,9 @@ HONEST = Calibration(
 )
 
 
-def windows_of(database: Database, rows: int = 10) -> Windows:
-    return Windows(
-        database, {"intent:1.0.0": Reference("report", HONEST), "intent:2.0.0": None}, rows
+def windows_of(database: Database, rows: int = 10) -> QualityWindows:
+    return QualityWindows(
+        database, {"intent:1.0.0": ReportCalibration("report", HONEST), "intent:2.0.0": None}, rows
     )
 
 
@@ -52,7 +52,7 @@ def test_each_version_and_arm_is_measured_alone(database: Database) -> None:
     assert [each.reference for each in found.values()] == [None, "report", "report", None]
     other, _, _, bare = (each.reason for each in found.values())
     assert "does not serve" in str(other)
-    assert "no calibration; run kaiten validate" in str(bare)
+    assert "no calibration; run `kaiten validate`" in str(bare)
 
 
 def test_measures_are_of_the_latest_labelled_answers(database: Database) -> None:
