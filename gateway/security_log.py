@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import structlog
 
+from kaiten.addresses import network_of
 from kaiten.context import RequestContext, current_or_none
 from kaiten.errors import Forbidden, KaitenError, LoopbackOnly, RateLimited, TooManyConcurrent
-from kaiten.pseudonyms import network_of
 
 logger = structlog.get_logger("kaiten.security")
 # Operators' actions: no caller can write to it, or crowd a line out of it.

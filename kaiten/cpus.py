@@ -1,4 +1,4 @@
-"""The processor cores that this process may use: by its affinity, and by its cgroup's quota."""
+"""The CPU cores that this process may use, by its affinity and its cgroup's quota."""
 
 import os
 from collections.abc import Iterator
@@ -8,44 +8,41 @@ HIERARCHY = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 
 
-def cores(hierarchy: Path = HIERARCHY, membership: Path = MEMBERSHIP) -> int:
-    """Return how many cores this process may keep busy, at least one.
+def available_cores(hierarchy: Path = HIERARCHY, membership: Path = MEMBERSHIP) -> int:
+    """Return how many cores this process can keep busy, at least one.
 
-    Part of a core is left out: threads over the quota are all stopped until its next period.
+    A quota is rounded down: once it is exceeded, all threads stop until its next period.
     """
-    allowed, limit = affinity(), quota(hierarchy, membership)
-    return max(1, allowed if limit is None else min(allowed, int(limit)))
+    allowed, quota = affinity_cores(), quota_cores(hierarchy, membership)
+    return max(1, allowed if quota is None else min(allowed, int(quota)))
 
 
-def share(workers: object) -> int:
-    """Return the cores of each worker, at least one.
-
-    ``workers`` is BentoML's setting: a number, ``cpu_count``, or None for one.
-    """
-    return max(1, cores() // max(1, count_of(workers)))
+def cores_per_process(processes: object) -> int:
+    """Return the cores for each of several processes, at least one; see ``process_count``."""
+    return max(1, available_cores() // max(1, process_count(processes)))
 
 
-def count_of(workers: object) -> int:
-    """Return how many workers BentoML's setting stands for, as share takes it."""
-    if isinstance(workers, int):
-        return workers
-    return cores() if workers == "cpu_count" else 1
+def process_count(setting: object) -> int:
+    """Return the number that BentoML's ``workers`` stands for: an int, ``cpu_count`` or None."""
+    if isinstance(setting, int):
+        return setting
+    return available_cores() if setting == "cpu_count" else 1
 
 
-def affinity() -> int:
-    """Return how many cores this process may be put on."""
+def affinity_cores() -> int:
+    """Return how many cores the scheduler may run this process on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def quota(hierarchy: Path = HIERARCHY, membership: Path = MEMBERSHIP) -> float | None:
-    """Return the smallest quota of the groups around this process, in cores; None without one."""
+def quota_cores(hierarchy: Path = HIERARCHY, membership: Path = MEMBERSHIP) -> float | None:
+    """Return the smallest CPU quota of the cgroups that contain this process, if any."""
     return min(_quotas(hierarchy, membership), default=None)
 
 
 def _quotas(hierarchy: Path, membership: Path) -> Iterator[float]:
-    """Yield, in cores, the quota of each group that holds this process, where it has one."""
+    """Yield, in cores, the quota of each cgroup that contains this process and has one."""
     for group in _groups(hierarchy, membership):
         try:
             if (group / "cpu.max").exists():  # version 2
@@ -56,23 +53,23 @@ def _quotas(hierarchy: Path, membership: Path) -> Iterator[float]:
             if int(quota) > 0 and int(period) > 0:
                 yield int(quota) / int(period)
         except (OSError, ValueError):
-            continue  # No such group, or no quota: "max".
+            continue  # The group does not exist, or has no quota: "max".
 
 
 def _groups(hierarchy: Path, membership: Path) -> Iterator[Path]:
-    """Yield the folders of our groups and of those around them.
+    """Yield the folders of this process's cgroups and their ancestors.
 
-    A container sees its own group as the root of the hierarchy, whatever path ``membership`` has.
+    A container sees its own cgroup as the root of the hierarchy, whatever path ``membership`` has.
     """
     try:
         lines = membership.read_text().splitlines()
     except OSError:
         lines = []
-    own = {"cpu": "/", "": "/"}
+    paths = {"cpu": "/", "": "/"}
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        own |= dict.fromkeys(controllers.split(","), path)
-    for top, path in ((hierarchy, own[""]), (hierarchy / "cpu", own["cpu"])):
-        inner = PurePosixPath(path).relative_to("/")
-        for group in (inner, *inner.parents):
-            yield top / group
+        paths |= dict.fromkeys(controllers.split(","), path)
+    for root, path in ((hierarchy, paths[""]), (hierarchy / "cpu", paths["cpu"])):
+        relative = PurePosixPath(path).relative_to("/")
+        for group in (relative, *relative.parents):
+            yield root / group

@@ -218,8 +218,8 @@ class BodyTooLarge(RequestError):
     """The body has more bytes than the limit."""
 
     def __init__(self, limit_bytes: int) -> None:
-        reason = f"is over the limit of {limit_bytes} bytes; send fewer or shorter texts"
-        super().__init__("The body is too large.", [Detail("body", reason)])
+        reason = f"is over the limit of {limit_bytes} bytes"
+        super().__init__("The body is too large; send fewer or shorter texts.", [Detail("body", reason)])
 
 
 class UnknownRoute(RequestError):
@@ -300,16 +300,16 @@ class HeadersTooLarge(RequestError):
     """The request has more headers, or larger ones, than the limits."""
 
     def __init__(self, limit: int, unit: str) -> None:
-        reason = f"are over the limit of {limit} {unit}; send fewer or shorter headers"
-        super().__init__("The headers are too large.", [Detail("headers", reason)])
+        reason = f"are over the limit of {limit} {unit}"
+        super().__init__("The headers are too large; send fewer or shorter headers.", [Detail("headers", reason)])
 
 
 class BodyTimeout(RequestError):
     """The body did not arrive in time."""
 
     def __init__(self, limit_s: float) -> None:
-        reason = f"did not arrive within {limit_s:g} seconds; send it without pauses"
-        super().__init__("The body arrived too slowly.", [Detail("body", reason)])
+        reason = f"did not arrive within {limit_s:g} seconds"
+        super().__init__("The body arrived too slowly; send it without pauses.", [Detail("body", reason)])
 
 
 class UnsupportedContentEncoding(RequestError):

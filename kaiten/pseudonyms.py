@@ -1,69 +1,45 @@
-"""What stands for callers in logs: pseudonyms of subjects, and networks of addresses."""
+"""Pseudonyms of subjects for logs, and digests of subjects for keys in memory and in stores."""
 
 import hashlib
 import hmac
-import ipaddress
-from functools import lru_cache
 
 from kaiten.settings.models import LoggingSettings
 
-# Fixed, so that the key says nothing of the secret that it comes from, nor of other keys from it.
-_LABEL = b"kaiten: pseudonyms of subjects"
-_DIGITS = 16
+# A fixed label separates this key from other keys that are derived from the signing secret.
+_KEY_LABEL = b"kaiten: pseudonyms of subjects"
+_PSEUDONYM_CHARS = 16
 _DIGEST_CHARS = 32
-# The networks that an address is cut to where it may not be kept whole, by the address's version.
-_NETWORK_BITS = {4: 24, 6: 48}
 
 
 class Pseudonyms:
-    """Names identities by HMAC-SHA-256 under a key; who lacks the key can not try names out."""
+    """Pseudonyms by HMAC-SHA-256: without the key, a guessed subject cannot be confirmed."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def of(self, identity: str) -> str:
-        """Return the identity's pseudonym, 16 hexadecimal digits."""
-        return hmac.digest(self._key, _encoded(identity), "sha256").hex()[:_DIGITS]
+    def of(self, subject: str) -> str:
+        """Return the subject's pseudonym, 16 hexadecimal digits."""
+        return hmac.digest(self._key, _encode(subject), "sha256").hex()[:_PSEUDONYM_CHARS]
 
 
-def digest_of(identity: str) -> str:
-    """Return 32 hexadecimal digits that stand for an identity where it only has to be told apart.
+def subject_digest(subject: str) -> str:
+    """Return 32 hexadecimal digits that identify a subject.
 
-    There is no key: unlike a pseudonym, it is not for logs.
+    There is no key, so unlike a pseudonym it must not appear in logs.
     """
-    return hashlib.sha256(_encoded(identity)).hexdigest()[:_DIGEST_CHARS]
+    return hashlib.sha256(_encode(subject)).hexdigest()[:_DIGEST_CHARS]
 
 
-def _encoded(identity: str) -> bytes:
-    # A subject is whatever its token's issuer wrote, even if that is not Unicode.
-    return identity.encode("utf-8", "surrogatepass")
+def pseudonym_key(settings: LoggingSettings, secret: str | None) -> bytes | None:
+    """Return the key of the pseudonyms: the configured one, else one from the signing secret.
 
-
-def shared_key(settings: LoggingSettings, secret: str | None) -> bytes | None:
-    """Return the key that all workers and replicas come to, at each start.
-
-    It is the one that is set, else one from the signing secret; None where there is neither.
+    All workers and replicas derive the same key. None if there is neither.
     """
     if settings.pseudonym_key is not None:
         return settings.pseudonym_key.get_secret_value().encode()
-    return hmac.digest(secret.encode(), _LABEL, "sha256") if secret else None
+    return hmac.digest(secret.encode(), _KEY_LABEL, "sha256") if secret else None
 
 
-@lru_cache(maxsize=1024)
-def address_of(client: str) -> str | None:
-    """Return a caller's address in one form; None for a socket's path or what a proxy made up."""
-    try:
-        address = ipaddress.ip_address(client)
-    except ValueError:
-        return None
-    return str(getattr(address, "ipv4_mapped", None) or address)
-
-
-@lru_cache(maxsize=1024)
-def network_of(client: str) -> str | None:
-    """Return the network of a caller's address, /24 or /48; None as ``address_of``."""
-    plain = address_of(client)
-    if plain is None:
-        return None
-    address = ipaddress.ip_address(plain)
-    return str(ipaddress.ip_network((plain, _NETWORK_BITS[address.version]), strict=False))
+def _encode(subject: str) -> bytes:
+    # An issuer chooses its subjects freely, and may send text that is not valid Unicode.
+    return subject.encode("utf-8", "surrogatepass")

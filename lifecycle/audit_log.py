@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kaiten.errors import AuditLogCorrupt, SetupError, StateBusy
-from kaiten.files import replace
+from kaiten.files import replace_file
 
 _NO_DIGEST = "0" * 64
 _LOCK_TIMEOUT_S = 10
@@ -150,9 +150,9 @@ class AuditLog:
             raise AuditLogCorrupt(self.path, len(entries) + 1, "is missing")
 
     def _write(self, entries: Sequence[AuditLogEntry]) -> None:
-        replace(self.path, "".join(f"{entry.model_dump_json()}\n" for entry in entries))
+        replace_file(self.path, "".join(f"{entry.model_dump_json()}\n" for entry in entries))
         head = entries[-1]
-        replace(self._head, f"{head.digest}\n")
+        replace_file(self._head, f"{head.digest}\n")
         # A forger of the whole audit log would have to forge the log files as well.
         # The logger is made here: a command configures logging after this module is imported.
         structlog.get_logger(__name__).info(

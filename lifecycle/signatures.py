@@ -9,7 +9,7 @@ from typing import Literal
 import structlog
 
 from kaiten.errors import Detail, InvalidSettings, ModelRejected
-from kaiten.files import replace
+from kaiten.files import replace_file
 from kaiten.settings.models import SignatureSettings
 from lifecycle.card import BENTOML_FILE, REPORTS, SIGNATURE_FILE
 
@@ -35,7 +35,7 @@ def sign_version(folder: Path, settings: SignatureSettings) -> None:
         problem = _run("sign", folder, signature, settings.private_key, settings)
         if problem is not None:
             raise _invalid_setting("private_key", problem["reason"])
-        replace(folder / SIGNATURE_FILE, signature.read_text(encoding="utf-8"))
+        replace_file(folder / SIGNATURE_FILE, signature.read_text(encoding="utf-8"))
 
 
 def verify_version(folder: Path, model_tag: str, settings: SignatureSettings) -> None:

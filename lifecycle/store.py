@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from kaiten import model_tags
 from kaiten.errors import ModelLost, ModelNotFound, ModelRejected, restore
-from kaiten.files import replace
+from kaiten.files import replace_file
 from kaiten.settings.models import SignatureSettings
 from lifecycle.audit_log import Action, AuditLog, AuditLogEntry
 from lifecycle.baseline import REPORT_FILE, baseline_folder, report_folder
@@ -75,7 +75,7 @@ class StoredModel:
         (self.folder / REPORTS).mkdir(exist_ok=True)
         others = [promotion for promotion in self.promotions if promotion.stage != entry.stage]
         content = _ENTRIES.dump_json([*others, entry]).decode()
-        replace(self.folder / REPORTS / PROMOTIONS_FILE, content + "\n")
+        replace_file(self.folder / REPORTS / PROMOTIONS_FILE, content + "\n")
 
     def add_report(self, report: str, files: Mapping[str, bytes]) -> str:
         """Store a report (JSON) together with other files, by name; return its SHA-256.

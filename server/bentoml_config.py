@@ -38,7 +38,7 @@ def service_options(settings: Settings) -> dict[str, Any]:
         "metrics": {"enabled": False},
         "logging": {"access": {"enabled": False}},
         "http": {"host": "0.0.0.0" if settings.in_production else "127.0.0.1"},  # noqa: S104  a container's own address
-        "ssl": tls.for_bentoml(settings.tls),
+        "ssl": tls.bentoml_ssl(settings.tls),
         "image": _IMAGE,
     }
 

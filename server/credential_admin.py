@@ -11,7 +11,7 @@ from gateway.auth.signing_secret import secret_in_force
 from gateway.security_log import log_operator_action
 from kaiten.context import Principal
 from kaiten.errors import SetupError, StateUnavailable
-from kaiten.pseudonyms import Pseudonyms, shared_key
+from kaiten.pseudonyms import Pseudonyms, pseudonym_key
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import AuthSettings
 from lifecycle.audit_log import current_operator
@@ -140,6 +140,6 @@ def _pseudonym(settings: Settings, owner: Principal) -> str | None:
     """Return the pseudonym, or None if the workers' key is not known here."""
     with suppress(SetupError):
         secret = secret_in_force(settings)
-        key = shared_key(settings.logging, secret.value if secret else None)
+        key = pseudonym_key(settings.logging, secret.value if secret else None)
         return Pseudonyms(key).of(owner.identity) if key else None
     return None

@@ -14,7 +14,7 @@ from gateway.auth.factory import check_keys
 from gateway.auth.key_sources import describe_key_sources
 from gateway.auth.signing_secret import configured_secret, signing_secret
 from kaiten import tls
-from kaiten.cpus import affinity, cores, count_of, quota
+from kaiten.cpus import affinity_cores, available_cores, process_count, quota_cores
 from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.files import descriptor_limit
 from kaiten.settings.environment import configuration_file, secrets_folder, settings_file
@@ -150,11 +150,11 @@ def _effective_settings(settings: Settings, problems: list[Detail]) -> Effective
     if service is None:
         return None
     workers, timeout_s, own_tls = service
-    _attempt(problems, "tls", partial(tls.check, settings.tls, own_tls))
+    _attempt(problems, "tls", partial(tls.check_tls, settings.tls, own_tls))
     _attempt(problems, "logging.folder", partial(check_folder, settings.logging))
     _attempt(problems, "profiles.target", partial(check_target, settings.profiles.target))
     _attempt(problems, "serving", partial(check_bentoml_timeout, settings, timeout_s))
-    count = count_of(workers)
+    count = process_count(workers)
     placement = _attempt(problems, "runners.device", partial(places, settings.runners, count))
     holding = _attempt([], "runners.device", partial(holders, settings.runners, count))
     return EffectiveSettings(
@@ -285,9 +285,9 @@ def _machine() -> Machine:
     memory = psutil.virtual_memory()
     return Machine(
         cpu=_cpu(),
-        cores=cores(),
-        affinity=affinity(),
-        quota=quota(),
+        cores=available_cores(),
+        affinity=affinity_cores(),
+        quota=quota_cores(),
         memory_bytes=memory.total,
         available_bytes=memory.available,
         descriptors=descriptor_limit(),

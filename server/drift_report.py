@@ -9,7 +9,7 @@ import structlog
 
 from kaiten.errors import ModelNotFound, SetupError
 from kaiten.events import BASELINE_FILE
-from kaiten.files import replace
+from kaiten.files import replace_file
 from kaiten.settings.loader import Settings, load_settings
 from lifecycle.store import ModelStore
 from monitors.drift.archive.archive import Archive
@@ -41,7 +41,7 @@ def load_page_renderer() -> Callable[[DriftReport], str]:
 def write_page(path: Path, page: str) -> None:
     """Write the page, replacing the file as a whole."""
     try:
-        replace(path, page)
+        replace_file(path, page)
     except OSError as error:
         message = f"--output: {path} cannot be written: {error.strerror}. Choose another path."
         raise SetupError(message) from None

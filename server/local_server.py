@@ -15,8 +15,8 @@ from urllib.request import getproxies
 
 import httpx
 
+from kaiten.addresses import proxy_bypass
 from kaiten.errors import Detail, InvalidSettings, SetupError
-from kaiten.loopback import proxy_bypass
 from kaiten.settings.environment import ROOT, configuration_file, environment_for
 from kaiten.settings.handover import remove_settings_variables
 from kaiten.settings.models import TlsSettings

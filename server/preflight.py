@@ -16,9 +16,9 @@ from gateway.auth.factory import build as build_tokens
 from gateway.auth.factory import guard_credentials
 from gateway.auth.signing_secret import SigningSecret, secret_in_force
 from kaiten import tls
-from kaiten.cpus import count_of
+from kaiten.cpus import process_count
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings
-from kaiten.files import ENOUGH_DESCRIPTORS, has_no_room, raise_descriptor_limit
+from kaiten.files import ENOUGH_DESCRIPTORS, is_disk_full, raise_descriptor_limit
 from kaiten.settings.environment import bentoml_configuration, settings_file
 from kaiten.settings.handover import hand_down_settings, with_credentials_copy, with_pseudonym_key
 from kaiten.settings.loader import Settings, check_bentoml_timeout
@@ -58,7 +58,7 @@ def prepare(settings: Settings) -> None:
     bentoml_config.check(services, SERVICE_NAME)
     check_secret_sources()
     in_force = services[SERVICE_NAME]
-    workers = count_of(in_force["workers"])
+    workers = process_count(in_force["workers"])
     _log_configuration(settings, workers)
     _raise_descriptor_limit()
     folder = own_folder()
@@ -112,7 +112,7 @@ def _raise_descriptor_limit() -> None:
 def _check(settings: Settings, secret: SigningSecret | None, in_force: Mapping[str, Any]) -> None:
     check_bentoml_timeout(settings, in_force["traffic"]["timeout"])
     build_tokens(settings, secret)
-    tls.check(settings.tls, in_force["ssl"])
+    tls.check_tls(settings.tls, in_force["ssl"])
     _check_home(settings.home)
     check_folder(settings.logging)
     check_target(settings.profiles.target)
@@ -128,7 +128,7 @@ def _check_home(home: Path) -> None:
         with NamedTemporaryFile(dir=home):
             pass
     except OSError as error:
-        if has_no_room(error):
+        if is_disk_full(error):
             remedy = "make room: no labels, drift or new credentials are kept until then"
             logger.warning("home_full", home=str(home.absolute()), remedy=remedy)
             return

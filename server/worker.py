@@ -27,7 +27,7 @@ from gateway.security_log import security_log
 from gateway.services import MetricsReader, Services
 from kaiten import __version__
 from kaiten.errors import SetupError
-from kaiten.pseudonyms import Pseudonyms, shared_key
+from kaiten.pseudonyms import Pseudonyms, pseudonym_key
 from kaiten.settings.environment import metrics_directory
 from kaiten.settings.loader import Settings
 from kaiten.settings.roster import open_roster
@@ -106,7 +106,7 @@ def build_worker(settings: Settings, process: WorkerProcess) -> "Worker":
 
 def find_pseudonyms(settings: Settings, secret: SigningSecret | None) -> Pseudonyms | None:
     """Return the pseudonyms of subjects; None if no key is set and there is no signing secret."""
-    key = shared_key(settings.logging, secret.value if secret else None)
+    key = pseudonym_key(settings.logging, secret.value if secret else None)
     return Pseudonyms(key) if key else None
 
 

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from gateway.auth.credentials import Change, Credentials, CredentialStore
 from kaiten.errors import StateUnavailable
-from kaiten.files import replace
+from kaiten.files import replace_file
 from kaiten.settings.models import StateSettings
 
 FILE = "credentials.json"
@@ -101,7 +101,7 @@ class FileCredentials:
 
     def _replace(self, credentials: Credentials) -> None:
         # Readable by its owner only: it holds hashes of API keys.
-        replace(self._path, f"{credentials.model_dump_json()}\n", mode=0o600)
+        replace_file(self._path, f"{credentials.model_dump_json()}\n", mode=0o600)
         self._give_to_owner_of_folder()
 
     def _give_to_owner_of_folder(self) -> None:

@@ -17,8 +17,8 @@ from gateway.auth.revocation_watch import CredentialsObserver, CredentialStores,
 from gateway.auth.signing_secret import ALGORITHM, SigningSecret
 from gateway.auth.verification_keys import Key, from_pem, from_secret
 from gateway.auth.verifier import KeySource, StaticKey, TrustedIssuer, Verifier
+from kaiten.addresses import proxy_bypass
 from kaiten.errors import Detail, InvalidSettings, StateUnavailable
-from kaiten.loopback import proxy_bypass
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import Algorithm, AuthSettings, IssuerSettings, JwksSettings
 from kaiten.settings.secrets import check_secret

@@ -14,7 +14,7 @@ import structlog
 from gateway.interfaces import LimitsWatch
 from gateway.rate_limit.memory_store import InProcessStore
 from gateway.rate_limit.windows import Headers, LimitStatus, Rules, Store, StoreUnavailable
-from kaiten.pseudonyms import digest_of
+from kaiten.pseudonyms import subject_digest
 from kaiten.settings.models import RateLimitSettings, StateSettings
 
 logger = structlog.get_logger(__name__)
@@ -65,7 +65,7 @@ class Limiter:
     def request(self, identity: str) -> "LimitedRequest":
         """Return a subject's request, which has yet to acquire a lease."""
         lease = f"{self._lease_prefix}{next(self._numbers):x}"
-        return LimitedRequest(self, digest_of(identity), lease)
+        return LimitedRequest(self, subject_digest(identity), lease)
 
     async def acquire(self, subject: str, lease: str) -> tuple[Store, LimitStatus]:
         """Return the store that counted the request, and the subject's status."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from kaiten.cpus import share
+from kaiten.cpus import cores_per_process
 from kaiten.settings.environment import PREFIX, remove_variables, set_cuda_visible_devices
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import IssuerSettings
@@ -92,7 +92,7 @@ def remove_settings_variables() -> bool:
 
 def threads_per_holder(settings: Settings, holders: object) -> int:
     """Return the CPU threads of each process that holds models, one of ``holders`` processes."""
-    return settings.runners.threads or share(holders)
+    return settings.runners.threads or cores_per_process(holders)
 
 
 def with_pseudonym_key(settings: Settings, key: str) -> Settings:

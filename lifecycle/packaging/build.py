@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from kaiten import __version__, model_tags
 from kaiten.errors import BuildRefused, PromotionRefused
-from kaiten.files import replace
+from kaiten.files import replace_file
 from lifecycle.packaging.commands import run_command
 from lifecycle.packaging.context import (
     BENTOFILE,
@@ -302,6 +302,6 @@ def _add_attachments(
         folder.mkdir()
         shutil.copyfile(locked.wheel, folder / locked.wheel.name)
     digest = combine_digests(bento_files(target))
-    replace(target / SBOM, make_sbom(tag, digest, locked.text, models))
+    replace_file(target / SBOM, make_sbom(tag, digest, locked.text, models))
     statement = provenance_statement(tag, digest, labels)
-    replace(target / PROVENANCE, json.dumps(statement, indent=2) + "\n")
+    replace_file(target / PROVENANCE, json.dumps(statement, indent=2) + "\n")

@@ -20,7 +20,7 @@ import structlog
 from numpy.typing import NDArray
 
 from kaiten import model_tags
-from kaiten.files import replace
+from kaiten.files import replace_file
 from monitors.drift.features import FEATURES, Columns
 
 logger = structlog.get_logger(__name__)
@@ -79,7 +79,7 @@ class Spool:
         name = f"{int(self._clock() * 1000):013d}-{os.getpid()}-{self._written}-{len(rows)}"
         content = io.BytesIO()
         np.save(content, rows, allow_pickle=False)
-        replace(folder / f"{name}{_SUFFIX}", content.getvalue(), _MODE)
+        replace_file(folder / f"{name}{_SUFFIX}", content.getvalue(), _MODE)
         return True
 
     def sources(self, model: str) -> list[Source]:

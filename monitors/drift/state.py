@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kaiten import model_tags
 from kaiten.events import PRODUCTION
-from kaiten.files import replace
+from kaiten.files import replace_file
 from kaiten.serving import ServedModel
 from monitors.drift.spool import Source
 
@@ -118,8 +118,8 @@ class DriftStates:
         """Store a state, and the profile of its last window."""
         file = self._window_file(source, state.window.id if state.window else "")
         file.parent.mkdir(parents=True, exist_ok=True)
-        replace(file, profile, _MODE)
-        replace(self._file(source), state.model_dump_json(indent=1) + "\n", _MODE)
+        replace_file(file, profile, _MODE)
+        replace_file(self._file(source), state.model_dump_json(indent=1) + "\n", _MODE)
         for other in file.parent.iterdir():
             if other != file:
                 other.unlink(missing_ok=True)

@@ -13,9 +13,10 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor
 
+from kaiten.addresses import canonical_address, network_of
 from kaiten.context import current_or_none
 from kaiten.errors import ClientDisconnected
-from kaiten.pseudonyms import Pseudonyms, address_of, network_of
+from kaiten.pseudonyms import Pseudonyms
 from kaiten.settings.models import LoggingSettings
 from monitors.logging.rotating_files import QueuedFileHandler, RotatingFile, open_files
 
@@ -142,7 +143,7 @@ class _RequestFields:
         return event
 
     def _address(self, client: str) -> str | None:
-        return address_of(client) if self._whole_addresses else network_of(client)
+        return canonical_address(client) if self._whole_addresses else network_of(client)
 
 
 def _describe_exception(_: object, __: str, event: EventDict) -> EventDict:

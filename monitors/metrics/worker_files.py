@@ -23,7 +23,7 @@ from typing import Any, Self, TypeVar
 import psutil
 import structlog
 
-from kaiten.files import is_out_of_descriptors, replace
+from kaiten.files import is_out_of_descriptors, replace_file
 
 # prometheus_client's format: the number of bytes in use, padding to 8 bytes, and for each value the
 # length of its key, the key padded to an 8-byte boundary, the value and its timestamp.
@@ -133,7 +133,7 @@ class Fold:
 
     def _write(self, folded: Folded) -> None:
         state = [folded.generation, sorted(folded.sources), folded.content]
-        replace(self._path, json.dumps(state), _MODE)
+        replace_file(self._path, json.dumps(state), _MODE)
 
     @contextmanager
     def _locked(self) -> Iterator[bool]:

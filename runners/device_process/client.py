@@ -13,7 +13,7 @@ import structlog
 
 from kaiten.context import current_or_none
 from kaiten.errors import InferenceFailed, NotReady, QueueFull
-from kaiten.pseudonyms import digest_of
+from kaiten.pseudonyms import subject_digest
 from kaiten.settings.models import BatchingSettings
 from runners.batching.fairness import fits
 from runners.batching.preparation import Preparation
@@ -227,7 +227,7 @@ class _Link(FrameProtocol):
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         request_id = context.request_id if context else None
-        subject = digest_of(context.subject) if context else ""
+        subject = subject_digest(context.subject) if context else ""
         self.send(Ask(parts, deadline, request_id, subject).encode(number))
         try:
             return await answer

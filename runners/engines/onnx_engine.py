@@ -5,7 +5,7 @@ from pathlib import Path
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from kaiten.cpus import cores
+from kaiten.cpus import available_cores
 from kaiten.settings.models import RunnerSettings
 from runners.engines import MODEL_FILE
 from runners.engines.base import Computed, TokenBatch
@@ -25,7 +25,7 @@ class OnnxEngine:
     express = True
 
     def __init__(self, folder: Path, settings: RunnerSettings) -> None:
-        self.lanes = settings.threads or cores()
+        self.lanes = settings.threads or available_cores()
         self._narrow = self._wide = _session(folder / MODEL_FILE, 1)
         if self.lanes > 1:
             self._wide = _session(folder / MODEL_FILE, self.lanes)

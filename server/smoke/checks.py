@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from gateway.auth.minting import mint_token
 from gateway.auth.signing_secret import configured_secret
 from gateway.protocols.kaiten_v2 import Prediction, PredictV2Response
+from kaiten.addresses import proxy_bypass
 from kaiten.errors import SetupError
-from kaiten.loopback import proxy_bypass
 from kaiten.settings.loader import Settings
 from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE
 from lifecycle.evaluate.rows import Rows

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.client import Pool
 from benchmarks.load import percentile
-from kaiten.cpus import cores
+from kaiten.cpus import available_cores
 from tests.acceptance.load import Load, Offer, closed_loop, open_loop
 from tests.acceptance.places import Served, served
 from tests.acceptance.report import Report
@@ -232,7 +232,7 @@ class Trial:
 
 def _left(used: Usage, load: Load) -> float:
     """Return the cores that the client left to the server."""
-    return cores() - used.own / load.seconds
+    return available_cores() - used.own / load.seconds
 
 
 def _cores(used: Usage, load: Load) -> list[float]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from kaiten.files import replace
+from kaiten.files import replace_file
 
 # The measures of callers' texts are readable by their owner only.
 _MODE = 0o600
@@ -20,7 +20,7 @@ class Outbox:
         """Add a file; return the oldest files, which were removed for it."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, content, _MODE)
+        replace_file(path, content, _MODE)
         removed = self.waiting()[: -self._max_files]
         for oldest in removed:
             self.remove(oldest)

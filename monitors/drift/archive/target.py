@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.files import replace
+from kaiten.files import replace_file
 
 _FIELD = "profiles.target"
 # An abandoned call must end. By default, s3fs tries five times.
@@ -71,7 +71,7 @@ class Target:
             if isinstance(self._files, LocalFileSystem):
                 file = Path(self._at(path))
                 file.parent.mkdir(parents=True, exist_ok=True)
-                replace(file, content, _MODE)
+                replace_file(file, content, _MODE)
             else:
                 self._files.pipe_file(self._at(path), content)
         except BaseException as error:  # noqa: BLE001  passed to the waiting thread

@@ -22,7 +22,7 @@ import uvloop
 
 from benchmarks.client import Answer, Pool
 from benchmarks.load import percentile
-from kaiten.cpus import cores
+from kaiten.cpus import available_cores
 from tests.acceptance.load import Load, Offer, closed_loop, open_loop
 from tests.acceptance.places import ONE_WORKER, TWO_WORKERS, Served, served
 from tests.acceptance.report import Report
@@ -153,7 +153,7 @@ async def _trial(report: Report, case: Case, each: Served, seconds: float) -> No
         refused_p99_s=percentile([answer.done - answer.sent for answer in refused], 99),
         cores_server_others=[used.total / elapsed_s, used.others / elapsed_s],
     )
-    left = 1 - min(0.9, used.others / elapsed_s / cores())
+    left = 1 - min(0.9, used.others / elapsed_s / available_cores())
     _check(report, case, load, probes, [load.rate() / capacity, load.rate() / capacity / left])
 
 

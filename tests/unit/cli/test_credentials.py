@@ -14,7 +14,7 @@ from cli import app
 from gateway.auth.credential_stores import FILE, FileCredentials
 from gateway.auth.credentials import Credentials
 from kaiten.errors import SetupError
-from kaiten.pseudonyms import Pseudonyms, shared_key
+from kaiten.pseudonyms import Pseudonyms, pseudonym_key
 from kaiten.settings.models import LoggingSettings
 
 SECRET = "0123456789abcdef" * 4
@@ -263,7 +263,7 @@ def test_what_is_done_is_told_to_the_security_log(monkeypatch: pytest.MonkeyPatc
     assert [line.get("what") for line in logs[1:]] == ["subject", "subject", "api_key", "token"]
     assert created[0]["key_id"] == by_id[0]["key_id"] == key_id
     assert all(line["operator"] for line in logs)
-    key = shared_key(LoggingSettings(), SECRET)
+    key = pseudonym_key(LoggingSettings(), SECRET)
     assert key is not None
     # As the workers name the same caller.
     named = Pseudonyms(key).of("api-key|nightly-job")

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from gateway.auth.signing_secret import signing_secret
-from kaiten.cpus import cores
+from kaiten.cpus import available_cores
 from kaiten.settings.environment import ROOT
 from kaiten.settings.loader import load_settings
 from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE
@@ -85,9 +85,9 @@ def test_all_well(tmp_path: Path) -> None:
     found = report(0)
     assert found["problems"] == []
     (model,) = found["models"]
-    assert (model["tag"], model["lanes"]) == (DEFAULT, cores())
+    assert (model["tag"], model["lanes"]) == (DEFAULT, available_cores())
     assert (model["choice"]["engine"], model["choice"]["device"]) == ("onnx", "cpu")
-    assert found["machine"]["cores"] == found["in_force"]["threads"] == cores()
+    assert found["machine"]["cores"] == found["in_force"]["threads"] == available_cores()
     assert found["engines"].keys() == {"onnxruntime", "torch"}
     assert found["versions"].keys() >= {"python", "kaiten", "bentoml", "transformers", "numpy"}
     assert found["in_force"]["settings"].endswith("kaiten.yaml")
@@ -97,7 +97,7 @@ def test_it_reads_well_in_80_columns(tmp_path: Path) -> None:
     add(DEFAULT, tmp_path)
     output = said(0)
     assert max(map(len, output.splitlines())) <= 80
-    assert f"{DEFAULT}  onnx on cpu, lanes: {cores()}" in output
+    assert f"{DEFAULT}  onnx on cpu, lanes: {available_cores()}" in output
     assert output.endswith("\nThe service would start.\n")
 
 
@@ -264,10 +264,10 @@ def test_bentoml_that_fails_to_import_is_told_too(tmp_path: Path) -> None:
 def test_threads_are_each_workers_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(DEFAULT, tmp_path)
     file = tmp_path / "bentoml.yaml"
-    file.write_text(f"services: {{kaiten_service: {{workers: {cores()}}}}}")
+    file.write_text(f"services: {{kaiten_service: {{workers: {available_cores()}}}}}")
     monkeypatch.setenv("BENTOML_CONFIG", str(file))
     found = report(0)
-    assert (found["in_force"]["workers"], found["in_force"]["threads"]) == (cores(), 1)
+    assert (found["in_force"]["workers"], found["in_force"]["threads"]) == (available_cores(), 1)
     assert found["models"][0]["lanes"] == 1
 
 

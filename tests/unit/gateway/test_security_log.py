@@ -16,8 +16,8 @@ from gateway.security_log import (
     SecurityLog,
     log_operator_action,
 )
+from kaiten.addresses import network_of
 from kaiten.context import Principal, RequestContext, bind
-from kaiten.pseudonyms import network_of
 from tests.unit.gateway.house import (
     BENTO,
     CANARY,

@@ -6,7 +6,7 @@ import resource
 import pytest
 
 from kaiten import files
-from kaiten.files import descriptor_limit, has_no_room, is_out_of_descriptors
+from kaiten.files import descriptor_limit, is_disk_full, is_out_of_descriptors
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_limit_is_raised_as_far_as_it_may_be(
 
 
 def test_faults_are_told_apart() -> None:
-    room = [each for each in errno.errorcode if has_no_room(OSError(each, ""))]
+    room = [each for each in errno.errorcode if is_disk_full(OSError(each, ""))]
     files_open = [each for each in errno.errorcode if is_out_of_descriptors(OSError(each, ""))]
     assert sorted(room) == sorted([errno.ENOSPC, errno.EDQUOT])
     assert sorted(files_open) == sorted([errno.EMFILE, errno.ENFILE])

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from kaiten.pseudonyms import Pseudonyms, shared_key
+from kaiten.pseudonyms import Pseudonyms, pseudonym_key
 from kaiten.settings.models import LoggingSettings
 
 SECRET = "8f14e45fceea167a5a36dedd4bea2543"
@@ -17,7 +17,7 @@ def test_a_pseudonym_is_the_start_of_an_hmac_of_the_identity() -> None:
 
 
 def test_one_subject_has_one_pseudonym_and_two_have_two() -> None:
-    key = shared_key(LoggingSettings(), SECRET)
+    key = pseudonym_key(LoggingSettings(), SECRET)
     assert key is not None
     first, same, other = (Pseudonyms(key).of(each) for each in ("i|alice", "i|alice", "j|alice"))
     assert first == same != other
@@ -29,12 +29,12 @@ def test_whatever_a_subject_is_its_pseudonym_is_16_digits(identity: str) -> None
 
 
 def test_all_who_share_the_secret_come_to_one_key_and_no_other_does() -> None:
-    assert shared_key(LoggingSettings(), SECRET) == shared_key(LoggingSettings(), SECRET)
-    assert shared_key(LoggingSettings(), SECRET) != shared_key(LoggingSettings(), OTHER)
+    assert pseudonym_key(LoggingSettings(), SECRET) == pseudonym_key(LoggingSettings(), SECRET)
+    assert pseudonym_key(LoggingSettings(), SECRET) != pseudonym_key(LoggingSettings(), OTHER)
 
 
 def test_the_key_does_not_tell_the_secret() -> None:
-    key = shared_key(LoggingSettings(), SECRET)
+    key = pseudonym_key(LoggingSettings(), SECRET)
     assert key is not None
     assert len(key) == 32
     assert SECRET.encode() not in key
@@ -42,8 +42,8 @@ def test_the_key_does_not_tell_the_secret() -> None:
 
 def test_a_key_that_is_set_outlives_the_secret() -> None:
     settings = LoggingSettings.model_validate({"pseudonym_key": OTHER})
-    assert shared_key(settings, SECRET) == shared_key(settings, None) == OTHER.encode()
+    assert pseudonym_key(settings, SECRET) == pseudonym_key(settings, None) == OTHER.encode()
 
 
 def test_without_a_secret_nothing_is_shared() -> None:
-    assert shared_key(LoggingSettings(), None) is None
+    assert pseudonym_key(LoggingSettings(), None) is None

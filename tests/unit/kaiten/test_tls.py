@@ -6,7 +6,7 @@ import pytest
 from kaiten.errors import InvalidSettings
 from kaiten.settings.loader import load_settings
 from kaiten.settings.models import TlsSettings
-from kaiten.tls import check, for_bentoml
+from kaiten.tls import bentoml_ssl, check_tls
 from tests.certificates import Authority
 
 # What BentoML says where nobody has said anything.
@@ -35,21 +35,21 @@ def mutual(authority: Authority) -> TlsSettings:
 
 def refused(settings: TlsSettings, in_force: dict[str, object] | None = None) -> tuple[str, str]:
     with pytest.raises(InvalidSettings) as caught:
-        check(settings, in_force)
+        check_tls(settings, in_force)
     (detail,) = caught.value.details
     return detail.field, detail.reason
 
 
 def test_without_a_certificate_there_is_no_tls() -> None:
-    assert for_bentoml(TlsSettings()) == {"enabled": False}
-    check(TlsSettings(), UNTOLD)
+    assert bentoml_ssl(TlsSettings()) == {"enabled": False}
+    check_tls(TlsSettings(), UNTOLD)
 
 
 def test_a_client_authority_makes_bentoml_ask_for_certificates(mutual: TlsSettings) -> None:
-    served = for_bentoml(mutual)
+    served = bentoml_ssl(mutual)
     assert (served["cert_reqs"], served["ca_certs"]) == (2, str(mutual.client_ca))
-    check(mutual, UNTOLD | served)
-    plain = for_bentoml(mutual.model_copy(update={"client_ca": None}))
+    check_tls(mutual, UNTOLD | served)
+    plain = bentoml_ssl(mutual.model_copy(update={"client_ca": None}))
     assert "cert_reqs" not in plain
     assert (plain["certfile"], plain["enabled"]) == (str(mutual.certificate), True)
 
@@ -68,9 +68,9 @@ def test_a_client_authority_makes_bentoml_ask_for_certificates(mutual: TlsSettin
 def test_bentomls_own_settings_may_not_weaken_ours(
     mutual: TlsSettings, own: dict[str, object]
 ) -> None:
-    field, reason = refused(mutual, UNTOLD | for_bentoml(mutual) | own)
+    field, reason = refused(mutual, UNTOLD | bentoml_ssl(mutual) | own)
     assert field == "services.kaiten_service.ssl"
-    assert "set tls in Kaiten's own settings" in reason
+    assert "set tls instead" in reason
 
 
 @pytest.mark.parametrize("own", [{"enabled": True}, {"certfile": "a.pem"}, {"cert_reqs": 2}])

@@ -155,10 +155,10 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         if written in at:
             written += 1
             raise _Killed
-        state_files.replace(path, text, mode)
+        state_files.replace_file(path, text, mode)
         written += 1
 
-    monkeypatch.setattr("monitors.metrics.worker_files.replace", replace)
+    monkeypatch.setattr("monitors.metrics.worker_files.replace_file", replace)
     return at
 
 
@@ -229,7 +229,7 @@ def test_full_disk_leaves_the_files_of_dead_workers_as_they_are(
     def replace(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("monitors.metrics.worker_files.replace", replace)
+    monkeypatch.setattr("monitors.metrics.worker_files.replace_file", replace)
     assert counts(tmp_path) == counts(tmp_path) == {KEY: 2}
 
 

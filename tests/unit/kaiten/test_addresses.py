@@ -1,7 +1,7 @@
 import httpx
 import pytest
 
-from kaiten.loopback import is_loopback, proxy_bypass
+from kaiten.addresses import is_loopback, proxy_bypass
 
 PROXY = "http://192.0.2.1:3128"
 HERE = [
