@@ -219,7 +219,9 @@ class BodyTooLarge(RequestError):
 
     def __init__(self, limit_bytes: int) -> None:
         reason = f"is over the limit of {limit_bytes} bytes"
-        super().__init__("The body is too large; send fewer or shorter texts.", [Detail("body", reason)])
+        super().__init__(
+            "The body is too large; send fewer or shorter texts.", [Detail("body", reason)]
+        )
 
 
 class UnknownRoute(RequestError):
@@ -301,7 +303,9 @@ class HeadersTooLarge(RequestError):
 
     def __init__(self, limit: int, unit: str) -> None:
         reason = f"are over the limit of {limit} {unit}"
-        super().__init__("The headers are too large; send fewer or shorter headers.", [Detail("headers", reason)])
+        super().__init__(
+            "The headers are too large; send fewer or shorter headers.", [Detail("headers", reason)]
+        )
 
 
 class BodyTimeout(RequestError):
@@ -309,7 +313,9 @@ class BodyTimeout(RequestError):
 
     def __init__(self, limit_s: float) -> None:
         reason = f"did not arrive within {limit_s:g} seconds"
-        super().__init__("The body arrived too slowly; send it without pauses.", [Detail("body", reason)])
+        super().__init__(
+            "The body arrived too slowly; send it without pauses.", [Detail("body", reason)]
+        )
 
 
 class UnsupportedContentEncoding(RequestError):
