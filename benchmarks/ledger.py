@@ -51,7 +51,7 @@ class Stub:
     labels: Sequence[str]
     tag: str = _TAG
     ready: bool = True
-    drain_seconds: int = 1
+    queue_delay_s: int = 1
 
     def retry_after_s(
         self, subject: str, inputs: int, deadline: float, ahead: int = 0
@@ -331,15 +331,15 @@ async def _queued(task: _Instant, texts: Sequence[str]) -> float:
 
 def _batch_notes(metrics: str, batches: Sequence[Sequence[Any]]) -> float:
     """Return what noting batches costs, for each text."""
+    from kaiten.serving import BatchStats
     from monitors.metrics.definitions import Metrics
-    from runners.batching.observer import BatchReport
 
     observer = Metrics(metrics).observer(_TAG)
 
     def note() -> None:
         for batch in batches:
             costs = [item.cost for item in batch]
-            report = BatchReport(
+            report = BatchStats(
                 len(batch), sum(costs), max(costs) * len(batch), [0.01] * len(batch), 0.02
             )
             observer.batch_computed(report)

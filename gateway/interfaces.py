@@ -43,7 +43,7 @@ class Runner(Protocol):
         """Whether it can answer now."""
 
     @property
-    def drain_seconds(self) -> int:
+    def queue_delay_s(self) -> int:
         """What all that waits for it takes, in whole seconds, at least 1."""
 
     def retry_after_s(

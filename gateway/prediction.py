@@ -123,7 +123,7 @@ class PredictionHandler:
         if not runner.ready:
             raise NotReady
         exchange.model_tag = runner.tag
-        exchange.retry_after_s = runner.drain_seconds
+        exchange.retry_after_s = runner.queue_delay_s
         return runner
 
 

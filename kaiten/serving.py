@@ -1,5 +1,6 @@
-"""What serves: the description of a served version that all layers share."""
+"""Served versions and computed batches, as all layers describe them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,3 +20,20 @@ class ServedModel:
     card_digest: str
     baseline: Path | None = None
     arm: str = PRODUCTION
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStats:
+    """One computed batch, with the queue delay of each of its items."""
+
+    items: int
+    tokens: int
+    padded_tokens: int
+    queue_delays_s: Sequence[float]
+    inference_s: float
+
+    @property
+    def padding_ratio(self) -> float:
+        """The share of the computed tokens that was padding, from 0 to below 1."""
+        # Items may cost nothing: a tokenizer without special tokens finds none in some texts.
+        return 1 - self.tokens / self.padded_tokens if self.padded_tokens else 0.0

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaiten.settings.models import BatchingSettings
-from runners.batching.selection import Bounds, choose
+from runners.batching.selection import BatchLimits, choose_batch
 from runners.tasks.base import Task
 
 _PROBE = "probe"
@@ -21,13 +21,13 @@ class OfflinePredictor:
 
     def __init__(self, task: Task[Any, Any, Any, Any], settings: BatchingSettings) -> None:
         self._task = task
-        self._bounds = Bounds(
+        self._limits = BatchLimits(
             items=settings.max_batch_items or task.model.batch_items,
             tokens=settings.max_batch_tokens or task.model.batch_tokens,
-            padding=settings.max_padding_ratio,
+            padding_ratio=settings.max_padding_ratio,
             packed=task.model.packed,
         )
-        task.model.warm_up(self._bounds.tokens, self._bounds.items)
+        task.model.warm_up(self._limits.tokens, self._limits.items)
         probe = task.model.infer(task.processor.prepare([_PROBE]))
         self._labels = probe.logits.shape[1]
         self.embedding_width = 0 if probe.embeddings is None else probe.embeddings.shape[1]
@@ -39,7 +39,7 @@ class OfflinePredictor:
         waiting = np.arange(len(items))
         while len(waiting):
             costs = [items[index].cost for index in waiting]
-            selected = choose(costs, [False] * len(costs), self._bounds)
+            selected = choose_batch(costs, [False] * len(costs), self._limits)
             batch = [items[index] for index in waiting[selected]]
             predictions[waiting[selected]] = self._predict_batch(batch)
             waiting = np.delete(waiting, selected)

@@ -74,9 +74,9 @@ class Runner:
         return self._warm and self._batcher.alive
 
     @property
-    def drain_seconds(self) -> int:
+    def queue_delay_s(self) -> int:
         """What all that waits takes at the measured pace, in whole seconds, at least 1."""
-        return self._batcher.drain_seconds
+        return self._batcher.queue_delay_s
 
     def retry_after_s(
         self, subject: str, inputs: int, deadline: float, ahead: int = 0

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from prometheus_client.parser import text_string_to_metric_families
 
 from kaiten.feedback import Estimate, Measures, VersionQuality
+from kaiten.serving import BatchStats
 from monitors.drift.state import DriftState, FeatureState, WindowState
 from monitors.metrics.definitions import Metrics
-from runners.batching.observer import BatchReport
 
 MODEL = "intent:1.0.0"
 ROUTE = "/api/v2/predict"
@@ -40,7 +40,7 @@ class Exposition:
         self.answer(200, 1)
         observer = metrics.observer(MODEL)
         observer.queue_changed(1)
-        observer.batch_computed(BatchReport(2, 20, 24, (0.01, 0.02), 0.05))
+        observer.batch_computed(BatchStats(2, 20, 24, (0.01, 0.02), 0.05))
         observer.device_hung()
         measures = Measures(40, _NOW, _NOW, 0.9, 0.8, 0.7, 0.75)
         estimate = Estimate(0.88, 0.85, 0.91, 1000, 0.01, 200, 5)

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -23,6 +22,7 @@ from prometheus_client.registry import Collector
 from kaiten import model_tags
 from kaiten.events import PredictionEvent
 from kaiten.feedback import VersionQuality
+from kaiten.serving import BatchStats
 from monitors.metrics.collectors import (
     MODEL_LABELS,
     BentoNames,
@@ -41,21 +41,6 @@ _ITEM_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKEN_BUCKETS = (16, 64, 256, 1024, 4096, 16384, 65536)
 _RATIO_BUCKETS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _LOG_TARGETS = ("console", "requests", "security")
-
-
-class ComputedBatch(Protocol):
-    """The figures of one computed batch."""
-
-    @property
-    def size(self) -> int: ...
-    @property
-    def padded_tokens(self) -> int: ...
-    @property
-    def padding_ratio(self) -> float: ...
-    @property
-    def queue_seconds(self) -> Sequence[float]: ...
-    @property
-    def inference_seconds(self) -> float: ...
 
 
 class Metrics:
@@ -406,13 +391,13 @@ class ModelObserver:
         """Set how many items wait."""
         self._queue_items.set(items)
 
-    def batch_computed(self, report: ComputedBatch) -> None:
+    def batch_computed(self, stats: BatchStats) -> None:
         """Record a computed batch."""
-        self._batch_items.observe(report.size)
-        self._batch_tokens.observe(report.padded_tokens)
-        self._padding_ratio.observe(report.padding_ratio)
-        self._inference_duration.observe(report.inference_seconds)
-        for seconds in report.queue_seconds:
+        self._batch_items.observe(stats.items)
+        self._batch_tokens.observe(stats.padded_tokens)
+        self._padding_ratio.observe(stats.padding_ratio)
+        self._inference_duration.observe(stats.inference_s)
+        for seconds in stats.queue_delays_s:
             self._queue_delay.observe(seconds)
 
     def batch_failed(self) -> None:

@@ -1,10 +1,10 @@
-"""Fair queueing: subjects share one queue's service by cost, and its room by thresholds.
+"""Fair queueing: subjects share one queue's service by cost, and its capacity by thresholds.
 
 Service is shared by start-time fair queueing (Goyal, Vin and Cheng, 1996): the subject that has
 been served least is next. Subjects whose service differs by less than a quantum count as equal, and
 of those the one with the least waiting cost goes first. Unlike with deficit round robin, a light
-subject does not wait for a round of the others. Room is shared by dynamic thresholds (Choudhury and
-Hahne, 1998).
+subject does not wait for a round of the others. Capacity is shared by dynamic thresholds
+(Choudhury and Hahne, 1998).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,14 +13,14 @@ from heapq import merge
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
-# Subjects without anything waiting whose service is remembered: past it, the oldest is forgotten.
+# Subjects without waiting items whose service is remembered; beyond it, the oldest is forgotten.
 _MAX_IDLE = 1024
-# Parts of the limit of items: what is reserved for newcomers, and what one of them may add.
+# Divisors of the limit of items: the reserve for newcomers, and the most that one of them adds.
 _RESERVE_SHARE, _NEWCOMER_SHARE = 4, 64
 
 
 class Entry(Protocol):
-    """An item in the queue: its subject, and its cost on the device (see the task)."""
+    """An item in the queue: its subject, and its cost on the device."""
 
     @property
     def subject(self) -> str: ...
@@ -31,12 +31,12 @@ class Entry(Protocol):
 EntryT = TypeVar("EntryT", bound=Entry)
 
 
-def fits(items: int, held: int, waiting: int, limit: int) -> bool:
-    """Return whether a subject that holds ``held`` of ``waiting`` items may add so many.
+def has_room(items: int, held: int, waiting: int, limit: int) -> bool:
+    """Return whether a subject may add items, if it holds ``held`` of the ``waiting`` ones.
 
     A subject may hold as much as it leaves free of twice the limit: the limit if it is alone, and
-    less as others hold more. Ten or more heavy subjects leave next to nothing of that, so a quarter
-    of the limit is reserved for subjects that hold nothing and add little.
+    less as others hold more. Ten or more heavy subjects leave almost nothing of that, so a quarter
+    of the limit is reserved for subjects that hold nothing and add few items.
     """
     if held + items <= 2 * limit - waiting - items:
         return True
@@ -81,7 +81,7 @@ class FairQueue(Generic[EntryT]):
         for backlog in self._backlogs.values():
             yield from backlog.entries
 
-    def held(self, subject: str) -> int:
+    def items_of(self, subject: str) -> int:
         """Return the number of waiting items of a subject."""
         backlog = self._backlogs.get(subject)
         return len(backlog.entries) if backlog else 0
@@ -92,7 +92,7 @@ class FairQueue(Generic[EntryT]):
         return backlog.cost if backlog else 0
 
     def cost_up_to(self, limit: int) -> int:
-        """Return what waits of all subjects that have no more than ``limit`` waiting, by cost."""
+        """Return the waiting cost of all subjects whose waiting cost is at most ``limit``."""
         costs = (backlog.cost for backlog in self._backlogs.values())
         return sum(cost for cost in costs if cost <= limit)
 
@@ -113,14 +113,14 @@ class FairQueue(Generic[EntryT]):
         self.cost += cost
         self._length += len(entries)
 
-    def window(self, size: int, quantum: int) -> list[EntryT]:
-        """Return up to ``size`` items in the order in which they are to be served.
+    def candidates(self, size: int, quantum: int) -> list[EntryT]:
+        """Return up to ``size`` items in the order of service.
 
         Subjects whose service differs by less than ``quantum``, a cost, count as equal.
         """
         if len(self._backlogs) == 1:
             (backlog,) = self._backlogs.values()
-            # What a subject is served while it is alone must not count against it later.
+            # Service of a subject while it is alone must not count against it later.
             self._virtual_time = max(self._virtual_time, backlog.served)
             return backlog.entries[:size]
         least = min(backlog.served for backlog in self._backlogs.values())
@@ -135,12 +135,12 @@ class FairQueue(Generic[EntryT]):
 
     def take(self, entries: Sequence[EntryT]) -> None:
         """Remove the items of a batch, and add their cost to their subjects' service."""
-        chosen: dict[str, list[EntryT]] = {}
+        by_subject: dict[str, list[EntryT]] = {}
         for entry in entries:
-            chosen.setdefault(entry.subject, []).append(entry)
+            by_subject.setdefault(entry.subject, []).append(entry)
         for subject, backlog in self._backlogs.items():
-            backlog.passed_over = 0 if subject in chosen else backlog.passed_over + 1
-        for subject, batch in chosen.items():
+            backlog.passed_over = 0 if subject in by_subject else backlog.passed_over + 1
+        for subject, batch in by_subject.items():
             self._backlogs[subject].served += sum(entry.cost for entry in batch)
             self._remove(subject, batch)
         self._forget()

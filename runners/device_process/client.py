@@ -15,7 +15,7 @@ from kaiten.context import current_or_none
 from kaiten.errors import InferenceFailed, NotReady, QueueFull
 from kaiten.pseudonyms import subject_digest
 from kaiten.settings.models import BatchingSettings
-from runners.batching.fairness import fits
+from runners.batching.fairness import has_room
 from runners.batching.preparation import Preparation
 from runners.batching.watchdog import DeviceHung, Watchdog
 from runners.device_process.frames import Answer, Ask, FrameProtocol, Kind, frame
@@ -68,9 +68,9 @@ class RemoteRunner:
         return self._link is not None and self._link.connected and not self.hung
 
     @property
-    def drain_seconds(self) -> int:
+    def queue_delay_s(self) -> int:
         """What all that waits takes, as the device process last told, in seconds, at least 1."""
-        return self._link.drain_seconds if self._link else 1
+        return self._link.queue_delay_s if self._link else 1
 
     def retry_after_s(
         self,
@@ -83,7 +83,7 @@ class RemoteRunner:
 
         What the device process itself would refuse, also for the deadline, is not known here.
         """
-        return None if self._fits(subject, inputs, ahead) else self.drain_seconds
+        return None if self._fits(subject, inputs, ahead) else self.queue_delay_s
 
     async def start(self) -> None:
         """Stay connected to the device process until closed."""
@@ -130,7 +130,7 @@ class RemoteRunner:
         context = current_or_none()
         subject = context.subject if context else ""
         if not self._fits(subject, len(inputs)):
-            raise QueueFull(self.drain_seconds)
+            raise QueueFull(self.queue_delay_s)
         self._pending[subject] += len(inputs)
         try:
             items = await self._preparation.prepare(inputs, subject)
@@ -156,7 +156,7 @@ class RemoteRunner:
 
     def _fits(self, subject: str, items: int, ahead: int = 0) -> bool:
         held, pending = self._pending[subject] + ahead, self._pending.total() + ahead
-        return fits(items, held, pending, self._max_pending)
+        return has_room(items, held, pending, self._max_pending)
 
     async def _connect(self) -> "_Link | None":
         """Return a connection on which the model can be asked, None where there is none yet."""
@@ -196,7 +196,7 @@ class _Link(FrameProtocol):
     def __init__(self) -> None:
         super().__init__()
         self.welcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.drain_seconds = 1
+        self.queue_delay_s = 1
         self._ended = asyncio.Event()
         self._heard = False
         self._numbers = count()
@@ -221,7 +221,7 @@ class _Link(FrameProtocol):
         if not self.connected:
             raise NotReady
         if self.congested:
-            raise QueueFull(self.drain_seconds)
+            raise QueueFull(self.queue_delay_s)
         number = next(self._numbers) % _NUMBERS
         context = current_or_none()
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -253,7 +253,7 @@ class _Link(FrameProtocol):
                 self.welcome.set_result(True)
         elif kind is Kind.ANSWER:
             found = Answer.decode(content)
-            self.drain_seconds = found.drain_seconds
+            self.queue_delay_s = found.queue_delay_s
             answer = self._waiting.get(number)
             # Who has left is not answered.
             if answer is not None and not answer.done():

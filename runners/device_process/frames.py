@@ -80,20 +80,20 @@ class Answer:
 
     parts: Sequence[bytes] = ()
     error: KaitenError | None = None
-    drain_seconds: int = 1
+    queue_delay_s: int = 1
 
     def encode(self, number: int) -> bytes:
         """Return the whole frame."""
         outcome, retry_after_s = _told(self.error)
-        told = _ANSWER.pack(outcome, retry_after_s, self.drain_seconds, len(self.parts))
+        told = _ANSWER.pack(outcome, retry_after_s, self.queue_delay_s, len(self.parts))
         return frame(Kind.ANSWER, number, told, *_joined(self.parts))
 
     @classmethod
     def decode(cls, content: memoryview) -> "Answer":
         """Return what a frame's content says; struct.error or ValueError for nonsense."""
-        outcome, retry_after_s, drain_seconds, count = _ANSWER.unpack_from(content)
+        outcome, retry_after_s, queue_delay_s, count = _ANSWER.unpack_from(content)
         parts = _parted(content[_ANSWER.size :], count)
-        return cls(parts, _error(_Outcome(outcome), retry_after_s), drain_seconds)
+        return cls(parts, _error(_Outcome(outcome), retry_after_s), queue_delay_s)
 
 
 def frame(kind: Kind, number: int, *content: bytes) -> bytes:

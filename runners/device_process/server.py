@@ -135,9 +135,9 @@ class _WorkerConnection(FrameProtocol):
             error = raised
         except asyncio.CancelledError:
             # Sent for its queue delay alone, which the worker tells its next caller.
-            self.send(Answer((), NotReady(), runner.drain_seconds).encode(number))
+            self.send(Answer((), NotReady(), runner.queue_delay_s).encode(number))
             raise
         except Exception:
             logger.exception("call_failed", request_id=ask.request_id)
             error = InferenceFailed()
-        self.send(Answer(parts, error, runner.drain_seconds).encode(number))
+        self.send(Answer(parts, error, runner.queue_delay_s).encode(number))

@@ -117,7 +117,7 @@ class Answer:
 class Classifier:
     """Scores a label by how often the text names it; a text that names none scores all evenly."""
 
-    drain_seconds = 7
+    queue_delay_s = 7
 
     def __init__(self, tag: str = TAG, *, ready: bool = True) -> None:
         self.tag = tag

@@ -11,8 +11,8 @@ from structlog.typing import EventDict
 
 from kaiten.context import Principal, RequestContext, bind
 from kaiten.errors import DeadlineExceeded, InferenceFailed, NotReady, QueueFull
+from kaiten.serving import BatchStats
 from kaiten.settings.models import BatchingSettings
-from runners.batching.observer import BatchReport
 from runners.runner import Runner
 from runners.tasks.base import Task
 from tests.unit.runners.batching.test_batcher import Item, Recorder, Silent, settle
@@ -157,7 +157,7 @@ class Exhausted(Upper):
 
 
 class Broken(Silent):
-    def batch_computed(self, report: BatchReport) -> None:
+    def batch_computed(self, stats: BatchStats) -> None:
         raise RuntimeError("observer")
 
 
@@ -253,7 +253,7 @@ async def test_three_verbs_in_order(house: House) -> None:
 
     assert await runner.predict(["one", LONG, "two"]) == ["ONE!", f"{LONG.upper()}!", "TWO!"]
     assert runner.labels == ("a",)
-    assert runner.drain_seconds == 1
+    assert runner.queue_delay_s == 1
 
 
 async def test_short_inputs_are_prepared_inline_and_long_ones_on_a_thread(house: House) -> None:

@@ -10,9 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kaiten.feedback import Measures, VersionQuality
+from kaiten.serving import BatchStats
 from kaiten.settings.environment import ROOT, environment_for
 from monitors.metrics.definitions import Metrics
-from runners.batching.observer import BatchReport
 from tests.prediction_events import prediction_event
 from tests.small_disk import fill, fill_inodes, small_disk
 
@@ -144,8 +144,8 @@ def test_instruments_are_apart_from_each_other() -> None:
 
 def test_a_batch_is_measured() -> None:
     metrics = Metrics()
-    report = BatchReport(
-        size=3, tokens=60, padded_tokens=80, queue_seconds=[0.1, 0.2, 0.3], inference_seconds=0.05
+    report = BatchStats(
+        items=3, tokens=60, padded_tokens=80, queue_delays_s=[0.1, 0.2, 0.3], inference_s=0.05
     )
     metrics.observer(TAG).batch_computed(report)
     found = samples(metrics)
@@ -166,14 +166,14 @@ def test_a_batch_is_measured() -> None:
 )
 def test_padding_is_a_share_of_the_computed_tokens(tokens: int, le: str, below: int) -> None:
     metrics = Metrics()
-    report = BatchReport(1, tokens, padded_tokens=80, queue_seconds=[0], inference_seconds=0)
+    report = BatchStats(1, tokens, padded_tokens=80, queue_delays_s=[0], inference_s=0)
     metrics.observer(TAG).batch_computed(report)
     found = samples(metrics)
     assert found.value("kaiten_batch_padding_ratio_bucket", le=le, **MODEL) == below
 
 
 def test_batch_of_items_that_cost_nothing_has_no_padding() -> None:
-    report = BatchReport(2, 0, padded_tokens=0, queue_seconds=[0, 0], inference_seconds=0)
+    report = BatchStats(2, 0, padded_tokens=0, queue_delays_s=[0, 0], inference_s=0)
     assert report.padding_ratio == 0
 
 

@@ -17,9 +17,9 @@ from structlog.typing import EventDict
 
 from kaiten.context import RequestContext, bind
 from kaiten.errors import DeadlineExceeded, InferenceFailed, OutOfMemory, QueueFull
+from kaiten.serving import BatchStats
 from kaiten.settings.models import BatchingSettings
 from runners.batching.batcher import Batcher, Compute, Device
-from runners.batching.observer import BatchReport
 
 FIFO = BatchingSettings(max_overtakes=0)
 
@@ -81,7 +81,7 @@ class Silent:
     def queue_changed(self, items: int) -> None:
         pass
 
-    def batch_computed(self, report: BatchReport) -> None:
+    def batch_computed(self, stats: BatchStats) -> None:
         pass
 
     def batch_failed(self) -> None:
@@ -101,7 +101,7 @@ class Silent:
 class Recorder(Silent):
     """Keeps what it is told, and raises at the event that the test breaks."""
 
-    reports: list[BatchReport] = field(default_factory=list)
+    reports: list[BatchStats] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
     failures: int = 0
     shortages: int = 0
@@ -114,9 +114,9 @@ class Recorder(Silent):
         self._raise_if_broken("queue_changed")
         self.depths.append(items)
 
-    def batch_computed(self, report: BatchReport) -> None:
+    def batch_computed(self, stats: BatchStats) -> None:
         self._raise_if_broken("batch_computed")
-        self.reports.append(report)
+        self.reports.append(stats)
 
     def out_of_memory(self) -> None:
         self.shortages += 1
@@ -574,7 +574,7 @@ async def test_subject_whose_request_would_be_refused_is_told(make_bench: Make) 
     bench = make_bench(BatchingSettings(max_queue_items=20))
     tasks = await bench.ask_while_busy(HEAVY)
 
-    assert bench.batcher.retry_after_s("", 1, math.inf) == bench.batcher.drain_seconds
+    assert bench.batcher.retry_after_s("", 1, math.inf) == bench.batcher.queue_delay_s
     bench.device.set_free()
     await outcomes(tasks)
     assert bench.batcher.retry_after_s("", 1, math.inf) is None
@@ -890,10 +890,10 @@ async def test_retry_after_follows_the_measured_pace(
 
     with pytest.raises(QueueFull) as refusal:
         await bench.batcher.submit(named("de"))
-    assert refusal.value.retry_after_s == bench.batcher.drain_seconds == retry_after_s
+    assert refusal.value.retry_after_s == bench.batcher.queue_delay_s == retry_after_s
     bench.device.set_free()
     await outcomes(waiting)
-    assert bench.batcher.drain_seconds == 1
+    assert bench.batcher.queue_delay_s == 1
 
 
 @pytest.mark.parametrize(
@@ -930,7 +930,7 @@ async def test_newest_batch_weighs_a_tenth_in_the_pace(make_bench: Make) -> None
         await asked
     tasks = await bench.ask_while_busy(named("a"))
 
-    assert bench.batcher.drain_seconds == 11
+    assert bench.batcher.queue_delay_s == 11
     bench.device.set_free()
     await outcomes(tasks)
 
@@ -1062,7 +1062,7 @@ async def test_batch_that_fails_once_is_answered_in_its_halves(make_bench: Make)
     assert await outcomes(asked) == [["done flaky"], ["done b"], ["done c"], ["done d"]]
     assert bench.device.batches == [["flaky", "b", "c", "d"], ["flaky", "b"], ["c", "d"]]
     assert bench.observer.failures == 1
-    assert [report.size for report in bench.observer.reports] == [2, 2]
+    assert [report.items for report in bench.observer.reports] == [2, 2]
 
 
 async def test_what_is_left_of_a_failed_call_is_not_computed(make_bench: Make) -> None:
@@ -1374,10 +1374,10 @@ async def test_observer_is_told_sizes_tokens_padding_and_times(make_bench: Make)
     await outcomes(tasks)
 
     first, second = bench.observer.reports
-    assert (first.size, first.inference_seconds, list(first.queue_seconds)) == (1, 0.5, [0])
-    assert (second.size, second.tokens, second.padded_tokens) == (2, 8, 12)
+    assert (first.items, first.inference_s, list(first.queue_delays_s)) == (1, 0.5, [0])
+    assert (second.items, second.tokens, second.padded_tokens) == (2, 8, 12)
     assert second.padding_ratio == pytest.approx(1 / 3)
-    assert list(second.queue_seconds) == [0.5, 0.25]
+    assert list(second.queue_delays_s) == [0.5, 0.25]
     assert bench.observer.depths[-1] == 0
     assert max(bench.observer.depths) == 2
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runners.batching.fairness import FairQueue, fits
-from runners.batching.selection import Bounds, choose
+from runners.batching.fairness import FairQueue, has_room
+from runners.batching.selection import BatchLimits, choose_batch
 
 QUANTUM = 64
 
@@ -30,10 +30,10 @@ def push(queue: FairQueue[Text], entries: Sequence[Text]) -> None:
 
 def take(queue: FairQueue[Text], items: int = 8) -> list[Text]:
     """Take a batch as the batcher does."""
-    window = queue.window(256, QUANTUM)
-    bounds = Bounds(items=items, tokens=QUANTUM, padding=0.1)
+    window = queue.candidates(256, QUANTUM)
+    limits = BatchLimits(items=items, tokens=QUANTUM, padding_ratio=0.1)
     costs = [entry.cost for entry in window]
-    batch = [window[index] for index in choose(costs, [False] * len(costs), bounds)]
+    batch = [window[index] for index in choose_batch(costs, [False] * len(costs), limits)]
     queue.take(batch)
     return batch
 
@@ -43,16 +43,16 @@ def test_single_subject_is_served_in_order_of_arrival() -> None:
     first, second = texts("a", 5, 1, 9), texts("a", 3)
     push(queue, first)
     push(queue, second)
-    assert queue.window(10, QUANTUM) == [*first, *second]
-    assert queue.window(2, QUANTUM) == first[:2]
-    assert (len(queue), queue.cost, queue.held("a"), queue.held("b")) == (4, 18, 4, 0)
+    assert queue.candidates(10, QUANTUM) == [*first, *second]
+    assert queue.candidates(2, QUANTUM) == first[:2]
+    assert (len(queue), queue.cost, queue.items_of("a"), queue.items_of("b")) == (4, 18, 4, 0)
 
 
 def test_subject_with_less_waiting_goes_first() -> None:
     queue: FairQueue[Text] = FairQueue(8)
     push(queue, texts("heavy", *[10] * 50))
     push(queue, texts("light", 30))
-    assert queue.window(10, QUANTUM)[0].subject == "light"
+    assert queue.candidates(10, QUANTUM)[0].subject == "light"
 
 
 def test_service_of_a_subject_that_was_alone_does_not_count_against_it() -> None:
@@ -81,7 +81,7 @@ def test_subject_that_comes_back_at_once_keeps_what_it_was_served() -> None:
     push(queue, texts("steady", *[8] * 1000))
     served = 0
     for _ in range(50):
-        if not queue.held("returning"):
+        if not queue.items_of("returning"):
             push(queue, texts("returning", *[8] * 8))
         served += sum(entry.cost for entry in take(queue) if entry.subject == "returning")
     # Half of 50 batches of 64, and no more than two quanta beside it.
@@ -105,7 +105,7 @@ def test_what_is_dropped_is_not_charged_and_counts_no_more() -> None:
 def test_subject_alone_may_hold_the_limit(
     items: int, held: int, waiting: int, *, expected: bool
 ) -> None:
-    assert fits(items, held, waiting, 512) is expected
+    assert has_room(items, held, waiting, 512) is expected
 
 
 requests = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 256)), max_size=200)
@@ -115,12 +115,14 @@ requests = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 256)), max_size
 def test_room_is_bounded_and_shared_by_dynamic_thresholds(asked: list[tuple[int, int]]) -> None:
     held = Counter[int]()
     for subject, items in asked:
-        if fits(items, held[subject], held.total(), 512):
+        if has_room(items, held[subject], held.total(), 512):
             held[subject] += items
     assert held.total() <= 1024 + 128
     least = min(held.values(), default=0)
     # A subject with nothing waiting is refused only where every other holds as little as it asks.
-    assert fits(least // 2 or 1, 0, held.total(), 512) or least < 2 or held.total() > 1024 - least
+    assert (
+        has_room(least // 2 or 1, 0, held.total(), 512) or least < 2 or held.total() > 1024 - least
+    )
 
 
 @pytest.mark.parametrize("heavy", [1, 4, 16, 1000])
@@ -129,22 +131,22 @@ def test_heavy_subjects_leave_room_for_light_ones(heavy: int) -> None:
     for number in [*range(heavy)] * 2:
         subject = f"heavy {number}"
         for items in (256, 128, 64, 32, 16):
-            while fits(items, held[subject], held.total(), 512):
+            while has_room(items, held[subject], held.total(), 512):
                 held[subject] += items
     for light in range(16):
         for items in range(1, 9):
-            assert fits(items, 0, held.total(), 512)
+            assert has_room(items, 0, held.total(), 512)
         held[f"light {light}"] = 8
 
 
 def test_the_reserve_is_for_those_who_hold_nothing_and_ask_for_little() -> None:
-    assert not fits(1, 1, 1024, 512)
-    assert not fits(9, 0, 1024, 512)
-    assert fits(8, 0, 1144, 512)
-    assert not fits(8, 0, 1145, 512)
+    assert not has_room(1, 1, 1024, 512)
+    assert not has_room(9, 0, 1024, 512)
+    assert has_room(8, 0, 1144, 512)
+    assert not has_room(8, 0, 1145, 512)
     # Of the smallest limit too.
-    assert fits(1, 0, 1, 1)
-    assert not fits(1, 0, 2, 1)
+    assert has_room(1, 0, 1, 1)
+    assert not has_room(1, 0, 2, 1)
 
 
 loads = st.lists(
@@ -178,7 +180,7 @@ def test_no_load_starves_a_subject_and_everything_is_served_once(
         subjects = {entry.subject for entry in batch}
         for subject in "abcdef":
             waited[subject] = (
-                0 if subject in subjects else waited[subject] + bool(queue.held(subject))
+                0 if subject in subjects else waited[subject] + bool(queue.items_of(subject))
             )
             assert waited[subject] <= max_passed_over + 6
     assert len(served) == len({id(entry) for entry in served})
@@ -211,5 +213,5 @@ def test_service_of_idle_subjects_is_forgotten() -> None:
     push(queue, texts("steady", *[1] * 5000))
     for number in range(3000):
         push(queue, texts(str(number), 60))
-        queue.take([entry for entry in queue.window(5, QUANTUM) if entry.subject != "steady"])
+        queue.take([entry for entry in queue.candidates(5, QUANTUM) if entry.subject != "steady"])
     assert len(queue._idle) <= 1024

@@ -58,10 +58,10 @@ def test_answer_comes_out_as_it_went_in(parts: list[bytes], drain: int, number: 
     "error", [QueueFull(7), DeadlineExceeded(3), NotReady(), InferenceFailed()]
 )
 def test_error_comes_out_as_it_went_in(error: KaitenError) -> None:
-    found = Answer.decode(content(Answer(error=error, drain_seconds=4).encode(1)))
+    found = Answer.decode(content(Answer(error=error, queue_delay_s=4).encode(1)))
     assert type(found.error) is type(error)
     assert vars(found.error) == vars(error)
-    assert (found.parts, found.drain_seconds) == ([], 4)
+    assert (found.parts, found.queue_delay_s) == ([], 4)
 
 
 def test_other_errors_come_out_as_a_failure() -> None:

@@ -203,7 +203,7 @@ async def test_workers_are_answered_each_its_own(house: House) -> None:
     texts = [[f"{worker}-{number}" for number in range(9)] for worker in "ab"]
     found = await asyncio.gather(first.predict(texts[0]), second.predict(texts[1]))
     assert [*found] == [[f"{text.upper()}!" for text in each] for each in texts]
-    assert (first.tag, first.labels, first.drain_seconds) == ("letters:1.0.0", ("a",), 1)
+    assert (first.tag, first.labels, first.queue_delay_s) == ("letters:1.0.0", ("a",), 1)
 
 
 async def test_requests_of_all_workers_share_a_batch(house: House) -> None:
@@ -332,7 +332,7 @@ async def test_worker_holds_only_so_many_itself(house: House) -> None:
     house.network.hold()
     asked = asyncio.create_task(worker.predict([*"abcd"]))
     await until_begun(house.network)
-    assert worker.retry_after_s("", 1, math.inf) == worker.drain_seconds
+    assert worker.retry_after_s("", 1, math.inf) == worker.queue_delay_s
     with pytest.raises(QueueFull):
         await worker.predict(["three"])
     house.network.free.set()
@@ -516,7 +516,7 @@ async def test_how_long_the_queue_is_is_told_to_who_has_not_left(house: House) -
     worker = await house.ready_worker()
     assert worker._link is not None
     worker._link.frame_received(Kind.ANSWER, 99, memoryview(Answer((), None, 7).encode(99))[9:])
-    assert worker.drain_seconds == 7
+    assert worker.queue_delay_s == 7
 
 
 async def test_subject_travels_with_the_call_and_shares_the_device(house: House) -> None:
