@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks import ledger, places
 from kaiten.settings.models import LoggingSettings, StateSettings
-from monitors.logging import setup
+from monitors.logging.setup import configure_logging
 
 _ISSUER, _AUDIENCE = "https://login.example.org/", "kaiten"
 _PASSES = 3
@@ -187,7 +187,7 @@ def main() -> int:
     redis = sys.argv[1] if len(sys.argv) > 1 else None
     with tempfile.TemporaryDirectory() as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
-        setup.configure(LoggingSettings(level="error"))
+        configure_logging(LoggingSettings(level="error"))
         found = measure(metrics, redis)
     missed = write(found, f"{datetime.now(UTC):%Y-%m-%d}")
     for name, each in found.items():

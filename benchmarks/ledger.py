@@ -31,7 +31,7 @@ from kaiten.settings.models import (
     RunnerSettings,
     StateSettings,
 )
-from monitors.logging import setup
+from monitors.logging.setup import configure_logging
 
 ROUNDS, REQUESTS = 7, 2000
 _TEXTS = 256
@@ -366,7 +366,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         # Standard output is the answer's alone.
-        setup.configure(LoggingSettings(level="error"))
+        configure_logging(LoggingSettings(level="error"))
         print(json.dumps(parts(folder, texts, metrics)))
 
 

@@ -28,7 +28,7 @@ from kaiten.errors import SetupError
 from kaiten.settings.environment import bento_models
 from kaiten.settings.models import LoggingSettings
 from lifecycle.store import ModelStore
-from monitors.logging import setup
+from monitors.logging.setup import configure_logging
 
 app = typer.Typer(
     help="Run fine-tuned transformers in production.",
@@ -57,7 +57,7 @@ app.command(hidden=True)(device.device)
 def main() -> None:
     """Run a command; an error that the operator can correct is printed without a traceback."""
     # Standard output carries a command's result, so only warnings are logged.
-    setup.configure(LoggingSettings(level="warning"))
+    configure_logging(LoggingSettings(level="warning"))
     # Except the audit log's head, which is logged at each change.
     logging.getLogger("lifecycle.audit_log").setLevel(logging.INFO)
     try:

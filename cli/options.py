@@ -12,7 +12,7 @@ from kaiten.errors import SetupError
 from kaiten.settings.loader import Settings, load_settings
 from kaiten.settings.models import SCOPE
 from lifecycle.store import ModelStore
-from monitors.logging.setup import keep_acts
+from monitors.logging.setup import add_audit_file
 
 _SCOPE = re.compile(SCOPE)
 _SCOPES = "predict, predict:NAME, feedback, feedback:NAME, ops or admin"
@@ -77,5 +77,5 @@ def parse_duration(text: str, option: str = "--ttl") -> timedelta:
 def open_store() -> tuple[Settings, ModelStore]:
     """Return the settings and the model store, with changes to it recorded in the log files."""
     settings = load_settings()
-    keep_acts(settings.logging.folder or settings.home)
+    add_audit_file(settings.logging.folder or settings.home)
     return settings, ModelStore(settings.signatures)

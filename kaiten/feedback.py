@@ -1,4 +1,4 @@
-"""How good a version's answers are: what labels come in for it, and what they say."""
+"""Feedback: the labels of earlier predictions, and the quality that they show."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Label(NamedTuple):
-    """What the text ``item`` of a request should have been answered with."""
+    """The right answer to the text ``item`` of a request."""
 
     request_id: str
     item: int
@@ -15,10 +15,10 @@ class Label(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """An accuracy that was told without labels, over ``rows`` answers, with its 95 % interval.
+    """An accuracy estimated without labels, over ``rows`` predictions, with its 95 % interval.
 
-    ``error`` is the mean absolute error of such estimates, as it was measured at validation on
-    ``error_windows`` windows of ``error_rows`` answers; other windows have another.
+    ``error`` is the mean absolute error of such estimates, measured at validation on
+    ``error_windows`` windows of ``error_rows`` rows; it differs for other window sizes.
     """
 
     accuracy: float
@@ -32,11 +32,11 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """What labels say of ``labelled`` answers; precision, recall and F1 are means over labels.
+    """The quality of ``labelled`` predictions; precision, recall and F1 are averaged over labels.
 
-    ``first_at`` and ``last_at`` are when the first and the last of them were given;
-    ``observed_error`` is how far an estimate for the same answers is from their accuracy, None
-    where there is nothing to estimate by.
+    ``first_at`` and ``last_at`` are when the first and the last of them were made.
+    ``observed_error`` is the absolute error of an estimate for the same predictions, None without
+    a calibration.
     """
 
     labelled: int
@@ -51,10 +51,10 @@ class Measures:
 
 @dataclass(frozen=True, slots=True)
 class VersionQuality:
-    """What is known of a version in an arm; None without labels, or without a calibration.
+    """The quality of a version in an arm.
 
-    ``reference`` names the validation report that has the calibration, ``reason`` why there is no
-    estimate.
+    ``measures`` is None without labels, ``estimate`` without a calibration. ``reference`` names the
+    validation report that holds the calibration; ``reason`` says why there is no estimate.
     """
 
     model: str

@@ -1,1 +1,1 @@
-"""What is watched: metrics, profiles and logs."""
+"""Monitoring: metrics, logs, drift and feedback."""

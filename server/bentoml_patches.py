@@ -23,7 +23,7 @@ from gateway.middleware.timeout_backstop import BackStopMiddleware
 from kaiten.errors import SetupError
 from kaiten.settings.loader import Settings, load_settings
 from kaiten.settings.models import GatewaySettings
-from monitors.logging import setup
+from monitors.logging.setup import configure_logging
 from monitors.metrics.worker_files import server_directory
 from server import supervisor
 
@@ -51,7 +51,7 @@ def apply(admission: Callable[[], Admission]) -> Settings:
     with setup_errors_for_bentoml():
         supervisor.secure()
         settings = load_settings()
-    setup.configure(settings.logging)
+    configure_logging(settings.logging)
     _patch_uvicorn(settings.gateway, admission)
     return settings
 

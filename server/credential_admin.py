@@ -15,7 +15,7 @@ from kaiten.pseudonyms import Pseudonyms, pseudonym_key
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import AuthSettings
 from lifecycle.audit_log import current_operator
-from monitors.logging.setup import keep_acts
+from monitors.logging.setup import add_audit_file
 
 # Longer than the lifetime of any token; the entry may be dropped after it.
 _REVOCATION_LIFETIME = timedelta(days=400)
@@ -132,7 +132,7 @@ def _place(settings: Settings) -> str:
 def _log(event: str, settings: Settings, owner: Principal | None, **facts: object) -> None:
     """Log an action with the operator's account and the owner's pseudonym, as workers log it."""
     pseudonym = _pseudonym(settings, owner) if owner is not None else None
-    keep_acts(settings.logging.folder or settings.home)
+    add_audit_file(settings.logging.folder or settings.home)
     log_operator_action(event, operator=current_operator(), subject=pseudonym, **facts)
 
 

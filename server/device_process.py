@@ -14,7 +14,8 @@ from kaiten.settings.environment import metrics_directory
 from kaiten.settings.loader import Settings, load_settings
 from kaiten.settings.snapshot import release_snapshot
 from lifecycle.store import ModelStore
-from monitors.logging import setup, writer
+from monitors.logging import writer
+from monitors.logging.setup import configure_logging
 from monitors.metrics.definitions import Metrics
 from runners.device_process.server import DeviceServer
 from runners.registry import Registry
@@ -32,7 +33,7 @@ def run_device_process(socket: Path, store: Path) -> None:
     settings = load_settings()
     release_snapshot()
     writer.detach_console()
-    setup.configure(settings.logging)
+    configure_logging(settings.logging)
     try:
         code = uvloop.run(
             _serve(settings, socket, ModelStore.at(store, settings.signatures), parent)

@@ -27,8 +27,9 @@ from kaiten.settings.settings_yaml import check_bentoml_configuration
 from lifecycle.store import ModelStore, StoredModel
 from monitors.drift.archive.target import check_target
 from monitors.drift.state import NO_BASELINE
-from monitors.logging import setup, writer
+from monitors.logging import writer
 from monitors.logging.rotating_files import check_folder
+from monitors.logging.setup import configure_logging
 from runners.device_process.processes import DeviceProcesses, own_folder
 from runners.engines import choose_engine
 from runners.engines.placement import devices, holders
@@ -52,7 +53,7 @@ def prepare(settings: Settings) -> None:
     """
     # The workers' supervisor logs too, and must not wait either.
     writer.detach_console()
-    setup.configure(settings.logging)
+    configure_logging(settings.logging)
     check_bentoml_configuration()
     services = BentoMLContainer.config.services.get()
     bentoml_config.check(services, SERVICE_NAME)

@@ -38,7 +38,8 @@ from monitors.drift.archive.archive import Archive
 from monitors.drift.profiler import Profiler
 from monitors.drift.state import DriftStates, ServedDrift
 from monitors.events import EventBus
-from monitors.logging import setup, writer
+from monitors.logging import writer
+from monitors.logging.setup import configure_logging
 from monitors.metrics.definitions import Metrics
 from monitors.metrics.latency import LatencyStats
 from runners.engines.placement import take_place
@@ -94,7 +95,7 @@ def build_worker(settings: Settings, process: WorkerProcess) -> "Worker":
         secret = secret_in_force(settings)
         pseudonyms = find_pseudonyms(settings, secret)
         # Once more: BentoML has configured its own since the service was imported.
-        setup.configure(settings.logging, pseudonyms, process.index + 1)
+        configure_logging(settings.logging, pseudonyms, process.index + 1)
         worker = Worker(settings, process, secret, pseudonyms, find_models(settings))
     except SetupError as error:
         # BentoML's own lines are a traceback; the supervisor tries again, with the same end.

@@ -24,7 +24,7 @@ from benchmarks.gpu.served import Layout, Shape
 from benchmarks.results import Results, machine
 from benchmarks.servers import running
 from kaiten.settings.models import LoggingSettings, RunnerSettings
-from monitors.logging import setup
+from monitors.logging.setup import configure_logging
 from runners.engines import precision
 from runners.engines.base import Engine, TokenBatch
 from runners.tasks.text_classification.serving import load_processor
@@ -101,7 +101,7 @@ def run(
     """
     if not (torch.cuda.is_available() or smoke):
         raise typer.BadParameter("torch sees no CUDA device here; --smoke tries it without one")
-    setup.configure(LoggingSettings(level="warning"))
+    configure_logging(LoggingSettings(level="warning"))
     results = Results(out or _default_path(smoke=smoke), {**machine(), **_device()})
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bench = Bench(results, device, smoke, time.monotonic() + minutes * 60)

@@ -42,7 +42,7 @@ from lifecycle.audit_log import current_operator
 from lifecycle.card import Provenance, sha256
 from lifecycle.registration import Submission, register_model
 from lifecycle.store import ModelStore
-from monitors.logging import setup
+from monitors.logging.setup import configure_logging
 from runners.tasks import find_inspection
 
 TAG = "support-intent:1.0.0"
@@ -245,7 +245,7 @@ def validate() -> None:
 
 def main() -> None:
     """Make the model unless it is registered."""
-    setup.configure(LoggingSettings(level="warning"))
+    configure_logging(LoggingSettings(level="warning"))
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if TAG in ModelStore():

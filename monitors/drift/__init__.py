@@ -1,1 +1,1 @@
-"""Drift: whether answers are still like those that a version was validated on."""
+"""Drift detection: compares answers with the baseline in the validation report."""

@@ -23,7 +23,8 @@ logger = structlog.get_logger("kaiten.logs")
 class RotatingFile:
     """Appends lines to a file, which is renamed to ``NAME.1`` when it would exceed ``max_bytes``.
 
-    The standard library's handler formats each line twice, and buffers what a full disk rejects.
+    The standard library's RotatingFileHandler formats each line twice, writes on the thread that
+    logs, and buffers lines that a full disk rejects.
     Only one thread of one process may write a file, or any number if it has no limit.
     """
 
@@ -165,5 +166,5 @@ def check_folder(settings: LoggingSettings) -> None:
     folder = settings.folder.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        reason = f"{folder} can not be written ({existing}); name another folder, or leave it empty"
+        reason = f"{folder} is not writable, because of {existing}; set another folder, or none"
         raise InvalidSettings([Detail("logging.folder", reason)], "the log's folder")

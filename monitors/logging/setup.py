@@ -1,6 +1,6 @@
-"""JSON logs: one object a line, with what is known of the request, and nothing private.
+"""JSON logs: one object a line, with the fields of the request, and nothing private.
 
-Everything that logs through the standard library (BentoML, uvicorn) takes the same form.
+Libraries that log through the standard library (BentoML, uvicorn) get the same format.
 """
 
 import logging
@@ -21,20 +21,22 @@ from kaiten.settings.models import LoggingSettings
 from monitors.logging.rotating_files import QueuedFileHandler, RotatingFile, open_files
 
 _SECURITY = "kaiten.security"
-# What operators do: to credentials, and to the versions of models.
-_AUDIT, _TRAIL = "kaiten.audit", "lifecycle.audit_log"
+# Operators' actions, on credentials and on the versions of models.
+_AUDIT_LOGGERS = ("kaiten.audit", "lifecycle.audit_log")
 
 
-def configure(
+def configure_logging(
     settings: LoggingSettings, pseudonyms: Pseudonyms | None = None, worker: int | None = None
 ) -> None:
     """Send every log of this process to standard error, as JSON.
 
     A server detaches its console first (monitors/logging/writer.py), so that no request waits for
-    it. Requests and security events of a ``worker`` go to its files as well, where there is a
-    folder. Subjects are left out where there are no ``pseudonyms``.
+    it. If a folder is set, requests and security events of a ``worker`` go to its files as well.
+    Without ``pseudonyms``, subjects are left out.
     """
-    shared = _shared(_RequestFields(pseudonyms, whole_addresses=settings.client_addresses))
+    shared = _shared_processors(
+        _RequestFields(pseudonyms, whole_addresses=settings.client_addresses)
+    )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -52,8 +54,8 @@ def configure(
         _replace_handlers(logging.getLogger(name), file)
 
 
-def _shared(*request_fields: Processor) -> list[Processor]:
-    """Return what is done to every line, wherever it comes from."""
+def _shared_processors(*request_fields: Processor) -> list[Processor]:
+    """Return the processors of every line, from any library."""
     return [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -65,7 +67,7 @@ def _shared(*request_fields: Processor) -> list[Processor]:
 
 
 def _formatter(shared: Sequence[Processor]) -> logging.Formatter:
-    return _OnceFormatter(
+    return _CachingFormatter(
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
@@ -74,12 +76,12 @@ def _formatter(shared: Sequence[Processor]) -> logging.Formatter:
     )
 
 
-def keep_acts(folder: Path) -> None:
-    """Write what operators do to ``audit.log`` in a folder as well, which no caller can fill."""
+def add_audit_file(folder: Path) -> None:
+    """Write operators' actions to ``audit.log`` in a folder as well, which callers cannot fill."""
     file = QueuedFileHandler("audit", RotatingFile(folder / "audit.log"))
-    # Outside of a request there are no fields to add.
-    file.setFormatter(_formatter(_shared()))
-    for name in (_AUDIT, _TRAIL):
+    # Operators act outside of requests.
+    file.setFormatter(_formatter(_shared_processors()))
+    for name in _AUDIT_LOGGERS:
         _replace_handlers(logging.getLogger(name), file)
 
 
@@ -87,29 +89,29 @@ def _set_levels(settings: LoggingSettings) -> None:
     logging.root.setLevel(logging.WARNING)
     for name in ("kaiten", "server", "gateway", "runners", "monitors", "lifecycle", "bentoml"):
         logging.getLogger(name).setLevel(settings.level.upper())
-    # Whatever level is chosen, what security asks about is written.
-    for name in (_SECURITY, _AUDIT):
+    # Security and audit events are written at every level.
+    for name in (_SECURITY, _AUDIT_LOGGERS[0]):
         logging.getLogger(name).setLevel(logging.INFO)
     for name in ("bentoml", "uvicorn", "uvicorn.error", "circus"):
-        # They bring handlers of their own, in forms of their own.
+        # They come with handlers and formats of their own.
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
     logging.getLogger("uvicorn.error").addFilter(_is_a_failure)
 
 
 def _is_a_failure(record: logging.LogRecord) -> bool:
-    """Tell it from an answer that found its caller gone, which uvicorn takes for one."""
+    """Return whether a record is a failure; to uvicorn, a disconnected client is one, too."""
     return not (record.exc_info and isinstance(record.exc_info[1], ClientDisconnected))
 
 
 def _replace_handlers(logger: logging.Logger, handler: logging.Handler) -> None:
-    for each in logger.handlers:
-        each.close()
+    for replaced in logger.handlers:
+        replaced.close()
     logger.handlers = [handler]
 
 
-class _OnceFormatter(structlog.stdlib.ProcessorFormatter):
-    """Formats a line once, for the console and for its file."""
+class _CachingFormatter(structlog.stdlib.ProcessorFormatter):
+    """Formats a record once, for the console and for its file."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: str | None = getattr(record, "kaiten_line", None)
@@ -120,9 +122,9 @@ class _OnceFormatter(structlog.stdlib.ProcessorFormatter):
 
 
 class _RequestFields:
-    """Adds what is known of the request: its id, its trace, and the subject by its pseudonym.
+    """Adds the fields of the request: its id, its trace, and the pseudonym of its subject.
 
-    Security events get the caller's address too, or the network that it is in.
+    Security events get the caller's address too, or its network.
     """
 
     def __init__(self, pseudonyms: Pseudonyms | None, *, whole_addresses: bool) -> None:
@@ -147,9 +149,9 @@ class _RequestFields:
 
 
 def _describe_exception(_: object, __: str, event: EventDict) -> EventDict:
-    """Replace an exception by its type and where it was raised.
+    """Replace an exception by its type and the place where it was raised.
 
-    Its message is left out: it may quote the caller's text.
+    Its message is left out, because it may quote the caller's text.
     """
     info: Any = event.pop("exc_info", None)
     if info is True:
@@ -158,7 +160,7 @@ def _describe_exception(_: object, __: str, event: EventDict) -> EventDict:
     if isinstance(error, BaseException):
         event["error"] = type(error).__name__
         if isinstance(error, OSError) and error.strerror:
-            # A full disk, say: the system's words, without the file.
+            # The system's description, without the file name, for instance of a full disk.
             event["fault"] = error.strerror
         event["raised_at"] = [
             f"{frame.filename}:{frame.lineno} in {frame.name}"
@@ -168,7 +170,7 @@ def _describe_exception(_: object, __: str, event: EventDict) -> EventDict:
 
 
 def _shorten_asyncio(_: object, __: str, event: EventDict) -> EventDict:
-    """Keep the first line of what asyncio logs: the next ones quote exceptions' messages."""
+    """Keep the first line of asyncio's messages: the next lines quote exceptions' messages."""
     if event.get("logger") == "asyncio":
         event["event"] = str(event["event"]).partition("\n")[0]
     return event

@@ -23,14 +23,14 @@ from pathlib import Path
 from kaiten.pseudonyms import Pseudonyms
 from kaiten.settings.models import LoggingSettings
 from gateway.security_log import security_log
-from monitors.logging.setup import configure
+from monitors.logging.setup import configure_logging
 from tests.unit.gateway.house import House, V1, V2, bearer
 
 folder, level, addresses = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "whole"
 settings = LoggingSettings(folder=folder, level=level, client_addresses=addresses)
 # As service.py does: once while it is imported, and once in the worker.
-configure(settings)
-configure(settings, Pseudonyms(b"key"), 3)
+configure_logging(settings)
+configure_logging(settings, Pseudonyms(b"key"), 3)
 
 
 async def main() -> None:

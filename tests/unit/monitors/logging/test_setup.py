@@ -18,11 +18,11 @@ import structlog
 from kaiten.context import RequestContext, bind
 from kaiten.errors import ClientDisconnected
 from kaiten.settings.models import LoggingSettings
-from monitors.logging.setup import configure
+from monitors.logging.setup import configure_logging
 
 logger = structlog.get_logger("gateway.example")
-configure(LoggingSettings(level=sys.argv[1]))
-configure(LoggingSettings(level=sys.argv[1]))
+configure_logging(LoggingSettings(level=sys.argv[1]))
+configure_logging(LoggingSettings(level=sys.argv[1]))
 
 
 def fail() -> None:
@@ -153,9 +153,9 @@ import sys
 from pathlib import Path
 from gateway.security_log import PER_SOURCE, log_event, log_operator_action
 from kaiten.settings.models import LoggingSettings
-from monitors.logging.setup import configure, keep_acts
-configure(LoggingSettings())
-keep_acts(Path(sys.argv[1]))
+from monitors.logging.setup import add_audit_file, configure_logging
+configure_logging(LoggingSettings())
+add_audit_file(Path(sys.argv[1]))
 for number in range(3 * PER_SOURCE):
     log_event("token_rejected", "size")
     log_operator_action("revoked", number=number)

@@ -145,9 +145,10 @@ def test_drops_from_before_there_are_metrics_are_handed_on() -> None:
 _START = """
 import faulthandler, logging, os, pathlib, sys, threading, warnings
 from kaiten.settings.models import LoggingSettings
-from monitors.logging import setup, writer
+from monitors.logging import writer
+from monitors.logging.setup import configure_logging
 writer.detach_console()
-setup.configure(LoggingSettings())
+configure_logging(LoggingSettings())
 log = logging.getLogger("bentoml")
 """
 _PRODUCERS = """

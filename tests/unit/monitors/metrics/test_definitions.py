@@ -38,8 +38,8 @@ SCRAPE = """
 import sys
 from kaiten.settings.models import LoggingSettings
 from monitors.metrics.definitions import Metrics
-from monitors.logging.setup import configure
-configure(LoggingSettings())
+from monitors.logging.setup import configure_logging
+configure_logging(LoggingSettings())
 sys.stdout.buffer.write(Metrics(sys.argv[1]).exposition()[0])
 """
 
@@ -401,8 +401,8 @@ GROWING = """
 import os, sys
 from kaiten.settings.models import LoggingSettings
 from monitors.metrics.definitions import Metrics
-from monitors.logging.setup import configure
-configure(LoggingSettings())
+from monitors.logging.setup import configure_logging
+configure_logging(LoggingSettings())
 metrics = Metrics(os.environ["PROMETHEUS_MULTIPROC_DIR"])
 def answer(model, count):
     for _ in range(count):
