@@ -1,7 +1,7 @@
 """`make docs`: write docs/reference from the code; ``--check`` fails if a page is out of date.
 
 Settings come from the models and the comments of kaiten.yaml, metrics from a scrape, commands from
-Typer, routes from the OpenAPI documents. `make contract` writes docs/reference/errors.md.
+Typer, routes from their declarations. `make contract` writes docs/reference/errors.md.
 """
 
 import json
@@ -18,8 +18,8 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from cli import app
+from gateway import admin, protocols
 from gateway.api_versions import DOCUMENTS
-from gateway.app import route_table
 from kaiten.settings.environment import ROOT
 from kaiten.settings.loader import Settings
 from tests.exposition import Exposition
@@ -51,8 +51,10 @@ _METRICS = """`GET /metrics` shows the metrics of all workers. `route` is a rout
 an HTTP status, `model` and `version` name a served version, and `arm` is `production`. Gauges that
 [monitoring](../drift-and-quality.md) has no value for are NaN or missing.
 """
-_API = """A running server shows the OpenAPI documents at `/docs`. [Errors](errors.md) lists every
-status and code. Every request may carry `X-Request-ID` and `X-Request-Timeout-Ms`.
+_API = """A running server shows them at `/docs`. On a path that several versions share, the header
+`API-Version` selects one. `gateway.docs` and `gateway.metrics` may require the scope `ops`, or
+close a route. [Errors](errors.md) lists every status and code. Every request may carry
+`X-Request-ID` and `X-Request-Timeout-Ms`.
 """
 _HEADER = "Generated from the code by `{make}`; do not edit.\n"
 _TYPES = {"array": "list", "object": "mapping"}
@@ -226,25 +228,25 @@ def _cell(text: str) -> str:
 
 
 def api_page() -> str:
-    """Return every route with its versions, and links to the OpenAPI documents."""
+    """Return every route with its version and scope, as it is declared."""
     versions = ", ".join(f"[v{version}](../openapi/v{version}.json)" for version in DOCUMENTS)
     lines = [
         "# API\n",
         _HEADER.format(make=MAKE),
         f"The OpenAPI documents freeze each version: {versions}.",
         _API,
-        "| route | version | summary | scope |",
+        "| route | version | scope | summary |",
         "|---|---|---|---|",
     ]
-    table = route_table(Settings.model_construct())
-    for spec in sorted((*table.negotiating, *table.specs), key=lambda spec: spec.path):
-        negotiated = table.negotiated.get(spec.path, DOCUMENTS)
-        of = [spec.api_version] if spec.api_version else [*negotiated]
-        if spec.summary:
-            lines.append(
-                f"| `{spec.method} {spec.path}` | {', '.join(of)} | {spec.summary} "
-                f"| {f'`{spec.scope}`' if spec.scope else 'open'} |"
-            )
+    routes = sorted([*protocols.ROUTES, *admin.ROUTES], key=lambda route: route.path)
+    for route in routes:
+        if route.summary:
+            paths = [route.path, *filter(None, [route.negotiated_path])]
+            shown = " or ".join(f"`{route.method} {path}`" for path in paths)
+            scope = f"`{route.scope}`" if route.scope else "none"
+            lines.append(f"| {shown} | {route.api_version or 'all'} | {scope} | {route.summary} |")
+    pages = ", ".join(f"`{route.path}`" for route in routes if not route.summary)
+    lines.append(f"\nPages and documents, for browsers and tools: {pages}.")
     return "\n".join(lines) + "\n"
 
 
