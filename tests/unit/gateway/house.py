@@ -18,7 +18,7 @@ from gateway.app import EdgeParts, route_table, wrap
 from gateway.auth.factory import build
 from gateway.auth.minting import mint
 from gateway.auth.signing_secret import SigningSecret
-from gateway.interfaces import EventSink, Runner
+from gateway.interfaces import EventSink, Runner, Traffic
 from gateway.middleware.access import Callers
 from gateway.prediction import PredictionHandler
 from gateway.rate_limit.limiter import Limiter
@@ -295,6 +295,7 @@ class House:
         desk: Desk | None = None,
         feedback: FeedbackSettings = FeedbackSettings(),  # noqa: B008  it is frozen
         draining: bool = False,
+        traffic: Traffic | None = None,
     ) -> None:
         self.desk, self.draining = desk or Desk(), draining
         settings = Settings.model_construct(
@@ -328,7 +329,7 @@ class House:
             EdgeParts(
                 self.services,
                 callers(settings, secret or SigningSecret(SECRET, development=False)),
-                self.traffic,
+                traffic or self.traffic,
                 self.bodies,
                 events or self.events,
                 limiter,
