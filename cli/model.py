@@ -79,7 +79,7 @@ def diff(
 def audit_log(
     name: Annotated[str, typer.Argument(help="The model's name.")], *, as_json: JsonOption = False
 ) -> None:
-    """Show who registered, validated, promoted and rolled back versions, and when.
+    """Show when versions were registered, validated, promoted and rolled back, and by which user.
 
     The command fails if the audit log was tampered with.
     Example: kaiten model audit-log support-intent

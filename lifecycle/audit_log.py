@@ -43,7 +43,7 @@ class Action(StrEnum):
 
 
 class AuditLogEvent(BaseModel):
-    """What happened to a version, who did it, and why.
+    """What happened to a version, with the operator and the reason.
 
     ``card`` is the SHA-256 of the model card, ``report`` that of the validation report.
     """
@@ -88,7 +88,7 @@ class AuditLog:
         """Return all entries, the oldest first.
 
         Raises:
-            AuditLogCorrupt: An entry is missing or differs from what was written.
+            AuditLogCorrupt: An entry is missing or was changed.
 
         """
         try:

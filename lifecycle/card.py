@@ -12,7 +12,7 @@ from kaiten.confinement import ConfinedFolder, UnsafeFile
 from kaiten.errors import ModelRejected, restore
 
 CARD_FILE = "model_card.json"
-# Holds what is established after registration; the audit log has the digests.
+# Holds reports, which are written after registration; the audit log has their digests.
 REPORTS = "reports"
 SIGNATURE_FILE = "model.sig"
 # Written by BentoML's store.

@@ -28,7 +28,7 @@ BASELINE_EVIDENCE, MISSING_LABELS_EVIDENCE, GOLDEN_EVIDENCE = "against", "partly
 
 @dataclass(frozen=True, slots=True)
 class PromotionRequest:
-    """The stage to promote to, who asks for it and why, and the evidence of the release.
+    """The stage to promote to, the operator and the reason, and the evidence of the release.
 
     ``evidence`` maps kinds of evidence in versioning.release_process to what proves each.
     """
@@ -213,7 +213,7 @@ def _check_unchanged(model: StoredModel, entry: AuditLogEntry) -> None:
 def _rollback_target(transaction: AuditLogTransaction, name: str) -> AuditLogEntry:
     """Return the entry of the version that served in production before the current one.
 
-    A version that was rolled back from is no target.
+    A version that was rolled back from cannot be a target.
     """
     lineage = production_lineage(transaction.entries)
     if len(lineage) < 2:  # noqa: PLR2004  the current version, and one before it

@@ -1,4 +1,4 @@
-"""The SemVer policy: how far a version must be from its parent, given what has changed."""
+"""The SemVer policy: how far a version must be from its parent, given its changes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

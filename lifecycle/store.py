@@ -102,7 +102,8 @@ class StoredModel:
 class ModelStore:
     """The versions under BENTOML_HOME (in a container: those of the bento).
 
-    The store signs what is added and verifies what is loaded, as ``signatures`` requires.
+    The store signs each version that is added and verifies each that is loaded, as ``signatures``
+    requires.
     """
 
     def __init__(self, signatures: SignatureSettings | None = None) -> None:

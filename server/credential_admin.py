@@ -120,7 +120,7 @@ def _change(settings: Settings, change: Callable[[Credentials], Credentials]) ->
 
 
 def _confirmation(settings: Settings, done: str) -> str:
-    """Return what was recorded and when workers apply it; no worker has been asked."""
+    """Return the message that a change is recorded, and when workers apply it."""
     within = f"within {settings.auth.credentials_poll_s:g} s"
     return f"{done} Each worker that reaches {_place(settings)} applies it {within}."
 

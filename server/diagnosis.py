@@ -176,7 +176,7 @@ def _effective_settings(settings: Settings, problems: list[Detail]) -> Effective
 
 
 def _redis(settings: Settings) -> str | None:
-    """Describe the Redis. One that does not answer is no problem: a start continues."""
+    """Describe the Redis. If it does not answer, a start continues."""
     if settings.state.redis_url is None:
         return None
     # The Redis client is loaded only if it is used.
@@ -189,7 +189,7 @@ def _redis(settings: Settings) -> str | None:
 
 
 def _database(settings: Settings) -> str | None:
-    """Describe the database. One that does not answer is no problem: a start continues."""
+    """Describe the database. If it does not answer, a start continues."""
     if not settings.feedback.enabled:
         return None
     # SQLAlchemy is loaded only if predictions are stored.

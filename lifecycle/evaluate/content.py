@@ -79,7 +79,7 @@ def read_bytes(path: Path) -> bytes:
     """Return the bytes of a file as it is stored.
 
     Raises:
-        InvalidData: It is no regular file, cannot be read, or is too large.
+        InvalidData: It is not a regular file, cannot be read, or is too large.
 
     """
     try:

@@ -1,4 +1,4 @@
-"""The validation report: what was measured, on which rows, and whether it meets the thresholds."""
+"""The validation report: measures of a version on labelled rows, and the thresholds they meet."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime

@@ -37,7 +37,7 @@ from server.smoke.responses import (
 Outcome = Literal["ok", "failed", "skipped"]
 PREDICT = "/api/v2/predict"
 # Fits no model in particular: its label is not checked.
-_TEXT = "Good morning, is anybody there?"
+_TEXT = "Good morning, can you help me?"
 _TOKEN_LIFETIME = timedelta(minutes=5)
 _POLL_S = 0.2
 # Each replica counts its own predictions, and a balancer picks a replica for each request.
@@ -61,7 +61,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class SmokeCheck:
-    """The outcome of one check: what was seen and, if it failed, what to do about it."""
+    """The outcome of one check: the observation and, if it failed, the remedy."""
 
     name: str
     outcome: Outcome
@@ -310,7 +310,7 @@ class _SmokeRun:
         }
         for name, values in (("kaiten_model_info", digests), ("kaiten_build_info", builds)):
             if not values:
-                seen = f"no {name} in the metrics, so what is deployed is unknown"
+                seen = f"no {name} in the metrics, so the deployed version is unknown"
                 raise CheckFailed(seen, "Build and deploy it again")
         return "; ".join([*sorted(digests), *sorted(builds)])
 

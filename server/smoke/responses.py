@@ -17,7 +17,7 @@ _MAX_SUMMARY_CHARS = 300
 
 
 class CheckFailed(Exception):
-    """What was seen instead of what the contract says, and what to do about it."""
+    """A deviation from the contract, as observed, and the remedy."""
 
     def __init__(self, seen: str, remedy: str) -> None:
         super().__init__(seen)

@@ -50,7 +50,7 @@ def ok(*arguments: str) -> str:
 
 
 def refused(*arguments: str) -> str:
-    """Return what is said of a command that can not be done: by its option, or in a sentence."""
+    """Return the message of a command that fails: a usage error, or a sentence."""
     result = run(*arguments)
     if isinstance(result.exception, SetupError):
         return result.exception.message

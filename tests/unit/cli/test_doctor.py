@@ -166,7 +166,7 @@ def test_what_would_stop_a_start_is_told_by_its_field(
 ) -> None:
     add(DEFAULT, tmp_path, engine="torch")
     monkeypatch.setenv(name, value)
-    # In production, a model that nobody has promoted would stop it as well.
+    # In production, a model that was never promoted would prevent a start as well.
     others = ["serving.models"] if value == "production" else []
     assert fields(report(1)) == [field, *others]
     output = said(1)

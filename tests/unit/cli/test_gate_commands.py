@@ -1,4 +1,4 @@
-"""validate, promote, rollback, history and diff on a tiny real model; evidence of a release."""
+"""validate, promote, rollback, model audit-log and diff on a tiny model; release evidence."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ def registered(tiny_classifier: Path, model_store: Path) -> str:
 
 @pytest.fixture
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a model pass that nobody has trained."""
+    """Let an untrained model pass."""
     for name in ("MIN_ACCURACY", "MIN_MACRO_F1"):
         monkeypatch.setenv(f"KAITEN_VALIDATION__{name}", "0")
     monkeypatch.setenv("KAITEN_VALIDATION__MAX_CALIBRATION_ERROR", "1")
@@ -65,7 +65,7 @@ def test_from_a_report_to_production_and_back(registered: str, tmp_path: Path) -
         "mail": 20,
         "chat": 20,
     }
-    # What was kept in case of an interruption is not needed any more.
+    # The cache for an interrupted validation is removed.
     assert not list((tmp_path / "validation").glob("*.f32"))
     for stage in ("staging", "production"):
         moved = run("promote", registered, "--to", stage, "--reason", "it is better")

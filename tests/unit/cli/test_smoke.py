@@ -195,7 +195,7 @@ def test_certificate_is_verified_by_the_authority_that_is_named(
     with deployed(context) as deployment:
         options = [deployment.url, "--token-file", token_file]
         assert run(*options, "--ca", str(authority.file)).exit_code == 0
-        # No waiting mends a certificate, so it is told at once.
+        # Waiting does not cure a certificate, so the check fails at once.
         said = refusal(CliRunner().invoke(app, ["smoke", *options, "--wait", "3600"]))
     assert "CERTIFICATE_VERIFY_FAILED" in said
     assert "Name the authority of its certificate (--ca)" in said

@@ -29,7 +29,7 @@ from tests.unit.lifecycle.test_registration import RULES, inspect, submission
 # Python 3.12 warns where a process of several threads forks; the child starts none.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.link", "os.truncate"}
-# More than any of them does, and a bound on a test that would go on for ever.
+# More than any operation makes; bounds a test that would never end.
 MOST = 200
 TAG = "ours:1.0.1"
 
@@ -142,12 +142,12 @@ def prepared(house: House, *steps: Callable[[], object]) -> None:
 
 
 def check_each(house: House, act: Callable[[], object], check: Callable[[], object]) -> int:
-    """Kill it at each change, check what is there, and try again; return how many there are."""
+    """Kill it at each change of the disk, check the state, and try again; return the changes."""
     for number in range(1, MOST):
         house.reset()
         if not killed_at(number, act):
             return number - 1
-        # Whatever was half done: what served serves, and the trail holds.
+        # After any partial change, the same version serves and the audit log is valid.
         assert house.store.get("ours:1.0.0").card.version == "1.0.0"
         house.store.audit_log("ours").entries()
         assert {model.card.version for model in house.store} <= {"1.0.0", "1.0.1"}
@@ -193,7 +193,7 @@ def test_promote(stage: Stage, house: House) -> None:
         if actions(house) == before:
             house.promote(stage)
         else:
-            # The trail says that it was; nobody has to do anything.
+            # The audit log already has the entry, so nothing is left to do.
             with pytest.raises(PromotionRefused, match="already"):
                 house.promote(stage)
         assert actions(house) == [*before, Action.PROMOTED]

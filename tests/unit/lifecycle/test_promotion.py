@@ -1,4 +1,4 @@
-"""Promotion and rollback: what is asked of a version before it may serve."""
+"""Promotion and rollback: the conditions for a version to serve in a stage."""
 
 import shutil
 import threading
@@ -19,7 +19,7 @@ STAGING, PRODUCTION = Stage.STAGING, Stage.PRODUCTION
 
 
 class House:
-    """A store with trails, and who promotes in it."""
+    """A store with audit logs, and a promotion gate on it."""
 
     def __init__(self, folder: Path, rules: VersioningSettings | None = None) -> None:
         self.folder, self.store = folder, ModelStore()
@@ -187,7 +187,7 @@ def test_rollback_returns_to_the_last_good_version(house: House) -> None:
     entry = house.rollback()
     assert (entry.action, entry.version, entry.stage) == (Action.ROLLED_BACK, "1.0.1", PRODUCTION)
     assert house.serves() == "1.0.1"
-    # What was rolled back from is not come back to.
+    # A version that was rolled back from does not return.
     assert house.rollback().version == "1.0.0"
     house.release("1.0.3")
     assert house.rollback().version == "1.0.0"

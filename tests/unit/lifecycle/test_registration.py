@@ -236,7 +236,7 @@ def test_inspection_sees_nothing_but_what_is_stored(folder: Path) -> None:
 
     def look(folder: Path, output: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
         seen.extend(contents(folder))
-        # Whoever handed the folder over changes it meanwhile.
+        # Another program changes the folder meanwhile.
         write("model.safetensors", "other weights")(handed_over)
         return inspect(folder, output)
 
@@ -339,7 +339,7 @@ def test_readme_says_what_the_card_says(folder: Path) -> None:
 STEPS = {
     "checksums": "lifecycle.registration.sha256",
     "the README": "lifecycle.readme.render_readme",
-    "the trail": "lifecycle.audit_log.replace",
+    "the audit log": "lifecycle.audit_log.replace",
     "the files": "lifecycle.store.shutil.copyfile",
     "the card": "lifecycle.card.ModelCard.write",
     "the last look": "lifecycle.card.ModelCard.verify",

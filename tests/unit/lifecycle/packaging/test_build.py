@@ -28,7 +28,7 @@ def store(model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def reached(*_: object) -> object:
         raise Reached
 
-    # What comes next takes an index of packages.
+    # The next step needs a package index.
     monkeypatch.setattr(building, "_lock", reached)
     store = ModelStore()
     for version in ("1.0.0", "1.0.1", "1.0.2", "1.0.3"):

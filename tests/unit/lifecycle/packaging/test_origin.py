@@ -61,7 +61,7 @@ def test_file_that_git_does_not_know_is_a_change(tmp_path: Path) -> None:
     assert source_revision(tmp_path, []) == f"{commit}-changed"
     (tmp_path / ".git" / "info" / "exclude").write_text("local.py\n")
     assert source_revision(tmp_path, []) == commit
-    # What is ignored changes nothing, unless it goes in.
+    # An ignored file matters only if the bento includes it.
     assert source_revision(tmp_path, ["local.py"]) == f"{commit}-changed"
 
 

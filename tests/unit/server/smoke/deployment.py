@@ -24,7 +24,7 @@ PREDICT = "/api/v2/predict"
 
 @dataclass(frozen=True)
 class Request:
-    """What was sent."""
+    """A request as it arrived."""
 
     path: str
     token: str
@@ -34,7 +34,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What comes back; None as ``id`` is that of the request."""
+    """A response; ``id`` None means the id of the request."""
 
     status: int
     body: object

@@ -144,7 +144,7 @@ def weaker(request: Request) -> Answer:
     return replace(envelope(request, 404, "not_found"), headers=headers)
 
 
-# By what is wrong: the path and its rule, the check that has to find it, and what it says.
+# By fault: the path and its rule, the check that must find it, and part of its message.
 FAULTS: dict[str, tuple[str, Rule, str, str]] = {
     "no auth": (PREDICT, without_token, "no token", "200, not 401"),
     "any signature": (PREDICT, any_signature, "forged token", "200, not 401"),
