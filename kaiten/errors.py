@@ -81,69 +81,70 @@ class InvalidSettings(SetupError):
 
 
 class ModelNotFound(SetupError):
-    """No such model in the store."""
+    """The model store has no such version."""
 
-    def __init__(self, tag: str, known: Sequence[str], folder: object = None) -> None:
-        have = ", ".join(known) if known else "none"
+    def __init__(self, tag: str, existing: Sequence[str], folder: object = None) -> None:
         place = "" if folder is None else f" {folder}"
-        mount = "" if known else "If the store is a volume, check that it is mounted. "
+        mount = "" if existing else "If the store is a volume, check that it is mounted. "
         self.tag = tag
         super().__init__(
-            f"Model {tag} is not in the model store{place} (there: {have}). {mount}"
-            "Run `make quickstart` for the quickstart model, or `kaiten register FOLDER --name "
-            "NAME --version X.Y.Z --task TASK` for yours, and name it in serving.models."
+            f"Model {tag} is not in the model store{place} (there: "
+            f"{', '.join(existing) or 'none'}). {mount}Run `make quickstart` for the quickstart "
+            "model, or `kaiten register FOLDER --name NAME --version X.Y.Z --task TASK` for yours, "
+            "and name it in serving.models."
         )
 
 
 class ModelLost(ModelNotFound):
-    """A version that was registered in this store, and whose files are gone."""
+    """A version was registered in this store, and its files are missing."""
 
     def __init__(self, tag: str, missing: object) -> None:
         SetupError.__init__(
-            self, f"{tag} was registered in this store, and {missing} is missing. {restore(tag)}."
+            self,
+            f"{tag} was registered in this store, but {missing} is missing. {restore_remedy(tag)}.",
         )
         self.tag = tag
 
 
-def restore(tag: str) -> str:
-    """Return what to do about a version whose files are not as they were registered.
+def restore_remedy(tag: str) -> str:
+    """Return the remedy for a version whose files differ from the registered ones.
 
-    Registering it again would make other bytes of it, with no validation and no promotion.
+    Registering it again would produce other bytes, without a validation and a promotion.
     """
     return (
         f"Restore {tag} from a copy of its folder: a backup, a `bentoml models export`, or an "
-        "image that holds it. Without one, serve another version, or register the model under a "
-        "new one. Workers that are running serve on from memory: do not restart them, do not "
+        "image that contains it. Without a copy, serve another version, or register the model "
+        "under a new version. Running workers serve from memory: do not restart them, do not "
         f"delete {tag}, and do not register it again"
     )
 
 
 class ModelRejected(SetupError):
-    """A model that may not be registered or loaded."""
+    """A model cannot be registered or loaded."""
 
     def __init__(self, field: str, reason: str, remedy: str) -> None:
         super().__init__(f"{field}: {reason}. {remedy}", [Detail(field, reason)])
 
 
 class DataRejected(SetupError):
-    """A file of rows that a version cannot be validated on."""
+    """A file of rows cannot be used for validation."""
 
     def __init__(self, file: object, reason: str, remedy: str) -> None:
-        # The message is one line, and file names may hold line ends.
+        # The message is one line, and a file name may contain line breaks.
         if not str(file).isprintable():
             file = repr(str(file))
         super().__init__(f"{file}: {reason}. {remedy}", [Detail("data", reason)])
 
 
 class PromotionRefused(SetupError):
-    """A version that may not serve where it was to."""
+    """A version may not serve in the requested stage or environment."""
 
     def __init__(self, tag: str, reason: str, remedy: str) -> None:
         super().__init__(f"{tag} is not promoted: {reason}. {remedy}", [Detail("version", reason)])
 
 
 class BuildRefused(SetupError):
-    """A bento or an image that can not be made."""
+    """A bento or an image cannot be built."""
 
 
 class AuditLogCorrupt(SetupError):
@@ -158,11 +159,11 @@ class AuditLogCorrupt(SetupError):
 
 
 class StateBusy(SetupError):
-    """Somebody else is changing a model's state."""
+    """Another process is changing a model's state."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"Somebody else is changing the state of {name}. Wait for them, and try again."
+            f"Another process is changing the state of {name}. Wait until it ends, and try again."
         )
 
 

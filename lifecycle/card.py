@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from kaiten.confinement import ConfinedFolder, UnsafeFile
-from kaiten.errors import ModelRejected, restore
+from kaiten.errors import ModelRejected, restore_remedy
 
 CARD_FILE = "model_card.json"
 # Holds reports, which are written after registration; the audit log has their digests.
@@ -109,7 +109,7 @@ class ModelCard(BaseModel):
         try:
             return cls.model_validate_json((folder / CARD_FILE).read_bytes())
         except (OSError, ValueError):
-            remedy = f"{restore(f'{folder.parent.name}:{folder.name}')}."
+            remedy = f"{restore_remedy(f'{folder.parent.name}:{folder.name}')}."
             reason = f"is missing or corrupt in {folder}"
             raise ModelRejected(CARD_FILE, reason, remedy) from None
 
@@ -149,7 +149,7 @@ class ModelCard(BaseModel):
                 raise ModelRejected(
                     name,
                     f"is missing, or was changed after {self.tag} was registered",
-                    f"{restore(self.tag)}.",
+                    f"{restore_remedy(self.tag)}.",
                 )
 
 

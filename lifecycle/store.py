@@ -14,7 +14,7 @@ import semver
 from pydantic import TypeAdapter
 
 from kaiten import model_tags
-from kaiten.errors import ModelLost, ModelNotFound, ModelRejected, restore
+from kaiten.errors import ModelLost, ModelNotFound, ModelRejected, restore_remedy
 from kaiten.files import replace_file
 from kaiten.settings.models import SignatureSettings
 from lifecycle.audit_log import Action, AuditLog, AuditLogEntry
@@ -140,7 +140,7 @@ class ModelStore:
             raise ModelRejected(
                 CARD_FILE,
                 f"belongs to {card.tag}, not to {tag}",
-                f"{restore(tag)}.",
+                f"{restore_remedy(tag)}.",
             )
         if card.engine is None:
             raise ModelRejected(
@@ -208,7 +208,7 @@ class ModelStore:
             reason = f"of {card.tag} belongs to a version that is not in the audit log"
         else:
             return
-        raise ModelRejected(CARD_FILE, reason, f"{restore(card.tag)}.")
+        raise ModelRejected(CARD_FILE, reason, f"{restore_remedy(card.tag)}.")
 
     def add(self, card: ModelCard, sources: Mapping[str, Path]) -> StoredModel:
         """Copy the files (relative path to source) and the card into the store.

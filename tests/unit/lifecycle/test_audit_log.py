@@ -151,7 +151,7 @@ def test_lock_that_is_held_too_long_is_reported(
     other = AuditLog(log.path.parent, "ours")
     with (
         log.transaction(),
-        pytest.raises(StateBusy, match="Somebody else is changing the state of ours"),
+        pytest.raises(StateBusy, match="Another process is changing the state of ours"),
         other.transaction(),
     ):
         pass

@@ -180,7 +180,7 @@ def test_version_whose_files_are_gone_is_to_be_restored_and_not_registered(
     with pytest.raises(ModelLost) as caught:
         store.get("ours:1.0.0")
     assert caught.value.message.startswith(
-        f"ours:1.0.0 was registered in this store, and {missing} is missing. Restore ours:1.0.0 "
+        f"ours:1.0.0 was registered in this store, but {missing} is missing. Restore ours:1.0.0 "
     )
     assert "bentoml models delete" not in caught.value.message
     assert "kaiten register" not in caught.value.message
