@@ -339,7 +339,7 @@ def test_readme_says_what_the_card_says(folder: Path) -> None:
 STEPS = {
     "checksums": "lifecycle.registration.sha256",
     "the README": "lifecycle.readme.render_readme",
-    "the audit log": "lifecycle.audit_log.replace",
+    "the audit log": "lifecycle.audit_log.replace_file",
     "the files": "lifecycle.store.shutil.copyfile",
     "the card": "lifecycle.card.ModelCard.write",
     "the last look": "lifecycle.card.ModelCard.verify",
