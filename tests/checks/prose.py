@@ -21,7 +21,6 @@ PENDING = (
     "CHANGELOG.md",
     "client/",
     "deploy/",
-    "docs/adr/",
     "gateway/",
     "kaiten/",
     "kaiten.yaml",
@@ -34,7 +33,6 @@ PENDING = (
     "tests/contract/",
     "tests/deploy/",
     "tests/e2e/",
-    "tests/gpu/",
     "tests/checks/test_docs.py",
     "tests/unit/client/",
     "tests/unit/gateway/",
@@ -42,7 +40,6 @@ PENDING = (
     "tests/unit/monitors/",
     "tests/unit/runners/",
     "tests/unit/server/test_",
-    ".github/",
 )
 # Results are records of a day, references repeat the code, and this module quotes the habits.
 _SKIPPED = re.compile(r"(^|/)results/|^docs/(openapi|reference)/|^tests/checks/(test_)?prose\.py$")
