@@ -26,7 +26,7 @@ class Pruner:
         self._keep_rows = settings.max_rows
 
     def prune(self, now: float) -> int:
-        """Delete what is too old or too much; return how many rows. ``now`` is in epoch seconds.
+        """Delete rows that are too old or too many; return how many. ``now`` is in epoch seconds.
 
         Raises:
             DatabaseUnavailable: The database cannot be reached, or is locked.

@@ -1,9 +1,9 @@
 """Latency of answers by route, over all workers: exact sums, and percentiles within 1 %.
 
-The percentiles are those of DDSketch (Masson, Rim and Lee, VLDB 2019) over a fixed range: bucket
-bounds grow by a constant factor, so each value is within a relative error of its bucket's value,
-and sketches are merged by addition. Prometheus' histogram of the same answers cannot replace it:
-its 14 buckets give percentiles within a factor of two, and it has neither minimum nor maximum.
+The percentiles are those of DDSketch (Masson, Rim and Lee, VLDB 2019) over a fixed range. Bucket
+bounds grow by a constant factor, so each value is within a relative error of its bucket's value.
+Sketches are merged by addition. Prometheus' histogram of the same answers cannot replace them: its
+14 buckets give percentiles within a factor of two or more, and neither a minimum nor a maximum.
 
 Each worker maps a file of its own into memory, beside its metrics. Adding an answer changes a few
 numbers there without a system call, and they outlive the worker, however it ends. Files of dead

@@ -24,7 +24,6 @@ PENDING = (
     "gateway/",
     "kaiten/",
     "kaiten.yaml",
-    "monitors/",
     "runners/",
     "server/bentoml_config.py",
     "server/preflight.py",
@@ -37,7 +36,6 @@ PENDING = (
     "tests/unit/client/",
     "tests/unit/gateway/",
     "tests/unit/kaiten/",
-    "tests/unit/monitors/",
     "tests/unit/runners/",
     "tests/unit/server/test_",
 )

@@ -78,8 +78,8 @@ def test_panels_have_a_title_each_a_place_of_their_own_and_say_what_they_show() 
 def test_lines_are_where_the_alerts_are() -> None:
     rules = (ROOT / "deploy" / "prometheus" / "kaiten.rules.yaml").read_text("utf-8")
     for title, limit, written in [
-        ("Share of failures", 0.05, "> 0.05"),
-        ("Answer time", 5, "> 5\n"),
+        ("Error ratio", 0.05, "> 0.05"),
+        ("Response time", 5, "> 5\n"),
     ]:
         (panel,) = [panel for panel in PANELS if panel["title"] == title]
         assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"] == limit

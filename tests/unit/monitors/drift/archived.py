@@ -1,4 +1,4 @@
-"""Archived windows of answers that nobody asked for."""
+"""Archived windows of made-up answers."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta

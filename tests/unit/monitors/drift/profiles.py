@@ -1,4 +1,4 @@
-"""Profiles of answers that nobody asked for, usual and not."""
+"""Profiles of made-up answers, usual and unusual."""
 
 from collections.abc import Mapping
 

@@ -120,7 +120,7 @@ def test_a_window_that_was_judged_before_its_judge_was_killed_counts_once(setup:
     assert setup.close().windows == 1
     assert setup.spool.claimed(SOURCE) == []
     assert sum(part.rows for part in setup.spool.parts(SOURCE)) == 200
-    # It was archived again, under the same name: nobody knows whether it was before.
+    # Archived again under the same name, because the earlier worker may not have done it.
     assert [name for name, _, _ in setup.shelf.kept] == [window.id] * 2
 
 

@@ -40,7 +40,7 @@ def page() -> str:
 
 @pytest.fixture(scope="module")
 def odd_page() -> str:
-    """Return the page of a version with a label that is no plain word, and damaged profiles."""
+    """Return the page of a version with a label of special characters, and damaged profiles."""
     label = np.array([ODD] * ROWS)
     reference = Baseline("report-1", Profile.of(answers(RANDOM, ROWS, label=label)))
     return render(report(reference, unreadable=2))

@@ -97,7 +97,7 @@ def test_a_window_comes_again_as_it_was_until_it_is_forgotten(setup: Setup) -> N
     setup.put(40)
     setup.now += 60
     (window,) = setup.windows()
-    # Whoever was to judge it is killed, and more comes before the next one looks.
+    # Its worker is killed before judging it, and more answers come before the next one looks.
     setup.put(70, 40)
     found = setup.windows()
     assert [each.rows for each in found] == [40, 110]

@@ -17,7 +17,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
-    """Return where there is an empty database, of either kind."""
+    """Return the address of an empty database, of either kind."""
     if request.param == "sqlite":
         return URL.create("sqlite", database=str(tmp_path / "quality.sqlite"))
     server: PostgresServer = request.getfixturevalue("postgres")

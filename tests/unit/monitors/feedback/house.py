@@ -1,4 +1,4 @@
-"""Predictions and labels that nobody asked for, and what is in a database."""
+"""Made-up predictions and labels, and the rows of a database."""
 
 from typing import Any
 

@@ -11,7 +11,7 @@ TIMES, ROWS = 20, 10
 
 
 def write(url: str) -> None:
-    """Make the tables, if nobody has, and write."""
+    """Create the tables if they are missing, and write."""
     database = Database(make_url(url))
     for _ in range(TIMES):
         with database.writing() as connection:

@@ -227,7 +227,7 @@ def test_those_who_wait_for_the_first_to_try_need_not_try() -> None:
     tries: list[str] = []
 
     def first(*_: object) -> None:
-        # Whoever is next waits for the lock that this one has.
+        # The next writer waits for the lock of this one.
         tries.append("tried")
         pool.submit(write_nothing)
 
@@ -344,7 +344,7 @@ def test_locked_file_is_told_and_writers_wait_for_it_once_in_a_while(
         for _ in range(5):
             with pytest.raises(DatabaseUnavailable) as raised:
                 database.check_writable()
-        # Whoever reads is not held up.
+        # Readers are not held up.
         assert rows_in(database) == 0
         now += RETRY_S
         for _ in range(5):

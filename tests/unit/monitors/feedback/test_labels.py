@@ -72,7 +72,7 @@ def test_label_is_held_to_those_of_a_version_that_another_host_serves(
     put(database, row(request_id="a", version="2.0.0"), row(request_id="b", version="3.0.0"))
     know(database, "intent:2.0.0", "parcels")
     labels.take([Label("a", 0, "parcels")], None)
-    # Of the third, nobody knows any label.
+    # The labels of the third version are unknown.
     for unfit in (Label("a", 0, "billing"), Label("b", 0, "billing")):
         with pytest.raises(InvalidInput):
             labels.take([unfit], None)
@@ -225,7 +225,7 @@ def test_labels_that_wait_are_bounded_by_sender(database: Database, labels: Labe
         labels.take(waiting(0, 1), None, subject="a")
     # To correct one that waits takes no more room.
     assert labels.take(waiting(97, 1), None, subject="a") == 0
-    # Labels for what was answered are taken all the while, and those that find theirs make room.
+    # Labels of known predictions are always accepted, and joined ones make room.
     put(database, row(request_id="known"), *(row(request_id="r97", item=n) for n in range(10)))
     assert labels.take([Label("known", 0, "billing")], None, subject="a") == 1
     assert labels.join_waiting(WAIT_S) == 10
@@ -244,7 +244,7 @@ def test_labels_that_wait_leave_room_for_those_of_a_new_sender(
             except RateLimited:
                 held.append(count)
                 break
-    # Its cap for each of the first four, then half of what is left.
+    # The cap for each of the first four, then half of the rest.
     assert held == [10, 10, 10, 10, 5, 2, 1]
     assert len(kept(database)) == sum(held)
     # A correction adds none, also where its sender holds more than is free by now.

@@ -59,17 +59,17 @@ async def test_database_that_hangs_is_given_up_before_the_deadline_and_holds_up_
     url = make_url(postgres.url)
     desk, other = desk_of(url, tmp_path), Database(url)
     with other.writing() as connection:
-        # Whoever writes feedback waits for this.
+        # Writers of feedback wait for this lock.
         connection.execute(text(f"LOCK TABLE {feedback.name} IN ACCESS EXCLUSIVE MODE"))
         left = asyncio.create_task(desk.take([HUNG], None, in_time()))
         asked = [asyncio.create_task(desk.take([HUNG], None, in_time(0.5))) for _ in range(20)]
-        # The loop goes on meanwhile.
+        # The loop continues meanwhile.
         await asyncio.sleep(0)
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert {type(each) for each in found} == {DeadlineExceeded}
         left.cancel()
         await asyncio.wait([left])
-    # What was given up is not written, though its thread has it in hand: the threads take it first.
+    # Abandoned labels are not written, although a thread has them in hand before these reads.
     await asyncio.gather(*(desk.read(in_time()) for _ in range(20)))
     assert HUNG[:2] not in kept(other)
     await desk.take([HUNG._replace(label="delivery")], None, in_time())

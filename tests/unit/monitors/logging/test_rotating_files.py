@@ -23,7 +23,7 @@ from monitors.logging.rotating_files import (
 
 @pytest.fixture
 def told() -> Iterator[list[EventDict]]:
-    """Keep what the console is told."""
+    """Capture the events of the console."""
     with capture_logs() as events:
         yield events
 

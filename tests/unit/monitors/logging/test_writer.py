@@ -1,4 +1,4 @@
-"""Nobody waits for a line to be written, whatever the console or the disk does."""
+"""No code waits for a line to be written, whatever the console or the disk does."""
 
 import json
 import os
@@ -40,7 +40,7 @@ class Sink:
 
 @pytest.fixture
 def drops() -> Iterator[Counter[str]]:
-    """Count what is dropped from here on."""
+    """Count dropped lines from now on."""
     counted: Counter[str] = Counter()
     report_drops_to(lambda target, count: counted.update({target: count}))
     counted.clear()

@@ -396,7 +396,7 @@ def test_what_serves_is_told_by_labels() -> None:
         assert found.value("kaiten_model_info", model=name, version=version, digest=digest) == 1
 
 
-# Takes a directory; counts in one series, says so, and in very many more once it is told to.
+# Takes a directory; counts in one series, says so, and in very many more after a line of input.
 GROWING = """
 import os, sys
 from kaiten.settings.models import LoggingSettings

@@ -31,7 +31,7 @@ def metrics_file(path: Path, rows: dict[str, tuple[float, float]]) -> None:
 
 
 def counts(directory: Path, torn: list[str] | None = None) -> dict[str, float]:
-    """Return the sums of what is counted, as a scrape reads it."""
+    """Return the sums of the counters, as a scrape reads them."""
     reader = MetricFiles(directory, lambda: torn.append("torn") if torn is not None else None)
     sums: dict[str, float] = {}
     for file in reader.read():
@@ -190,7 +190,7 @@ def test_files_that_could_not_be_deleted_yet_are_not_counted_twice(
         with pytest.raises(_Killed):
             counts(tmp_path)
     assert (tmp_path / f"counter_{DEAD}.db").exists()
-    # What a scrape reads before anybody has tidied up.
+    # A scrape before the files of dead workers are folded.
     reader = MetricFiles(tmp_path, lambda: None)
     monkeypatch.setattr(reader, "fold", lambda: None)
     assert [row[1] for file in reader.read() for row in file.rows] == [2]

@@ -83,7 +83,7 @@ def test_a_profile_appears_whole_and_nothing_else_is_left(tmp_path: Path) -> Non
 
 
 class Clock:
-    """Moves only when told."""
+    """Moves only when a test moves it."""
 
     now = 100.0
 
