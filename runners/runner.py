@@ -1,4 +1,4 @@
-"""A runner: one model, its queue and its device, from inputs to predictions."""
+"""A runner: one version with its queue and its engine, from inputs to predictions."""
 
 import asyncio
 import math
@@ -18,34 +18,38 @@ from runners.batching.watchdog import DeviceHung, Watchdog
 from runners.tasks.base import Task
 
 logger = structlog.get_logger(__name__)
-# A warm-up compiles, captures graphs and computes the largest batches, all before the first answer.
-_WARM_UP_TIMES = 10
+# A warm-up compiles, captures graphs and computes the largest batches: it may take so many times as
+# long as a batch.
+_WARM_UP_FACTOR = 10
 
 
 class Runner:
-    """Predicts with one version of a model."""
+    """Predicts with one version in this process; ``on_death`` is called if it dies.
+
+    ``hung`` says, once it is closed, whether one of its threads hangs.
+    """
 
     def __init__(
         self,
         tag: str,
         labels: Sequence[str],
         task: Task[Any, Any, Any, Any],
-        limits: BatchingSettings,
+        settings: BatchingSettings,
         observer: Observer,
         on_death: Callable[[], None],
     ) -> None:
         self.tag = tag
         self.labels = tuple(labels)
         self._processor, self._model = task.processor, task.model
-        self._limits = limits
+        self._settings = settings
         self._on_death = on_death
         self._warm = self._closed = False
-        # One lasting thread a lane, since torch keeps a pool for each thread that calls it.
+        # One permanent thread a lane, because torch keeps a pool for each thread that calls it.
         self._lane_threads = ThreadPoolExecutor(self._model.lanes, thread_name_prefix=f"lane-{tag}")
-        # Not one more lane thread: work that changes between more threads than lanes is slower.
+        # Its own thread: lanes are slower if their work moves between more threads than lanes.
         self._express_thread = ThreadPoolExecutor(1, thread_name_prefix=f"express-lane-{tag}")
         self._observer = observer
-        watchdog = Watchdog(limits.hang_timeout_s)
+        watchdog = Watchdog(settings.hang_timeout_s)
         self._preparation = Preparation(task.processor, tag, watchdog)
         self._batcher: Batcher[Any, Any, Any] = Batcher(
             self._preparation.prepare,
@@ -61,37 +65,37 @@ class Runner:
                 check=self._check,
                 watchdog=watchdog,
             ),
-            limits,
+            settings,
             observer,
             on_death=on_death,
         )
-        # Whether a thread of it hangs, once it is closed: then the process does not end by itself.
         self.hung = False
 
     @property
     def ready(self) -> bool:
-        """Whether the model is warm and its batcher alive."""
+        """Whether the model is warmed up and its batcher alive."""
         return self._warm and self._batcher.alive
 
     @property
     def queue_delay_s(self) -> int:
-        """What all that waits takes at the measured pace, in whole seconds, at least 1."""
+        """The time for all waiting items at the measured throughput, in seconds, at least 1."""
         return self._batcher.queue_delay_s
 
     def retry_after_s(
         self, subject: str, inputs: int, deadline: float, ahead: int = 0
     ) -> int | None:
-        """Return when to retry, in seconds, if so many inputs of a subject would be refused now.
+        """Return after how many seconds to retry if these inputs would be rejected now.
 
-        ``ahead``: the inputs of the subject that are to be submitted before them.
+        Returns None if there is room for them. ``ahead`` is the number of the subject's inputs that
+        will be submitted before them.
         """
         return self._batcher.retry_after_s(subject, inputs, deadline, ahead)
 
     async def start(self) -> None:
-        """Warm the model up and start its batcher; a runner that fails at it is dead."""
+        """Warm up the model and start its batcher; the runner dies if that fails."""
         try:
-            timeout_s = self._limits.hang_timeout_s
-            watchdog = Watchdog(timeout_s and _WARM_UP_TIMES * timeout_s)
+            timeout_s = self._settings.hang_timeout_s
+            watchdog = Watchdog(timeout_s and _WARM_UP_FACTOR * timeout_s)
             await watchdog.guard(run_on(self._lane_threads, self._warm_up))
         except Exception as error:
             if isinstance(error, DeviceHung):
@@ -108,10 +112,16 @@ class Runner:
             self._warm = True
 
     async def predict(self, inputs: Sequence[Any], deadline: float = math.inf) -> Sequence[Any]:
-        """Return the task's prediction for each input, in order; ``deadline`` in monotonic time.
+        """Return the task's prediction for each input, in order.
 
-        The queue is shared between the subjects of the requests at hand. QueueFull,
-        DeadlineExceeded, NotReady and InferenceFailed as the batcher raises them.
+        ``deadline`` is by time.monotonic(). The subject is that of the request in the context.
+
+        Raises:
+            QueueFull: The queue has no room for all inputs.
+            DeadlineExceeded: Some input had not started by the deadline.
+            InferenceFailed: Some input failed.
+            NotReady: The runner is not ready.
+
         """
         context = current_or_none()
         if context is None:
@@ -119,19 +129,19 @@ class Runner:
         return await self._batcher.submit(inputs, deadline, context.subject, context.reserve)
 
     async def close(self) -> None:
-        """Stop the batcher and the threads; what waits is answered with NotReady."""
+        """Stop the batcher and the threads; waiting calls raise NotReady."""
         self._closed = True
         await self._batcher.close()
         self.hung = self.hung or self._batcher.hung
-        # A thread that hangs would be waited for without end.
+        # Waiting for a hung thread would never end.
         await self._preparation.close(wait=not self.hung)
         for threads in (self._lane_threads, self._express_thread):
             await asyncio.to_thread(partial(threads.shutdown, wait=not self.hung))
 
     def _warm_up(self) -> None:
         self._model.warm_up(
-            self._limits.max_batch_tokens or self._model.batch_tokens,
-            self._limits.max_batch_items or self._model.batch_items,
+            self._settings.max_batch_tokens or self._model.batch_tokens,
+            self._settings.max_batch_items or self._model.batch_items,
         )
 
     async def _check(self) -> None:

@@ -95,5 +95,5 @@ async def _serve(settings: Settings, socket: Path, store: ModelStore, parent: _P
     listener.close()
     if died.is_set():
         return 1
-    await server.until_left()
+    await server.wait_for_disconnects()
     return 0

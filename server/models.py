@@ -13,7 +13,7 @@ from lifecycle.store import ModelStore, StoredModel
 from runners.batching.observer import Observer
 from runners.device_process.client import RemoteRunner
 from runners.device_process.processes import socket_of
-from runners.device_process.server import carried
+from runners.device_process.server import bytes_task
 from runners.engines import choose_engine
 from runners.runner import Runner
 from runners.tasks import find_task
@@ -77,7 +77,7 @@ def load_runner(
     check_opset(card, choose_engine(model.folder, settings.runners).newest_opset)
     task = task_module.load(model.folder, card.max_length, settings.runners, baseline)
     if remote:
-        task = carried(task.model, task_module.codec)
+        task = bytes_task(task.model, task_module.codec)
     return Runner(card.tag, card.labels, task, settings.effective_batching, observer, on_death)
 
 

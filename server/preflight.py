@@ -30,7 +30,7 @@ from monitors.drift.state import NO_BASELINE
 from monitors.logging import writer
 from monitors.logging.rotating_files import check_folder
 from monitors.logging.setup import configure_logging
-from runners.device_process.processes import DeviceProcesses, own_folder
+from runners.device_process.processes import DeviceProcesses, make_socket_folder
 from runners.engines import choose_engine
 from runners.engines.placement import devices, holders
 from runners.tasks import find_task
@@ -62,7 +62,7 @@ def prepare(settings: Settings) -> None:
     workers = process_count(in_force["workers"])
     _log_configuration(settings, workers)
     _raise_descriptor_limit()
-    folder = own_folder()
+    folder = make_socket_folder()
     sockets = folder if settings.runners.process == "device" else None
     credentials_copy = folder / CREDENTIALS_FILE
     secret = secret_in_force(settings)

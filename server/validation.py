@@ -215,8 +215,10 @@ def _measure_distances(
     embeddings, predicted = predictions.embeddings, predictions.scores.argmax(axis=1)
     if not embeddings.shape[1]:
         return np.full(len(predicted), np.nan, np.float32), {}
-    content = embedding_distance.written(embedding_distance.centroids_of(embeddings, predicted))
-    distances = embedding_distance.distances_within(embeddings, predicted)
+    content = embedding_distance.serialize_centroids(
+        embedding_distance.compute_centroids(embeddings, predicted)
+    )
+    distances = embedding_distance.measure_distances_within(embeddings, predicted)
     return distances, {embedding_distance.CENTROIDS_FILE: content}
 
 

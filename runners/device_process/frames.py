@@ -1,8 +1,8 @@
-"""What passes between a worker and a device process: frames of plain bytes, and never pickle.
+"""The frames between a worker and a device process: plain bytes, never pickle.
 
-A frame is the length of its body and the body: what kind it is, the number of the call that it
-belongs to, and the kind's own content. Both ends run the same code on the same machine, so numbers
-are in its byte order, and a frame that makes no sense ends the connection.
+A frame is the length of its body and the body: its kind, the number of its call, and content by
+kind. Both processes run the same code on the same machine, so numbers are in its byte order, and an
+invalid frame ends the connection.
 """
 
 import asyncio
@@ -16,28 +16,28 @@ from kaiten.errors import DeadlineExceeded, InferenceFailed, KaitenError, NotRea
 
 _LENGTH = struct.Struct("=I")
 _HEAD = struct.Struct("=BI")
-# The deadline, and how long the request's id, its subject's name and the list of parts are.
-_ASK = struct.Struct("=dHHI")
-# What it came to, when to try again, how long all that waits takes, and the number of parts.
-_ANSWER = struct.Struct("=BIII")
-# More than any request may hold: whoever announces it does not speak our language.
-_MOST_BYTES = 1 << 28
+# The deadline, and the lengths of the request id, the subject and the list of parts.
+_REQUEST = struct.Struct("=dHHI")
+# The outcome, the seconds until a retry, the queue delay in seconds, and the number of parts.
+_RESPONSE = struct.Struct("=BIII")
+# Longer than any valid frame.
+_MAX_BYTES = 1 << 28
 
 
 class Kind(IntEnum):
-    """What a frame says."""
+    """The kind of a frame."""
 
     HELLO = 1
     WELCOME = 2
-    ASK = 3
+    REQUEST = 3
     CANCEL = 4
-    ANSWER = 5
+    RESPONSE = 5
     PING = 6
     PONG = 7
 
 
 class _Outcome(IntEnum):
-    """What became of a call."""
+    """The outcome of a call."""
 
     ANSWERED = 0
     QUEUE_FULL = 1
@@ -47,10 +47,10 @@ class _Outcome(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A call: its items as bytes, and when it is due by time.monotonic().
+class DeviceRequest:
+    """A call: its items as bytes, and its deadline by time.monotonic().
 
-    ``request_id`` is for the log, and ``subject`` whose share of the device it takes.
+    ``request_id`` is for the log, and ``subject`` for fair queueing.
     """
 
     parts: Sequence[bytes]
@@ -61,22 +61,27 @@ class Ask:
     def encode(self, number: int) -> bytes:
         """Return the whole frame."""
         name, subject = (self.request_id or "").encode(), self.subject.encode()
-        head = _ASK.pack(self.deadline, len(name), len(subject), len(self.parts))
-        return frame(Kind.ASK, number, head, name, subject, *_joined(self.parts))
+        head = _REQUEST.pack(self.deadline, len(name), len(subject), len(self.parts))
+        return frame(Kind.REQUEST, number, head, name, subject, *_pack_parts(self.parts))
 
     @classmethod
-    def decode(cls, content: memoryview) -> "Ask":
-        """Return what a frame's content says; struct.error or ValueError for nonsense."""
-        deadline, name_size, subject_size, count = _ASK.unpack_from(content)
-        rest = content[_ASK.size :]
+    def decode(cls, content: memoryview) -> "DeviceRequest":
+        """Return the content of a frame.
+
+        Raises:
+            ValueError, struct.error: The content is invalid.
+
+        """
+        deadline, name_size, subject_size, count = _REQUEST.unpack_from(content)
+        rest = content[_REQUEST.size :]
         name, rest = str(rest[:name_size], "utf-8"), rest[name_size:]
         subject, rest = str(rest[:subject_size], "utf-8"), rest[subject_size:]
-        return cls(_parted(rest, count), deadline, name or None, subject)
+        return cls(_unpack_parts(rest, count), deadline, name or None, subject)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of a call: the results as bytes, or an error, and how long the queue is."""
+class DeviceResponse:
+    """The results of a call as bytes, or its error, and the queue delay."""
 
     parts: Sequence[bytes] = ()
     error: KaitenError | None = None
@@ -84,16 +89,21 @@ class Answer:
 
     def encode(self, number: int) -> bytes:
         """Return the whole frame."""
-        outcome, retry_after_s = _told(self.error)
-        told = _ANSWER.pack(outcome, retry_after_s, self.queue_delay_s, len(self.parts))
-        return frame(Kind.ANSWER, number, told, *_joined(self.parts))
+        outcome, retry_after_s = _outcome_of(self.error)
+        head = _RESPONSE.pack(outcome, retry_after_s, self.queue_delay_s, len(self.parts))
+        return frame(Kind.RESPONSE, number, head, *_pack_parts(self.parts))
 
     @classmethod
-    def decode(cls, content: memoryview) -> "Answer":
-        """Return what a frame's content says; struct.error or ValueError for nonsense."""
-        outcome, retry_after_s, queue_delay_s, count = _ANSWER.unpack_from(content)
-        parts = _parted(content[_ANSWER.size :], count)
-        return cls(parts, _error(_Outcome(outcome), retry_after_s), queue_delay_s)
+    def decode(cls, content: memoryview) -> "DeviceResponse":
+        """Return the content of a frame.
+
+        Raises:
+            ValueError, struct.error: The content is invalid.
+
+        """
+        outcome, retry_after_s, queue_delay_s, count = _RESPONSE.unpack_from(content)
+        parts = _unpack_parts(content[_RESPONSE.size :], count)
+        return cls(parts, _error_of(_Outcome(outcome), retry_after_s), queue_delay_s)
 
 
 def frame(kind: Kind, number: int, *content: bytes) -> bytes:
@@ -103,16 +113,16 @@ def frame(kind: Kind, number: int, *content: bytes) -> bytes:
 
 
 class FrameProtocol(asyncio.Protocol):
-    """One end of a connection; who uses it says what to do with a frame."""
+    """One end of a connection; subclasses handle its frames."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
-        # Whether the other end reads more slowly than is written here.
+        # Whether the other end reads more slowly than this one writes.
         self.congested = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is one by its methods only.
+        # uvloop's transport has the methods, but not the type.
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
@@ -121,10 +131,10 @@ class FrameProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         try:
-            self._take_frames()
+            self._handle_frames()
         except (ValueError, struct.error):
             self._buffer.clear()
-            self.hang_up()
+            self.disconnect()
 
     def pause_writing(self) -> None:
         self.congested = True
@@ -133,60 +143,65 @@ class FrameProtocol(asyncio.Protocol):
         self.congested = False
 
     def frame_received(self, kind: Kind, number: int, content: memoryview) -> None:
-        """Take a frame; ValueError or struct.error ends the connection."""
+        """Handle a frame; a ValueError or struct.error ends the connection."""
         raise NotImplementedError
 
     @property
     def connected(self) -> bool:
-        """Whether the connection stands."""
+        """Whether the connection is open."""
         return self._transport is not None and not self._transport.is_closing()
 
     def send(self, whole: bytes) -> None:
-        """Send a frame; to nobody, if the other end has gone."""
+        """Send a frame, unless the connection has ended."""
         if self._transport is not None:
             self._transport.write(whole)
 
-    def hang_up(self) -> None:
-        """End the connection at once: nobody waits for what is still to be written."""
+    def disconnect(self) -> None:
+        """Close the connection at once, and discard unsent frames."""
         if self._transport is not None:
             self._transport.abort()
 
-    def _take_frames(self) -> None:
+    def _handle_frames(self) -> None:
         start = 0
         while len(self._buffer) >= start + _LENGTH.size:
             (size,) = _LENGTH.unpack_from(self._buffer, start)
             body = start + _LENGTH.size
-            if size > _MOST_BYTES:
+            if size > _MAX_BYTES:
                 raise ValueError(f"a frame of {size} bytes")
             if len(self._buffer) < body + size:
                 break
             # A copy, so that the buffer may move while the content is in use.
-            taken = memoryview(bytes(self._buffer[body : body + size]))
-            kind, number = _HEAD.unpack_from(taken)
+            content = memoryview(bytes(self._buffer[body : body + size]))
+            kind, number = _HEAD.unpack_from(content)
             start = body + size
-            self.frame_received(Kind(kind), number, taken[_HEAD.size :])
+            self.frame_received(Kind(kind), number, content[_HEAD.size :])
         del self._buffer[:start]
 
 
-def _joined(parts: Sequence[bytes]) -> tuple[bytes, ...]:
+def _pack_parts(parts: Sequence[bytes]) -> tuple[bytes, ...]:
     """Return the parts after their lengths."""
     return struct.pack(f"={len(parts)}I", *map(len, parts)), *parts
 
 
-def _parted(content: memoryview, count: int) -> list[bytes]:
-    """Return the parts that _joined joined; ValueError unless they fill the content."""
+def _unpack_parts(content: memoryview, count: int) -> list[bytes]:
+    """Return the parts that _pack_parts packed.
+
+    Raises:
+        ValueError: They do not fill the content.
+
+    """
     lengths = struct.unpack_from(f"={count}I", content)
     parts, at = [], _LENGTH.size * count
     for length in lengths:
         parts.append(bytes(content[at : at + length]))
         at += length
     if at != len(content):
-        raise ValueError(f"{at} bytes were told, and {len(content)} came")
+        raise ValueError(f"{at} bytes were announced, and {len(content)} were received")
     return parts
 
 
-def _told(error: KaitenError | None) -> tuple[_Outcome, int]:
-    """Return an outcome, and the seconds after which to try again."""
+def _outcome_of(error: KaitenError | None) -> tuple[_Outcome, int]:
+    """Return an outcome, and the seconds after which to retry."""
     match error:
         case None:
             return _Outcome.ANSWERED, 0
@@ -200,7 +215,7 @@ def _told(error: KaitenError | None) -> tuple[_Outcome, int]:
             return _Outcome.FAILED, 0
 
 
-def _error(outcome: _Outcome, retry_after_s: int) -> KaitenError | None:
+def _error_of(outcome: _Outcome, retry_after_s: int) -> KaitenError | None:
     match outcome:
         case _Outcome.ANSWERED:
             return None

@@ -19,33 +19,33 @@ from kaiten.settings.snapshot import snapshot_descriptors
 from runners.engines.placement import place_of, places
 
 logger = structlog.get_logger(__name__)
-# One that fails as it starts is tried again after ever longer pauses; one that had run for longer
-# than the longest of them is started at once.
-_FIRST_PAUSE_S, _LAST_PAUSE_S = 1.0, 60.0
+# A process that fails at its start is restarted with exponential backoff, which starts anew after a
+# process that ran for longer than the maximum.
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 1.0, 60.0
 _COMMAND = (sys.executable, "-m", "cli", "device")
 
 
-def own_folder() -> Path:
-    """Make a folder for this server's sockets, which nobody else may enter; it goes as we do."""
-    # Not under KAITEN_HOME: the path of a socket may have 108 bytes.
+def make_socket_folder() -> Path:
+    """Make a private folder for this server's sockets, which is removed as the process ends."""
+    # Not under KAITEN_HOME, because the path of a socket may have at most 108 bytes.
     folder = Path(tempfile.mkdtemp(prefix="kaiten-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def socket_of(settings: RunnerSettings, worker: int) -> Path:
-    """Return where the device process of a worker listens; workers are numbered from 0."""
+    """Return the socket of a worker's device process; workers are numbered from 0."""
     if settings.sockets is None:
-        reason = "is device, but nobody has started a device process; serve with bentoml serve"
+        reason = "is device, but no device process was started; serve with bentoml serve"
         raise InvalidSettings([Detail("runners.process", reason)], "runners")
     return _socket(settings.sockets, place_of(settings, worker))
 
 
 class DeviceProcesses:
-    """Starts a process for each device that a worker is placed on, and another where one ends.
+    """Starts a process for each device of a worker, and replaces one that ends.
 
-    They listen in the folder ``sockets``, find their models in the folder ``store``, and note their
-    metrics in the folder ``metrics``.
+    They listen in the folder ``sockets``, load models from the folder ``store``, and write their
+    metrics into the folder ``metrics``.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class DeviceProcesses:
         self._environments: dict[Path, Mapping[str, str]] = {
             _socket(sockets, name): {
                 "PROMETHEUS_MULTIPROC_DIR": str(metrics),
-                # It sees this device alone.
+                # It sees this device only.
                 "CUDA_VISIBLE_DEVICES": name,
                 "KAITEN_RUNNERS__DEVICE": "cuda",
             }
@@ -63,30 +63,30 @@ class DeviceProcesses:
         } or {_socket(sockets, None): {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}}
 
     def start(self) -> None:
-        """Start them, and keep them for as long as this process lives."""
+        """Start them, and restart them for as long as this process lives."""
         for socket in self._environments:
-            # The first one here: until it has begun, it holds whatever sockets this process opens,
-            # and BentoML frees ports to take them itself right after.
+            # The first one in this thread: until it has started, it inherits the sockets that this
+            # process opens, and BentoML frees ports to bind them itself right after.
             first = self._start(socket)
-            threading.Thread(target=self._keep, args=(socket, first), daemon=True).start()
+            threading.Thread(target=self._keep_running, args=(socket, first), daemon=True).start()
 
-    def _keep(self, socket: Path, process: subprocess.Popen[bytes] | None) -> None:
-        pause_s = _FIRST_PAUSE_S
+    def _keep_running(self, socket: Path, process: subprocess.Popen[bytes] | None) -> None:
+        backoff_s = _MIN_BACKOFF_S
         while True:
             started = time.monotonic()
             if process is not None:
                 _wait_for(process, socket)
-            lasted = time.monotonic() - started > _LAST_PAUSE_S
-            pause_s = _FIRST_PAUSE_S if lasted else min(2 * pause_s, _LAST_PAUSE_S)
-            time.sleep(pause_s)
+            ran_long = time.monotonic() - started > _MAX_BACKOFF_S
+            backoff_s = _MIN_BACKOFF_S if ran_long else min(2 * backoff_s, _MAX_BACKOFF_S)
+            time.sleep(backoff_s)
             process = self._start(socket)
 
     def _start(self, socket: Path) -> subprocess.Popen[bytes] | None:
-        """Start a process; None where that fails, for whatever reason."""
-        # Its standard input ends when this process does, however that comes. In a session of its
-        # own: Ctrl-C is for the workers, which still need it for what they hold.
+        """Start a process; return None if that fails."""
+        # Its standard input ends with this process in any case. It has its own session, because
+        # Ctrl-C is for the workers, which need it for their last requests.
         try:
-            process = subprocess.Popen(  # noqa: S603  our own command
+            process = subprocess.Popen(  # noqa: S603  a fixed command
                 [*_COMMAND, str(socket), str(self._store)],
                 env=environment_for(dict(self._environments[socket])),
                 cwd=ROOT,
@@ -104,11 +104,11 @@ class DeviceProcesses:
 def _wait_for(process: subprocess.Popen[bytes], socket: Path) -> None:
     with process:
         code = process.wait()
-    # BentoML's supervisor may have reaped it, and then its code is not known: it reads as 0.
+    # If BentoML's supervisor has reaped it, its code is unknown, and reads as 0.
     logger.error("device_process_ended", device=socket.stem, code=code or None)
 
 
 def _socket(folder: Path, device: str | None) -> Path:
-    """Return where the process of a CUDA device listens, or of the CPU where there is none."""
-    # The name of a MIG slice may have slashes in it.
+    """Return the socket for the process of a CUDA device, or of the CPU."""
+    # The name of a MIG slice may contain slashes.
     return folder / f"{(device or 'cpu').replace('/', '_')}.sock"

@@ -10,18 +10,18 @@ import structlog
 
 from kaiten.context import Principal, RequestContext, bind
 from kaiten.errors import InferenceFailed, KaitenError, NotReady
-from runners.device_process.frames import Answer, Ask, FrameProtocol, Kind, frame
+from runners.device_process.frames import DeviceRequest, DeviceResponse, FrameProtocol, Kind, frame
 from runners.registry import ModelRunner, Registry
 from runners.tasks.base import Codec, Model, Task
 
 logger = structlog.get_logger(__name__)
-# All workers connect at once when a device process is back.
+# All workers connect at once when a device process has restarted.
 _BACKLOG = 1024
 ItemT = TypeVar("ItemT")
 RawT = TypeVar("RawT")
 
 
-class CarriedProcessor(Generic[ItemT, RawT]):
+class BytesProcessor(Generic[ItemT, RawT]):
     """Takes items as bytes, and returns raw results as bytes: workers prepare and finish them."""
 
     inline_chars = math.inf
@@ -38,13 +38,13 @@ class CarriedProcessor(Generic[ItemT, RawT]):
         return self._codec.encode_raw(raw)
 
 
-def carried(model: Model[ItemT, RawT], codec: Codec[ItemT, RawT]) -> Task[Any, Any, Any, Any]:
+def bytes_task(model: Model[ItemT, RawT], codec: Codec[ItemT, RawT]) -> Task[Any, Any, Any, Any]:
     """Return a task of the model whose inputs and predictions are bytes."""
-    return Task(CarriedProcessor(codec), model)
+    return Task(BytesProcessor(codec), model)
 
 
 class DeviceServer:
-    """Answers workers by runners of carried tasks, which the caller closes."""
+    """Answers workers by runners of bytes_task, which the caller closes."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -68,7 +68,7 @@ class DeviceServer:
         logger.info("device_process_ready", models=[*self._registry.models])
         return listener
 
-    async def until_left(self) -> None:
+    async def wait_for_disconnects(self) -> None:
         """Wait until the last worker has disconnected."""
         while self._connections:
             self._disconnected.clear()
@@ -113,8 +113,10 @@ class _WorkerConnection(FrameProtocol):
             self.send(frame(Kind.WELCOME, number))
         elif kind is Kind.PING:
             self.send(frame(Kind.PONG, number))
-        elif kind is Kind.ASK and self._runner is not None:
-            call = asyncio.create_task(self._answer(self._runner, number, Ask.decode(content)))
+        elif kind is Kind.REQUEST and self._runner is not None:
+            call = asyncio.create_task(
+                self._answer(self._runner, number, DeviceRequest.decode(content))
+            )
             self._calls[number] = call
             call.add_done_callback(lambda _: self._calls.pop(number))
         elif kind is Kind.CANCEL:
@@ -123,21 +125,21 @@ class _WorkerConnection(FrameProtocol):
         else:
             raise ValueError(f"{kind.name} is not expected here")
 
-    async def _answer(self, runner: ModelRunner, number: int, ask: Ask) -> None:
-        if ask.request_id is not None:
-            principal = Principal(ask.subject, frozenset())
-            bind(RequestContext(ask.request_id, principal=principal))
+    async def _answer(self, runner: ModelRunner, number: int, request: DeviceRequest) -> None:
+        if request.request_id is not None:
+            principal = Principal(request.subject, frozenset())
+            bind(RequestContext(request.request_id, principal=principal))
         parts: Sequence[bytes] = ()
         error: KaitenError | None = None
         try:
-            parts = await runner.predict(ask.parts, ask.deadline)
+            parts = await runner.predict(request.parts, request.deadline)
         except KaitenError as raised:
             error = raised
         except asyncio.CancelledError:
             # Sent for its queue delay alone, which the worker tells its next caller.
-            self.send(Answer((), NotReady(), runner.queue_delay_s).encode(number))
+            self.send(DeviceResponse((), NotReady(), runner.queue_delay_s).encode(number))
             raise
         except Exception:
-            logger.exception("call_failed", request_id=ask.request_id)
+            logger.exception("call_failed", request_id=request.request_id)
             error = InferenceFailed()
-        self.send(Answer(parts, error, runner.queue_delay_s).encode(number))
+        self.send(DeviceResponse(parts, error, runner.queue_delay_s).encode(number))

@@ -29,17 +29,17 @@ PACKAGES = {"onnx": "onnxruntime", "torch": "torch"}
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """The engine that computes a model, its device (cpu, cuda or cuda:N), and why, for people."""
+    """The engine for a model, its device (cpu, cuda or cuda:N), and the reason, for people."""
 
     engine: Literal["onnx", "torch"]
     device: str
     reason: str
-    # ONNX Runtime computes texts of up to so many tokens, and torch longer ones; None: no limit.
+    # ONNX Runtime computes texts of up to so many tokens, and torch longer ones. None: no limit.
     max_onnx_tokens: int | None = None
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """The packages whose versions may change what it answers."""
+        """The packages whose versions may change its predictions."""
         onnx = ("onnxruntime",) if self.engine == "onnx" else ()
         torch = ("torch", "transformers") if self.needs_torch else ()
         return (*onnx, *torch, "tokenizers", "numpy")
@@ -51,34 +51,37 @@ class EngineChoice:
 
     @property
     def newest_opset(self) -> int | None:
-        """The newest version of ONNX's operators that it computes; None where it takes no ONNX."""
+        """The newest opset that it computes; None if it does not compute ONNX."""
         if self.engine != "onnx":
             return None
         newest: int = import_module(f"{__name__}.onnx_engine").newest_opset()
         return newest
 
     def lanes(self, threads: int) -> int:
-        """Return how many batches the engine computes at once, given so many threads."""
+        """Return how many batches the engine computes at once with so many threads."""
         if self.engine == "onnx":
             return threads
         return 1 if self.device == "cpu" else CUDA_LANES
 
 
 def choose_engine(folder: Path, settings: RunnerSettings) -> EngineChoice:
-    """Return what computes a registered model; nothing is loaded for it but torch, to see CUDA.
+    """Return the engine and the device for a registered model, without loading it.
 
-    InvalidSettings if the settings ask for what the model, this machine or its packages lack.
-    On its own it takes a CUDA device where there is one, else ONNX Runtime where the model was
-    exported to ONNX, else torch on the CPU.
+    By default that is a CUDA device if torch sees one, else ONNX Runtime if the model was exported
+    to ONNX, else torch on the CPU.
+
+    Raises:
+        InvalidSettings: The model, this machine or its packages do not support the settings.
+
     """
-    exported, limit = (folder / MODEL_FILE).is_file(), _limit(folder)
+    exported, limit = (folder / MODEL_FILE).is_file(), _read_limit(folder)
     if settings.engine == "onnx":
         _check_onnx(settings.device, exported=exported)
-        choice = EngineChoice("onnx", "cpu", "runners.engine asks for it", limit)
+        choice = EngineChoice("onnx", "cpu", "runners.engine is set to it", limit)
     elif settings.device.startswith("cuda"):
         _check_installed("torch")
         place(settings.device, 0, devices(settings))
-        choice = EngineChoice("torch", settings.device, "runners.device asks for it")
+        choice = EngineChoice("torch", settings.device, "runners.device is set to it")
     elif settings.device == "auto" and cuda.count():
         choice = EngineChoice("torch", "cuda", "torch sees a CUDA device")
     else:
@@ -89,7 +92,7 @@ def choose_engine(folder: Path, settings: RunnerSettings) -> EngineChoice:
     return choice
 
 
-def _limit(folder: Path) -> int | None:
+def _read_limit(folder: Path) -> int | None:
     try:
         return int((folder / LIMIT_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -99,14 +102,14 @@ def _limit(folder: Path) -> int | None:
 def open_engine(
     folder: Path, settings: RunnerSettings, samples: TokenBatch | None = None
 ) -> Engine:
-    """Load a registered model's network into the engine, and onto the device, that are chosen.
+    """Load a registered model's network with its engine, onto its device.
 
-    Half precision is tried on ``samples``; without any, it is not used.
+    Half precision is tried on ``samples``, and not used without any.
     """
     choice = choose_engine(folder, settings)
     logger.info("engine_opened", **asdict(choice))
     decided = settings.model_copy(update={"device": choice.device})
-    # Imported here: who serves with one engine does not pay for the others.
+    # Imported here, because a server with one engine must not load the others.
     if choice.max_onnx_tokens is not None:
         engine: Engine = _class_of("long_texts", "LongTextEngine")(
             folder, decided, samples, choice.max_onnx_tokens
@@ -120,20 +123,20 @@ def open_engine(
     return engine
 
 
-def _class_of(module: str, name: str) -> Any:  # noqa: ANN401  each engine is made in its own way
+def _class_of(module: str, name: str) -> Any:  # noqa: ANN401  the constructors differ
     return getattr(import_module(f"{__name__}.{module}"), name)
 
 
 def _choose_on_cpu(settings: RunnerSettings, *, exported: bool, limit: int | None) -> EngineChoice:
     if settings.engine == "torch":
-        return EngineChoice("torch", "cpu", "runners.engine asks for it")
-    place = "runners.device is cpu" if settings.device == "cpu" else "torch sees no CUDA device"
+        return EngineChoice("torch", "cpu", "runners.engine is set to it")
+    cause = "runners.device is cpu" if settings.device == "cpu" else "torch sees no CUDA device"
     if exported:
-        long = "" if limit is None else f"; torch computes texts of over {limit:,} tokens"
+        long_texts = "" if limit is None else f"; torch computes texts of over {limit:,} tokens"
         return EngineChoice(
-            "onnx", "cpu", f"{place}, and the model was exported to ONNX{long}", limit
+            "onnx", "cpu", f"{cause}, and the model was exported to ONNX{long_texts}", limit
         )
-    reason = f"{place}, and the model was not exported to ONNX (its card says why)"
+    reason = f"{cause}, and the model was not exported to ONNX (its card says why)"
     return EngineChoice("torch", "cpu", reason)
 
 
@@ -151,7 +154,7 @@ def _check_installed(engine: str) -> None:
     package = PACKAGES[engine]
     if find_spec(package) is None:
         reason = (
-            f"comes to {engine}, but {package} is not installed; pip install {package}, or, in an "
-            "image, build one with this setting"
+            f"results in {engine}, but {package} is not installed; pip install {package}, or build "
+            "the image with this setting"
         )
         raise InvalidSettings([Detail("runners.engine", reason)], "runners")

@@ -1,4 +1,4 @@
-"""What every engine offers, and the padding that they share."""
+"""The interface of engines, and the padding that they share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 PadSide = Literal["left", "right"]
 ATTENTION_MASK = "attention_mask"
-# What people write to a support desk, a bank or a shop, from one word to a paragraph.
+# Texts that people write to a support desk, a bank or a shop, from one word to a paragraph.
 SENTENCES = (
     "Hello",
     "Refund please!",
@@ -28,10 +28,10 @@ SENTENCES = (
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Texts as a network's named inputs: in each, one sequence of numbers a text.
+    """Texts as a network's named inputs, each with one sequence of numbers a text.
 
-    ``input_ids`` is always among the inputs. Shorter texts are filled up to the longest, and that
-    to ``min_length``, with the input's value in ``pad_values``, on ``pad_side``.
+    ``input_ids`` is always among the inputs. Texts are padded to the longest, and to
+    ``min_length``, with the input's value in ``pad_values``, on ``pad_side``.
     """
 
     inputs: Mapping[str, Sequence[Sequence[int]]]
@@ -41,7 +41,7 @@ class TokenBatch:
 
     @classmethod
     def of_ids(cls, token_ids: Sequence[Sequence[int]], pad_id: int) -> "TokenBatch":
-        """Return a batch that has no inputs but token ids."""
+        """Return a batch whose only inputs are token ids."""
         return cls({"input_ids": token_ids}, {"input_ids": pad_id})
 
     def __len__(self) -> int:
@@ -54,13 +54,18 @@ class TokenBatch:
 
     @property
     def is_plain(self) -> bool:
-        """Whether token ids, padded on the right, are all that the network is given."""
+        """Whether its only inputs are token ids, padded on the right."""
         padded = self.pad_side == "right" and not self.min_length
         return padded and self.inputs.keys() == {"input_ids"}
 
     def select(self, indices: Sequence[int]) -> "TokenBatch":
         """Return a batch of some of the texts, in this order."""
         inputs = {name: [rows[index] for index in indices] for name, rows in self.inputs.items()}
+        return replace(self, inputs=inputs)
+
+    def concat(self, other: "TokenBatch") -> "TokenBatch":
+        """Return a batch of these texts and those of another batch with the same inputs."""
+        inputs = {name: [*rows, *other.inputs[name]] for name, rows in self.inputs.items()}
         return replace(self, inputs=inputs)
 
     def arrays(self) -> dict[str, NDArray[np.int64]]:
@@ -77,10 +82,10 @@ class TokenBatch:
 
 
 class Computed(NamedTuple):
-    """What a network makes of a batch.
+    """The outputs of a network for a batch.
 
-    Logits of shape (texts, labels); embeddings, which its last layer computed them from, of shape
-    (texts, width), None where the network has none.
+    Logits have shape (texts, labels); embeddings, the input of its last layer, (texts, width), and
+    are None if the network has none.
     """
 
     logits: NDArray[np.float32]
@@ -90,11 +95,11 @@ class Computed(NamedTuple):
 class Engine(Protocol):
     """A loaded network.
 
-    ``lanes`` is how many batches it computes at once, each on a lasting thread of its own;
-    ``batch_tokens`` and ``batch_items`` how many tokens, padding included, and texts it wants in a
-    batch: more gains nothing;
-    ``packed`` whether it computes no padding, so that texts of any lengths go together; ``express``
-    whether it can compute a small batch beside those of its lanes, on one more thread.
+    ``lanes`` is the number of batches that it computes at once, each on its own permanent thread.
+    ``batch_tokens`` and ``batch_items`` are the padded tokens and the texts of a batch beyond which
+    throughput does not grow. A ``packed`` engine computes no padding, so that texts of any lengths
+    share a batch. An engine with ``express`` computes a small batch beside those of its lanes, on
+    one more thread.
     """
 
     @property
@@ -109,15 +114,17 @@ class Engine(Protocol):
     def express(self) -> bool: ...
 
     def reserve(self, tokens: int, items: int) -> None:
-        """Make ready for batches of up to so many tokens, padding included, and texts.
+        """Prepare for batches of up to so many padded tokens and texts.
 
-        OutOfMemory where the device can not hold one.
+        Raises:
+            OutOfMemory: The device cannot hold such a batch.
+
         """
 
     def compute(self, batch: TokenBatch, *, alone: bool = False) -> Computed:
         """Return the logits and embeddings of a batch.
 
-        ``alone`` says that nothing else computes or waits, so that it may use every thread.
+        ``alone`` means that nothing else computes or waits, so that it may use every thread.
         """
 
 
@@ -130,7 +137,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def entropy(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the entropy of probabilities, shape (texts, labels), in nats: shape (texts,)."""
-    # What is no longer told from 0 adds nothing.
+    # Probabilities that are rounded to 0 add nothing.
     tiny = np.finfo(np.float32).tiny
-    found: NDArray[np.float32] = -(scores * np.log(np.maximum(scores, tiny))).sum(axis=1)
-    return found
+    entropies: NDArray[np.float32] = -(scores * np.log(np.maximum(scores, tiny))).sum(axis=1)
+    return entropies

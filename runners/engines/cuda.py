@@ -1,4 +1,4 @@
-"""The CUDA devices there are, told without importing torch where no driver offers any."""
+"""The CUDA devices of this machine; torch is imported only if a driver offers some."""
 
 import ctypes
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _DRIVER = "libcuda.so.1"
 
 @dataclass(frozen=True, slots=True)
 class CudaDevice:
-    """A device as torch names it; its whole memory in bytes."""
+    """A device by torch's name, with its total memory."""
 
     name: str
     memory_bytes: int
@@ -18,7 +18,7 @@ class CudaDevice:
 
 def count() -> int:
     """Return how many CUDA devices torch sees; it takes no memory on them."""
-    # Importing torch costs seconds and 200 MB, which who serves with ONNX Runtime should not pay.
+    # Importing torch takes seconds and 200 MB, which a server with ONNX Runtime should not pay.
     if not driver_count() or find_spec("torch") is None:
         return 0
     cuda = import_module("torch").cuda
@@ -27,19 +27,19 @@ def count() -> int:
 
 
 def details() -> list[CudaDevice]:
-    """Tell of the devices that torch sees; unlike count, it may take memory on them."""
-    found = range(count())
-    properties = [import_module("torch").cuda.get_device_properties(index) for index in found]
-    return [CudaDevice(each.name, int(each.total_memory)) for each in properties]
+    """Return the devices that torch sees; unlike count, it may take memory on them."""
+    indices = range(count())
+    devices = [import_module("torch").cuda.get_device_properties(index) for index in indices]
+    return [CudaDevice(device.name, int(device.total_memory)) for device in devices]
 
 
 def reserved_bytes() -> int:
-    """Return the most memory that this process has held on its CUDA device, as torch counts it."""
+    """Return the peak memory of this process on its CUDA device, as torch counts it."""
     return int(import_module("torch").cuda.max_memory_reserved())
 
 
 def driver_count() -> int:
-    """Return how many devices NVIDIA's driver offers; it heeds CUDA_VISIBLE_DEVICES itself."""
+    """Return how many devices NVIDIA's driver offers, which obeys CUDA_VISIBLE_DEVICES."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:

@@ -1,4 +1,4 @@
-"""Exporting a network to ONNX at registration, where that computes what torch computes."""
+"""Exports a network to ONNX at registration, if ONNX Runtime computes the same as torch."""
 
 import io
 import logging
@@ -37,8 +37,8 @@ OPSET = 17
 # Beside the graph, so that all sessions map the same weights; as Hugging Face names it.
 _WEIGHTS = "model.onnx_data"
 _FOLDER = Path(MODEL_FILE).parent
-# A full disk says nothing about the network, and an engine is chosen for good.
-_NOT_THE_NETWORKS = (OSError, MemoryError)
+# A full disk says nothing about the network, and the choice of an engine is permanent.
+_MACHINE_ERRORS = (OSError, MemoryError)
 _AXES = {0: "texts", 1: "tokens"}
 _OUTPUTS = ["logits", "embedding"]
 
@@ -46,52 +46,51 @@ _OUTPUTS = ["logits", "embedding"]
 def export(
     engine: TorchEngine,
     texts: TokenBatch,
-    made: Path,
+    output: Path,
     *,
     together: bool = True,
     limited: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> EngineFacts:
-    """Write the network to ``made``/onnx/ unless its logits differ from torch's.
+    """Write the network to ``output``/onnx/ unless its logits differ from torch's.
 
-    ``texts`` go from short to long, none over MAX_TOKENS. Their logits are compared one text at a
-    time and, if ``together``, in one padded batch of all but the longest, whose padding would take
-    minutes. A form of the network that leaves out what no logit depends on is tried first.
-    ``limited`` says that the model also takes longer texts, which torch is to compute. The weights
-    of ``engine`` are released, so that those of the exported network find room beside them: it
-    computes nothing afterwards.
+    ``texts`` are sorted from short to long, none over MAX_TOKENS. Their logits are compared one
+    text at a time and, if ``together``, in one padded batch of all but the longest, whose padding
+    would take minutes. A pruned form of the network is tried first. ``limited`` means that the
+    model also takes longer texts, which torch computes. The weights of ``engine`` are released to
+    make room for those of the exported network, so it computes nothing afterwards.
     """
     versions = {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
     longer = _cut(texts.select([len(texts) - 1]), 2 * len(texts.token_ids[0]))
-    example = _joined(texts.select([0]), longer) if together else longer
+    example = texts.select([0]).concat(longer) if together else longer
     try:
         traced = trace(engine.network, example)
-    except _NOT_THE_NETWORKS:
+    except _MACHINE_ERRORS:
         raise
     except Exception as error:  # noqa: BLE001  any error of the exporter: torch serves the model
         reason = f"it cannot be exported to ONNX: {type(error).__name__}"
         return EngineFacts("torch", reason, versions=versions)
-    save(traced, made / MODEL_FILE)
+    save(traced, output / MODEL_FILE)
     progress("Comparing the exported network with torch")
     batches = [texts.select([index]) for index in range(len(texts))]
     if together:
         batches.append(texts.select(range(len(texts) - 1)))
     logits = [engine.compute(batch).logits for batch in batches]
     engine.network.to("meta")
-    compare = partial(_difference, made, batches, logits)
+    compare = partial(_max_difference, output, batches, logits)
     for form, change in _FORMS.items():
         network = change(traced)
         if network is None:
             continue
         # Without its weights, which lie in their file.
-        (made / MODEL_FILE).write_bytes(network.SerializeToString())
-        reason, difference = _tried(form, compare)
+        (output / MODEL_FILE).write_bytes(network.SerializeToString())
+        reason, difference = _try_form(form, compare)
         if difference is not None and difference <= TOLERANCE:
             if limited:
-                (made / LIMIT_FILE).write_text(f"{MAX_TOKENS}\n", encoding="utf-8")
+                (output / LIMIT_FILE).write_text(f"{MAX_TOKENS}\n", encoding="utf-8")
                 reason += f"; torch computes texts of over {MAX_TOKENS:,} tokens"
             return EngineFacts("onnx", reason, len(texts), difference, versions, OPSET)
-    shutil.rmtree(made / _FOLDER, ignore_errors=True)
+    shutil.rmtree(output / _FOLDER, ignore_errors=True)
     return EngineFacts("torch", reason, len(texts), difference, versions)
 
 
@@ -104,16 +103,11 @@ def _cut(texts: TokenBatch, length: int) -> TokenBatch:
     return replace(texts, inputs=inputs)
 
 
-def _joined(first: TokenBatch, second: TokenBatch) -> TokenBatch:
-    inputs = {name: [*rows, *second.inputs[name]] for name, rows in first.inputs.items()}
-    return replace(first, inputs=inputs)
-
-
-def _tried(form: str, compare: Callable[[], float]) -> tuple[str, float | None]:
-    """Return what came of a form, in words and as its largest difference; None where it fails."""
+def _try_form(form: str, compare: Callable[[], float]) -> tuple[str, float | None]:
+    """Return the result of a form in words, and its largest difference; None if it fails."""
     try:
         difference = compare()
-    except _NOT_THE_NETWORKS:
+    except _MACHINE_ERRORS:
         raise
     except Exception as error:  # noqa: BLE001  the next form may do
         return f"{form}, it fails: {type(error).__name__}", None
@@ -122,38 +116,38 @@ def _tried(form: str, compare: Callable[[], float]) -> tuple[str, float | None]:
 
 
 def _pruned(traced: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Return the network without what no answer depends on; None where all of it counts."""
-    found = onnx.ModelProto()
-    found.CopyFrom(traced)
+    """Return the network without the parts that no logit depends on; None without such parts."""
+    pruned = onnx.ModelProto()
+    pruned.CopyFrom(traced)
     try:
-        return found if prune(found) else None
+        return pruned if prune(pruned) else None
     except Exception as error:  # noqa: BLE001  the plain form may do
         logger.warning("not_pruned", error=type(error).__name__)
         return None
 
 
-# What may be served, the fastest first; None where there is no such form of a network.
+# The forms that may be served, the fastest first; None if a network has no such form.
 _FORMS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto | None]] = {
     "exported to ONNX, with its last layer for the first token only": _pruned,
     "exported to ONNX": lambda traced: traced,
 }
 
 
-def _difference(
-    made: Path, batches: Sequence[TokenBatch], logits: Sequence[NDArray[np.float32]]
+def _max_difference(
+    output: Path, batches: Sequence[TokenBatch], logits: Sequence[NDArray[np.float32]]
 ) -> float:
     """Return the exported network's largest difference from torch's logits."""
-    exported = OnnxEngine(made, RunnerSettings(threads=2))
+    exported = OnnxEngine(output, RunnerSettings(threads=2))
     return max(
-        _largest(exported.compute(batch, alone=alone).logits - expected)
+        _largest_absolute(exported.compute(batch, alone=alone).logits - expected)
         for batch, expected in zip(batches, logits, strict=True)
         # By both sessions of the engine.
         for alone in (False, True)
     )
 
 
-def _largest(differences: NDArray[np.float32]) -> float:
-    # What is no number would compare as small.
+def _largest_absolute(differences: NDArray[np.float32]) -> float:
+    # NaN would compare as small.
     return float(np.nan_to_num(np.abs(differences), nan=np.inf).max())
 
 
@@ -161,12 +155,12 @@ def trace(
     network: Any,  # noqa: ANN401  transformers has no types
     example: TokenBatch,
 ) -> onnx.ModelProto:
-    """Trace the network on an example with some padding, so that nothing is seen as constant.
+    """Trace the network on an example with some padding, so that nothing is taken as constant.
 
-    It gives ``logits``, and ``embedding`` where the network is watched and has one.
+    Its outputs are ``logits``, and ``embedding`` if the network is watched and has one.
     """
     implementation = network.config._attn_implementation  # noqa: SLF001  it has no public name
-    # Plain matrix products: the other forms hold branches that an export can not follow.
+    # Plain matrix products: the other forms have branches that an export cannot follow.
     network.set_attn_implementation("eager")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -178,14 +172,14 @@ def trace(
         ):
             traced = Path(folder) / "traced.onnx"
             warnings.simplefilter("ignore")
-            # In evaluation as the network is: the exporter puts it back into what this is in.
+            # In evaluation mode, which the exporter restores.
             arrays = example.arrays()
             plain = _Plain(network, [*arrays]).eval()
-            given = tuple(map(torch.from_numpy, arrays.values()))
-            names = _OUTPUTS[: len(plain(*given))]
+            inputs = tuple(map(torch.from_numpy, arrays.values()))
+            names = _OUTPUTS[: len(plain(*inputs))]
             torch.onnx.export(
                 plain,
-                given,
+                inputs,
                 str(traced),
                 input_names=[*arrays],
                 output_names=names,
@@ -194,7 +188,7 @@ def trace(
                     **{name: {0: _AXES[0]} for name in names},
                 },
                 opset_version=OPSET,
-                # The newer exporter takes several times as long, and needs one package more.
+                # The newer exporter takes several times as long, and needs another package.
                 dynamo=False,
             )
             return onnx.load(traced)
@@ -204,21 +198,21 @@ def trace(
 
 @contextmanager
 def _silenced_stdout() -> Iterator[None]:
-    """Drop what is written to standard output, also by libraries that write to its descriptor.
+    """Discard standard output, including that of libraries that write to its descriptor.
 
-    The exporter prints the whole graph where it fails, and a command's result goes there.
+    The exporter prints the whole graph if it fails, and standard output is for a command's result.
     """
     sys.stdout.flush()
-    kept = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    stdout = os.dup(1)
+    devnull = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 1)
+        os.dup2(devnull, 1)
         with redirect_stdout(io.StringIO()):
             yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        os.close(devnull)
 
 
 def save(network: onnx.ModelProto, target: Path) -> None:
@@ -227,12 +221,12 @@ def save(network: onnx.ModelProto, target: Path) -> None:
     onnx.save_model(network, target, save_as_external_data=True, location=_WEIGHTS)
     weights = target.parent / _WEIGHTS
     if weights.exists():
-        # Written for its owner alone, where the graph follows the umask.
+        # onnx writes it for its owner alone; the graph follows the umask.
         weights.chmod(target.stat().st_mode)
 
 
 class _Plain(torch.nn.Module):
-    """A network that takes its named inputs by position, and gives plain tensors."""
+    """A network that takes its named inputs by position, and returns plain tensors."""
 
     def __init__(self, network: Any, names: Sequence[str]) -> None:  # noqa: ANN401
         super().__init__()

@@ -1,6 +1,6 @@
 """The engine of models with a long maximum: ONNX Runtime for short texts, torch for long ones.
 
-An exported network holds all of a text's attention at once, which long texts have no memory for.
+An exported network holds all of a text's attention in memory, which is too much for long texts.
 """
 
 from collections.abc import Sequence
@@ -59,19 +59,19 @@ class LongTextEngine:
         long = [index for index, length in enumerate(lengths) if length > self._max_onnx_tokens]
         if not long:
             return self._short.compute(batch, alone=alone)
-        # One at a time: a batch of them gains nothing, and would take memory for its padding.
+        # One at a time: a batch would not be faster, and its padding would take memory.
         parts = [self._on_torch(batch.select([index])) for index in long]
         short = [index for index in range(len(batch)) if index not in set(long)]
         if short:
             parts.append(self._short.compute(batch.select(short), alone=alone))
-        return _joined(parts, [*long, *short])
+        return _merge(parts, [*long, *short])
 
     def _on_torch(self, batch: TokenBatch) -> Computed:
         return self._torch_thread.submit(partial(self._long.compute, batch)).result()
 
 
-def _joined(parts: Sequence[Computed], order: Sequence[int]) -> Computed:
-    """Return what was computed in parts, sorted by each text's index in ``order``."""
+def _merge(parts: Sequence[Computed], order: Sequence[int]) -> Computed:
+    """Return the parts as one batch, sorted by each text's index in ``order``."""
     places = np.argsort(order)
     logits = np.concatenate([part.logits for part in parts])[places]
     embeddings = [part.embeddings for part in parts if part.embeddings is not None]

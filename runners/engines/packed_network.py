@@ -1,7 +1,7 @@
-"""Classifiers of the BERT and RoBERTa families over packed texts: no padding is computed.
+"""Classifiers of the BERT and RoBERTa families over packed texts, without padding.
 
-transformers takes an attention by name (AttentionInterface); ours reads where each text begins, and
-lets no text see another. Position ids must restart with each text, which the caller sees to.
+A custom attention, registered by name with transformers (AttentionInterface), attends within each
+text only. The caller restarts position ids with each text.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
-from runners.engines.embedding import joined
+from runners.engines.embedding import concat_embedding
 from runners.engines.packing import Layout, Shape
 
 _NAME = "kaiten_packed"
-# What flash attention's kernels take.
+# The head sizes that flash attention's kernels take.
 _HEAD_STEP, _LARGEST_HEAD = 8, 256
 # From the first token of each text, shape (texts, 1, width), to its logits.
 _Head = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -37,9 +37,8 @@ def is_packable(network: Any) -> bool:  # noqa: ANN401  transformers has no type
 class PackedNetwork(torch.nn.Module):
     """A packable network, from one row of numbers (see packing.Layout) to logits and embeddings.
 
-    It changes the network's attention for good. ``first_position`` is that of a text's first token:
-    the families after RoBERTa count from padding_idx + 1. ``num_labels`` is how many logits a text
-    has.
+    It changes the network's attention permanently. ``first_position`` is that of a text's first
+    token: the families after RoBERTa count from padding_idx + 1.
     """
 
     def __init__(self, network: Any) -> None:  # noqa: ANN401
@@ -53,9 +52,9 @@ class PackedNetwork(torch.nn.Module):
         self._head = _HEADS[network.config.model_type]
 
     def forward(self, batch: torch.Tensor, shape: Shape, longest: int) -> torch.Tensor:
-        """Return the logits, and beside them the embeddings: float32, (texts, labels + width).
+        """Return logits and embeddings as float32, (texts, labels + width).
 
-        ``longest`` bounds the tokens of each text.
+        ``longest`` is the maximum number of tokens of a text.
         """
         layout = Layout(shape)
         starts = batch[layout.starts]
@@ -68,21 +67,21 @@ class PackedNetwork(torch.nn.Module):
             max_length_k=longest,
         ).last_hidden_state
         first = hidden[0].index_select(0, batch[layout.firsts])[:, None]
-        return joined(self._head(self._network, first))
+        return concat_embedding(self._head(self._network, first))
 
 
 def _attention(
-    module: torch.nn.Module,  # noqa: ARG001  transformers hands it on
+    module: torch.nn.Module,  # noqa: ARG001  transformers' signature
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,  # noqa: ARG001  there is none for such a name
-    **told: Any,  # noqa: ANN401  whatever transformers hands to an attention
+    attention_mask: torch.Tensor | None,  # noqa: ARG001  None for a custom attention
+    **options: Any,  # noqa: ANN401  transformers' signature
 ) -> tuple[torch.Tensor, None]:
     """Attend within each text: (1, heads, tokens, size) to (1, tokens, heads, size)."""
-    query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     attend = _on_cuda if query.is_cuda else attend_each
-    return attend(query, key, value, told["cu_seq_lens_q"], told["max_length_q"])[None], None
+    return attend(query, key, value, options["cu_seq_lens_q"], options["max_length_q"])[None], None
 
 
 def _on_cuda(
@@ -95,8 +94,8 @@ def _on_cuda(
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  CUDA's own
 
     # Scaled by 1 / sqrt(size), as both families are.
-    found = varlen_attn(query, key, value, starts, starts, longest, longest)
-    return found if isinstance(found, torch.Tensor) else found[0]
+    result = varlen_attn(query, key, value, starts, starts, longest, longest)
+    return result if isinstance(result, torch.Tensor) else result[0]
 
 
 def attend_each(
@@ -104,17 +103,17 @@ def attend_each(
     key: torch.Tensor,
     value: torch.Tensor,
     starts: torch.Tensor,
-    longest: int,  # noqa: ARG001  as the kernel wants it
+    longest: int,  # noqa: ARG001  the kernel's signature
 ) -> torch.Tensor:
-    """Attend within each text, one after the other: the reference, and what a CPU does.
+    """Attend within each text, one after the other: the reference, and the form for a CPU.
 
-    All are of shape (tokens, heads, size); what belongs to no text comes out as zeros.
+    All tensors have shape (tokens, heads, size); tokens of no text result in zeros.
     """
-    found = torch.zeros_like(query)
+    result = torch.zeros_like(query)
     bounds = starts.tolist()
     for begin, end in pairwise(bounds):
         if begin < end:
-            q, k, v = (each[begin:end].transpose(0, 1)[None] for each in (query, key, value))
+            q, k, v = (tensor[begin:end].transpose(0, 1)[None] for tensor in (query, key, value))
             attended = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-            found[begin:end] = attended[0].transpose(0, 1)
-    return found
+            result[begin:end] = attended[0].transpose(0, 1)
+    return result

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
-# Tensor cores want multiples of it.
+# Tensor cores are fastest with multiples of it.
 _STEP = 64
 _GROWTH = 1.25
 # No text is shorter, special tokens included, but where a tokenizer adds none.
@@ -17,23 +17,23 @@ _SHORTEST = 4
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The room of a batch: tokens, and the texts that they are of."""
+    """The capacity of a batch in tokens and texts."""
 
     tokens: int
     texts: int
 
     @property
     def size(self) -> int:
-        """The numbers that describe a batch of this shape."""
+        """The length of the row of numbers that describes a batch of this shape."""
         return 2 * self.tokens + 2 * self.texts + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a shape's numbers lie in one row of them: any kind of array or tensor may be given.
+    """The slices of a shape's row of numbers, which may be an array or a tensor.
 
-    ``ids`` and ``positions`` have one for each token, ``firsts`` tells where each text begins, and
-    ``starts`` the same with the end of the last one, as attention reads it.
+    ``ids`` and ``positions`` have one number for each token. ``firsts`` holds the index of each
+    text's first token, and ``starts`` the same followed by the end of the last text, for attention.
     """
 
     shape: Shape
@@ -58,8 +58,8 @@ class Layout:
 def pack(token_ids: Sequence[Sequence[int]], shape: Shape, first_position: int, into: Ints) -> None:
     """Write a batch into ``into``, shape (shape.size,).
 
-    Positions restart at ``first_position`` with each text. The room that is left over holds token
-    0, which belongs to no text, and texts of no tokens, whose answers nobody reads.
+    Positions restart at ``first_position`` with each text. The rest is filled with token 0, which
+    belongs to no text, and with empty texts, whose answers are discarded.
     """
     layout, count = Layout(shape), len(token_ids)
     lengths = np.fromiter(map(len, token_ids), np.int32, count)
@@ -75,7 +75,7 @@ def pack(token_ids: Sequence[Sequence[int]], shape: Shape, first_position: int, 
 
 
 class Grid:
-    """The few shapes that batches are filled up to, each a quarter larger than the one before."""
+    """The few shapes that batches are padded to, each a quarter larger than the one before."""
 
     def __init__(self, shapes: Sequence[Shape]) -> None:
         self._shapes = shapes
@@ -87,16 +87,21 @@ class Grid:
         return cls([Shape(size, max(1, min(texts, size // _SHORTEST))) for size in sizes])
 
     def __iter__(self) -> Iterator[Shape]:
-        """Yield the shapes, the largest first: what is made for it has room for the others."""
+        """Yield the shapes, the largest first, whose memory has room for the others."""
         return reversed(self._shapes)
 
     @property
     def largest(self) -> Shape:
-        """The shape that any batch fits into."""
+        """The shape that every batch fits into."""
         return self._shapes[-1]
 
     def fit(self, tokens: int, texts: int) -> Shape:
-        """Return the smallest shape with room for a batch; ValueError for one beyond the grid."""
+        """Return the smallest shape with room for a batch.
+
+        Raises:
+            ValueError: The batch is larger than the largest shape.
+
+        """
         for shape in self._shapes:
             if shape.tokens >= tokens and shape.texts >= texts:
                 return shape

@@ -12,23 +12,23 @@ from kaiten.settings.environment import cuda_visible_devices, set_cuda_visible_d
 from kaiten.settings.models import RunnerSettings
 from runners.engines import cuda
 
-# Ends the list for CUDA, as a name does that it can not find.
+# CUDA ends the list at these, as at a name that it cannot find.
 _ENDS = {"", "-1", "NoDevFiles"}
 _MIG = "MIG-"
 
 
 def devices(settings: RunnerSettings) -> list[str]:
-    """Return the names of the devices to share out, in torch's order; none where none is wanted."""
+    """Return the names of the devices to share out, in torch's order; none for CPU settings."""
     if settings.device == "cpu" or settings.engine == "onnx":
         return []
     return visible_devices(cuda_visible_devices(), cuda.count())
 
 
 def visible_devices(named: str | None, seen: int) -> list[str]:
-    """Return the names of the devices that there are, in the order in which torch numbers them.
+    """Return the names of the visible devices, in torch's order.
 
-    ``named`` is the value of CUDA_VISIBLE_DEVICES, None where it is not set; ``seen`` is how many
-    devices torch sees under it.
+    ``named`` is the value of CUDA_VISIBLE_DEVICES, None if it is not set, and ``seen`` the number
+    of devices that torch sees with it.
     """
     if named is None:
         return [str(number) for number in range(seen)]
@@ -44,11 +44,14 @@ def visible_devices(named: str | None, seen: int) -> list[str]:
 
 
 def place(device: str, worker: int, names: Sequence[str]) -> str:
-    """Return the name of the device of a worker; workers are numbered from 0.
+    """Return the name of a worker's device; workers are numbered from 0.
 
-    ``device`` is the setting: auto and cuda share the workers out over all devices in turn, several
-    to one where there are more workers; cuda:N puts them all on one. InvalidSettings where there is
-    no such device.
+    ``device`` is the setting: auto and cuda assign the devices to workers in turn, and cuda:N
+    assigns one device to all workers.
+
+    Raises:
+        InvalidSettings: There is no such device.
+
     """
     _, _, index = device.partition(":")
     if int(index or 0) >= len(names):
@@ -60,23 +63,22 @@ def place(device: str, worker: int, names: Sequence[str]) -> str:
 
 
 def places(settings: RunnerSettings, workers: int) -> list[str]:
-    """Return the name of each worker's device; none where no CUDA device is wanted."""
+    """Return the name of each worker's device; none for CPU settings."""
     names = devices(settings)
     return [place(settings.device, worker, names) for worker in range(workers if names else 0)]
 
 
 def holders(settings: RunnerSettings, workers: int) -> int:
-    """Return how many processes hold the models, and share the cores."""
+    """Return the number of processes that load the models and share the cores."""
     if settings.process == "worker":
         return workers
     return max(1, len({*places(settings, workers)}))
 
 
 def place_of(settings: RunnerSettings, worker: int) -> str | None:
-    """Return the name of the device that a worker was given; None where there is none to share out.
+    """Return the name of a worker's assigned device; None without CUDA devices.
 
-    The process that starts the workers has named the devices in CUDA_VISIBLE_DEVICES, and turned
-    auto into what it found.
+    The process that starts the workers has set CUDA_VISIBLE_DEVICES, and replaced auto.
     """
     named = cuda_visible_devices()
     if named is None or not settings.device.startswith("cuda"):
@@ -85,9 +87,9 @@ def place_of(settings: RunnerSettings, worker: int) -> str | None:
 
 
 def take_place(settings: RunnerSettings, worker: int) -> RunnerSettings:
-    """Show this process its own device alone, and return the settings that hold from here.
+    """Hide all devices but its own from this process, and return its settings.
 
-    Call it in a worker before anything asks CUDA: what that has seen once, it goes on seeing.
+    Call it in a worker before anything uses CUDA, which reads the variable once.
     """
     name = place_of(settings, worker)
     if name is None:

@@ -1,7 +1,8 @@
-"""Leaving out what no answer depends on: a classifier reads its last layer at the first token only.
+"""Prunes the parts of a network that no logit depends on.
 
-Everything in that layer but its keys and values is then computed for one token of each text: exact,
-and about a seventh less of a network of six layers.
+A classifier reads its last layer at the first token only. Pruned, everything in that layer but its
+keys and values is computed for one token of each text: exact, and about a seventh less computation
+for a network of six layers.
 """
 
 from collections.abc import Sequence
@@ -15,15 +16,15 @@ _ELEMENTWISE = {
     *("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Neg", "Where", "Cast", "Identity"),
     *("Erf", "Gelu", "Relu", "Tanh", "Sigmoid"),
 }
-# Likewise, but along the last axis, which they read whole.
+# Likewise, but they read the whole last axis.
 _ALONG_THE_LAST = {"Softmax", "LayerNormalization"}
 _INDICES = 1
-# What a node reads of each input: the first index along an axis, or all of it (None).
+# For each input, the axis of which a node reads only the first index, or None for all of it.
 Needs = Sequence[int | None]
 
 
 def prune(model: onnx.ModelProto) -> bool:
-    """Rewrite a traced network in place; False, and as it was, if it reads no first token alone."""
+    """Rewrite a traced network in place; return False, unchanged, if no part can be left out."""
     pruner = _Pruner(model)
     pruner.find()
     if not pruner.partial:
@@ -38,18 +39,18 @@ class _Pruner:
     def __init__(self, model: onnx.ModelProto) -> None:
         self._graph = model.graph
         inferred = onnx.shape_inference.infer_shapes(model).graph
-        known = [*inferred.value_info, *inferred.input, *inferred.output]
-        self._ranks = {each.name: len(each.type.tensor_type.shape.dim) for each in known}
-        self._ranks |= {each.name: len(each.dims) for each in self._graph.initializer}
+        values = [*inferred.value_info, *inferred.input, *inferred.output]
+        self._ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+        self._ranks |= {weight.name: len(weight.dims) for weight in self._graph.initializer}
         self._producers = {name: node for node in self._graph.node for name in node.output}
         self.partial: dict[str, int] = {}
 
     def find(self) -> None:
-        """Walk from the outputs to the inputs, and note what is needed of each tensor."""
-        needed: dict[str, set[int | None]] = {each.name: {None} for each in self._graph.output}
+        """Walk from the outputs to the inputs, and find the part of each tensor that is needed."""
+        needed: dict[str, set[int | None]] = {output.name: {None} for output in self._graph.output}
         for node in reversed(self._graph.node):
-            wanted = set().union(*(needed.get(name, set()) for name in node.output))
-            axis = next(iter(wanted)) if len(wanted) == 1 else None
+            axes = set().union(*(needed.get(name, set()) for name in node.output))
+            axis = next(iter(axes)) if len(axes) == 1 else None
             needs = self._needs(node, axis)
             if needs is not None and axis is not None:
                 self.partial[node.output[0]] = axis
@@ -57,7 +58,7 @@ class _Pruner:
                 needed.setdefault(name, set()).add(needs[index] if needs else None)
 
     def rewrite(self) -> None:
-        """Cut what is partly needed where it begins, and drop what nothing needs any more."""
+        """Slice the tensors where a partial need begins, and drop unneeded nodes."""
         nodes, cut = [], dict[tuple[str, int], str]()
         for node in self._graph.node:
             needs = self._needs(node, self._axis(node)) or [None] * len(node.input)
@@ -70,20 +71,22 @@ class _Pruner:
                 node.input[index] = cut[name, axis]
             if node.op_type == "Reshape" and node.output[0] in self.partial:
                 shape = f"{node.output[0]}_shape"
-                nodes.append(_constant(shape, self._kept_shape(node) or []))
+                nodes.append(_constant(shape, self._static_shape(node) or []))
                 node.input[_INDICES] = shape
             nodes.append(node)
         del self._graph.value_info[:]
         del self._graph.node[:]
-        self._graph.node.extend(_alive(nodes, [each.name for each in self._graph.output]))
+        self._graph.node.extend(
+            _select_needed(nodes, [output.name for output in self._graph.output])
+        )
 
     def _axis(self, node: onnx.NodeProto) -> int | None:
         return self.partial.get(node.output[0])
 
     def _needs(self, node: onnx.NodeProto, axis: int | None) -> Needs | None:
-        """Return what a node reads for the first index of its output's axis; None: all of all.
+        """Return what a node reads for the first index of its output's axis; None if it reads all.
 
-        With no axis, that is what it reads for its whole output.
+        Without an axis, return what it reads for its whole output.
         """
         if axis is None:
             return [1, None] if self._reads_first(node) else None
@@ -95,7 +98,7 @@ class _Pruner:
         last, op = rank - 1, node.op_type
         along_last = op in _ALONG_THE_LAST and _attribute(node, "axis", -1) in {-1, last}
         if op in _ELEMENTWISE or (along_last and axis < last):
-            needs = [_aligned(axis, rank, each) for each in ranks]
+            needs = [_align_axis(axis, rank, input_rank) for input_rank in ranks]
         elif op == "MatMul" and axis == last - 1:
             needs = [ranks[0] - 2, None]
         elif op == "Transpose":
@@ -105,7 +108,7 @@ class _Pruner:
         return needs
 
     def _reads_first(self, node: onnx.NodeProto) -> bool:
-        """Whether it takes the first token of each text: shape (texts, tokens, width)."""
+        """Return whether it takes the first token of each text: shape (texts, tokens, width)."""
         return (
             node.op_type == "Gather"
             and _attribute(node, "axis") == 1
@@ -114,11 +117,11 @@ class _Pruner:
         )
 
     def _keeps(self, node: onnx.NodeProto, axis: int) -> bool:
-        """Whether a Reshape leaves all axes up to this one as they are, by all that it shows."""
-        shape = self._kept_shape(node)
+        """Return whether a Reshape visibly leaves all axes up to this one as they are."""
+        shape = self._static_shape(node)
         return shape is not None and shape[: axis + 1] == [0] * (axis + 1)
 
-    def _kept_shape(self, node: onnx.NodeProto) -> list[int] | None:
+    def _static_shape(self, node: onnx.NodeProto) -> list[int] | None:
         """Return a Reshape's shape, with 0 (as in the input) for each size that is computed."""
         source = self._producers.get(node.input[_INDICES])
         if source is None or source.op_type != "Concat":
@@ -132,19 +135,19 @@ class _Pruner:
         if node is None or node.op_type != "Constant":
             return None
         value = numpy_helper.to_array(_attribute(node, "value"))
-        return [int(each) for each in value.reshape(-1)]
+        return [int(element) for element in value.reshape(-1)]
 
 
-def _aligned(axis: int, rank: int, of: int) -> int | None:
+def _align_axis(axis: int, rank: int, input_rank: int) -> int | None:
     """Return an output's axis in an input of lower rank, which is broadcast from the left."""
-    place = axis - (rank - of)
+    place = axis - (rank - input_rank)
     return place if place >= 0 else None
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int = 0) -> Any:  # noqa: ANN401  of many types
-    for each in node.attribute:
-        if each.name == name:
-            return helper.get_attribute_value(each)
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return helper.get_attribute_value(attribute)
     return default
 
 
@@ -161,11 +164,11 @@ def _first(name: str, axis: int, output: str) -> list[onnx.NodeProto]:
     return [*constants, helper.make_node("Slice", inputs, [output], name=output)]
 
 
-def _alive(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
+def _select_needed(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
     """Return the nodes that the outputs depend on, in order."""
-    needed, kept = {*outputs}, list[onnx.NodeProto]()
+    needed, selected = {*outputs}, list[onnx.NodeProto]()
     for node in reversed(nodes):
         if needed & {*node.output}:
-            kept.append(node)
+            selected.append(node)
             needed |= {*node.input}
-    return kept[::-1]
+    return selected[::-1]

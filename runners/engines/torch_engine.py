@@ -14,7 +14,7 @@ from kaiten.confinement import list_names
 from kaiten.errors import ModelRejected
 from kaiten.settings.models import RunnerSettings
 from runners.engines.base import Computed, TokenBatch
-from runners.engines.embedding import joined, parted, watch
+from runners.engines.embedding import concat_embedding, split_embedding, watch_embedding
 
 _NAMED = 5
 # Weights that classifiers are often saved with and never used: position numbers, masks and rotary
@@ -52,7 +52,7 @@ def load_network(folder: Path) -> Any:  # noqa: ANN401  transformers has no type
     _check_weights(type(network).__name__, loading)
     # The engine reads the logits by name.
     network.config.return_dict = True
-    watch(network)
+    watch_embedding(network)
     return network.eval()
 
 
@@ -176,4 +176,6 @@ class TorchEngine:
                 for name, array in batch.arrays().items()
             }
         )
-        return parted(joined(output.logits).cpu().numpy(), self._model.config.num_labels)
+        return split_embedding(
+            concat_embedding(output.logits).cpu().numpy(), self._model.config.num_labels
+        )

@@ -187,7 +187,7 @@ class TextClassifier:
         if self._reference is None or embeddings is None:
             distances = np.full(len(batch), np.nan, np.float32)
         else:
-            distances = embedding_distance.distances(embeddings, self._reference)
+            distances = embedding_distance.measure_distances(embeddings, self._reference)
         return Raw(logits, distances, embeddings)
 
     def check(self) -> None:
@@ -256,5 +256,5 @@ def load(
     """Load a registered classifier, and the centroids of a report, if it has any."""
     processor = load_processor(folder, max_length)
     engine = open_engine(folder, settings, processor.samples())
-    centroids_ = None if reference is None else embedding_distance.read(reference)
+    centroids_ = None if reference is None else embedding_distance.read_centroids(reference)
     return Task(processor, TextClassifier(engine, processor, processor.probes(), centroids_))

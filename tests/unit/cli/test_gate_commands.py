@@ -97,7 +97,7 @@ def test_report_is_the_reference_that_answers_are_measured_from(
     task = load(model.folder, model.card.max_length, RunnerSettings(device="cpu", threads=1), first)
     items = task.processor.prepare(TEXTS)
     found = task.processor.finish(items, task.model.infer(items))
-    kept = embedding_distance.read(first)
+    kept = embedding_distance.read_centroids(first)
     assert kept is not None
     assert kept.shape == (len({each.index for each in found}), 32)
     assert all(each.distance is not None and 0 <= each.distance <= 2 for each in found)

@@ -11,11 +11,11 @@ from scipy.stats import ks_2samp
 from kaiten.errors import ModelRejected
 from runners.embedding_distance import (
     CENTROIDS_FILE,
-    centroids_of,
-    distances,
-    distances_within,
-    read,
-    written,
+    compute_centroids,
+    measure_distances,
+    measure_distances_within,
+    read_centroids,
+    serialize_centroids,
 )
 
 Floats = NDArray[np.float32]
@@ -42,61 +42,61 @@ class World:
 def test_centroid_is_the_mean_direction_of_each_label_that_occurs() -> None:
     half = np.sqrt(0.5)
     expected = [[(1 + half + 1) / 3, half / 3], [0, 1]]
-    found = centroids_of(EMBEDDINGS, ANSWERED)
+    found = compute_centroids(EMBEDDINGS, ANSWERED)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_distance_is_that_to_the_nearest_whatever_the_length() -> None:
     centroids = np.array([[1, 0], [0, 0.5]], dtype=np.float32)
-    found = distances(np.array([[7, 0], [0, 0.1], [-1, 0]], dtype=np.float32), centroids)
+    found = measure_distances(np.array([[7, 0], [0, 0.1], [-1, 0]], dtype=np.float32), centroids)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, [0, 0.5, np.sqrt(1.25)], atol=1e-3)
 
 
 def test_row_of_the_reference_is_measured_without_itself() -> None:
-    found = distances_within(EMBEDDINGS, ANSWERED)
+    found = measure_distances_within(EMBEDDINGS, ANSWERED)
     for row in range(len(EMBEDDINGS)):
         others = np.arange(len(EMBEDDINGS)) != row
-        without = centroids_of(EMBEDDINGS[others], ANSWERED[others])
-        (expected,) = distances(EMBEDDINGS[row : row + 1], without)
+        without = compute_centroids(EMBEDDINGS[others], ANSWERED[others])
+        (expected,) = measure_distances(EMBEDDINGS[row : row + 1], without)
         assert found[row] == pytest.approx(expected, abs=1e-3)
     # The one of its label is as far as the nearest of another.
     assert found[1] > 0.5
 
 
 def test_row_that_has_no_other_has_no_distance() -> None:
-    assert np.isnan(distances_within(EMBEDDINGS[:1], ANSWERED[:1])).all()
+    assert np.isnan(measure_distances_within(EMBEDDINGS[:1], ANSWERED[:1])).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_distances_without_itself_are_those_of_fresh_texts(seed: int) -> None:
     world = World(seed)
     embeddings, labels = world.draw(17)
-    centroids = centroids_of(embeddings, labels)
-    fresh = distances(world.draw(400)[0], centroids)
-    assert ks_2samp(distances_within(embeddings, labels), fresh).pvalue > 0.01
+    centroids = compute_centroids(embeddings, labels)
+    fresh = measure_distances(world.draw(400)[0], centroids)
+    assert ks_2samp(measure_distances_within(embeddings, labels), fresh).pvalue > 0.01
     # Each row has pulled its centroid towards itself: drift would be seen where there is none.
-    assert ks_2samp(distances(embeddings, centroids), fresh).pvalue < 1e-6
+    assert ks_2samp(measure_distances(embeddings, centroids), fresh).pvalue < 1e-6
 
 
 def test_other_texts_are_further() -> None:
     world, other = World(1), World(2)
     embeddings, labels = world.draw(40)
-    found = distances(other.draw(40)[0], centroids_of(embeddings, labels))
-    assert np.median(found) > np.quantile(distances_within(embeddings, labels), 0.99)
+    found = measure_distances(other.draw(40)[0], compute_centroids(embeddings, labels))
+    assert np.median(found) > np.quantile(measure_distances_within(embeddings, labels), 0.99)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    centroids = centroids_of(*World(1).draw(3))
-    (tmp_path / CENTROIDS_FILE).write_bytes(written(centroids))
-    found = read(tmp_path)
+    centroids = compute_centroids(*World(1).draw(3))
+    (tmp_path / CENTROIDS_FILE).write_bytes(serialize_centroids(centroids))
+    found = read_centroids(tmp_path)
     assert found is not None
     np.testing.assert_array_equal(found, centroids)
 
 
 def test_folder_without_centroids_has_none(tmp_path: Path) -> None:
-    assert read(tmp_path) is None
+    assert read_centroids(tmp_path) is None
 
 
 def saved(array: Floats) -> bytes:
@@ -113,14 +113,14 @@ def saved(array: Floats) -> bytes:
         b"no archive",
         saved(np.eye(3, dtype=np.float32)),
         np.array([{"a": 1}], dtype=object).dumps(),
-        written(np.eye(3, dtype=np.float32))[:-40],
-        written(np.ones(3, dtype=np.float32)),
-        written(np.ones((0, 3), dtype=np.float32)),
-        written(np.full((2, 3), np.nan, dtype=np.float32)),
+        serialize_centroids(np.eye(3, dtype=np.float32))[:-40],
+        serialize_centroids(np.ones(3, dtype=np.float32)),
+        serialize_centroids(np.ones((0, 3), dtype=np.float32)),
+        serialize_centroids(np.full((2, 3), np.nan, dtype=np.float32)),
     ],
     ids=["empty", "text", "an array", "a pickle", "cut off", "one row", "no row", "no numbers"],
 )
 def test_broken_centroids_are_told(content: bytes, tmp_path: Path) -> None:
     (tmp_path / CENTROIDS_FILE).write_bytes(content)
     with pytest.raises(ModelRejected, match=r"centroids.npz: .* Validate the version again"):
-        read(tmp_path)
+        read_centroids(tmp_path)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaiten.errors import DeadlineExceeded, InferenceFailed, KaitenError, NotReady, QueueFull
-from runners.device_process.frames import Answer, Ask, FrameProtocol, Kind, frame
+from runners.device_process.frames import DeviceRequest, DeviceResponse, FrameProtocol, Kind, frame
 
 NUMBERS = st.integers(0, 2**32 - 1)
 STEADY = settings(deadline=None, derandomize=True, database=None)
@@ -29,7 +29,7 @@ class Kept(FrameProtocol):
             raise ValueError
         self.frames.append((kind, number, bytes(content)))
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         self.hung_up = True
 
 
@@ -43,29 +43,31 @@ def content(whole: bytes) -> memoryview:
 def test_call_comes_out_as_it_went_in(
     parts: list[bytes], deadline: float, request_id: str | None, number: int
 ) -> None:
-    ask = Ask(parts, deadline, request_id)
-    assert Ask.decode(content(ask.encode(number))) == ask
+    ask = DeviceRequest(parts, deadline, request_id)
+    assert DeviceRequest.decode(content(ask.encode(number))) == ask
 
 
 @STEADY
 @given(PARTS, st.integers(1, 10_000), NUMBERS)
 def test_answer_comes_out_as_it_went_in(parts: list[bytes], drain: int, number: int) -> None:
-    answer = Answer(parts, None, drain)
-    assert Answer.decode(content(answer.encode(number))) == answer
+    answer = DeviceResponse(parts, None, drain)
+    assert DeviceResponse.decode(content(answer.encode(number))) == answer
 
 
 @pytest.mark.parametrize(
     "error", [QueueFull(7), DeadlineExceeded(3), NotReady(), InferenceFailed()]
 )
 def test_error_comes_out_as_it_went_in(error: KaitenError) -> None:
-    found = Answer.decode(content(Answer(error=error, queue_delay_s=4).encode(1)))
+    found = DeviceResponse.decode(content(DeviceResponse(error=error, queue_delay_s=4).encode(1)))
     assert type(found.error) is type(error)
     assert vars(found.error) == vars(error)
     assert (found.parts, found.queue_delay_s) == ([], 4)
 
 
 def test_other_errors_come_out_as_a_failure() -> None:
-    found = Answer.decode(content(Answer(error=KaitenError("of no kind")).encode(1)))
+    found = DeviceResponse.decode(
+        content(DeviceResponse(error=KaitenError("of no kind")).encode(1))
+    )
     assert isinstance(found.error, InferenceFailed)
 
 
@@ -89,7 +91,7 @@ def test_frames_come_whole_however_the_bytes_are_cut(
 @pytest.mark.parametrize(
     "stream",
     [
-        frame(Kind.ASK, 1, b"nonsense"),
+        frame(Kind.REQUEST, 1, b"nonsense"),
         # No such kind, and no room for a kind.
         struct.pack("=IBI", 5, 99, 1),
         struct.pack("=IB", 1, 3),
@@ -106,15 +108,15 @@ def test_nonsense_ends_the_connection(stream: bytes) -> None:
 
 @pytest.mark.parametrize("cut", [1, 5, 12, 20])
 def test_call_that_is_cut_off_is_none(cut: int) -> None:
-    whole = content(Ask([b"some", b"items"], math.inf, "an-id").encode(1))
+    whole = content(DeviceRequest([b"some", b"items"], math.inf, "an-id").encode(1))
     with pytest.raises((ValueError, struct.error)):
-        Ask.decode(whole[:-cut])
+        DeviceRequest.decode(whole[:-cut])
 
 
 def test_nothing_is_sent_to_who_has_gone() -> None:
     protocol = FrameProtocol()
     protocol.send(frame(Kind.CANCEL, 1))
-    protocol.hang_up()
+    protocol.disconnect()
     assert not protocol.connected
     with pytest.raises(NotImplementedError):
         protocol.frame_received(Kind.HELLO, 0, memoryview(b""))

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from kaiten.errors import InvalidSettings
 from kaiten.settings.models import RunnerSettings
 from runners.device_process import processes
-from runners.device_process.processes import DeviceProcesses, own_folder, socket_of
+from runners.device_process.processes import DeviceProcesses, make_socket_folder, socket_of
 from runners.engines import cuda
 
 SOCKETS, STORE, METRICS = Path("/run/sockets"), Path("/models"), Path("/metrics")
@@ -58,12 +58,12 @@ def test_worker_asks_the_process_of_its_device(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_worker_that_nobody_started_a_process_for_is_told() -> None:
-    with pytest.raises(InvalidSettings, match="nobody has started a device process"):
+    with pytest.raises(InvalidSettings, match="no device process was started"):
         socket_of(RunnerSettings(device="cpu", process="device"), 0)
 
 
 def test_folder_of_sockets_is_our_own() -> None:
-    folder = own_folder()
+    folder = make_socket_folder()
     assert folder.stat().st_mode & 0o777 == 0o700
     assert len(str(folder / "MIG-12345678-1234-1234-1234-123456789012.sock").encode()) < 108
 
@@ -85,7 +85,7 @@ def test_process_that_ends_is_started_again(
     monkeypatch.setattr(time, "sleep", sleep)
     kept = DeviceProcesses(RunnerSettings(device="cpu"), 1, tmp_path, starts, METRICS)
     with capture_logs() as logs, pytest.raises(SystemExit):
-        kept._keep(tmp_path / "cpu.sock", kept._start(tmp_path / "cpu.sock"))
+        kept._keep_running(tmp_path / "cpu.sock", kept._start(tmp_path / "cpu.sock"))
     assert waits == [2, 4, 8]
     assert starts.read_text().splitlines() == [str(tmp_path / "cpu.sock")] * 3
     events = [log["event"] for log in logs]
@@ -104,5 +104,5 @@ def test_process_that_can_not_be_started_is_tried_again(
     monkeypatch.setattr(time, "sleep", sleep)
     kept = DeviceProcesses(RunnerSettings(device="cpu"), 1, tmp_path, STORE, METRICS)
     with capture_logs() as logs, pytest.raises(SystemExit):
-        kept._keep(tmp_path / "cpu.sock", kept._start(tmp_path / "cpu.sock"))
+        kept._keep_running(tmp_path / "cpu.sock", kept._start(tmp_path / "cpu.sock"))
     assert [log["event"] for log in logs] == ["device_process_not_started"]

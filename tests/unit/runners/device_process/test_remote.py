@@ -22,8 +22,8 @@ from kaiten.settings.models import BatchingSettings, RunnerSettings
 from runners import embedding_distance
 from runners.device_process import client
 from runners.device_process.client import RemoteRunner
-from runners.device_process.frames import Answer, Kind, frame
-from runners.device_process.server import DeviceServer, carried
+from runners.device_process.frames import DeviceResponse, Kind, frame
+from runners.device_process.server import DeviceServer, bytes_task
 from runners.registry import Registry
 from runners.runner import Runner
 from runners.tasks.base import Codec, Processor, Task
@@ -113,7 +113,7 @@ class House:
     def serve(
         self, limits: BatchingSettings | None = None, task: Task[Any, Any, Any, Any] | None = None
     ) -> None:
-        task = task or carried(self.network, Letters())
+        task = task or bytes_task(self.network, Letters())
         died = lambda: self.deaths.append("died")  # noqa: E731
         runner = Runner("letters:1.0.0", ["a"], task, limits or BatchingSettings(), self.told, died)
         self.serving = asyncio.create_task(self._serve(runner))
@@ -126,7 +126,7 @@ class House:
             listening = await server.listen(self.socket)
             await self._leave.wait()
             listening.close()
-            await server.until_left()
+            await server.wait_for_disconnects()
         finally:
             await runner.close()
 
@@ -235,11 +235,11 @@ async def test_distance_is_taken_where_the_network_is(
 ) -> None:
     served = Path(shutil.copytree(tiny_classifier, tmp_path / "model"))
     inspect(tiny_classifier, served)
-    one_centroid = embedding_distance.written(np.eye(1, 32, dtype=np.float32))
+    one_centroid = embedding_distance.serialize_centroids(np.eye(1, 32, dtype=np.float32))
     (tmp_path / embedding_distance.CENTROIDS_FILE).write_bytes(one_centroid)
     reference = tmp_path if with_reference else None
     task = serving.load(served, 64, RunnerSettings(device="cpu", threads=1), reference)
-    house.serve(task=carried(task.model, serving.codec))
+    house.serve(task=bytes_task(task.model, serving.codec))
     worker = house.worker(ends=(serving.load_processor(served, 64), serving.codec))
     await until_ready(worker)
     found = await worker.predict(texts := ["w1", "w2 w3"])
@@ -382,8 +382,8 @@ async def test_device_process_that_ends_is_found_again(house: House, logs: list[
     house.network.hold()
     lost = asyncio.create_task(worker.predict(["lost"]))
     await until_begun(house.network)
-    assert worker._link is not None
-    worker._link.hang_up()
+    assert worker._connection is not None
+    worker._connection.disconnect()
     with pytest.raises(NotReady):
         await lost
     house.network.free.set()
@@ -411,9 +411,10 @@ async def test_leaving_waits_for_the_last_caller(house: House) -> None:
 
 
 NONSENSE = {
-    "a call before a model": frame(Kind.ASK, 1, b""),
-    "an answer": frame(Kind.ANSWER, 1, b""),
-    "a call that is cut off": frame(Kind.HELLO, 0, b"letters:1.0.0") + frame(Kind.ASK, 1, b"cut"),
+    "a call before a model": frame(Kind.REQUEST, 1, b""),
+    "an answer": frame(Kind.RESPONSE, 1, b""),
+    "a call that is cut off": frame(Kind.HELLO, 0, b"letters:1.0.0")
+    + frame(Kind.REQUEST, 1, b"cut"),
     "a model of another name": frame(Kind.HELLO, 0, b"other:1.0.0"),
     "a name that is no text": frame(Kind.HELLO, 0, b"\xff"),
     "another language": b"GET / HTTP/1.1\r\nHost: a socket of ours\r\n\r\n",
@@ -467,7 +468,7 @@ async def test_closing_while_nobody_welcomes_it_ends(
     house: House, mute: Callable[..., Awaitable[None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await mute()
-    monkeypatch.setattr(client, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(client, "_TIMEOUT_S", 0.01)
     worker = house.worker()
     await settle()
     await worker.close()
@@ -490,7 +491,7 @@ async def test_process_that_falls_silent_is_lost(
     logs: list[EventDict],
 ) -> None:
     await mute(frame(Kind.WELCOME, 0))
-    monkeypatch.setattr(client, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(client, "_TIMEOUT_S", 0.01)
     worker = house.worker()
     await until(lambda: any(log["event"] == "device_process_lost" for log in logs))
     with pytest.raises(NotReady):
@@ -514,8 +515,10 @@ async def test_process_that_reads_no_more_is_asked_no_more(
 async def test_how_long_the_queue_is_is_told_to_who_has_not_left(house: House) -> None:
     house.serve()
     worker = await house.ready_worker()
-    assert worker._link is not None
-    worker._link.frame_received(Kind.ANSWER, 99, memoryview(Answer((), None, 7).encode(99))[9:])
+    assert worker._connection is not None
+    worker._connection.frame_received(
+        Kind.RESPONSE, 99, memoryview(DeviceResponse((), None, 7).encode(99))[9:]
+    )
     assert worker.queue_delay_s == 7
 
 

@@ -34,14 +34,14 @@ def exported(tmp_path: Path) -> Path:
     [
         ("auto", "auto", 0, ("onnx", "cpu", "torch sees no CUDA device")),
         ("auto", "auto", 1, ("torch", "cuda", "torch sees a CUDA device")),
-        ("auto", "torch", 0, ("torch", "cpu", "runners.engine asks for it")),
+        ("auto", "torch", 0, ("torch", "cpu", "runners.engine is set to it")),
         ("auto", "torch", 1, ("torch", "cuda", "torch sees a CUDA device")),
-        ("auto", "onnx", 1, ("onnx", "cpu", "runners.engine asks for it")),
+        ("auto", "onnx", 1, ("onnx", "cpu", "runners.engine is set to it")),
         ("cpu", "auto", 1, ("onnx", "cpu", "runners.device is cpu")),
-        ("cpu", "torch", 1, ("torch", "cpu", "runners.engine asks for it")),
-        ("cpu", "onnx", 0, ("onnx", "cpu", "runners.engine asks for it")),
-        ("cuda", "auto", 1, ("torch", "cuda", "runners.device asks for it")),
-        ("cuda:1", "torch", 2, ("torch", "cuda:1", "runners.device asks for it")),
+        ("cpu", "torch", 1, ("torch", "cpu", "runners.engine is set to it")),
+        ("cpu", "onnx", 0, ("onnx", "cpu", "runners.engine is set to it")),
+        ("cuda", "auto", 1, ("torch", "cuda", "runners.device is set to it")),
+        ("cuda:1", "torch", 2, ("torch", "cuda:1", "runners.device is set to it")),
     ],
 )
 def test_exported_model(

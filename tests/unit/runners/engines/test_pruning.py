@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from runners.engines.base import TokenBatch
-from runners.engines.embedding import watch
+from runners.engines.embedding import watch_embedding
 from runners.engines.export import trace
 from runners.engines.pruning import prune
 
@@ -67,7 +67,7 @@ def test_classifiers_answer_the_same_and_compute_less(family: str) -> None:
     config: PretrainedConfig = FAMILIES[family]
     torch.manual_seed(7)
     network = AutoModelForSequenceClassification.from_config(config).eval()
-    watch(network)
+    watch_embedding(network)
     pad_id = config.pad_token_id or 0
     texts = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [15]]
     model = trace(network, TokenBatch.of_ids(texts[:2], pad_id))

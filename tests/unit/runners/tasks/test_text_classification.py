@@ -76,14 +76,16 @@ def measured(classifier: Classifier, registered: Path, tmp_path: Path) -> Classi
     """Return the classifier with the first three texts as its reference, a centroid each."""
     embeddings = classifier.model.infer(classifier.processor.prepare(TEXTS[:3])).embeddings
     assert embeddings is not None
-    made = embedding_distance.centroids_of(embeddings, np.arange(3))
+    made = embedding_distance.compute_centroids(embeddings, np.arange(3))
     return load(registered, 64, CPU, reported(tmp_path, made))
 
 
 def reported(folder: Path, made: NDArray[np.float32]) -> Path:
     """Write centroids as a report's folder holds them, and return the folder."""
     folder.mkdir(exist_ok=True)
-    (folder / embedding_distance.CENTROIDS_FILE).write_bytes(embedding_distance.written(made))
+    (folder / embedding_distance.CENTROIDS_FILE).write_bytes(
+        embedding_distance.serialize_centroids(made)
+    )
     return folder
 
 
