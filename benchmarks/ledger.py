@@ -49,7 +49,7 @@ class Stub:
 
     answer: Any
     labels: Sequence[str]
-    tag: str = _TAG
+    model_tag: str = _TAG
     ready: bool = True
     queue_delay_s: int = 1
 

@@ -31,7 +31,7 @@ class Runner(Protocol):
     """One version of a model, whatever process or device it runs in."""
 
     @property
-    def tag(self) -> str:
+    def model_tag(self) -> str:
         """``name:version``."""
 
     @property

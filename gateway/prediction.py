@@ -105,24 +105,24 @@ class PredictionHandler:
             reason = "is empty to the model: it holds only characters that its tokenizer removes"
             raise InvalidInput([Detail(field_of(error.index), reason)]) from None
         if not all(math.isfinite(answer.confidence) for answer in answers):
-            logger.error("scores_not_finite", model=runner.tag)
+            logger.error("scores_not_finite", model=runner.model_tag)
             raise InferenceFailed
         exchange.events += [
             _event(exchange, runner, item, text, answer)
             for item, (text, answer) in enumerate(zip(inputs, answers, strict=True))
         ]
-        return PredictionResult(runner.tag, runner.labels, answers)
+        return PredictionResult(runner.model_tag, runner.labels, answers)
 
     def _runner(self, exchange: Exchange, model: str | None) -> Runner:
         """Return the model's runner if the caller may use it and it is ready."""
         caller = exchange.caller
         runner = self._registry.get(model)
         if runner is None:
-            raise UnknownModel(sorted(runner.tag for runner in self._registry))
-        caller.require_prediction(model_tags.split(runner.tag)[0])
+            raise UnknownModel(sorted(runner.model_tag for runner in self._registry))
+        caller.require_prediction(model_tags.split(runner.model_tag)[0])
         if not runner.ready:
             raise NotReady
-        exchange.model_tag = runner.tag
+        exchange.model_tag = runner.model_tag
         exchange.retry_after_s = runner.queue_delay_s
         return runner
 
@@ -134,7 +134,7 @@ def _event(
         request_id=exchange.request_id,
         item=item,
         subject=exchange.subject,
-        model_tag=runner.tag,
+        model_tag=runner.model_tag,
         text=text,
         label=runner.labels[answer.index],
         tokens=answer.tokens,

@@ -31,26 +31,28 @@ class Runner:
 
     def __init__(
         self,
-        tag: str,
+        model_tag: str,
         labels: Sequence[str],
         task: Task[Any, Any, Any, Any],
         settings: BatchingSettings,
         observer: Observer,
         on_death: Callable[[], None],
     ) -> None:
-        self.tag = tag
+        self.model_tag = model_tag
         self.labels = tuple(labels)
         self._processor, self._model = task.processor, task.model
         self._settings = settings
         self._on_death = on_death
         self._warm = self._closed = False
         # One permanent thread a lane, because torch keeps a pool for each thread that calls it.
-        self._lane_threads = ThreadPoolExecutor(self._model.lanes, thread_name_prefix=f"lane-{tag}")
+        self._lane_threads = ThreadPoolExecutor(
+            self._model.lanes, thread_name_prefix=f"lane-{model_tag}"
+        )
         # Its own thread: lanes are slower if their work moves between more threads than lanes.
-        self._express_thread = ThreadPoolExecutor(1, thread_name_prefix=f"express-lane-{tag}")
+        self._express_thread = ThreadPoolExecutor(1, thread_name_prefix=f"express-lane-{model_tag}")
         self._observer = observer
         watchdog = Watchdog(settings.hang_timeout_s)
-        self._preparation = Preparation(task.processor, tag, watchdog)
+        self._preparation = Preparation(task.processor, model_tag, watchdog)
         self._batcher: Batcher[Any, Any, Any] = Batcher(
             self._preparation.prepare,
             Device(
@@ -101,9 +103,9 @@ class Runner:
             if isinstance(error, DeviceHung):
                 self.hung = True
                 self._observer.device_hung()
-                logger.critical("device_hung", model=self.tag, reason=str(error))
+                logger.critical("device_hung", model=self.model_tag, reason=str(error))
             else:
-                logger.critical("warm_up_failed", model=self.tag, exc_info=True)
+                logger.critical("warm_up_failed", model=self.model_tag, exc_info=True)
             if not self._closed:
                 self._on_death()
             return

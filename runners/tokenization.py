@@ -1,8 +1,8 @@
-"""Tokenising texts as a model was trained to read them.
+"""Tokenises texts as in a model's training.
 
 Most models are served by the tokenizer in their folder's ``tokenizer.json``, through the tokenizers
 package. Those that have none and cannot be converted are served by transformers' own Python class,
-which is slower. Neither torch nor transformers is imported until one of the latter is loaded.
+which is slower. transformers is imported only if such a tokenizer is loaded, and torch never.
 """
 
 import json
@@ -22,31 +22,31 @@ from runners.engines.base import PadSide
 TOKENIZER_FILE = "serving/tokenizer.json"
 SETTINGS_FILE = "serving/tokenization.json"
 TOKEN_TYPES = "token_type_ids"  # noqa: S105  no secret
-# Of a long text, so many characters for each token that the model takes are tokenised first.
+# The start of a long text that is tokenised first, in characters for each token of the maximum.
 _CHARS_PER_TOKEN = 8
-# A text of so few tokens is looked at whether anything but blanks is left of it.
+# Texts of at most so many tokens are checked for being blank.
 _MAX_BLANK_TOKENS = 8
-# What tokenizers write for a space, a line end or a word's end.
+# Characters by which tokenizers mark a space, a line end or a word's end.
 _BLANK_MARKS = str.maketrans("", "", "\u2581\u0120\u010a\u0109\u010d")
-# Of a cut text, so many tokens at the end may be others than those of the whole text.
+# So many tokens at the end of a cut text may differ from those of the whole text.
 _MARGIN_TOKENS = 64
 _OVERFLOW = "overflowing_tokens"
 
 
 class TokenizationSettings(BaseModel):
-    """How registration found that a model's texts become its inputs."""
+    """How a model's texts become its inputs, as registration determined it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backend: Literal["tokenizers", "transformers"] = "tokenizers"
     pad_id: int
     pad_side: PadSide = "right"
-    # Whether the network is given token types, and the type of padding.
+    # Whether the network takes token types, and the type of padding.
     token_types: bool = False
     pad_type: int = 0
     # Shorter texts are padded to so many tokens.
     min_length: int = 0
-    # Whether a text may share a batch; else its answer would depend on the others.
+    # Whether texts may share a batch without changing each other's answers.
     batched: bool = True
 
     def write(self, folder: Path) -> None:
@@ -57,7 +57,12 @@ class TokenizationSettings(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> "TokenizationSettings":
-        """Read the settings of a version; those of an older Kaiten lie in its tokenizer."""
+        """Read the settings of a version; an older Kaiten stored them in the tokenizer.
+
+        Raises:
+            ModelRejected: The tokenizer names no padding token.
+
+        """
         try:
             return cls.model_validate_json((folder / SETTINGS_FILE).read_bytes())
         except FileNotFoundError:
@@ -71,8 +76,8 @@ class TokenizationSettings(BaseModel):
 class TokenisedText:
     """A text as token ids, special tokens included, cut at the model's maximum length.
 
-    ``types`` are its token types, empty if the network is not given any. A ``blank`` text has
-    nothing left for the model to read.
+    ``types`` are its token types, empty if the network takes none. A ``blank`` text has no tokens
+    but special ones and blanks.
     """
 
     ids: Sequence[int]
@@ -140,10 +145,11 @@ class FastTokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[TokenisedText]:
         starts = [self._sufficient_start(text) for text in texts]
-        # "fast" leaves out the offsets, which nothing reads.
-        return [self._tokenised(each) for each in self._tokenizer.encode_batch_fast(starts)]
+        # "fast" omits the offsets, which are not needed.
+        encodings = self._tokenizer.encode_batch_fast(starts)
+        return [self._to_tokenised_text(encoding) for encoding in encodings]
 
-    def _tokenised(self, encoding: Encoding) -> TokenisedText:
+    def _to_tokenised_text(self, encoding: Encoding) -> TokenisedText:
         ids = encoding.ids
         return TokenisedText(
             ids,
@@ -153,16 +159,16 @@ class FastTokenizer:
         )
 
     def _is_blank(self, encoding: Encoding) -> bool:
-        """Return whether all of its tokens are the template's, or stand for blanks."""
+        """Return whether all of its tokens are special ones or blanks."""
         pairs = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
         return all(index in self._blank_ids for index, special in pairs if not special)
 
     def _sufficient_start(self, text: str) -> str:
-        """Return a start of a long text that has the same tokens, as far as the model takes them.
+        """Return a start of a long text that has the same tokens up to the maximum length.
 
-        A tokenizer splits a text into words before anything else, so a cut changes the words next
-        to it alone. A start suffices if the model takes no token of its last words. A tokenizer
-        that knows no words gets the whole text.
+        A tokenizer splits a text into words first, so a cut changes only the words next to it. A
+        start suffices if its last words are beyond the maximum length. A tokenizer without words
+        gets the whole text.
         """
         chars = _CHARS_PER_TOKEN * self._max_length
         while self._cuts_end and 2 * chars < len(text):
@@ -213,10 +219,10 @@ class PythonTokenizer:
         return cast("int | None", self._tokenizer.unk_token_id)
 
     def encode(self, texts: Sequence[str]) -> list[TokenisedText]:
-        return [self._tokenised(text) for text in texts]
+        return [self._to_tokenised_text(text) for text in texts]
 
-    def _tokenised(self, text: str) -> TokenisedText:
-        encoding = self._encoded(text)
+    def _to_tokenised_text(self, text: str) -> TokenisedText:
+        encoding = self._encode_start(text)
         ids = [*encoding["input_ids"]]
         return TokenisedText(
             ids,
@@ -225,8 +231,8 @@ class PythonTokenizer:
             ids == self._template,
         )
 
-    def _encoded(self, text: str) -> Any:  # noqa: ANN401  transformers has no types
-        """Encode a text, of a long one only a start that has the same tokens."""
+    def _encode_start(self, text: str) -> Any:  # noqa: ANN401  transformers has no types
+        """Encode a text; of a long one only a start that has the same tokens."""
         chars = _CHARS_PER_TOKEN * self._max_length
         while self._cuts_end and 2 * chars < len(text):
             encoding = self._encode(text[:chars])
@@ -250,7 +256,7 @@ def load_tokenizer(folder: Path, settings: TokenizationSettings, max_length: int
 
 
 def _margin_words(tokenizer: Tokenizer) -> int:
-    """Return how many words a cut may change: one, or all that the longest added token covers."""
+    """Return how many words a cut may change: one, or as many as the longest added token covers."""
     added = tokenizer.get_added_tokens_decoder().values()
     return 1 + max((len(token.content) for token in added), default=0)
 

@@ -41,7 +41,7 @@ class RemoteRunner:
 
     def __init__(  # noqa: PLR0913, PLR0917  it connects two processes
         self,
-        tag: str,
+        model_tag: str,
         labels: Sequence[str],
         processor: Processor[Any, Any, Any, Any],
         codec: Codec[Any, Any],
@@ -49,14 +49,14 @@ class RemoteRunner:
         settings: BatchingSettings,
         on_death: Callable[[], None],
     ) -> None:
-        self.tag = tag
+        self.model_tag = model_tag
         self.labels = tuple(labels)
         self._processor, self._codec, self._socket = processor, codec, socket
         self._max_pending = _MAX_QUEUE_LENGTHS * settings.max_queue_items
         self._on_death = on_death
         self._pending: Counter[str] = Counter()
         self._watchdog = Watchdog(settings.hang_timeout_s)
-        self._preparation = Preparation(processor, tag, self._watchdog)
+        self._preparation = Preparation(processor, model_tag, self._watchdog)
         self.hung = False
         self._connection: _Connection | None = None
         self._closing = asyncio.Event()
@@ -99,7 +99,7 @@ class RemoteRunner:
             await self._watchdog.until_hung()
         except DeviceHung as error:
             self.hung = True
-            logger.critical("device_hung", model=self.tag, reason=str(error))
+            logger.critical("device_hung", model=self.model_tag, reason=str(error))
             self._on_death()
 
     async def _stay_connected(self) -> None:
@@ -169,7 +169,7 @@ class RemoteRunner:
             _, link = await loop.create_unix_connection(_Connection, str(self._socket))
         except OSError:
             return None
-        link.send(frame(Kind.HELLO, 0, self.tag.encode()))
+        link.send(frame(Kind.HELLO, 0, self.model_tag.encode()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_TIMEOUT_S):
                 if await link.welcome:
@@ -183,7 +183,7 @@ class RemoteRunner:
         if event != self._last_event:
             self._last_event = event
             level = logger.info if event == "device_process_found" else logger.error
-            level(event, model=self.tag, socket=str(self._socket))
+            level(event, model=self.model_tag, socket=str(self._socket))
 
     def _finish(self, items: Sequence[Any], parts: Sequence[bytes]) -> Sequence[Any]:
         try:

@@ -38,8 +38,8 @@ def load_network(folder: Path) -> Any:  # noqa: ANN401  transformers has no type
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    # Safetensors only, and never code or files from elsewhere. A CPU computes half precision
-    # slowly, and less exactly.
+    # Safetensors only, and never code or files from elsewhere. A CPU computes half precision slowly
+    # and less exactly.
     network, loading = AutoModelForSequenceClassification.from_pretrained(
         folder,
         local_files_only=True,
@@ -57,9 +57,9 @@ def load_network(folder: Path) -> Any:  # noqa: ANN401  transformers has no type
 
 
 def _check_weights(network: str, loading: Mapping[str, Any]) -> None:
-    """Refuse weights of other sizes than config.json says, missing ones and unused ones.
+    """Reject missing and unused weights, and weights of other sizes than those in config.json.
 
-    transformers initialises at random what it does not find.
+    transformers initialises missing weights at random.
     """
     unused = [key for key in sorted(loading["unexpected_keys"]) if not _HARMLESS.search(key)]
     if mismatched := sorted(loading["mismatched_keys"]):
@@ -95,9 +95,9 @@ def _remedy(unused: Sequence[str]) -> str:
 
 
 def _copy_from_files(network: torch.nn.Module) -> None:
-    """Copy weights that are mapped from files into memory, one at a time.
+    """Copy memory-mapped weights, one at a time.
 
-    A file that is truncated or overwritten in place would end the process, or change its answers.
+    A file that is truncated or overwritten in place would end the process, or change predictions.
     """
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = tensor.data.clone()
@@ -106,15 +106,15 @@ def _copy_from_files(network: torch.nn.Module) -> None:
 class TorchEngine:
     """Computes padded batches of token ids.
 
-    Use it from one lasting thread: torch keeps a pool of workers for each thread that calls it.
-    Its settings name a device: choose_engine has decided what auto is.
+    Use it from one permanent thread: torch keeps a pool of workers for each thread that calls it.
+    Its settings name a device, because choose_engine has replaced auto.
     """
 
     lanes = 1
     batch_tokens = 4096
     batch_items = 64
     packed = False
-    # Its threads are a lane's own: another lane would bring as many.
+    # Another lane would have as many threads as this one.
     express = False
 
     def __init__(self, folder: Path, settings: RunnerSettings) -> None:
@@ -131,7 +131,7 @@ class TorchEngine:
 
     @property
     def vocabulary_size(self) -> int | None:
-        """The number of token ids that have embeddings; None if it cannot be told."""
+        """The number of token ids that have embeddings; None if the network has no such table."""
         try:
             return int(self._model.get_input_embeddings().weight.shape[0])
         except (AttributeError, NotImplementedError):

@@ -1,4 +1,4 @@
-"""Model families, one a package. ``text-classification`` is the package text_classification."""
+"""Tasks, each a package: ``text-classification`` is text_classification."""
 
 from importlib import import_module
 from pathlib import Path
@@ -9,19 +9,29 @@ from runners.tasks.base import InspectionModule, TaskModule
 
 
 def task_names() -> list[str]:
-    """Return the names of the tasks that there are, without importing them."""
+    """Return the names of all tasks, without importing them."""
     modules = iter_modules([str(Path(__file__).parent)])
     return sorted(module.name.replace("_", "-") for module in modules if module.ispkg)
 
 
 def find_task(name: str) -> TaskModule:
-    """Return how a task is served; ModelRejected for a name that there is not."""
+    """Return a task's module for serving.
+
+    Raises:
+        ModelRejected: There is no task of this name.
+
+    """
     module: TaskModule = import_module(f"{_package(name)}.serving")
     return module
 
 
 def find_inspection(name: str) -> InspectionModule:
-    """Return how a task's models are inspected, with torch; ModelRejected for an unknown name."""
+    """Return a task's module for registration, which imports torch.
+
+    Raises:
+        ModelRejected: There is no task of this name.
+
+    """
     module: InspectionModule = import_module(f"{_package(name)}.inspection")
     return module
 

@@ -1,7 +1,8 @@
-"""What a model family is: three verbs and a price.
+"""The interfaces of a task: a processor, a model, and a codec between them.
 
-``prepare`` and ``finish`` are its processor's, ``infer`` its network's. They meet in one process,
-or live in two, and then a codec carries what passes between them.
+A processor's ``prepare`` turns inputs into items with a cost, the model's ``infer`` computes a
+batch of items, and the processor's ``finish`` turns the raw results into predictions. Processor and
+model may be in two processes; the codec then serialises items and raw results.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +24,10 @@ RawT_co = TypeVar("RawT_co", covariant=True)
 
 
 class Processor(Protocol[InputT_contra, ItemT, RawT_contra, PredictionT]):
-    """What a family does on the CPU, before and after its network. Each item has a ``cost``.
+    """The work on the CPU before and after the network. Each item has a ``cost``.
 
-    ``inline_chars`` is how many characters of inputs are prepared on the event loop, in all; more
-    are prepared on a thread.
+    Inputs of up to ``inline_chars`` characters in all are prepared on the event loop, and longer
+    ones on a thread.
     """
 
     @property
@@ -36,15 +37,14 @@ class Processor(Protocol[InputT_contra, ItemT, RawT_contra, PredictionT]):
         """Turn inputs into items."""
 
     def finish(self, batch: Sequence[ItemT], raw: RawT_contra) -> list[PredictionT]:
-        """Turn what was computed into a prediction for each item, in order; on the event loop."""
+        """Turn raw results into a prediction for each item, in order, on the event loop."""
 
 
 class Model(Protocol[ItemT_contra, RawT_co]):
     """A loaded network, which computes batches of items.
 
-    ``lanes``, ``batch_tokens``, ``batch_items``, ``packed`` and ``express`` are its engine's: how
-    many batches it computes at once, each on a lasting thread, how many padded tokens and items it
-    wants in one, whether it computes no padding, and whether it can compute one more small batch.
+    ``lanes``, ``batch_tokens``, ``batch_items``, ``packed`` and ``express`` are those of its engine
+    (see runners/engines/base.py).
     """
 
     @property
@@ -59,28 +59,34 @@ class Model(Protocol[ItemT_contra, RawT_co]):
     def express(self) -> bool: ...
 
     def infer(self, batch: Sequence[ItemT_contra], *, alone: bool = False) -> RawT_co:
-        """Compute a batch, on a lane's thread; ``alone``: nothing else computes or waits.
+        """Compute a batch, on a lane's thread; ``alone`` means that nothing else computes or waits.
 
-        A validation reads ``embeddings`` of what comes out, shape (items, width), or None.
+        Offline prediction reads ``embeddings`` of the raw results, shape (items, width) or None.
         """
 
     def check(self) -> None:
-        """Compute one item that is known to work; raises where the device does not any more."""
+        """Compute one known item; raises if the device no longer works."""
 
     def warm_up(self, tokens: int, items: int) -> None:
-        """Compute once, so that no caller pays for it, up to the largest batch that there may be.
+        """Prepare for batches of up to so many padded ``tokens`` and ``items``, and compute some.
 
-        That is one of so many padded ``tokens`` or so many ``items``. OutOfMemory where the device
-        could not hold it.
+        Raises:
+            OutOfMemory: The device cannot hold the largest batch.
+
         """
 
 
 class Codec(Protocol[ItemT, RawT]):
-    """How items, and what was computed of them, travel between processes: as bytes, one each."""
+    """Serialises items and raw results, each item as bytes of its own."""
 
     def encode_items(self, items: Sequence[ItemT]) -> list[bytes]: ...
     def decode_items(self, parts: Sequence[bytes]) -> list[ItemT]:
-        """Return the items; ValueError for bytes that are none."""
+        """Return the items.
+
+        Raises:
+            ValueError: The bytes are no items.
+
+        """
 
     def encode_raw(self, raw: RawT) -> list[bytes]: ...
     def decode_raw(self, parts: Sequence[bytes]) -> RawT: ...
@@ -88,31 +94,31 @@ class Codec(Protocol[ItemT, RawT]):
 
 @dataclass(frozen=True, slots=True)
 class Task(Generic[InputT, ItemT, RawT, PredictionT]):
-    """A model of one family, with all that serving it in one process takes."""
+    """A loaded model of a task, and its processor."""
 
     processor: Processor[InputT, ItemT, RawT, PredictionT]
     model: Model[ItemT, RawT]
 
 
 class TaskModule(Protocol):
-    """What serving a task needs of its package."""
+    """The module of a task for serving."""
 
     codec: Codec[Any, Any]
 
     def load_processor(self, folder: Path, max_length: int) -> Processor[Any, Any, Any, Any]:
-        """Load what a registered model needs besides its network; ``max_length`` in tokens."""
+        """Load a registered model without its network; ``max_length`` in tokens."""
 
     def load(
-        self, folder: Path, max_length: int, settings: RunnerSettings, reference: Path | None = None
+        self, folder: Path, max_length: int, settings: RunnerSettings, baseline: Path | None = None
     ) -> Task[Any, Any, Any, Any]:
-        """Load a registered model onto its device; ``max_length`` as its card says.
+        """Load a registered model onto its device; ``max_length`` is that of its card.
 
-        ``reference`` is the folder of the report that answers are measured from, if there is one.
+        ``baseline`` is the folder of the validation report that drift is measured against.
         """
 
 
 class InspectionModule(Protocol):
-    """What registering a model of a task needs of its package."""
+    """The module of a task for registration, which imports torch."""
 
     def inspect(
         self,

@@ -26,16 +26,16 @@ from runners.tokenization import (
 )
 
 _INLINE_CHARS = 512
-# The longest text of a warm-up: some thousand tokens would take a CPU half a minute.
+# The longest text of a warm-up: a CPU would take half a minute for some thousand tokens.
 _WARM_UP_TOKENS = 512
 
 
 class Raw(NamedTuple):
-    """What was computed of some texts.
+    """The raw results of a batch.
 
-    Logits of shape (texts, labels); distances to the nearest reference centroid, shape (texts,),
-    NaN where there is none; embeddings of shape (texts, width), None where the network has none,
-    and where they were computed in another process.
+    Logits have shape (texts, labels). Distances to the nearest centroid of the baseline have shape
+    (texts,), NaN without a baseline. Embeddings have shape (texts, width); they are None if the
+    network has none, or if another process computed them.
     """
 
     logits: NDArray[np.float32]
@@ -45,10 +45,10 @@ class Raw(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The probabilities of one text, shape (labels,), and the highest; its length in tokens.
+    """The probabilities of one text, shape (labels,), the highest of them, and its tokens.
 
-    ``entropy`` is that of the probabilities, in nats; ``distance`` the embedding's to the nearest
-    reference centroid, None where there is none.
+    ``entropy`` is that of the probabilities, in nats, and ``distance`` that of the embedding to the
+    nearest centroid of the baseline, None without a baseline.
     """
 
     scores: NDArray[np.float32]
@@ -58,12 +58,12 @@ class Classification:
     unknown_tokens: int = 0
     entropy: float = 0.0
     distance: float | None = None
-    # Whether the model has read its beginning (or end) only.
+    # Whether the model has read only its beginning (or end).
     truncated: bool = False
 
 
 class TextProcessor:
-    """A model's tokenizer, and what becomes of its logits."""
+    """Tokenises texts, and turns logits into classifications."""
 
     def __init__(
         self, tokenizer: TextTokenizer, settings: TokenizationSettings, max_length: int
@@ -71,11 +71,11 @@ class TextProcessor:
         self.settings = settings
         self._tokenizer, self._max_length = tokenizer, max_length
         self._unknown_id = tokenizer.unknown_id
-        # A thread's two switches cost more than a few short texts, unless Python tokenises them.
+        # Two thread switches take longer than a few short texts, unless Python tokenises them.
         self.inline_chars = _INLINE_CHARS if settings.backend == "tokenizers" else 0
 
     def prepare(self, inputs: Sequence[str]) -> list[TokenisedText]:
-        """Tokenise texts; what is over the maximum length is cut off.
+        """Tokenise texts, each truncated at the maximum length.
 
         Raises:
             BlankText: A text has nothing left after the tokenizer's normaliser.
@@ -105,9 +105,9 @@ class TextProcessor:
             scores.argmax(axis=1).tolist(),
             scores.max(axis=1).tolist(),
             batch,
-            map(self._unknown_in, batch),
+            map(self._count_unknown, batch),
             entropy(scores).tolist(),
-            (None if math.isnan(each) else each for each in raw.distances.tolist()),
+            (None if math.isnan(value) else value for value in raw.distances.tolist()),
             (text.truncated for text in batch),
         )
         return [
@@ -115,12 +115,12 @@ class TextProcessor:
             for row, index, confidence, text, *rest in zip(*columns, strict=True)
         ]
 
-    def _unknown_in(self, text: TokenisedText) -> int:
-        # None: a tokenizer by bytes knows every token, and no id is equal to it.
+    def _count_unknown(self, text: TokenisedText) -> int:
+        # A tokenizer of bytes has no unknown id: None is equal to no id.
         return text.ids.count(self._unknown_id)
 
     def probe(self, length: int) -> TokenisedText:
-        """Return a text of so many tokens, with the model's special tokens."""
+        """Return a text of this length in tokens, with the model's special tokens."""
         (short,) = self._tokenizer.encode(["probe"])
         filler = next(index for index in count() if index not in self._tokenizer.special_ids)
         filling = max(0, min(length, self._max_length) - short.cost)
@@ -133,7 +133,7 @@ class TextProcessor:
         return [self.probe(0), self.probe(_WARM_UP_TOKENS)]
 
     def samples(self) -> TokenBatch:
-        """Return what to try an engine on: real sentences from short to long, and the longest."""
+        """Return a batch to try an engine on: sentences, and a text of the maximum length."""
         sentences = self._tokenizer.encode(SENTENCES)
         return self.batch([*sentences, self.probe(0), self.probe(self._max_length)])
 
@@ -141,7 +141,7 @@ class TextProcessor:
 class TextClassifier:
     """A loaded classifier; ``probes`` are a short text and a long one.
 
-    ``reference`` are the centroids that distances are taken to, shape (labels, width).
+    ``centroids`` are those of the baseline, shape (labels, width).
     """
 
     def __init__(
@@ -149,10 +149,10 @@ class TextClassifier:
         engine: Engine,
         processor: TextProcessor,
         probes: Sequence[TokenisedText],
-        reference: NDArray[np.float32] | None = None,
+        centroids: NDArray[np.float32] | None = None,
     ) -> None:
         self._engine, self._processor, self._probes = engine, processor, probes
-        self._reference = reference
+        self._centroids = centroids
 
     @property
     def lanes(self) -> int:
@@ -161,17 +161,17 @@ class TextClassifier:
 
     @property
     def batch_tokens(self) -> int:
-        """The padded tokens that the engine wants in a batch."""
+        """The padded tokens of a batch that suit the engine."""
         return self._engine.batch_tokens
 
     @property
     def batch_items(self) -> int:
-        """The texts that the engine wants in a batch; 1 if its answers would depend on others."""
+        """The texts of a batch that suit the engine; 1 if texts may not share a batch."""
         return self._engine.batch_items if self._processor.settings.batched else 1
 
     @property
     def packed(self) -> bool:
-        """Whether the engine computes a batch's own tokens, and no padding."""
+        """Whether the engine computes no padding."""
         return self._engine.packed
 
     @property
@@ -180,18 +180,18 @@ class TextClassifier:
         return self._engine.express
 
     def infer(self, batch: Sequence[TokenisedText], *, alone: bool = False) -> Raw:
-        """Return what the network computes, and how far that is from the reference."""
+        """Compute a batch, and its distances from the baseline."""
         if not self._processor.settings.batched and len(batch) > 1:
-            return _joined([self.infer([text], alone=alone) for text in batch])
+            return _concat([self.infer([text], alone=alone) for text in batch])
         logits, embeddings = self._engine.compute(self._processor.batch(batch), alone=alone)
-        if self._reference is None or embeddings is None:
+        if self._centroids is None or embeddings is None:
             distances = np.full(len(batch), np.nan, np.float32)
         else:
-            distances = embedding_distance.measure_distances(embeddings, self._reference)
+            distances = embedding_distance.measure_distances(embeddings, self._centroids)
         return Raw(logits, distances, embeddings)
 
     def check(self) -> None:
-        """Compute a short text; raises where the engine can not."""
+        """Compute a short text; raises if the engine cannot."""
         self.infer(self._probes[:1])
 
     def warm_up(self, tokens: int, items: int) -> None:
@@ -202,7 +202,7 @@ class TextClassifier:
                 self.infer([text], alone=alone)
 
 
-def _joined(parts: Sequence[Raw]) -> Raw:
+def _concat(parts: Sequence[Raw]) -> Raw:
     embeddings = [part.embeddings for part in parts if part.embeddings is not None]
     return Raw(
         np.concatenate([part.logits for part in parts]),
@@ -214,7 +214,7 @@ def _joined(parts: Sequence[Raw]) -> Raw:
 class TextCodec:
     """Token ids and types as int32, logits and distances as float32, in the machine's byte order.
 
-    Embeddings stay where they were computed.
+    Embeddings stay in the process that computed them.
     """
 
     def encode_items(self, items: Sequence[TokenisedText]) -> list[bytes]:
@@ -222,7 +222,12 @@ class TextCodec:
         return [array("i", [len(text.ids), *text.ids, *text.types]).tobytes() for text in items]
 
     def decode_items(self, parts: Sequence[bytes]) -> list[TokenisedText]:
-        """Return the texts; ValueError for bytes that are no token ids."""
+        """Return the texts.
+
+        Raises:
+            ValueError: The bytes are no token ids.
+
+        """
         texts = []
         for part in parts:
             size, *numbers = array("i", part)
@@ -232,13 +237,13 @@ class TextCodec:
         return texts
 
     def encode_raw(self, raw: Raw) -> list[bytes]:
-        """Return 4 bytes a label for each text, and 4 for its distance."""
+        """Return 4 bytes for each label of a text, and 4 for its distance."""
         return [row.tobytes() for row in np.column_stack((raw.logits, raw.distances))]
 
     def decode_raw(self, parts: Sequence[bytes]) -> Raw:
         """Return logits and distances."""
-        found = np.frombuffer(b"".join(parts), dtype=np.float32).reshape(len(parts), -1)
-        return Raw(found[:, :-1], found[:, -1])
+        columns = np.frombuffer(b"".join(parts), dtype=np.float32).reshape(len(parts), -1)
+        return Raw(columns[:, :-1], columns[:, -1])
 
 
 codec = TextCodec()
@@ -251,10 +256,10 @@ def load_processor(folder: Path, max_length: int) -> TextProcessor:
 
 
 def load(
-    folder: Path, max_length: int, settings: RunnerSettings, reference: Path | None = None
+    folder: Path, max_length: int, settings: RunnerSettings, baseline: Path | None = None
 ) -> Task[str, TokenisedText, Raw, Classification]:
-    """Load a registered classifier, and the centroids of a report, if it has any."""
+    """Load a registered classifier, and the centroids of its baseline, if it has any."""
     processor = load_processor(folder, max_length)
     engine = open_engine(folder, settings, processor.samples())
-    centroids_ = None if reference is None else embedding_distance.read_centroids(reference)
-    return Task(processor, TextClassifier(engine, processor, processor.probes(), centroids_))
+    centroids = None if baseline is None else embedding_distance.read_centroids(baseline)
+    return Task(processor, TextClassifier(engine, processor, processor.probes(), centroids))

@@ -120,7 +120,7 @@ class Classifier:
     queue_delay_s = 7
 
     def __init__(self, tag: str = TAG, *, ready: bool = True) -> None:
-        self.tag = tag
+        self.model_tag = tag
         self.labels: Sequence[str] = LABELS
         self.ready = ready
 
@@ -181,7 +181,7 @@ class FakeRegistry:
     """A registry of runners, the first of which is the default."""
 
     def __init__(self, *runners: Runner) -> None:
-        self._runners = {name: each for each in runners for name in (each.tag, _name(each))}
+        self._runners = {name: each for each in runners for name in (each.model_tag, _name(each))}
         self._all = runners
 
     @property
@@ -196,7 +196,7 @@ class FakeRegistry:
 
 
 def _name(runner: Runner) -> str:
-    return runner.tag.partition(":")[0]
+    return runner.model_tag.partition(":")[0]
 
 
 @dataclass

@@ -178,7 +178,7 @@ class House:
             Task(task, task),
             limits or BatchingSettings(),
             observer or Silent(),
-            on_death=lambda: self._note_death(runner.tag),
+            on_death=lambda: self._note_death(runner.model_tag),
         )
         self.runners.append(runner)
         return runner
@@ -244,7 +244,7 @@ async def test_failed_warm_up_never_becomes_ready(house: House, logs: list[Event
     with pytest.raises(NotReady):
         await runner.predict(["a"])
     assert [log["event"] for log in logs] == ["warm_up_failed"]
-    assert house.deaths == [runner.tag]
+    assert house.deaths == [runner.model_tag]
 
 
 async def test_three_verbs_in_order(house: House) -> None:
@@ -393,7 +393,7 @@ async def test_device_that_fails_at_everything_ends_the_runner(house: House) -> 
     failed = [type(error) for error in await asyncio.gather(*asked, return_exceptions=True)]
     assert failed == [InferenceFailed] * 8 + [NotReady] * 12
     assert not runner.ready
-    assert house.deaths == [runner.tag]
+    assert house.deaths == [runner.model_tag]
 
 
 async def test_room_of_a_caller_who_left_is_kept_until_its_thread_is_done(house: House) -> None:
@@ -444,7 +444,7 @@ async def test_computation_that_hangs_ends_the_runner_and_answers_who_waits(
     answers = await asyncio.gather(*asked, return_exceptions=True)
 
     assert [type(answer) for answer in answers] == [NotReady, NotReady]
-    assert (runner.ready, told.hangs, house.deaths) == (False, 1, [runner.tag])
+    assert (runner.ready, told.hangs, house.deaths) == (False, 1, [runner.model_tag])
     assert [log["event"] for log in logs] == ["device_hung", "batcher_died"]
     # It does not wait for the thread.
     await runner.close()
@@ -461,7 +461,7 @@ async def test_preparation_that_hangs_ends_the_runner(house: House) -> None:
     await asyncio.wait_for(house.died.wait(), PATIENCE_S)
 
     assert not runner.ready
-    assert (told.hangs, house.deaths) == (1, [runner.tag])
+    assert (told.hangs, house.deaths) == (1, [runner.model_tag])
     task.let_go.set()
     with pytest.raises(NotReady):
         await asked
@@ -472,7 +472,7 @@ async def test_warm_up_that_hangs_ends_the_runner(house: House) -> None:
     runner = house.make(task, told, hanging_after(0.01))
     await runner.start()
 
-    assert (runner.ready, told.hangs, house.deaths) == (False, 1, [runner.tag])
+    assert (runner.ready, told.hangs, house.deaths) == (False, 1, [runner.model_tag])
     await runner.close()
     assert runner.hung
     task.let_go.set()

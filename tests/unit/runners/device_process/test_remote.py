@@ -120,7 +120,7 @@ class House:
 
     async def _serve(self, runner: Runner) -> None:
         registry = Registry()
-        registry.add(ServedModel(runner.tag, runner.labels, ""), runner)
+        registry.add(ServedModel(runner.model_tag, runner.labels, ""), runner)
         server = DeviceServer(registry)
         try:
             listening = await server.listen(self.socket)
@@ -203,7 +203,7 @@ async def test_workers_are_answered_each_its_own(house: House) -> None:
     texts = [[f"{worker}-{number}" for number in range(9)] for worker in "ab"]
     found = await asyncio.gather(first.predict(texts[0]), second.predict(texts[1]))
     assert [*found] == [[f"{text.upper()}!" for text in each] for each in texts]
-    assert (first.tag, first.labels, first.queue_delay_s) == ("letters:1.0.0", ("a",), 1)
+    assert (first.model_tag, first.labels, first.queue_delay_s) == ("letters:1.0.0", ("a",), 1)
 
 
 async def test_requests_of_all_workers_share_a_batch(house: House) -> None:
