@@ -1,9 +1,8 @@
-"""What every part of Kaiten shares: settings, errors, the request's context, and the command.
+"""The foundation of Kaiten: settings, errors, the request's context and shared types.
 
-Importing it turns usage reports and hub access off, in this process and in those it starts: a
-process of Kaiten opens no outside connection by itself. It also keeps tokenising on the thread that
-asks for it. Libraries read these variables once, when
-they are imported, so this can not wait for the settings.
+Importing it disables usage reports and hub access, in this process and its children: Kaiten opens
+no outside connection on its own. It also keeps tokenization on the calling thread. Libraries read
+these variables once, on import, so this cannot wait for the settings.
 """
 
 import os
@@ -15,9 +14,9 @@ os.environ.update(
     WHYLOGS_NO_ANALYTICS="True",
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
-    # Since 1.32, its wheels for Linux keep events in ~/.cache and send them to Microsoft.
+    # Since 1.32, its wheels for Linux store events in ~/.cache and send them to Microsoft.
     ORT_DISABLE_TELEMETRY="1",
-    # On a thread pool of the tokenizers, one small request would wait for another's large one, and
-    # the event loop with it.
+    # In the tokenizers' thread pool, a small request would wait for another's large one, and the
+    # event loop with it.
     TOKENIZERS_PARALLELISM="false",
 )

@@ -1,4 +1,4 @@
-"""The request at hand: made by the outermost middleware, filled in further in, read by logs."""
+"""The context of the current request, which middleware, handlers and logs share."""
 
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -10,7 +10,7 @@ from kaiten.errors import Forbidden
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls, by a verified token, and what the token allows."""
+    """The caller of a verified credential, and the scopes of the credential."""
 
     subject: str
     scopes: frozenset[str]
@@ -18,26 +18,26 @@ class Principal:
 
     @property
     def identity(self) -> str:
-        """Who it is, over all issuers: two may know different callers by one subject."""
+        """The subject, unique over all issuers: two issuers may use the same ``sub``."""
         return f"{self.issuer}|{self.subject}"
 
     def require(self, scope: str) -> None:
-        """Raise Forbidden unless the token holds the scope, be it for one model only."""
-        if not any(own == scope or own.startswith(f"{scope}:") for own in self.scopes):
+        """Raise Forbidden unless the credential has the scope, possibly for one model only."""
+        if not any(held == scope or held.startswith(f"{scope}:") for held in self.scopes):
             raise Forbidden(scope)
 
     def require_prediction(self, model: str) -> None:
-        """Raise Forbidden unless the token may ask this model (its name, without version)."""
+        """Raise Forbidden unless the credential allows predictions by a model, without version."""
         if not self.scopes & {"predict", f"predict:{model}"}:
             raise Forbidden(f"predict:{model}")
 
     @property
     def labelled_models(self) -> frozenset[str] | None:
-        """The names of the models that the token may give labels for; None for all of them."""
+        """The names of the models that the credential may send feedback for; None for all."""
         if "feedback" in self.scopes:
             return None
-        own = (scope.partition(":") for scope in self.scopes)
-        names = (name for kind, _, name in own if kind == "feedback")
+        scopes = (scope.partition(":") for scope in self.scopes)
+        names = (model for action, _, model in scopes if action == "feedback")
         return frozenset(filter(model_tags.is_name, names))
 
 
@@ -57,7 +57,7 @@ class RequestContext:
 
     @property
     def subject(self) -> str:
-        """Whose request it is, over all issuers; empty where that is not known."""
+        """The subject of the request, empty before authentication."""
         return self.principal.identity if self.principal else ""
 
 
@@ -65,12 +65,12 @@ _current: ContextVar[RequestContext | None] = ContextVar("kaiten_request", defau
 
 
 def bind(context: RequestContext) -> None:
-    """Make this the request at hand, for the task that handles it and those it starts."""
+    """Set the context of the current task and of those that it starts."""
     _current.set(context)
 
 
 def current() -> RequestContext:
-    """Return the request at hand; LookupError outside a request."""
+    """Return the context of the current request; LookupError outside a request."""
     context = _current.get()
     if context is None:
         raise LookupError("no request is being handled")
@@ -78,5 +78,5 @@ def current() -> RequestContext:
 
 
 def current_or_none() -> RequestContext | None:
-    """Return the request at hand, or None outside a request."""
+    """Return the context of the current request, or None outside a request."""
     return _current.get()

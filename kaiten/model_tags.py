@@ -1,4 +1,4 @@
-"""How models are named: ``name:version``, as BentoML's tags allow."""
+"""Model tags: ``name:version``, within the rules of BentoML's tags."""
 
 import re
 
@@ -8,11 +8,11 @@ _NAME = re.compile(NAME_PATTERN)
 
 
 def is_name(text: str) -> bool:
-    """Return whether it may stand on either side of the colon."""
+    """Return whether a text is valid on either side of the colon."""
     return len(text) <= NAME_LIMIT and _NAME.fullmatch(text) is not None
 
 
 def split(tag: str) -> tuple[str, str]:
-    """Return the name and the version; the version is empty where there is no colon."""
+    """Return the name and the version; without a colon, the version is empty."""
     name, _, version = tag.partition(":")
     return name, version

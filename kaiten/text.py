@@ -20,13 +20,13 @@ def text_problem(text: str) -> str | None:
     if not text.strip():
         return "is empty"
     if "\x00" in text:
-        return "holds a NUL byte"
+        return "contains a NUL character"
     if not _VISIBLE.search(text):
-        return "holds no visible character"
+        return "contains no visible character"
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "holds a lone surrogate, which is no Unicode text"
+        return "contains a lone surrogate, which is not valid Unicode"
     return None
 
 

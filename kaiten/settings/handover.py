@@ -41,12 +41,11 @@ def hand_down_settings(
     """Give child processes a snapshot of the settings in place of the environment and the files.
 
     So all of them, later replacements included, have the same settings, secrets and key files. The
-    snapshot adds what a worker cannot determine itself: absolute paths, since a worker that serves
-    a bento has the bento's folder as its working directory; its share of the cores, if the setting
-    leaves it open; the CUDA devices to share out; the sockets of the device processes; and the
-    versions that model names stand for with the folders of their baselines, so that a promotion or
-    a validation does not make two workers differ. ``holders`` is the number of processes that hold
-    the models, in any form that ``cpus.share`` accepts.
+    snapshot also has absolute paths, since a worker that serves a bento has the bento's folder as
+    its working directory. It adds the threads of each worker, the CUDA ``devices``, the ``sockets``
+    of the device processes, and the ``models`` with the folders of their baselines. Otherwise a
+    promotion or a validation could make two workers differ. ``holders`` is the number of processes
+    that hold the models, as ``cpus.process_count`` accepts it.
 
     Returns False if /proc still shows the secrets that this process was started with.
     """

@@ -108,7 +108,7 @@ class GatewaySettings(SettingsSection):
 
 
 class RateLimitSettings(SettingsSection):
-    """The limits of one subject; None is no limit."""
+    """The rate limits of one subject; None means unlimited."""
 
     requests: str | None = "3000000/minute"
     tokens: str | None = "1500000000/minute"
@@ -308,7 +308,7 @@ class AuthSettings(SettingsSection):
     def _check_distinct(cls, value: tuple[IssuerSettings, ...]) -> tuple[IssuerSettings, ...]:
         if len({issuer.issuer for issuer in value}) < len(value):
             raise ValueError(
-                "contains two issuers with the same name, which tokens could not be told apart by; "
+                "contains two issuers with the same name, which tokens cannot distinguish; "
                 "remove one"
             )
         return value

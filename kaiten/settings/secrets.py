@@ -37,7 +37,7 @@ def read_secret_files() -> dict[str, str]:
     A missing folder holds no secrets. Files whose names do not start with ``kaiten_`` are ignored.
 
     Raises:
-        InvalidSettings: The folder or a file in it cannot be read, or a name is no secret setting.
+        InvalidSettings: The folder or a file in it cannot be read, or a file name is unknown.
 
     """
     folder = secrets_folder()

@@ -25,7 +25,7 @@ def read_settings_file(file: Path, root: type[BaseModel]) -> dict[str, Any]:
     """Return the values of a settings file; ``root`` is the settings' model.
 
     Raises:
-        InvalidSettings: The file is malformed, holds a secret, or has a key that is no setting.
+        InvalidSettings: The file is malformed, holds a secret, or has an unknown key.
         OSError: The file cannot be read.
 
     """

@@ -40,7 +40,7 @@ class DuplicateKey(ValueError):
     """A key that occurs twice in one JSON object."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"the key {key} stands twice")
+        super().__init__(f"the key {key} occurs twice")
         self.key = key
 
 
@@ -99,14 +99,14 @@ def load(content: bytes) -> YamlDocument:
         root = yaml.compose(text, yaml.SafeLoader)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        reason = "holds a control character; write it in quotes, as \\x00 or \\u0000"
+        reason = "contains a control character; write it in quotes, as \\x00 or \\u0000"
         raise InvalidYaml([YamlProblem(line, "", reason)]) from None
     except yaml.MarkedYAMLError as error:
         raise InvalidYaml([_syntax_problem(error)]) from None
     if root is None:
         return YamlDocument({}, ())
     if not isinstance(root, yaml.MappingNode):
-        reason = "is no mapping; write key: value lines"
+        reason = "is not a mapping; write key: value lines"
         raise InvalidYaml([YamlProblem(_line(root), "", reason)])
     reader = _Reader()
     values = reader.read(root, (), 1)
@@ -172,7 +172,7 @@ class _Reader:
 
     def _read_scalar(self, node: Any, path: tuple[str, ...], line: int) -> Any:  # noqa: ANN401
         if node.style is None and node.start_mark.line != node.end_mark.line:
-            reason = "goes on in the next line; mend the indentation, or write it in quotes"
+            reason = "continues in the next line; correct the indentation, or write it in quotes"
             self._report(line, path, reason)
         if form := _misread_number(node):
             # The message does not show the value, which may be a misplaced secret.
@@ -214,7 +214,7 @@ def _check_events(text: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
-            reason = f"is nested over {_MAX_DEPTH} levels deep; mend its brackets"
+            reason = f"is nested over {_MAX_DEPTH} levels deep; check its brackets"
             raise InvalidYaml([YamlProblem(line, "", reason)])
 
 
@@ -223,7 +223,9 @@ def _syntax_problem(error: yaml.MarkedYAMLError) -> YamlProblem:
     line = mark.line + 1 if mark else 1
     if "'\\t'" in str(error.problem):
         return YamlProblem(line, "", "is indented or separated by a tab; use spaces")
-    return YamlProblem(line, "", f"is no YAML: {error.problem}; mend the indentation or the quotes")
+    return YamlProblem(
+        line, "", f"is not valid YAML: {error.problem}; correct the indentation or the quotes"
+    )
 
 
 def _misread_number(node: Any) -> str | None:  # noqa: ANN401

@@ -155,7 +155,7 @@ def test_golden_rows_that_are_answered_otherwise_refuse(registered: str, tmp_pat
     ("text", "problem"),
     [
         ("x" * 21, "row 2 (line 3), column 'text': has over 20 characters"),
-        ("\u200b", "row 2 (line 3), column 'text': holds no visible character"),
+        ("\u200b", "row 2 (line 3), column 'text': contains no visible character"),
         ("\ue000", "row 2 (line 3), column 'text': is empty to the model tiny:1.0.0"),
     ],
 )

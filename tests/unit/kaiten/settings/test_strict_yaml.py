@@ -40,14 +40,14 @@ def problems(content: str | bytes) -> list[tuple[int, str, str]]:
         ("a: 1:30.5\n", 1, "a", "is read as a number to base 60"),
         ("a: 2026-13-45\n", 1, "a", "cannot be read as the date or number"),
         (f"a: {'9' * 5000}\n", 1, "a", "cannot be read as the date or number"),
-        ("a: one\n  two\n", 1, "a", "goes on in the next line"),
-        ("- a\n", 1, "", "is no mapping"),
-        ("text\n", 1, "", "is no mapping"),
-        ("a: [1\nb: 2\n", 2, "", "is no YAML"),
+        ("a: one\n  two\n", 1, "a", "continues in the next line"),
+        ("- a\n", 1, "", "is not a mapping"),
+        ("text\n", 1, "", "is not a mapping"),
+        ("a: [1\nb: 2\n", 2, "", "is not valid YAML"),
         ("[" * 50_000, 1, "", "is nested over 20 levels deep"),
         (b"a: 1\nb: \xe9\n", 2, "", "is not in UTF-8"),
         ("a: 1\n".encode("utf-16"), 1, "", "is not in UTF-8"),
-        (b"a: 1\nb: \x00\n", 2, "", "holds a control character"),
+        (b"a: 1\nb: \x00\n", 2, "", "contains a control character"),
     ],
 )
 def test_what_would_be_lost_is_refused_by_line_and_key(
@@ -98,5 +98,5 @@ def test_keys_that_differ_in_case_or_by_a_dash_are_two() -> None:
 
 def test_key_that_stands_twice_in_json_is_refused() -> None:
     assert json.loads('{"a": {"b": 1}}', object_pairs_hook=reject_duplicate_keys) == {"a": {"b": 1}}
-    with pytest.raises(DuplicateKey, match="the key b stands twice"):
+    with pytest.raises(DuplicateKey, match="the key b occurs twice"):
         json.loads('{"a": {"b": 1, "b": 1}}', object_pairs_hook=reject_duplicate_keys)

@@ -448,16 +448,20 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         f"row 1, column 'text': is empty. {CORRECT}",
     ),
     "blank label": ("f.jsonl", row(label=" "), f"row 1, column 'label': is empty. {CORRECT}"),
-    "NUL": ("f.jsonl", row(text="a\0"), f"row 1, column 'text': holds a NUL byte. {CORRECT}"),
+    "NUL": (
+        "f.jsonl",
+        row(text="a\0"),
+        f"row 1, column 'text': contains a NUL character. {CORRECT}",
+    ),
     "lone surrogate": (
         "f.jsonl",
         row(text="a\ud800"),
-        f"row 1, column 'text': holds a lone surrogate, which is no Unicode text. {CORRECT}",
+        f"row 1, column 'text': contains a lone surrogate, which is not valid Unicode. {CORRECT}",
     ),
     "lone surrogate in a label": (
         "f.jsonl",
         row(label="\udc00a"),
-        f"row 1, column 'label': holds a lone surrogate, which is no Unicode text. {CORRECT}",
+        f"row 1, column 'label': contains a lone surrogate, which is not valid Unicode. {CORRECT}",
     ),
     "long text": (
         "f.jsonl",
@@ -559,7 +563,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "NUL in a cell": (
         "f.csv",
         b"text,label\na\0b,c\n",
-        f"row 1 (line 2), column 'text': holds a NUL byte. {CORRECT}",
+        f"row 1 (line 2), column 'text': contains a NUL character. {CORRECT}",
     ),
     "long cell": (
         "f.csv",
