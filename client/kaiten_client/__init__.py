@@ -1,4 +1,4 @@
-"""Calls a Kaiten server: typed predictions, one deadline over all tries, one tree of errors."""
+"""A client for Kaiten servers: typed predictions, one deadline over all attempts, typed errors."""
 
 from kaiten_client.answers import FeedbackResponse, Prediction, PredictResponse, ScoredLabel
 from kaiten_client.async_client import AsyncClient

@@ -1,4 +1,4 @@
-"""What a call returns. What a newer server adds is passed over; what is missing is an error."""
+"""The responses of calls. New fields are ignored; missing fields are errors."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,20 +18,19 @@ class ScoredLabel(_Answer):
 class Prediction(ScoredLabel):
     """The most probable label of a text, and the ``top_k`` of them, most probable first.
 
-    ``truncated`` says that the text was over the model's maximum length, and only a part of it was
-    read.
+    ``truncated`` is true if the text was over the model's maximum length, and only a part was read.
     """
 
     top_k: tuple[ScoredLabel, ...]
-    # Servers before 1.1 do not say.
+    # Servers before 1.1 do not send it.
     truncated: bool = False
 
 
 class FeedbackResponse(_Answer):
-    """How many labels are kept, all that were sent, and how many have found their answers.
+    """The number of labels that were stored, and of those that were joined with their predictions.
 
-    The others wait, as an answer is written a second after it is given; a label for none waits in
-    vain.
+    A prediction is stored a second after its response, so other labels are joined later. A label
+    for an unknown prediction is never joined.
     """
 
     accepted: int

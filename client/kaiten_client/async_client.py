@@ -1,4 +1,4 @@
-"""The client that awaits its answers, by asyncio: for web apps, or for many requests at once."""
+"""The asyncio client, for web applications and concurrent requests."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,27 +10,33 @@ from typing import Self, TypeVar, Unpack
 import httpx
 
 from kaiten_client.answers import FeedbackResponse, PredictResponse
-from kaiten_client.calls import Label, labelling, means_not_ready, prediction, readiness
+from kaiten_client.calls import (
+    Label,
+    feedback_call,
+    means_not_ready,
+    prediction_call,
+    readiness_call,
+)
 from kaiten_client.connections import Connections
 from kaiten_client.errors import KaitenError, UnexpectedAnswer
-from kaiten_client.exchange import Done, Exchange, Try
+from kaiten_client.exchange import Attempt, Done, Exchange
 from kaiten_client.replies import Reply
-from kaiten_client.target import HttpOptions, Timing, aim, check_options, direct
+from kaiten_client.target import HttpOptions, Timing, check_options, make_target, proxy_mounts
 
 T = TypeVar("T")
 
 
 class AsyncHttpOptions(HttpOptions, total=False):
-    """As HttpOptions, or an own transport in place of its TLS and pool."""
+    """HttpOptions, or a transport instead of their TLS and pool."""
 
     transport: httpx.AsyncBaseTransport
 
 
 class AsyncClient:
-    """Asks one Kaiten server, as Client does; one of them serves all tasks of an event loop.
+    """The asyncio counterpart of Client; all tasks of an event loop may share one.
 
-    ``token`` may also be a function that returns an awaitable. Close it with ``aclose``, or use it
-    in an ``async with``.
+    ``token`` may also be a function that returns an awaitable. Close the client with ``aclose``, or
+    use it in an ``async with``.
     """
 
     def __init__(  # noqa: PLR0913  options are keywords
@@ -45,7 +51,7 @@ class AsyncClient:
         timing: Timing = Timing(),  # noqa: B008  it is frozen
         **http: Unpack[AsyncHttpOptions],
     ) -> None:
-        target = aim(url, token, api_key, timeout_s, retries, timing)
+        target = make_target(url, token, api_key, timeout_s, retries, timing)
         self._target = replace(target, verify_request_id=verify_request_id)
         check_options(http)
         self._token = token
@@ -53,7 +59,7 @@ class AsyncClient:
             httpx.AsyncClient,
             base_url=self._target.url,
             follow_redirects=False,
-            mounts=direct(self._target.url, http),
+            mounts=proxy_mounts(self._target.url, http),
             **http,
         )
         self._connections = Connections(create, recreatable="transport" not in http)
@@ -70,7 +76,7 @@ class AsyncClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections; after a fork, a child's own only."""
+        """Close the connections of this process."""
         http = self._connections.owned()
         if http is not None:
             await http.aclose()
@@ -84,7 +90,7 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> PredictResponse:
         """Return a prediction for each text, as Client.predict does."""
-        call = prediction(inputs, top_k, model)
+        call = prediction_call(inputs, top_k, model)
         return await self._run(Exchange(call, self._target, timeout_s))
 
     async def feedback(
@@ -93,13 +99,13 @@ class AsyncClient:
         *,
         timeout_s: float | None = None,
     ) -> FeedbackResponse:
-        """Say what texts should have been answered with, as Client.feedback does."""
-        return await self._run(Exchange(labelling(labels), self._target, timeout_s))
+        """Send labels for earlier predictions, as Client.feedback does."""
+        return await self._run(Exchange(feedback_call(labels), self._target, timeout_s))
 
     async def ready(self, *, timeout_s: float | None = None) -> bool:
-        """Tell whether every model can answer, as Client.ready does."""
+        """Return whether every model is ready, as Client.ready does."""
         try:
-            return await self._run(Exchange(readiness(), self._target, timeout_s))
+            return await self._run(Exchange(readiness_call(), self._target, timeout_s))
         except KaitenError as error:
             if means_not_ready(error):
                 return False
@@ -107,8 +113,8 @@ class AsyncClient:
 
     async def _run(self, exchange: Exchange[T]) -> T:
         while True:
-            token = await self._ask_token() if exchange.call.authenticated else None
-            outcome = await self._send(exchange, exchange.next_try(token))
+            token = await self._current_token() if exchange.call.authenticated else None
+            outcome = await self._send(exchange, exchange.next_attempt(token))
             try:
                 verdict = exchange.judge(outcome)
             except UnexpectedAnswer:
@@ -118,16 +124,16 @@ class AsyncClient:
                 return verdict.value
             await self._target.timing.sleep_async(verdict.wait_s)
 
-    async def _ask_token(self) -> str | None:
+    async def _current_token(self) -> str | None:
         token = self._token() if callable(self._token) else self._token
         return token if token is None or isinstance(token, str) else await token
 
-    async def _send(self, exchange: Exchange[T], attempt: Try) -> Reply | httpx.RequestError:
+    async def _send(self, exchange: Exchange[T], attempt: Attempt) -> Reply | httpx.RequestError:
         call = exchange.call
         try:
             # httpx limits each wait, not their sum.
             async with asyncio.timeout(attempt.limit_s):
-                answer = await self._connections.get().request(
+                response = await self._connections.get().request(
                     call.method,
                     call.path,
                     content=call.content,
@@ -135,8 +141,8 @@ class AsyncClient:
                     timeout=attempt.timeout,
                 )
         except TimeoutError:
-            return httpx.ReadTimeout("no whole answer in time")
+            return httpx.ReadTimeout("the response was not complete in time")
         except httpx.RequestError as error:
             return error
         received_at = self._target.timing.epoch()
-        return Reply(answer.status_code, answer.headers, answer.content, received_at)
+        return Reply(response.status_code, response.headers, response.content, received_at)

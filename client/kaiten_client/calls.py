@@ -1,4 +1,4 @@
-"""What can be asked of a server: each call with its route, its body and its reader. No I/O."""
+"""The calls of a server, each with its route, its body and the reader of its response. No I/O."""
 
 import json
 import uuid
@@ -24,11 +24,11 @@ PREDICT = "/api/v2/predict"
 FEEDBACK = "/api/v2/feedback"
 READY = "/readyz"
 _MAX_DETAILS = 20
-_NOT_SENT = "The request is not valid, and was not sent."
+_NOT_SENT = "The request is invalid and was not sent; see details."
 
 
 class Label(NamedTuple):
-    """What the text at place ``item`` of a request should have been answered with."""
+    """The correct label of the text at position ``item`` of a request."""
 
     request_id: str
     item: int
@@ -37,21 +37,21 @@ class Label(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """A request, but for what differs from try to try; ``read`` reads a 200, given the id."""
+    """A request without the parts that differ between attempts; ``read`` parses a 200."""
 
     method: str
     path: str
     request_id: str
     read: Callable[[Reply, str], T]
     content: bytes | None = field(default=None, repr=False)
-    # Whether it shows who calls, and may be repeated.
+    # Whether it carries a credential, and is safe to repeat.
     authenticated: bool = False
 
 
-def prediction(inputs: Sequence[str], top_k: int, model: str | None) -> Call[PredictResponse]:
-    """Return the call that classifies texts; InvalidRequest if they are none."""
+def prediction_call(inputs: Sequence[str], top_k: int, model: str | None) -> Call[PredictResponse]:
+    """Return the call that classifies texts; InvalidRequest if the inputs are not texts."""
     request_id = uuid.uuid4().hex
-    texts = _texts(inputs, request_id)
+    texts = _check_texts(inputs, request_id)
     body = {"inputs": texts, "top_k": top_k} | ({} if model is None else {"model": model})
     # A lone surrogate becomes its JSON escape, so that the server can name the text that holds it.
     content = json.dumps(body, ensure_ascii=False).encode(errors="backslashreplace")
@@ -59,50 +59,50 @@ def prediction(inputs: Sequence[str], top_k: int, model: str | None) -> Call[Pre
     return Call("POST", PREDICT, request_id, read, content, authenticated=True)
 
 
-def labelling(labels: Sequence[Label | tuple[str, int, str]]) -> Call[FeedbackResponse]:
-    """Return the call that says what texts should have been answered with."""
+def feedback_call(labels: Sequence[Label | tuple[str, int, str]]) -> Call[FeedbackResponse]:
+    """Return the call that sends labels for earlier predictions."""
     request_id = uuid.uuid4().hex
     items = [
         {"request_id": of, "item": item, "label": label}
-        for of, item, label in _told(labels, request_id)
+        for of, item, label in _check_labels(labels, request_id)
     ]
     content = json.dumps({"feedback": items}, ensure_ascii=False).encode(errors="backslashreplace")
     read = partial(read_feedback, count=len(items))
     return Call("POST", FEEDBACK, request_id, read, content, authenticated=True)
 
 
-def readiness() -> Call[bool]:
-    """Return the call that asks whether every model can answer; anybody may ask it."""
+def readiness_call() -> Call[bool]:
+    """Return the call that asks whether every model is ready; it needs no credential."""
     return Call("GET", READY, uuid.uuid4().hex, lambda _reply, _id: True)
 
 
 def means_not_ready(error: KaitenError) -> bool:
-    """Tell whether waiting may mend it: a server that starts, or a proxy that finds none."""
+    """Return whether waiting may help: the server starts, or a proxy cannot reach it."""
     waiting_helps = isinstance(error, ConnectionFailed | TimedOut | Unavailable)
     return waiting_helps or error.status == HTTPStatus.BAD_GATEWAY
 
 
-def _told(
+def _check_labels(
     labels: Sequence[Label | tuple[str, int, str]], request_id: str
 ) -> list[tuple[str, int, str]]:
-    """Return the labels as a list; InvalidRequest for what is none."""
+    """Return the labels as a list; InvalidRequest if one is malformed."""
     details = [
-        Detail(f"feedback.{index}", "is not a request id, a place and a label")
-        for index, each in enumerate(labels)
-        if not isinstance(each, tuple) or [*map(type, each)] != [str, int, str]
+        Detail(f"feedback.{index}", "is not a tuple of request id, position and label")
+        for index, label in enumerate(labels)
+        if not isinstance(label, tuple) or [*map(type, label)] != [str, int, str]
     ]
     if details:
         raise InvalidRequest(_NOT_SENT, details=details[:_MAX_DETAILS], request_id=request_id)
     return list(labels)
 
 
-def _texts(inputs: Sequence[str], request_id: str) -> list[str]:
-    """Return the inputs as a list. A string is a sequence of strings, but surely not meant so."""
+def _check_texts(inputs: Sequence[str], request_id: str) -> list[str]:
+    """Return the inputs as a list. A single string, itself a sequence of strings, is an error."""
     if isinstance(inputs, str):
-        details = [Detail("inputs", "is one text; send a list of texts")]
+        details = [Detail("inputs", "is a single text; send a list of texts")]
     else:
         details = [
-            Detail(f"inputs.{index}", f"is no text but of type {type(text).__name__}")
+            Detail(f"inputs.{index}", f"is of type {type(text).__name__}, not a text")
             for index, text in enumerate(inputs)
             if not isinstance(text, str)
         ]

@@ -1,4 +1,4 @@
-"""The client that waits for its answers: for scripts, notebooks and batch jobs."""
+"""The synchronous client, for scripts, notebooks and batch jobs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,33 +9,39 @@ from typing import Self, TypeVar, Unpack
 import httpx
 
 from kaiten_client.answers import FeedbackResponse, PredictResponse
-from kaiten_client.calls import Label, labelling, means_not_ready, prediction, readiness
+from kaiten_client.calls import (
+    Label,
+    feedback_call,
+    means_not_ready,
+    prediction_call,
+    readiness_call,
+)
 from kaiten_client.connections import Connections
 from kaiten_client.errors import KaitenError, UnexpectedAnswer
-from kaiten_client.exchange import Done, Exchange, Try
+from kaiten_client.exchange import Attempt, Done, Exchange
 from kaiten_client.replies import Reply
-from kaiten_client.target import HttpOptions, Timing, aim, check_options, direct
+from kaiten_client.target import HttpOptions, Timing, check_options, make_target, proxy_mounts
 
 T = TypeVar("T")
 
 
 class SyncHttpOptions(HttpOptions, total=False):
-    """As HttpOptions, or an own transport in place of its TLS and pool."""
+    """HttpOptions, or a transport instead of their TLS and pool."""
 
     transport: httpx.BaseTransport
 
 
 class Client:
-    """Asks one Kaiten server; threads may share it. Close it, or use it in a ``with``.
+    """Calls one Kaiten server; threads may share it. Close it, or use it in a ``with``.
 
-    ``token`` is a token, or a function that returns one: it is called for every try, and once more
-    after a 401. ``api_key`` stands in its place. ``timeout_s`` is the deadline of a request, over
-    all its tries; ``retries`` is how many more tries it may take where that is safe and may help.
-    ``verify_request_id`` is to be False only behind a proxy that replaces X-Request-ID: an answer
-    for another request is an error otherwise.
+    ``token`` is a token, or a function that returns one: it is called for every attempt, and once
+    more after a 401. ``api_key`` replaces it. ``timeout_s`` is the deadline of a request over all
+    its attempts. ``retries`` is the number of further attempts if they are safe and may help. Set
+    ``verify_request_id`` to False only behind a proxy that replaces X-Request-ID: otherwise a
+    response for another request is an error.
 
-    After a fork, the child opens connections of its own; it needs no client of its own, unless this
-    one was given a ``transport``.
+    After a fork, a child process may use the client: it opens connections of its own. A client with
+    a ``transport`` must be created again in the child.
     """
 
     def __init__(  # noqa: PLR0913  options are keywords
@@ -50,7 +56,7 @@ class Client:
         timing: Timing = Timing(),  # noqa: B008  it is frozen
         **http: Unpack[SyncHttpOptions],
     ) -> None:
-        target = aim(url, token, api_key, timeout_s, retries, timing)
+        target = make_target(url, token, api_key, timeout_s, retries, timing)
         self._target = replace(target, verify_request_id=verify_request_id)
         check_options(http)
         self._token = token
@@ -58,7 +64,7 @@ class Client:
             httpx.Client,
             base_url=self._target.url,
             follow_redirects=False,
-            mounts=direct(self._target.url, http),
+            mounts=proxy_mounts(self._target.url, http),
             **http,
         )
         self._connections = Connections(create, recreatable="transport" not in http)
@@ -75,7 +81,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections; after a fork, a child's own only."""
+        """Close the connections of this process."""
         http = self._connections.owned()
         if http is not None:
             http.close()
@@ -90,10 +96,13 @@ class Client:
     ) -> PredictResponse:
         """Return a prediction for each text, in order, with its ``top_k`` most probable labels.
 
-        ``model`` is ``name`` or ``name:version``; the server has a default. A KaitenError if there
-        is no answer.
+        ``model`` is ``name`` or ``name:version``, by default the server's default model.
+
+        Raises:
+            KaitenError: There is no valid response.
+
         """
-        call = prediction(inputs, top_k, model)
+        call = prediction_call(inputs, top_k, model)
         return self._run(Exchange(call, self._target, timeout_s))
 
     def feedback(
@@ -102,21 +111,26 @@ class Client:
         *,
         timeout_s: float | None = None,
     ) -> FeedbackResponse:
-        """Say what texts should have been answered with; it is kept for good once this returns.
+        """Send labels for earlier predictions; they are stored when this returns.
 
-        Each names the answer's ``request_id``, the text's place in it, and the right label. A label
-        for the same text takes the place of an earlier one, so it is safe to send again. A
-        KaitenError if there is no answer; then none is kept, or the answer was lost.
+        Each names the ``request_id`` of the response, the position of the text in it, and the
+        correct label. A label replaces an earlier one for the same text, so a repetition is safe.
+
+        Raises:
+            KaitenError: No label was stored, or the response was lost.
+
         """
-        return self._run(Exchange(labelling(labels), self._target, timeout_s))
+        return self._run(Exchange(feedback_call(labels), self._target, timeout_s))
 
     def ready(self, *, timeout_s: float | None = None) -> bool:
-        """Tell whether every model can answer; False as well while the server is not there.
+        """Return whether every model is ready; False also if the server cannot be reached.
 
-        A KaitenError where waiting would not mend it, such as a wrong path.
+        Raises:
+            KaitenError: Waiting would not help, for example after a wrong path.
+
         """
         try:
-            return self._run(Exchange(readiness(), self._target, timeout_s))
+            return self._run(Exchange(readiness_call(), self._target, timeout_s))
         except KaitenError as error:
             if means_not_ready(error):
                 return False
@@ -124,7 +138,9 @@ class Client:
 
     def _run(self, exchange: Exchange[T]) -> T:
         while True:
-            attempt = exchange.next_try(self._ask_token() if exchange.call.authenticated else None)
+            attempt = exchange.next_attempt(
+                self._current_token() if exchange.call.authenticated else None
+            )
             outcome = self._send(exchange, attempt)
             try:
                 verdict = exchange.judge(outcome)
@@ -135,10 +151,10 @@ class Client:
                 return verdict.value
             self._target.timing.sleep(verdict.wait_s)
 
-    def _ask_token(self) -> str | None:
+    def _current_token(self) -> str | None:
         return self._token() if callable(self._token) else self._token
 
-    def _send(self, exchange: Exchange[T], attempt: Try) -> Reply | httpx.RequestError:
+    def _send(self, exchange: Exchange[T], attempt: Attempt) -> Reply | httpx.RequestError:
         call, content = exchange.call, bytearray()
         try:
             with self._connections.get().stream(
@@ -147,13 +163,13 @@ class Client:
                 content=call.content,
                 headers=attempt.headers,
                 timeout=attempt.timeout,
-            ) as answer:
-                # httpx limits each wait, not their sum; an answer may trickle.
-                for chunk in answer.iter_bytes():
+            ) as response:
+                # httpx limits each wait, not their sum; a response may trickle.
+                for chunk in response.iter_bytes():
                     content += chunk
                     if exchange.is_over:
-                        return httpx.ReadTimeout("the answer was not whole in time")
+                        return httpx.ReadTimeout("the response was not complete in time")
         except httpx.RequestError as error:
             return error
         received_at = self._target.timing.epoch()
-        return Reply(answer.status_code, answer.headers, bytes(content), received_at)
+        return Reply(response.status_code, response.headers, bytes(content), received_at)

@@ -1,4 +1,4 @@
-"""Keeps a client's connections to the process that opened them, so that it survives a fork."""
+"""Keeps connections within the process that opened them, so that a client survives a fork."""
 
 import os
 from collections.abc import Callable
@@ -37,8 +37,8 @@ class Connections(Generic[HttpT]):
             return http
         if not self._recreatable:
             raise RuntimeError(
-                "The client's transport belongs to the process that made it, and this is a fork of "
-                "that process. Make a client with a transport of its own here."
+                "The client's transport belongs to the process that created it, and this process "
+                "is a fork of it. Create a client with its own transport in this process."
             )
         return self.renew()
 

@@ -1,8 +1,8 @@
-"""Every error of a request, in one tree.
+"""The errors of a request, in one tree.
 
 KaitenError
-    ConnectionFailed       no answer came; the host, the network or TLS
-    TimedOut               no answer within the request's deadline; or a 504
+    ConnectionFailed       no response: the host, the network or TLS failed
+    TimedOut               no response before the request's deadline, or a 504
     InvalidRequest         400, 413, 415, 422 and other 4xx; details name the fields
     Unauthenticated        401
     Forbidden              403
@@ -11,10 +11,10 @@ KaitenError
     RateLimited            429
     Unavailable            503
     ServerError            any other 5xx
-    UnexpectedAnswer       an answer that is not Kaiten's, such as a proxy's page or a redirect
-        MismatchedAnswer   an answer for another request
+    UnexpectedAnswer       a response that is not Kaiten's, such as a proxy's page or a redirect
+        MismatchedAnswer   a response for another request
 
-A wrong argument of a client's constructor is a ValueError, as no request has begun.
+An invalid argument of a client's constructor is a ValueError.
 """
 
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One thing that is wrong: the field's path, such as ``inputs.3``, and why."""
+    """A problem: the field, such as ``inputs.3``, and the reason."""
 
     field: str
     reason: str
 
 
 class KaitenError(Exception):
-    """The base: a sentence, and what is known of the answer.
+    """The base of all errors, with the facts of the response.
 
-    ``status`` and ``code`` are None where no answer came, or none in Kaiten's form. By
-    ``request_id`` the server's log tells of the request. ``retry_after_s`` is what the server asked
-    to wait, if it did. Neither a token nor a text that was sent is in any of them.
+    ``status`` and ``code`` are None if there was no response, or none in Kaiten's form. The server
+    logs the request under ``request_id``. ``retry_after_s`` is the wait that the server asks for,
+    if any. No field contains a token or an input text.
     """
 
     def __init__(
@@ -56,46 +56,46 @@ class KaitenError(Exception):
         self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
-        details = "; ".join(f"{each.field}: {each.reason}" for each in self.details)
-        known = {"status": self.status, "code": self.code, "request": self.request_id}
-        facts = ", ".join(f"{name} {value}" for name, value in known.items() if value)
+        details = "; ".join(f"{detail.field}: {detail.reason}" for detail in self.details)
+        values = {"status": self.status, "code": self.code, "request": self.request_id}
+        facts = ", ".join(f"{name} {value}" for name, value in values.items() if value)
         return " ".join(part for part in (self.message, details, facts and f"({facts})") if part)
 
 
 class ConnectionFailed(KaitenError):
-    """No answer came: the host, the network or TLS."""
+    """There was no response: the host, the network or TLS failed."""
 
 
 class TimedOut(KaitenError):
-    """No answer within the request's deadline, or within the server's own limit."""
+    """There was no response before the request's deadline or the server's own time limit."""
 
 
 class InvalidRequest(KaitenError):
-    """The server does not take the request as it is; details name the fields."""
+    """The server rejected the request as invalid; details name the fields."""
 
 
 class Unauthenticated(KaitenError):
-    """No token or API key, or one that does not hold."""
+    """The token or API key is missing or not valid."""
 
 
 class Forbidden(KaitenError):
-    """The token holds, but not for this."""
+    """The token is valid, but lacks a scope."""
 
 
 class NotFound(KaitenError):
-    """There is no such thing at this URL."""
+    """Nothing exists at this URL."""
 
 
 class UnknownModel(NotFound):
-    """The model asked for is not served here; details name those that are."""
+    """The server does not serve the requested model; details name the served models."""
 
 
 class RateLimited(KaitenError):
-    """Too much at once; ``retry_after_s`` says when to come back."""
+    """A limit is reached; ``retry_after_s`` is the time to wait."""
 
 
 class Unavailable(KaitenError):
-    """The server can not answer now: it starts, stops or is overloaded."""
+    """The server is temporarily unavailable: it starts, stops or is overloaded."""
 
 
 class ServerError(KaitenError):
@@ -103,8 +103,8 @@ class ServerError(KaitenError):
 
 
 class UnexpectedAnswer(KaitenError):
-    """The answer is not Kaiten's: not JSON, not the schema, or a redirect."""
+    """The response is not Kaiten's: not JSON, not the schema, or a redirect."""
 
 
 class MismatchedAnswer(UnexpectedAnswer):
-    """The answer names another request, or has another number of results than were asked for."""
+    """The response names another request, or has a wrong number of results."""

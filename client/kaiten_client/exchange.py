@@ -1,6 +1,6 @@
-"""One call over all its tries: what is sent, and whether what came is an end or a reason to wait.
+"""One call over all its attempts: the headers to send, and the decision after each outcome.
 
-No I/O: the clients send, read and wait, each in its way, and ask here what is next.
+No I/O: the clients send, read and wait, and this module decides the next step.
 """
 
 from dataclasses import dataclass, field
@@ -18,50 +18,50 @@ from kaiten_client.errors import (
     Unauthenticated,
     Unavailable,
 )
-from kaiten_client.replies import Reply, check_owner, error_of, error_without_reply
+from kaiten_client.replies import Reply, check_request_id, error_from_reply, error_without_reply
 from kaiten_client.target import USER_AGENT, Target, check_secret, check_timeout
 
 T = TypeVar("T")
-# For the server's own word that time is up, which has the request's id, to come back.
+# Lets the server's own timeout error, which has the request id, arrive.
 GRACE_S = 0.5
-# A host that is gone does not refuse; another try may reach one that is there.
+# A missing host does not refuse a connection; another attempt may reach a live one.
 _MAX_CONNECT_S = 5.0
 _FIRST_BACKOFF_S = 0.2
 _MAX_BACKOFF_S = 5.0
-# What the server takes in X-Request-Timeout-Ms.
+# The largest value that the server accepts in X-Request-Timeout-Ms.
 _MAX_TIMEOUT_MS = 999_999_999
 _GATEWAY_STATUSES = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
-    """What one try sends, and how long it may take."""
+class Attempt:
+    """The headers and the time limit of one attempt."""
 
     headers: dict[str, str] = field(repr=False)
     limit_s: float
 
     @property
     def timeout(self) -> httpx.Timeout:
-        """The limits of each step; that of all together, the clients hold."""
+        """The limit of each step; the clients enforce the limit of the whole attempt."""
         return httpx.Timeout(self.limit_s, connect=min(self.limit_s, _MAX_CONNECT_S))
 
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[T]):
-    """The call has its answer."""
+    """The call has succeeded."""
 
     value: T
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """Another try, after so long."""
+class Retry:
+    """Another attempt is due after ``wait_s``."""
 
     wait_s: float
 
 
 class Exchange(Generic[T]):
-    """The state of one call. Its deadline begins here, and holds over all tries and waits."""
+    """The state of one call. Its deadline starts here, and covers all attempts and waits."""
 
     def __init__(self, call: Call[T], target: Target, timeout_s: float | None) -> None:
         limit_s = target.timeout_s if timeout_s is None else check_timeout(timeout_s)
@@ -72,62 +72,62 @@ class Exchange(Generic[T]):
         self._backoff_s = _FIRST_BACKOFF_S
         self._gateway_failed = False
         self._token: str | None = None
-        # The 401 that a token from its source got; another token is tried once.
+        # The 401 for a token from a function; another token is tried once.
         self._refused: Unauthenticated | None = None
 
     @property
     def left_s(self) -> float:
-        """What is left until the deadline."""
+        """The seconds until the deadline."""
         return self._due - self._target.timing.now()
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is waited for any more."""
+        """Whether the deadline and the grace period have passed."""
         return self.left_s + GRACE_S <= 0
 
-    def next_try(self, token: str | None) -> Try:
-        """Return what to send; TimedOut at the deadline, the 401 if there is no other token."""
-        self._take(token)
+    def next_attempt(self, token: str | None) -> Attempt:
+        """Return the next attempt; TimedOut at the deadline, the 401 if there is no other token."""
+        self._set_token(token)
         left_s = self.left_s
         if left_s <= 0:
-            message = "The time limit has passed before the request could be sent."
+            message = "The time limit passed before the request was sent."
             raise TimedOut(message, request_id=self.call.request_id)
-        return Try(self._headers(left_s), left_s + GRACE_S)
+        return Attempt(self._headers(left_s), left_s + GRACE_S)
 
-    def judge(self, outcome: Reply | httpx.RequestError) -> Done[T] | Again:
-        """Return the answer or the wait before another try; raise the error where it is the end."""
+    def judge(self, outcome: Reply | httpx.RequestError) -> Done[T] | Retry:
+        """Return the result or the wait before the next attempt, or raise the final error."""
         request_id = self.call.request_id
         if isinstance(outcome, Reply):
-            error = error_of(outcome, request_id)
+            error = error_from_reply(outcome, request_id)
             if error is None:
                 return Done(self._read(outcome))
-            # One without a code is a proxy's, which has ids of its own.
+            # An error without a code comes from a proxy, which has ids of its own.
             if error.code is not None:
-                self._check_owner(outcome, error.request_id)
+                self._check_request_id(outcome, error.request_id)
         else:
             error = error_without_reply(outcome, self._target.url.host, request_id)
             error.__cause__ = outcome
         if self._may_refresh(error):
-            return Again(0)
+            return Retry(0)
         wait_s = max(0.0, error.retry_after_s or 0) + self._jitter()
         if not self._may_retry(error) or wait_s >= self.left_s:
             raise error
-        return Again(wait_s)
+        return Retry(wait_s)
 
     def _read(self, reply: Reply) -> T:
-        """Return the answer; UnexpectedAnswer if it is none, or another request's."""
+        """Return the result; UnexpectedAnswer if it is malformed or for another request."""
         request_id = self.call.request_id
-        self._check_owner(reply, request_id)
+        self._check_request_id(reply, request_id)
         answer = self.call.read(reply, request_id)
-        self._check_owner(reply, getattr(answer, "request_id", request_id))
+        self._check_request_id(reply, getattr(answer, "request_id", request_id))
         return answer
 
-    def _check_owner(self, reply: Reply, named: str) -> None:
+    def _check_request_id(self, reply: Reply, named: str) -> None:
         if self._target.verify_request_id:
-            check_owner(reply, self.call.request_id, named)
+            check_request_id(reply, self.call.request_id, named)
 
-    def _take(self, token: str | None) -> None:
-        """Keep the token to send; the same that was refused is not sent again."""
+    def _set_token(self, token: str | None) -> None:
+        """Set the token to send; a rejected token is not sent again."""
         if token is not None:
             try:
                 token = check_secret("token", token)
@@ -160,7 +160,7 @@ class Exchange(Generic[T]):
         return self._target.refreshable
 
     def _may_retry(self, error: KaitenError) -> bool:
-        """Tell whether another try may help, and count it."""
+        """Return whether another attempt may help, and count it."""
         if self._retries_left == 0:
             return False
         self._retries_left -= 1
@@ -171,9 +171,9 @@ class Exchange(Generic[T]):
         return first and error.status in _GATEWAY_STATUSES
 
     def _jitter(self) -> float:
-        """Return a random part of the backoff, which doubles, so that callers do not come as one.
+        """Return a random part of the backoff, which doubles, so that clients do not synchronize.
 
-        It comes on top of what the server asks to wait: it asks everybody the same.
+        It is added to the wait that the server asks for, which is the same for all clients.
         """
         backoff_s, self._backoff_s = self._backoff_s, min(2 * self._backoff_s, _MAX_BACKOFF_S)
         return self._target.timing.uniform(0, backoff_s)

@@ -1,4 +1,4 @@
-"""What came back, read: an answer, or the error that it stands for. No I/O."""
+"""Parses responses into results or errors. No I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,20 +42,20 @@ _BY_CODE: Mapping[str | None, type[KaitenError]] = {"unknown_model": UnknownMode
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer as it came, at ``received_at`` seconds of the epoch."""
+    """A raw response, received at ``received_at`` seconds since the epoch."""
 
     status: int
     headers: httpx.Headers
     content: bytes = field(repr=False)
     received_at: float
 
-    def id_or(self, own: str) -> str:
-        """Return the request's id as the server has it, or else our own."""
-        return self.headers.get("X-Request-ID") or own
+    def request_id_or(self, default: str) -> str:
+        """Return the request id in the response, or the default."""
+        return self.headers.get("X-Request-ID") or default
 
 
 class ErrorBody(BaseModel):
-    """What went wrong."""
+    """The content of an error envelope."""
 
     code: str
     message: str
@@ -64,47 +64,49 @@ class ErrorBody(BaseModel):
 
 
 class ErrorEnvelope(BaseModel):
-    """The one form of Kaiten's failures."""
+    """The form of all errors of Kaiten."""
 
     error: ErrorBody
 
 
-def error_of(reply: Reply, request_id: str) -> KaitenError | None:
-    """Return the error that a reply stands for, whether Kaiten worded it or a proxy before it."""
+def error_from_reply(reply: Reply, request_id: str) -> KaitenError | None:
+    """Return the error of a response, from Kaiten or from a proxy in front, or None for a 200."""
     if reply.status == HTTPStatus.OK:
         return None
     if reply.status < HTTPStatus.BAD_REQUEST:
-        return _unexpected(reply, request_id, "redirects are not followed; name the final URL")
+        return _unexpected(reply, request_id, "redirects are not followed; use the final URL")
     try:
         body = ErrorEnvelope.model_validate_json(reply.content).error
     except ValidationError:
-        message = "The server, or a proxy before it, refused without an error in Kaiten's form."
+        message = (
+            "The server or a proxy in front of it returned an error that is not in Kaiten's form."
+        )
         body = None
-    return _kind(reply.status, body.code if body else None)(
+    return _error_type(reply.status, body.code if body else None)(
         body.message if body else message,
         status=reply.status,
         code=body.code if body else None,
-        request_id=body.request_id if body else reply.id_or(request_id),
+        request_id=body.request_id if body else reply.request_id_or(request_id),
         details=body.details if body else (),
         retry_after_s=_retry_after_s(reply),
     )
 
 
 def error_without_reply(error: httpx.RequestError, host: str, request_id: str) -> KaitenError:
-    """Return the error for a try that brought no answer."""
+    """Return the error of an attempt without a response."""
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
-        return TimedOut(f"No answer from {host} within the time limit.", request_id=request_id)
+        return TimedOut(f"{host} did not respond within the time limit.", request_id=request_id)
     if isinstance(error, httpx.DecodingError):
-        return UnexpectedAnswer(f"The answer of {host} is garbled.", request_id=request_id)
+        return UnexpectedAnswer(f"The response of {host} cannot be decoded.", request_id=request_id)
     reason = type(error).__name__
-    # What the system or TLS says. Other kinds may quote what was sent.
+    # The text of the system or of TLS. Other errors may quote the request.
     if isinstance(error, httpx.NetworkError) and str(error):
         reason = f"{reason}: {error}"
-    return ConnectionFailed(f"No answer from {host} ({reason}).", request_id=request_id)
+    return ConnectionFailed(f"{host} cannot be reached ({reason}).", request_id=request_id)
 
 
 def read_predictions(reply: Reply, request_id: str, count: int) -> PredictResponse:
-    """Return the predictions for so many inputs; UnexpectedAnswer if the reply holds none."""
+    """Return the predictions for ``count`` inputs; UnexpectedAnswer if some are missing."""
     answer = _read(reply, request_id, PredictResponse)
     if len(answer.predictions) != count:
         reason = f"{len(answer.predictions)} predictions for {count} inputs"
@@ -113,16 +115,16 @@ def read_predictions(reply: Reply, request_id: str, count: int) -> PredictRespon
 
 
 def read_feedback(reply: Reply, request_id: str, count: int) -> FeedbackResponse:
-    """Return that so many labels are kept; UnexpectedAnswer if the reply does not say so."""
+    """Return the result for ``count`` labels; UnexpectedAnswer if they were not all stored."""
     answer = _read(reply, request_id, FeedbackResponse)
     if answer.accepted != count:
         raise _mismatched(reply, request_id, f"{answer.accepted} accepted of {count} labels")
     return answer
 
 
-def check_owner(reply: Reply, request_id: str, named: str) -> None:
-    """Raise MismatchedAnswer unless a reply, which names a request in its body, is for this one."""
-    others = {named, reply.id_or(named)} - {request_id}
+def check_request_id(reply: Reply, request_id: str, body_id: str) -> None:
+    """Raise MismatchedAnswer unless the body and the header of a response name this request."""
+    others = {body_id, reply.request_id_or(body_id)} - {request_id}
     if others:
         reason = f"it names the request {', '.join(sorted(others))}"
         raise _mismatched(reply, request_id, reason)
@@ -130,9 +132,9 @@ def check_owner(reply: Reply, request_id: str, named: str) -> None:
 
 def _mismatched(reply: Reply, request_id: str, reason: str) -> MismatchedAnswer:
     message = (
-        f"The answer is not for this request: {reason}. The connection is not used again. If every "
-        "answer is so, a proxy replaces X-Request-ID: let it keep the id, or pass "
-        "verify_request_id=False."
+        f"The response is not for this request: {reason}. The connection is not used again. If "
+        "this happens for every response, a proxy replaces X-Request-ID: let it forward the id, or "
+        "pass verify_request_id=False."
     )
     return MismatchedAnswer(message, status=reply.status, request_id=request_id)
 
@@ -141,32 +143,36 @@ def _read(reply: Reply, request_id: str, model: type[AnswerT]) -> AnswerT:
     try:
         return model.model_validate_json(reply.content)
     except ValidationError as error:
-        # Places and kinds only: the error's own text quotes the answer.
-        found = error.errors(include_input=False, include_url=False)
-        places = [f"{'.'.join(map(str, each['loc'])) or 'body'} {each['type']}" for each in found]
-        raise _unexpected(reply, request_id, ", ".join(places[:3])) from None
+        # Fields and error types only: the error's own text quotes the response.
+        problems = [
+            f"{'.'.join(map(str, problem['loc'])) or 'body'} {problem['type']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        ]
+        raise _unexpected(reply, request_id, ", ".join(problems[:3])) from None
 
 
-def _kind(status: int, code: str | None) -> type[KaitenError]:
+def _error_type(status: int, code: str | None) -> type[KaitenError]:
     other = InvalidRequest if status < HTTPStatus.INTERNAL_SERVER_ERROR else ServerError
     return _BY_CODE.get(code) or _BY_STATUS.get(status, other)
 
 
 def _unexpected(reply: Reply, request_id: str, reason: str) -> UnexpectedAnswer:
-    kind = reply.headers.get("Content-Type", "of no type").partition(";")[0]
-    message = f"The answer ({kind}) is not Kaiten's: {reason}. Does the URL name the server?"
-    return UnexpectedAnswer(message, status=reply.status, request_id=reply.id_or(request_id))
+    kind = reply.headers.get("Content-Type", "no content type").partition(";")[0]
+    message = f"The response ({kind}) is not Kaiten's: {reason}. Check the URL."
+    return UnexpectedAnswer(
+        message, status=reply.status, request_id=reply.request_id_or(request_id)
+    )
 
 
 def _retry_after_s(reply: Reply) -> float | None:
-    """Return what Retry-After asks to wait, given in seconds or as a date."""
+    """Return the wait in Retry-After, given in seconds or as a date."""
     value = reply.headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit():
         return float(value)
     until = _epoch(value)
     if until is None:
         return None
-    # By the server's own clock where it tells: the caller's may be wrong.
+    # By the server's clock if it sends Date: this machine's clock may be wrong.
     now = _epoch(reply.headers.get("Date", ""))
     return max(0.0, until - (reply.received_at if now is None else now))
 

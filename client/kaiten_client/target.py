@@ -1,4 +1,4 @@
-"""Whom a client calls and how: its arguments, checked once."""
+"""The server that a client calls, and the client's options, checked once."""
 
 import asyncio
 import ipaddress
@@ -19,14 +19,14 @@ USER_AGENT = f"kaiten-client/{VERSION}"
 
 
 class UnencryptedWarning(UserWarning):
-    """A token or API key goes over plain HTTP to another machine."""
+    """A token or API key is sent over plain HTTP to another machine."""
 
 
 class HttpOptions(TypedDict, total=False):
-    """What httpx is told: TLS, the pool of connections, a proxy.
+    """Options of httpx: TLS, the connection pool and a proxy.
 
-    Certificates, a client's own included, are an ``ssl.SSLContext`` in ``verify``. By ``trust_env``
-    (on) a proxy is taken from the environment.
+    ``verify`` may be an ``ssl.SSLContext``, which can also hold a client certificate. With
+    ``trust_env``, the default, the proxy comes from the environment.
     """
 
     verify: ssl.SSLContext | bool
@@ -37,7 +37,7 @@ class HttpOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The clocks, the ways to wait and the chance that a client uses; tests give others."""
+    """The clocks, waits and randomness of a client; tests replace them."""
 
     now: Callable[[], float] = time.monotonic
     epoch: Callable[[], float] = time.time
@@ -48,20 +48,20 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server, and how it is asked."""
+    """A server, and the options of its requests."""
 
     url: httpx.URL
     api_key: str | None = field(repr=False)
-    # The token is given by its source, which may have another one after a 401.
+    # The token comes from a function, which may return another one after a 401.
     refreshable: bool
     timeout_s: float
     retries: int
     timing: Timing
-    # Whether an answer must name the request that it is for.
+    # Whether a response must name its request.
     verify_request_id: bool = True
 
 
-def aim(
+def make_target(
     url: str,
     token: str | Callable[[], object] | None,
     api_key: str | None,
@@ -69,11 +69,11 @@ def aim(
     retries: int,
     timing: Timing,
 ) -> Target:
-    """Return the target; ValueError for what can not work, naming the argument."""
+    """Return the target; ValueError names an invalid argument."""
     if token is not None and api_key is not None:
-        raise ValueError("token, api_key: give one of them, or neither")
+        raise ValueError("token, api_key: pass at most one of them")
     if retries < 0:
-        raise ValueError("retries: is below 0")
+        raise ValueError("retries: must be at least 0")
     parsed = check_url(url)
     if isinstance(token, str):
         check_secret("token", token)
@@ -85,17 +85,17 @@ def aim(
 
 
 def check_options(options: Mapping[str, object]) -> None:
-    """Raise ValueError for a transport beside what httpx would then pass over in silence."""
-    passed_over = options.keys() & {"verify", "limits", "proxy"}
-    if "transport" in options and passed_over:
-        names = ", ".join(sorted(passed_over))
-        raise ValueError(f"transport, {names}: a transport has its own; give them to it")
+    """Raise ValueError for a transport with options that httpx would then ignore."""
+    ignored = options.keys() & {"verify", "limits", "proxy"}
+    if "transport" in options and ignored:
+        names = ", ".join(sorted(ignored))
+        raise ValueError(f"transport, {names}: pass these options to the transport instead")
 
 
-def direct(url: httpx.URL, options: Mapping[str, object]) -> dict[str, None]:
-    """Return the mounts that keep a server on this machine from being asked through a proxy.
+def proxy_mounts(url: httpx.URL, options: Mapping[str, object]) -> dict[str, None]:
+    """Return httpx ``mounts`` that bypass the environment's proxy for a server on this machine.
 
-    A proxy of the environment is none of its callers' choice; one that is given is.
+    A proxy that is passed as an option is used in any case.
     """
     if options.get("proxy") is not None or not _is_loopback(url.host):
         return {}
@@ -108,41 +108,44 @@ def check_url(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
-        raise ValueError("url: is no URL") from None
+        raise ValueError("url: is not a valid URL") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError("url: does not begin with http:// or https:// and a host")
-    # httpx would send them as Basic authentication, in the place of the token.
+        raise ValueError("url: must start with http:// or https:// and a host")
+    # httpx would send the user as Basic authentication instead of the token.
     if parsed.userinfo or parsed.query or parsed.fragment:
-        raise ValueError("url: holds a user, a query or a fragment; give a token or an api_key")
+        raise ValueError(
+            "url: must not contain a user, a query or a fragment; pass a token or an api_key"
+        )
     return parsed
 
 
 def check_timeout(timeout_s: float) -> float:
-    """Return it; ValueError unless it is a time span that ends."""
+    """Return the timeout; ValueError unless it is positive and finite."""
     if not (timeout_s > 0 and math.isfinite(timeout_s)):
-        raise ValueError("timeout_s: is no positive, finite number of seconds")
+        raise ValueError("timeout_s: must be a positive, finite number of seconds")
     return timeout_s
 
 
 def check_secret(name: str, value: str) -> str:
-    """Return a token or key without white space around it, as files end in a line feed.
+    """Return a token or key without surrounding white space, such as the final newline of a file.
 
-    ValueError if no header can hold it; never with the value.
+    Raises:
+        ValueError: A header cannot hold it; the message does not quote it.
+
     """
     stripped = value.strip()
     if not stripped or not stripped.isascii() or not stripped.isprintable() or " " in stripped:
-        raise ValueError(f"{name}: is empty, or holds characters that no token has")
+        raise ValueError(f"{name}: is empty, or contains characters that no token has")
     return stripped
 
 
 def warn_if_unencrypted(url: httpx.URL) -> None:
     """Warn of a secret that would go to another machine over plain HTTP.
 
-    No more than a warning: inside a cluster, a mesh or a tunnel may encrypt beneath it, which can
-    not be seen from here.
+    This is not an error: in a cluster, a mesh or a tunnel may encrypt the connection.
     """
     if url.scheme == "http" and not _is_loopback(url.host):
-        message = f"A token or API key would go to {url.host} unencrypted; use https://."
+        message = f"A token or API key would be sent to {url.host} unencrypted; use https://."
         warnings.warn(message, UnencryptedWarning, stacklevel=4)
 
 

@@ -1,3 +1,3 @@
-"""The version of this distribution, which every request names."""
+"""The version of this distribution, which every request carries."""
 
 VERSION = "0.1.0"

@@ -14,8 +14,8 @@ import kaiten_client
 from gateway.api_versions import NEWEST
 from kaiten.errors import DatabaseUnavailable, InferenceFailed, QueueFull
 from kaiten_client import AsyncClient, FeedbackResponse, Label, PredictResponse
-from kaiten_client.calls import FEEDBACK, PREDICT, READY, labelling, prediction
-from kaiten_client.replies import ErrorEnvelope, Reply, error_of
+from kaiten_client.calls import FEEDBACK, PREDICT, READY, feedback_call, prediction_call
+from kaiten_client.replies import ErrorEnvelope, Reply, error_from_reply
 from tests.contract.written import document_of
 from tests.unit.gateway.house import (
     LIMITS,
@@ -99,7 +99,7 @@ def test_the_routes_are_served() -> None:
 
 @pytest.mark.parametrize("model", [None, "intent"])
 def test_what_is_sent_is_taken(model: str | None) -> None:
-    body = prediction(["a", "b"], 3, model).content
+    body = prediction_call(["a", "b"], 3, model).content
     validator = OAS31Validator(
         {**schema(ASKED["requestBody"]["content"]), "components": DOCUMENT["components"]}
     )
@@ -107,7 +107,7 @@ def test_what_is_sent_is_taken(model: str | None) -> None:
 
 
 def test_labels_that_are_sent_are_taken() -> None:
-    body = labelling([Label("a", 0, "delivery"), ("b", 2, "other")]).content
+    body = feedback_call([Label("a", 0, "delivery"), ("b", 2, "other")]).content
     content = schema(LABELLED["requestBody"]["content"])
     validator = OAS31Validator({**content, "components": DOCUMENT["components"]})
     assert validator.is_valid(httpx.Response(200, content=body).json())
@@ -151,7 +151,7 @@ def test_a_gap_is_found() -> None:
 def test_every_documented_failure_has_a_class(status: int, code: str) -> None:
     body = {"code": code, "message": "", "details": [], "request_id": "id"}
     answer = httpx.Response(status, json={"error": body})
-    error = error_of(Reply(status, answer.headers, answer.content, 0), "own")
+    error = error_from_reply(Reply(status, answer.headers, answer.content, 0), "own")
     assert isinstance(error, CLASSES[status])
     assert isinstance(error, kaiten_client.UnknownModel) == (code == "unknown_model")
     assert (error.status, error.code) == (status, code)

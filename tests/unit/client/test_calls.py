@@ -4,12 +4,12 @@ from collections.abc import Sequence
 import pytest
 
 from kaiten_client import InvalidRequest
-from kaiten_client.calls import labelling, prediction
+from kaiten_client.calls import feedback_call, prediction_call
 from tests.unit.client.house import Given
 
 
 def body_of(inputs: Sequence[str], top_k: int = 1, model: str | None = None) -> Given:
-    return json.loads(prediction(inputs, top_k, model).content or b"")
+    return json.loads(prediction_call(inputs, top_k, model).content or b"")
 
 
 def test_what_is_left_out_is_not_sent() -> None:
@@ -23,7 +23,7 @@ def test_texts_arrive_as_they_are() -> None:
 
 
 def test_other_letters_take_no_more_than_utf8() -> None:
-    assert "荷物".encode() in (prediction(["荷物"], 1, None).content or b"")
+    assert "荷物".encode() in (prediction_call(["荷物"], 1, None).content or b"")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_other_letters_take_no_more_than_utf8() -> None:
 )
 def test_what_is_no_list_of_texts_is_named_and_not_sent(inputs: Given, fields: list[str]) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        prediction(inputs, 1, None)
+        prediction_call(inputs, 1, None)
     assert [detail.field for detail in raised.value.details] == fields
     assert raised.value.status is None
     assert len(raised.value.request_id) == 32
@@ -54,11 +54,11 @@ def test_what_is_no_list_of_texts_is_named_and_not_sent(inputs: Given, fields: l
 )
 def test_what_is_no_label_is_named_and_not_sent(labels: Given, fields: list[str]) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        labelling(labels)
+        feedback_call(labels)
     named = [detail.field for detail in raised.value.details]
     assert named == [f"feedback.{field.removeprefix('feedback.')}" for field in fields]
     assert "canary" not in str(raised.value)
 
 
 def test_a_call_shows_no_text() -> None:
-    assert "canary" not in repr(prediction(["canary"], 1, None))
+    assert "canary" not in repr(prediction_call(["canary"], 1, None))

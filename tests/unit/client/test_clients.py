@@ -180,7 +180,9 @@ def test_an_error_holds_no_text_and_no_token(kind: str, fault: Outcome) -> None:
 def test_a_failed_connection_says_why_and_has_its_cause() -> None:
     cause = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] expired")
     found = error(House("sync", cause), retries=0)
-    assert "kaiten.example (ConnectError: [SSL: CERTIFICATE_VERIFY_FAILED] expired)" in str(found)
+    assert "cannot be reached (ConnectError: [SSL: CERTIFICATE_VERIFY_FAILED] expired)" in str(
+        found
+    )
     assert found.__cause__ is cause
     assert TOKEN not in "".join(traceback.format_exception(found))
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from kaiten_client import AsyncClient, Client, MismatchedAnswer, PredictResponse
-from kaiten_client.target import direct
+from kaiten_client.target import proxy_mounts
 from tests.e2e.house import ROOT
 from tests.unit.client.forking import Orders
 from tests.unit.client.house import BOTH, GOOD, House
@@ -109,7 +109,7 @@ def test_a_transport_of_the_callers_own_is_refused_in_a_fork(
     client = house.client()
     pid = os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: pid + 1)
-    with pytest.raises(RuntimeError, match="belongs to the process that made it"):
+    with pytest.raises(RuntimeError, match="belongs to the process that created it"):
         client.predict(["a"])
     assert house.script.requests == []
 
@@ -151,14 +151,14 @@ def test_a_connection_with_anothers_answer_is_not_used_again(echo: Counting) -> 
 def test_a_server_on_this_machine_is_not_asked_through_a_proxy(host: str) -> None:
     for scheme in ("http", "https"):
         url = httpx.URL(f"{scheme}://{host}:3000")
-        assert direct(url, {}) == {f"all://{host}": None}
-        assert direct(url, {"proxy": None}) == {f"all://{host}": None}
-        assert direct(url, {"proxy": "http://192.0.2.2:3128"}) == {}
+        assert proxy_mounts(url, {}) == {f"all://{host}": None}
+        assert proxy_mounts(url, {"proxy": None}) == {f"all://{host}": None}
+        assert proxy_mounts(url, {"proxy": "http://192.0.2.2:3128"}) == {}
 
 
 @pytest.mark.parametrize("host", ["kaiten.example", "10.0.0.1", "localhost.example", "[2001::1]"])
 def test_others_are_asked_through_the_proxy_of_the_environment(host: str) -> None:
-    assert direct(httpx.URL(f"http://{host}"), {}) == {}
+    assert proxy_mounts(httpx.URL(f"http://{host}"), {}) == {}
 
 
 @BOTH

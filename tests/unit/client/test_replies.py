@@ -19,7 +19,7 @@ from kaiten_client import (
     UnexpectedAnswer,
     UnknownModel,
 )
-from kaiten_client.replies import Reply, error_of, read_feedback, read_predictions
+from kaiten_client.replies import Reply, error_from_reply, read_feedback, read_predictions
 from tests.unit.client.house import GOOD, failure
 
 DATE = "Wed, 25 Nov 2026 10:00:00 GMT"
@@ -32,7 +32,7 @@ def reply(answer: httpx.Response) -> Reply:
 
 
 def error(answer: httpx.Response) -> KaitenError:
-    found = error_of(reply(answer), "own")
+    found = error_from_reply(reply(answer), "own")
     assert found is not None
     return found
 
