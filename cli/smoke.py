@@ -22,7 +22,8 @@ from kaiten import model_tags
 from kaiten.errors import DataRejected, SetupError
 from kaiten.settings.loader import load_settings
 from lifecycle.evaluate.rows import Columns, Rows, read_rows
-from server.smoke.checks import SmokeCheck, SmokeRequest, mint_smoke_token, run_smoke_checks
+from server.credential_admin import mint_smoke_token
+from server.smoke.checks import SmokeCheck, SmokeRequest, run_smoke_checks
 
 _JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")
 _STYLES = {"ok": "green", "failed": "red", "skipped": "yellow"}

@@ -13,7 +13,7 @@ from defusedxml.ElementTree import ParseError, fromstring
 from kaiten.confinement import UnsafeFile, open_file
 from kaiten.settings.models import Evidence
 from lifecycle.card import ModelCard
-from lifecycle.git import run_git
+from lifecycle.commands import run_git
 
 _CHANGELOG = "CHANGELOG.md"
 

@@ -7,18 +7,38 @@ from datetime import UTC, datetime, timedelta
 
 from gateway.auth.credential_stores import FILE, credential_store, host_copy
 from gateway.auth.credentials import ApiKey, Credentials, key_id_of, new_api_key
-from gateway.auth.signing_secret import secret_in_force
+from gateway.auth.minting import mint_token
+from gateway.auth.signing_secret import configured_secret, secret_in_force
 from gateway.security_log import log_operator_action
 from kaiten.context import Principal
 from kaiten.errors import SetupError, StateUnavailable
 from kaiten.pseudonyms import Pseudonyms, pseudonym_key
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import AuthSettings
+from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE
 from lifecycle.audit_log import current_operator
 from monitors.logging.setup import add_audit_file
 
 # Longer than the lifetime of any token; the entry may be dropped after it.
 _REVOCATION_LIFETIME = timedelta(days=400)
+_SMOKE_TOKEN_LIFETIME = timedelta(minutes=5)
+
+
+def mint_smoke_token(settings: Settings) -> str:
+    """Return a token for the smoke checks, signed with the secret in force on this machine.
+
+    Raises:
+        SetupError: There is no secret; none is created, because the deployment would not accept it.
+
+    """
+    development_secret = settings.home / DEVELOPMENT_SECRET_FILE
+    if configured_secret(settings) is None and not development_secret.exists():
+        raise SetupError(
+            "There is no token, and no signing secret here to create one with. Pass a token with "
+            "the scopes predict and ops by --token-file, or set KAITEN_AUTH__SECRET to the "
+            "deployment's secret."
+        )
+    return mint_token(settings, "smoke", ["predict", "ops"], _SMOKE_TOKEN_LIFETIME)
 
 
 def create_api_key(

@@ -36,7 +36,7 @@ class ReliabilityBin(_MeasuresPart):
     accuracy: float
 
 
-class Measures(_MeasuresPart):
+class ClassificationMeasures(_MeasuresPart):
     """The measures of a version's predictions on some rows.
 
     ``confusion`` counts rows by the correct label (down) and the predicted one (across), both in
@@ -70,7 +70,9 @@ class Comparison(_MeasuresPart):
     p_value: float
 
 
-def measure(correct_labels: Indices, scores: Scores, labels: Sequence[str]) -> Measures:
+def measure(
+    correct_labels: Indices, scores: Scores, labels: Sequence[str]
+) -> ClassificationMeasures:
     """Measure predictions: ``correct_labels`` has shape (rows,), ``scores`` (rows, labels).
 
     A label without rows counts in no average.
@@ -84,7 +86,7 @@ def measure(correct_labels: Indices, scores: Scores, labels: Sequence[str]) -> M
     columns = np.stack([precision, recall, f1], axis=1)
     bins = reliability_bins(scores.max(axis=1), predicted == correct_labels)
     confusion = confusion_matrix(correct_labels, predicted, labels=np.arange(len(labels)))
-    return Measures(
+    return ClassificationMeasures(
         rows=len(correct_labels),
         accuracy=float((predicted == correct_labels).mean()),
         weighted=_averages(np.average(columns, axis=0, weights=support)),

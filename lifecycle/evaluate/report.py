@@ -6,7 +6,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from kaiten.settings.models import ValidationSettings
-from lifecycle.evaluate.measures import Comparison, Measures
+from lifecycle.evaluate.measures import ClassificationMeasures, Comparison
 
 
 class _ReportPart(BaseModel):
@@ -68,7 +68,7 @@ class ValidationReport(_ReportPart):
     at: datetime
     versions: dict[str, str]
     data: DataSummary
-    measures: Measures
+    measures: ClassificationMeasures
     slices: dict[str, dict[str, tuple[int, float]]] = Field(default_factory=dict)
     comparison: Comparison | None = None
     golden: GoldenResult | None = None
@@ -88,7 +88,7 @@ class ValidationReport(_ReportPart):
 
 
 def check_thresholds(
-    measures: Measures,
+    measures: ClassificationMeasures,
     cost: Cost,
     comparison: Comparison | None,
     golden: GoldenResult | None,
@@ -123,7 +123,9 @@ def _at_most(name: str, value: float, bound: float) -> ThresholdCheck:
     )
 
 
-def most_frequent_mistakes(measures: Measures, count: int) -> Sequence[tuple[str, str, int]]:
+def most_frequent_mistakes(
+    measures: ClassificationMeasures, count: int
+) -> Sequence[tuple[str, str, int]]:
     """Return the most frequent confusions: the correct label, the predicted one, and the rows."""
     labels = [*measures.per_class]
     mistakes = [

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from kaiten import __version__, model_tags
 from kaiten.errors import BuildRefused, PromotionRefused
 from kaiten.files import replace_file
-from lifecycle.packaging.commands import run_command
+from lifecycle.commands import run_command
 from lifecycle.packaging.context import (
     BENTOFILE,
     combine_digests,

@@ -12,8 +12,8 @@ from typing import Literal
 
 from kaiten import model_tags
 from kaiten.errors import BuildRefused
+from lifecycle.commands import run_command
 from lifecycle.packaging.build import SERVICE, check_bento, check_models, read_labels
-from lifecycle.packaging.commands import run_command
 from lifecycle.store import ModelStore
 
 Backend = Literal["docker", "podman", "buildah"]

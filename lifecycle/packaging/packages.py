@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from kaiten.errors import BuildRefused
 from lifecycle.card import ModelCard
-from lifecycle.packaging.commands import run_command
+from lifecycle.commands import run_command
 
 Variant = Literal["cpu", "cuda"]
 # The image's platform; the lock file is made for it on any machine.

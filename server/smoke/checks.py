@@ -4,7 +4,6 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
 from secrets import token_hex
@@ -13,13 +12,8 @@ from typing import Literal
 import httpx
 from pydantic import ValidationError
 
-from gateway.auth.minting import mint_token
-from gateway.auth.signing_secret import configured_secret
 from gateway.protocols.kaiten_v2 import Prediction, PredictV2Response
 from kaiten.addresses import proxy_bypass
-from kaiten.errors import SetupError
-from kaiten.settings.loader import Settings
-from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE
 from lifecycle.evaluate.rows import Rows
 from server.smoke.responses import (
     CheckFailed,
@@ -38,7 +32,6 @@ Outcome = Literal["ok", "failed", "skipped"]
 PREDICT = "/api/v2/predict"
 # Fits no model in particular: its label is not checked.
 _TEXT = "Good morning, can you help me?"
-_TOKEN_LIFETIME = timedelta(minutes=5)
 _POLL_S = 0.2
 # Each replica counts its own predictions, and a balancer picks a replica for each request.
 _SCRAPES = 20
@@ -84,23 +77,6 @@ class SmokeRequest:
     verify: ssl.SSLContext | bool = True
     wait_s: float = 60
     limit_s: float = 10
-
-
-def mint_smoke_token(settings: Settings) -> str:
-    """Return a token for the checks, signed with the secret in force on this machine.
-
-    Raises:
-        SetupError: There is no secret; none is created, because the deployment would not accept it.
-
-    """
-    development_secret = settings.home / DEVELOPMENT_SECRET_FILE
-    if configured_secret(settings) is None and not development_secret.exists():
-        raise SetupError(
-            "There is no token, and no signing secret here to create one with. Pass a token with "
-            "the scopes predict and ops by --token-file, or set KAITEN_AUTH__SECRET to the "
-            "deployment's secret."
-        )
-    return mint_token(settings, "smoke", ["predict", "ops"], _TOKEN_LIFETIME)
 
 
 async def run_smoke_checks(

@@ -1,4 +1,4 @@
-"""Runs the programs that build bentos and images."""
+"""Runs other programs: git, and those that build bentos and images."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -28,3 +28,13 @@ def run_command(
         lines = (completed.stdout + completed.stderr).strip().splitlines()[-_MAX_LINES:]
         raise BuildRefused("\n".join([f"{refusal}:", *lines]))
     return completed.stdout
+
+
+def run_git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints, None if it fails or is not installed."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own command
+    except FileNotFoundError:
+        return None
+    return completed.stdout.strip() if completed.returncode == 0 else None
