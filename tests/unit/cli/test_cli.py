@@ -143,9 +143,9 @@ def test_token_refuses_a_bad_ttl(ttl: str) -> None:
 
 @pytest.mark.parametrize("missing", ["--subject", "--scope"])
 def test_token_needs_a_subject_and_a_scope(missing: str) -> None:
-    given = {"--subject": "alice", "--scope": "predict"}
-    del given[missing]
-    result = run("token", "create", *(part for option in given.items() for part in option))
+    values = {"--subject": "alice", "--scope": "predict"}
+    del values[missing]
+    result = run("token", "create", *(part for option in values.items() for part in option))
     assert result.exit_code == 2
     assert missing in result.stderr
 
@@ -175,8 +175,8 @@ def test_models_lists_each_version(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("model_store")
 def test_models_prints_the_cards_as_json(tmp_path: Path) -> None:
     add("a:2.0.0", tmp_path)
-    found = json.loads(run("model", "list", "--json").stdout)
-    assert [ModelCard.model_validate(card) for card in found] == [
+    cards = json.loads(run("model", "list", "--json").stdout)
+    assert [ModelCard.model_validate(card) for card in cards] == [
         model.card for model in ModelStore()
     ]
 
@@ -204,8 +204,8 @@ def test_register_prints_the_card_as_json(tiny_classifier: Path) -> None:
 
 
 def registering(folder: str, **changes: str) -> list[str]:
-    given = {"name": "tiny", "version": "1.0.0", "task": "text-classification", **changes}
-    options = [part for name, value in given.items() for part in (f"--{name}", value)]
+    values = {"name": "tiny", "version": "1.0.0", "task": "text-classification", **changes}
+    options = [part for name, value in values.items() for part in (f"--{name}", value)]
     return ["kaiten", "register", folder, *options]
 
 

@@ -34,13 +34,13 @@ def only_others(monkeypatch: pytest.MonkeyPatch) -> str:
     return OTHERS["issuer"]
 
 
-def told(*arguments: str) -> tuple[Result, list[EventDict]]:
+def run_with_logs(*arguments: str) -> tuple[Result, list[EventDict]]:
     with capture_logs() as logs:
         return CliRunner().invoke(app, arguments), logs
 
 
 def run(*arguments: str) -> Result:
-    return told(*arguments)[0]
+    return run_with_logs(*arguments)[0]
 
 
 def ok(*arguments: str) -> str:
@@ -49,7 +49,7 @@ def ok(*arguments: str) -> str:
     return result.stdout.strip()
 
 
-def refused(*arguments: str) -> str:
+def failure_message(*arguments: str) -> str:
     """Return the message of a command that fails: a usage error, or a sentence."""
     result = run(*arguments)
     if isinstance(result.exception, SetupError):
@@ -59,22 +59,22 @@ def refused(*arguments: str) -> str:
     return result.stderr
 
 
-def kept(home: Path) -> Credentials:
+def stored_credentials(home: Path) -> Credentials:
     return FileCredentials(home / FILE).read() or Credentials()
 
 
-def listed() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(ok("api-key", "list", "--json"))
-    return found
+def list_keys() -> dict[str, Any]:
+    api_keys: dict[str, Any] = json.loads(ok("api-key", "list", "--json"))
+    return api_keys
 
 
 def test_key_is_alone_on_standard_output_and_holds(tmp_path: Path) -> None:
     options = ("--scope", "predict:support-intent", "--scope", "ops", "--ttl", "7d")
     text = ok("api-key", "create", "--subject", "nightly-job", *options)
-    principal = kept(tmp_path).principal_of(text, time.time())
+    principal = stored_credentials(tmp_path).principal_of(text, time.time())
     assert principal.subject == "nightly-job"
     assert principal.scopes == {"predict:support-intent", "ops"}
-    (key,) = kept(tmp_path).api_keys.values()
+    (key,) = stored_credentials(tmp_path).api_keys.values()
     assert key.expires_at - key.created_at in {604_799, 604_800, 604_801}
 
 
@@ -83,7 +83,7 @@ def test_only_its_hash_is_kept_for_its_owner_to_read(tmp_path: Path) -> None:
     file = tmp_path / FILE
     assert text.rpartition("_")[2] not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
-    assert text not in ok("api-key", "list") + json.dumps(listed())
+    assert text not in ok("api-key", "list") + json.dumps(list_keys())
 
 
 @pytest.mark.parametrize(
@@ -100,42 +100,42 @@ def test_only_its_hash_is_kept_for_its_owner_to_read(tmp_path: Path) -> None:
 def test_nothing_is_written_for_a_bad_option_which_is_named(
     options: tuple[str, ...], field: str, tmp_path: Path
 ) -> None:
-    assert field in refused("api-key", "create", *options)
+    assert field in failure_message("api-key", "create", *options)
     assert not (tmp_path / FILE).exists()
 
 
 def test_list_of_none_says_so(tmp_path: Path) -> None:
     assert ok("api-key", "list") == "No API keys."
-    assert listed() == {}
+    assert list_keys() == {}
     assert not (tmp_path / FILE).exists()
 
 
 def test_list_shows_who_may_do_what_until_when() -> None:
     ok("api-key", "create", "--subject", "[b]job", "--scope", "predict", "--scope", "ops")
-    ((key_id, shown),) = listed().items()
-    assert shown.keys() == {"subject", "scopes", "created_at", "expires_at"}
-    assert (shown["subject"], shown["scopes"]) == ("[b]job", ["predict", "ops"])
+    ((key_id, row),) = list_keys().items()
+    assert row.keys() == {"subject", "scopes", "created_at", "expires_at"}
+    assert (row["subject"], row["scopes"]) == ("[b]job", ["predict", "ops"])
     table = ok("api-key", "list")
     assert all(part in table for part in (key_id, "[b]job", "predict ops", " UTC"))
 
 
 def test_revoked_key_is_gone_and_the_others_are_not() -> None:
     ok("api-key", "create", *SOMEBODY)
-    (first,) = listed()
+    (first,) = list_keys()
     ok("api-key", "create", *SOMEBODY)
     assert first in ok("api-key", "revoke", first)
-    assert first not in listed()
-    assert len(listed()) == 1
+    assert first not in list_keys()
+    assert len(list_keys()) == 1
 
 
 def test_key_that_was_found_somewhere_is_revoked_by_itself() -> None:
     text = ok("api-key", "create", *SOMEBODY)
     assert text not in ok("api-key", "revoke", text)
-    assert listed() == {}
+    assert list_keys() == {}
 
 
 def test_unknown_key_is_told_with_the_remedy_and_not_quoted() -> None:
-    message = refused("api-key", "revoke", "canary")
+    message = failure_message("api-key", "revoke", "canary")
     assert "kaiten api-key list" in message
     assert "canary" not in message
 
@@ -151,19 +151,19 @@ def test_unknown_key_is_told_with_the_remedy_and_not_quoted() -> None:
 def test_revoke_requires_what_to_revoke(
     command: tuple[str, ...], missing: str, tmp_path: Path
 ) -> None:
-    assert missing in refused(*command)
+    assert missing in failure_message(*command)
     assert not (tmp_path / FILE).exists()
 
 
 def test_token_is_revoked_by_its_issuer_and_id(tmp_path: Path) -> None:
     ok("token", "revoke", "one")
-    assert [*kept(tmp_path).revoked_tokens] == ["kaiten|one"]
+    assert [*stored_credentials(tmp_path).revoked_tokens] == ["kaiten|one"]
 
 
 def test_token_in_place_of_its_id_is_refused_and_not_told(tmp_path: Path) -> None:
     token = ok("token", "create", "--subject", "alice", "--scope", "predict")
-    for given in (token, " "):
-        result, logs = told("token", "revoke", given)
+    for value in (token, " "):
+        result, logs = run_with_logs("token", "revoke", value)
         assert result.exit_code == 2
         assert "JTI" in result.stderr
         assert token not in result.stderr
@@ -173,7 +173,7 @@ def test_token_in_place_of_its_id_is_refused_and_not_told(tmp_path: Path) -> Non
 
 def test_subject_loses_its_tokens_and_its_keys(tmp_path: Path) -> None:
     ok("revoke", "--subject", "alice")
-    assert kept(tmp_path).revoked_subjects.keys() == {"kaiten|alice", "api-key|alice"}
+    assert stored_credentials(tmp_path).revoked_subjects.keys() == {"kaiten|alice", "api-key|alice"}
 
 
 def test_subject_loses_tokens_of_an_issuer_whose_clock_is_ahead(
@@ -185,21 +185,23 @@ def test_subject_loses_tokens_of_an_issuer_whose_clock_is_ahead(
         "revoke", "--subject", "alice"
     )
     latest = int(time.time()) + 300
-    ends = kept(tmp_path).revoked_subjects
+    ends = stored_credentials(tmp_path).revoked_subjects
     assert all(earliest <= end <= latest for end in ends.values())
     # A key that is made at once must hold all the same: its instant never changes.
     key = ok("api-key", "create", "--subject", "alice", "--scope", "predict")
-    assert kept(tmp_path).principal_of(key, time.time()).subject == "alice"
+    assert stored_credentials(tmp_path).principal_of(key, time.time()).subject == "alice"
 
 
 def test_key_that_has_expired_is_kept_and_not_listed(tmp_path: Path) -> None:
     ok("api-key", "create", *SOMEBODY)
-    ((key_id, key),) = kept(tmp_path).api_keys.items()
+    ((key_id, key),) = stored_credentials(tmp_path).api_keys.items()
     ended = key.model_copy(update={"expires_at": int(time.time()) - 1})
-    FileCredentials(tmp_path / FILE).change(lambda known: known.with_api_key(key_id, ended))
+    FileCredentials(tmp_path / FILE).change(
+        lambda credentials: credentials.with_api_key(key_id, ended)
+    )
     ok("token", "revoke", "one")
-    assert [*kept(tmp_path).api_keys] == [key_id]
-    assert listed() == {}
+    assert [*stored_credentials(tmp_path).api_keys] == [key_id]
+    assert list_keys() == {}
 
 
 def test_subject_of_another_issuer_is_somebody_else(
@@ -208,14 +210,14 @@ def test_subject_of_another_issuer_is_somebody_else(
     monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
     monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([OTHERS]))
     ok("revoke", "--subject", "alice", "--issuer", OTHERS["issuer"])
-    assert [*kept(tmp_path).revoked_subjects] == [f"{OTHERS['issuer']}|alice"]
+    assert [*stored_credentials(tmp_path).revoked_subjects] == [f"{OTHERS['issuer']}|alice"]
 
 
 @pytest.mark.parametrize("command", [("token", "revoke", "x"), ("revoke", "--subject", "x")])
 def test_issuer_must_be_named_if_no_tokens_are_signed_here(
     command: tuple[str, ...], only_others: str, tmp_path: Path
 ) -> None:
-    message = refused(*command)
+    message = failure_message(*command)
     assert "--issuer" in message
     assert only_others in message
     assert not (tmp_path / FILE).exists()
@@ -225,20 +227,20 @@ def test_issuer_must_be_named_if_no_tokens_are_signed_here(
 
 def test_keys_alone_are_revoked_where_none_are_made_here(only_others: str, tmp_path: Path) -> None:
     ok("revoke", "--subject", "alice", "--issuer", "api-key")
-    assert [*kept(tmp_path).revoked_subjects] == ["api-key|alice"]
+    assert [*stored_credentials(tmp_path).revoked_subjects] == ["api-key|alice"]
     # A key has an id of its own, and no jti.
-    assert only_others in refused("token", "revoke", "x", "--issuer", "api-key")
+    assert only_others in failure_message("token", "revoke", "x", "--issuer", "api-key")
 
 
 def test_issuer_that_is_none_here_revokes_nothing(tmp_path: Path) -> None:
-    message = refused("revoke", "--subject", "alice", "--issuer", "kaiten.example")
+    message = failure_message("revoke", "--subject", "alice", "--issuer", "kaiten.example")
     assert "'kaiten.example' is not an issuer here; name one of kaiten, api-key" in message
     assert not (tmp_path / FILE).exists()
 
 
 def test_no_token_is_made_where_only_others_make_them(only_others: str) -> None:
     assert only_others
-    message = refused("token", "create", "--subject", "alice", "--scope", "predict")
+    message = failure_message("token", "create", "--subject", "alice", "--scope", "predict")
     assert (
         "auth.secret: is not set: the tokens come from auth.issuers, and none are made" in message
     )
@@ -246,18 +248,18 @@ def test_no_token_is_made_where_only_others_make_them(only_others: str) -> None:
 
 def test_store_that_is_no_store_is_told(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("canary")
-    message = refused("api-key", "list")
+    message = failure_message("api-key", "list")
     assert str(tmp_path / FILE) in message
     assert "canary" not in message
 
 
 def test_what_is_done_is_told_to_the_security_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
-    result, created = told("api-key", "create", *SOMEBODY)
-    ((key_id, _),) = listed().items()
-    _, by_subject = told("revoke", "--subject", "nightly-job")
-    _, by_id = told("api-key", "revoke", key_id)
-    _, by_jti = told("token", "revoke", "one")
+    result, created = run_with_logs("api-key", "create", *SOMEBODY)
+    ((key_id, _),) = list_keys().items()
+    _, by_subject = run_with_logs("revoke", "--subject", "nightly-job")
+    _, by_id = run_with_logs("api-key", "revoke", key_id)
+    _, by_jti = run_with_logs("token", "revoke", "one")
     logs = [*created, *by_subject, *by_id, *by_jti]
     assert [line["event"] for line in logs] == ["api_key_created", *["revoked"] * 4]
     assert [line.get("what") for line in logs[1:]] == ["subject", "subject", "api_key", "token"]
@@ -273,5 +275,5 @@ def test_what_is_done_is_told_to_the_security_log(monkeypatch: pytest.MonkeyPatc
 
 
 def test_pseudonym_is_left_out_where_its_key_is_the_workers_own(only_others: str) -> None:
-    _, (line,) = told("revoke", "--subject", "alice", "--issuer", only_others)
+    _, (line,) = run_with_logs("revoke", "--subject", "alice", "--issuer", only_others)
     assert line["subject"] is None

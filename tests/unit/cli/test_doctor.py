@@ -35,9 +35,9 @@ def _machine(monkeypatch: pytest.MonkeyPatch, model_store: Path) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 
 
-def see_cuda(monkeypatch: pytest.MonkeyPatch, found: list[CudaDevice]) -> None:
-    monkeypatch.setattr(cuda, "count", lambda: len(found))
-    monkeypatch.setattr("server.diagnosis.details", lambda: found)
+def see_cuda(monkeypatch: pytest.MonkeyPatch, devices: list[CudaDevice]) -> None:
+    monkeypatch.setattr(cuda, "count", lambda: len(devices))
+    monkeypatch.setattr("server.diagnosis.details", lambda: devices)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
@@ -65,16 +65,16 @@ def report(expected: int) -> dict[str, Any]:
     """Return what `kaiten doctor --json` says, once it ends by the expected code."""
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == expected, result.output
-    found: dict[str, Any] = json.loads(result.stdout)
-    assert found["ok"] == (expected == 0)
-    return found
+    diagnosis: dict[str, Any] = json.loads(result.stdout)
+    assert diagnosis["ok"] == (expected == 0)
+    return diagnosis
 
 
-def fields(found: dict[str, Any]) -> list[str]:
-    return [problem["field"] for problem in found["problems"]]
+def fields(diagnosis: dict[str, Any]) -> list[str]:
+    return [problem["field"] for problem in diagnosis["problems"]]
 
 
-def said(expected: int) -> str:
+def printed(expected: int) -> str:
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == expected, result.output
     return result.stdout
@@ -82,20 +82,20 @@ def said(expected: int) -> str:
 
 def test_all_well(tmp_path: Path) -> None:
     add(DEFAULT, tmp_path)
-    found = report(0)
-    assert found["problems"] == []
-    (model,) = found["models"]
+    diagnosis = report(0)
+    assert diagnosis["problems"] == []
+    (model,) = diagnosis["models"]
     assert (model["tag"], model["lanes"]) == (DEFAULT, available_cores())
     assert (model["choice"]["engine"], model["choice"]["device"]) == ("onnx", "cpu")
-    assert found["machine"]["cores"] == found["in_force"]["threads"] == available_cores()
-    assert found["engines"].keys() == {"onnxruntime", "torch"}
-    assert found["versions"].keys() >= {"python", "kaiten", "bentoml", "transformers", "numpy"}
-    assert found["in_force"]["settings"].endswith("kaiten.yaml")
+    assert diagnosis["machine"]["cores"] == diagnosis["in_force"]["threads"] == available_cores()
+    assert diagnosis["engines"].keys() == {"onnxruntime", "torch"}
+    assert diagnosis["versions"].keys() >= {"python", "kaiten", "bentoml", "transformers", "numpy"}
+    assert diagnosis["in_force"]["settings"].endswith("kaiten.yaml")
 
 
 def test_it_reads_well_in_80_columns(tmp_path: Path) -> None:
     add(DEFAULT, tmp_path)
-    output = said(0)
+    output = printed(0)
     assert max(map(len, output.splitlines())) <= 80
     assert f"{DEFAULT}  onnx on cpu, lanes: {available_cores()}" in output
     assert output.endswith("\nThe service would start.\n")
@@ -104,7 +104,7 @@ def test_it_reads_well_in_80_columns(tmp_path: Path) -> None:
 def test_cuda_devices_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     see_cuda(monkeypatch, [CudaDevice("NVIDIA L4", 24 << 30)])
     add(DEFAULT, tmp_path)
-    assert "NVIDIA L4, 24.0 GiB" in said(0)
+    assert "NVIDIA L4, 24.0 GiB" in printed(0)
     (model,) = report(0)["models"]
     assert (model["choice"]["engine"], model["choice"]["device"]) == ("torch", "cuda")
     assert model["lanes"] == engines.CUDA_LANES
@@ -117,21 +117,21 @@ def test_workers_are_told_their_devices(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("BENTOML_CONFIG_OVERRIDES", json.dumps(service))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f14e45f,3")
     assert report(0)["in_force"]["placement"] == ["GPU-8f14e45f", "3", "GPU-8f14e45f"]
-    assert "worker 1 on GPU-8f14e45f, worker 2 on 3, worker 3 on" in " ".join(said(0).split())
+    assert "worker 1 on GPU-8f14e45f, worker 2 on 3, worker 3 on" in " ".join(printed(0).split())
 
 
 def test_without_cuda_there_is_nothing_to_place(tmp_path: Path) -> None:
     add(DEFAULT, tmp_path)
     assert report(0)["in_force"]["placement"] == []
-    assert "placement" not in said(0)
+    assert "placement" not in printed(0)
 
 
 def test_missing_model_is_told_with_its_remedy() -> None:
-    found = report(1)
-    assert fields(found) == ["serving.models"]
-    assert found["models"][0]["choice"] is None
+    diagnosis = report(1)
+    assert fields(diagnosis) == ["serving.models"]
+    assert diagnosis["models"][0]["choice"] is None
     # The last line of all, and one line however narrow the terminal.
-    last = said(1).splitlines()[-1]
+    last = printed(1).splitlines()[-1]
     assert last.startswith(f"  serving.models: Model {DEFAULT} is not in the model store")
     assert "make quickstart" in last
 
@@ -169,7 +169,7 @@ def test_what_would_stop_a_start_is_told_by_its_field(
     # In production, a model that was never promoted would prevent a start as well.
     others = ["serving.models"] if value == "production" else []
     assert fields(report(1)) == [field, *others]
-    output = said(1)
+    output = printed(1)
     assert f"\n  {field}: " in output
     assert "change-me" not in output
 
@@ -181,16 +181,16 @@ def test_secrets_in_files_are_told_by_their_names(
     assert report(0)["in_force"]["secrets_folder"] is None
     folder = tmp_path / "secrets"
     monkeypatch.setenv("KAITEN_SECRETS", str(folder))
-    assert "no secret in it" in said(0)
+    assert "no secret in it" in printed(0)
     folder.mkdir()
     (folder / "kaiten_auth__secret").write_text(SECRET)
-    found = report(0)
-    assert found["in_force"]["secret"] == "from auth.secret"
-    assert found["in_force"]["secret_files"] == ["kaiten_auth__secret"]
-    assert SECRET not in json.dumps(found) + said(0)
+    diagnosis = report(0)
+    assert diagnosis["in_force"]["secret"] == "from auth.secret"
+    assert diagnosis["in_force"]["secret_files"] == ["kaiten_auth__secret"]
+    assert SECRET not in json.dumps(diagnosis) + printed(0)
     (folder / "kaiten_auth__secrets").write_text(SECRET)
     assert fields(report(1)) == ["kaiten_auth__secrets"]
-    assert SECRET not in said(1)
+    assert SECRET not in printed(1)
 
 
 def test_tls_of_bentomls_own_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,10 +225,10 @@ def test_every_problem_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_missing_engine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(DEFAULT, tmp_path)
     monkeypatch.setitem(engines.PACKAGES, "onnx", "no-such-package")
-    found = report(1)
-    assert found["engines"]["no-such-package"] is None
-    assert fields(found) == ["runners.engine"]
-    assert "not installed" in said(1)
+    diagnosis = report(1)
+    assert diagnosis["engines"]["no-such-package"] is None
+    assert fields(diagnosis) == ["runners.engine"]
+    assert "not installed" in printed(1)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_broken_settings_of_bentoml_are_told_in_a_line(
     file.write_text(text)
     monkeypatch.setenv("BENTOML_CONFIG", str(file))
     assert fields(report(1)) == ["BENTOML_CONFIG"]
-    assert said(1).splitlines()[-1].startswith("  BENTOML_CONFIG: ")
+    assert printed(1).splitlines()[-1].startswith("  BENTOML_CONFIG: ")
 
 
 def test_bentoml_that_fails_to_import_is_told_too(tmp_path: Path) -> None:
@@ -266,9 +266,12 @@ def test_threads_are_each_workers_share(tmp_path: Path, monkeypatch: pytest.Monk
     file = tmp_path / "bentoml.yaml"
     file.write_text(f"services: {{kaiten_service: {{workers: {available_cores()}}}}}")
     monkeypatch.setenv("BENTOML_CONFIG", str(file))
-    found = report(0)
-    assert (found["in_force"]["workers"], found["in_force"]["threads"]) == (available_cores(), 1)
-    assert found["models"][0]["lanes"] == 1
+    diagnosis = report(0)
+    assert (diagnosis["in_force"]["workers"], diagnosis["in_force"]["threads"]) == (
+        available_cores(),
+        1,
+    )
+    assert diagnosis["models"][0]["lanes"] == 1
 
 
 def test_options_from_the_environment_are_in_force(
@@ -278,9 +281,9 @@ def test_options_from_the_environment_are_in_force(
     service = {"workers": 3, "traffic": {"timeout": 20}}
     overrides = json.dumps({"services": {"kaiten_service": service}})
     monkeypatch.setenv("BENTOML_CONFIG_OVERRIDES", overrides)
-    found = report(1)
-    assert found["in_force"]["workers"] == 3
-    assert fields(found) == ["serving.request_timeout_s"]
+    diagnosis = report(1)
+    assert diagnosis["in_force"]["workers"] == 3
+    assert fields(diagnosis) == ["serving.request_timeout_s"]
 
 
 def test_unknown_task_is_told(tmp_path: Path) -> None:
@@ -297,10 +300,10 @@ def test_development_secret_is_not_made(tmp_path: Path) -> None:
 
 def test_secret_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(DEFAULT, tmp_path)
-    made = signing_secret(load_settings()).value
-    assert made not in said(0) + json.dumps(report(0))
+    secret = signing_secret(load_settings()).value
+    assert secret not in printed(0) + json.dumps(report(0))
     monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
-    assert SECRET not in said(0) + json.dumps(report(0))
+    assert SECRET not in printed(0) + json.dumps(report(0))
     assert report(0)["in_force"]["secret"] == "from auth.secret"
 
 
@@ -320,9 +323,9 @@ def test_whether_redis_answers_is_told_and_stops_nothing(
         place = f"127.0.0.1:{server.port}"
         assert report(0)["in_force"]["redis"] == f"{place} answers"
         server.kill()
-        told = f"{place} does not answer (ConnectionError): each worker would count by itself"
-        assert report(0)["in_force"]["redis"] == told
-        assert "canary" not in said(0)
+        redis = f"{place} does not answer (ConnectionError): each worker would count by itself"
+        assert report(0)["in_force"]["redis"] == redis
+        assert "canary" not in printed(0)
 
 
 def test_whether_the_database_can_be_used_is_told_and_stops_nothing(
@@ -330,23 +333,23 @@ def test_whether_the_database_can_be_used_is_told_and_stops_nothing(
 ) -> None:
     add(DEFAULT, tmp_path)
 
-    def told() -> str | None:
-        found: str | None = report(0)["in_force"]["database"]
-        return found
+    def database() -> str | None:
+        state: str | None = report(0)["in_force"]["database"]
+        return state
 
-    assert told() == f"{tmp_path / 'quality.sqlite'} can be used"
+    assert database() == f"{tmp_path / 'quality.sqlite'} can be used"
     assert not (tmp_path / "quality.sqlite").exists()
     with postgres_server() as server:
         monkeypatch.setenv("KAITEN_STATE__DATABASE_URL", server.url)
         place = f"127.0.0.1:{server.port}/postgres"
-        assert told() == f"{place} can be used"
+        assert database() == f"{place} can be used"
         server.stop()
         away = "cannot be used (OperationalError): feedback would be refused"
-        assert told() == f"{place} {away}"
-        assert "canary" not in said(0)
+        assert database() == f"{place} {away}"
+        assert "canary" not in printed(0)
         server.start()
     monkeypatch.setenv("KAITEN_FEEDBACK__ENABLED", "false")
-    assert told() is None
+    assert database() is None
 
 
 def test_where_keys_of_issuers_come_from_is_told_and_stops_nothing(
@@ -359,21 +362,21 @@ def test_where_keys_of_issuers_come_from_is_told_and_stops_nothing(
         partner = {"issuer": "partner", "audience": "kaiten", "public_key_file": str(file)}
         monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([issuer.settings(), partner]))
 
-        def told() -> str:
-            found: dict[str, str] = report(0)["in_force"]["issuers"]
-            assert found["partner"] == f"public key in {file}"
-            return found[issuer.name].removeprefix(f"{issuer.url} ")
+        def source() -> str:
+            sources: dict[str, str] = report(0)["in_force"]["issuers"]
+            assert sources["partner"] == f"public key in {file}"
+            return sources[issuer.name].removeprefix(f"{issuer.url} ")
 
-        assert told() == "answers with 1 usable key"
-        assert "answers with 1 usable key" in " ".join(said(0).split())
+        assert source() == "answers with 1 usable key"
+        assert "answers with 1 usable key" in " ".join(printed(0).split())
         issuer.rotate()
-        assert told() == "answers with 2 usable keys"
+        assert source() == "answers with 2 usable keys"
         issuer.answer = 200, b'{"keys": []}'
-        assert told().startswith("gives no keys now (none of its")
+        assert source().startswith("gives no keys now (none of its")
         issuer.answer = 503, b""
-        assert told().startswith("gives no keys now (status 503): ")
+        assert source().startswith("gives no keys now (status 503): ")
         issuer.down()
-        assert told().startswith("gives no keys now (ConnectError): ")
+        assert source().startswith("gives no keys now (ConnectError): ")
 
 
 def test_issuer_that_hangs_holds_the_doctor_up_no_longer_than_a_fetch(

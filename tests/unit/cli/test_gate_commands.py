@@ -57,9 +57,9 @@ def data(folder: Path, **columns: str) -> str:
 @pytest.mark.usefixtures("lenient")
 def test_from_a_report_to_production_and_back(registered: str, tmp_path: Path) -> None:
     rows = data(tmp_path)
-    found = run("validate", registered, "--data", rows, "--slice", "channel", "--json")
-    assert found.exit_code == 0, found.output
-    report = json.loads(found.stdout)
+    result = run("validate", registered, "--data", rows, "--slice", "channel", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
     assert report["measures"]["rows"] == 40
     assert {value: rows for value, (rows, _) in report["slices"]["channel"].items()} == {
         "mail": 20,
@@ -70,8 +70,8 @@ def test_from_a_report_to_production_and_back(registered: str, tmp_path: Path) -
     for stage in ("staging", "production"):
         moved = run("promote", registered, "--to", stage, "--reason", "it is better")
         assert f"tiny:1.0.0 serves in {stage}" in moved.stdout
-    told = run("model", "audit-log", "tiny")
-    assert [word in told.stdout for word in ("registered", "validated, passed", "it is better")]
+    log = run("model", "audit-log", "tiny")
+    assert [word in log.stdout for word in ("registered", "validated, passed", "it is better")]
     assert run("rollback", "tiny", "--reason", "a try").exit_code == 1
 
 
@@ -92,16 +92,19 @@ def test_report_is_the_reference_that_answers_are_measured_from(
         *("report.json", "report.html", "reference.bin"),
         *("centroids.npz", "calibration.json"),
     }
-    assert {each.name for each in first.iterdir()} == files
+    assert {file.name for file in first.iterdir()} == files
     # A centroid for each label that was answered with, as wide as the network's pooled output.
     task = load(model.folder, model.card.max_length, RunnerSettings(device="cpu", threads=1), first)
     items = task.processor.prepare(TEXTS)
-    found = task.processor.finish(items, task.model.infer(items))
-    kept = embedding_distance.read_centroids(first)
-    assert kept is not None
-    assert kept.shape == (len({each.index for each in found}), 32)
-    assert all(each.distance is not None and 0 <= each.distance <= 2 for each in found)
-    assert max(each.distance or 0 for each in found) > 0
+    predictions = task.processor.finish(items, task.model.infer(items))
+    centroids = embedding_distance.read_centroids(first)
+    assert centroids is not None
+    assert centroids.shape == (len({prediction.index for prediction in predictions}), 32)
+    assert all(
+        prediction.distance is not None and 0 <= prediction.distance <= 2
+        for prediction in predictions
+    )
+    assert max(prediction.distance or 0 for prediction in predictions) > 0
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KAITEN_VALIDATION__MIN_ACCURACY", "1")
@@ -121,10 +124,10 @@ def test_second_version_is_compared_with_production(
         run("promote", registered, "--to", stage, "--reason", "first")
     named = ["--name", "tiny", "--bump", "auto", "--task", "text-classification"]
     assert "Registered tiny:1.0.1" in run("register", str(tiny_classifier), *named).stdout
-    found = json.loads(run("validate", "tiny:1.0.1", "--data", rows, "--json").stdout)
+    report = json.loads(run("validate", "tiny:1.0.1", "--data", rows, "--json").stdout)
     # The same weights answer the same.
-    assert found["comparison"]["baseline"] == "tiny:1.0.0"
-    assert (found["comparison"]["difference"], found["comparison"]["p_value"]) == (0, 1)
+    assert report["comparison"]["baseline"] == "tiny:1.0.0"
+    assert (report["comparison"]["difference"], report["comparison"]["p_value"]) == (0, 1)
     for stage in ("staging", "production"):
         assert run("promote", "tiny:1.0.1", "--to", stage, "--reason", "second").exit_code == 0
     back = run("rollback", "tiny", "--reason", "complaints", "--json")
@@ -132,9 +135,9 @@ def test_second_version_is_compared_with_production(
 
 
 def test_report_that_does_not_pass_exits_1(registered: str, tmp_path: Path) -> None:
-    found = run("validate", registered, "--data", data(tmp_path))
-    assert found.exit_code == 1
-    assert "refused: accuracy is" in found.output
+    result = run("validate", registered, "--data", data(tmp_path))
+    assert result.exit_code == 1
+    assert "refused: accuracy is" in result.output
 
 
 @pytest.mark.usefixtures("lenient")
@@ -144,11 +147,11 @@ def test_golden_rows_that_are_answered_otherwise_refuse(registered: str, tmp_pat
     golden = tmp_path / "golden.jsonl"
     wrong = {"text": TEXTS[0], "label": "billing"}, {"text": TEXTS[0], "label": "delivery"}
     golden.write_text("\n".join(json.dumps(row) for row in wrong))
-    asked = run("validate", registered, "--data", rows, "--golden", str(golden), "--json")
-    assert asked.exit_code == 1
-    told = json.loads(asked.stdout)
-    assert len(told["golden"]["wrong"]) >= 1
-    assert told["measures"] == first["measures"]
+    result = run("validate", registered, "--data", rows, "--golden", str(golden), "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert len(report["golden"]["wrong"]) >= 1
+    assert report["measures"] == first["measures"]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,7 @@ def test_row_that_the_api_would_refuse_is_not_measured(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["validate", "tiny:1.0.0", "--data", "/no/such.jsonl"], "cannot be read"),
         (["promote", "tiny:1.0.0", "--to", "staging", "--reason", "  "], "--reason is empty"),
@@ -186,18 +189,18 @@ def test_row_that_the_api_would_refuse_is_not_measured(
     ],
 )
 @pytest.mark.usefixtures("registered")
-def test_what_can_be_mended_is_told(arguments: list[str], told: str) -> None:
-    found = run(*arguments)
-    assert found.exit_code == 1
-    assert told in str(found.exception)
+def test_what_can_be_mended_is_told(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert message in str(result.exception)
 
 
 def test_diff_shows_what_the_cards_say_differently(model_store: Path, tmp_path: Path) -> None:
     for version in ("1.0.0", "1.0.1"):
         stored(ModelStore(), f"ours:{version}", tmp_path)
-    found = json.loads(run("model", "diff", "ours:1.0.0", "ours:1.0.1", "--json").stdout)
-    assert found.keys() == {"version", "registered_at", "files.model.safetensors"}
-    assert found["version"] == ["1.0.0", "1.0.1"]
+    differences = json.loads(run("model", "diff", "ours:1.0.0", "ours:1.0.1", "--json").stdout)
+    assert differences.keys() == {"version", "registered_at", "files.model.safetensors"}
+    assert differences["version"] == ["1.0.0", "1.0.1"]
     assert "1.0.1" in run("model", "diff", "ours:1.0.0", "ours:1.0.1").stdout
 
 
@@ -228,13 +231,15 @@ def junit(folder: Path, *parts: str) -> Path:
 
 def test_evidence_is_what_the_repository_shows(repository: Path, tmp_path: Path) -> None:
     commit = git(repository, "rev-parse", "HEAD")
-    known = card("ours:1.2.0", provenance=Provenance(git_commit=commit))
+    model_card = card("ours:1.2.0", provenance=Provenance(git_commit=commit))
     tests = junit(tmp_path, "", "", "<skipped/>")
-    found = gather_evidence(known, ReleaseRepository(repository, tests), ALL)
-    assert (found["commit"], found["tag"]) == (commit, "v1.2.0")
-    assert found["changelog"].startswith("## [1.2.0]")
-    assert found["tests"].startswith("2 tests, ")
-    assert gather_evidence(known, ReleaseRepository(repository, tests), ("tag",)).keys() == {"tag"}
+    evidence = gather_evidence(model_card, ReleaseRepository(repository, tests), ALL)
+    assert (evidence["commit"], evidence["tag"]) == (commit, "v1.2.0")
+    assert evidence["changelog"].startswith("## [1.2.0]")
+    assert evidence["tests"].startswith("2 tests, ")
+    assert gather_evidence(model_card, ReleaseRepository(repository, tests), ("tag",)).keys() == {
+        "tag"
+    }
 
 
 @pytest.mark.parametrize("parts", [("", "<failure/>"), ("<error/>",), ("<skipped/>",), ()], ids=str)
@@ -256,13 +261,13 @@ def test_evidence_for_another_version_is_none(repository: Path) -> None:
     commit = git(repository, "rev-parse", "HEAD")
     git(repository, "commit", "-qm", "later", "--allow-empty")
     later = git(repository, "rev-parse", "HEAD")
-    for version, known in (("1.2.1", commit), ("1.2.0", later), ("1.2.0", "0" * 40)):
-        found = gather_evidence(
-            card(f"ours:{version}", provenance=Provenance(git_commit=known)),
+    for version, card_commit in (("1.2.1", commit), ("1.2.0", later), ("1.2.0", "0" * 40)):
+        evidence = gather_evidence(
+            card(f"ours:{version}", provenance=Provenance(git_commit=card_commit)),
             ReleaseRepository(repository, None),
             ALL,
         )
-        assert "tag" not in found
-        assert ("changelog" in found) is (version == "1.2.0")
-        assert ("commit" in found) is (known != "0" * 40)
+        assert "tag" not in evidence
+        assert ("changelog" in evidence) is (version == "1.2.0")
+        assert ("commit" in evidence) is (card_commit != "0" * 40)
     assert gather_evidence(card(), ReleaseRepository(repository / "absent", None), ALL) == {}

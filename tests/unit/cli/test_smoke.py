@@ -64,9 +64,9 @@ def test_good_deployment_is_shown_row_by_row(deployment: Deployment, token_file:
 
 def test_json_holds_every_check(deployment: Deployment, token_file: str) -> None:
     result = run(f"{deployment.url}/", "--token-file", token_file, "--json")
-    found = json.loads(result.stdout)
-    assert (found["ok"], found["url"], len(found["checks"])) == (True, deployment.url, 10)
-    assert found["checks"][0] == {
+    output = json.loads(result.stdout)
+    assert (output["ok"], output["url"], len(output["checks"])) == (True, deployment.url, 10)
+    assert output["checks"][0] == {
         "name": "liveness",
         "outcome": "ok",
         "seen": "200",
@@ -80,8 +80,8 @@ def test_what_fails_is_told_with_its_remedy(
 ) -> None:
     options = ["--token-file", token_file, "--model", "intent:2.0.0", *option]
     result = run(deployment.url, *options)
-    said = refusal(result)
-    assert said == (
+    message = refusal(result)
+    assert message == (
         f"{deployment.url} fails 1 of 10 checks:\n"
         "  version: intent:1.0.0 answers, not intent:2.0.0. "
         "Wait for the rollout to end, or deploy the version again."
@@ -97,16 +97,16 @@ def test_golden_rows_are_read_as_for_validation(
     rows = tmp_path / "golden.csv"
     rows.write_text("words,right\nthis is a,a\nthis is b,c\n")
     golden = ["--golden", str(rows), "--text-column", "words", "--label-column", "right"]
-    said = refusal(run(deployment.url, "--token-file", token_file, *golden))
-    assert "predictions: 1 of 2 rows differ: row 2: 'b', not 'c'. Roll back" in said
-    assert "this is" not in said
+    message = refusal(run(deployment.url, "--token-file", token_file, *golden))
+    assert "predictions: 1 of 2 rows differ: row 2: 'b', not 'c'. Roll back" in message
+    assert "this is" not in message
 
 
 def test_golden_rows_must_be_some(deployment: Deployment, token_file: str, tmp_path: Path) -> None:
     (tmp_path / "golden.csv").write_text("text,label\n")
     golden = ["--golden", str(tmp_path / "golden.csv")]
     assert "has no rows" in refusal(run(deployment.url, "--token-file", token_file, *golden))
-    assert deployment.asked == []
+    assert deployment.requests == []
 
 
 def test_token_comes_by_standard_input(deployment: Deployment) -> None:
@@ -115,7 +115,7 @@ def test_token_comes_by_standard_input(deployment: Deployment) -> None:
 
 def sent(deployment: Deployment) -> dict[str, Any]:
     """Return the claims of the last token of a prediction, which this server does not know."""
-    token = [each.token for each in deployment.asked if each.path == PREDICT][-1]
+    token = [request.token for request in deployment.requests if request.path == PREDICT][-1]
     claims: dict[str, Any] = jwt.decode(
         token, SECRET, algorithms=["HS256"], audience="kaiten", issuer="kaiten"
     )
@@ -136,11 +136,11 @@ def test_token_is_made_for_five_minutes_where_the_secret_is_known(
 def test_token_is_made_with_a_development_secret_that_is_there_and_with_no_new_one(
     deployment: Deployment, tmp_path: Path
 ) -> None:
-    said = refusal(run(deployment.url))
-    assert "no signing secret here" in said
-    assert "--token-file" in said
+    message = refusal(run(deployment.url))
+    assert "no signing secret here" in message
+    assert "--token-file" in message
     assert not [*tmp_path.iterdir()]
-    assert deployment.asked == []
+    assert deployment.requests == []
     (tmp_path / DEVELOPMENT_SECRET_FILE).write_text(SECRET)
     refusal(run(deployment.url))
     assert sent(deployment)["sub"] == "smoke"
@@ -153,21 +153,21 @@ def test_file_that_holds_no_token_is_named_and_not_quoted(
     file = tmp_path / "token"
     if content is not None:
         file.write_bytes(content)
-    said = refusal(run(deployment.url, "--token-file", str(file)))
-    assert said.startswith(f"--token-file {file} ")
-    assert "not a token" not in said
-    assert deployment.asked == []
+    message = refusal(run(deployment.url, "--token-file", str(file)))
+    assert message.startswith(f"--token-file {file} ")
+    assert "not a token" not in message
+    assert deployment.requests == []
 
 
 def test_real_token_has_the_form_that_is_asked_for(deployment: Deployment, tmp_path: Path) -> None:
-    made = mint("me", ["predict"], timedelta(minutes=1), AuthSettings(), SECRET)
+    token = mint("me", ["predict"], timedelta(minutes=1), AuthSettings(), SECRET)
     deployment.rules[PREDICT] = lambda _: Answer(200, "")
-    refusal(run(deployment.url, "--token-file", "-", stdin=made))
-    assert made in [each.token for each in deployment.asked]
+    refusal(run(deployment.url, "--token-file", "-", stdin=token))
+    assert token in [request.token for request in deployment.requests]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["intent.example.org"], "is not a URL"),
         (["ftp://a"], "is not a URL"),
@@ -179,10 +179,10 @@ def test_real_token_has_the_form_that_is_asked_for(deployment: Deployment, tmp_p
         (["https://a", "--model", "Intent:1"], "write name:version"),
     ],
 )
-def test_what_is_no_address_and_no_version_is_refused(arguments: list[str], told: str) -> None:
+def test_what_is_no_address_and_no_version_is_refused(arguments: list[str], message: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
-    assert told in " ".join(result.stderr.split())
+    assert message in " ".join(result.stderr.split())
     assert WORD not in result.stderr
 
 
@@ -196,9 +196,9 @@ def test_certificate_is_verified_by_the_authority_that_is_named(
         options = [deployment.url, "--token-file", token_file]
         assert run(*options, "--ca", str(authority.file)).exit_code == 0
         # Waiting does not cure a certificate, so the check fails at once.
-        said = refusal(CliRunner().invoke(app, ["smoke", *options, "--wait", "3600"]))
-    assert "CERTIFICATE_VERIFY_FAILED" in said
-    assert "Name the authority of its certificate (--ca)" in said
+        message = refusal(CliRunner().invoke(app, ["smoke", *options, "--wait", "3600"]))
+    assert "CERTIFICATE_VERIFY_FAILED" in message
+    assert "Name the authority of its certificate (--ca)" in message
 
 
 @pytest.mark.parametrize("content", [None, "no PEM"])
@@ -208,5 +208,5 @@ def test_authority_that_can_not_be_used_is_named(
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
-    said = refusal(run(deployment.url, "--token-file", token_file, "--ca", str(file)))
-    assert said.startswith(f"--ca {file} cannot be used: ")
+    message = refusal(run(deployment.url, "--token-file", token_file, "--ca", str(file)))
+    assert message.startswith(f"--ca {file} cannot be used: ")

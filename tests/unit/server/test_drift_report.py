@@ -32,10 +32,10 @@ def run(*arguments: str) -> Result:
         return CliRunner().invoke(app, ["drift", "report", *arguments])
 
 
-def told(*arguments: str) -> dict[str, Any]:
-    found = run("--json", *arguments)
-    assert found.exit_code == 0, found.output
-    report: dict[str, Any] = json.loads(found.stdout)
+def run_json(*arguments: str) -> dict[str, Any]:
+    result = run("--json", *arguments)
+    assert result.exit_code == 0, result.output
+    report: dict[str, Any] = json.loads(result.stdout)
     return report
 
 
@@ -74,12 +74,12 @@ def put(archive: Archive, hours_ago: float, tag: str = TAG, **changed: np.ndarra
 @pytest.mark.usefixtures("archive")
 def test_the_page_and_the_lines_tell_what_json_tells(tmp_path: Path) -> None:
     page = tmp_path / "drift.html"
-    found = run("--output", str(page))
-    assert found.exit_code == 0, found.output
-    assert f"{TAG} (production), 4000 predictions in 4 windows: drifted" in found.stdout
-    (version,) = told()["versions"]
+    result = run("--output", str(page))
+    assert result.exit_code == 0, result.output
+    assert f"{TAG} (production), 4000 predictions in 4 windows: drifted" in result.stdout
+    (version,) = run_json()["versions"]
     assert (version["rows"], version["drifted"]) == (4000, True)
-    assert [each["drifted"] for each in version["windows"]] == [False, False, False, True]
+    assert [window["drifted"] for window in version["windows"]] == [False, False, False, True]
     assert version["features"][0]["name"] == "text_length"
     text = page.read_text(encoding="utf-8")
     assert "4000 answers in 4 windows" in text
@@ -91,7 +91,7 @@ def test_the_page_and_the_lines_tell_what_json_tells(tmp_path: Path) -> None:
 )
 @pytest.mark.usefixtures("archive")
 def test_only_windows_since_then_are_looked_at(since: str, windows: int) -> None:
-    (version,) = told("--since", since)["versions"]
+    (version,) = run_json("--since", since)["versions"]
     assert len(version["windows"]) == windows
 
 
@@ -99,7 +99,9 @@ def test_only_the_model_that_is_named_is_looked_at(archive: Archive) -> None:
     for tag in ("intent:1.1.0", "topic:1.0.0"):
         put(archive, 1, tag)
     named = {
-        model: [f"{each['model']}:{each['version']}" for each in told(*options)["versions"]]
+        model: [
+            f"{report['model']}:{report['version']}" for report in run_json(*options)["versions"]
+        ]
         for model, options in (
             ("", ()),
             ("intent", ("--model", "intent")),
@@ -118,7 +120,7 @@ def test_a_version_without_a_baseline_says_so(home: Path, tmp_path: Path) -> Non
     archive = Archive(None, home)
     put(archive, 1)
     put(archive, 1, "elsewhere:1.0.0")
-    reasons = {each["model"]: each["reason"] for each in told()["versions"]}
+    reasons = {report["model"]: report["reason"] for report in run_json()["versions"]}
     assert "run `kaiten validate`" in reasons["intent"]
     assert "not in this model store" in reasons["elsewhere"]
 
@@ -127,17 +129,17 @@ def test_a_damaged_profile_is_counted_and_the_others_are_told(home: Path, archiv
     put(archive, 1)
     newest = archive.profiles(Source(TAG, "production"))[-1]
     (home / "profiles" / newest.path).write_bytes(b"no profile")
-    report = told()
+    report = run_json()
     assert report["unreadable"] == 1
     assert len(report["versions"][0]["windows"]) == 4
 
 
 @pytest.mark.parametrize("options", [(), ("--model", "intent"), ("--since", "1m")])
 def test_where_there_is_nothing_the_remedy_is_told(home: Path, options: tuple[str, ...]) -> None:
-    found = run(*options)
-    assert isinstance(found.exception, SetupError)
-    assert "no profiles of" in found.exception.message
-    assert "--since" in found.exception.message
+    result = run(*options)
+    assert isinstance(result.exception, SetupError)
+    assert "no profiles of" in result.exception.message
+    assert "--since" in result.exception.message
 
 
 @pytest.mark.parametrize(
@@ -150,16 +152,16 @@ def test_where_there_is_nothing_the_remedy_is_told(home: Path, options: tuple[st
     ],
 )
 def test_a_slip_is_told_by_its_option(home: Path, options: tuple[str, ...], field: str) -> None:
-    found = run(*options)
-    assert found.exit_code == 2
-    assert field in found.output
+    result = run(*options)
+    assert result.exit_code == 2
+    assert field in result.output
 
 
 @pytest.mark.usefixtures("archive")
 def test_a_page_that_can_not_be_written_is_told(tmp_path: Path) -> None:
-    found = run("--output", str(tmp_path / "no" / "such" / "drift.html"))
-    assert isinstance(found.exception, SetupError)
-    assert "--output" in found.exception.message
+    result = run("--output", str(tmp_path / "no" / "such" / "drift.html"))
+    assert isinstance(result.exception, SetupError)
+    assert "--output" in result.exception.message
 
 
 def test_help_has_an_example() -> None:

@@ -12,9 +12,9 @@ TO = f"curl -s --cacert {CERTIFICATE}"
 
 
 def test_without_tls_the_line_is_as_short_as_can_be() -> None:
-    found = local_endpoint(TlsSettings(), 3000, None, None)
-    assert found.certificate is None
-    assert found.curl("/x", ()) == "curl -s http://127.0.0.1:3000/x"
+    endpoint = local_endpoint(TlsSettings(), 3000, None, None)
+    assert endpoint.certificate is None
+    assert endpoint.curl("/x", ()) == "curl -s http://127.0.0.1:3000/x"
 
 
 @pytest.fixture(autouse=True)
@@ -64,12 +64,12 @@ def mutual(tmp_path: Path) -> TlsSettings:
     return TlsSettings(certificate=certificate, private_key=key, client_ca=clients.file)
 
 
-@pytest.mark.parametrize("given", [(None, None), (Path("a.crt"), None), (None, Path("a.key"))])
+@pytest.mark.parametrize("client", [(None, None), (Path("a.crt"), None), (None, Path("a.key"))])
 def test_a_certificate_that_the_server_asks_for_must_be_given(
-    mutual: TlsSettings, given: tuple[Path | None, Path | None]
+    mutual: TlsSettings, client: tuple[Path | None, Path | None]
 ) -> None:
     with pytest.raises(InvalidSettings, match="pass --client-certificate and --client-key"):
-        local_endpoint(mutual, 3000, *given)
+        local_endpoint(mutual, 3000, *client)
 
 
 def test_a_certificate_that_the_server_takes_is_shown(tmp_path: Path) -> None:
@@ -94,6 +94,6 @@ def test_a_certificate_that_is_not_there_is_refused(mutual: TlsSettings) -> None
 
 
 def test_names_are_those_of_the_certificate() -> None:
-    found = {"subjectAltName": (("DNS", "a.example"), ("IP Address", "127.0.0.1"))}
-    assert certificate_names({**found}) == ("a.example", "127.0.0.1")
+    certificate = {"subjectAltName": (("DNS", "a.example"), ("IP Address", "127.0.0.1"))}
+    assert certificate_names({**certificate}) == ("a.example", "127.0.0.1")
     assert certificate_names({}) == ()

@@ -51,7 +51,7 @@ class Deployment:
 
     rules: dict[str, Rule]
     url: str = ""
-    asked: list[Request] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
 
 
 def envelope(request: Request, status: int, code: str, *reasons: str) -> Answer:
@@ -110,13 +110,13 @@ class _Handler(BaseHTTPRequestHandler):
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         body = json.loads(self.rfile.read(length)) if length else {}
         request = Request(self.path, token, self.headers["X-Request-ID"], body)
-        self.deployment.asked.append(request)
+        self.deployment.requests.append(request)
         rules = self.deployment.rules
         answer = rules.get(self.path, rules[""])(request)
         content = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
         self.send_response_only(answer.status)
-        given = {**answer.headers, "X-Request-ID": answer.id or request.id}
-        for name, value in {**given, "Content-Length": str(len(content.encode()))}.items():
+        headers = {**answer.headers, "X-Request-ID": answer.id or request.id}
+        for name, value in {**headers, "Content-Length": str(len(content.encode()))}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content.encode())

@@ -44,42 +44,42 @@ def deployment() -> Iterator[Deployment]:
         yield deployment
 
 
-async def tried(
+async def run_checks(
     deployment: Deployment,
     model: str | None = None,
     golden: Rows | None = None,
     wait_s: float = 0,
     limit_s: float = 30,
 ) -> dict[str, SmokeCheck]:
-    asked = SmokeRequest(deployment.url, TOKEN, model, golden, wait_s=wait_s, limit_s=limit_s)
-    found = await run_smoke_checks(asked, lambda _: None)
-    assert [each.name for each in found] == NAMES
-    assert all(bool(each.remedy) == (each.outcome == "failed") for each in found)
-    assert all(each.seen for each in found)
-    return {each.name: each for each in found}
+    request = SmokeRequest(deployment.url, TOKEN, model, golden, wait_s=wait_s, limit_s=limit_s)
+    checks = await run_smoke_checks(request, lambda _: None)
+    assert [check.name for check in checks] == NAMES
+    assert all(bool(check.remedy) == (check.outcome == "failed") for check in checks)
+    assert all(check.seen for check in checks)
+    return {check.name: check for check in checks}
 
 
-def outcomes(found: dict[str, SmokeCheck], outcome: str) -> list[str]:
-    return [name for name, each in found.items() if each.outcome == outcome]
+def outcomes(checks: dict[str, SmokeCheck], outcome: str) -> list[str]:
+    return [name for name, check in checks.items() if check.outcome == outcome]
 
 
 async def test_good_deployment_passes_every_check(deployment: Deployment) -> None:
-    found = await tried(deployment, TAG)
-    assert outcomes(found, "ok") == NAMES
-    assert "'a' by 0.90" in found["predictions"].seen
-    assert found["version"].seen == TAG
-    assert found["metrics"].seen == "open"
+    checks = await run_checks(deployment, TAG)
+    assert outcomes(checks, "ok") == NAMES
+    assert "'a' by 0.90" in checks["predictions"].seen
+    assert checks["version"].seen == TAG
+    assert checks["metrics"].seen == "open"
     assert "intent:1.0.0 is sha256:1f; Kaiten 0.1.0, bento kaiten_service:1-cpu" in str(
-        found["build"]
+        checks["build"]
     )
 
 
 async def test_every_request_has_an_id_of_its_own_and_the_forged_token_is_of_the_same_claims(
     deployment: Deployment,
 ) -> None:
-    await tried(deployment)
-    assert len({each.id for each in deployment.asked}) == len(deployment.asked)
-    _, forged, *_ = [each.token for each in deployment.asked if each.path == PREDICT]
+    await run_checks(deployment)
+    assert len({request.id for request in deployment.requests}) == len(deployment.requests)
+    _, forged, *_ = [request.token for request in deployment.requests if request.path == PREDICT]
     assert forged.startswith("head.claims.")
     assert forged != TOKEN
     assert len(forged) == len(TOKEN)
@@ -87,10 +87,10 @@ async def test_every_request_has_an_id_of_its_own_and_the_forged_token_is_of_the
 
 async def test_golden_rows_are_each_asked_of_the_model_by_its_name(deployment: Deployment) -> None:
     deployment.rules[PREDICT] = labelled
-    found = await tried(deployment, TAG, GOLDEN)
-    assert outcomes(found, "ok") == NAMES
-    assert found["predictions"].seen == "2 golden rows as labelled"
-    bodies = [each.body for each in deployment.asked if each.token == TOKEN]
+    checks = await run_checks(deployment, TAG, GOLDEN)
+    assert outcomes(checks, "ok") == NAMES
+    assert checks["predictions"].seen == "2 golden rows as labelled"
+    bodies = [request.body for request in deployment.requests if request.token == TOKEN]
     assert bodies == [{"inputs": [text], "model": "intent"} for text in GOLDEN.texts]
 
 
@@ -235,40 +235,40 @@ FAULTS: dict[str, tuple[str, Rule, str, str]] = {
 async def test_fault_is_found_by_its_check(what: str, deployment: Deployment) -> None:
     path, rule, name, seen = FAULTS[what]
     deployment.rules[path] = rule
-    found = await tried(deployment, TAG, Rows(["is a"], ["a"]))
-    assert name in outcomes(found, "failed")
-    assert seen in found[name].seen
+    checks = await run_checks(deployment, TAG, Rows(["is a"], ["a"]))
+    assert name in outcomes(checks, "failed")
+    assert seen in checks[name].seen
 
 
 @pytest.mark.parametrize("name", NAMES[:2])
 async def test_what_is_not_up_is_asked_nothing_else(name: str, deployment: Deployment) -> None:
     deployment.rules["/livez" if name == "liveness" else "/readyz"] = lambda _: Answer(503, "")
-    found = await tried(deployment)
-    assert outcomes(found, "failed") == [name]
-    assert outcomes(found, "skipped") == NAMES[NAMES.index(name) + 1 :]
+    checks = await run_checks(deployment)
+    assert outcomes(checks, "failed") == [name]
+    assert outcomes(checks, "skipped") == NAMES[NAMES.index(name) + 1 :]
 
 
 async def test_readiness_is_waited_for(deployment: Deployment) -> None:
     statuses = chain([503, 503], repeat(200))
     deployment.rules["/readyz"] = lambda _: Answer(next(statuses), "")
-    assert outcomes(await tried(deployment, wait_s=60), "ok") == NAMES
-    assert [each.path for each in deployment.asked].count("/readyz") == 3
+    assert outcomes(await run_checks(deployment, wait_s=60), "ok") == NAMES
+    assert [request.path for request in deployment.requests].count("/readyz") == 3
 
 
 async def test_host_that_can_not_be_reached_is_told() -> None:
     with deployed() as gone:
         pass
-    found = await tried(gone)
-    assert outcomes(found, "failed") == ["liveness"]
-    assert "ConnectError" in found["liveness"].seen
-    assert "\n" not in found["liveness"].seen
+    checks = await run_checks(gone)
+    assert outcomes(checks, "failed") == ["liveness"]
+    assert "ConnectError" in checks["liveness"].seen
+    assert "\n" not in checks["liveness"].seen
 
 
 async def test_without_an_answer_there_is_no_version_to_look_for(deployment: Deployment) -> None:
     deployment.rules[PREDICT] = refused_with(500, "inference_failed")
-    found = await tried(deployment)
-    assert outcomes(found, "failed") == ["predictions"]
-    assert outcomes(found, "skipped") == ["version", "metrics", "build"]
+    checks = await run_checks(deployment)
+    assert outcomes(checks, "failed") == ["predictions"]
+    assert outcomes(checks, "skipped") == ["version", "metrics", "build"]
 
 
 async def test_metrics_are_asked_for_with_the_token_where_they_want_one(
@@ -279,16 +279,16 @@ async def test_metrics_are_asked_for_with_the_token_where_they_want_one(
         if request.token == TOKEN
         else envelope(request, 401, "unauthenticated")
     )
-    found = await tried(deployment)
-    assert outcomes(found, "ok") == NAMES
-    assert found["metrics"].seen == "with the token"
+    checks = await run_checks(deployment)
+    assert outcomes(checks, "ok") == NAMES
+    assert checks["metrics"].seen == "with the token"
 
 
 async def test_metrics_that_are_hidden_are_no_fault(deployment: Deployment) -> None:
     deployment.rules["/metrics"] = deployment.rules[""]
-    found = await tried(deployment)
-    assert outcomes(found, "skipped") == ["metrics", "build"]
-    assert outcomes(found, "failed") == []
+    checks = await run_checks(deployment)
+    assert outcomes(checks, "skipped") == ["metrics", "build"]
+    assert outcomes(checks, "failed") == []
 
 
 async def test_of_several_replicas_one_that_has_not_answered_yet_is_no_fault(
@@ -298,7 +298,7 @@ async def test_of_several_replicas_one_that_has_not_answered_yet_is_no_fault(
     deployment.rules["/metrics"] = lambda _: Answer(
         200, metrics(without="model_requests_total" if next(scrapes) < 3 else "")
     )
-    assert outcomes(await tried(deployment), "ok") == NAMES
+    assert outcomes(await run_checks(deployment), "ok") == NAMES
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", PREDICT, "/metrics", ""])
@@ -311,16 +311,16 @@ async def test_server_that_hangs_holds_nobody(path: str, deployment: Deployment)
 
     deployment.rules[path] = hang
     try:
-        found = await tried(deployment, limit_s=0.3)
+        checks = await run_checks(deployment, limit_s=0.3)
     finally:
         over.set()
-    failed = outcomes(found, "failed")
+    failed = outcomes(checks, "failed")
     assert failed
-    assert all("no answer within 0.3 s" in found[name].seen for name in failed)
+    assert all("no answer within 0.3 s" in checks[name].seen for name in failed)
 
 
 async def test_seen_is_one_line_and_short(deployment: Deployment) -> None:
     deployment.rules[PREDICT] = lambda r: predicted(r, label="a\n" * 5000)
-    found = await tried(deployment, golden=GOLDEN)
-    assert "\n" not in found["predictions"].seen
-    assert len(found["predictions"].seen) <= 300
+    checks = await run_checks(deployment, golden=GOLDEN)
+    assert "\n" not in checks["predictions"].seen
+    assert len(checks["predictions"].seen) <= 300
