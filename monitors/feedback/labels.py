@@ -5,7 +5,7 @@ predictions in order of their ids.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -66,9 +66,8 @@ class Labels:
     ) -> int:
         """Store all labels durably, or none; of two for one text, the last counts.
 
-        Returns how many were joined to predictions; the others wait for theirs. ``models`` are the
-        names of the models that the sender may label, None for all; ``subject`` is the sender's
-        pseudonym. ``given_up`` is asked before the commit.
+        Returns how many were joined; the others wait. The sender, the pseudonym ``subject``, may
+        label ``models``, by name, None for all. ``given_up`` is called before the commit.
 
         Raises:
             InvalidInput: The version that answered a text does not have the label.
@@ -89,11 +88,9 @@ class Labels:
                 # Looked up again: the prediction may have been written between the two queries.
                 matches = [*_find_matches(connection, keys)]
                 unfit = [key for key in _unmatched(keys, matches, sender) if key in answered]
-                positions = {(label.request_id, label.item): at for at, label in enumerate(labels)}
-                _reject(connection, unfit, sender, positions)
+                _reject(connection, unfit, sender, labels)
             # Labels of other senders for these texts are joined too, and stop counting as waiting.
             _join(connection, sorted(matches, key=lambda m: (m.models == sender, m.received_at)))
-            # Correcting a label that waits takes no more room.
             if len(_unmatched(keys, matches, sender)) > waiting_before:
                 _check_room(connection, subject)
             if given_up():
@@ -125,7 +122,8 @@ class Labels:
 def _check_room(connection: Connection, subject: str) -> None:
     """Check that a subject has no more labels waiting than it leaves free for others.
 
-    By this dynamic threshold, as in runners.batching.fairness, a new subject always has room.
+    By this dynamic threshold, as in runners.batching.fairness, a new subject always has room. It is
+    not called for corrections of labels that wait, because they take no more room.
 
     Raises:
         RateLimited: Too many labels of the subject wait.
@@ -232,7 +230,7 @@ def _unmatched(keys: Sequence[Key], matches: Sequence[Match], sender: str) -> li
 
 
 def _reject(
-    connection: Connection, keys: Sequence[Key], sender: str, positions: Mapping[Key, int]
+    connection: Connection, keys: Sequence[Key], sender: str, labels: Sequence[Label]
 ) -> None:
     """Raise the error of texts whose models lack the label, or are not the sender's to label."""
     if not keys:
@@ -241,6 +239,7 @@ def _reject(
     if len(allowed) < len(keys):
         # The error does not name the model, which the sender may not know of.
         raise Forbidden("feedback")
+    positions = {(label.request_id, label.item): at for at, label in enumerate(labels)}
     by_position = sorted((positions[key], tag) for key, tag in allowed.items())
     raise InvalidInput(
         [

@@ -121,11 +121,7 @@ class FeedbackService:
         commit, the labels may be stored although this raises.
 
         Raises:
-            InvalidInput: A label does not belong to the version that answered.
-            Forbidden: The sender may not label the model that answered.
-            RateLimited: Too many labels wait for predictions.
-            DatabaseUnavailable: The database cannot be reached, or does not answer.
-            DeadlineExceeded: The deadline is too close, or passed.
+            DeadlineExceeded: The deadline is too close, or passed; and the errors of Labels.take.
 
         """
         given_up = Event()

@@ -41,6 +41,19 @@ _ITEM_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKEN_BUCKETS = (16, 64, 256, 1024, 4096, 16384, 65536)
 _RATIO_BUCKETS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _LOG_TARGETS = ("console", "requests", "security")
+_REASONS = "queue_full, overloaded, connections, malformed_request or headers_too_large"
+
+
+class _Factory:
+    """Creates metrics in a registry, with a mode for the values of several workers."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.counter = partial(Counter, registry=registry)
+        self.histogram = partial(Histogram, registry=registry)
+        # Summed over the workers that live.
+        self.total = partial(Gauge, multiprocess_mode="livesum", registry=registry)
+        # The latest value of any worker.
+        self.recent = partial(Gauge, multiprocess_mode="mostrecent", registry=registry)
 
 
 class Metrics:
@@ -59,98 +72,18 @@ class Metrics:
     ) -> None:
         self._latency = latency
         self._service_labels = {"service_name": service, "service_version": bento_version}
-        self._registry = registry = CollectorRegistry()
+        self._registry = CollectorRegistry()
+        factory = _Factory(self._registry)
+        self._requests = _RequestMetrics(factory)
+        self._models = _ModelMetrics(factory)
+        self._feedback = _FeedbackMetrics(factory)
+        self._quality = _QualityMetrics(factory)
+        self._process = _ProcessMetrics(factory)
         # Read at each scrape, and the same in each worker.
         self._shared: list[Collector] = []
         self._files: MetricFiles | None = None
-        self._models = _ModelMetrics(registry)
-        self._quality = _QualityMetrics(registry)
-        counter = partial(Counter, registry=registry)
-        # The latest value of any worker counts.
-        recent = partial(Gauge, multiprocess_mode="mostrecent", registry=registry)
-        total = partial(Gauge, multiprocess_mode="livesum", registry=registry)
-        self._requests = counter(
-            "model_requests_total",
-            "Requests to a model's route, by the status code that the caller saw.",
-            ("route", "code", *MODEL_LABELS),
-        )
-        self._durations = Histogram(
-            "model_request_duration_seconds",
-            "From the end of the request's headers to the end of the response.",
-            ("route", "code"),
-            buckets=SECONDS_BUCKETS,
-            registry=registry,
-        )
-        self._in_progress = total(
-            "kaiten_requests_in_progress",
-            "Requests to a model's route that are being handled.",
-            ("route",),
-        )
-        self._drift_events_dropped = counter(
-            "kaiten_drift_events_dropped_total",
-            "Answered items that drift detection lost, because it was behind or a disk full.",
-        )
-        self._feedback_events_dropped = counter(
-            "kaiten_feedback_events_dropped_total",
-            "Answered items that no label can be joined to, because the database did not take "
-            "them in time.",
-        )
-        self._labels = counter(
-            "kaiten_feedback_labels_total",
-            "Labels received: joined, waiting, joined_later, refused, or unavailable (a 503).",
-            ("outcome",),
-        )
-        self._database_unavailable = recent(
-            "kaiten_database_unavailable",
-            "1 if the database of predictions and labels does not answer or accepts no writes.",
-        )
-        self._database_wal = recent(
-            "kaiten_database_wal_bytes",
-            "The size of SQLite's write-ahead log, which grows while another program reads.",
-        )
-        self._credentials_restored = counter(
-            "kaiten_credentials_restored_total",
-            "Credentials and revocations that their store had lost and a worker wrote back.",
-        )
-        self._rate_limited = counter(
-            "kaiten_requests_rate_limited_total",
-            "Requests rejected because their subject had reached a limit.",
-            ("limit",),
-        )
-        self._rate_limit_degraded = total(
-            "kaiten_rate_limit_degraded",
-            "Workers that count requests alone, because the shared store does not answer.",
-        )
-        self._body_bytes = total(
-            "kaiten_request_body_bytes", "Bytes of the bodies of all requests in progress."
-        )
-        self._bodies_rejected = counter(
-            "kaiten_request_bodies_rejected_total",
-            "Requests rejected because there was no memory for their bodies.",
-        )
-        self._rejected = counter(
-            "kaiten_requests_rejected_total",
-            "Requests rejected before they were read: queue_full, overloaded, connections, "
-            "malformed_request or headers_too_large.",
-            ("reason",),
-        )
-        self._lines_dropped = counter(
-            "kaiten_log_lines_dropped_total",
-            "Log lines lost, because the console is not read or a disk is full or slow.",
-            ("target",),
-        )
-        for target in _LOG_TARGETS:
-            self._lines_dropped.labels(target)
-        self._files_corrupt = counter(
-            "kaiten_metrics_files_corrupt_total",
-            "Metrics files that cannot be read; the counts in them are lost.",
-        )
-        self._worker_starts = counter(
-            "kaiten_worker_starts_total",
-            "Workers that have loaded their models, since the server started.",
-        )
         if directory is not None:
-            self._files = MetricFiles(Path(directory), self._files_corrupt.inc)
+            self._files = MetricFiles(Path(directory), self._process.files_corrupt.inc)
             self._files.fold()
 
     def observer(self, model_tag: str) -> "ModelObserver":
@@ -159,13 +92,13 @@ class Metrics:
 
     def request_started(self, route: str) -> None:
         """Count a request to a model's route as in progress."""
-        self._in_progress.labels(route).inc()
+        self._requests.in_progress.labels(route).inc()
 
     def request_answered(self, route: str, model_tag: str, code: int, seconds: float) -> None:
         """Count and time an answered request."""
-        self._in_progress.labels(route).dec()
-        self._requests.labels(route, str(code), *model_tags.split(model_tag)).inc()
-        self._durations.labels(route, str(code)).observe(seconds)
+        self._requests.in_progress.labels(route).dec()
+        self._requests.requests.labels(route, str(code), *model_tags.split(model_tag)).inc()
+        self._requests.durations.labels(route, str(code)).observe(seconds)
         if self._latency is not None:
             self._latency.add(route, code, seconds)
 
@@ -177,11 +110,11 @@ class Metrics:
 
     def drift_events_dropped(self, count: int) -> None:
         """Count answered items that drift detection lost."""
-        self._drift_events_dropped.inc(count)
+        self._feedback.drift_events_dropped.inc(count)
 
     def feedback_events_dropped(self, count: int) -> None:
         """Count answered items that were not written to the database."""
-        self._feedback_events_dropped.inc(count)
+        self._feedback.feedback_events_dropped.inc(count)
 
     def quality_measured(self, versions: Sequence[VersionQuality]) -> None:
         """Set the quality of these versions, and clear that of all others."""
@@ -189,47 +122,47 @@ class Metrics:
 
     def labels_received(self, outcome: str, count: int) -> None:
         """Count labels by outcome."""
-        self._labels.labels(outcome).inc(count)
+        self._feedback.labels.labels(outcome).inc(count)
 
     def database_unavailable(self, *, unavailable: bool) -> None:
         """Set whether the database does not answer or accepts no writes."""
-        self._database_unavailable.set(unavailable)
+        self._feedback.database_unavailable.set(unavailable)
 
     def database_wal(self, size_bytes: int) -> None:
         """Set the size of SQLite's write-ahead log."""
-        self._database_wal.set(size_bytes)
+        self._feedback.database_wal.set(size_bytes)
 
     def credentials_restored(self, entries: int) -> None:
         """Count credentials and revocations that were written back to their store."""
-        self._credentials_restored.inc(entries)
+        self._process.credentials_restored.inc(entries)
 
     def request_limited(self, limit: str) -> None:
         """Count a request that a rate limit rejected."""
-        self._rate_limited.labels(limit).inc()
+        self._requests.rate_limited.labels(limit).inc()
 
     def body_bytes_changed(self, size_bytes: int) -> None:
         """Set the bytes of the bodies of all requests in progress."""
-        self._body_bytes.set(size_bytes)
+        self._requests.body_bytes.set(size_bytes)
 
     def body_refused(self) -> None:
         """Count a request that was rejected for lack of memory for its body."""
-        self._bodies_rejected.inc()
+        self._requests.bodies_rejected.inc()
 
     def request_refused_early(self, reason: str) -> None:
         """Count a request that was rejected before it was read."""
-        self._rejected.labels(reason).inc()
+        self._requests.rejected.labels(reason).inc()
 
     def limits_degraded(self, *, degraded: bool) -> None:
         """Set whether this worker counts requests alone."""
-        self._rate_limit_degraded.set(degraded)
+        self._requests.rate_limit_degraded.set(degraded)
 
     def log_lines_dropped(self, target: str, count: int) -> None:
         """Count lines that were not written to the console or to a log file."""
-        self._lines_dropped.labels(target).inc(count)
+        self._process.lines_dropped.labels(target).inc(count)
 
     def worker_started(self) -> None:
         """Count this worker."""
-        self._worker_starts.inc()
+        self._process.worker_starts.inc()
 
     def expose_drift(self, source: DriftSource) -> None:
         """Expose the drift of the served versions."""
@@ -261,80 +194,139 @@ class Metrics:
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
+class _RequestMetrics:
+    """The metrics of requests to a model's route."""
+
+    def __init__(self, factory: _Factory) -> None:
+        self.requests = factory.counter(
+            "model_requests_total",
+            "Requests to a model's route, by the status code that the caller saw.",
+            ("route", "code", *MODEL_LABELS),
+        )
+        self.durations = factory.histogram(
+            "model_request_duration_seconds",
+            "From the end of the request's headers to the end of the response.",
+            ("route", "code"),
+            buckets=SECONDS_BUCKETS,
+        )
+        self.in_progress = factory.total(
+            "kaiten_requests_in_progress", "Requests that are being handled.", ("route",)
+        )
+        self.rate_limited = factory.counter(
+            "kaiten_requests_rate_limited_total",
+            "Requests rejected because their subject had reached a limit.",
+            ("limit",),
+        )
+        self.rate_limit_degraded = factory.total(
+            "kaiten_rate_limit_degraded",
+            "Workers that count requests alone, because the shared store does not answer.",
+        )
+        self.body_bytes = factory.total(
+            "kaiten_request_body_bytes", "Bytes of the bodies of all requests in progress."
+        )
+        self.bodies_rejected = factory.counter(
+            "kaiten_request_bodies_rejected_total",
+            "Requests rejected because there was no memory for their bodies.",
+        )
+        self.rejected = factory.counter(
+            "kaiten_requests_rejected_total", f"Requests rejected unread: {_REASONS}.", ("reason",)
+        )
+
+
 class _ModelMetrics:
     """The metrics of runners, by model and version."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        histogram = partial(Histogram, labelnames=MODEL_LABELS, registry=registry)
-        counter = partial(Counter, registry=registry)
+    def __init__(self, factory: _Factory) -> None:
+        histogram = partial(factory.histogram, labelnames=MODEL_LABELS)
+        counter = partial(factory.counter, labelnames=MODEL_LABELS)
         self.batch_items = histogram(
             "kaiten_batch_items", "Items in a batch.", buckets=_ITEM_BUCKETS
         )
         self.batch_tokens = histogram(
-            "kaiten_batch_tokens",
-            "Tokens computed for a batch, with padding.",
-            buckets=_TOKEN_BUCKETS,
+            "kaiten_batch_tokens", "Tokens of a batch, with padding.", buckets=_TOKEN_BUCKETS
         )
         self.padding_ratio = histogram(
-            "kaiten_batch_padding_ratio",
-            "The share of a batch's tokens that is padding.",
-            buckets=_RATIO_BUCKETS,
+            "kaiten_batch_padding_ratio", "Padding's share of tokens.", buckets=_RATIO_BUCKETS
         )
         self.queue_delay = histogram(
-            "kaiten_queue_delay_seconds",
-            "The time that an item waits for its batch.",
-            buckets=SECONDS_BUCKETS,
+            "kaiten_queue_delay_seconds", "An item's wait for its batch.", buckets=SECONDS_BUCKETS
         )
         self.inference_duration = histogram(
-            "kaiten_inference_duration_seconds",
-            "From taking a batch out of the queue to its predictions.",
-            buckets=SECONDS_BUCKETS,
+            "kaiten_inference_duration_seconds", "A batch's computation.", buckets=SECONDS_BUCKETS
         )
-        self.queue_items = Gauge(
-            "kaiten_queue_items",
-            "Items that wait to be prepared or for their batch.",
-            MODEL_LABELS,
-            multiprocess_mode="livesum",
-            registry=registry,
+        self.queue_items = factory.total(
+            "kaiten_queue_items", "Items that wait to be prepared or for their batch.", MODEL_LABELS
         )
         self.batch_failures = counter(
-            "kaiten_batch_failures_total",
-            "Batches, and parts of them, that raised an error.",
-            MODEL_LABELS,
+            "kaiten_batch_failures_total", "Batches or parts that failed."
         )
-        self.out_of_memory = counter(
-            "kaiten_out_of_memory_total",
-            "Batches that the device had no memory for; later ones are smaller.",
-            MODEL_LABELS,
-        )
-        self.device_hangs = counter(
-            "kaiten_device_hangs_total",
-            "Computations and preparations that timed out; the process was replaced.",
-            MODEL_LABELS,
-        )
-        self.skipped_items = counter(
+        self.out_of_memory = counter("kaiten_out_of_memory_total", "Batches too large for memory.")
+        self.device_hangs = counter("kaiten_device_hangs_total", "Computations that timed out.")
+        self.truncated_texts = counter("kaiten_truncated_texts_total", "Texts read in part only.")
+        self.skipped_items = factory.counter(
             "kaiten_items_skipped_total",
-            "Items not computed: their caller disconnected or failed (gone), or their deadline "
-            "passed (expired).",
+            "Items not computed: their caller was gone, or their deadline expired.",
             (*MODEL_LABELS, "reason"),
         )
-        self.truncated_texts = counter(
-            "kaiten_truncated_texts_total",
-            "Texts over the model's maximum length, of which only a part was read.",
-            MODEL_LABELS,
+
+
+class _FeedbackMetrics:
+    """The metrics of prediction events, labels and their database."""
+
+    def __init__(self, factory: _Factory) -> None:
+        self.drift_events_dropped = factory.counter(
+            "kaiten_drift_events_dropped_total",
+            "Predictions that drift detection lost, because it was behind or a disk full.",
+        )
+        self.feedback_events_dropped = factory.counter(
+            "kaiten_feedback_events_dropped_total",
+            "Predictions that were not written, because the database did not take them in time.",
+        )
+        self.labels = factory.counter(
+            "kaiten_feedback_labels_total",
+            "Labels received: joined, waiting, joined_later, refused, or unavailable (a 503).",
+            ("outcome",),
+        )
+        self.database_unavailable = factory.recent(
+            "kaiten_database_unavailable",
+            "1 if the database of predictions and labels does not answer or accepts no writes.",
+        )
+        self.database_wal = factory.recent(
+            "kaiten_database_wal_bytes",
+            "The size of SQLite's write-ahead log, which grows while another program reads.",
+        )
+
+
+class _ProcessMetrics:
+    """The metrics of worker processes, their logs and files."""
+
+    def __init__(self, factory: _Factory) -> None:
+        self.credentials_restored = factory.counter(
+            "kaiten_credentials_restored_total",
+            "Credentials and revocations that their store had lost and a worker wrote back.",
+        )
+        self.lines_dropped = factory.counter(
+            "kaiten_log_lines_dropped_total",
+            "Log lines lost, because the console is not read or a disk is full or slow.",
+            ("target",),
+        )
+        for target in _LOG_TARGETS:
+            self.lines_dropped.labels(target)
+        self.files_corrupt = factory.counter(
+            "kaiten_metrics_files_corrupt_total",
+            "Metrics files that cannot be read; the counts in them are lost.",
+        )
+        self.worker_starts = factory.counter(
+            "kaiten_worker_starts_total",
+            "Workers that have loaded their models, since the server started.",
         )
 
 
 class _QualityMetrics:
     """The quality of each version; the latest measurement of any worker counts."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        gauge = partial(
-            Gauge,
-            labelnames=(*MODEL_LABELS, "arm"),
-            multiprocess_mode="mostrecent",
-            registry=registry,
-        )
+    def __init__(self, factory: _Factory) -> None:
+        gauge = partial(factory.recent, labelnames=(*MODEL_LABELS, "arm"))
         self._measures = {
             "accuracy": gauge("model_accuracy", "The share of labelled predictions that is right."),
             "precision": gauge("kaiten_precision", "Precision, averaged over labels."),
