@@ -32,12 +32,12 @@ class Orders:
     token: str | None = None
 
 
-def outcome(who: str, text: str, ask: Callable[[], Any]) -> Row:
-    """Return who has asked, the text, and its label or the error."""
+def outcome(client_name: str, text: str, ask: Callable[[], Any]) -> Row:
+    """Return the client's name, the text, and its label or the error."""
     try:
-        return [who, text, ask().predictions[0].label]
+        return [client_name, text, ask().predictions[0].label]
     except (KaitenError, RuntimeError) as error:
-        return [who, text, f"{type(error).__name__}: {error}"]
+        return [client_name, text, f"{type(error).__name__}: {error}"]
 
 
 def forked(work: Callable[[], list[Row]]) -> tuple[int, int]:
@@ -66,17 +66,17 @@ def sync_rows(orders: Orders) -> list[Row]:  # noqa: C901
     rows: list[Row] = []
     texts = cycle(orders.texts)
     with Client(orders.url, token=orders.token, timeout_s=20) as client:
-        ended = threading.Event()
+        finished = threading.Event()
 
-        def ask(who: str, text: str) -> Row:
-            return outcome(who, text, lambda: client.predict([text]))
+        def ask(client_name: str, text: str) -> Row:
+            return outcome(client_name, text, lambda: client.predict([text]))
 
         def keep_asking() -> None:
-            while not ended.is_set():
+            while not finished.is_set():
                 rows.append(ask("parent", next(texts)))
 
-        def child(own: list[str]) -> Callable[[], list[Row]]:
-            return lambda: [ask("child", text) for text in own]
+        def child(child_texts: list[str]) -> Callable[[], list[Row]]:
+            return lambda: [ask("child", text) for text in child_texts]
 
         rows.append(ask("parent", next(texts)))
         threads = [threading.Thread(target=keep_asking) for _ in range(orders.threads)]
@@ -88,18 +88,18 @@ def sync_rows(orders: Orders) -> list[Row]:  # noqa: C901
             ]
             for pid, source in [forked(work) for work in works]:
                 rows += collected(pid, source)
-        ended.set()
+        finished.set()
         for thread in threads:
             thread.join()
         rows.append(ask("parent", next(texts)))
     return rows
 
 
-async def ask_async(client: AsyncClient, who: str, text: str) -> Row:
+async def ask_async(client: AsyncClient, client_name: str, text: str) -> Row:
     try:
-        return [who, text, (await client.predict([text])).predictions[0].label]
+        return [client_name, text, (await client.predict([text])).predictions[0].label]
     except (KaitenError, RuntimeError) as error:
-        return [who, text, f"{type(error).__name__}: {error}"]
+        return [client_name, text, f"{type(error).__name__}: {error}"]
 
 
 def async_rows(orders: Orders) -> list[Row]:
@@ -108,12 +108,14 @@ def async_rows(orders: Orders) -> list[Row]:
     client = AsyncClient(orders.url, token=orders.token, timeout_s=20)
     loop = asyncio.new_event_loop()
 
-    def ask(who: str) -> Row:
-        return loop.run_until_complete(ask_async(client, who, next(texts)))
+    def ask(client_name: str) -> Row:
+        return loop.run_until_complete(ask_async(client, client_name, next(texts)))
 
-    def child(own: list[str]) -> Callable[[], list[Row]]:
+    def child(child_texts: list[str]) -> Callable[[], list[Row]]:
         async def all_of_them() -> list[Row]:
-            return list(await asyncio.gather(*(ask_async(client, "child", text) for text in own)))
+            return list(
+                await asyncio.gather(*(ask_async(client, "child", text) for text in child_texts))
+            )
 
         return lambda: asyncio.run(all_of_them())
 

@@ -1,4 +1,4 @@
-"""Both clients before a server that answers by a script, with time that passes when told to."""
+"""Both clients with a scripted server and a fake clock."""
 
 import asyncio
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def copy_for(request: httpx.Request, response: httpx.Response) -> httpx.Response
 
 @dataclass
 class Time:
-    """A clock that only waiting moves; what is drawn at random is the most that it may be."""
+    """A clock that advances only by waiting; random numbers are the largest possible."""
 
     now_s: float = 1000.0
     epoch_s: float = 0.0
@@ -125,15 +125,15 @@ class House:
         return AsyncClient(options.pop("url", URL), **(self._given() | options))
 
     def predict(self, inputs: Given = (TEXT,), **options: Given) -> PredictResponse:
-        """Ask by a client with these options; ``asked`` is what is asked beside the texts."""
-        asked = options.pop("asked", {})
+        """Predict by a client with these options; ``call_options`` are those of the call."""
+        call_options = options.pop("call_options", {})
         if self.kind == "sync":
             with self.client(**options) as client:
-                return client.predict(inputs, **asked)
+                return client.predict(inputs, **call_options)
 
         async def ask() -> PredictResponse:
             async with self.async_client(**options) as client:
-                return await client.predict(inputs, **asked)
+                return await client.predict(inputs, **call_options)
 
         return asyncio.run(ask())
 

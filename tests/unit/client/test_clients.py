@@ -35,7 +35,7 @@ REFUSED = httpx.ConnectError("refused")
 @BOTH
 def test_a_prediction_is_asked_for_and_read(kind: str) -> None:
     house = House(kind, good())
-    answer = house.predict(token=TOKEN, timeout_s=2.5, asked={"top_k": 2, "model": "intent"})
+    answer = house.predict(token=TOKEN, timeout_s=2.5, call_options={"top_k": 2, "model": "intent"})
     assert answer.model == "intent:1.0.0"
     assert [answer.request_id] == house.script.sent("X-Request-ID")
     assert answer.predictions[0].label == answer.predictions[0].top_k[0].label == "delivery"
@@ -56,8 +56,8 @@ def test_a_prediction_is_asked_for_and_read(kind: str) -> None:
 @BOTH
 def test_feedback_is_given_again_until_it_is_kept(kind: str) -> None:
     away = failure(503, "database_unavailable", headers={"Retry-After": "2"})
-    kept = httpx.Response(200, json={"accepted": 2, "joined": 1, "request_id": "served"})
-    house = House(kind, away, kept)
+    stored = httpx.Response(200, json={"accepted": 2, "joined": 1, "request_id": "served"})
+    house = House(kind, away, stored)
     labels = [Label("one", 0, "delivery"), ("two", 3, "billing")]
     answer = house.feedback(labels, token=TOKEN, timeout_s=5)
     assert (answer.accepted, answer.joined) == (2, 1)
@@ -115,9 +115,9 @@ def test_an_answer_for_another_request_is_an_error_and_not_asked_for_again(
     kind: str, answer: httpx.Response
 ) -> None:
     house = House(kind, answer)
-    found = error(house, token=lambda: TOKEN)
-    assert type(found) is MismatchedAnswer
-    assert [found.request_id] == house.script.sent("X-Request-ID")
+    result = error(house, token=lambda: TOKEN)
+    assert type(result) is MismatchedAnswer
+    assert [result.request_id] == house.script.sent("X-Request-ID")
 
 
 @BOTH
@@ -142,8 +142,8 @@ def test_readiness_that_another_has_asked_for_is_an_error(kind: str) -> None:
 @BOTH
 def test_a_proxy_may_replace_the_id_if_the_caller_says_so(kind: str) -> None:
     answer = other(200, "other", **GOOD | {"request_id": "other"})
-    found = House(kind, answer).predict(verify_request_id=False)
-    assert found.request_id == "other"
+    result = House(kind, answer).predict(verify_request_id=False)
+    assert result.request_id == "other"
 
 
 @BOTH
@@ -172,19 +172,19 @@ def test_a_redirect_is_not_followed(kind: str) -> None:
     ids=lambda fault: type(fault).__name__,
 )
 def test_an_error_holds_no_text_and_no_token(kind: str, fault: Outcome) -> None:
-    found = error(House(kind, fault), token=TOKEN, retries=0)
-    shown = str(found) + repr(found) + repr(vars(found))
+    result = error(House(kind, fault), token=TOKEN, retries=0)
+    shown = str(result) + repr(result) + repr(vars(result))
     assert "canary" not in shown
 
 
 def test_a_failed_connection_says_why_and_has_its_cause() -> None:
     cause = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] expired")
-    found = error(House("sync", cause), retries=0)
+    result = error(House("sync", cause), retries=0)
     assert "cannot be reached (ConnectError: [SSL: CERTIFICATE_VERIFY_FAILED] expired)" in str(
-        found
+        result
     )
-    assert found.__cause__ is cause
-    assert TOKEN not in "".join(traceback.format_exception(found))
+    assert result.__cause__ is cause
+    assert TOKEN not in "".join(traceback.format_exception(result))
 
 
 @BOTH

@@ -74,8 +74,8 @@ def url_of(server: Counting) -> str:
 
 
 def run(orders: Orders) -> list[list[str]]:
-    """Return who asked, what, and what came of it, of all requests of a program that forks."""
-    ended = subprocess.run(
+    """Return client, text and outcome of all requests of a program that forks."""
+    process = subprocess.run(
         [sys.executable, "-m", "tests.unit.client.forking"],
         input=json.dumps(asdict(orders)),
         capture_output=True,
@@ -85,7 +85,7 @@ def run(orders: Orders) -> list[list[str]]:
         timeout=120,
         check=True,
     )
-    rows: list[list[str]] = json.loads(ended.stdout)
+    rows: list[list[str]] = json.loads(process.stdout)
     return rows
 
 

@@ -29,7 +29,7 @@ def test_a_line_tells_all_that_is_known() -> None:
 def test_a_process_pool_can_hand_it_back() -> None:
     details = [Detail("inputs.1", "is empty")]
     error = RateLimited("No.", status=429, request_id="id", details=details, retry_after_s=3)
-    found = pickle.loads(pickle.dumps(error))
-    assert type(found) is RateLimited
-    assert vars(found) == vars(error)
-    assert str(found) == str(error)
+    restored = pickle.loads(pickle.dumps(error))
+    assert type(restored) is RateLimited
+    assert vars(restored) == vars(error)
+    assert str(restored) == str(error)

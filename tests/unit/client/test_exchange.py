@@ -68,9 +68,9 @@ def test_what_no_other_try_can_mend_is_not(
     kind: str, fault: Outcome, expected: type[KaitenError]
 ) -> None:
     house = House(kind, fault)
-    found = error(house, token=TOKEN)
-    assert type(found) is expected
-    assert found.request_id in house.script.sent("X-Request-ID")
+    raised = error(house, token=TOKEN)
+    assert type(raised) is expected
+    assert raised.request_id in house.script.sent("X-Request-ID")
     assert house.time.waited == []
 
 
@@ -124,9 +124,9 @@ def test_a_date_to_come_back_is_heeded(kind: str) -> None:
 @pytest.mark.parametrize("seconds", ["30", "86400", "9" * 400])
 def test_a_wait_past_the_deadline_is_not_begun(kind: str, seconds: str) -> None:
     house = House(kind, failure(429, headers={"Retry-After": seconds}))
-    found = error(house, timeout_s=30)
-    assert type(found) is RateLimited
-    assert found.retry_after_s == float(seconds)
+    raised = error(house, timeout_s=30)
+    assert type(raised) is RateLimited
+    assert raised.retry_after_s == float(seconds)
     assert house.time.waited == []
 
 
@@ -134,7 +134,7 @@ def test_a_wait_past_the_deadline_is_not_begun(kind: str, seconds: str) -> None:
 def test_each_try_tells_the_server_what_is_left(kind: str) -> None:
     late = failure(429, headers={"Retry-After": "7"})
     house = House(kind, late, REFUSED, good(), step_s=2)
-    house.predict(timeout_s=99, asked={"timeout_s": 20})
+    house.predict(timeout_s=99, call_options={"timeout_s": 20})
     assert house.script.sent("X-Request-Timeout-Ms") == ["20000", "11000", "9000"]
     limits = [request.extensions["timeout"] for request in house.script.requests]
     assert [limit["read"] for limit in limits] == [20.5, 11.5, 9.5]
@@ -154,15 +154,15 @@ def test_the_server_is_told_no_number_that_it_refuses(
 @BOTH
 def test_the_deadline_holds_over_all_tries(kind: str) -> None:
     house = House(kind, REFUSED, REFUSED, good(), step_s=2)
-    found = error(house, timeout_s=3.9, retries=9)
-    assert type(found) is ConnectionFailed
+    raised = error(house, timeout_s=3.9, retries=9)
+    assert type(raised) is ConnectionFailed
     assert len(house.script.requests) == 2
 
 
 @BOTH
 def test_a_time_limit_of_a_request_is_checked(kind: str) -> None:
     with pytest.raises(ValueError, match="timeout_s"):
-        House(kind).predict(asked={"timeout_s": 0})
+        House(kind).predict(call_options={"timeout_s": 0})
 
 
 def source(*tokens: str) -> Callable[[], str]:
@@ -215,9 +215,9 @@ def test_a_source_may_not_take_longer_than_the_request(kind: str) -> None:
 @BOTH
 def test_a_source_that_gives_no_token_is_told_so(kind: str) -> None:
     house = House(kind)
-    found = error(house, token=source("canary\nX-Evil: 1"))
-    assert type(found) is Unauthenticated
-    assert "canary" not in str(found)
+    raised = error(house, token=source("canary\nX-Evil: 1"))
+    assert type(raised) is Unauthenticated
+    assert "canary" not in str(raised)
 
 
 def test_a_token_may_be_awaited() -> None:

@@ -32,9 +32,9 @@ def reply(answer: httpx.Response) -> Reply:
 
 
 def error(answer: httpx.Response) -> KaitenError:
-    found = error_from_reply(reply(answer), "own")
-    assert found is not None
-    return found
+    raised = error_from_reply(reply(answer), "own")
+    assert raised is not None
+    return raised
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,13 @@ def test_each_failure_has_its_class_and_says_what_is_known(
     status: int, code: str, kind: type[KaitenError]
 ) -> None:
     details = [{"field": "inputs.1", "reason": "is empty"}]
-    found = error(failure(status, code, details=details, new="field"))
-    assert type(found) is kind
-    assert (found.status, found.code, found.request_id) == (status, code, "served")
-    assert found.message == "It failed."
-    assert [(each.field, each.reason) for each in found.details] == [("inputs.1", "is empty")]
+    raised = error(failure(status, code, details=details, new="field"))
+    assert type(raised) is kind
+    assert (raised.status, raised.code, raised.request_id) == (status, code, "served")
+    assert raised.message == "It failed."
+    assert [(detail.field, detail.reason) for detail in raised.details] == [
+        ("inputs.1", "is empty")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -75,10 +77,10 @@ def test_each_failure_has_its_class_and_says_what_is_known(
 def test_a_failure_that_a_proxy_words_has_a_class_and_no_code(
     status: int, kind: type[KaitenError], content: bytes
 ) -> None:
-    found = error(httpx.Response(status, content=content))
-    assert type(found) is kind
-    assert (found.status, found.code, found.request_id) == (status, None, "own")
-    assert "canary" not in str(found)
+    raised = error(httpx.Response(status, content=content))
+    assert type(raised) is kind
+    assert (raised.status, raised.code, raised.request_id) == (status, None, "own")
+    assert "canary" not in str(raised)
 
 
 def test_the_servers_id_is_taken() -> None:
@@ -87,10 +89,10 @@ def test_the_servers_id_is_taken() -> None:
 
 @pytest.mark.parametrize("status", [201, 204, 302, 308])
 def test_another_status_is_unexpected(status: int) -> None:
-    found = error(httpx.Response(status, headers={"Location": "https://canary.example"}))
-    assert type(found) is UnexpectedAnswer
-    assert found.status == status
-    assert "canary" not in str(found)
+    raised = error(httpx.Response(status, headers={"Location": "https://canary.example"}))
+    assert type(raised) is UnexpectedAnswer
+    assert raised.status == status
+    assert "canary" not in str(raised)
 
 
 @pytest.mark.parametrize(

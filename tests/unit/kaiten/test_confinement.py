@@ -1,4 +1,4 @@
-"""Files of a folder that somebody else has made; what leads out of it is refused."""
+"""Files of an untrusted folder; links out of it are refused."""
 
 import os
 from pathlib import Path

@@ -22,17 +22,19 @@ from kaiten.files import descriptor_limit, is_disk_full, is_out_of_descriptors
 def test_limit_is_raised_as_far_as_it_may_be(
     soft: int, hard: int, raised: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[tuple[int, int]] = []
+    limits_set: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
-    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: made.append(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: limits_set.append(limits))
     limit = files.raise_descriptor_limit()
     assert limit == descriptor_limit()
-    assert made == ([] if raised in (None, soft) else [(raised, hard)])
+    assert limits_set == ([] if raised in (None, soft) else [(raised, hard)])
 
 
 def test_faults_are_told_apart() -> None:
-    room = [each for each in errno.errorcode if is_disk_full(OSError(each, ""))]
-    files_open = [each for each in errno.errorcode if is_out_of_descriptors(OSError(each, ""))]
-    assert sorted(room) == sorted([errno.ENOSPC, errno.EDQUOT])
-    assert sorted(files_open) == sorted([errno.EMFILE, errno.ENFILE])
+    disk_full = [number for number in errno.errorcode if is_disk_full(OSError(number, ""))]
+    out_of_descriptors = [
+        number for number in errno.errorcode if is_out_of_descriptors(OSError(number, ""))
+    ]
+    assert sorted(disk_full) == sorted([errno.ENOSPC, errno.EDQUOT])
+    assert sorted(out_of_descriptors) == sorted([errno.EMFILE, errno.ENFILE])
     assert not is_out_of_descriptors(ValueError())

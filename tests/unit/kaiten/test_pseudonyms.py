@@ -19,7 +19,9 @@ def test_a_pseudonym_is_the_start_of_an_hmac_of_the_identity() -> None:
 def test_one_subject_has_one_pseudonym_and_two_have_two() -> None:
     key = pseudonym_key(LoggingSettings(), SECRET)
     assert key is not None
-    first, same, other = (Pseudonyms(key).of(each) for each in ("i|alice", "i|alice", "j|alice"))
+    first, same, other = (
+        Pseudonyms(key).of(subject) for subject in ("i|alice", "i|alice", "j|alice")
+    )
     assert first == same != other
 
 

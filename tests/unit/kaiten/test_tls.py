@@ -9,8 +9,8 @@ from kaiten.settings.models import TlsSettings
 from kaiten.tls import bentoml_ssl, check_tls
 from tests.certificates import Authority
 
-# What BentoML says where nobody has said anything.
-UNTOLD: dict[str, object] = {
+# BentoML's defaults.
+DEFAULTS: dict[str, object] = {
     "enabled": False,
     "certfile": None,
     "keyfile": None,
@@ -42,20 +42,20 @@ def refused(settings: TlsSettings, in_force: dict[str, object] | None = None) ->
 
 def test_without_a_certificate_there_is_no_tls() -> None:
     assert bentoml_ssl(TlsSettings()) == {"enabled": False}
-    check_tls(TlsSettings(), UNTOLD)
+    check_tls(TlsSettings(), DEFAULTS)
 
 
 def test_a_client_authority_makes_bentoml_ask_for_certificates(mutual: TlsSettings) -> None:
     served = bentoml_ssl(mutual)
     assert (served["cert_reqs"], served["ca_certs"]) == (2, str(mutual.client_ca))
-    check_tls(mutual, UNTOLD | served)
+    check_tls(mutual, DEFAULTS | served)
     plain = bentoml_ssl(mutual.model_copy(update={"client_ca": None}))
     assert "cert_reqs" not in plain
     assert (plain["certfile"], plain["enabled"]) == (str(mutual.certificate), True)
 
 
 @pytest.mark.parametrize(
-    "own",
+    "bentoml_options",
     [
         {"enabled": False},
         {"certfile": "other.pem"},
@@ -66,16 +66,18 @@ def test_a_client_authority_makes_bentoml_ask_for_certificates(mutual: TlsSettin
     ],
 )
 def test_bentomls_own_settings_may_not_weaken_ours(
-    mutual: TlsSettings, own: dict[str, object]
+    mutual: TlsSettings, bentoml_options: dict[str, object]
 ) -> None:
-    field, reason = refused(mutual, UNTOLD | bentoml_ssl(mutual) | own)
+    field, reason = refused(mutual, DEFAULTS | bentoml_ssl(mutual) | bentoml_options)
     assert field == "services.kaiten_service.ssl"
     assert "set tls instead" in reason
 
 
-@pytest.mark.parametrize("own", [{"enabled": True}, {"certfile": "a.pem"}, {"cert_reqs": 2}])
-def test_tls_of_bentomls_own_is_refused(own: dict[str, object]) -> None:
-    assert refused(TlsSettings(), UNTOLD | own)[0] == "services.kaiten_service.ssl"
+@pytest.mark.parametrize(
+    "bentoml_options", [{"enabled": True}, {"certfile": "a.pem"}, {"cert_reqs": 2}]
+)
+def test_tls_of_bentomls_own_is_refused(bentoml_options: dict[str, object]) -> None:
+    assert refused(TlsSettings(), DEFAULTS | bentoml_options)[0] == "services.kaiten_service.ssl"
 
 
 def encrypted(authority: Authority, tls: TlsSettings) -> TlsSettings:
@@ -113,22 +115,22 @@ BROKEN: dict[str, tuple[Callable[[Authority, TlsSettings], TlsSettings], str, st
 }
 
 
-@pytest.mark.parametrize(("broken", "field", "told"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(("broken", "field", "message"), BROKEN.values(), ids=BROKEN)
 def test_what_tls_could_not_be_served_with_is_refused_by_name(
     authority: Authority,
     mutual: TlsSettings,
     broken: Callable[[Authority, TlsSettings], TlsSettings],
     field: str,
-    told: str,
+    message: str,
 ) -> None:
-    found, reason = refused(broken(authority, mutual))
-    assert found == field
-    assert told in reason
+    rejected_field, reason = refused(broken(authority, mutual))
+    assert rejected_field == field
+    assert message in reason
     assert "password-4711" not in reason
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         (["CERTIFICATE"], "belong together"),
         (["PRIVATE_KEY"], "belong together"),
@@ -136,9 +138,9 @@ def test_what_tls_could_not_be_served_with_is_refused_by_name(
     ],
 )
 def test_half_of_tls_is_refused(
-    names: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+    names: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in names:
         monkeypatch.setenv(f"KAITEN_TLS__{name}", "file.pem")
-    with pytest.raises(InvalidSettings, match=told):
+    with pytest.raises(InvalidSettings, match=message):
         load_settings()

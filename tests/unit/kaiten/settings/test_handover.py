@@ -71,9 +71,11 @@ def test_snapshot_gives_a_worker_the_settings_of_its_parent(
         }
     )
     hand_down_settings(settings, holders=1)
-    found = load_settings()
-    assert found.runners.threads >= 1
-    assert found.model_dump(exclude={"runners"}) == expected.model_dump(exclude={"runners"})
+    worker_settings = load_settings()
+    assert worker_settings.runners.threads >= 1
+    assert worker_settings.model_dump(exclude={"runners"}) == expected.model_dump(
+        exclude={"runners"}
+    )
 
 
 def test_every_setting_of_the_file_survives_the_snapshot(
@@ -124,24 +126,24 @@ def test_files_that_change_afterwards_change_no_worker(
     for file, (_, after) in contents.items():
         file.write_text(after) if change == "rotate" else file.unlink()
 
-    found = load_settings()
-    key = found.logging.pseudonym_key
+    worker_settings = load_settings()
+    key = worker_settings.logging.pseudonym_key
     assert key is not None
     assert key.get_secret_value() == SECRET
-    assert secret_of(found.auth) == SECRET
-    assert found.auth.audience == "first"
-    named = found.auth.issuers[0].secret_file
+    assert secret_of(worker_settings.auth) == SECRET
+    assert worker_settings.auth.audience == "first"
+    named = worker_settings.auth.issuers[0].secret_file
     assert named is not None
     assert read_key_file(named) == SECRET.encode()
 
 
 @pytest.mark.parametrize("change", ["rotate", "delete"])
 def test_development_secret_stays_the_same_for_all_workers(change: str, tmp_path: Path) -> None:
-    made = signing_secret(load_settings())
+    secret = signing_secret(load_settings())
     hand_down_settings(load_settings(), holders=1)
     file = tmp_path / DEVELOPMENT_SECRET_FILE
     file.write_text(OTHER) if change == "rotate" else file.unlink()
-    assert signing_secret(load_settings()) == made
+    assert signing_secret(load_settings()) == secret
     assert file.exists() is (change == "rotate")
 
 
@@ -157,7 +159,7 @@ def test_secrets_leave_the_environment_that_the_parent_was_started_with() -> Non
         "assert os.environ['NEIGHBOUR'] == os.popen('echo $NEIGHBOUR').read().strip() == 'here'\n"
     )
     environment = {**os.environ, **SECRETS, "NEIGHBOUR": "here"}
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
         env=environment,
@@ -165,8 +167,8 @@ def test_secrets_leave_the_environment_that_the_parent_was_started_with() -> Non
         text=True,
         check=True,
     ).stdout
-    assert not [word for word in SECRETS.values() if word in told]
-    assert "NEIGHBOUR=here" in told
+    assert not [word for word in SECRETS.values() if word in output]
+    assert "NEIGHBOUR=here" in output
 
 
 def test_settings_are_forgotten_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +266,7 @@ def test_hand_down_makes_the_files_of_issuers_absolute(
     monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([issuer, other]))
     hand_down_settings(load_settings(), None)
     monkeypatch.chdir("/")
-    found = load_settings().auth.issuers
-    assert [each.issuer for each in found] == ["them", "others"]
-    assert found[0].public_key_file == tmp_path / "them.pem"
-    assert found[1].jwks_url == other["jwks_url"]
+    issuers = load_settings().auth.issuers
+    assert [issuer.issuer for issuer in issuers] == ["them", "others"]
+    assert issuers[0].public_key_file == tmp_path / "them.pem"
+    assert issuers[1].jwks_url == other["jwks_url"]

@@ -105,10 +105,10 @@ def test_environment_is_production_inside_a_bento_unless_told(
         env["KAITEN_ENVIRONMENT"] = variable
     code = "from kaiten.settings.loader import load_settings; print(load_settings().environment)"
     command = [sys.executable, "-c", code]
-    found = subprocess.run(
+    output = subprocess.run(
         command, cwd=source, env=env, check=True, capture_output=True, text=True
     ).stdout
-    assert found.strip() == environment
+    assert output.strip() == environment
 
 
 def test_keys_are_fetched_by_https_in_production(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,8 +63,8 @@ def test_a_target_with_a_password_is_refused_and_never_told(
     with pytest.raises(InvalidSettings, match="contains a password") as refused:
         load_settings()
     assert [detail.field for detail in refused.value.details] == ["profiles.target"]
-    told = "".join(traceback.format_exception(refused.value))
-    assert CANARY not in told
+    message = "".join(traceback.format_exception(refused.value))
+    assert CANARY not in message
 
 
 @pytest.mark.parametrize("target", ["s3://bucket/a", "abfs://box@account.example/x", "/srv/a@b:c"])
@@ -199,9 +199,9 @@ ISSUERS: dict[str, tuple[list[dict[str, object]], str]] = {
 def test_issuers_that_do_not_hold_are_refused_by_name(
     what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, told = ISSUERS[what]
+    rows, message = ISSUERS[what]
     issuers = [{"issuer": "them", "audience": "us", **row} for row in rows]
     monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps(issuers))
-    with pytest.raises(InvalidSettings, match=told) as caught:
+    with pytest.raises(InvalidSettings, match=message) as caught:
         load_settings()
     assert "word" not in caught.value.message

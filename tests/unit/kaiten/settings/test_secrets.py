@@ -137,8 +137,8 @@ def test_every_problem_is_told_at_once(secrets: Path) -> None:
 
 def given_by(name: str) -> str | None:
     section, _, key = name.partition(".")
-    found = getattr(getattr(load_settings(), section), key)
-    return found.get_secret_value() if found else None
+    values = getattr(getattr(load_settings(), section), key)
+    return values.get_secret_value() if values else None
 
 
 @pytest.mark.parametrize("name", IN_FILES)
@@ -150,14 +150,14 @@ def test_every_secret_may_be_a_file(name: str, secrets: Path) -> None:
 
 
 def test_there_are_no_other_secrets() -> None:
-    found = {
+    values = {
         f"{section}.{key}"
         for section, field in type(load_settings()).model_fields.items()
         if isinstance(field.default, SettingsSection)
         for key, part in type(field.default).model_fields.items()
         if SecretStr in get_args(part.annotation)
     }
-    assert found == {*IN_FILES}
+    assert values == {*IN_FILES}
 
 
 def test_variable_outranks_the_file_of_a_secret(
@@ -363,6 +363,6 @@ def test_what_is_no_address_of_a_redis_is_refused_and_never_told(
     with pytest.raises(InvalidSettings) as refused:
         load_settings()
     assert [detail.field for detail in refused.value.details] == ["state.redis_url"]
-    told = "".join(traceback.format_exception(refused.value))
-    assert "canary" not in told
-    assert "nary" not in told
+    message = "".join(traceback.format_exception(refused.value))
+    assert "canary" not in message
+    assert "nary" not in message

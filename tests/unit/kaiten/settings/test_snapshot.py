@@ -66,7 +66,7 @@ def test_workers_read_the_snapshot_any_number_of_times_and_their_children_do_not
         "print(first.auth.secret.get_secret_value(), told.count('memfd:kaiten'), told)\n"
     )
     for _ in range(2):
-        told = subprocess.run(
+        output = subprocess.run(
             [sys.executable, "-c", program],
             cwd=ROOT,
             pass_fds=snapshot_descriptors(),
@@ -74,7 +74,7 @@ def test_workers_read_the_snapshot_any_number_of_times_and_their_children_do_not
             text=True,
             check=True,
         ).stdout
-        secret, files, rest = told.split(" ", 2)
+        secret, files, rest = output.split(" ", 2)
         assert secret == SECRET
         assert not [word for word in SECRETS.values() if word in rest]
         # The roster only, which holds none.
@@ -110,14 +110,16 @@ def test_released_snapshot_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_parent_and_workers_leave_no_core_dump(
     hard: int, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[tuple[int, tuple[int, int]]] = []
+    limits_set: list[tuple[int, tuple[int, int]]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
-    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: made.append((kind, limits)))
+    monkeypatch.setattr(
+        resource, "setrlimit", lambda kind, limits: limits_set.append((kind, limits))
+    )
     monkeypatch.setattr("kaiten.settings.snapshot.sys.platform", "linux")
     hand_down_settings(load_settings(), holders=1)
     # On behalf of the parent, and of a worker whose parent was another's.
     load_settings()
-    assert made[:2] == [(resource.RLIMIT_CORE, (limit, hard))] * 2
+    assert limits_set[:2] == [(resource.RLIMIT_CORE, (limit, hard))] * 2
 
 
 def test_process_that_may_not_change_its_limits_starts(monkeypatch: pytest.MonkeyPatch) -> None:

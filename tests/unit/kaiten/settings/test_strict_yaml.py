@@ -10,7 +10,7 @@ from kaiten.settings.strict_yaml import DuplicateKey, InvalidYaml, load, reject_
 def problems(content: str | bytes) -> list[tuple[int, str, str]]:
     with pytest.raises(InvalidYaml) as caught:
         load(content.encode() if isinstance(content, str) else content)
-    return [(each.line, each.key, each.reason) for each in caught.value.problems]
+    return [(problem.line, problem.key, problem.reason) for problem in caught.value.problems]
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def problems(content: str | bytes) -> list[tuple[int, str, str]]:
 def test_what_would_be_lost_is_refused_by_line_and_key(
     content: str | bytes, line: int, key: str, reason: str
 ) -> None:
-    (found,) = problems(content)
-    assert found[:2] == (line, key)
-    assert reason in found[2]
+    (problem,) = problems(content)
+    assert problem[:2] == (line, key)
+    assert reason in problem[2]
 
 
 def test_every_problem_is_told_in_the_order_of_its_line() -> None:
