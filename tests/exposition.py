@@ -8,6 +8,7 @@ from kaiten.feedback import Estimate, Measures, VersionQuality
 from kaiten.serving import BatchStats
 from monitors.drift.state import DriftState, FeatureState, WindowState
 from monitors.metrics.definitions import Metrics
+from tests.prediction_events import prediction_event
 
 MODEL = "intent:1.0.0"
 ROUTE = "/api/v2/predict"
@@ -59,6 +60,7 @@ class Exposition:
         metrics.expose_damaged_files(lambda: {MODEL: 1})
         metrics.expose_workers(2, lambda: 1)
         metrics.worker_started()
+        metrics.handle([prediction_event(truncated=True)])
 
     def answer(self, status: int, count: int) -> None:
         """Count so many requests, of 10 ms each."""

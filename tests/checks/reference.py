@@ -9,9 +9,11 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import click
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 from typer.core import TyperCommand, TyperGroup
@@ -22,6 +24,8 @@ from gateway import admin, protocols
 from gateway.api_versions import DOCUMENTS
 from kaiten.settings.environment import ROOT
 from kaiten.settings.loader import Settings
+from monitors.metrics.collectors import WorkerFileCollector
+from monitors.metrics.worker_files import MetricFiles
 from tests.exposition import Exposition
 
 MAKE = "make docs"
@@ -182,15 +186,21 @@ def metrics_page() -> str:
         "| metric | type | labels | meaning |",
         "|---|---|---|---|",
     ]
-    for family in sorted(
-        text_string_to_metric_families(Exposition().page()), key=lambda family: family.name
-    ):
+    families = [*text_string_to_metric_families(Exposition().page()), _in_memory()]
+    for family in sorted(families, key=lambda family: family.name):
         if family.name.startswith(("model_", "kaiten_")) and not family.name.endswith("_created"):
             name = f"{family.name}_total" if family.type == "counter" else family.name
             labels = {label for sample in family.samples for label in sample.labels} - {"le"}
             shown = ", ".join(sorted(labels))
             lines.append(f"| `{name}` | {family.type} | {shown} | {family.documentation} |")
     return "\n".join(lines) + "\n"
+
+
+def _in_memory() -> Metric:
+    """Return the one metric that only a worker with a folder for its metrics has."""
+    with TemporaryDirectory() as folder:
+        *_, family = WorkerFileCollector(MetricFiles(Path(folder), lambda: None)).collect()
+    return family
 
 
 def cli_page() -> str:
