@@ -93,8 +93,7 @@ def fuzzed(
 
     ``operations`` are its options that choose some of them.
     """
-    scopes = (part for scope in _SCOPES for part in ("--scope", scope))
-    token = server.token("--subject", "tester", *scopes)
+    token = server.token("tester", *_SCOPES)
     outcome = Outcome()
     hooks = {"SCHEMATHESIS_HOOKS": "tests.acceptance.patience", "PYTHONPATH": str(ROOT)}
     env = {**server.env, **hooks}

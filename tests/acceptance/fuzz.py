@@ -74,7 +74,7 @@ class Fuzzer:
         """Return one for a development server."""
         secret = (Path(server.env["KAITEN_HOME"]) / "development.secret").read_bytes().strip()
         target = Target(int(server.url.rpartition(":")[2]), server.token())
-        return cls(target, secret, server.token("--subject", "bystander", "--scope", "predict"))
+        return cls(target, secret, server.token("bystander", "predict"))
 
     async def throw(self, cases: int | None = None, seconds: float | None = None) -> Found:
         """Throw so many cases of either kind, or for so long, with good requests beside them."""

@@ -63,7 +63,7 @@ async def _by_turns(report: Report, on: Served, off: Served) -> None:
 
 async def _verdicts(report: Report, on: Served) -> None:
     """Measure the delay from a window's end to its verdict, under load."""
-    token = on.server.token("--subject", "operator", "--scope", "ops")
+    token = on.server.token("operator", "ops")
     headers = {"Authorization": f"Bearer {token}"}
     told: dict[str, float] = {}
     async with (

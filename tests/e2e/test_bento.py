@@ -19,6 +19,7 @@ from tests.e2e.house import (
     BIN,
     QUICKSTART,
     ROOT,
+    TLS,
     Server,
     copied_store,
     environment,
@@ -193,7 +194,7 @@ class Lane(threading.Thread):
 
     def run(self) -> None:
         headers = {"Authorization": f"Bearer {self._token}"}
-        with httpx.Client(base_url=self._url, headers=headers, timeout=60) as client:
+        with httpx.Client(base_url=self._url, headers=headers, timeout=60, verify=TLS) as client:
             try:
                 while not self.told:
                     self._ask(client)

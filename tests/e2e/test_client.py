@@ -66,7 +66,7 @@ def test_the_documented_lines_run(
 def test_refusals_say_what_the_server_said(server: Server, token: str) -> None:
     bad = error(Client(server.url, token="no.good.token"))
     assert (type(bad), bad.status, bad.code) == (Unauthenticated, 401, "unauthenticated")
-    other = error(Client(server.url, token=server.token("--subject", "x", "--scope", "ops")))
+    other = error(Client(server.url, token=server.token("x", "ops")))
     assert type(other) is Forbidden
     unknown = error(Client(server.url, token=token), "nope")
     assert type(unknown) is UnknownModel

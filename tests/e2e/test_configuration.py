@@ -10,7 +10,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.e2e.house import BIN, ROOT, Server, environment, free_port, running, until_ready
+from tests.e2e.house import BIN, ROOT, TLS, Server, environment, free_port, running, until_ready
 
 # The other addresses of the loopback are there as well.
 HOST = "127.0.0.2"
@@ -40,11 +40,13 @@ def test_running_server_is_what_its_configuration_says(bentoml_home: Path, tmp_p
         in_force = process.wait_for("configuration_in_force")[0]
         process.wait_for("Completed async startup hook", count=2)
         until_ready(f"http://{HOST}:{port}")
-        with httpx.Client(base_url=f"http://{HOST}:{port}", timeout=60) as client:
+        with httpx.Client(base_url=f"http://{HOST}:{port}", timeout=60, verify=TLS) as client:
             client.get("/invented/path")
             metrics = client.get("/metrics").text
         server = Server(f"http://{HOST}:{port}", process, env)
-        with server.client(server.token()) as client:
+        create = [str(BIN / "kaiten"), "token", "create", "--subject", "a", "--scope", "predict"]
+        created = subprocess.run(create, env=env, check=True, capture_output=True, text=True)
+        with server.client(created.stdout.strip()) as client:
             answer = client.post("/api/v1/predict", json={"text": "I forgot my password"})
         started = psutil.Process(process.popen.pid).children(recursive=True)
         commands = [" ".join(each.cmdline()) for each in started]

@@ -14,7 +14,7 @@ import pytest
 from monitors.drift.spool import Spool
 from monitors.drift.whylogs_profiles import Profile
 from tests.acceptance.places import TWO_WORKERS, Served, served
-from tests.e2e.house import quickstart_texts, until_all_ready
+from tests.e2e.house import TLS, quickstart_texts, until_all_ready
 
 Json = Any
 WINDOW, HELD_OUT = 60, 238
@@ -35,10 +35,12 @@ def watched(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="module")
 def operator(watched: Served) -> Iterator[Callable[[], Json]]:
     """Return what tells the drift of the one version, by whichever worker answers."""
-    token = watched.server.token("--subject", "ops", "--scope", "ops")
+    token = watched.server.token("ops", "ops")
     # Each time on a connection of its own, which either worker may take.
     headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
-    with httpx.Client(base_url=watched.server.url, headers=headers, timeout=60) as client:
+    with httpx.Client(
+        base_url=watched.server.url, headers=headers, timeout=60, verify=TLS
+    ) as client:
 
         def drift() -> Json:
             (found,) = client.get("/ops/drift").raise_for_status().json()["models"]
@@ -50,7 +52,7 @@ def operator(watched: Served) -> Iterator[Callable[[], Json]]:
 def ask(each: Served, texts: list[str]) -> None:
     """Send each text on a connection of its own: both workers get some."""
     headers = {"Authorization": f"Bearer {each.server.token()}", "Connection": "close"}
-    with httpx.Client(base_url=each.server.url, headers=headers, timeout=60) as client:
+    with httpx.Client(base_url=each.server.url, headers=headers, timeout=60, verify=TLS) as client:
         for text in texts:
             client.post("/api/v1/predict", json={"text": text}).raise_for_status()
 
@@ -93,7 +95,7 @@ def test_drift_is_told_alike_by_both_workers_and_by_the_metrics(
     assert found["drifted"] is True
     assert found["features"][0]["name"] == "upper_case_share"
     assert all(operator() == found for _ in range(10))
-    metrics = httpx.get(f"{watched.server.url}/metrics").text
+    metrics = httpx.get(f"{watched.server.url}/metrics", verify=TLS).text
     labels = '{arm="production",model="support-intent",version="1.0.0"}'
     assert f"kaiten_drift_detected{labels} 1.0" in metrics
     assert f"kaiten_drift_baseline_available{labels} 1.0" in metrics
@@ -120,7 +122,7 @@ def test_whoever_is_killed_takes_no_window_along(
     ask(watched, second)
     found = after(operator, before + 1)
     assert found["window"]["rows"] == WINDOW
-    stats = httpx.get(f"{watched.server.url}/metrics").text
+    stats = httpx.get(f"{watched.server.url}/metrics", verify=TLS).text
     (asked,) = re.findall(r'model_requests_total{.*predict".*code="200".*} (.*)', stats)
     assert float(asked) == 3 * WINDOW
 

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 
 from monitors.feedback.tables import feedback, predictions
 from tests.acceptance.watch import Watch
-from tests.e2e.house import Server, environment, serving, until_all_ready
+from tests.e2e.house import TLS, Server, environment, serving, until_all_ready
 from tests.postgres_server import postgres_server
 
 TEXTS = ["I forgot my password", "Where is my parcel?"]
@@ -39,8 +39,7 @@ class Callers:
     refused: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        scopes = [part for scope in ("predict", "feedback", "ops") for part in ("--scope", scope)]
-        token = self.server.token("--subject", "tester", *scopes)
+        token = self.server.token("tester", "predict", "feedback", "ops")
         self.headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
 
     def post(self, path: str, body: object, request_id: str) -> int:
@@ -48,7 +47,7 @@ class Callers:
         headers = self.headers | {"X-Request-ID": request_id}
         try:
             return httpx.post(
-                f"{self.server.url}{path}", json=body, headers=headers, timeout=60
+                f"{self.server.url}{path}", json=body, headers=headers, timeout=60, verify=TLS
             ).status_code
         except httpx.TransportError:
             return 0
@@ -93,7 +92,7 @@ class Callers:
         self.many_while(kill, 120)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.server.url}{path}", headers=self.headers, timeout=60)
+        return httpx.get(f"{self.server.url}{path}", headers=self.headers, timeout=60, verify=TLS)
 
     def until(self, holds: Callable[[], bool]) -> None:
         assert any(holds() for _ in range(ENOUGH)), self.server.process.log[-3000:]

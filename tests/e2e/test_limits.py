@@ -14,7 +14,7 @@ from redis import Redis
 
 from gateway.auth.minting import mint
 from kaiten.settings.models import AuthSettings
-from tests.e2e.house import Server, environment, serving
+from tests.e2e.house import TLS, Server, environment, serving
 from tests.redis_server import RedisServer, redis_server
 
 SECRET = "0123456789abcdef" * 4
@@ -39,7 +39,10 @@ class Two:
             url = servers[number % len(servers)].url
             return client.post(f"{url}/api/v1/predict", json={"text": "Where is it?"})
 
-        with httpx.Client(headers=headers, timeout=60) as client, ThreadPoolExecutor(8) as pool:
+        with (
+            httpx.Client(headers=headers, timeout=60, verify=TLS) as client,
+            ThreadPoolExecutor(8) as pool,
+        ):
             return list(pool.map(once, range(count)))
 
     def statuses_while(self, happens: Callable[[], None], subject: str, count: int) -> Counter[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.house import Server, free_port
+from tests.e2e.house import TLS, Server, free_port
 from tests.e2e.nginx import NGINX, Proxy, proxying
 from tests.e2e.upstream import Upstream, listening
 from tests.e2e.wire import Connection, get, post
@@ -175,7 +175,9 @@ def test_nginx_lets_in_as_much_as_the_server_takes(
     frame = b'{"inputs": ["%s"]}'
     body = frame % (b"a" * (size - len(frame) + 2))
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    answer = httpx.post(f"http://127.0.0.1:{proxy.port}/predict", content=body, headers=headers)
+    answer = httpx.post(
+        f"http://127.0.0.1:{proxy.port}/predict", content=body, headers=headers, verify=TLS
+    )
     assert (len(body), answer.status_code) == (size, status)
 
 

@@ -28,7 +28,7 @@ def predictions(client: httpx.Client, inputs: list[str]) -> list[dict[str, objec
 
 def stats(server: Server, route: str) -> dict[str, Any]:
     """Return what /ops/stats tells of a route, whichever worker answers."""
-    with server.client(server.token("--subject", "operator", "--scope", "ops")) as client:
+    with server.client(server.token("operator", "ops")) as client:
         routes = client.get("/ops/stats").json()["routes"]
     (found,) = [each for each in routes if each["route"] == route]
     return dict(found)
@@ -192,7 +192,7 @@ def test_no_good_token_is_401(server: Server, path: str) -> None:
 
 
 def test_missing_scope_is_403(server: Server) -> None:
-    with server.client(server.token("--subject", "x", "--scope", "ops")) as client:
+    with server.client(server.token("x", "ops")) as client:
         answer = client.post("/api/v1/predict", json={"text": "hello"})
 
     assert answer.status_code == 403

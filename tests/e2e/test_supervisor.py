@@ -16,6 +16,7 @@ from tests.acceptance.watch import Watch
 from tests.e2e.house import (
     BIN,
     ROOT,
+    TLS,
     Server,
     copied_store,
     environment,
@@ -79,7 +80,7 @@ def test_another_account_gets_nothing_in_production(production: Server) -> None:
     found = attack(endpoints, [process.pid for process in processes_of(pid)])
     assert endpoints == [production.url.replace("http:", "tcp:")]
     assert found.nothing, found
-    assert httpx.get(f"{production.url}/readyz").status_code == 200
+    assert httpx.get(f"{production.url}/readyz", verify=TLS).status_code == 200
 
 
 def test_another_account_gets_nothing_in_development(development: Server) -> None:
@@ -94,7 +95,7 @@ def test_another_account_gets_nothing_in_development(development: Server) -> Non
     assert tcp == [development.url.replace("http:", "tcp:")]
     assert {socket.name for socket in sockets} >= {"controller", "events", "cpu.sock"}
     assert {socket.parent.stat().st_mode & 0o777 for socket in sockets} == {0o700}
-    assert httpx.get(f"{development.url}/readyz").status_code == 200
+    assert httpx.get(f"{development.url}/readyz", verify=TLS).status_code == 200
 
 
 def test_no_process_shows_a_secret_in_its_environment_or_command_line(
@@ -111,12 +112,12 @@ def predicted(url: str, token: str) -> int:
     """Return the status of a prediction over a connection of its own."""
     headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
     asked = {"text": "Where is it?"}
-    return httpx.post(f"{url}/api/v1/predict", json=asked, headers=headers).status_code
+    return httpx.post(f"{url}/api/v1/predict", json=asked, headers=headers, verify=TLS).status_code
 
 
 def workers(url: str) -> dict[str, float]:
     """Return the series about workers."""
-    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics", verify=TLS).text)
     samples = (sample for family in families for sample in family.samples)
     return {
         sample.name: sample.value for sample in samples if sample.name.startswith("kaiten_work")

@@ -126,13 +126,13 @@ def test_docs_are_closed_and_metrics_ask_for_a_token(mutual: Mutual) -> None:
     docs = {mutual.ask(path, mutual.client).status_code for path in ("/", "/docs", "/docs.json")}
     assert docs == {404}
     assert mutual.ask("/metrics", mutual.client).status_code == 401
-    token = mutual.server.token("--subject", "prometheus", "--scope", "ops")
+    token = mutual.server.token("prometheus", "ops")
     answer = mutual.ask("/metrics", mutual.client, {"Authorization": f"Bearer {token}"})
     assert "model_requests_total" in answer.text
 
 
 def test_the_worker_has_a_log_of_requests_and_one_of_security_events(mutual: Mutual) -> None:
-    token = mutual.server.token("--subject", "mallory", "--scope", "feedback")
+    token = mutual.server.token("mallory", "feedback")
     headers = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "X-Request-ID": "find-me"}
     mutual.ask("/metrics", mutual.client, {**headers, "Authorization": f"Bearer {token}"})
     # Written before the answer: the file has it as soon as the console.

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from kaiten.settings.models import AuthSettings
-from tests.e2e.house import BIN, Server, environment, serving, until_all_ready
+from tests.e2e.house import BIN, TLS, Server, environment, serving, until_all_ready
 from tests.issuer import Issuer, issuing
 from tests.redis_server import RedisServer, redis_server
 
@@ -48,7 +48,9 @@ class House:
     def statuses(self, headers: dict[str, str], count: int = ENOUGH) -> Counter[int]:
         """Return what so many requests come to, by connections of their own."""
         body = {"text": "Where is my parcel?"}
-        with httpx.Client(headers={**headers, "Connection": "close"}, timeout=60) as client:
+        with httpx.Client(
+            headers={**headers, "Connection": "close"}, timeout=60, verify=TLS
+        ) as client:
             url = f"{self.server.url}/api/v1/predict"
             return Counter(client.post(url, json=body).status_code for _ in range(count))
 

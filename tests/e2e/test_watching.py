@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.house import Server, free_port
+from tests.e2e.house import TLS, Server, free_port
 from tests.e2e.watching import (
     DEPLOY,
     Page,
@@ -87,7 +87,7 @@ def test_what_follows_from_an_outage_is_not_told(watch: Watch) -> None:
 
     here = [alert("KaitenDown", "here"), alert("KaitenErrors", "here")]
     url = f"http://127.0.0.1:{watch.alertmanager.port}/api/v2/alerts"
-    httpx.post(url, json=[*here, alert("KaitenErrors", "there")]).raise_for_status()
+    httpx.post(url, json=[*here, alert("KaitenErrors", "there")], verify=TLS).raise_for_status()
 
     for _ in range(LOOKS):
         found = {

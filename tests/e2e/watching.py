@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.e2e.house import READY_LIMIT_S, ROOT, environment, free_port, running
+from tests.e2e.house import READY_LIMIT_S, ROOT, TLS, environment, free_port, running
 from tests.exposition import Exposition
 
 DEPLOY = ROOT / "deploy"
@@ -99,7 +99,9 @@ class Watcher:
     port: int
 
     def get(self, path: str, **params: str) -> Any:  # noqa: ANN401  JSON
-        answer = httpx.get(f"http://127.0.0.1:{self.port}{path}", params=params, timeout=60)
+        answer = httpx.get(
+            f"http://127.0.0.1:{self.port}{path}", params=params, timeout=60, verify=TLS
+        )
         assert answer.is_success, answer.text
         return answer.json()
 

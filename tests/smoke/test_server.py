@@ -74,7 +74,7 @@ def test_smoke_reports_another_version_and_another_label(server: Server) -> None
 
 
 def test_smoke_reports_a_missing_scope_and_its_remedy(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text(server.token("--subject", "x", "--scope", "ops"))
+    (tmp_path / "token").write_text(server.token("x", "ops"))
     options = ("--token-file", str(tmp_path / "token"))
     command = [str(BIN / "kaiten"), "smoke", server.url, *options]
     done = subprocess.run(command, env=server.env, capture_output=True, text=True, check=False)

@@ -372,8 +372,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     """Attack one worker with single requests, then on eight connections, then on 500."""
     with served(store, folder / "home", _BODY_TIMEOUT) as server:
         subjects = ["good", *(f"attacker-{number}" for number in range(_CROWD_SUBJECTS))]
-        scopes = ("--scope", "predict", "--scope", "feedback")
-        tokens = {name: server.server.token("--subject", name, *scopes) for name in subjects}
+        tokens = {name: server.server.token(name, "predict", "feedback") for name in subjects}
         attack = Attack(server, report, tokens)
         steps: list[Callable[[], None]] = [attack.hold, attack.beside, attack.crowd]
         for step in steps:

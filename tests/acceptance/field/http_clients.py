@@ -197,7 +197,7 @@ async def statuses(port: int, packets: Sequence[bytes]) -> list[str]:
 
 
 async def _check_shapes(report: Report, one: Served) -> None:
-    token = one.server.token("--subject", "field", "--scope", "predict", "--scope", "feedback")
+    token = one.server.token("field", "predict", "feedback")
     port, wrong, count = one.target.port, [], 0
     for title, packets in shapes(token, quickstart_texts()[0]):
         count += 1

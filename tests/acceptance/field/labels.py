@@ -37,7 +37,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     )
     with serving(env) as server:
         await asyncio.to_thread(until_ready, server.url)
-        token = server.token("--subject", "review", "--scope", "feedback", "--scope", "predict")
+        token = server.token("review", "feedback", "predict")
         headers = {"Authorization": f"Bearer {token}"}
         async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60) as client:
             await _locked(report, server, client, home / "quality.sqlite")

@@ -58,8 +58,8 @@ class Site:
 
     def __post_init__(self) -> None:
         made = Server(self.url, Kept(self.popen), self.env)  # type: ignore[arg-type]
-        self.token = made.token("--subject", "tester", "--scope", "predict")
-        self.ops = made.token("--subject", "operator", "--scope", "ops")
+        self.token = made.token("tester", "predict")
+        self.ops = made.token("operator", "ops")
 
     def workers(self) -> list[psutil.Process]:
         processes = psutil.Process(self.popen.pid).children(recursive=True)

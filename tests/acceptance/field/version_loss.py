@@ -46,7 +46,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
 
 
 async def _serves_on(report: Report, place: Served, when: str) -> None:
-    ops = place.server.token("--subject", "ops", "--scope", "ops")
+    ops = place.server.token("ops", "ops")
     token = place.target.token
     async with httpx.AsyncClient(base_url=place.server.url, timeout=60) as client:
         statuses = [
