@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.e2e.house import free_port
+from tests.servers import free_port
 from tests.unit.gateway.auth.mint import AUDIENCE, Json, jwk, private, token
 
 _POLL_S = 0.02

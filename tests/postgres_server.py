@@ -14,7 +14,7 @@ from tempfile import mkdtemp
 import psutil
 import pytest
 
-from tests.e2e.house import free_port
+from tests.servers import free_port
 
 USER = "kaiten"
 

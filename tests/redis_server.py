@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.e2e.house import free_port
+from tests.servers import free_port
 
 KEEPS_NOTHING = ("--save", "", "--appendonly", "no")
 

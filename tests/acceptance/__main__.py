@@ -26,7 +26,7 @@ from tests.acceptance import (
     zoo,
 )
 from tests.acceptance.report import Report, console
-from tests.e2e.house import ROOT, quickstart_store
+from tests.servers import ROOT, quickstart_store
 
 Suite = Callable[[Report, Path, Path], Coroutine[None, None, None]]
 _SUITES: dict[str, Suite] = {

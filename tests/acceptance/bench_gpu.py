@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kaiten.settings.environment import environment_for
 from tests.acceptance.report import Report
-from tests.e2e.house import ROOT
+from tests.servers import ROOT
 
 LAYOUTS = {"1 worker, a model in each", "2 workers, one device process"}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.house import BIN, free_port
+from tests.servers import BIN, free_port
 
 BASE = "localhost/kaiten-test-base:bookworm"
 PROGRAMS = ("podman", "buildah", "runc", "debootstrap", "nginx")

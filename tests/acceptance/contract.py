@@ -15,7 +15,7 @@ from schemathesis import checks as registered
 from gateway.api_versions import DOCUMENTS
 from tests.acceptance.places import served
 from tests.acceptance.report import Report
-from tests.e2e.house import BIN, ROOT, Server
+from tests.servers import BIN, ROOT, Server
 
 LEAST_CASES = 10_000
 # Requests to each operation; those without a body have only so many different ones.

@@ -38,7 +38,7 @@ from monitors.feedback import accuracy_estimate
 from runners.tasks.text_classification.serving import load
 from tests.acceptance.report import Report
 from tests.acceptance.shifts import SHIFTS, Shift
-from tests.e2e.house import BIN, ROOT, environment
+from tests.servers import BIN, ROOT, environment
 
 _DATA = ROOT.parent / "shared" / "data" / "banking77"
 _TAG = "banking:1.0.0"

@@ -23,7 +23,7 @@ from tests.acceptance.report import Report, console
 from tests.acceptance.soak import Slope
 from tests.acceptance.target import Target
 from tests.acceptance.watch import Watch
-from tests.e2e.house import ROOT, Server
+from tests.servers import ROOT, Server
 
 SECONDS = 300
 SEED = 20261125

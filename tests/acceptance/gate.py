@@ -20,7 +20,7 @@ from lifecycle.evaluate import rows
 from lifecycle.evaluate.measures import compare_versions
 from runners.tasks.text_classification.serving import load
 from tests.acceptance.report import Report
-from tests.e2e.house import BIN, ROOT, environment
+from tests.servers import BIN, ROOT, environment
 
 _DATA = ROOT.parent / "shared" / "data" / "banking77"
 _SHUFFLED = 1 / 3

@@ -19,9 +19,9 @@ from lifecycle.packaging.build import bento_files
 from tests.acceptance import containers
 from tests.acceptance.containers import BASE, Container, Machine, make_base
 from tests.acceptance.report import Report
-from tests.e2e.house import QUICKSTART, copied_store, environment, quickstart_texts, until_ready
 from tests.e2e.nginx import Proxy, proxying
 from tests.intrusion import attack, entering, listening_beside, processes_of, shown
+from tests.servers import QUICKSTART, copied_store, environment, quickstart_texts, until_ready
 
 MODEL = "support-intent"
 _LANES = 16

@@ -17,8 +17,8 @@ from tests.acceptance.places import TWO_WORKERS, Served, served
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target
 from tests.acceptance.watch import callers
-from tests.e2e.house import quickstart_texts, until_all_ready
 from tests.issuer import Issuer, issuing
+from tests.servers import quickstart_texts, until_all_ready
 
 _ROTATING_S, _HANGING_S, _AWAY_S = 180, 30, 60
 _ROTATION_EVERY_S, _SETTLED_S = 5, 8

@@ -17,7 +17,7 @@ from tests.acceptance.load import Load, closed_loop
 from tests.acceptance.places import TWO_WORKERS, Served, fragile, served
 from tests.acceptance.report import Report
 from tests.acceptance.watch import callers
-from tests.e2e.house import quickstart_texts
+from tests.servers import quickstart_texts
 
 LANES = 32
 # Of the rate that both workers had: one of them alone, less what starting another takes.

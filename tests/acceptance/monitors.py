@@ -16,7 +16,7 @@ from tests.acceptance.load import closed_loop
 from tests.acceptance.places import TWO_WORKERS, Served, served
 from tests.acceptance.report import Report, console
 from tests.acceptance.soak import LANES, REQUESTS, WINDOWS, Slope, counted, soaked
-from tests.e2e.house import quickstart_texts
+from tests.servers import quickstart_texts
 
 _OFF = {"KAITEN_PROFILES__ENABLED": "false", "KAITEN_FEEDBACK__ENABLED": "false"}
 _ROUNDS, _ROUND_S, _WARM_UP_S = 10, 10.0, 5.0

@@ -16,7 +16,7 @@ from tests.acceptance.places import Served, served
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target
 from tests.acceptance.watch import Usage
-from tests.e2e.house import quickstart_texts
+from tests.servers import quickstart_texts
 
 TIMES = 3
 _WARM_UP_S, _CAPACITY_S, _FIRST_S, _RECOVERY_S, _NORMAL_WITHIN_S = 4, 15, 10, 6, 2

@@ -10,7 +10,7 @@ from benchmarks.client import Pool
 from lifecycle.card import ModelCard
 from tests.acceptance.target import Target
 from tests.acceptance.watch import Watch
-from tests.e2e.house import ROOT, Server, environment, serving
+from tests.servers import ROOT, Server, environment, serving
 
 RESULTS = Path(__file__).parent / "results"
 ONE_WORKER: Mapping[str, str] = {}

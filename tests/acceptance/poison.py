@@ -13,7 +13,7 @@ from tests.acceptance.fragile_classification.serving import POISON
 from tests.acceptance.load import closed_loop
 from tests.acceptance.places import Served, fragile
 from tests.acceptance.report import Report
-from tests.e2e.house import quickstart_texts
+from tests.servers import quickstart_texts
 
 # Their requests fit into the queue: a rejection is not a failure, but would count as one.
 LANES = 32

@@ -27,7 +27,7 @@ from benchmarks.client import Pool
 from tests.acceptance.load import closed_loop
 from tests.acceptance.places import Served, served
 from tests.acceptance.report import Report
-from tests.e2e.house import BIN, copied_store, environment, quickstart_texts
+from tests.servers import BIN, copied_store, environment, quickstart_texts
 
 _LONG, _SHORT = 8192, 512
 _READY_S, _SLOWER, _TOLERANCE = 20.0, 1.5, 1e-4

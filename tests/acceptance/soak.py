@@ -11,7 +11,7 @@ import numpy as np
 from tests.acceptance.load import closed_loop
 from tests.acceptance.places import Served, served
 from tests.acceptance.report import Report, console
-from tests.e2e.house import quickstart_texts
+from tests.servers import quickstart_texts
 
 LANES = 64
 REQUESTS = 200_000

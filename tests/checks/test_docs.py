@@ -34,7 +34,7 @@ CALL = re.compile(
 
 
 def commands(text: str) -> list[list[str]]:
-    """Return the words after `kaiten` of each call in a text, with lines joined that go on."""
+    """Return the words after `kaiten` of each call in a text, after joining continued lines."""
     joined = re.sub(r"\\\n\s*|>-\n\s*|(?<=\S)\n\s+(?=--)", " ", text)
     return [words(found["rest"]) for found in CALL.finditer(joined)]
 

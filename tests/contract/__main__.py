@@ -1,4 +1,4 @@
-"""`make contract`: write what is made from the code, unless a version's wire would break."""
+"""`make contract`: write the generated files, unless a version's wire format would break."""
 
 import sys
 

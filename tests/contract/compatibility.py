@@ -1,7 +1,7 @@
-"""What a change of a document would break for callers who were written to the old one.
+"""Find the changes of an OpenAPI document that would break callers of the old one.
 
-A request may ask for less than before, and an answer may hold more. Whatever is neither is told,
-each with its place: a version's wire is frozen, and such a change needs a version of its own.
+A request may require less than before, and an answer may hold more. Every other change is reported
+with its place: the wire format of a version is frozen, and such a change needs a new version.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,7 +37,7 @@ class _Side:
 
 
 def breaks(old: Json, new: Json) -> list[str]:
-    """Return what would break, a line each; nothing if every caller of the old can go on."""
+    """Return a line for each breaking change, none if every caller of the old document works."""
     return [*_paths(old, new)]
 
 
@@ -116,7 +116,7 @@ def _header(place: str, old: _Side, new: _Side) -> Iterator[str]:
 
 
 def _request(place: str, old: _Side, new: _Side) -> Iterator[str]:
-    """Tell what was taken, and is no more."""
+    """Yield the requests that the new document no longer accepts."""
     was, now = old.whole(), new.whole()
     yield from _changed(place, was, now)
     yield from _narrowed(place, was, now)
@@ -132,7 +132,7 @@ def _request(place: str, old: _Side, new: _Side) -> Iterator[str]:
 
 
 def _response(place: str, old: _Side, new: _Side) -> Iterator[str]:
-    """Tell what was sure of an answer, and is no more.
+    """Yield the guarantees about an answer that the new document no longer gives.
 
     Only values may be added where they were counted up: a code of an error, whose status tells
     callers what to do.

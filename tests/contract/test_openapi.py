@@ -79,7 +79,7 @@ def told(version: str, path: str, method: str, answer: httpx.Response) -> None:
         assert name in answer.headers or not header.get("required")
         sent = answer.headers.get(name)
         assert sent is None or sent in header["schema"].get("enum", [sent])
-    # Those for browsers are on every answer of any server, and no part of what is agreed upon.
+    # Headers for browsers are on every answer and not part of the contract.
     settings = Settings.model_construct()
     usual = {name.decode() for name, _ in ResponseHeaders(TABLE, settings).of_route(None)}
     may = {"Content-Type", "Content-Length", *declared["headers"], *usual}
@@ -139,7 +139,7 @@ def test_a_prediction_documents_every_failure_that_can_occur(version: str, path:
         for status in answers.keys() - {"200"}
         for code in codes_of(schema_of(version, path, "post", int(status)))
     }
-    # A known path is found, nobody is there to be told 499, and version 1 names no model.
+    # The paths exist, a caller that left receives no 499, and version 1 names no model.
     never = {(404, "not_found"), (499, "caller_gone")}
     # And it goes without the database.
     never |= {(503, "database_unavailable")}

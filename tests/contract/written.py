@@ -57,7 +57,7 @@ def read(path: Path) -> Json:
 
 
 def told(version: str, found: list[str]) -> str:
-    """Return what is to be done about a wire that has changed."""
+    """Return the next step after a change of the wire format."""
     lines = "".join(f"\n  {each}" for each in found)
     specs = route_table(Settings.model_construct()).specs
     routes = ", ".join(spec.path for spec in specs if spec.api_version == version)

@@ -1,4 +1,4 @@
-"""Checks what is deployed: `make check-deploy`. It asks neither a cluster nor the network."""
+"""`make check-deploy`: check deploy/ and the workflows, without a cluster or a network."""
 
 import subprocess
 import sys

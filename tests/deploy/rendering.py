@@ -18,7 +18,7 @@ Manifest = dict[str, Any]
 
 
 class NotRendered(Exception):
-    """A folder that kubectl can not render; the message is what kubectl says."""
+    """A folder that kubectl cannot render; the message is that of kubectl."""
 
 
 def kustomizations(scratch: Path) -> dict[str, Path]:
@@ -39,7 +39,12 @@ def _with_keda(overlay: Path, scratch: Path) -> Path:
 
 
 def render(folder: Path) -> str:
-    """Return the manifests of a kustomization as YAML; NotRendered for what is wrong with it."""
+    """Return the manifests of a kustomization as YAML.
+
+    Raises:
+        NotRendered: kubectl refuses the kustomization.
+
+    """
     if not shutil.which("kubectl"):
         raise NotRendered(WANTED)
     command = ["kubectl", "kustomize", str(folder)]

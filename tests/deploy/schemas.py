@@ -28,7 +28,7 @@ Manifest = dict[str, Any]
 
 
 def findings(manifest: Manifest) -> Iterator[str]:
-    """Yield what is wrong with a manifest."""
+    """Yield the faults of a manifest."""
     kind = str(manifest.get("kind"))
     if kind in CUSTOM:
         return _of_custom(manifest, CUSTOM[kind])
@@ -91,7 +91,7 @@ def _of_inference_service(manifest: Manifest) -> Iterator[str]:
 
 
 def main(paths: list[str]) -> None:
-    """Write what is wrong with the manifests in these files to standard output."""
+    """Write the faults of the manifests in these files to standard output."""
     for path in paths:
         for manifest in yaml.safe_load_all(Path(path).read_text(encoding="utf-8")):
             name = f"{manifest.get('kind')}/{manifest.get('metadata', {}).get('name')}"

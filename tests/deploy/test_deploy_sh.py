@@ -60,7 +60,7 @@ exit "$SMOKE"
 
 @dataclass
 class Cluster:
-    """A checkout with one overlay, and what is called from it."""
+    """A checkout with one overlay, and the calls that its script makes."""
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict)

@@ -29,7 +29,7 @@ class ToolFailed(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a file."""
+    """A fault of a file."""
 
     path: Path
     what: str
@@ -42,7 +42,7 @@ class Tools:
     folder: Path
 
     def kustomize(self, folders: Sequence[Path]) -> Iterator[Finding]:
-        """Yield the kustomizations that can not be rendered."""
+        """Yield the kustomizations that cannot be rendered."""
         for folder in folders:
             try:
                 render(folder)
@@ -71,7 +71,7 @@ class Tools:
                 yield Finding(Path(each["file_abs_path"]), what)
 
     def promtool(self, paths: Sequence[Path]) -> Iterator[Finding]:
-        """Yield the rules that can not be read, and the tests of rules that fail."""
+        """Yield the rules that cannot be read, and the tests of rules that fail."""
         for path in paths:
             what = "test" if path.name.endswith(".test.yaml") else "check"
             done = self._start("promtool", what, "rules", path)
@@ -79,7 +79,7 @@ class Tools:
                 yield Finding(path, " ".join((done.stdout + done.stderr).split()))
 
     def hadolint(self, paths: Sequence[Path]) -> Iterator[Finding]:
-        """Yield what is wrong with Dockerfiles; .hadolint.yaml says what is left, and why."""
+        """Yield faults of Dockerfiles; .hadolint.yaml lists the ignored rules with reasons."""
         options = ("--config", ROOT / ".hadolint.yaml", "--format=json")
         for each in self._json("hadolint", *options, *paths):
             what = f"{each['line']}: {each['code']}: {each['message']}"
@@ -110,7 +110,7 @@ class Tools:
                 yield Finding(Path(path), f"{line}: {each['ident']}: {each['desc']}")
 
     def yamllint(self, paths: Sequence[Path]) -> Iterator[Finding]:
-        """Yield what is wrong with the form of YAML files; .yamllint.yaml says what form."""
+        """Yield faults in the form of YAML files, by the rules of .yamllint.yaml."""
         options = ("--config-file", ROOT / ".yamllint.yaml", "--format=parsable")
         for line in self._run("yamllint", *options, *paths, codes={0, 1, 2}).splitlines():
             path, _, what = line.partition(":")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.house import Server, environment, quickstart_store, quickstart_texts, serving
+from tests.servers import Server, environment, quickstart_store, quickstart_texts, serving
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.house import ROOT, Process, free_port, running
+from tests.servers import ROOT, Process, free_port, running
 
 PROFILE = ROOT / "deploy" / "nginx" / "kaiten.conf"
 # Debian keeps it where only root looks for programs.
@@ -45,7 +45,7 @@ class Proxy:
     process: Process
 
     def turn_to(self, port: int) -> None:
-        """Send what comes from now on to another port; what is under way ends where it is."""
+        """Send new requests to another port; current requests end at the old one."""
         profile, before = self.folder / "kaiten.conf", f"server 127.0.0.1:{self.upstream[-1]};"
         text = profile.read_text(encoding="utf-8")
         assert before in text
@@ -56,7 +56,7 @@ class Proxy:
 
     @property
     def access_log(self) -> str:
-        """What was logged; a line comes after its answer, so look once nginx has ended."""
+        """The access log, complete once nginx has ended: it writes a line after its answer."""
         return (self.folder / "access.log").read_text(encoding="utf-8")
 
 
@@ -81,7 +81,7 @@ def proxying(
         assert shipped in profile, shipped
         profile = profile.replace(shipped, own)
     (folder / "kaiten.conf").write_text(profile, encoding="utf-8")
-    # Without it, root's workers become somebody who may not enter the folder.
+    # Without it, workers of root change to an account that may not enter the folder.
     user = "user root root;" if os.geteuid() == 0 else ""
     main = folder / "nginx.conf"
     main.write_text(_MAIN.format(folder=folder, user=user), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A real bento: built twice, and served as a deployment would, until it is told to end."""
+"""A real bento: built twice, and served as in a deployment, until SIGTERM."""
 
 import json
 import secrets
@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from lifecycle.packaging.build import PROVENANCE, SBOM, bento_files
-from tests.e2e.house import (
+from tests.servers import (
     BIN,
     QUICKSTART,
     ROOT,
@@ -183,7 +183,7 @@ def test_bento_drains_before_it_ends(built: Built, tmp_path: Path) -> None:
 
 
 class Lane(threading.Thread):
-    """A caller that asks on one connection, until it is told to go elsewhere."""
+    """A caller that uses one connection until an answer closes it."""
 
     def __init__(self, url: str, token: str, number: int) -> None:
         super().__init__(daemon=True)

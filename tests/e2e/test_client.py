@@ -24,7 +24,7 @@ from kaiten_client import (
     UnexpectedAnswer,
     UnknownModel,
 )
-from tests.e2e.house import ROOT, Server, free_port
+from tests.servers import ROOT, Server, free_port
 
 TEXTS = ["I forgot my password", "Where is my parcel?"]
 
@@ -85,7 +85,7 @@ def test_nobody_works_on_after_the_time_limit(server: Server, token: str, texts:
     long = [" ".join(texts[start : start + 20]) for start in range(256)]
     with Client(server.url, token=token, retries=0) as client, pytest.raises(KaitenError) as raised:
         client.predict(long, timeout_s=0.2)
-    # The latter where the length of the queue told it beforehand.
+    # RateLimited if the queue is too long for the time limit.
     assert isinstance(raised.value, TimedOut | RateLimited)
     line = json.loads(server.process.wait_for(raised.value.request_id)[0])
     # 499 where a busy machine is late with its 504, and the client has left.

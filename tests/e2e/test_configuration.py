@@ -10,7 +10,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.e2e.house import BIN, ROOT, TLS, Server, environment, free_port, running, until_ready
+from tests.servers import BIN, ROOT, TLS, Server, environment, free_port, running, until_ready
 
 # The other addresses of the loopback are there as well.
 HOST = "127.0.0.2"

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.api_versions import DOCUMENTS
 from tests.acceptance.contract import fuzzed
-from tests.e2e.house import Server
+from tests.servers import Server
 
 
 @pytest.mark.parametrize("version", DOCUMENTS)

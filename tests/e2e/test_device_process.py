@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.house import (
+from tests.servers import (
     BIN,
     STOP_LIMIT_S,
     Server,

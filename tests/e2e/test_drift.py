@@ -1,4 +1,4 @@
-"""Drift of a server with two workers, told alike by both, whichever of them is killed."""
+"""Both workers report the same drift, even after one of them is killed."""
 
 import os
 import re
@@ -14,7 +14,7 @@ import pytest
 from monitors.drift.spool import Spool
 from monitors.drift.whylogs_profiles import Profile
 from tests.acceptance.places import TWO_WORKERS, Served, served
-from tests.e2e.house import TLS, quickstart_texts, until_all_ready
+from tests.servers import TLS, quickstart_texts, until_all_ready
 
 Json = Any
 WINDOW, HELD_OUT = 60, 238
@@ -64,7 +64,7 @@ def usual() -> list[str]:
 
 
 def after(drift: Callable[[], Json], windows: int) -> Json:
-    """Return what is told once so many windows were judged."""
+    """Return the drift report once this many windows are judged."""
     found = next((each for _ in range(LIMIT) if (each := drift())["windows"] >= windows), None)
     assert found is not None, f"no {windows} windows were judged"
     return found
@@ -109,7 +109,7 @@ def test_whoever_is_killed_takes_no_window_along(
     before = operator()["windows"]
     first, second = usual()[: WINDOW // 2], usual()[WINDOW // 2 :]
     ask(watched, first)
-    # What is in the spool by now is nobody's to lose; it is there within a second.
+    # A killed worker does not lose spooled rows; they are spooled within a second.
     spool = Spool(Path(watched.server.env["KAITEN_HOME"]) / "drift" / "spool")
     (source,) = spool.sources("support-intent:1.0.0")
     spooled = (sum(part.rows for part in spool.parts(source)) for _ in range(LIMIT * 100))

@@ -1,4 +1,4 @@
-"""Labels for what was answered, over two workers: by SQLite, and by a PostgreSQL that restarts."""
+"""Feedback over two workers, stored in SQLite and in a PostgreSQL that restarts."""
 
 import re
 import time
@@ -18,8 +18,8 @@ from sqlalchemy.engine import URL, make_url
 
 from monitors.feedback.tables import feedback, predictions
 from tests.acceptance.watch import Watch
-from tests.e2e.house import TLS, Server, environment, serving, until_all_ready
 from tests.postgres_server import postgres_server
+from tests.servers import TLS, Server, environment, serving, until_all_ready
 
 TEXTS = ["I forgot my password", "Where is my parcel?"]
 ANSWERS = ["login_problem", "order_status"]
@@ -29,7 +29,7 @@ ENOUGH = 2000
 
 @dataclass
 class Callers:
-    """Ask, and say what was right, by connections of their own; note what was accepted."""
+    """Ask and send feedback, each on a new connection, and record the accepted labels."""
 
     server: Server
     url: URL
@@ -153,7 +153,7 @@ def test_labels_tell_how_good_answers_are_and_outlast_a_killed_worker(with_sqlit
     victim, _ = Watch(callers.server.process.popen.pid).workers()
     before = {*callers.answered}
     callers.kill_while_they_ask(victim)
-    # Lost with the killed worker, or told to come again by one that had too much to do.
+    # The killed worker lost the request, or the other one was too busy.
     assert set(callers.refused) <= {0, 503}
     until_all_ready(callers.server.url)
     callers.many(10, ANSWERS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.house import BIN, QUICKSTART, copied_store, environment, serving
+from tests.servers import BIN, QUICKSTART, copied_store, environment, serving
 
 TAG = "support-intent:1.0.0"
 ROWS = QUICKSTART / "data" / "test.jsonl"
@@ -58,7 +58,7 @@ def test_from_quickstart_to_production(env: Mapping[str, str], tmp_path: Path) -
     (folder,) = {*reports.iterdir()} - {first}
     page = (folder / "report.html").read_text()
     assert "<svg" in page
-    # It asks nobody for anything.
+    # The page loads nothing.
     assert not re.search(r'(src|href)="(?!#|data:)|url\((?!#)|@import|<script', page)
     assert (folder / "reference.bin").stat().st_size > 1000
     # Fourteen labels by 384.

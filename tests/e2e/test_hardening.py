@@ -5,7 +5,7 @@ import socket
 import httpx
 import pytest
 
-from tests.e2e.house import Server
+from tests.servers import Server
 
 PICKLE = "application/vnd.bentoml+pickle"
 PATHS = [

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.acceptance.field.http_clients import CLIENTS, Program, ask_all, judged, requests_of
-from tests.e2e.house import Server
+from tests.servers import Server
 
 COUNT = 24
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from monitors.drift.spool import Spool, concatenate, read
-from tests.e2e.house import (
+from tests.servers import (
     BIN,
     ROOT,
     Server,

@@ -14,8 +14,8 @@ from redis import Redis
 
 from gateway.auth.minting import mint
 from kaiten.settings.models import AuthSettings
-from tests.e2e.house import TLS, Server, environment, serving
 from tests.redis_server import RedisServer, redis_server
+from tests.servers import TLS, Server, environment, serving
 
 SECRET = "0123456789abcdef" * 4
 LIMIT = 20

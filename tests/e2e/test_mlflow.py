@@ -1,4 +1,4 @@
-"""From a local MLflow registry into the store, by the command, with what is told beside it."""
+"""`kaiten register` of a version in a local MLflow registry, and its messages."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.house import BIN, environment
+from tests.servers import BIN, environment
 
 LOG = """
 import sys

@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.house import TLS, Server, free_port
 from tests.e2e.nginx import NGINX, Proxy, proxying
 from tests.e2e.upstream import Upstream, listening
 from tests.e2e.wire import Connection, get, post
+from tests.servers import TLS, Server, free_port
 
 pytestmark = [
     pytest.mark.skipif(NGINX is None, reason="needs nginx: apt-get install nginx-light"),

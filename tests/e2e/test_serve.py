@@ -14,7 +14,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.house import QUICKSTART, Server, environment, serving
+from tests.servers import QUICKSTART, Server, environment, serving
 
 SAME = 1e-4
 

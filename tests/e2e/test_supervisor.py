@@ -13,7 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.watch import Watch
-from tests.e2e.house import (
+from tests.intrusion import attack, endpoints_of, may_become_another, processes_of, shown
+from tests.servers import (
     BIN,
     ROOT,
     TLS,
@@ -25,7 +26,6 @@ from tests.e2e.house import (
     serving,
     until_all_ready,
 )
-from tests.intrusion import attack, endpoints_of, may_become_another, processes_of, shown
 
 pytestmark = [
     pytest.mark.skipif(not may_become_another(), reason="only root may become another account"),

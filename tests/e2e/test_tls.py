@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.certificates import Authority
-from tests.e2e.house import BIN, Server, environment, free_port, running
+from tests.servers import BIN, Server, environment, free_port, running
 
 HOST = "kaiten.example"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -36,7 +36,7 @@ class Mutual:
         headers: dict[str, str] | None = None,
         version: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
     ) -> httpx.Response:
-        """Ask as a caller elsewhere does, who knows the server's authority and its name."""
+        """Ask as a remote caller that knows the server's authority and its name."""
         context = ssl.create_default_context(cafile=self.authority)
         context.maximum_version = version
         if client:

@@ -14,15 +14,15 @@ import httpx
 import pytest
 
 from kaiten.settings.models import AuthSettings
-from tests.e2e.house import BIN, TLS, Server, environment, serving, until_all_ready
 from tests.issuer import Issuer, issuing
 from tests.redis_server import RedisServer, redis_server
+from tests.servers import BIN, TLS, Server, environment, serving, until_all_ready
 
 WORKERS = 2
 # Each request has a connection of its own, which either worker takes: all of so many go to one of
 # them once in ten million times.
 ENOUGH = 24
-# Of them, the workers read anew what was revoked once a moment.
+# The workers reload the revocations several times in so many rounds.
 ROUNDS = 200
 
 
@@ -97,7 +97,7 @@ def test_tokens_of_others_are_refused(house: House) -> None:
     stranger = Issuer(family="strangers")
     for token in (
         stranger.token(),
-        # Who signs with a key of his own, under the id of one that is published.
+        # Signed with another key, under the id of a published one.
         stranger.token(iss=house.issuer.name),
         house.issuer.token(aud="others"),
         house.issuer.token(exp=1),
@@ -154,7 +154,7 @@ def test_known_keys_hold_while_the_issuer_is_away(house: House) -> None:
     house.issuer.down()
     assert house.statuses(bearer(house.issuer.token("dave"))) == {200: ENOUGH}
     house.issuer.rotate()
-    # Nobody can tell whether the issuer has such a key.
+    # The server cannot find out whether the issuer has such a key.
     assert house.statuses(bearer(house.issuer.token()), 1) == {503: 1}
     house.issuer.up()
     assert house.statuses(bearer(house.issuer.token())) == {200: ENOUGH}

@@ -1,4 +1,4 @@
-"""The shipped Prometheus, rules, dashboard and Alertmanager, really run, until somebody is told."""
+"""The shipped rules, dashboard and Alertmanager configuration, from a metric to a webhook."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.house import TLS, Server, free_port
 from tests.e2e.watching import (
     DEPLOY,
     Page,
@@ -21,6 +20,7 @@ from tests.e2e.watching import (
     prometheus,
     shipped,
 )
+from tests.servers import TLS, Server, free_port
 
 # Looks of Prometheus, a second apart.
 LOOKS = 60
@@ -28,7 +28,7 @@ LOOKS = 60
 
 @dataclass(frozen=True)
 class Watch:
-    """A page that is watched, and whom it is told."""
+    """A metrics page with the Prometheus, Alertmanager and webhook behind it."""
 
     page: Page
     webhook: Webhook

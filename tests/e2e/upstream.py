@@ -30,7 +30,7 @@ class Upstream:
         return self._requests.get(timeout=_LIMIT_S)
 
     def rest(self) -> list[bytes]:
-        """Return what has come besides."""
+        """Return the remaining requests."""
         return [self._requests.get() for _ in range(self._requests.qsize())]
 
     def accept(self) -> None:
@@ -73,7 +73,7 @@ def listening() -> Iterator[Upstream]:
         yield upstream
     finally:
         upstream.let_go.set()
-        # Closing alone does not wake who waits in accept.
+        # Closing alone does not wake a thread that waits in accept.
         upstream.listener.shutdown(socket.SHUT_RDWR)
         accepting.join()
         upstream.listener.close()

@@ -1,4 +1,4 @@
-"""Starts a real Prometheus and a real Alertmanager with what we ship, and what is around them."""
+"""Start a Prometheus and an Alertmanager with the shipped files, a metrics page and a webhook."""
 
 import json
 import queue
@@ -15,8 +15,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.e2e.house import READY_LIMIT_S, ROOT, TLS, environment, free_port, running
 from tests.exposition import Exposition
+from tests.servers import READY_LIMIT_S, ROOT, TLS, environment, free_port, running
 
 DEPLOY = ROOT / "deploy"
 

@@ -1,4 +1,4 @@
-"""Connections on which tests may send what is no HTTP."""
+"""Connections that send any bytes, also bytes that are not HTTP."""
 
 import json
 import socket
@@ -12,7 +12,7 @@ LIMIT_S = 60
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer, whoever gave it."""
+    """An answer of nginx or of the server."""
 
     status: int
     headers: Message
@@ -31,7 +31,7 @@ class Answer:
 
 
 class Connection:
-    """A connection on which one may send what is no HTTP."""
+    """A connection that sends any bytes, also bytes that are not HTTP."""
 
     def __init__(self, port: int, source: str = "127.0.0.1") -> None:
         self.socket = socket.create_connection(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.house import BIN, QUICKSTART, Server, environment, quickstart_store, serving
+from tests.servers import BIN, QUICKSTART, Server, environment, quickstart_store, serving
 
 MODEL = "support-intent:1.0.0"
 

@@ -27,7 +27,7 @@ from kaiten.settings.models import AuthSettings
 from tests.acceptance.places import Served, served
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target
-from tests.e2e.house import ROOT, quickstart_texts
+from tests.servers import ROOT, quickstart_texts
 
 BEFORE: Mapping[str, object] = {
     "light_alone_p50_s": 0.013,

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.acceptance.field.http_clients import reference_labels
 from tests.acceptance.places import served
 from tests.acceptance.report import Report
-from tests.e2e.house import ROOT
+from tests.servers import ROOT
 
 BEFORE: dict[str, object] = {}
 FORKS, CHILDREN = 300, 4

@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.acceptance.places import Served, served
 from tests.acceptance.report import Report
-from tests.e2e.house import quickstart_texts
+from tests.servers import quickstart_texts
 
 PROGRAMS = Path(__file__).parent / "clients"
 BEFORE: dict[str, object] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.acceptance.places import Served, served
 from tests.acceptance.report import Report
-from tests.e2e.house import BIN, environment, free_port, running
+from tests.servers import BIN, environment, free_port, running
 
 BEFORE: dict[str, object] = {}
 CONNECTIONS = 120

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from tests.acceptance.report import Report
-from tests.e2e.house import Server, environment, serving, until_ready
+from tests.servers import Server, environment, serving, until_ready
 
 BEFORE = {
     "SQLite locked for 20 s: seconds until a label is refused": "5.0, each of 16",

@@ -18,8 +18,8 @@ import psutil
 
 from tests.acceptance.places import TWO_WORKERS
 from tests.acceptance.report import Report
-from tests.e2e.house import BIN, ROOT, STOP_LIMIT_S, Server, environment, free_port, until_ready
-from tests.e2e.house import Process as Kept
+from tests.servers import BIN, ROOT, STOP_LIMIT_S, Server, environment, free_port, until_ready
+from tests.servers import Process as Kept
 from tests.small_disk import fill, mounted
 
 # At 0.3 of the full size.

@@ -27,7 +27,7 @@ from tests.acceptance.load import Load, Offer, closed_loop, open_loop
 from tests.acceptance.places import ONE_WORKER, TWO_WORKERS, Served, served
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target
-from tests.e2e.house import quickstart_texts
+from tests.servers import quickstart_texts
 
 # In seconds, with one worker, on two cores shared with seven other suites.
 BEFORE = {

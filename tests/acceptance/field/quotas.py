@@ -14,8 +14,8 @@ from kaiten.settings.models import AuthSettings
 from tests.acceptance.places import Served, served
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target
-from tests.e2e.house import quickstart_texts
 from tests.redis_server import redis_server
+from tests.servers import quickstart_texts
 
 BEFORE: Mapping[str, object] = {"tokens_computed_of_a_limit_of_3000": "67,000 to 88,000"}
 _LIMIT, _BATCH, _REQUESTS, _ROUNDS, _TEXTS, _STAY_S = 3000, 512, 100, 3, 64, 1.0

@@ -9,8 +9,8 @@ from pathlib import Path
 from tests.acceptance.load import closed_loop
 from tests.acceptance.places import served
 from tests.acceptance.report import Report
-from tests.e2e.house import quickstart_texts
 from tests.redis_server import redis_server
+from tests.servers import quickstart_texts
 
 BEFORE: Mapping[str, object] = {"switches_at_600_ms": 43}
 _DELAYS_S, _SECONDS, _LANES = (0.2, 0.45, 0.6, 1.0), 20.0, 8

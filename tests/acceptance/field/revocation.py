@@ -23,9 +23,9 @@ from gateway.auth.credential_stores import FileCredentials
 from gateway.auth.redis_credential_store import RedisCredentials
 from kaiten.errors import StateUnavailable
 from tests.acceptance.report import Report
-from tests.e2e.house import BIN, Server, environment, serving, until_all_ready
 from tests.redis_server import RedisServer, redis_server
 from tests.revocations import ServerProcesses
+from tests.servers import BIN, Server, environment, serving, until_all_ready
 
 BEFORE = {
     "emptied Redis, the operator writes first: revoked token accepted": "8 of 8",

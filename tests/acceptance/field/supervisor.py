@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.places import TWO_WORKERS, Served, served
 from tests.acceptance.report import Report
-from tests.e2e.house import BIN, ROOT, copied_store, environment, until_all_ready
 from tests.intrusion import attack, endpoints_of, may_become_another, processes_of, shown
+from tests.servers import BIN, ROOT, copied_store, environment, until_all_ready
 
 BEFORE: Mapping[str, object] = {
     "endpoints of the supervisor in production": 2,

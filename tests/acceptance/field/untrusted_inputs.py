@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.acceptance.report import Report
-from tests.e2e.house import BIN, ROOT, environment
+from tests.servers import BIN, ROOT, environment
 
 BEFORE = {
     "folders of 6 that were registered": 6,

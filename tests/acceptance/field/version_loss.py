@@ -11,7 +11,7 @@ import httpx
 
 from tests.acceptance.places import TWO_WORKERS, Served, served
 from tests.acceptance.report import Report
-from tests.e2e.house import copied_store
+from tests.servers import copied_store
 
 BEFORE = {
     "the version is gone: answers of 40": 40,

@@ -16,7 +16,7 @@ import pytest
 
 from kaiten_client import AsyncClient, Client, MismatchedAnswer, PredictResponse
 from kaiten_client.target import proxy_mounts
-from tests.e2e.house import ROOT
+from tests.servers import ROOT
 from tests.unit.client.forking import Orders
 from tests.unit.client.house import BOTH, GOOD, House
 

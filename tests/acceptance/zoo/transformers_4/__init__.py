@@ -18,7 +18,7 @@ from pathlib import Path
 from runners.probe_texts import PROBE_TEXTS
 from tests.acceptance.zoo.specimens import MAX_LENGTH
 from tests.acceptance.zoo.tokenizers import KINDS, Kind, Vocabularies
-from tests.e2e.house import BIN, ROOT, environment
+from tests.servers import BIN, ROOT, environment
 
 ARCHIVE = Path(__file__).with_name("saved.tar.xz")
 # The ids that 4.57 itself gives for PROBE_TEXTS, in each saved folder.

@@ -26,8 +26,8 @@ from monitors.feedback.database import (
     database_url,
 )
 from monitors.feedback.tables import HEAD, METADATA, VERSION_TABLE, predictions
-from tests.e2e.house import free_port
 from tests.postgres_server import PostgresServer, postgres_server
+from tests.servers import free_port
 from tests.unit.monitors.feedback.house import row
 from tests.unit.monitors.feedback.process import ROWS, TIMES, write
 

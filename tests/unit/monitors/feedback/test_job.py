@@ -13,7 +13,7 @@ from monitors.feedback.job import FeedbackJob
 from monitors.feedback.labels import Labels
 from monitors.feedback.retention import Pruner
 from monitors.feedback.windows import QualityWindows
-from tests.e2e.house import free_port
+from tests.servers import free_port
 from tests.unit.monitors.feedback.house import know, put, row, truths
 
 

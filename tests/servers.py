@@ -25,7 +25,7 @@ from filelock import FileLock
 from gateway.auth.minting import mint
 from kaiten.settings.models import AuthSettings
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "examples" / "quickstart"
 BIN = Path(sys.executable).parent
 READY_LIMIT_S = 120
@@ -33,7 +33,7 @@ READY_LIMIT_S = 120
 STOP_LIMIT_S = 30
 # Shared, because loading all authorities for each client takes longer than its request.
 TLS = ssl.create_default_context()
-# Below those that the kernel gives away, so that nobody takes one before its server does.
+# Below the ephemeral ports of the kernel, which could take one before its server does.
 _PORTS = range(10_000, 32_000)
 
 
@@ -202,7 +202,7 @@ def until_all_ready(url: str, limit: int = 1000) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nobody has, of those that two processes of tests hardly draw at once."""
+    """Return a free port, at random, so that two test processes hardly draw the same one."""
     for port in random.SystemRandom().sample(_PORTS, 100):
         with socket.socket() as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
