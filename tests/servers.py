@@ -115,9 +115,11 @@ def environment(bentoml_home: Path, home: Path, **extra: str) -> dict[str, str]:
 
 
 def quickstart_store() -> Path:
-    """Return a model store with the quickstart model, made by its script where it is not there."""
-    sources = sorted([QUICKSTART / "train.py", *(QUICKSTART / "data").glob("*.jsonl")])
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+    """Return a store with the quickstart model; train it for new data or constants of train.py."""
+    data = [path.read_bytes() for path in sorted((QUICKSTART / "data").glob("*.jsonl"))]
+    script = (QUICKSTART / "train.py").read_text("utf-8")
+    constants = "".join(re.findall(r"^[A-Z0-9_]+ = .*$", script, re.MULTILINE))
+    digest = hashlib.sha256(b"".join([*data, constants.encode()])).hexdigest()[:12]
     home = ROOT / ".kaiten" / "tests" / f"bentoml-{digest}"
     home.parent.mkdir(parents=True, exist_ok=True)
     # `make test` runs two processes of tests; the second waits for the first one's model.
