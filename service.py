@@ -27,12 +27,12 @@ class Kaiten:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Warm the models up beside the server, so that liveness and readiness tell them apart."""
+        """Warm up the models while probes are answered; readiness shows when they are warm."""
         await app.worker.start()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Refuse what waits and write what was observed."""
+        """Reject waiting requests, and write pending events, labels and logs."""
         await app.worker.stop()
 
     async def __is_ready__(self) -> bool:

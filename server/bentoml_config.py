@@ -20,10 +20,10 @@ _IMAGE = Image(base_image="python:3.11-slim-bookworm", python_version="3.11", di
     "command -v uv >/dev/null || pip install --no-cache-dir uv==0.13.9"
 )
 
-# Of the form that new-style services have.
+# The version of the configuration of new-style services.
 _VERSION = 2
-# BentoML takes this key for a service's name, and fills it up as it does those.
-_FILLED_UP = "runner_connection"
+# BentoML takes this key for a service's name, and adds defaults to it.
+_PSEUDO_SERVICE = "runner_connection"
 
 
 def service_options(settings: Settings) -> dict[str, Any]:
@@ -43,42 +43,50 @@ def service_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def check(services: Mapping[str, Any], name: str) -> None:
-    """Raise InvalidSettings for what would have no effect on the service of this name.
+def check_services(services: Mapping[str, Any]) -> None:
+    """Check that every key below ``services`` has an effect.
 
-    ``services`` is BentoML's, merged from its defaults, its file and the environment: so a key is
-    found wherever it was set.
+    ``services`` are merged from BentoML's defaults, its file and the environment.
+
+    Raises:
+        InvalidSettings: A key has no effect on this service.
+
     """
-    problems = [*_of_no_service(services, name), *_unknown(services[name], ServiceConfig, name)]
+    problems = [
+        *_find_other_services(services),
+        *_find_unknown_keys(services[SERVICE_NAME], ServiceConfig, SERVICE_NAME),
+    ]
     if problems:
         raise InvalidSettings(problems, "BentoML's settings")
 
 
-def _of_no_service(services: Mapping[str, Any], name: str) -> Iterator[Detail]:
-    """Yield what stands beside the service: another name, or a value meant for all services."""
-    known, defaults = get_type_hints(ServiceConfig), get_default_config(_VERSION)["services"]
+def _find_other_services(services: Mapping[str, Any]) -> Iterator[Detail]:
+    """Yield keys beside the service: another name, or a setting for all services."""
+    settings, defaults = get_type_hints(ServiceConfig), get_default_config(_VERSION)["services"]
     for key, value in services.items():
-        if key in {name, _FILLED_UP} or (key in defaults and value == defaults[key]):
+        is_default = key in defaults and value == defaults[key]
+        if is_default or key in {SERVICE_NAME, _PSEUDO_SERVICE}:
             continue
-        if key in known:
-            reason = f"gives way to what {name} says of itself; write it below services.{name}"
+        if key in settings:
+            reason = f"is overridden by {SERVICE_NAME}'s own value; move it below "
+            reason += f"services.{SERVICE_NAME}"
         else:
-            reason = f"names no service here{_guess(key, [name, *known])}"
+            reason = f"names no service here{_suggest(key, [SERVICE_NAME, *settings])}"
         yield Detail(f"services.{key}", reason)
 
 
-def _unknown(found: Mapping[Any, Any], schema: type, path: str) -> Iterator[Detail]:
-    """Yield every key that BentoML reads nowhere, by its path."""
-    known = get_type_hints(schema)
-    for key, value in found.items():
-        if key not in known:
-            reason = f"is no key of BentoML's{_guess(key, [*known])}"
+def _find_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) -> Iterator[Detail]:
+    """Yield every key that BentoML does not read, by its path."""
+    types = get_type_hints(schema)
+    for key, value in section.items():
+        if key not in types:
+            reason = f"is not a key of BentoML's{_suggest(key, [*types])}"
             yield Detail(f"services.{path}.{key}", reason)
-        elif isinstance(value, Mapping) and hasattr(known[key], "__required_keys__"):
-            # A TypedDict; a plain dictionary may hold any key.
-            yield from _unknown(value, known[key], f"{path}.{key}")
+        elif isinstance(value, Mapping) and hasattr(types[key], "__required_keys__"):
+            # A TypedDict; a plain dictionary may have any key.
+            yield from _find_unknown_keys(value, types[key], f"{path}.{key}")
 
 
-def _guess(key: object, known: list[str]) -> str:
-    guesses = get_close_matches(str(key), known, n=1)
-    return f"; did you mean {guesses[0]}?" if guesses else f"; known: {', '.join(known)}"
+def _suggest(key: object, names: list[str]) -> str:
+    matches = get_close_matches(str(key), names, n=1)
+    return f"; did you mean {matches[0]}?" if matches else f"; known: {', '.join(names)}"

@@ -243,7 +243,7 @@ def _bentoml_service() -> tuple[object, float | None, dict[str, object] | None]:
             use_version=2,
         ).to_dict()["services"]
         service = services[_SERVICE]
-        import_module("server.bentoml_config").check(services, _SERVICE)
+        import_module("server.bentoml_config").check_services(services)
         timeout_s, own_tls = service["traffic"]["timeout"], service["ssl"]
         timeout_s = None if timeout_s is None else float(timeout_s)
         own_tls = own_tls if own_tls.get("enabled") or own_tls.get("certfile") else None

@@ -1,4 +1,4 @@
-"""What is done once, before a server's workers start: check all that may stop it, and hand down."""
+"""Runs once before the workers start: checks everything that may stop them, and hands it down."""
 
 import os
 import secrets
@@ -34,39 +34,38 @@ from runners.device_process.processes import DeviceProcesses, make_socket_folder
 from runners.engines import choose_engine
 from runners.engines.placement import devices, holders
 from runners.tasks import find_task
-from server import bentoml_config
-from server.bentoml_config import SERVICE_NAME
+from server.bentoml_config import SERVICE_NAME, check_services
 from server.models import find_baselines, find_models
 from server.worker import find_pseudonyms
 
 logger = structlog.get_logger("kaiten.service")
-# At least so many on average, in most languages.
+# The minimum on average in most languages.
 _CHARS_PER_TOKEN = 3
 
 
 def prepare(settings: Settings) -> None:
-    """Check the settings, secrets, models and engines, and give the workers what they need.
+    """Check settings, secrets, models and engines, and hand them down to the workers.
 
     Raises:
         SetupError: The server cannot start.
 
     """
-    # The workers' supervisor logs too, and must not wait either.
+    # The workers' supervisor logs too, and must not wait for the console either.
     writer.detach_console()
     configure_logging(settings.logging)
     check_bentoml_configuration()
     services = BentoMLContainer.config.services.get()
-    bentoml_config.check(services, SERVICE_NAME)
+    check_services(services)
     check_secret_sources()
-    in_force = services[SERVICE_NAME]
-    workers = process_count(in_force["workers"])
+    bentoml_settings = services[SERVICE_NAME]
+    workers = process_count(bentoml_settings["workers"])
     _log_configuration(settings, workers)
     _raise_descriptor_limit()
     folder = make_socket_folder()
     sockets = folder if settings.runners.process == "device" else None
     credentials_copy = folder / CREDENTIALS_FILE
     secret = secret_in_force(settings)
-    _check(settings, secret, in_force)
+    _check(settings, secret, bentoml_settings)
     _prepare_database(settings)
     if find_pseudonyms(settings, secret) is None:
         settings = with_pseudonym_key(settings, secrets.token_hex(32))
@@ -110,19 +109,23 @@ def _raise_descriptor_limit() -> None:
         logger.warning("few_descriptors", limit=limit, remedy=remedy)
 
 
-def _check(settings: Settings, secret: SigningSecret | None, in_force: Mapping[str, Any]) -> None:
-    check_bentoml_timeout(settings, in_force["traffic"]["timeout"])
+def _check(
+    settings: Settings, secret: SigningSecret | None, bentoml_settings: Mapping[str, Any]
+) -> None:
+    check_bentoml_timeout(settings, bentoml_settings["traffic"]["timeout"])
     build_tokens(settings, secret)
-    tls.check_tls(settings.tls, in_force["ssl"])
+    tls.check_tls(settings.tls, bentoml_settings["ssl"])
     _check_home(settings.home)
     check_folder(settings.logging)
     check_target(settings.profiles.target)
 
 
 def _check_home(home: Path) -> None:
-    """Raise InvalidSettings where state can not be kept: it would be missed when it is needed.
+    """Check that state can be stored. A full disk stops no start: predictions need no room on it.
 
-    A disk that is only full stops no start: predictions need no room on it.
+    Raises:
+        InvalidSettings: The folder is not writable.
+
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -130,12 +133,14 @@ def _check_home(home: Path) -> None:
             pass
     except OSError as error:
         if is_disk_full(error):
-            remedy = "make room: no labels, drift or new credentials are kept until then"
+            remedy = "make room: labels, drift and new credentials are lost until then"
             logger.warning("home_full", home=str(home.absolute()), remedy=remedy)
             return
-        reason = f"{home.absolute()} can not be written: {error.strerror}; name another folder"
-        remedy = f"{reason}, or give it to user {os.getuid()}"
-        raise InvalidSettings([Detail("KAITEN_HOME", remedy)], "where state is kept") from None
+        reason = (
+            f"{home.absolute()} cannot be written: {error.strerror}; name another folder, or give "
+            f"it to user {os.getuid()}"
+        )
+        raise InvalidSettings([Detail("KAITEN_HOME", reason)], "the folder of the state") from None
 
 
 def _check_model(model: StoredModel, settings: Settings) -> None:
@@ -155,9 +160,9 @@ def _check_model(model: StoredModel, settings: Settings) -> None:
 
 
 def _prepare_database(settings: Settings) -> None:
-    """Make its tables before any worker asks for them; one that is away stops no start.
+    """Create the tables before any worker uses them.
 
-    Then whoever reaches it first makes them.
+    An unavailable database stops no start: the first worker that reaches it creates them.
     """
     if not settings.feedback.enabled:
         return

@@ -53,12 +53,11 @@ if TYPE_CHECKING:
     from monitors.feedback.service import FeedbackService
 
 logger = structlog.get_logger("kaiten.service")
-# Python's default of 5 ms is what a thread back from inference waits for a busy event loop: as long
-# as a small batch takes to compute.
+# With Python's default of 5 ms, a thread that returns from inference waits so long for a busy event
+# loop: as long as a small batch takes to compute.
 _SWITCH_INTERVAL_S = 0.0001
-# Collections of young garbage before one that walks through all objects, a hundred times Python's
-# default: requests leave no cycles, and beside a full queue such a walk holds the event loop for
-# 150 ms.
+# Collections of young garbage before a full one, a hundred times Python's default: requests leave
+# no cycles, and beside a full queue a full collection blocks the event loop for 150 ms.
 _FULL_COLLECTION = 1000
 
 
@@ -94,12 +93,12 @@ def build_worker(settings: Settings, process: WorkerProcess) -> "Worker":
     try:
         secret = secret_in_force(settings)
         pseudonyms = find_pseudonyms(settings, secret)
-        # Once more: BentoML has configured its own since the service was imported.
+        # Again, because BentoML has configured its own since the service was imported.
         configure_logging(settings.logging, pseudonyms, process.index + 1)
         worker = Worker(settings, process, secret, pseudonyms, find_models(settings))
     except SetupError as error:
-        # BentoML's own lines are a traceback; the supervisor tries again, with the same end.
-        logger.error("worker_not_started", reason=error.message)  # noqa: TRY400  that is all
+        # BentoML logs a traceback, and the supervisor tries again.
+        logger.error("worker_not_started", reason=error.message)  # noqa: TRY400  not a bug
         raise
     release_snapshot()
     return worker
@@ -112,7 +111,7 @@ def find_pseudonyms(settings: Settings, secret: SigningSecret | None) -> Pseudon
 
 
 class Worker:
-    """What one worker holds. Nothing of it runs before ``start``.
+    """All parts of one worker. Nothing runs before ``start``.
 
     ``admission`` precedes its middleware, which ``wrap`` puts around BentoML's app.
     """
@@ -190,13 +189,13 @@ class Worker:
             asyncio.create_task(self._roster.publish(lambda: self.ready)),
         ]
         self._warming = asyncio.create_task(self._registry.start())
-        # What is here by now stays: the collector need not walk through it again and again.
+        # Objects from the start stay: the collector need not traverse them again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*gc.get_threshold()[:2], _FULL_COLLECTION)
 
     async def stop(self) -> None:
-        """Refuse what waits, and write what was observed."""
+        """Reject waiting requests, and write pending events, labels and logs."""
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -209,7 +208,7 @@ class Worker:
         if self._limiter is not None:
             await self._limiter.close()
         security_log.end_period()
-        # The signal that ends this process ends its threads.
+        # The signal that ends this process ends its threads, too.
         await asyncio.to_thread(writer.flush)
         if self._registry.hung:
             # Python would wait for the thread that hangs.
@@ -217,7 +216,7 @@ class Worker:
 
     @property
     def _subscribers(self) -> "list[Profiler | FeedbackService]":
-        """What predictions are handed to, each with a thread of its own."""
+        """The subscribers to prediction events that have threads of their own."""
         return [each for each in (self._profiler, self._feedback) if each is not None]
 
     def _build_metrics(self) -> Metrics:

@@ -483,7 +483,7 @@ class Batcher(Generic[InputT, ItemT, ResultT]):
     async def _check_device(self, batch: Sequence[_Entry[ItemT, ResultT]]) -> None:
         """Check the device after several failures in a row; an error ends the lane.
 
-        Otherwise a broken device would go on and fail every call.
+        Otherwise a broken device would fail every call.
         """
         if len(batch) == 1:
             self._failures_in_a_row += 1

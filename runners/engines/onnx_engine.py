@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine: the network as it was exported at registration, on the CPU."""
+"""The ONNX Runtime engine: the network that registration exported, on the CPU."""
 
 from pathlib import Path
 
@@ -12,16 +12,16 @@ from runners.engines.base import Computed, TokenBatch
 
 
 class OnnxEngine:
-    """Computes a batch on one thread in each lane, or a lone batch on all threads at once.
+    """Computes a batch on one thread in each lane, or a single batch on all threads.
 
-    Several runs of one thread beat one run of several: they need no worker threads, which would
-    spin on the cores that the server needs.
+    Several runs of one thread are faster than one run of several: they need no worker threads,
+    which would spin on the server's cores.
     """
 
     batch_tokens = 512
     batch_items = 64
     packed = False
-    # The operating system shares the cores: for some milliseconds, each lane gets a little less.
+    # The operating system shares the cores, and each lane is a little slower for milliseconds.
     express = True
 
     def __init__(self, folder: Path, settings: RunnerSettings) -> None:
@@ -39,7 +39,7 @@ class OnnxEngine:
         A version that an older Kaiten registered gives no embeddings.
         """
         session = self._wide if alone else self._narrow
-        # As they were exported: logits, and then the embedding if there is one.
+        # In the order of the export: logits, and the embedding if there is one.
         return Computed(*session.run(None, batch.arrays()))
 
 
@@ -55,6 +55,6 @@ def _session(model: Path, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Threads that go on spinning after a run take the core that the server answers on.
+    # Threads that keep spinning after a run take the core of the server's event loop.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

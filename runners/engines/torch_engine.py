@@ -67,7 +67,7 @@ def _check_weights(network: str, loading: Mapping[str, Any]) -> None:
         raise ModelRejected(
             "weights",
             f"have {key} of shape {(*saved,)}, and by config.json it is {(*configured,)}",
-            "Correct config.json (its id2label, and its sizes) to what was trained, or save the "
+            "Correct config.json (its id2label, and its sizes) to the trained model's, or save the "
             "model again with save_pretrained.",
         )
     if missing := sorted(loading["missing_keys"]):
@@ -89,8 +89,8 @@ def _remedy(unused: Sequence[str]) -> str:
             "register that folder."
         )
     return (
-        "Correct config.json (its architectures and its number of layers) to what was trained, or "
-        "save the model again with save_pretrained after it was fine-tuned for classification."
+        "Correct config.json (its architectures and its number of layers) to the trained model's, "
+        "or save the model again with save_pretrained after it was fine-tuned for classification."
     )
 
 

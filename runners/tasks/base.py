@@ -84,7 +84,7 @@ class Codec(Protocol[ItemT, RawT]):
         """Return the items.
 
         Raises:
-            ValueError: The bytes are no items.
+            ValueError: The bytes do not encode items.
 
         """
 
@@ -134,6 +134,6 @@ class InspectionModule(Protocol):
         over ``max_length`` tokens are to be cut. ``progress`` is called with each step.
 
         Raises:
-            ModelRejected: It is no model of this task.
+            ModelRejected: It is not a model of this task.
 
         """

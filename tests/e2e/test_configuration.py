@@ -69,7 +69,7 @@ def test_running_server_is_what_its_configuration_says(bentoml_home: Path, tmp_p
     [
         (
             "services: {kaiten_service: {worker: 2}}",
-            "services.kaiten_service.worker: is no key of BentoML's; did you mean workers?",
+            "services.kaiten_service.worker: is not a key of BentoML's; did you mean workers?",
         ),
         (
             "services: {kaiten-service: {workers: 2}}",

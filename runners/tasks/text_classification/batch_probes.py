@@ -118,7 +118,7 @@ def choose_batching(classifier: LoadedClassifier, labels: int) -> LoadedClassifi
     """Compute probe texts alone and in mixed batches; return how the classifier is to be served.
 
     Raises:
-        ModelRejected: A text's answer depends on what was computed before, or is no answer.
+        ModelRejected: A text's answer depends on earlier computations, or is not finite.
 
     """
     with reject_load_errors("tokenizer"):

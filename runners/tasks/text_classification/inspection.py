@@ -44,7 +44,7 @@ def inspect(
     Writes the tokenizer into ``output``, and the network as ONNX if that computes the same.
 
     Raises:
-        ModelRejected: The folder is no classifier of single texts, or cannot be served exactly.
+        ModelRejected: The folder is not a classifier of single texts, or cannot be served exactly.
 
     """
     architecture, labels = read_config(folder)

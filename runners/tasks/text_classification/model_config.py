@@ -111,7 +111,7 @@ def _read_labels(id2label: Any) -> list[str]:  # noqa: ANN401  transformers has 
         raise ModelRejected("config.json", reason, remedy) from None
     for index, label in enumerate(labels):
         if not isinstance(label, str) or not label.strip():
-            reason = f"has the label {label!r} under {index} in id2label, which is no text"
+            reason = f"has the label {label!r} under {index} in id2label, which is not a text"
             raise ModelRejected("config.json", reason, remedy)
     duplicates = sorted({label for label in labels if labels.count(label) > 1})
     if duplicates:

@@ -225,14 +225,14 @@ class TextCodec:
         """Return the texts.
 
         Raises:
-            ValueError: The bytes are no token ids.
+            ValueError: The bytes do not encode token ids.
 
         """
         texts = []
         for part in parts:
             size, *numbers = array("i", part)
             if len(numbers) not in {size, 2 * size}:
-                raise ValueError(f"{len(numbers)} numbers are no text of {size} tokens")
+                raise ValueError(f"{len(numbers)} numbers do not encode a text of {size} tokens")
             texts.append(TokenisedText(numbers[:size], numbers[size:]))
         return texts
 

@@ -210,7 +210,7 @@ def test_key_that_bentoml_would_pass_over_is_told(
     monkeypatch.setenv("BENTOML_CONFIG", str(file))
     (problem,) = report(1)["problems"]
     assert problem["field"] == "services.kaiten_service.trafic"
-    assert problem["reason"] == "is no key of BentoML's; did you mean traffic?"
+    assert problem["reason"] == "is not a key of BentoML's; did you mean traffic?"
 
 
 def test_every_problem_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_distances_without_itself_are_those_of_fresh_texts(seed: int) -> None:
     centroids = compute_centroids(embeddings, labels)
     fresh = measure_distances(world.draw(400)[0], centroids)
     assert ks_2samp(measure_distances_within(embeddings, labels), fresh).pvalue > 0.01
-    # Each row has pulled its centroid towards itself: drift would be seen where there is none.
+    # Each row has pulled its centroid towards itself, which would look like drift.
     assert ks_2samp(measure_distances(embeddings, centroids), fresh).pvalue < 1e-6
 
 

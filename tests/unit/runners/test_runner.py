@@ -94,7 +94,7 @@ class Held(Upper):
 
 
 class WithExpressLane(Held):
-    """Is held up by what is heavy, and can compute something light beside it."""
+    """Blocks on heavy items, and can compute light ones beside them."""
 
     batch_tokens = 40
     express = True
@@ -143,7 +143,7 @@ class Slow(Upper):
 
 
 class Exhausted(Upper):
-    """Lets an iterator's end escape, which a future can not carry."""
+    """Lets an iterator's end escape, which a future cannot hold."""
 
     def prepare(self, inputs: Sequence[str]) -> list[Item]:
         if inputs[0] == LONG:

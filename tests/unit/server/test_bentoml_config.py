@@ -5,7 +5,7 @@ import pytest
 from bentoml._internal.configuration.containers import BentoMLConfiguration
 
 from kaiten.errors import InvalidSettings
-from server.bentoml_config import check
+from server.bentoml_config import check_services
 
 NAME = "kaiten_service"
 
@@ -24,7 +24,7 @@ def merged(services: Mapping[str, Any]) -> dict[str, Any]:
 
 def problems(services: Mapping[str, Any]) -> dict[str, str]:
     with pytest.raises(InvalidSettings) as caught:
-        check(merged(services), NAME)
+        check_services(merged(services))
     return {each.field: each.reason for each in caught.value.details}
 
 
@@ -43,7 +43,7 @@ def problems(services: Mapping[str, Any]) -> dict[str, str]:
     ],
 )
 def test_what_bentoml_reads_is_let_pass(service: dict[str, Any]) -> None:
-    check(merged({NAME: service} if service else {}), NAME)
+    check_services(merged({NAME: service} if service else {}))
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_what_bentoml_reads_is_let_pass(service: dict[str, Any]) -> None:
 def test_misspelled_key_is_named_with_the_closest_one(
     service: dict[str, Any], path: str, guess: str
 ) -> None:
-    reason = f"is no key of BentoML's; did you mean {guess}?"
+    reason = f"is not a key of BentoML's; did you mean {guess}?"
     assert problems({NAME: service}) == {f"services.{NAME}.{path}": reason}
 
 
 def test_key_like_none_is_told_all_there_are() -> None:
     (reason,) = problems({NAME: {"traffic": {"zzz": 1}}}).values()
-    assert reason.startswith("is no key of BentoML's; known: timeout, max_concurrency, ")
+    assert reason.startswith("is not a key of BentoML's; known: timeout, max_concurrency, ")
 
 
 def test_misspelled_service_is_refused() -> None:
@@ -79,7 +79,7 @@ def test_value_for_all_services_is_refused_as_ours_outranks_it() -> None:
     found = problems({"workers": 4, "traffic": {"timeout": 90}})
     assert [*found] == ["services.workers", "services.traffic"]
     assert found["services.workers"] == (
-        "gives way to what kaiten_service says of itself; write it below services.kaiten_service"
+        "is overridden by kaiten_service's own value; move it below services.kaiten_service"
     )
 
 

@@ -1,4 +1,4 @@
-"""A worker that is told to end answers on for a while, and says so."""
+"""A worker that receives SIGTERM answers for a while, and reports that it is draining."""
 
 import asyncio
 import signal
@@ -9,7 +9,7 @@ import pytest
 
 from server.shutdown import Drain
 
-# Over at once, but not before the loop goes on.
+# Over at once, but not before the loop's next iteration.
 SOON_S = 0.001
 
 

@@ -99,7 +99,7 @@ class Silent:
 
 @dataclass
 class Recorder(Silent):
-    """Keeps what it is told, and raises at the event that the test breaks."""
+    """Records events, and raises at the event that the test breaks."""
 
     reports: list[BatchStats] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
@@ -139,7 +139,7 @@ class Recorder(Silent):
 
 
 class Clock:
-    """Moves only when told."""
+    """A clock that only the test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -220,7 +220,7 @@ class Bench:
 
 
 class Make(Protocol):
-    """Makes and starts what is closed when the test ends."""
+    """Builds and starts benches, which are closed when the test ends."""
 
     def __call__(
         self,
@@ -735,7 +735,7 @@ async def test_light_subject_does_not_wait_for_a_lane_of_heavy_ones(
     asked.append(bench.ask(*named("12", cost=3), subject="light"))
     await settle()
     assert bench.device.batches[2:] == [["1", "2"]]
-    # One batch at a time, of whoever is light.
+    # One batch at a time, of light subjects.
     asked += [bench.ask(Item(f"{n}", 5), subject=f"light {n}") for n in "345"]
     await settle()
     assert len(bench.device.computing) == 3

@@ -34,7 +34,7 @@ class Kept(FrameProtocol):
 
 
 def content(whole: bytes) -> memoryview:
-    """Return what comes after a frame's length, kind and number."""
+    """Return the content after a frame's length, kind and number."""
     return memoryview(whole)[9:]
 
 

@@ -434,7 +434,7 @@ async def test_caller_that_makes_no_sense_is_hung_up_on(sent: bytes, house: Hous
 
 
 class Mute(asyncio.Protocol):
-    """Takes connections, and never says a word but what it is told to."""
+    """Accepts connections, and sends only the frames that the test gives it."""
 
     def __init__(self, first: bytes, callers: list[asyncio.BaseTransport]) -> None:
         self._first, self._callers = first, callers
@@ -447,7 +447,7 @@ class Mute(asyncio.Protocol):
 
 @pytest.fixture
 async def mute(house: House) -> AsyncIterator[Callable[..., Awaitable[None]]]:
-    """Return what has somebody listen who says nothing, or so much and no more."""
+    """Return a function that starts a listener which sends these frames only."""
     callers: list[asyncio.BaseTransport] = []
     servers: list[asyncio.Server] = []
 

@@ -76,7 +76,7 @@ def test_alone_padded_and_packed_agree(family: str) -> None:
 
 
 def test_positions_that_start_elsewhere_are_seen() -> None:
-    """RoBERTa's trap: positions from 0 are no error, and another answer."""
+    """Positions from 0 raise no error, and change RoBERTa's answer."""
     network = made("roberta")
     alone = padded(network, TEXTS[:1], 1)
     ours = PackedNetwork(network)

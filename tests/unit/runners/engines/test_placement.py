@@ -18,7 +18,7 @@ TWO_SLICES = "MIG-1f2e3d,MIG-GPU-8f14e45f/1/0"
         ("3", 1, ["3"]),
         ("3, 1", 2, ["3", "1"]),
         ("GPU-8f14e45f,0", 2, ["GPU-8f14e45f", "0"]),
-        # CUDA stops at a name that it can not find, and so sees fewer.
+        # CUDA stops at a name that it cannot find, and so sees fewer.
         ("0,9,1", 1, ["0"]),
         ("0,-1,1", 1, ["0"]),
         ("", 0, []),

@@ -209,7 +209,7 @@ def test_graph_that_a_library_prints_is_dropped(
 def test_full_disk_is_no_reason_to_choose_torch(
     tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A folder that can not be written stands for a disk that is full.
+    # A folder that cannot be written stands for a full disk.
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
     with pytest.raises(OSError, match="absent"):
         export(
@@ -574,7 +574,7 @@ def test_token_types_of_the_template_are_given_to_the_network(folder: Path, tmp_
 
 
 def decoder(folder: Path, pad_token: str | None = "[PAD]", **config: Any) -> Path:  # noqa: ANN401
-    """Save a tiny GPT-2, which reads a text's last token that is no padding."""
+    """Save a tiny GPT-2, which reads a text's last token before padding."""
     words = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(55))]
     settings = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1} | config
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""A few models of the zoo: what is served answers as transformers does for each text alone."""
+"""A few models of the zoo answer as transformers does for each text alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
