@@ -11,7 +11,7 @@ from lifecycle.store import ModelStore, StoredModel
 
 def card(tag: str = "ours:1.0.0", **changes: Any) -> ModelCard:  # noqa: ANN401
     name, _, version = tag.partition(":")
-    known: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": name,
         "version": version,
         "task": "text-classification",
@@ -23,18 +23,18 @@ def card(tag: str = "ours:1.0.0", **changes: Any) -> ModelCard:  # noqa: ANN401
         "engine": EngineCard(name="onnx", reason="for a test", versions={"onnxruntime": "1.22.0"}),
         "files": {},
     }
-    return ModelCard(**(known | changes))
+    return ModelCard(**(fields | changes))
 
 
 def stored(store: ModelStore, tag: str, folder: Path, weights: str = "weights") -> StoredModel:
     """Register a version of one small file."""
     file = folder / f"{tag.replace(':', '-')}.safetensors"
     file.write_text(f"{weights} of {tag}")
-    made = card(tag, files={"model.safetensors": sha256(file)})
-    with store.audit_log(made.name).transaction() as transaction:
-        model = store.add(made, {"model.safetensors": file})
+    model_card = card(tag, files={"model.safetensors": sha256(file)})
+    with store.audit_log(model_card.name).transaction() as transaction:
+        model = store.add(model_card, {"model.safetensors": file})
         event = AuditLogEvent(
-            action=Action.REGISTERED, version=made.version, who="tester", card=model.digest
+            action=Action.REGISTERED, version=model_card.version, who="tester", card=model.digest
         )
         transaction.add(event)
     return model
@@ -48,7 +48,7 @@ def validated(
     passed: bool = True,
 ) -> str:
     """Give a version a report; return its digest."""
-    report = f'{{"passed": {passed}, "asked": {evidence}}}\n'
+    report = f'{{"passed": {passed}, "evidence": {evidence}}}\n'
     digest = model.add_report(report, {"report.html": b"<html>"})
     with store.audit_log(model.card.name).transaction() as transaction:
         transaction.add(

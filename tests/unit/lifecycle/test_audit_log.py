@@ -19,9 +19,9 @@ def event(version: str = "1.0.0", stage: Stage | None = None) -> AuditLogEvent:
 
 
 def grow(log: AuditLog, *events: AuditLogEvent) -> list[AuditLogEntry]:
-    for each in events:
+    for added in events:
         with log.transaction() as transaction:
-            transaction.add(each)
+            transaction.add(added)
     return log.entries()
 
 
@@ -37,11 +37,11 @@ def test_new_model_has_no_entries(log: AuditLog) -> None:
 
 def test_each_entry_is_chained_to_the_one_before(log: AuditLog) -> None:
     with capture_logs() as logs:
-        found = grow(log, event("1.0.0"), event("1.0.1"), event("1.0.2"))
-    assert [entry.number for entry in found] == [1, 2, 3]
-    assert [entry.version for entry in found] == ["1.0.0", "1.0.1", "1.0.2"]
-    assert [entry.previous for entry in found] == ["0" * 64, found[0].digest, found[1].digest]
-    assert [line["head"] for line in logs] == [entry.digest for entry in found]
+        entries = grow(log, event("1.0.0"), event("1.0.1"), event("1.0.2"))
+    assert [entry.number for entry in entries] == [1, 2, 3]
+    assert [entry.version for entry in entries] == ["1.0.0", "1.0.1", "1.0.2"]
+    assert [entry.previous for entry in entries] == ["0" * 64, entries[0].digest, entries[1].digest]
+    assert [line["head"] for line in logs] == [entry.digest for entry in entries]
 
 
 @pytest.mark.parametrize("line", [0, 1, 2])
@@ -160,9 +160,9 @@ def test_lock_that_is_held_too_long_is_reported(
 def test_newest_entry_of_a_stage_serves(log: AuditLog) -> None:
     staging, production = Stage.STAGING, Stage.PRODUCTION
     moves = (("1.0.0", None), ("1.0.0", staging), ("1.0.0", production), ("1.1.0", staging))
-    found = grow(log, *(event(*move) for move in moves))
-    assert [serving_entry(found, stage) for stage in Stage] == [found[3], found[2]]
-    assert serving_entry(found[:2], production) is None
+    entries = grow(log, *(event(*move) for move in moves))
+    assert [serving_entry(entries, stage) for stage in Stage] == [entries[3], entries[2]]
+    assert serving_entry(entries[:2], production) is None
 
 
 def test_deleted_log_is_found_by_its_head(log: AuditLog) -> None:

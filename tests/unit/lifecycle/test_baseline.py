@@ -47,8 +47,8 @@ def test_refused_ones_count_where_none_has_passed(tmp_path: Path) -> None:
 def test_report_on_other_bytes_does_not_count(tmp_path: Path) -> None:
     report(tmp_path, "2026-11-02T00:00:00Z", card=OTHER)
     assert baseline_folder(tmp_path, CARD) is None
-    own = report(tmp_path, "2026-11-01T00:00:00Z")
-    assert baseline_folder(tmp_path, CARD) == own
+    folder = report(tmp_path, "2026-11-01T00:00:00Z")
+    assert baseline_folder(tmp_path, CARD) == folder
 
 
 @pytest.mark.parametrize("name", [REPORT_FILE, BASELINE_FILE])

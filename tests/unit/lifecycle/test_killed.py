@@ -80,11 +80,11 @@ class House:
         return ModelStore()
 
     def keep(self) -> None:
-        shutil.copytree(self.home, self.work / "kept")
+        shutil.copytree(self.home, self.work / "saved")
 
     def reset(self) -> None:
         shutil.rmtree(self.home)
-        shutil.copytree(self.work / "kept", self.home)
+        shutil.copytree(self.work / "saved", self.home)
         shutil.rmtree(self.work / "validation", ignore_errors=True)
 
     def register(self, tag: str = TAG) -> None:
@@ -102,8 +102,8 @@ class House:
         validator = Validator(
             ValidationSettings(), device, self.work / "validation", lambda *_: None
         )
-        asked = ValidationData(Path("test.jsonl"), rows)
-        report, _ = validator.validate(Candidate(model, predict), None, asked)
+        data = ValidationData(Path("test.jsonl"), rows)
+        report, _ = validator.validate(Candidate(model, predict), None, data)
         assert report.passed
         command.save_report(
             self.store, model, report, {"against": "1.0.0"}, {"reference.bin": b"profile"}

@@ -29,8 +29,8 @@ class House:
         model = stored(self.store, f"ours:{version}", self.folder)
         if passed is not None:
             current = self.serves()
-            told = {"against": current} if current else {}
-            validated(self.store, model, told, passed=passed)
+            evidence = {"against": current} if current else {}
+            validated(self.store, model, evidence, passed=passed)
 
     def promote(self, version: str, stage: Stage, **evidence: str) -> AuditLogEntry:
         return self.promotions.promote(
@@ -127,8 +127,8 @@ def test_report_that_asks_for_less_does_not_reach_production(house: House) -> No
         ({"against": "1.0.0", "golden": "d" * 64, "partly": "true"}, "lack some of its labels"),
         ({"against": "1.0.0"}, "leaves out the golden rows"),
     )
-    for number, (told, reason) in enumerate(cases):
-        validated(house.store, model, told)
+    for number, (evidence, reason) in enumerate(cases):
+        validated(house.store, model, evidence)
         if not number:
             house.promote("1.0.1", STAGING)
         else:
@@ -228,7 +228,7 @@ def test_of_two_promotions_at_once_one_is_told(house: House) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    winner, told = sorted(outcomes, key=len)
+    winner, loser = sorted(outcomes, key=len)
     assert winner == "1.0.0"
-    assert "it already serves in staging" in told
+    assert "it already serves in staging" in loser
     assert sum(entry.action is Action.PROMOTED for entry in house.entries) == 1

@@ -267,12 +267,12 @@ def test_version_that_is_left_open_follows_its_parent(folder: Path) -> None:
         inspect(folder, output)
         return dataclasses.replace(FACTS, labels=("yes", "no"))
 
-    found = []
-    for each in (inspect, inspect, wider, relabelled, inspect):
+    versions = []
+    for inspector in (inspect, inspect, wider, relabelled, inspect):
         open_ended = Submission(folder, "ours", None, TASK)
-        model = register_model(open_ended, "tester", RULES, store=ModelStore(), inspect=each)
-        found.append((model.card.version, model.card.provenance.parent))
-    assert found == [
+        model = register_model(open_ended, "tester", RULES, store=ModelStore(), inspect=inspector)
+        versions.append((model.card.version, model.card.provenance.parent))
+    assert versions == [
         ("1.0.0", None),
         ("1.0.1", "ours:1.0.0"),
         ("1.1.0", "ours:1.0.1"),
@@ -314,8 +314,8 @@ def test_version_too_near_to_its_parent_is_refused(folder: Path) -> None:
 
 @pytest.mark.usefixtures("model_store")
 def test_readme_says_what_the_card_says(folder: Path) -> None:
-    write("README.md", "---\nlicense: mit\n---\n# Our own words\n")(folder)
-    told = submission(
+    write("README.md", "---\nlicense: mit\n---\n# Our description\n")(folder)
+    submitted = submission(
         folder,
         "ours:1.0.0",
         licence="apache-2.0",
@@ -323,15 +323,15 @@ def test_readme_says_what_the_card_says(folder: Path) -> None:
         metrics={"accuracy": 0.91},
         training_data="d" * 64,
     )
-    stored = register_model(told, "tester", RULES, store=ModelStore(), inspect=inspect)
+    stored = register_model(submitted, "tester", RULES, store=ModelStore(), inspect=inspect)
     readme = (stored.folder / "README.md").read_text()
-    found: Any = huggingface_hub.ModelCard(readme).data
-    assert (found.license, found.pipeline_tag) == ("apache-2.0", TASK)
-    assert found.eval_results is not None
-    assert [(each.metric_type, each.metric_value) for each in found.eval_results] == [
+    metadata: Any = huggingface_hub.ModelCard(readme).data
+    assert (metadata.license, metadata.pipeline_tag) == ("apache-2.0", TASK)
+    assert metadata.eval_results is not None
+    assert [(result.metric_type, result.metric_value) for result in metadata.eval_results] == [
         ("accuracy", 0.91)
     ]
-    for part in ("# ours:1.0.0", "Not for advice on money.", "SHA-256 dddd", "# Our own words"):
+    for part in ("# ours:1.0.0", "Not for advice on money.", "SHA-256 dddd", "# Our description"):
         assert part in readme
     assert "license: mit" not in readme
 

@@ -35,15 +35,15 @@ def test_name_alone_stands_for_production(store: ModelStore, *, in_production: b
 
 @pytest.mark.parametrize("version", ["1.0.0", "1.0.1"])
 def test_promoted_pin_serves_anywhere(version: str, store: ModelStore) -> None:
-    found = resolve_model(f"ours:{version}", store, in_production=True)
-    assert found.model.card.version == version
-    assert found.promoted
+    resolved = resolve_model(f"ours:{version}", store, in_production=True)
+    assert resolved.model.card.version == version
+    assert resolved.promoted
 
 
 def test_unpromoted_pin_serves_in_development_only(store: ModelStore) -> None:
-    found = resolve_model("ours:1.0.2", store, in_production=False)
-    assert found.model.card.version == "1.0.2"
-    assert not found.promoted
+    resolved = resolve_model("ours:1.0.2", store, in_production=False)
+    assert resolved.model.card.version == "1.0.2"
+    assert not resolved.promoted
     with pytest.raises(PromotionRefused, match="promoted to no stage"):
         resolve_model("ours:1.0.2", store, in_production=True)
 

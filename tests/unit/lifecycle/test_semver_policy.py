@@ -27,8 +27,8 @@ CHANGES: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("change", "what", "bump"), CHANGES)
 def test_each_change_asks_for_its_bump(change: dict[str, Any], what: str, bump: str) -> None:
-    found = find_changes(card(), card(**change), RULES)
-    assert [(each.what, each.bump) for each in found] == [(what, bump)]
+    changes = find_changes(card(), card(**change), RULES)
+    assert [(change.what, change.bump) for change in changes] == [(what, bump)]
 
 
 def test_largest_bump_counts() -> None:

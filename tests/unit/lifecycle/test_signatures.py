@@ -182,8 +182,8 @@ def test_command_signs_what_is_there_already(
     model = stored(ModelStore(), "ours:1.0.0", tmp_path)
     monkeypatch.setenv("KAITEN_SIGNATURES__PYTHON", str(PYTHON))
     monkeypatch.setenv("KAITEN_SIGNATURES__PRIVATE_KEY", str(settings.private_key))
-    told = CliRunner().invoke(app, ["model", "sign", "ours:1.0.0"])
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(app, ["model", "sign", "ours:1.0.0"])
+    assert result.exit_code == 0, result.output
     verify_version(model.folder, "ours:1.0.0", settings.model_copy(update={"required": True}))
 
 
@@ -214,13 +214,13 @@ def test_what_would_not_load_is_not_taken_in(model_store: Path, tmp_path: Path) 
     ours, others = keys(tmp_path, "ours"), keys(tmp_path, "others")
     mixed = ours.model_copy(update={"public_key": others.public_key})
     forgotten = ours.model_copy(update={"private_key": None, "required": True})
-    for settings, told in ((mixed, "Key mismatch"), (forgotten, "is not signed")):
-        with pytest.raises(ModelRejected, match=told):
+    for settings, message in ((mixed, "Key mismatch"), (forgotten, "is not signed")):
+        with pytest.raises(ModelRejected, match=message):
             stored(ModelStore(settings), "ours:1.0.0", tmp_path)
         assert "ours:1.0.0" not in ModelStore()
 
 
 def test_command_without_a_key_says_so(model_store: Path) -> None:
-    told = CliRunner().invoke(app, ["model", "sign", "ours:1.0.0"])
-    assert isinstance(told.exception, InvalidSettings)
-    assert "signatures.private_key: is not set" in told.exception.message
+    result = CliRunner().invoke(app, ["model", "sign", "ours:1.0.0"])
+    assert isinstance(result.exception, InvalidSettings)
+    assert "signatures.private_key: is not set" in result.exception.message

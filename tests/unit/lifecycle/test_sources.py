@@ -46,10 +46,10 @@ def test_repository_that_has_pickles_only_is_refused_with_a_remedy(
 def test_hub_is_asked_for_a_revision_and_for_no_code(
     tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: dict[str, Any] = {}
+    request: dict[str, Any] = {}
 
     def download(name: str, **options: Any) -> str:  # noqa: ANN401
-        asked.update(options, name=name, offline=huggingface_hub.constants.HF_HUB_OFFLINE)
+        request.update(options, name=name, offline=huggingface_hub.constants.HF_HUB_OFFLINE)
         return str(shutil.copytree(tiny_classifier, options["local_dir"]))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
@@ -59,9 +59,11 @@ def test_hub_is_asked_for_a_revision_and_for_no_code(
     assert (model.folder / "config.json").is_file()
     # By the commit, which the card names.
     assert model.source == f"hf://owner/name@{COMMIT}"
-    assert (asked["name"], asked["revision"]) == ("owner/name", COMMIT)
-    assert not asked["offline"]
-    assert not [pattern for pattern in asked["allow_patterns"] if pattern.endswith((".py", ".bin"))]
+    assert (request["name"], request["revision"]) == ("owner/name", COMMIT)
+    assert not request["offline"]
+    assert not [
+        pattern for pattern in request["allow_patterns"] if pattern.endswith((".py", ".bin"))
+    ]
 
 
 def test_hub_that_can_not_be_reached_is_told(
@@ -100,9 +102,9 @@ def test_model_that_mlflow_logged_is_laid_side_by_side(
             if file.name.startswith(names):
                 shutil.copyfile(file, logged / target / file.name)
     registry(monkeypatch, logged)
-    found = fetch_model("models:/intent/3", tmp_path / "into").folder
+    folder = fetch_model("models:/intent/3", tmp_path / "into").folder
     wanted = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert {file.name for file in found.iterdir()} == wanted
+    assert {file.name for file in folder.iterdir()} == wanted
 
 
 def local_registry(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -112,19 +114,19 @@ def local_registry(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     models = SimpleNamespace(
         ModelsArtifactRepository=SimpleNamespace(split_models_uri=lambda uri: (uri, ""))
     )
-    found = SimpleNamespace(get_artifact_repository=lambda _: version)
+    registry_module = SimpleNamespace(get_artifact_repository=lambda _: version)
     place = "mlflow.store.artifact"
     monkeypatch.setitem(sys.modules, f"{place}.models_artifact_repo", models)
-    monkeypatch.setitem(sys.modules, f"{place}.artifact_repository_registry", found)
+    monkeypatch.setitem(sys.modules, f"{place}.artifact_repository_registry", registry_module)
 
 
 def test_model_of_a_registry_on_this_machine_is_copied(
     tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local_registry(monkeypatch, shutil.copytree(tiny_classifier, tmp_path / "logged" / "model"))
-    found = fetch_model("models:/intent/3", tmp_path / "into").folder
-    assert found == tmp_path / "into"
-    assert (found / "config.json").read_bytes() == (tiny_classifier / "config.json").read_bytes()
+    folder = fetch_model("models:/intent/3", tmp_path / "into").folder
+    assert folder == tmp_path / "into"
+    assert (folder / "config.json").read_bytes() == (tiny_classifier / "config.json").read_bytes()
 
 
 def test_link_in_a_registry_on_this_machine_is_refused(

@@ -155,7 +155,7 @@ def separated(draw: st.DrawFn, rows: list[tuple[str, str]]) -> tuple[str, bytes]
 def lines(draw: st.DrawFn, rows: list[tuple[str, str]]) -> tuple[str, bytes]:
     ascii_only, end = draw(st.booleans()), draw(st.sampled_from(["\n", "\r\n", "\r", "\n\n"]))
     objects = ({"text": text, "label": label} for text, label in rows)
-    text = end.join(json.dumps(each, ensure_ascii=ascii_only) for each in objects)
+    text = end.join(json.dumps(row, ensure_ascii=ascii_only) for row in objects)
     return ".jsonl", text.encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])))
 
 

@@ -67,8 +67,8 @@ def test_version_with_a_passing_report_and_a_stage_goes_in(store: ModelStore) ->
     ],
 )
 def test_other_versions_are_refused(tag: str, reason: str, store: ModelStore) -> None:
-    said = refusal(store, "ours:1.0.0", tag)
-    assert re.search(reason, said), said
+    message = refusal(store, "ours:1.0.0", tag)
+    assert re.search(reason, message), message
 
 
 def test_version_that_fails_after_its_promotion_is_refused(store: ModelStore) -> None:

@@ -20,9 +20,9 @@ MODELS = ["ours:1.0.0", "theirs:2.0.0"]
 
 def test_pins_replace_the_models_and_nothing_else() -> None:
     text = (ROOT / "kaiten.yaml").read_text(encoding="utf-8")
-    found = pin_models(text, MODELS)
-    assert yaml.safe_load(found)["serving"]["models"] == MODELS
-    before, after = text.splitlines(), found.splitlines()
+    pinned = pin_models(text, MODELS)
+    assert yaml.safe_load(pinned)["serving"]["models"] == MODELS
+    before, after = text.splitlines(), pinned.splitlines()
     assert len(before) == len(after)
     changed = [new for old, new in zip(before, after, strict=True) if old != new]
     assert changed == ["  models: [ours:1.0.0, theirs:2.0.0]"]
@@ -42,8 +42,8 @@ def test_models_are_pinned_however_they_are_written(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "logging: {level: info}\n", "# nothing\n"])
 def test_models_are_pinned_where_none_were_named(text: str) -> None:
-    found = yaml.safe_load(pin_models(text, MODELS))
-    assert found == {**(yaml.safe_load(text) or {}), "serving": {"models": MODELS}}
+    settings = yaml.safe_load(pin_models(text, MODELS))
+    assert settings == {**(yaml.safe_load(text) or {}), "serving": {"models": MODELS}}
 
 
 @pytest.fixture

@@ -74,9 +74,9 @@ def test_checkout_that_git_can_not_compare_counts_as_changed(tmp_path: Path) -> 
 
 
 def test_statement_names_the_bento_its_commit_and_its_models() -> None:
-    found = provenance_statement("kaiten_service:1", DIGEST, LABELS)
-    assert found["subject"] == [{"name": "kaiten_service:1", "digest": {"sha256": DIGEST}}]
-    parts = found["predicate"]["buildDefinition"]["resolvedDependencies"]
+    statement = provenance_statement("kaiten_service:1", DIGEST, LABELS)
+    assert statement["subject"] == [{"name": "kaiten_service:1", "digest": {"sha256": DIGEST}}]
+    parts = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert parts[0]["digest"] == {"gitCommit": "c" * 40}
     assert [part["name"] for part in parts[1:]] == ["model:ours:1.0.0", "model:theirs:2.0.0"]
     assert parts[2]["digest"] == {"sha256": "b" * 64}
@@ -86,17 +86,17 @@ def test_statement_names_the_bento_its_commit_and_its_models() -> None:
 @pytest.mark.usefixtures("model_store")
 def test_bill_has_every_package_and_model_and_no_time(tmp_path: Path) -> None:
     model = stored(ModelStore(), "ours:1.0.0", tmp_path)
-    found = json.loads(make_sbom("kaiten_service:1", DIGEST, LOCK, [model]))
-    assert {(each["type"], each["name"], each["version"]) for each in found["components"]} == {
+    sbom = json.loads(make_sbom("kaiten_service:1", DIGEST, LOCK, [model]))
+    assert {(part["type"], part["name"], part["version"]) for part in sbom["components"]} == {
         ("library", "a-package", "1.10.10"),
         ("library", "other", "2"),
         ("library", "torch", "2.13.0+cpu"),
         ("library", "more", "1.0+cpu"),
         ("machine-learning-model", "ours", "1.0.0"),
     }
-    assert "pkg:pypi/torch@2.13.0%2Bcpu" in {each.get("purl") for each in found["components"]}
-    assert found["metadata"]["component"]["hashes"] == [{"alg": "SHA-256", "content": DIGEST}]
-    assert "timestamp" not in found["metadata"]
+    assert "pkg:pypi/torch@2.13.0%2Bcpu" in {part.get("purl") for part in sbom["components"]}
+    assert sbom["metadata"]["component"]["hashes"] == [{"alg": "SHA-256", "content": DIGEST}]
+    assert "timestamp" not in sbom["metadata"]
     assert make_sbom("kaiten_service:1", DIGEST, LOCK, [model]) == make_sbom(
         "kaiten_service:1", DIGEST, LOCK, [model]
     )

@@ -63,20 +63,20 @@ def test_packages_that_a_card_names_are_installed() -> None:
 
 def test_requirements_are_those_of_the_project() -> None:
     whole = read_requirements(ROOT, ["postgres"], optional_packages([], "cuda"))
-    assert {each.split(">")[0] for each in whole} >= {"bentoml", "torch", "transformers", "onnx"}
+    assert {line.split(">")[0] for line in whole} >= {"bentoml", "torch", "transformers", "onnx"}
     lean = read_requirements(ROOT, ["postgres"], set())
-    missing = {each.split(">")[0] for each in whole if each not in lean}
+    missing = {line.split(">")[0] for line in whole if line not in lean}
     assert missing == {"torch", "transformers", "onnx", "sentencepiece"}
     assert "psycopg[binary]>=3.2,<4" in lean
     assert "psycopg[binary]>=3.2,<4" not in read_requirements(ROOT, [], set())
 
 
 def test_lock_takes_the_versions_that_were_tested(wheels: Path, constraints: Path) -> None:
-    found = lock_packages(["ours"], constraints, variant="cpu", source=None)
+    locked = lock_packages(["ours"], constraints, variant="cpu", source=None)
     digest = sha256(wheels / "theirs-1.1.0-py3-none-any.whl")
-    assert f"theirs==1.1.0 \\\n    --hash=sha256:{digest}\n" in found.text
-    assert found.text.startswith("ours==1.0.0")
-    assert found.wheel is None
+    assert f"theirs==1.1.0 \\\n    --hash=sha256:{digest}\n" in locked.text
+    assert locked.text.startswith("ours==1.0.0")
+    assert locked.wheel is None
 
 
 @pytest.mark.usefixtures("wheels")
@@ -86,12 +86,12 @@ def test_package_that_is_nowhere_is_told(constraints: Path) -> None:
 
 
 def test_torch_of_a_folder_goes_into_the_bento(wheels: Path, constraints: Path) -> None:
-    made = wheel(wheels, "torch", "2.13.0+cpu", ["theirs"], CPU_WHEEL)
-    found = lock_packages(["ours", "torch"], constraints, variant="cpu", source=str(wheels))
-    assert found.wheel == made
-    assert found.text.endswith(f"./wheels/{made.name} \\\n    --hash=sha256:{sha256(made)}\n")
-    assert "torch @" not in found.text
-    assert "theirs==1.1.0" in found.text
+    torch = wheel(wheels, "torch", "2.13.0+cpu", ["theirs"], CPU_WHEEL)
+    locked = lock_packages(["ours", "torch"], constraints, variant="cpu", source=str(wheels))
+    assert locked.wheel == torch
+    assert locked.text.endswith(f"./wheels/{torch.name} \\\n    --hash=sha256:{sha256(torch)}\n")
+    assert "torch @" not in locked.text
+    assert "theirs==1.1.0" in locked.text
 
 
 def test_cuda_build_is_no_torch_for_a_cpu(wheels: Path, constraints: Path) -> None:
@@ -99,9 +99,9 @@ def test_cuda_build_is_no_torch_for_a_cpu(wheels: Path, constraints: Path) -> No
     wheel(wheels, "torch", "2.13.0", ["nvidia-cublas"], CPU_WHEEL)
     with pytest.raises(BuildRefused, match="TORCH_SOURCE"):
         lock_packages(["torch"], constraints, variant="cpu", source=None)
-    found = lock_packages(["torch"], constraints, variant="cuda", source=None)
-    assert "nvidia-cublas==13.0" in found.text
-    assert found.text.count("torch==2.13.0") == 1
+    locked = lock_packages(["torch"], constraints, variant="cuda", source=None)
+    assert "nvidia-cublas==13.0" in locked.text
+    assert locked.text.count("torch==2.13.0") == 1
 
 
 @pytest.mark.parametrize(

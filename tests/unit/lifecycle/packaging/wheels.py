@@ -10,7 +10,7 @@ def wheel(
 ) -> Path:
     """Write a wheel that needs others and holds no code."""
     path = folder / f"{name}-{version}-{tags}.whl"
-    about = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {each}" for each in needs)]
+    about = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {need}" for need in needs)]
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{info}/METADATA", "\n".join(["Metadata-Version: 2.1", *about, ""]))
