@@ -28,7 +28,7 @@ SETTINGS: Mapping[str, tuple[bytes, str]] = {
     "another case": (b"Batching:\n  max_padding_ratio: 0.2\n", "line 1"),
     "an anchor": (b"batching: &a\n  max_padding_ratio: 0.2\n", "line 1"),
     "a merge key": (b"batching:\n  <<: {max_padding_ratio: 0.2}\n", "line 2"),
-    "a tab": (b"batching:\n\tmax_padding: 0.2\n", "line 2"),
+    "a tab": (b"batching:\n\tmax_padding_ratio: 0.2\n", "line 2"),
     "a section below another": (b"serving:\n  batching: {max_padding_ratio: 0.2}\n", "line 2"),
     "base 60": (b"serving:\n  request_timeout_s: 1:30\n", "line 2"),
     "octal": (b"batching:\n  max_queue_items: 0600\n", "line 2"),

@@ -12,7 +12,7 @@ def body_of(inputs: Sequence[str], top_k: int = 1, model: str | None = None) -> 
     return json.loads(prediction_call(inputs, top_k, model).content or b"")
 
 
-def test_what_is_left_out_is_not_sent() -> None:
+def test_omitted_options_are_not_sent() -> None:
     assert body_of(("a",)) == {"inputs": ["a"], "top_k": 1}
     assert body_of(["a"], 3, "intent") == {"inputs": ["a"], "top_k": 3, "model": "intent"}
 
@@ -35,7 +35,7 @@ def test_other_letters_take_no_more_than_utf8() -> None:
         ([["canary"]] * 1000, [f"inputs.{index}" for index in range(20)]),
     ],
 )
-def test_what_is_no_list_of_texts_is_named_and_not_sent(inputs: Given, fields: list[str]) -> None:
+def test_invalid_inputs_are_named_and_not_sent(inputs: Given, fields: list[str]) -> None:
     with pytest.raises(InvalidRequest) as raised:
         prediction_call(inputs, 1, None)
     assert [detail.field for detail in raised.value.details] == fields
@@ -52,7 +52,7 @@ def test_what_is_no_list_of_texts_is_named_and_not_sent(inputs: Given, fields: l
         ([None], ["feedback.0"]),
     ],
 )
-def test_what_is_no_label_is_named_and_not_sent(labels: Given, fields: list[str]) -> None:
+def test_malformed_label_is_named_and_not_sent(labels: Given, fields: list[str]) -> None:
     with pytest.raises(InvalidRequest) as raised:
         feedback_call(labels)
     named = [detail.field for detail in raised.value.details]

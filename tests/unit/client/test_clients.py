@@ -125,7 +125,7 @@ def test_an_answer_for_another_request_is_an_error_and_not_asked_for_again(
     ("header", "accepted", "named"),
     [("other", 1, "served"), (None, 1, "other"), (None, 2, "served"), (None, 0, "served")],
 )
-def test_labels_that_another_request_has_brought_are_not_taken_for_these(
+def test_feedback_response_for_another_request_is_rejected(
     kind: str, header: str | None, accepted: int, named: str
 ) -> None:
     answer = other(200, header, accepted=accepted, joined=0, request_id=named)
@@ -177,7 +177,7 @@ def test_an_error_holds_no_text_and_no_token(kind: str, fault: Outcome) -> None:
     assert "canary" not in shown
 
 
-def test_a_failed_connection_says_why_and_has_its_cause() -> None:
+def test_failed_connection_reports_its_cause() -> None:
     cause = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] expired")
     result = error(House("sync", cause), retries=0)
     assert "cannot be reached (ConnectError: [SSL: CERTIFICATE_VERIFY_FAILED] expired)" in str(

@@ -102,7 +102,7 @@ def test_a_parent_keeps_its_connection_and_each_child_opens_one(echo: Counting) 
     assert echo.count == 1 + 4
 
 
-def test_a_transport_of_the_callers_own_is_refused_in_a_fork(
+def test_custom_transport_is_rejected_in_a_fork(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     house = House("sync")

@@ -40,7 +40,7 @@ GONE = httpx.RemoteProtocolError("Server disconnected without sending a response
     ],
     ids=repr,
 )
-def test_what_another_try_may_mend_is_tried_again(kind: str, fault: Outcome) -> None:
+def test_temporary_errors_are_retried(kind: str, fault: Outcome) -> None:
     house = House(kind, fault, good(), part=1)
     assert house.predict().predictions[0].label == "delivery"
     assert house.time.waited == [0.2]
@@ -131,7 +131,7 @@ def test_a_wait_past_the_deadline_is_not_begun(kind: str, seconds: str) -> None:
 
 
 @BOTH
-def test_each_try_tells_the_server_what_is_left(kind: str) -> None:
+def test_each_attempt_sends_the_remaining_time(kind: str) -> None:
     late = failure(429, headers={"Retry-After": "7"})
     house = House(kind, late, REFUSED, good(), step_s=2)
     house.predict(timeout_s=99, call_options={"timeout_s": 20})
@@ -143,7 +143,7 @@ def test_each_try_tells_the_server_what_is_left(kind: str) -> None:
 
 @BOTH
 @pytest.mark.parametrize(("timeout_s", "sent"), [(1e-6, "1"), (1e9, "999999999")])
-def test_the_server_is_told_no_number_that_it_refuses(
+def test_timeout_header_stays_within_the_server_limits(
     kind: str, timeout_s: float, sent: str
 ) -> None:
     house = House(kind, good())
@@ -194,7 +194,7 @@ def test_a_second_401_is_the_end(kind: str) -> None:
 
 
 @BOTH
-def test_the_token_that_was_refused_is_not_sent_again(kind: str) -> None:
+def test_rejected_token_is_not_sent_again(kind: str) -> None:
     house = House(kind, failure(401), good())
     assert type(error(house, token=source("same", "same"))) is Unauthenticated
     assert len(house.script.requests) == 1
@@ -213,7 +213,7 @@ def test_a_source_may_not_take_longer_than_the_request(kind: str) -> None:
 
 
 @BOTH
-def test_a_source_that_gives_no_token_is_told_so(kind: str) -> None:
+def test_token_function_without_a_token_is_reported(kind: str) -> None:
     house = House(kind)
     raised = error(house, token=source("canary\nX-Evil: 1"))
     assert type(raised) is Unauthenticated

@@ -56,7 +56,7 @@ def error(answer: httpx.Response) -> KaitenError:
         (504, "deadline_exceeded", TimedOut),
     ],
 )
-def test_each_failure_has_its_class_and_says_what_is_known(
+def test_each_error_has_its_class_and_facts(
     status: int, code: str, kind: type[KaitenError]
 ) -> None:
     details = [{"field": "inputs.1", "reason": "is empty"}]
@@ -124,7 +124,7 @@ def read(content: bytes | dict[str, Any], count: int = 1) -> PredictResponse:
     return read_predictions(reply(httpx.Response(200, content=raw, headers=headers)), "own", count)
 
 
-def test_what_a_newer_server_adds_is_passed_over() -> None:
+def test_new_fields_are_ignored() -> None:
     added = copy.deepcopy(GOOD) | {"new": 1}
     added["predictions"][0]["new"] = {}
     assert read(added) == read(GOOD)
@@ -149,7 +149,7 @@ def test_answers_are_frozen() -> None:
         {**GOOD, "predictions": [{"label": "canary", "index": 1, "score": 0.5}]},
     ],
 )
-def test_what_is_not_the_schema_is_unexpected(content: bytes | dict[str, Any]) -> None:
+def test_response_of_another_schema_is_unexpected(content: bytes | dict[str, Any]) -> None:
     with pytest.raises(UnexpectedAnswer, match="text/html") as raised:
         read(content)
     assert (raised.value.status, raised.value.request_id) == (200, "theirs")
@@ -159,7 +159,7 @@ def test_what_is_not_the_schema_is_unexpected(content: bytes | dict[str, Any]) -
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"accepted": "2", "request_id": "theirs"}'])
-def test_what_does_not_say_that_labels_are_kept_is_unexpected(content: bytes) -> None:
+def test_feedback_response_without_all_labels_is_unexpected(content: bytes) -> None:
     answer = httpx.Response(200, content=content)
     with pytest.raises(UnexpectedAnswer):
         read_feedback(reply(answer), "own", 2)

@@ -36,9 +36,7 @@ HTTPS = "https://kaiten.example"
         ),
     ],
 )
-def test_an_argument_that_can_not_work_is_named(
-    url: str, options: dict[str, Any], named: str
-) -> None:
+def test_invalid_argument_is_named(url: str, options: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=f"^{named}: ") as raised:
         Client(url, **options)
     assert not re.search("can.ry", str(raised.value))

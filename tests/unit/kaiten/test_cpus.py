@@ -52,7 +52,7 @@ def test_first_version_of_cgroups(quota: str, expected: int, tmp_path: Path) -> 
     assert available_cores(tmp_path, file) == expected
 
 
-def test_affinity_and_quota_are_told_apart(tmp_path: Path, membership: Path) -> None:
+def test_affinity_and_quota_are_reported_separately(tmp_path: Path, membership: Path) -> None:
     assert affinity_cores() == ALL
     assert quota_cores(tmp_path, membership) is None
     write(tmp_path / "pod", cpu__max="50000 100000\n")

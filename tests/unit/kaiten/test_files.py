@@ -19,7 +19,7 @@ from kaiten.files import descriptor_limit, is_disk_full, is_out_of_descriptors
         (1 << 20, 1 << 20, None),
     ],
 )
-def test_limit_is_raised_as_far_as_it_may_be(
+def test_descriptor_limit_is_raised_as_far_as_allowed(
     soft: int, hard: int, raised: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits_set: list[tuple[int, int]] = []
@@ -30,7 +30,7 @@ def test_limit_is_raised_as_far_as_it_may_be(
     assert limits_set == ([] if raised in (None, soft) else [(raised, hard)])
 
 
-def test_faults_are_told_apart() -> None:
+def test_full_disks_and_exhausted_descriptors_are_distinguished() -> None:
     disk_full = [number for number in errno.errorcode if is_disk_full(OSError(number, ""))]
     out_of_descriptors = [
         number for number in errno.errorcode if is_out_of_descriptors(OSError(number, ""))

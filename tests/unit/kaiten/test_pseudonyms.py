@@ -30,7 +30,7 @@ def test_whatever_a_subject_is_its_pseudonym_is_16_digits(identity: str) -> None
     assert re.fullmatch(r"[0-9a-f]{16}", Pseudonyms(b"key").of(identity))
 
 
-def test_all_who_share_the_secret_come_to_one_key_and_no_other_does() -> None:
+def test_key_depends_on_the_secret_only() -> None:
     assert pseudonym_key(LoggingSettings(), SECRET) == pseudonym_key(LoggingSettings(), SECRET)
     assert pseudonym_key(LoggingSettings(), SECRET) != pseudonym_key(LoggingSettings(), OTHER)
 

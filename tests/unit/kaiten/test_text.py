@@ -18,7 +18,7 @@ INVISIBLE = [
 
 
 @pytest.mark.parametrize("text", INVISIBLE)
-def test_text_of_which_nothing_is_seen_is_refused(text: str) -> None:
+def test_invisible_text_is_rejected(text: str) -> None:
     assert text_problem(text) == "contains no visible character"
     assert text_problem(f"{text}a{text}") is None
 

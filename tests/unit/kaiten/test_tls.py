@@ -65,7 +65,7 @@ def test_a_client_authority_makes_bentoml_ask_for_certificates(mutual: TlsSettin
         {"ca_certs": "other.pem"},
     ],
 )
-def test_bentomls_own_settings_may_not_weaken_ours(
+def test_bentoml_settings_cannot_weaken_tls(
     mutual: TlsSettings, bentoml_options: dict[str, object]
 ) -> None:
     field, reason = refused(mutual, DEFAULTS | bentoml_ssl(mutual) | bentoml_options)
@@ -76,7 +76,7 @@ def test_bentomls_own_settings_may_not_weaken_ours(
 @pytest.mark.parametrize(
     "bentoml_options", [{"enabled": True}, {"certfile": "a.pem"}, {"cert_reqs": 2}]
 )
-def test_tls_of_bentomls_own_is_refused(bentoml_options: dict[str, object]) -> None:
+def test_tls_in_bentoml_settings_is_rejected(bentoml_options: dict[str, object]) -> None:
     assert refused(TlsSettings(), DEFAULTS | bentoml_options)[0] == "services.kaiten_service.ssl"
 
 
@@ -137,7 +137,7 @@ def test_what_tls_could_not_be_served_with_is_refused_by_name(
         (["CLIENT_CA"], "no client certificate would be checked"),
     ],
 )
-def test_half_of_tls_is_refused(
+def test_incomplete_tls_settings_are_rejected(
     names: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in names:

@@ -14,7 +14,7 @@ from tests.unit.kaiten.settings.refusals import fields, refused
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", ".", ""])
-def test_config_that_names_no_file_is_refused(
+def test_missing_settings_file_is_rejected(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_CONFIG", str(tmp_path / name) if name else "")

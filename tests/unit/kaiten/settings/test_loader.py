@@ -88,7 +88,7 @@ IN_FILES = {
         (True, "environment: production", "development", "development"),
     ],
 )
-def test_environment_is_production_inside_a_bento_unless_told(
+def test_environment_defaults_to_production_inside_a_bento(
     in_a_bento: bool,  # noqa: FBT001  a case's own
     text: str,
     variable: str | None,

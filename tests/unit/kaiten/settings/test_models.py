@@ -36,7 +36,7 @@ def test_a_limit_is_switched_off_in_a_variable_and_in_the_file(
     "notation",
     ["100", "100/fortnight", "0/minute", "-1/minute", "9/minute;9/hour", "many", f"{10**15}/day"],
 )
-def test_what_is_no_limit_is_refused_by_name(
+def test_invalid_limit_is_rejected(
     key: str, notation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"KAITEN_RATE_LIMIT__{key.upper()}", notation)
@@ -46,7 +46,7 @@ def test_what_is_no_limit_is_refused_by_name(
     assert "100/minute" in refused.value.message
 
 
-def test_fewer_answers_kept_than_a_window_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_rows_under_window_rows_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITEN_FEEDBACK__MAX_ROWS", "999")
     with pytest.raises(InvalidSettings, match="max_rows is under window_rows"):
         load_settings()
@@ -56,7 +56,7 @@ def test_fewer_answers_kept_than_a_window_has_are_refused(monkeypatch: pytest.Mo
     "target",
     [f"s3://key:{CANARY}@bucket/prefix", f"sftp://me:/{CANARY}@host/x", f"a::s3://k:{CANARY}@b"],
 )
-def test_a_target_with_a_password_is_refused_and_never_told(
+def test_profiles_target_with_a_password_is_rejected_and_never_shown(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_PROFILES__TARGET", target)
@@ -105,7 +105,7 @@ def test_models_from_commas_and_from_json(
         ('["a:1.0.0"', "delimiter"),
     ],
 )
-def test_unpinned_and_ambiguous_models_are_refused(
+def test_unpinned_and_ambiguous_models_are_rejected(
     value: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_SERVING__MODELS", value)
@@ -144,7 +144,7 @@ def test_a_version_of_the_api_is_given_its_dates_from_either_place(
         ({"V3__SUNSET_AT": "2027-01-01"}, "api_versions.v3", "is not a setting"),
     ],
 )
-def test_a_lifetime_that_can_not_be_is_refused(
+def test_contradictory_api_version_dates_are_rejected(
     values: dict[str, str], field: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in values.items():
@@ -175,7 +175,7 @@ def test_a_lifetime_that_can_not_be_is_refused(
         ("KAITEN_LOGGING__LEVEL", "trace", "logging.level"),
     ],
 )
-def test_value_out_of_range_is_refused(
+def test_value_out_of_range_is_rejected(
     variable: str, value: str, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -196,9 +196,7 @@ ISSUERS: dict[str, tuple[list[dict[str, object]], str]] = {
 
 
 @pytest.mark.parametrize("what", ISSUERS)
-def test_issuers_that_do_not_hold_are_refused_by_name(
-    what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_issuers_are_rejected(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, message = ISSUERS[what]
     issuers = [{"issuer": "them", "audience": "us", **row} for row in rows]
     monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps(issuers))

@@ -44,12 +44,12 @@ def rejected_secrets() -> InvalidSettings:
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-def test_file_gives_what_it_holds_without_the_newline_at_its_end(end: str, secrets: Path) -> None:
+def test_secret_is_read_without_the_final_newline(end: str, secrets: Path) -> None:
     (secrets / NAMES[0]).write_bytes(f" a b{end}".encode())
     assert read_secret_files() == {NAMES[0]: " a b"}
 
 
-def test_what_is_mounted_as_kubernetes_does_is_read(secrets: Path) -> None:
+def test_secrets_mounted_by_kubernetes_are_read(secrets: Path) -> None:
     """A folder of links, through a link that an update replaces."""
     (secrets / "..2026").mkdir()
     (secrets / "..2026" / NAMES[1]).write_text("redis://a")
@@ -58,19 +58,19 @@ def test_what_is_mounted_as_kubernetes_does_is_read(secrets: Path) -> None:
     assert read_secret_files() == {NAMES[1]: "redis://a"}
 
 
-def test_what_is_not_ours_is_left_alone(secrets: Path) -> None:
+def test_other_files_are_ignored(secrets: Path) -> None:
     (secrets / "postgres_password").write_bytes(b"\xff")
     (secrets / "kubernetes.io" / "serviceaccount").mkdir(parents=True)
     (secrets / ".kaiten_hidden").touch()
     assert read_secret_files() == {}
 
 
-def test_folder_that_is_not_there_has_no_secrets(secrets: Path) -> None:
+def test_missing_folder_has_no_secrets(secrets: Path) -> None:
     secrets.rmdir()
     assert read_secret_files() == {}
 
 
-def test_file_in_place_of_the_folder_is_refused(secrets: Path) -> None:
+def test_file_instead_of_the_folder_is_rejected(secrets: Path) -> None:
     secrets.rmdir()
     secrets.write_text(CANARY)
     error = rejected_secrets()
@@ -88,7 +88,7 @@ def test_file_in_place_of_the_folder_is_refused(secrets: Path) -> None:
         (None, "cannot be read: Is a directory; give the server's user read access"),
     ],
 )
-def test_file_that_can_not_be_used_is_named_and_its_content_never_told(
+def test_unusable_file_is_named_and_its_content_never_shown(
     content: bytes | None, reason: str, secrets: Path
 ) -> None:
     file = secrets / NAMES[0]
@@ -104,7 +104,7 @@ def test_file_that_can_not_be_used_is_named_and_its_content_never_told(
     assert CANARY not in everything_shown(error)
 
 
-def test_link_to_nowhere_is_refused(secrets: Path) -> None:
+def test_broken_link_is_rejected(secrets: Path) -> None:
     (secrets / NAMES[0]).symlink_to("gone")
     assert "cannot be read: No such file" in rejected_secrets().message
 
@@ -118,7 +118,7 @@ def test_link_to_nowhere_is_refused(secrets: Path) -> None:
         ("kaiten_zzzzzzzzzzzzzzzzzzzzzz", f"remove it, or use {', '.join(NAMES)}"),
     ],
 )
-def test_file_that_names_no_secret_is_refused_with_a_suggestion(
+def test_unknown_secret_file_is_rejected_with_a_suggestion(
     name: str, remedy: str, secrets: Path
 ) -> None:
     (secrets / name).write_text(CANARY)
@@ -129,7 +129,7 @@ def test_file_that_names_no_secret_is_refused_with_a_suggestion(
     assert CANARY not in everything_shown(error)
 
 
-def test_every_problem_is_told_at_once(secrets: Path) -> None:
+def test_all_problems_are_reported_together(secrets: Path) -> None:
     for name in (*NAMES, "kaiten_x"):
         (secrets / name).touch()
     assert fields(rejected_secrets()) == [*sorted(NAMES), "kaiten_x"]
@@ -185,7 +185,7 @@ def test_no_folder_of_secrets_is_as_if_none_were_named(
     assert secret_of(load_settings().auth) is None
 
 
-def test_secret_in_two_files_is_refused(
+def test_secret_in_two_files_is_rejected(
     secrets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (secrets / "kaiten_auth__secret").write_text(SECRET)
@@ -206,7 +206,9 @@ def test_secret_in_two_files_is_refused(
         ("kaiten_auth_secret", SECRET, "kaiten_auth_secret"),
     ],
 )
-def test_secret_in_a_file_is_never_told(name: str, content: str, field: str, secrets: Path) -> None:
+def test_invalid_secret_in_a_file_is_never_shown(
+    name: str, content: str, field: str, secrets: Path
+) -> None:
     (secrets / name).write_text(content)
     error = refused()
     assert fields(error) == [field]
@@ -215,7 +217,7 @@ def test_secret_in_a_file_is_never_told(name: str, content: str, field: str, sec
     assert SECRET[:31] not in everything_shown(error)
 
 
-def test_secret_in_a_variable_and_in_a_file_is_to_be_one(
+def test_different_secrets_in_a_variable_and_a_file_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "kaiten_auth__secret").write_text(SECRET)
@@ -241,7 +243,7 @@ def test_secret_in_a_variable_and_in_a_file_is_to_be_one(
     ],
 )
 @pytest.mark.parametrize("place", ["variable", "yaml"])
-def test_weak_secret_is_refused_and_never_told(
+def test_weak_secret_is_rejected_and_never_shown(
     secret: str, place: str, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if place == "variable":
@@ -275,7 +277,9 @@ def test_secret_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert SECRET not in repr(settings)
 
 
-def test_two_secrets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_sources_of_the_secret_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
     monkeypatch.setenv("KAITEN_AUTH__SECRET_FILE", str(tmp_path / "secret"))
     error = refused()
@@ -286,7 +290,7 @@ def test_two_secrets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "content", [None, b"", SECRET[:31].encode(), f"your-{SECRET}".encode(), b"\xff" * 40]
 )
-def test_unusable_secret_file_is_refused(content: bytes | None, tmp_path: Path) -> None:
+def test_unusable_secret_file_is_rejected(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "secret"
     if content is not None:
         path.write_bytes(content)
@@ -303,7 +307,7 @@ def test_secret_file_may_not_be_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [SECRET[:31], "0" * 64])
-def test_weak_key_for_pseudonyms_is_refused_and_never_told(
+def test_weak_pseudonym_key_is_rejected_and_never_shown(
     key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_LOGGING__PSEUDONYM_KEY", key)
@@ -316,7 +320,7 @@ def test_weak_key_for_pseudonyms_is_refused_and_never_told(
     "url",
     ["redis://h", "redis://:p%2Fw@h:6379/0", "rediss://u:p@h:1/2", "unix:///run/redis.sock?db=1"],
 )
-def test_an_address_of_a_redis_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_url_is_accepted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITEN_STATE__REDIS_URL", url)
     address = load_settings().state.redis_url
     assert address is not None
@@ -333,7 +337,7 @@ def test_an_address_of_a_redis_is_taken(url: str, monkeypatch: pytest.MonkeyPatc
         *("postgresql://me:1/nary@h:5433/n", "postgresql://me:1/n?nary@h/n"),
     ],
 )
-def test_what_is_no_address_of_a_postgresql_is_refused_and_never_told(
+def test_invalid_database_url_is_rejected_and_never_shown(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_STATE__DATABASE_URL", url)
@@ -344,7 +348,7 @@ def test_what_is_no_address_of_a_postgresql_is_refused_and_never_told(
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
-def test_an_address_of_a_postgresql_is_taken(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_url_is_accepted(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"{scheme}://me:p$%2Fw@h:5433/quality"
     monkeypatch.setenv("KAITEN_STATE__DATABASE_URL", url)
     address = load_settings().state.database_url
@@ -356,7 +360,7 @@ def test_an_address_of_a_postgresql_is_taken(scheme: str, monkeypatch: pytest.Mo
     "url",
     ["canary:6379", "http://canary", "redis://", "redis://:ca/nary@h", "redis://h:canary", "unix:"],
 )
-def test_what_is_no_address_of_a_redis_is_refused_and_never_told(
+def test_invalid_redis_url_is_rejected_and_never_shown(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_STATE__REDIS_URL", url)

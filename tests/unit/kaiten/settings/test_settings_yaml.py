@@ -17,7 +17,7 @@ from tests.unit.kaiten.settings.refusals import SECRET, everything_shown, fields
         ("max_batch_items: 8\n", "max_batch_items"),
     ],
 )
-def test_unknown_key_in_the_file_is_refused(text: str, field: str, file: Path) -> None:
+def test_unknown_key_in_the_file_is_rejected(text: str, field: str, file: Path) -> None:
     file.write_text(text)
     error = refused()
     assert fields(error) == [field]
@@ -35,18 +35,18 @@ def test_unknown_key_in_the_file_is_refused(text: str, field: str, file: Path) -
         f"auth: [{SECRET}\n",
     ],
 )
-def test_misplaced_secret_is_never_told(text: str, file: Path) -> None:
+def test_misplaced_secret_is_never_shown(text: str, file: Path) -> None:
     file.write_text(text)
     assert SECRET not in everything_shown(refused())
 
 
-def test_file_that_is_no_yaml_is_refused(file: Path) -> None:
+def test_malformed_yaml_is_rejected(file: Path) -> None:
     file.write_text("serving: [")
     assert fields(refused()) == ["file"]
 
 
 @pytest.mark.parametrize("content", [b"- a\n- b\n", b"hello\n", b"auth:\n  issuer: \xff\n"])
-def test_file_that_is_no_mapping_is_refused(content: bytes, file: Path) -> None:
+def test_file_that_is_not_a_mapping_is_rejected(content: bytes, file: Path) -> None:
     file.write_bytes(content)
     assert fields(refused()) == ["file"]
 
@@ -112,7 +112,7 @@ def test_file_that_is_no_mapping_is_refused(content: bytes, file: Path) -> None:
         ),
     ],
 )
-def test_setting_that_would_be_lost_or_changed_is_refused_by_line_and_key(
+def test_ignored_or_reinterpreted_setting_is_rejected_by_line_and_key(
     text: str, field: str, reason: str, file: Path
 ) -> None:
     file.write_text(text)
@@ -155,23 +155,21 @@ def test_names_of_an_issuer_may_be_any_text(names: list[str], file: Path) -> Non
         ("{a: [ops], a: [ops]}", "auth.issuers.0.scope_map.a", "line 6: is given twice"),
     ],
 )
-def test_what_an_issuers_names_allow_is_checked(
-    written: str, field: str, reason: str, file: Path
-) -> None:
+def test_scope_map_is_checked(written: str, field: str, reason: str, file: Path) -> None:
     with pytest.raises(InvalidSettings) as caught:
         scope_map_of(written, file)
     assert fields(caught.value) == [field]
     assert caught.value.details[0].reason.startswith(reason)
 
 
-def test_off_is_no_limit_and_a_switch_takes_any_word(file: Path) -> None:
+def test_off_disables_a_limit_and_booleans_accept_any_word(file: Path) -> None:
     file.write_text("rate_limit:\n  requests: off\nprofiles:\n  enabled: no\n")
     settings = load_settings()
     assert settings.rate_limit.requests is None
     assert settings.profiles.enabled is False
 
 
-def test_issuer_that_is_left_empty_is_refused(file: Path) -> None:
+def test_empty_issuer_is_rejected(file: Path) -> None:
     file.write_text("auth:\n  issuers:\n  - issuer: them\n    audience:\n    secret_file: a\n")
     assert fields(refused()) == ["auth.issuers.0.audience"]
 
@@ -192,7 +190,7 @@ def test_issuer_that_is_left_empty_is_refused(file: Path) -> None:
         ("services:\n\tkaiten_service: {}\n", "BENTOML_CONFIG", "line 2: is indented or separated"),
     ],
 )
-def test_what_bentoml_would_lose_of_its_own_file_is_refused(
+def test_bentoml_configuration_that_would_be_misread_is_rejected(
     text: str, field: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bentoml.yaml").write_text(text)
@@ -204,9 +202,7 @@ def test_what_bentoml_would_lose_of_its_own_file_is_refused(
 
 
 @pytest.mark.parametrize("name", ["kaiten.yaml", "configuration.yaml"])
-def test_files_of_the_checkout_hold_nothing_that_is_refused(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_the_checkout_are_accepted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITEN_CONFIG", str(ROOT / "kaiten.yaml"))
     monkeypatch.setenv("BENTOML_CONFIG", str(ROOT / name))
     check_bentoml_configuration()

@@ -82,7 +82,7 @@ def test_workers_read_the_snapshot_any_number_of_times_and_their_children_do_not
 
 
 @pytest.mark.parametrize("named", ["", "abc", "-1", "99999", "file", "pipe"])
-def test_variable_that_names_no_snapshot_is_refused(
+def test_invalid_snapshot_is_rejected(
     named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends = os.pipe()

@@ -58,7 +58,7 @@ def test_what_would_be_lost_is_refused_by_line_and_key(
     assert reason in problem[2]
 
 
-def test_every_problem_is_told_in_the_order_of_its_line() -> None:
+def test_problems_are_sorted_by_line() -> None:
     content = "a: 012\nb: 1:30\na: 3\n"
     assert [line for line, _, _ in problems(content)] == [1, 2, 3]
 
@@ -81,7 +81,7 @@ def test_value_that_may_be_a_secret_is_not_quoted() -> None:
         ("a: true\nb: http://h:3000/x\n", {"a": True, "b": "http://h:3000/x"}),
     ],
 )
-def test_what_is_as_it_looks_is_read(content: str, values: object) -> None:
+def test_plain_values_are_read(content: str, values: object) -> None:
     assert load(content.encode()).values == values
 
 
@@ -96,7 +96,7 @@ def test_keys_that_differ_in_case_or_by_a_dash_are_two() -> None:
     assert list(load(text).values["scope_map"].values()) == [1, 2, 3]
 
 
-def test_key_that_stands_twice_in_json_is_refused() -> None:
+def test_duplicate_json_key_is_rejected() -> None:
     assert json.loads('{"a": {"b": 1}}', object_pairs_hook=reject_duplicate_keys) == {"a": {"b": 1}}
     with pytest.raises(DuplicateKey, match="the key b occurs twice"):
         json.loads('{"a": {"b": 1, "b": 1}}', object_pairs_hook=reject_duplicate_keys)

@@ -14,7 +14,7 @@ from tests.unit.kaiten.settings.refusals import SECRET, everything_shown, fields
         ("KAITEN_ZZZZ", "remove it"),
     ],
 )
-def test_unknown_variable_is_refused_with_a_suggestion(
+def test_unknown_variable_is_rejected_with_a_suggestion(
     variable: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "1")
@@ -23,13 +23,15 @@ def test_unknown_variable_is_refused_with_a_suggestion(
     assert error.details[0].reason == f"is not a setting; {remedy}"
 
 
-def test_unknown_key_in_a_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_key_in_a_variable_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITEN_SERVING__MODEL", "a:1.0.0")
     assert fields(refused()) == ["serving.model"]
 
 
 @pytest.mark.parametrize("variable", ["KAITEN_SERVING", "KAITEN_AUTH"])
-def test_section_that_is_no_json_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_section_variable_without_json_is_rejected(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(variable, SECRET)
     assert SECRET not in everything_shown(refused())
 
@@ -38,7 +40,7 @@ def test_section_that_is_no_json_is_refused(variable: str, monkeypatch: pytest.M
     "name",
     ["SERVICE_HOST", "SERVICE_PORT_HTTP", "PORT", "PORT_3000_TCP_ADDR", "REDIS_SERVICE_HOST"],
 )
-def test_what_kubernetes_sets_for_a_service_is_passed_over(
+def test_variables_of_kubernetes_services_are_ignored(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"KAITEN_{name}", "tcp://10.0.0.1:3000")
@@ -83,7 +85,7 @@ def test_what_kubernetes_sets_for_a_service_is_passed_over(
         ("KAITEN_AUTH__ISSUERS", "[" * 100_000, "KAITEN_AUTH__ISSUERS", "is nested too deeply"),
     ],
 )
-def test_variable_that_names_no_setting_or_hides_one_is_refused(
+def test_variable_without_effect_is_rejected(
     variable: str, value: str, field: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_BATCHING__MAX_QUEUE_ITEMS", "400")
