@@ -1,7 +1,6 @@
 """The prediction event: what monitoring receives about each answered item."""
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 # In the folder of a validation report: the profile of its answers, the baseline of drift.
 BASELINE_FILE = "reference.bin"
@@ -28,23 +27,22 @@ class Answer(Protocol):
     def distance(self) -> float | None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PredictionEvent:
+class PredictionEvent(NamedTuple):
     """One answered item, an Answer with its origin; emitted once its request is answered.
 
     ``item`` is its index in the request, ``subject`` is Principal.identity of the caller, and
     ``truncated`` tells that the model has read only a part of the text.
 
     The text is here for drift detection, which measures it off the event loop. It stays in memory
-    only, until then: no subscriber may keep it, log it or write it.
+    only, until then: no subscriber may keep it, log it or write it. A tuple, because a frozen
+    dataclass takes three times as long to create for each item of a request.
     """
 
     request_id: str
     item: int
     subject: str
     model_tag: str
-    arm: str = PRODUCTION
-    text: str = field(repr=False)
+    text: str
     label: str
     tokens: int
     unknown_tokens: int
@@ -52,3 +50,10 @@ class PredictionEvent:
     entropy: float
     distance: float | None
     truncated: bool
+    arm: str = PRODUCTION
+
+    def __repr__(self) -> str:
+        """Show where the event comes from, and never its text."""
+        return (
+            f"PredictionEvent({self.request_id!r}, item={self.item}, model_tag={self.model_tag!r})"
+        )

@@ -31,8 +31,17 @@ class Reservoir:
 
     def add(self, events: Sequence[PredictionEvent]) -> int:
         """Add events; return how many were dropped, these or earlier ones."""
+        text_bytes = sum([sys.getsizeof(event.text) for event in events])
         with self._lock:
             before = len(self._events)
+            if (
+                before + len(events) <= self._capacity
+                and self._text_bytes + text_bytes <= self._max_text_bytes
+            ):
+                self._events += events
+                self._seen += len(events)
+                self._text_bytes += text_bytes
+                return 0
             for event in events:
                 self._add(event)
             return before + len(events) - len(self._events)

@@ -1,6 +1,6 @@
 """The log of predictions, to which labels are joined. It holds no texts and no callers.
 
-Rows wait in a bounded queue, and a thread writes them once a second. A request only appends to the
+They wait in a bounded queue, and a thread writes them once a second. A request only appends to the
 queue.
 """
 
@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -28,6 +29,8 @@ _CLOSE_TIMEOUT_S = 10.0
 # Failed writes of one batch. Bisecting to one bad row of ten thousand takes fourteen.
 _MAX_FAULTS = 100
 Row = dict[str, str | int | float]
+# Of an event, the fields of its row: the event itself would keep its text in memory.
+_STORED = attrgetter("request_id", "item", "model_tag", "arm", "label", "confidence")
 
 
 class PredictionLog:
@@ -50,7 +53,7 @@ class PredictionLog:
         self._max_pending = settings.max_pending_events
         self._on_drop = on_drop
         self._clock = clock
-        self._pending: deque[Row] = deque()
+        self._pending: deque[tuple[float, tuple[Any, ...]]] = deque()
         # The batch being written, in parts; whether the first part was tried before; and how many
         # parts failed although the database was available.
         self._parts: list[list[Row]] = []
@@ -64,10 +67,10 @@ class PredictionLog:
         self._thread.start()
 
     def handle(self, events: Sequence[PredictionEvent]) -> None:
-        """Queue a row for each event, without its text; those that do not fit are dropped."""
+        """Queue the fields of rows; events that do not fit are counted as dropped."""
         now = self._clock()
         room = max(0, self._max_pending - len(self._pending) - self._in_hand)
-        self._pending.extend(_row(now, event) for event in events[:room])
+        self._pending.extend((now, _STORED(event)) for event in events[:room])
         if len(events) > room:
             self._on_drop(len(events) - room)
 
@@ -85,7 +88,7 @@ class PredictionLog:
     def step(self) -> None:
         """Write waiting rows in one transaction; they stay if the database is unavailable."""
         if not self._parts and self._pending:
-            self._parts = [[self._pending.popleft() for _ in range(len(self._pending))]]
+            self._parts = [[_row(*self._pending.popleft()) for _ in range(len(self._pending))]]
             self._tried, self._faults = False, 0
         try:
             while self._parts:
@@ -140,16 +143,17 @@ class PredictionLog:
                 connection.execute(insert(predictions), rows)
 
 
-def _row(answered_at: float, event: PredictionEvent) -> Row:
-    model, version = model_tags.split(event.model_tag)
+def _row(answered_at: float, fields: tuple[Any, ...]) -> Row:
+    request_id, item, model_tag, arm, label, confidence = fields
+    model, version = model_tags.split(model_tag)
     return {
-        "request_id": event.request_id,
-        "item": event.item,
+        "request_id": request_id,
+        "item": item,
         "model": model,
         "version": version,
-        "arm": event.arm,
-        "label": event.label,
-        "confidence": event.confidence,
+        "arm": arm,
+        "label": label,
+        "confidence": confidence,
         "answered_at": answered_at,
     }
 
