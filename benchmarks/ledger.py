@@ -213,7 +213,7 @@ def through_edge(
         settings,
         table,
         PredictionHandler(stub, settings.gateway),
-        MetricsReader(nothing),
+        MetricsReader(Metrics().exposition),
         nothing,
         nothing,
         None,
@@ -222,7 +222,6 @@ def through_edge(
     parts = EdgeParts(
         services,
         callers or _callers(),
-        worker_metrics or nothing,
         worker_metrics or nothing,
         events if metrics else nothing,
         limiter_for(RateLimitSettings(), state or StateSettings(), 30, worker_metrics or nothing),

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp
 
 from gateway import admin, protocols
 from gateway.admission.body_memory import BodyMemory
-from gateway.interfaces import BodiesWatch, EventSink, Traffic
+from gateway.interfaces import EventSink, GatewayMetrics
 from gateway.middleware.access import AccessMiddleware, Callers
 from gateway.middleware.body import BodyMiddleware
 from gateway.middleware.deadline import DeadlineMiddleware
@@ -35,12 +35,11 @@ def route_table(settings: Settings) -> RouteTable:
 
 @dataclass(frozen=True, slots=True)
 class EdgeParts:
-    """What the middleware needs."""
+    """The parts of the middleware."""
 
     services: Services
     callers: Callers
-    traffic: Traffic
-    bodies: BodiesWatch
+    metrics: GatewayMetrics
     events: EventSink
     # None if every limit is off.
     limiter: Limiter | None = None
@@ -50,7 +49,7 @@ def layers(parts: EdgeParts) -> list[Layer]:
     """Return the middleware, each as it takes an app; the first is the innermost."""
     services, settings = parts.services, parts.services.settings
     limits = settings.gateway
-    memory = BodyMemory(limits.max_body_memory_bytes, limits.max_body_bytes, parts.bodies)
+    memory = BodyMemory(limits.max_body_memory_bytes, limits.max_body_bytes, parts.metrics)
     rate_limit: list[Layer] = (
         [] if parts.limiter is None else [partial(RateLimitMiddleware, limiter=parts.limiter)]
     )
@@ -72,7 +71,7 @@ def layers(parts: EdgeParts) -> list[Layer]:
         # Sees the status that the caller sees.
         partial(
             RequestMetricsMiddleware,
-            traffic=parts.traffic,
+            metrics=parts.metrics,
             events=parts.events,
             lines_per_s=settings.logging.max_request_lines_per_s,
         ),

@@ -78,7 +78,7 @@ REMEDIES: Mapping[str, Remedy] = {
         "Wait for your other answers before you ask again.", Retry.AFTER, ("Retry-After",)
     ),
     "headers_too_large": Remedy("Send fewer or shorter headers."),
-    "caller_gone": Remedy("Nothing: nobody is there to be told.", Retry.BACK_OFF),
+    "caller_gone": Remedy("Nothing: the caller has disconnected.", Retry.BACK_OFF),
     "inference_failed": Remedy("Send the other texts without it; report the request id."),
     "not_ready": Remedy(
         "Wait; the model is warming up, or its worker is being replaced.",
@@ -91,7 +91,7 @@ REMEDIES: Mapping[str, Remedy] = {
         ("Retry-After",),
     ),
     "issuer_unavailable": Remedy(
-        "Wait; whoever made the token can not be reached.", Retry.AFTER, ("Retry-After",)
+        "Wait; the issuer of the token is unavailable.", Retry.AFTER, ("Retry-After",)
     ),
     "database_unavailable": Remedy(
         "Wait, and send it again, as it may not be kept: the same label twice is one label.",
@@ -114,14 +114,14 @@ REMEDIES: Mapping[str, Remedy] = {
 
 def rows() -> Iterator[Row]:
     """Yield every failure, by status."""
-    found = [
+    failures = [
         Row(status, code, _meaning(error.__doc__), REMEDIES[code])
         for error, (status, code) in STATUS_AND_CODE.items()
     ]
     status, code = INTERNAL
-    unexpected = "Something that nobody expected went wrong in the service."
-    found.append(Row(status, code, unexpected, REMEDIES[code]))
-    yield from sorted(found, key=lambda row: row.status)
+    unexpected = "The service failed unexpectedly."
+    failures.append(Row(status, code, unexpected, REMEDIES[code]))
+    yield from sorted(failures, key=lambda row: row.status)
 
 
 def table() -> str:

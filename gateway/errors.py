@@ -46,9 +46,9 @@ FIRST_ERROR_STATUS = 400
 
 
 def error_response(error: Exception) -> Response:
-    """Return the envelope of an error. Only what KaitenError holds is told to the caller.
+    """Return the envelope of an error. The caller sees only the message and details of KaitenError.
 
-    Every refusal passes here, whatever raised it, so here the security log is told of it.
+    Every rejection passes here, whatever raised it, so the security log is written here.
     """
     if not isinstance(error, errors.KaitenError) or type(error) not in STATUS_AND_CODE:
         return envelope(*INTERNAL, "Something went wrong in the service; see its log.", (), {})
@@ -63,8 +63,8 @@ def foreign_response(status: int, headers: Mapping[str, str]) -> Response:
         down = status == HTTPStatus.SERVICE_UNAVAILABLE
         return error_response(errors.NotReady() if down else RuntimeError())
     phrase = _PHRASES.get(status, "Request failed")
-    kept = {name: value for name, value in headers.items() if name == "allow"}
-    return envelope(status, phrase.lower().replace(" ", "_"), f"{phrase}.", (), kept)
+    allow = {name: value for name, value in headers.items() if name == "allow"}
+    return envelope(status, phrase.lower().replace(" ", "_"), f"{phrase}.", (), allow)
 
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -81,7 +81,7 @@ def envelope(
     body = {
         "code": code,
         "message": message,
-        "details": [{"field": each.field, "reason": each.reason} for each in details],
+        "details": [{"field": detail.field, "reason": detail.reason} for detail in details],
         "request_id": current().request_id,
     }
     content = json.dumps({"error": body}, ensure_ascii=True)
@@ -117,7 +117,7 @@ _WITH_RETRY_AFTER = (
     errors.NotReady,
 )
 _FIXED_HEADERS: Mapping[type[Exception], Mapping[str, str]] = {
-    # The rest of the body may still come, and is no next request.
+    # The rest of the body may still come, and must not be read as another request.
     errors.BodyTimeout: {"Connection": "close"},
     errors.UnsupportedContentEncoding: {"Accept-Encoding": "identity"},
 }

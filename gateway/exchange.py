@@ -48,7 +48,7 @@ class Exchange(RequestContext):
         """The authenticated caller.
 
         Raises:
-            Unauthenticated: Nobody was authenticated.
+            Unauthenticated: No caller was authenticated.
 
         """
         if self.principal is None:

@@ -1,4 +1,4 @@
-"""What the gateway needs of the rest of the house; a composition root joins them."""
+"""The parts of other layers that the gateway uses; the composition root passes them in."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -12,7 +12,7 @@ from kaiten.feedback import Label, VersionQuality
 
 
 class Classified(Answer, Protocol):
-    """What a runner answers for one text."""
+    """A runner's answer for one text."""
 
     @property
     def scores(self) -> NDArray[np.float32]:
@@ -20,7 +20,7 @@ class Classified(Answer, Protocol):
 
     @property
     def index(self) -> int:
-        """The most probable label's; the first of equals."""
+        """The index of the most probable label; the first of equals."""
 
     @property
     def truncated(self) -> bool:
@@ -44,21 +44,26 @@ class Runner(Protocol):
 
     @property
     def queue_delay_s(self) -> int:
-        """What all that waits for it takes, in whole seconds, at least 1."""
+        """The time that the waiting items take, in whole seconds, at least 1."""
 
     def retry_after_s(
         self, subject: str, inputs: int, deadline: float, ahead: int = 0
     ) -> int | None:
-        """Return when to retry, in seconds, if so many inputs of a subject would be refused now.
+        """Return when to retry, in seconds, if so many inputs of a subject would be rejected now.
 
-        None if there is room for them; ``deadline`` by time.monotonic(), and ``ahead`` the inputs
-        of the subject that are to be asked for before them.
+        None if there is room for them. ``deadline`` is by time.monotonic(), and ``ahead`` is the
+        number of the subject's inputs that come before them.
         """
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> Sequence[Classified]:
         """Return an answer for each text, in order; ``deadline`` by time.monotonic().
 
-        QueueFull, DeadlineExceeded, NotReady or InferenceFailed.
+        Raises:
+            QueueFull: There is no room in the queue.
+            DeadlineExceeded: The answers would be late.
+            NotReady: The runner is not warm.
+            InferenceFailed: An input failed.
+
         """
 
 
@@ -76,45 +81,49 @@ class RunnerRegistry(Protocol):
         """Return the runner for a model name or model tag, the default for None."""
 
 
-class Traffic(Protocol):
-    """Told of each request to a model's route."""
+class GatewayMetrics(Protocol):
+    """Counts what happens at the edge, and exposes the metrics of all workers."""
 
     def request_started(self, route: str) -> None:
-        """Note that it is being handled."""
+        """Note that a request to a model's route is being handled."""
 
-    def request_answered(self, route: str, model: str, status: int, seconds: float) -> None:
-        """Count it. ``model`` is ``name:version``, or empty where none was reached."""
+    def request_answered(self, route: str, model_tag: str, code: int, seconds: float) -> None:
+        """Count an answer; ``model_tag`` is empty if no model was reached."""
 
+    def request_refused_early(self, reason: str) -> None:
+        """Count a request that admission rejected before it was read.
 
-class BodiesWatch(Protocol):
-    """Told of the memory that bodies take."""
+        The reason is queue_full, overloaded, connections, malformed_request or headers_too_large.
+        """
+
+    def request_limited(self, limit: str) -> None:
+        """Count a request that was rejected by ``requests``, ``tokens`` or ``concurrency``."""
+
+    def limits_degraded(self, *, degraded: bool) -> None:
+        """Note whether this worker counts alone, because the shared store does not answer."""
 
     def body_bytes_changed(self, size_bytes: int) -> None:
-        """Note how many bytes the bodies of all requests under way take now."""
+        """Note how many bytes the bodies of all current requests take."""
 
     def body_refused(self) -> None:
-        """Count a request that was refused for want of memory for its body."""
-
-
-class MetricsSource(Protocol):
-    """Gives the metrics of all workers."""
+        """Count a request that was rejected because there was no memory for its body."""
 
     def exposition(self) -> tuple[bytes, str]:
-        """Return them in Prometheus' text format, and its content type."""
+        """Return the metrics in Prometheus' text format, and its content type."""
 
 
-class RouteTimes(Protocol):
-    """How long a route took for its good answers (2xx), in seconds; None where there was none."""
+class RouteLatency(Protocol):
+    """The times of a route's successful answers (2xx), in seconds; None without any."""
 
     @property
     def route(self) -> str: ...
     @property
     def count(self) -> int:
-        """Of the good answers."""
+        """The number of successful answers."""
 
     @property
     def others(self) -> Mapping[int, int]:
-        """How many answers had another status, by status."""
+        """The number of other answers, by status."""
 
     @property
     def mean(self) -> float | None: ...
@@ -123,48 +132,32 @@ class RouteTimes(Protocol):
     @property
     def most(self) -> float | None: ...
     def quantile(self, share: float) -> float | None:
-        """Return the time that this share of the good answers, from 0 to 1, took at most."""
+        """Return the time within which this share of the successful answers was given."""
 
 
-class TimesSource(Protocol):
-    """Gives how long answers took, over all workers."""
+class LatencySource(Protocol):
+    """The latency of all workers' answers."""
 
-    def read(self) -> tuple[datetime, Sequence[RouteTimes]]:
-        """Return since when they are counted, and what each route took."""
+    def read(self) -> tuple[datetime, Sequence[RouteLatency]]:
+        """Return the start of the measurement, and the latency of each route."""
 
 
 class DriftSource(Protocol):
-    """Gives the drift of each version that is served: the same from every worker."""
+    """The drift of each served version: the same from every worker."""
 
     def drift(self) -> Sequence[object]:
-        """Return what is known of each version, with the attributes of schemas.VersionDrift."""
-
-
-class AdmissionWatch(Protocol):
-    """Told of what admission refuses."""
-
-    def request_refused_early(self, reason: str) -> None:
-        """Count a request refused before it was read.
-
-        The reason is queue_full, overloaded, connections, malformed_request or headers_too_large.
-        """
-
-
-class LimitsWatch(Protocol):
-    """Told of what the limits do."""
-
-    def request_limited(self, limit: str) -> None:
-        """Count a request that was refused by ``requests``, ``tokens`` or ``concurrency``."""
-
-    def limits_degraded(self, *, degraded: bool) -> None:
-        """Note whether this worker counts by itself, as the shared store does not answer."""
+        """Return the state of each version, with the attributes of VersionDrift."""
 
 
 class FeedbackService(Protocol):
-    """Takes labels for what was answered, and tells what they come to.
+    """Stores labels for predictions, and measures versions by them.
 
-    Deadlines are by time.monotonic(); DeadlineExceeded where one is too near, DatabaseUnavailable
-    where the database does not answer.
+    Deadlines are by time.monotonic().
+
+    Raises:
+        DeadlineExceeded: From both methods, if a deadline is too near.
+        DatabaseUnavailable: From both methods, if the database does not answer.
+
     """
 
     async def take(
@@ -174,19 +167,23 @@ class FeedbackService(Protocol):
         deadline: float,
         subject: str,
     ) -> int:
-        """Keep all labels for good, or none; ``models`` may be labelled, None for all of them.
+        """Store all labels durably, or none; only ``models`` may be labelled, None for all.
 
-        Returns how many are joined to their answers, where the others wait for theirs.
-        InvalidInput, or Forbidden, for what does not fit an answer that is known; RateLimited where
-        too many of the subject's, or of all, wait.
+        Returns how many labels were joined to their predictions; the others wait for theirs.
+
+        Raises:
+            InvalidInput: A label does not fit its prediction.
+            Forbidden: A prediction is of another model.
+            RateLimited: Too many labels wait, of the subject or in total.
+
         """
 
     async def read(self, deadline: float) -> Sequence[VersionQuality]:
-        """Return what is known of each version."""
+        """Return the quality of each version."""
 
 
 class EventSink(Protocol):
-    """Takes the events of each answer."""
+    """Receives the events of each answer."""
 
     def emit(self, events: Sequence[PredictionEvent]) -> None:
         """Hand them to all subscribers; never blocks, never raises."""

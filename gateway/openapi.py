@@ -78,11 +78,11 @@ _HEADERS: dict[str, Json] = {
         "schema": {"type": "string"},
     },
     "RateLimit-Policy": {
-        "description": "What the caller may ask for, by limit: q in w seconds.",
+        "description": "The limits of the caller: q in w seconds.",
         "schema": {"type": "string"},
     },
     "RateLimit": {
-        "description": "What is left of it: r, for t more seconds.",
+        "description": "The rest of it: r, for t more seconds.",
         "schema": {"type": "string"},
     },
     "Accept-Encoding": {
@@ -100,7 +100,7 @@ _HEADERS: dict[str, Json] = {
         "schema": {"type": "integer", "minimum": 1},
     },
     "WWW-Authenticate": {
-        "description": "What is asked for, and what was wrong with the token (RFC 6750).",
+        "description": "The required credential, and the fault of the token (RFC 6750).",
         "schema": {"type": "string"},
     },
 }
@@ -179,7 +179,6 @@ def _operation(spec: RouteSpec, *, deprecated: bool, negotiated: bool = False) -
     success = {"description": "OK", "headers": _refs(headers), "content": content}
     operation["responses"] = {"200": success} | _failures(_errors_of(spec), failed)
     if deprecated and is_model_route:
-        # Only if it is so: a document omits what is usual.
         operation["deprecated"] = True
     return {spec.method.lower(): operation}
 

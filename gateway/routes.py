@@ -172,8 +172,8 @@ class RouteTable:
         if (routes := self._fixed.get(path)) is not None:
             return routes.match(method)
         for pattern, routes in self._templates:
-            if found := pattern.fullmatch(path):
-                return replace(routes.match(method), parameters=found.groupdict())
+            if parameters := pattern.fullmatch(path):
+                return replace(routes.match(method), parameters=parameters.groupdict())
         return None
 
     def _negotiating_specs(self) -> Iterator[RouteSpec]:

@@ -76,7 +76,9 @@ class SecurityLog:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
-        counters = [((event, fault), each) for (event, fault, _), each in self._sources.items()]
+        counters = [
+            ((event, fault), repeats) for (event, fault, _), repeats in self._sources.items()
+        ]
         counters += self._others.items()
         self._sources.clear()
         self._others.clear()

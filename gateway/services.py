@@ -1,10 +1,10 @@
-"""What the routes' handlers answer from; the composition root joins them."""
+"""The services that handlers use; the composition root builds them."""
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.interfaces import DriftSource, FeedbackService, MetricsSource, TimesSource
+from gateway.interfaces import DriftSource, FeedbackService, LatencySource
 from gateway.prediction import PredictionHandler
 from gateway.routes import RouteTable
 from kaiten.errors import UnknownRoute
@@ -14,27 +14,27 @@ from kaiten.settings.loader import Settings
 class MetricsReader:
     """Reads the metrics of all workers once at a time: requests meanwhile share the answer."""
 
-    def __init__(self, source: MetricsSource) -> None:
-        self._source = source
+    def __init__(self, expose: Callable[[], tuple[bytes, str]]) -> None:
+        self._expose = expose
         self._reading: asyncio.Task[tuple[bytes, str]] | None = None
 
     async def exposition(self) -> tuple[bytes, str]:
         """Return them in Prometheus' text format, and its content type."""
         if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(asyncio.to_thread(self._source.exposition))
+            self._reading = asyncio.create_task(asyncio.to_thread(self._expose))
         # A caller that leaves ends no thread.
         return await asyncio.shield(self._reading)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Services:
-    """What handlers are called with, beside their request."""
+    """The services that every handler is called with."""
 
     settings: Settings
     routes: RouteTable
     prediction: PredictionHandler
     metrics: MetricsReader
-    answer_times: TimesSource
+    latency: LatencySource
     drift: DriftSource
     # None if predictions are not stored.
     feedback_service: FeedbackService | None
@@ -47,7 +47,7 @@ class Services:
 
     @property
     def feedback(self) -> FeedbackService:
-        """What stores labels.
+        """The store of labels.
 
         Raises:
             UnknownRoute: Predictions are not stored, so that its routes are closed.

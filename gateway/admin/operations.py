@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from gateway import feedback
 from gateway.exchange import Exchange
-from gateway.interfaces import RouteTimes
+from gateway.interfaces import RouteLatency
 from gateway.routes import RouteKind, RouteSpec
 from gateway.services import Services
 from kaiten.errors import DatabaseUnavailable
@@ -67,7 +67,7 @@ class FeatureDrift(_FromAttributes):
 
 
 class DriftWindow(_FromAttributes):
-    """The last window; drift is told where its p-value is at most its level."""
+    """The last window; it shows drift if its p-value is at most its level."""
 
     rows: int = Field(ge=1)
     started_at: datetime
@@ -82,11 +82,11 @@ class VersionDrift(_FromAttributes):
     model: str
     version: str
     arm: str
-    drifted: bool | None = Field(description="null where there is no reference; see reason.")
+    drifted: bool | None = Field(description="null without a reference; see reason.")
     since: datetime | None
     reference: str | None = Field(description="The validation report that holds it.")
     reference_rows: int | None = Field(
-        description="How many rows it has: with few, only large changes can be told."
+        description="How many rows it has: with few, only large changes are significant."
     )
     reason: str | None
     windows: int = Field(ge=0, description="How many windows were judged.")
@@ -115,10 +115,10 @@ class EstimatedAccuracy(BaseModel):
 
 
 class ModelQuality(BaseModel):
-    """What is known of a version in an arm; null without labels, or without a calibration.
+    """The quality of a version in an arm; null without labels, or without a calibration.
 
-    The same from every worker of every host, but that a host which does not serve the version
-    estimates nothing.
+    It is the same from every worker of every host, except that a host that does not serve the
+    version estimates nothing.
     """
 
     model: str
@@ -154,7 +154,7 @@ async def metrics(_: Exchange, services: Services) -> Response:
 async def stats(_: Exchange, services: Services) -> StatsResponse:
     """Return how many answers each route gave, and how long they took."""
     # It reads files, one for each worker.
-    since, routes = await asyncio.to_thread(services.answer_times.read)
+    since, routes = await asyncio.to_thread(services.latency.read)
     return StatsResponse(since=since, routes=[*map(_stats, routes)])
 
 
@@ -187,18 +187,18 @@ def _quality(version: VersionQuality) -> ModelQuality:
     )
 
 
-def _stats(times: RouteTimes) -> RouteStats:
+def _stats(latency: RouteLatency) -> RouteStats:
     return RouteStats(
-        route=times.route,
-        count=times.count,
-        errors={str(status): count for status, count in times.others.items()},
-        mean_ms=_ms(times.mean),
-        min_ms=_ms(times.least),
-        max_ms=_ms(times.most),
-        p50_ms=_ms(times.quantile(0.5)),
-        p90_ms=_ms(times.quantile(0.9)),
-        p95_ms=_ms(times.quantile(0.95)),
-        p99_ms=_ms(times.quantile(0.99)),
+        route=latency.route,
+        count=latency.count,
+        errors={str(status): count for status, count in latency.others.items()},
+        mean_ms=_ms(latency.mean),
+        min_ms=_ms(latency.least),
+        max_ms=_ms(latency.most),
+        p50_ms=_ms(latency.quantile(0.5)),
+        p90_ms=_ms(latency.quantile(0.9)),
+        p95_ms=_ms(latency.quantile(0.95)),
+        p99_ms=_ms(latency.quantile(0.99)),
     )
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from types import TracebackType
 from typing import Self
 
-from gateway.interfaces import BodiesWatch
+from gateway.interfaces import GatewayMetrics
 from kaiten.errors import BodyMemoryFull
 
 
@@ -12,18 +12,17 @@ class BodyMemory:
     """Bounds the bytes of all bodies, from before they are read until their requests end.
 
     A subject may hold the largest body, ``max_body_bytes``, as long as there is room. Beyond that
-    it may hold as much as it leaves free for all others, and leaves room for one largest body
-    besides: about half of the limit if it is alone, a third if two subjects do the same, and so on
-    (dynamic thresholds). So subjects that hold more than one largest body leave room for one to
-    another.
+    it may hold as much as it leaves free for all others, less one largest body (dynamic
+    thresholds). That is about half of the limit if it is alone, and a third if two subjects do the
+    same. So subjects that hold more than one largest body leave room for one to another.
     """
 
-    def __init__(self, limit_bytes: int, max_body_bytes: int, watch: BodiesWatch) -> None:
+    def __init__(self, limit_bytes: int, max_body_bytes: int, metrics: GatewayMetrics) -> None:
         self._free_bytes = limit_bytes
         self._limit_bytes = limit_bytes
         self._max_body_bytes = max_body_bytes
         self._held: Counter[str] = Counter()
-        self._watch = watch
+        self._metrics = metrics
 
     def reservation(self, subject: str) -> "Reservation":
         """Return an empty reservation, a context manager."""
@@ -40,7 +39,7 @@ class BodyMemory:
         held = self._held[subject] + size_bytes
         is_one_body = held <= self._max_body_bytes and left >= 0
         if not is_one_body and held > left - self._max_body_bytes:
-            self._watch.body_refused()
+            self._metrics.body_refused()
             raise BodyMemoryFull
         self._change(subject, size_bytes)
 
@@ -53,7 +52,7 @@ class BodyMemory:
     def _change(self, subject: str, size_bytes: int) -> None:
         self._held[subject] += size_bytes
         self._free_bytes -= size_bytes
-        self._watch.body_bytes_changed(self._limit_bytes - self._free_bytes)
+        self._metrics.body_bytes_changed(self._limit_bytes - self._free_bytes)
 
 
 class Reservation:

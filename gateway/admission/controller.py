@@ -17,7 +17,7 @@ from gateway.errors import STATUS_AND_CODE
 from gateway.exchange import exchange_of
 from gateway.http.backlog import Backlog, Start
 from gateway.http.protocol import declared_bytes
-from gateway.interfaces import AdmissionWatch
+from gateway.interfaces import GatewayMetrics
 from gateway.middleware.dispatch import call_handler
 from gateway.middleware.early_answer import EARLY_ANSWER, Refusal
 from gateway.routes import RouteKind, RouteSpec
@@ -29,7 +29,7 @@ from kaiten.errors import DeadlineExceeded, InvalidInput, KaitenError, Overloade
 # for them, about 0.3 ms each.
 _STARTS = 4
 # Requests that wait to start, of one subject, and fewer as more subjects wait; and how long they
-# wait, about: a burst is started within that time, what comes steadily is too much.
+# wait, about: a burst is started within that time; a steady excess is rejected.
 _WAITING, _MAX_WAIT_S = 1024, 1.0
 # The subjects of all callers without a credential, and of all whose credential is not remembered: a
 # flood of the first takes no turn from a token that a worker sees for the first time.
@@ -46,13 +46,13 @@ class Admission:
         self,
         services: Services,
         authenticator: Authenticator,
-        watch: AdmissionWatch,
+        metrics: GatewayMetrics,
         time_limit_s: float,
     ) -> None:
         self.edge: ASGIApp | None = None
         self._services = services
         self._authenticator = authenticator
-        self._watch = watch
+        self._metrics = metrics
         self._time_limit_s = time_limit_s
         self._backlog = Backlog(_WAITING, _STARTS, _MAX_WAIT_S)
         self._urgent_bytes = tuple(
@@ -136,7 +136,7 @@ class Admission:
         return True
 
     def _refuse(self, scope: Scope, error: KaitenError, reason: str, answer: Answer) -> None:
-        self._watch.request_refused_early(reason)
+        self._metrics.request_refused_early(reason)
         self._answer(scope, Refusal(error), answer)
 
     def _answer(self, scope: Scope, early: ASGIApp, answer: Answer) -> None:

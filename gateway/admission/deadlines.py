@@ -35,6 +35,6 @@ def request_deadline(scope: Scope, spec: RouteSpec | None, limit_s: float) -> fl
 
 def _requested_s(value: bytes) -> float:
     if not value.isdigit() or len(value) > MAX_DIGITS or int(value) == 0:
-        reason = "is no whole number of milliseconds from 1 to 999999999"
+        reason = "is not a whole number of milliseconds from 1 to 999999999"
         raise InvalidInput([Detail(HEADER, reason)])
     return int(value) / 1000

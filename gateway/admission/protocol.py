@@ -216,9 +216,9 @@ class AdmissionProtocol(BoundedProtocol):
 
 
 class _Flow(FlowControl):
-    """Leaves it to the protocol whether reading goes on: the application asks for it as it waits.
+    """Leaves it to the protocol whether to read, although the application asks for it as it waits.
 
-    Otherwise a caller who pipelines requests without end has their bytes collected in memory.
+    Otherwise the bytes of a caller that pipelines requests without end collect in memory.
     """
 
     def __init__(self, transport: asyncio.Transport, on_change: Callable[[], None]) -> None:

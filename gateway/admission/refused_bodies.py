@@ -30,6 +30,6 @@ class RefusedBodies:
             self._bodies.popitem(last=False)
 
     def inputs(self, subject: str, size_bytes: int) -> int:
-        """Return how many inputs a body has at least, by what is remembered: 1 if nothing is."""
+        """Return the fewest inputs that a body may have: 1 unless it is remembered."""
         inputs, until = self._bodies.get((subject, size_bytes), (1, 0.0))
         return inputs if self._clock() < until else 1

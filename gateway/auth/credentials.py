@@ -142,13 +142,13 @@ class Credentials(BaseModel):
     def with_revoked(
         self, *, tokens: Mapping[str, int] = _NONE, subjects: Mapping[str, int] = _NONE
     ) -> "Credentials":
-        """Return it with more revoked; what was revoked for longer stays so.
+        """Return the document with more revocations; each ends at its later instant.
 
-        All API keys that a revoked subject has are void, also one that says it was made later.
+        A revoked subject loses all its API keys, even one whose clock was ahead.
         """
-        made = [(each.principal.identity, each.created_at) for each in self.api_keys.values()]
+        created = [(key.principal.identity, key.created_at) for key in self.api_keys.values()]
         subjects = {
-            identity: max([until, *(at for owner, at in made if owner == identity)])
+            identity: max([until, *(at for owner, at in created if owner == identity)])
             for identity, until in subjects.items()
         }
         return self.model_copy(

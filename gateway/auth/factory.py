@@ -167,7 +167,7 @@ def _from_file(issuer: IssuerSettings, field: str, read: Callable[[bytes], Key])
     try:
         return read(read_key_file(path))
     except OSError as error:
-        reason = f"{path} can not be read: {error.strerror}"
+        reason = f"{path} cannot be read: {error.strerror}"
     except ValueError as error:
         reason = f"{path} {error}"
     where = f"auth.issuers.{issuer.issuer}.{field}"

@@ -16,7 +16,7 @@ from kaiten.errors import NotReady, StateUnavailable
 
 # Polled faster until a list was read: callers are refused until then.
 _FIRST_POLL_S = 0.2
-# Between polls that fail in a way that nobody has foreseen.
+# Between polls that fail unexpectedly.
 _MAX_WAIT_S = 60.0
 logger = structlog.get_logger(__name__)
 

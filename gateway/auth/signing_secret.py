@@ -24,9 +24,11 @@ class SigningSecret:
 
 
 def secret_in_force(settings: Settings) -> SigningSecret | None:
-    """Return the secret in force; None where only others make tokens, by auth.issuers.
+    """Return the secret in force; None if only the issuers of auth.issuers sign tokens.
 
-    InvalidSettings in production with neither.
+    Raises:
+        InvalidSettings: There is neither, in production.
+
     """
     if configured_secret(settings) is None and settings.auth.issuers:
         return None
@@ -34,7 +36,12 @@ def secret_in_force(settings: Settings) -> SigningSecret | None:
 
 
 def signing_secret(settings: Settings) -> SigningSecret:
-    """Return the secret to sign with; InvalidSettings where there is none to be had."""
+    """Return the secret to sign with.
+
+    Raises:
+        InvalidSettings: There is no secret, or it cannot be read or written.
+
+    """
     configured = configured_secret(settings)
     if configured is not None:
         return SigningSecret(configured, development=False)
@@ -44,7 +51,7 @@ def signing_secret(settings: Settings) -> SigningSecret:
     try:
         return SigningSecret(_development_secret(settings.home), development=True)
     except OSError as error:
-        problem = Detail("home", f"{settings.home} can not be written: {error.strerror}")
+        problem = Detail("home", f"{settings.home} cannot be written: {error.strerror}")
     except ValueError:
         file = settings.home / DEVELOPMENT_SECRET_FILE
         problem = Detail("home", f"{file} is broken; delete it, and a new one is made")
@@ -52,26 +59,30 @@ def signing_secret(settings: Settings) -> SigningSecret:
 
 
 def configured_secret(settings: Settings) -> str | None:
-    """Return the configured secret; None where development is to make one, which this does not do.
+    """Return the configured secret; None if development makes one, which this does not do.
 
-    InvalidSettings in production without one, and as secret_of.
+    Raises:
+        InvalidSettings: There is none, in production; or as secret_of.
+
     """
     configured = secret_of(settings.auth)
     if configured is None and settings.in_production and not settings.auth.issuers:
         reason = (
-            "is not set, and production does not start without one; set KAITEN_AUTH__SECRET"
-            " or KAITEN_AUTH__SECRET_FILE, for example to what `openssl rand -hex 32` says, or give"
-            " it as the file kaiten_auth__secret in the folder that KAITEN_SECRETS names, or name"
-            " others who make tokens in auth.issuers"
+            "is not set, and production does not start without one; set KAITEN_AUTH__SECRET or"
+            " KAITEN_AUTH__SECRET_FILE, for example to the output of `openssl rand -hex 32`. Or"
+            " write it to the file kaiten_auth__secret in the folder that KAITEN_SECRETS names, or"
+            " name other issuers of tokens in auth.issuers"
         )
         raise InvalidSettings([Detail("auth.secret", reason)], "production")
     return configured
 
 
 def secret_of(auth: AuthSettings) -> str | None:
-    """Return the configured signing secret, from the setting or its file; None where there is none.
+    """Return the configured signing secret, from the setting or its file; None without either.
 
-    InvalidSettings for a file that can not be read or that holds a placeholder.
+    Raises:
+        InvalidSettings: The file cannot be read, or holds a placeholder.
+
     """
     if auth.secret is not None:
         return auth.secret.get_secret_value()

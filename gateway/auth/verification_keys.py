@@ -94,10 +94,10 @@ def from_jwks(content: bytes) -> KeySet:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
-        raise ValueError("is no JSON") from None
+        raise ValueError("is not JSON") from None
     keys = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(keys, list) or len(keys) > _MAX_KEYS:
-        raise ValueError(f"is no JWK set of up to {_MAX_KEYS} keys")
+        raise ValueError(f"is not a JWK set of up to {_MAX_KEYS} keys")
     keys_by_id: dict[str, tuple[Key, ...]] = {}
     for jwk in keys:
         # Some issuers write null, or nothing in quotes, for what a key does not have.

@@ -2,17 +2,17 @@
 
 For each connection, the process holds at most
 
-- ``BUFFER_BYTES`` that are received and not parsed yet (gateway/admission/protocol.py stops reading
-  until they are), or ``BODY_BUFFER_BYTES`` of a body of known length, the head that is being
-  parsed, which gateway/http/head.py bounds, and one request that is pipelined behind the one under
-  way,
+- ``BUFFER_BYTES`` that are received and not parsed yet, or ``BODY_BUFFER_BYTES`` of a body of known
+  length: gateway/admission/protocol.py stops reading until they are parsed,
+- the head that is being parsed, which gateway/http/head.py bounds,
+- one request that is pipelined behind the current one,
 - the body of that one until its handler takes it, up to uvicorn's 64 KiB and one read,
 - ``BUFFER_BYTES`` that are written and not sent yet, and the one write that went beyond them: an
   early answer, or a slice of a large one,
 - with TLS, ``BUFFER_BYTES`` that are not decrypted yet, and uvloop's own buffer of 64 KiB.
 
 The kernel holds its receive buffer, and about ``BUFFER_BYTES`` to send (gateway/http/server.py).
-A peer that takes nothing of what is written for a while is disconnected.
+A peer that reads nothing for a while is disconnected.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from typing import Any, Protocol, cast
 BUFFER_BYTES = 16_384
 # Fewer and larger reads halve what it costs to receive a body, also one that is only drained.
 BODY_BUFFER_BYTES = 65_536
-# Of all connections: what is received is copied out of it before anything else is.
+# Of all connections: received bytes are copied out of it at once.
 _RECEIVED = memoryview(bytearray(BODY_BUFFER_BYTES))
 
 
 class Reader(Protocol):
-    """What a channel's protocol tells of the bytes to come."""
+    """A protocol that knows how many bytes are to come."""
 
     @property
     def body_bytes_left(self) -> int:
@@ -38,7 +38,7 @@ class Channel(asyncio.BufferedProtocol, asyncio.Transport):
     """The event loop's protocol for a connection, and the transport of its HTTP protocol.
 
     Once writing is paused, and once the connection is closed or its peer has sent all it will,
-    the peer has ``stall_timeout_s`` to take some of what is left, again and again. Otherwise the
+    the peer has ``stall_timeout_s`` to read some of the rest, again and again. Otherwise the
     connection is aborted: closing it would wait for that peer.
     """
 
@@ -60,7 +60,7 @@ class Channel(asyncio.BufferedProtocol, asyncio.Transport):
             transport, "set_read_buffer_limits", None
         )
         if limit_read_buffer is not None:
-            # TLS: what is still encrypted.
+            # TLS: bytes that are still encrypted.
             limit_read_buffer(high=BUFFER_BYTES)
         self.protocol.connection_made(self)
 

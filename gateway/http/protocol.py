@@ -1,9 +1,9 @@
 """HTTP/1.1 on a worker's connections: uvicorn's protocol, without upgrades, and with bounds.
 
-uvicorn's parser stops at a request that offers an upgrade: its body is lost, and what follows is
-read as another request. Idle connections end after 5 s, and half a request is waited for without
-end. What is not HTTP is answered in bare text, before the answers to earlier requests. No setting
-that BentoML passes on changes any of it.
+uvicorn's parser stops at a request that offers an upgrade: its body is lost, and the next
+bytes are read as another request. Idle connections end after 5 s, and half a request is awaited
+forever. Bytes that are not HTTP are answered in bare text, before the answers to earlier requests.
+No setting that BentoML passes on changes any of it.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from kaiten.settings.models import GatewaySettings
 
 logger = structlog.get_logger("kaiten.service")
 
-# What this module relies on is no public API. After an update, read uvicorn's httptools_impl.py
+# This module relies on private API. After an update, read uvicorn's httptools_impl.py
 # again, run tests/unit/gateway/http/test_protocol.py, and name the new version here.
 TESTED_UVICORN = "0.54"
 # uvicorn's own: what the command line passes on where it is given no --timeout-keep-alive.
@@ -95,7 +95,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.body_bytes_left = 0
         # The request that is being answered; ``cycle`` is the last that has been parsed.
         self._active_cycle: RequestResponseCycle | None = None
-        # What is told to a caller whose bytes cannot be parsed, and whether that has happened.
+        # The error for bytes that cannot be parsed, and whether it was sent.
         self._parse_error: Callable[[], KaitenError] = MalformedRequest
         self._refused = False
 
@@ -142,7 +142,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _renew_parser(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
-        # As uvicorn does: what follows a last request is passed over, and is no error.
+        # As uvicorn does: bytes after a last request are ignored, without an error.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _close_unless_continued(self) -> None:
@@ -241,7 +241,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Return the head of the request at hand without its offers to upgrade."""
         method = self.parser.get_method()
         if method == b"CONNECT":
-            # What follows it is no HTTP, and there is nothing here to connect to.
+            # The bytes after it are not HTTP, and there is nothing here to connect to.
             raise httptools.HttpParserError("CONNECT")
         lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]

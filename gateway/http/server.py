@@ -71,7 +71,7 @@ class HttpServer(uvicorn.Server):
             # makes it blocking, and the event loop of another worker would hang in accept().
             listener.settimeout(0)
             if listener.family != socket.AF_UNIX and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                # Its connections inherit it: the kernel would take megabytes for a caller who
+                # Its connections inherit it: the kernel would take megabytes for a caller that
                 # reads nothing, and wake a writer only once a third of them is sent.
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, BUFFER_BYTES)
         return [

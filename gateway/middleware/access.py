@@ -78,7 +78,7 @@ class AccessMiddleware:
             )
         except TokenRejected as error:
             # The kind of fault is for the operator; a caller learns nothing that helps guessing.
-            # For the line of the log: who still uses a credential that was revoked.
+            # For the log: the subject that still uses a revoked credential.
             exchange.principal = error.principal
             log_event("token_rejected", error.fault)
             raise Unauthenticated(token_sent=True) from None

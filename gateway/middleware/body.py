@@ -64,7 +64,7 @@ class BodyMiddleware:
             raise UnsupportedContentEncoding
         length = headers.get("Content-Length", "0")
         if not _LENGTH.fullmatch(length):
-            raise MalformedBody("its Content-Length is no length")
+            raise MalformedBody("its Content-Length is not a length")
         if int(length) > self._limit_bytes:
             raise BodyTooLarge(self._limit_bytes)
         return int(length)

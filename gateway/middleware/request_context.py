@@ -63,8 +63,8 @@ class RequestContextMiddleware:
             try:
                 await send(message)
             except RuntimeError as error:
-                # uvicorn drops what is sent to a caller that has left, but of a connection's
-                # requests it tells only the last: the first of two still writes to it.
+                # uvicorn drops messages to a caller that has left, but of a connection's
+                # requests it notifies only the last: the first of two still writes to it.
                 if _CONNECTION_CLOSED in str(error):
                     raise ClientDisconnected from None
                 raise

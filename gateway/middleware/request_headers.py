@@ -58,7 +58,7 @@ class RequestHeadersMiddleware:
 
     @staticmethod
     def _check_content_types(headers: RawHeaders) -> None:
-        # All of them: which of two a parser heeds is its own affair.
+        # All of them: parsers differ in which of two they use.
         for name, value in headers:
             if name == b"content-type" and any(kind in value.lower() for kind in _PICKLES):
                 raise UnsupportedContentType

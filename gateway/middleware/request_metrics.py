@@ -1,4 +1,4 @@
-"""Counts, times and logs each request once it is answered, and hands on what was predicted."""
+"""Counts, times and logs each request once it is answered, and emits its predictions."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import FIRST_ERROR_STATUS
 from gateway.exchange import Exchange, exchange_of
-from gateway.interfaces import EventSink, Traffic
+from gateway.interfaces import EventSink, GatewayMetrics
 from gateway.log_sampling import Sample
 from gateway.routes import RouteKind
 
@@ -26,7 +26,7 @@ class RequestMetricsMiddleware:
     """Sees every answer as the caller does: it stands outside the error middleware.
 
     It logs at most ``lines_per_s`` requests a second, as a line costs more than most other things
-    that a request meets; the next line tells how many were left out. Failures of the service
+    that a request meets; the next line says how many were left out. Failures of the service
     are not limited. Request, trace and subject are added to a line that is written
     (monitors/logging/setup.py).
     """
@@ -34,13 +34,13 @@ class RequestMetricsMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        traffic: Traffic,
+        metrics: GatewayMetrics,
         events: EventSink,
         lines_per_s: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app = app
-        self._traffic = traffic
+        self._metrics = metrics
         self._events = events
         self._clock = clock
         self._sample = Sample(lines_per_s)
@@ -50,14 +50,14 @@ class RequestMetricsMiddleware:
         route = exchange.route
         counted = exchange.spec is not None and exchange.spec.kind is RouteKind.MODEL
         if counted and route is not None:
-            self._traffic.request_started(route)
+            self._metrics.request_started(route)
         started = self._clock()
         try:
             await self._app(scope, receive, send)
         finally:
             seconds = self._clock() - started
             if counted and route is not None:
-                self._traffic.request_answered(route, exchange.model_tag, exchange.status, seconds)
+                self._metrics.request_answered(route, exchange.model_tag, exchange.status, seconds)
             if exchange.status < FIRST_ERROR_STATUS and exchange.events:
                 self._events.emit(exchange.events)
             self._log(scope["method"], exchange, started, seconds)

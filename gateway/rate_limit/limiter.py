@@ -11,7 +11,7 @@ from itertools import count
 
 import structlog
 
-from gateway.interfaces import LimitsWatch
+from gateway.interfaces import GatewayMetrics
 from gateway.rate_limit.memory_store import InProcessStore
 from gateway.rate_limit.windows import Headers, LimitStatus, Rules, Store, StoreUnavailable
 from kaiten.pseudonyms import subject_digest
@@ -39,28 +39,28 @@ class Limiter:
     def __init__(
         self,
         rules: Rules,
-        own: Store,
+        local: Store,
         shared: Store | None,
-        watch: LimitsWatch,
+        metrics: GatewayMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.rules = rules
-        self.watch = watch
-        self._own = own
+        self.metrics = metrics
+        self._local = local
         self._shared = shared
         self._clock = clock
         self._degraded = False
         self._retry_at = self._next_line = clock()
         self._pause_s = self._line_pause_s = RETRY_S
         self._recovered_at = -math.inf
-        # Leases that the shared store may still hold because it could not be told of their end.
+        # Leases that the shared store may still hold because it did not hear of their end.
         self._unreleased: deque[tuple[str, str]] = deque(maxlen=_MAX_UNRELEASED)
         self._settling: asyncio.Task[None] | None = None
         # Unique to this worker among all hosts.
         self._lease_prefix = secrets.token_hex(8)
         self._numbers = count()
         if shared is not None:
-            watch.limits_degraded(degraded=False)
+            metrics.limits_degraded(degraded=False)
 
     def request(self, identity: str) -> "LimitedRequest":
         """Return a subject's request, which has yet to acquire a lease."""
@@ -89,7 +89,7 @@ class Limiter:
                 elif probing:
                     self._recover()
                 return shared, status
-        return self._own, await self._own.acquire(subject, lease)
+        return self._local, await self._local.acquire(subject, lease)
 
     async def reserve(self, store: Store, subject: str, tokens: int) -> tuple[Store, LimitStatus]:
         """Return the store that charged or refused the tokens, and the subject's status."""
@@ -98,7 +98,7 @@ class Limiter:
                 return store, await store.reserve(subject, tokens)
             except StoreUnavailable as error:
                 self._degrade(error)
-        return self._own, await self._own.reserve(subject, tokens)
+        return self._local, await self._local.reserve(subject, tokens)
 
     async def release(self, store: Store, subject: str, lease: str) -> None:
         """Tell the store that counted the request that it has ended."""
@@ -111,11 +111,11 @@ class Limiter:
                 return
         if store is self._shared:
             self._unreleased.append((subject, lease))
-        await self._own.release(subject, lease, 0)
+        await self._local.release(subject, lease, 0)
 
     async def refund(self, store: Store, subject: str, lease: str, tokens: int) -> None:
         """Refund reserved tokens, if the store that charged them is available."""
-        if store is self._own or not self._degraded:
+        if store is self._local or not self._degraded:
             try:
                 await store.release(subject, lease, tokens)
             except StoreUnavailable as error:
@@ -125,7 +125,7 @@ class Limiter:
         """Close the stores."""
         if self._settling is not None:
             self._settling.cancel()
-        for store in (self._own, self._shared):
+        for store in (self._local, self._shared):
             if store is not None:
                 await store.close()
 
@@ -142,7 +142,7 @@ class Limiter:
         now = self._clock()
         if not self._degraded:
             self._degraded = True
-            self.watch.limits_degraded(degraded=True)
+            self.metrics.limits_degraded(degraded=True)
             relapsed = now - self._recovered_at < _STEADY_S
             self._pause_s = min(2 * self._pause_s, MAX_RETRY_S) if relapsed else RETRY_S
             if not relapsed:
@@ -157,7 +157,7 @@ class Limiter:
         if self._degraded:
             self._degraded = False
             self._recovered_at = self._clock()
-            self.watch.limits_degraded(degraded=False)
+            self.metrics.limits_degraded(degraded=False)
             logger.info("limits_shared_again")
             self._settling = asyncio.create_task(self._settle())
 
@@ -239,7 +239,7 @@ class LimitedRequest:
     def _raise_if_refused(self) -> None:
         status = self._status
         if status is not None and status.refused is not None:
-            self._limiter.watch.request_limited(status.refused)
+            self._limiter.metrics.request_limited(status.refused)
             raise self._limiter.rules.refusal(status)
 
     def _refund_in_status(self, tokens: int) -> None:
@@ -250,7 +250,10 @@ class LimitedRequest:
 
 
 def limiter_for(
-    limits: RateLimitSettings, state: StateSettings, request_timeout_s: float, watch: LimitsWatch
+    limits: RateLimitSettings,
+    state: StateSettings,
+    request_timeout_s: float,
+    metrics: GatewayMetrics,
 ) -> Limiter | None:
     """Return the limiter of the settings, None if every limit is off."""
     if not (limits.requests or limits.tokens or limits.concurrency):
@@ -262,4 +265,4 @@ def limiter_for(
 
         url = state.redis_url.get_secret_value()
         shared = RedisStore(rules, url, request_timeout_s + _LEASE_MARGIN_S)
-    return Limiter(rules, InProcessStore(rules), shared, watch)
+    return Limiter(rules, InProcessStore(rules), shared, metrics)

@@ -58,7 +58,7 @@ async def trace() -> Trace:
     """Return the trace of one request; those before it have filled every cache."""
     rules, metrics = Rules(RateLimitSettings()), Metrics()
     limiter = Limiter(rules, InProcessStore(rules), None, metrics)
-    house = House(limiter=limiter, traffic=metrics)
+    house = House(limiter=limiter, metrics=metrics)
     # One token: a worker remembers it.
     headers = {"Authorization": bearer("predict")}
     for _ in range(3):

@@ -18,7 +18,7 @@ from gateway.app import EdgeParts, route_table, wrap
 from gateway.auth.factory import build
 from gateway.auth.minting import mint
 from gateway.auth.signing_secret import SigningSecret
-from gateway.interfaces import EventSink, Runner, Traffic
+from gateway.interfaces import EventSink, GatewayMetrics, Runner
 from gateway.middleware.access import Callers
 from gateway.prediction import PredictionHandler
 from gateway.rate_limit.limiter import Limiter
@@ -200,32 +200,41 @@ def _name(runner: Runner) -> str:
 
 
 @dataclass
-class Book:
-    """The traffic that was noted."""
+class FakeMetrics:
+    """The calls of the gateway to its metrics; memory is in bytes."""
 
     started: list[str] = field(default_factory=list)
     answered: list[tuple[str, str, int]] = field(default_factory=list)
+    refused_early: list[str] = field(default_factory=list)
+    limited: list[str] = field(default_factory=list)
+    degraded: list[bool] = field(default_factory=list)
+    body_sizes: list[int] = field(default_factory=list)
+    refused_bodies: int = 0
 
     def request_started(self, route: str) -> None:
         self.started.append(route)
 
-    def request_answered(self, route: str, model: str, status: int, seconds: float) -> None:
+    def request_answered(self, route: str, model_tag: str, code: int, seconds: float) -> None:
         assert seconds >= 0
-        self.answered.append((route, model, status))
+        self.answered.append((route, model_tag, code))
 
+    def request_refused_early(self, reason: str) -> None:
+        self.refused_early.append(reason)
 
-@dataclass
-class Bodies:
-    """The memory of bodies that was noted, in bytes, and how many were refused."""
+    def request_limited(self, limit: str) -> None:
+        self.limited.append(limit)
 
-    sizes: list[int] = field(default_factory=list)
-    refused: int = 0
+    def limits_degraded(self, *, degraded: bool) -> None:
+        self.degraded.append(degraded)
 
     def body_bytes_changed(self, size_bytes: int) -> None:
-        self.sizes.append(size_bytes)
+        self.body_sizes.append(size_bytes)
 
     def body_refused(self) -> None:
-        self.refused += 1
+        self.refused_bodies += 1
+
+    def exposition(self) -> tuple[bytes, str]:
+        return b"", "text/plain"
 
 
 class Drift:
@@ -295,7 +304,7 @@ class House:
         desk: Desk | None = None,
         feedback: FeedbackSettings = FeedbackSettings(),  # noqa: B008  it is frozen
         draining: bool = False,
-        traffic: Traffic | None = None,
+        metrics: GatewayMetrics | None = None,
     ) -> None:
         self.desk, self.draining = desk or Desk(), draining
         settings = Settings.model_construct(
@@ -315,22 +324,20 @@ class House:
             settings,
             table,
             PredictionHandler(FakeRegistry(*(runners or (Classifier(),))), gateway),
-            MetricsReader(Metrics()),
+            MetricsReader(Metrics().exposition),
             self.times,
             Drift(),
             self.desk,
             lambda: self.draining,
         )
-        self.traffic = Book()
-        self.bodies = Bodies()
+        self.metrics = FakeMetrics()
         self.events = Events()
         self.app = wrap(
             inner or PlainTextResponse("not found", 404),
             EdgeParts(
                 self.services,
                 callers(settings, secret or SigningSecret(SECRET, development=False)),
-                traffic or self.traffic,
-                self.bodies,
+                metrics or self.metrics,
                 events or self.events,
                 limiter,
             ),

@@ -51,7 +51,7 @@ async def test_a_negotiated_request_is_one_for_the_path_of_its_version(
     direct = await house.post(PREDICT[version], BODIES[version])
     assert (answer.status_code, answer.headers["API-Version"]) == (200, version)
     assert set(answer.json()) == set(direct.json())
-    assert [path for path, _, _ in house.traffic.answered] == [PREDICT[version]] * 2
+    assert [path for path, _, _ in house.metrics.answered] == [PREDICT[version]] * 2
 
 
 @pytest.mark.parametrize("path", [NEGOTIATED, *PREDICTIONS, *DOCUMENTS.values()])
@@ -91,8 +91,8 @@ async def test_a_refused_version_is_counted_on_a_known_route() -> None:
     house = House()
     await house.post(NEGOTIATED, {}, {"API-Version": "3"})
     await house.post(V1, {}, {"API-Version": "2"})
-    assert house.traffic.answered == [(NEGOTIATED, "", 400), (V1, "", 400)]
-    assert house.traffic.started == [NEGOTIATED, V1]
+    assert house.metrics.answered == [(NEGOTIATED, "", 400), (V1, "", 400)]
+    assert house.metrics.started == [NEGOTIATED, V1]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tests.unit.gateway.house import LIMITS, House, bearer
 
 PATH = "/v9/echo/parrot"
 metrics = Metrics()
-house = House(traffic=metrics)
+house = House(metrics=metrics)
 
 
 async def post(path, body, **headers):

@@ -25,7 +25,7 @@ async def test_labels_are_handed_on_and_counted() -> None:
     labels = [("one", 1, "billing"), ("a.B-2_", 0, "no label of ours")]
     assert house.desk.taken == [(labels, None)]
     # It is a request like others, and no prediction.
-    assert house.traffic.answered == [(FEEDBACK, "", 200)]
+    assert house.metrics.answered == [(FEEDBACK, "", 200)]
     assert house.events.emitted == []
 
 

@@ -23,7 +23,7 @@ class Held:
 
 async def test_metrics_are_read_once_at_a_time_whoever_asks_and_leaves() -> None:
     metrics = Held()
-    reader = MetricsReader(metrics)
+    reader = MetricsReader(metrics.exposition)
     asked = [asyncio.create_task(reader.exposition()) for _ in range(50)]
     assert await asyncio.to_thread(metrics.began.wait, PATIENCE_S)
     for leaver in asked[1:]:

@@ -13,7 +13,7 @@ from tests.unit.gateway.house import (
     LIMITS,
     PREDICTIONS,
     V1,
-    Bodies,
+    FakeMetrics,
     House,
     Stuck,
     bearer,
@@ -25,8 +25,8 @@ LARGEST = 100
 SMALL = LIMITS.model_copy(update={"max_body_bytes": 1000, "max_body_memory_bytes": 2000})
 
 
-def memory(limit_bytes: int = 1200) -> tuple[BodyMemory, Bodies]:
-    watch = Bodies()
+def memory(limit_bytes: int = 1200) -> tuple[BodyMemory, FakeMetrics]:
+    watch = FakeMetrics()
     return BodyMemory(limit_bytes, LARGEST, watch), watch
 
 
@@ -36,8 +36,8 @@ def test_subject_alone_may_hold_half_of_all_but_room_for_a_largest_body() -> Non
         reservation.grow_to(550)
         with pytest.raises(BodyMemoryFull):
             reservation.grow_to(551)
-        assert watch.sizes[-1] == 550
-    assert (watch.sizes[-1], watch.refused) == (0, 1)
+        assert watch.body_sizes[-1] == 550
+    assert (watch.body_sizes[-1], watch.refused_bodies) == (0, 1)
 
 
 def test_subjects_that_hold_all_that_they_may_leave_room_for_a_largest_body() -> None:
@@ -45,7 +45,7 @@ def test_subjects_that_hold_all_that_they_may_leave_room_for_a_largest_body() ->
     held = [_as_much_as_may_be(bodies, subject) for subject in "abcde"]
     # Half, by turns, and never less than one body.
     assert held == [550, 275, 137, LARGEST, LARGEST]
-    assert watch.sizes[-1] == sum(held)
+    assert watch.body_sizes[-1] == sum(held)
 
 
 def test_newcomer_sends_a_largest_body_in_parts_beside_those_that_hold_more() -> None:
@@ -73,7 +73,7 @@ def test_reservation_counts_growth_once() -> None:
     with bodies.reservation("a") as reservation:
         for size in (100, 300, 200, 300):
             reservation.grow_to(size)
-    assert watch.sizes == [100, 300, 0]
+    assert watch.body_sizes == [100, 300, 0]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 700)), max_size=30))
@@ -85,11 +85,11 @@ def test_never_over_the_limit_and_all_of_it_is_given_back(asked: list[tuple[str,
         reservations.append(reservation)
         with contextlib.suppress(BodyMemoryFull):
             reservation.grow_to(size)
-    assert max(watch.sizes, default=0) <= 1200
+    assert max(watch.body_sizes, default=0) <= 1200
     for reservation in reservations:
         with reservation:
             pass
-    assert not watch.sizes or watch.sizes[-1] == 0
+    assert not watch.body_sizes or watch.body_sizes[-1] == 0
 
 
 async def _pending(house: House, path: str, body: bytes, **headers: str) -> "asyncio.Task[object]":
@@ -127,9 +127,9 @@ async def test_body_beyond_the_memory_is_refused_unread(path: str) -> None:
     answer = await house.post(path, body(), {"Content-Length": "500", **allowed})
     assert (answer.status_code, error_of(answer)["code"]) == (429, "body_memory_full")
     assert answer.headers["Retry-After"] == "1"
-    assert (read, house.bodies.refused) == ([], 1)
+    assert (read, house.metrics.refused_bodies) == ([], 1)
     await _end(held)
-    assert house.bodies.sizes[-1] == 0
+    assert house.metrics.body_sizes[-1] == 0
 
 
 async def test_body_in_chunks_is_refused_as_it_grows() -> None:
@@ -142,9 +142,9 @@ async def test_body_in_chunks_is_refused_as_it_grows() -> None:
 
     answer = await house.post(V1, body())
     assert error_of(answer)["code"] == "body_memory_full"
-    assert max(house.bodies.sizes) <= 1000
+    assert max(house.metrics.body_sizes) <= 1000
     await _end(held)
-    assert house.bodies.sizes[-1] == 0
+    assert house.metrics.body_sizes[-1] == 0
 
 
 async def test_another_subject_is_answered_beside_one_that_holds_its_share() -> None:
@@ -161,13 +161,13 @@ async def test_body_counts_until_its_request_has_ended() -> None:
     house = House(stuck, gateway=SMALL, request_timeout_s=0.05)
     asked = asyncio.create_task(house.post(V1, GOOD[V1]))
     await stuck.asked.wait()
-    assert house.bodies.sizes[-1] > 0
+    assert house.metrics.body_sizes[-1] > 0
     assert (await asked).status_code == 504
-    assert house.bodies.sizes[-1] == 0
+    assert house.metrics.body_sizes[-1] == 0
 
 
 @pytest.mark.parametrize("body", [b"{", b'{"text": 1}', b"x" * 2000])
 async def test_refused_body_is_given_back(body: bytes) -> None:
     house = House(gateway=SMALL)
     assert (await house.post(V1, body)).status_code in (400, 413, 422)
-    assert house.bodies.sizes[-1:] in ([], [0])
+    assert house.metrics.body_sizes[-1:] in ([], [0])

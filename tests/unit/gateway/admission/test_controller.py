@@ -33,6 +33,7 @@ from tests.unit.gateway.house import (
     V2,
     Answer,
     Classifier,
+    FakeMetrics,
     House,
     bearer,
     callers,
@@ -88,7 +89,7 @@ class Door:
 
     runners: tuple[Classifier, ...] = (Classifier(),)
     draining: bool = False
-    refused: list[str] = field(default_factory=list)
+    metrics: FakeMetrics = field(default_factory=FakeMetrics)
     started: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -98,13 +99,14 @@ class Door:
         self.admission = Admission(
             self.services,
             self._callers.authenticator,
-            self,
+            self.metrics,
             time_limit_s=30,
         )
         self.admission.edge = EarlyAnswerMiddleware(PlainTextResponse("not early"))
 
-    def request_refused_early(self, reason: str) -> None:
-        self.refused.append(reason)
+    @property
+    def refused(self) -> list[str]:
+        return self.metrics.refused_early
 
     @property
     def authenticator(self) -> Authenticator:

@@ -55,14 +55,13 @@ from tests.unit.gateway.house import (
     LIMITS,
     SECRET,
     V1,
-    Bodies,
-    Book,
     Classifier,
     Drift,
     Events,
+    FakeMetrics,
     FakeRegistry,
 )
-from tests.unit.gateway.rate_limit.house import Clock, Watch
+from tests.unit.gateway.rate_limit.house import Clock
 
 # A key that is never rotated out.
 STAYS = jwk("ES256#stays", kid="stays")
@@ -181,14 +180,14 @@ class Stand:
             settings,
             table,
             PredictionHandler(FakeRegistry(Classifier()), defences.gateway),
-            MetricsReader(Metrics()),
+            MetricsReader(Metrics().exposition),
             LatencyStats(table.model_routes),
             Drift(),
             None,
             lambda: False,
         )
         callers = Callers(self._authenticator(), defences.loopback_only)
-        return EdgeParts(services, callers, Book(), Bodies(), Events(), self._limiter())
+        return EdgeParts(services, callers, FakeMetrics(), Events(), self._limiter())
 
     def _loose_dispatch(self, app: ASGIApp, services: Services) -> ASGIApp:
         return LooseDispatch(app, services, inflates=self.defences.inflates)
@@ -226,7 +225,9 @@ class Stand:
 
     def _limiter(self) -> Limiter | None:
         rules, clock = self.defences.limits, Clock()
-        return Limiter(rules, InProcessStore(rules, clock), None, Watch(), clock) if rules else None
+        if rules is None:
+            return None
+        return Limiter(rules, InProcessStore(rules, clock), None, FakeMetrics(), clock)
 
 
 class LooseDispatch(DispatchMiddleware):

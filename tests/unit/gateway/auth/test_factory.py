@@ -91,7 +91,7 @@ Change = Callable[[Path], object]
 @pytest.mark.parametrize(
     ("field", "change", "reason"),
     [
-        ("public_key_file", lambda path: None, "can not be read"),
+        ("public_key_file", lambda path: None, "cannot be read"),
         ("public_key_file", lambda path: path.write_bytes(private_pem("ES256")), "private key"),
         ("public_key_file", lambda path: path.write_text("nothing"), "no usable public key"),
         ("secret_file", lambda path: path.write_text("short"), "shorter than 32 bytes"),

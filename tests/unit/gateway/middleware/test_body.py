@@ -31,7 +31,7 @@ async def test_a_body_that_does_not_arrive_is_given_up_with_its_connection(path:
     assert (answer.status_code, error_of(answer)["code"]) == (408, "body_timeout")
     assert fields_of(answer) == ["body"]
     assert answer.headers["Connection"] == "close"
-    assert house.traffic.answered == [(path, "", 408)]
+    assert house.metrics.answered == [(path, "", 408)]
 
 
 async def test_a_deadline_that_comes_first_is_the_deadline() -> None:

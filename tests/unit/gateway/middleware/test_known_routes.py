@@ -14,7 +14,7 @@ async def test_a_path_with_something_behind_it_is_unknown(path: str, tail: str) 
     house = House()
     answer = await house.ask("POST", f"{path}{tail}")
     assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
-    assert house.traffic.answered == []
+    assert house.metrics.answered == []
 
 
 @pytest.mark.parametrize(

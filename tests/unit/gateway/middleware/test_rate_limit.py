@@ -18,6 +18,7 @@ from tests.unit.gateway.house import (
     V2,
     Answer,
     Classifier,
+    FakeMetrics,
     House,
     Raising,
     Stuck,
@@ -26,7 +27,7 @@ from tests.unit.gateway.house import (
     fields_of,
 )
 from tests.unit.gateway.middleware.test_request_metrics import request_to
-from tests.unit.gateway.rate_limit.house import Clock, Watch, rules
+from tests.unit.gateway.rate_limit.house import Clock, rules
 
 BOB = {"Authorization": bearer("predict", subject="bob")}
 
@@ -52,7 +53,7 @@ def limited(
     request_timeout_s: float = 30,
 ) -> House:
     limits, clock = rules(requests, tokens, concurrency), Clock()
-    limiter = Limiter(limits, InProcessStore(limits, clock), None, Watch(), clock)
+    limiter = Limiter(limits, InProcessStore(limits, clock), None, FakeMetrics(), clock)
     return House(*runners, limiter=limiter, request_timeout_s=request_timeout_s)
 
 

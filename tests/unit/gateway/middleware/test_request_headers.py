@@ -71,4 +71,4 @@ async def test_a_refusal_is_an_answer_like_any_other() -> None:
     answer = await house.post(V1, GOOD[V1], {"X-More": "x" * LIMITS.max_header_bytes})
     assert (answer.status_code, error_of(answer)["code"]) == (431, "headers_too_large")
     assert fields_of(answer) == ["headers"]
-    assert house.traffic.answered == [(V1, "", 431)]
+    assert house.metrics.answered == [(V1, "", 431)]

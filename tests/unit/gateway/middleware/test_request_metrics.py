@@ -19,10 +19,10 @@ from tests.unit.gateway.house import (
     TAG,
     V1,
     V2,
-    Book,
     Broken,
     Classifier,
     Events,
+    FakeMetrics,
     House,
     Raising,
     Stuck,
@@ -62,8 +62,8 @@ async def test_a_request_is_counted_once_as_the_caller_saw_it(
     house = House(runner)
     answer = await house.post(path, GOOD[path])
     assert answer.status_code == status
-    assert house.traffic.started == [path]
-    assert house.traffic.answered == [(path, model, status)]
+    assert house.metrics.started == [path]
+    assert house.metrics.answered == [(path, model, status)]
 
 
 @pytest.mark.parametrize(
@@ -83,27 +83,27 @@ async def test_a_refused_request_is_counted(
 ) -> None:
     house = House()
     await house.post(path, GOOD[path] if body is None else body, headers)
-    assert house.traffic.started == [path]
-    assert house.traffic.answered == [(path, "", status)]
+    assert house.metrics.started == [path]
+    assert house.metrics.answered == [(path, "", status)]
 
 
 async def test_a_request_that_takes_too_long_is_counted() -> None:
     house = House(Stuck(), request_timeout_s=0.01)
     await house.post(V2, GOOD[V2])
-    assert house.traffic.answered == [(V2, TAG, 504)]
+    assert house.metrics.answered == [(V2, TAG, 504)]
 
 
 async def test_another_method_is_counted() -> None:
     house = House()
     await house.ask("GET", V1, headers={"Authorization": bearer("predict")})
-    assert house.traffic.answered == [(V1, "", 405)]
+    assert house.metrics.answered == [(V1, "", 405)]
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 503])
 async def test_a_foreign_failure_is_counted(status: int) -> None:
     house = House(inner=PlainTextResponse("foreign", status))
     await house.post(BENTO, GOOD[BENTO])
-    assert house.traffic.answered == [(BENTO, "", status)]
+    assert house.metrics.answered == [(BENTO, "", status)]
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ async def test_a_foreign_failure_is_counted(status: int) -> None:
 async def test_no_other_path_is_counted(path: str) -> None:
     house = House()
     await house.ask("GET", path)
-    assert house.traffic.started == []
-    assert house.traffic.answered == []
+    assert house.metrics.started == []
+    assert house.metrics.answered == []
 
 
 @pytest.mark.parametrize("path", PREDICTIONS)
@@ -136,7 +136,7 @@ async def test_a_request_whose_caller_is_gone_is_counted_as_499(path: str) -> No
     request.cancel()
     with suppress(asyncio.CancelledError):
         await request
-    assert house.traffic.answered == [(path, TAG, 499)]
+    assert house.metrics.answered == [(path, TAG, 499)]
     assert house.events.emitted == []
 
 
@@ -160,7 +160,7 @@ async def test_what_a_caller_who_leaves_had_asked_is_dropped(path: str) -> None:
     assert runner.dropped
     # No one reads it, but BentoML waits for an answer to begin, and else holds the request.
     assert [message.get("status") for message in sent] == [499, None]
-    assert house.traffic.answered == [(path, TAG, 499)]
+    assert house.metrics.answered == [(path, TAG, 499)]
     assert house.events.emitted == []
 
 
@@ -181,7 +181,7 @@ async def test_a_caller_who_leaves_within_the_body_is_counted_as_499(path: str) 
 
     await house.app(request_to(path), receive, send)
     assert [message.get("status") for message in sent] == [499, None]
-    assert house.traffic.answered == [(path, "", 499)]
+    assert house.metrics.answered == [(path, "", 499)]
 
 
 async def test_an_answer_that_breaks_off_is_counted_by_its_status() -> None:
@@ -192,7 +192,7 @@ async def test_an_answer_that_breaks_off_is_counted_by_its_status() -> None:
     house = House(inner=breaks_off)
     with pytest.raises(RuntimeError):
         await house.post(V1, GOOD[V1])
-    assert house.traffic.answered == [(V1, "", 200)]
+    assert house.metrics.answered == [(V1, "", 200)]
 
 
 @pytest.mark.parametrize("headers", [[(b"content-type", b"application/json")], []])
@@ -209,7 +209,7 @@ async def test_an_answer_that_finds_no_connection_is_counted_as_499(
     house = House()
     with pytest.raises(ClientDisconnected):
         await house.app({**request_to(V1), "headers": headers}, receive, send)
-    assert house.traffic.answered == [(V1, "", 499)]
+    assert house.metrics.answered == [(V1, "", 499)]
     assert [line["event"] for line in logged] == ["request"]
 
 
@@ -251,7 +251,7 @@ async def test_requests_at_once_are_told_apart() -> None:
     ]
     answers = await asyncio.gather(*(house.post(V2, body) for body in bodies))
     assert [answer.status_code for answer in answers] == [200, 200, 404] * 2
-    assert sorted(house.traffic.answered) == sorted(
+    assert sorted(house.metrics.answered) == sorted(
         [(V2, TAG, 200), (V2, "topic:2.1.0", 200), (V2, "", 404)] * 2
     )
     assert sorted((event.model_tag, event.label) for event in house.events.emitted) == [
@@ -300,7 +300,7 @@ async def test_a_flood_is_logged_in_part_and_the_next_line_tells_how_many_were_l
 ) -> None:
     clock = Clock()
     middleware = RequestMetricsMiddleware(
-        PlainTextResponse("fine"), Book(), Events(), lines_per_s=2, clock=clock
+        PlainTextResponse("fine"), FakeMetrics(), Events(), lines_per_s=2, clock=clock
     )
     for now in (1.0, 1.1, 1.2, 1.9, 2.0):
         clock.now = now
@@ -311,7 +311,7 @@ async def test_a_flood_is_logged_in_part_and_the_next_line_tells_how_many_were_l
 async def test_failures_of_the_service_are_not_limited(logged: list[EventDict]) -> None:
     logging.getLogger("kaiten").setLevel("ERROR")
     middleware = RequestMetricsMiddleware(
-        PlainTextResponse("bad", 500), Book(), Events(), lines_per_s=0, clock=Clock()
+        PlainTextResponse("bad", 500), FakeMetrics(), Events(), lines_per_s=0, clock=Clock()
     )
     for _ in range(3):
         await call(middleware)
@@ -323,7 +323,7 @@ async def test_what_a_caller_can_bring_about_is_limited_like_any_request(
     logged: list[EventDict], path: str, status: int
 ) -> None:
     middleware = RequestMetricsMiddleware(
-        PlainTextResponse("late", status), Book(), Events(), lines_per_s=1, clock=Clock()
+        PlainTextResponse("late", status), FakeMetrics(), Events(), lines_per_s=1, clock=Clock()
     )
     for _ in range(3):
         await call(middleware, path)
@@ -339,7 +339,7 @@ async def test_a_second_is_that_of_the_answer_and_never_goes_back(
         clock.now = next(ends)
         await PlainTextResponse("fine")(scope, receive, send)
 
-    middleware = RequestMetricsMiddleware(slow, Book(), Events(), lines_per_s=1, clock=clock)
+    middleware = RequestMetricsMiddleware(slow, FakeMetrics(), Events(), lines_per_s=1, clock=clock)
     # As under overload: long ones of the second before end among short ones.
     for begins in (2.0, 1.5, 2.2, 1.6):
         clock.now = begins
@@ -351,7 +351,7 @@ async def test_what_is_not_written_takes_nobody_s_place(logged: list[EventDict])
     logging.getLogger("kaiten").setLevel("INFO")
     clock = Clock()
     middleware = RequestMetricsMiddleware(
-        PlainTextResponse("fine"), Book(), Events(), lines_per_s=1, clock=clock
+        PlainTextResponse("fine"), FakeMetrics(), Events(), lines_per_s=1, clock=clock
     )
     requests = ((1.0, "/livez"), (1.1, V1), (1.2, V1), (2.0, "/metrics"), (2.1, V1))
     for now, path in requests:

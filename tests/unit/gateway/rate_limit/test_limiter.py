@@ -10,7 +10,8 @@ from gateway.rate_limit.memory_store import InProcessStore
 from gateway.rate_limit.windows import LimitStatus, Rules, StoreUnavailable
 from kaiten.errors import InvalidInput, RateLimited, TooManyConcurrent
 from kaiten.settings.models import RateLimitSettings, StateSettings
-from tests.unit.gateway.rate_limit.house import Clock, Watch, rules
+from tests.unit.gateway.house import FakeMetrics
+from tests.unit.gateway.rate_limit.house import Clock, rules
 
 ALICE = "kaiten|alice"
 
@@ -61,7 +62,7 @@ class Shared:
     """A limiter with a shared store, and all that it is seen by."""
 
     def __init__(self, limits: Rules, kind: type[Fragile] = Fragile) -> None:
-        self.clock, self.watch = Clock(), Watch()
+        self.clock, self.watch = Clock(), FakeMetrics()
         self.store = kind(limits, self.clock)
         self.limiter = Limiter(
             limits, InProcessStore(limits, self.clock), self.store, self.watch, self.clock
@@ -204,7 +205,7 @@ async def test_closing_closes_the_stores() -> None:
 
 
 async def test_settings_make_a_limiter_or_none() -> None:
-    watch, off = Watch(), RateLimitSettings(requests=None, tokens=None, concurrency=None)
+    watch, off = FakeMetrics(), RateLimitSettings(requests=None, tokens=None, concurrency=None)
     assert limiter_for(off, StateSettings(), 30, watch) is None
     alone = limiter_for(RateLimitSettings(), StateSettings(), 30, watch)
     assert alone is not None
