@@ -10,6 +10,7 @@ from typing import Self, TypeVar, Unpack
 import httpx
 
 from kaiten_client.answers import FeedbackResponse, PredictResponse
+from kaiten_client.call_state import Attempt, CallState, Done
 from kaiten_client.calls import (
     Label,
     feedback_call,
@@ -19,7 +20,6 @@ from kaiten_client.calls import (
 )
 from kaiten_client.connections import Connections
 from kaiten_client.errors import KaitenError, UnexpectedAnswer
-from kaiten_client.exchange import Attempt, Done, Exchange
 from kaiten_client.replies import Reply
 from kaiten_client.target import HttpOptions, Timing, check_options, make_target, proxy_mounts
 
@@ -91,7 +91,7 @@ class AsyncClient:
     ) -> PredictResponse:
         """Return a prediction for each text, as Client.predict does."""
         call = prediction_call(inputs, top_k, model)
-        return await self._run(Exchange(call, self._target, timeout_s))
+        return await self._run(CallState(call, self._target, timeout_s))
 
     async def feedback(
         self,
@@ -100,23 +100,23 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> FeedbackResponse:
         """Send labels for earlier predictions, as Client.feedback does."""
-        return await self._run(Exchange(feedback_call(labels), self._target, timeout_s))
+        return await self._run(CallState(feedback_call(labels), self._target, timeout_s))
 
     async def ready(self, *, timeout_s: float | None = None) -> bool:
         """Return whether every model is ready, as Client.ready does."""
         try:
-            return await self._run(Exchange(readiness_call(), self._target, timeout_s))
+            return await self._run(CallState(readiness_call(), self._target, timeout_s))
         except KaitenError as error:
             if means_not_ready(error):
                 return False
             raise
 
-    async def _run(self, exchange: Exchange[T]) -> T:
+    async def _run(self, state: CallState[T]) -> T:
         while True:
-            token = await self._current_token() if exchange.call.authenticated else None
-            outcome = await self._send(exchange, exchange.next_attempt(token))
+            token = await self._current_token() if state.call.authenticated else None
+            outcome = await self._send(state, state.next_attempt(token))
             try:
-                verdict = exchange.judge(outcome)
+                verdict = state.judge(outcome)
             except UnexpectedAnswer:
                 self._connections.discard()
                 raise
@@ -128,8 +128,8 @@ class AsyncClient:
         token = self._token() if callable(self._token) else self._token
         return token if token is None or isinstance(token, str) else await token
 
-    async def _send(self, exchange: Exchange[T], attempt: Attempt) -> Reply | httpx.RequestError:
-        call = exchange.call
+    async def _send(self, state: CallState[T], attempt: Attempt) -> Reply | httpx.RequestError:
+        call = state.call
         try:
             # httpx limits each wait, not their sum.
             async with asyncio.timeout(attempt.limit_s):

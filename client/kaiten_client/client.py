@@ -9,6 +9,7 @@ from typing import Self, TypeVar, Unpack
 import httpx
 
 from kaiten_client.answers import FeedbackResponse, PredictResponse
+from kaiten_client.call_state import Attempt, CallState, Done
 from kaiten_client.calls import (
     Label,
     feedback_call,
@@ -18,7 +19,6 @@ from kaiten_client.calls import (
 )
 from kaiten_client.connections import Connections
 from kaiten_client.errors import KaitenError, UnexpectedAnswer
-from kaiten_client.exchange import Attempt, Done, Exchange
 from kaiten_client.replies import Reply
 from kaiten_client.target import HttpOptions, Timing, check_options, make_target, proxy_mounts
 
@@ -103,7 +103,7 @@ class Client:
 
         """
         call = prediction_call(inputs, top_k, model)
-        return self._run(Exchange(call, self._target, timeout_s))
+        return self._run(CallState(call, self._target, timeout_s))
 
     def feedback(
         self,
@@ -120,7 +120,7 @@ class Client:
             KaitenError: No label was stored, or the response was lost.
 
         """
-        return self._run(Exchange(feedback_call(labels), self._target, timeout_s))
+        return self._run(CallState(feedback_call(labels), self._target, timeout_s))
 
     def ready(self, *, timeout_s: float | None = None) -> bool:
         """Return whether every model is ready; False also if the server cannot be reached.
@@ -130,20 +130,20 @@ class Client:
 
         """
         try:
-            return self._run(Exchange(readiness_call(), self._target, timeout_s))
+            return self._run(CallState(readiness_call(), self._target, timeout_s))
         except KaitenError as error:
             if means_not_ready(error):
                 return False
             raise
 
-    def _run(self, exchange: Exchange[T]) -> T:
+    def _run(self, state: CallState[T]) -> T:
         while True:
-            attempt = exchange.next_attempt(
-                self._current_token() if exchange.call.authenticated else None
+            attempt = state.next_attempt(
+                self._current_token() if state.call.authenticated else None
             )
-            outcome = self._send(exchange, attempt)
+            outcome = self._send(state, attempt)
             try:
-                verdict = exchange.judge(outcome)
+                verdict = state.judge(outcome)
             except UnexpectedAnswer:
                 self._connections.discard()
                 raise
@@ -154,8 +154,8 @@ class Client:
     def _current_token(self) -> str | None:
         return self._token() if callable(self._token) else self._token
 
-    def _send(self, exchange: Exchange[T], attempt: Attempt) -> Reply | httpx.RequestError:
-        call, content = exchange.call, bytearray()
+    def _send(self, state: CallState[T], attempt: Attempt) -> Reply | httpx.RequestError:
+        call, content = state.call, bytearray()
         try:
             with self._connections.get().stream(
                 call.method,
@@ -167,7 +167,7 @@ class Client:
                 # httpx limits each wait, not their sum; a response may trickle.
                 for chunk in response.iter_bytes():
                     content += chunk
-                    if exchange.is_over:
+                    if state.is_over:
                         return httpx.ReadTimeout("the response was not complete in time")
         except httpx.RequestError as error:
             return error

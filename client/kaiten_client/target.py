@@ -47,7 +47,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServerTarget:
     """A server, and the options of its requests."""
 
     url: httpx.URL
@@ -68,7 +68,7 @@ def make_target(
     timeout_s: float,
     retries: int,
     timing: Timing,
-) -> Target:
+) -> ServerTarget:
     """Return the target; ValueError names an invalid argument."""
     if token is not None and api_key is not None:
         raise ValueError("token, api_key: pass at most one of them")
@@ -81,7 +81,7 @@ def make_target(
         api_key = check_secret("api_key", api_key)
     if token is not None or api_key is not None:
         warn_if_unencrypted(parsed)
-    return Target(parsed, api_key, callable(token), check_timeout(timeout_s), retries, timing)
+    return ServerTarget(parsed, api_key, callable(token), check_timeout(timeout_s), retries, timing)
 
 
 def check_options(options: Mapping[str, object]) -> None:

@@ -19,7 +19,7 @@ from kaiten_client.errors import (
     Unavailable,
 )
 from kaiten_client.replies import Reply, check_request_id, error_from_reply, error_without_reply
-from kaiten_client.target import USER_AGENT, Target, check_secret, check_timeout
+from kaiten_client.target import USER_AGENT, ServerTarget, check_secret, check_timeout
 
 T = TypeVar("T")
 # Lets the server's own timeout error, which has the request id, arrive.
@@ -54,16 +54,16 @@ class Done(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Retry:
+class RetryLater:
     """Another attempt is due after ``wait_s``."""
 
     wait_s: float
 
 
-class Exchange(Generic[T]):
+class CallState(Generic[T]):
     """The state of one call. Its deadline starts here, and covers all attempts and waits."""
 
-    def __init__(self, call: Call[T], target: Target, timeout_s: float | None) -> None:
+    def __init__(self, call: Call[T], target: ServerTarget, timeout_s: float | None) -> None:
         limit_s = target.timeout_s if timeout_s is None else check_timeout(timeout_s)
         self.call = call
         self._target = target
@@ -94,7 +94,7 @@ class Exchange(Generic[T]):
             raise TimedOut(message, request_id=self.call.request_id)
         return Attempt(self._headers(left_s), left_s + GRACE_S)
 
-    def judge(self, outcome: Reply | httpx.RequestError) -> Done[T] | Retry:
+    def judge(self, outcome: Reply | httpx.RequestError) -> Done[T] | RetryLater:
         """Return the result or the wait before the next attempt, or raise the final error."""
         request_id = self.call.request_id
         if isinstance(outcome, Reply):
@@ -108,11 +108,11 @@ class Exchange(Generic[T]):
             error = error_without_reply(outcome, self._target.url.host, request_id)
             error.__cause__ = outcome
         if self._may_refresh(error):
-            return Retry(0)
+            return RetryLater(0)
         wait_s = max(0.0, error.retry_after_s or 0) + self._jitter()
         if not self._may_retry(error) or wait_s >= self.left_s:
             raise error
-        return Retry(wait_s)
+        return RetryLater(wait_s)
 
     def _read(self, reply: Reply) -> T:
         """Return the result; UnexpectedAnswer if it is malformed or for another request."""
