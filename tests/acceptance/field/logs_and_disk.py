@@ -240,7 +240,7 @@ def _size(folder: Path) -> int:
 
 
 def _counted(page: str) -> float:
-    series = rf'^model_requests_total{{.*{_V1}.*code="200".*}} (\S+)$'
+    series = rf'^model_requests_total{{code="200".*{_V1}.*}} (\S+)$'
     found = re.findall(series, page, re.MULTILINE)
     return sum(map(float, found))
 
