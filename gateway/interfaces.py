@@ -27,7 +27,7 @@ class Classified(Answer, Protocol):
         """Whether the text was over the model's maximum length, and only a part of it was read."""
 
 
-class Runner(Protocol):
+class PredictionRunner(Protocol):
     """One version of a model, whatever process or device it runs in."""
 
     @property
@@ -74,10 +74,10 @@ class RunnerRegistry(Protocol):
     def ready(self) -> bool:
         """Whether every version can answer."""
 
-    def __iter__(self) -> Iterator[Runner]:
+    def __iter__(self) -> Iterator[PredictionRunner]:
         """Yield every runner."""
 
-    def get(self, model: str | None) -> Runner | None:
+    def get(self, model: str | None) -> PredictionRunner | None:
         """Return the runner for a model name or model tag, the default for None."""
 
 
@@ -112,7 +112,7 @@ class GatewayMetrics(Protocol):
         """Return the metrics in Prometheus' text format, and its content type."""
 
 
-class RouteLatency(Protocol):
+class RouteTimings(Protocol):
     """The times of a route's successful answers (2xx), in seconds; None without any."""
 
     @property
@@ -138,18 +138,18 @@ class RouteLatency(Protocol):
 class LatencySource(Protocol):
     """The latency of all workers' answers."""
 
-    def read(self) -> tuple[datetime, Sequence[RouteLatency]]:
+    def read(self) -> tuple[datetime, Sequence[RouteTimings]]:
         """Return the start of the measurement, and the latency of each route."""
 
 
-class DriftSource(Protocol):
+class DriftReporter(Protocol):
     """The drift of each served version: the same from every worker."""
 
     def drift(self) -> Sequence[object]:
         """Return the state of each version, with the attributes of VersionDrift."""
 
 
-class FeedbackService(Protocol):
+class LabelStore(Protocol):
     """Stores labels for predictions, and measures versions by them.
 
     Deadlines are by time.monotonic().

@@ -8,7 +8,7 @@ import structlog
 
 from gateway.admission.refused_bodies import RefusedBodies
 from gateway.exchange import Exchange
-from gateway.interfaces import Classified, Runner, RunnerRegistry
+from gateway.interfaces import Classified, PredictionRunner, RunnerRegistry
 from gateway.parsing import check_lengths
 from kaiten import model_tags
 from kaiten.errors import (
@@ -113,7 +113,7 @@ class PredictionHandler:
         ]
         return PredictionResult(runner.model_tag, runner.labels, answers)
 
-    def _runner(self, exchange: Exchange, model: str | None) -> Runner:
+    def _runner(self, exchange: Exchange, model: str | None) -> PredictionRunner:
         """Return the model's runner if the caller may use it and it is ready."""
         caller = exchange.caller
         runner = self._registry.get(model)
@@ -128,7 +128,7 @@ class PredictionHandler:
 
 
 def _event(
-    exchange: Exchange, runner: Runner, item: int, text: str, answer: Classified
+    exchange: Exchange, runner: PredictionRunner, item: int, text: str, answer: Classified
 ) -> PredictionEvent:
     return PredictionEvent(
         request_id=exchange.request_id,

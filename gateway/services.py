@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.interfaces import DriftSource, FeedbackService, LatencySource
+from gateway.interfaces import DriftReporter, LabelStore, LatencySource
 from gateway.prediction import PredictionHandler
 from gateway.routes import RouteTable
 from kaiten.errors import UnknownRoute
@@ -35,9 +35,9 @@ class Services:
     prediction: PredictionHandler
     metrics: MetricsReader
     latency: LatencySource
-    drift: DriftSource
+    drift: DriftReporter
     # None if predictions are not stored.
-    feedback_service: FeedbackService | None
+    feedback_service: LabelStore | None
     is_draining: Callable[[], bool]
 
     @property
@@ -46,7 +46,7 @@ class Services:
         return self.prediction.ready and not self.is_draining()
 
     @property
-    def feedback(self) -> FeedbackService:
+    def feedback(self) -> LabelStore:
         """The store of labels.
 
         Raises:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from gateway import feedback
 from gateway.exchange import Exchange
-from gateway.interfaces import RouteLatency
+from gateway.interfaces import RouteTimings
 from gateway.routes import RouteKind, RouteSpec
 from gateway.services import Services
 from kaiten.errors import DatabaseUnavailable
@@ -187,7 +187,7 @@ def _quality(version: VersionQuality) -> ModelQuality:
     )
 
 
-def _stats(latency: RouteLatency) -> RouteStats:
+def _stats(latency: RouteTimings) -> RouteStats:
     return RouteStats(
         route=latency.route,
         count=latency.count,

@@ -18,7 +18,7 @@ from gateway.app import EdgeParts, route_table, wrap
 from gateway.auth.factory import build
 from gateway.auth.minting import mint
 from gateway.auth.signing_secret import SigningSecret
-from gateway.interfaces import EventSink, GatewayMetrics, Runner
+from gateway.interfaces import EventSink, GatewayMetrics, PredictionRunner
 from gateway.middleware.access import Callers
 from gateway.prediction import PredictionHandler
 from gateway.rate_limit.limiter import Limiter
@@ -180,7 +180,7 @@ class Stuck(Classifier):
 class FakeRegistry:
     """A registry of runners, the first of which is the default."""
 
-    def __init__(self, *runners: Runner) -> None:
+    def __init__(self, *runners: PredictionRunner) -> None:
         self._runners = {name: each for each in runners for name in (each.model_tag, _name(each))}
         self._all = runners
 
@@ -188,14 +188,14 @@ class FakeRegistry:
     def ready(self) -> bool:
         return all(runner.ready for runner in self._all)
 
-    def __iter__(self) -> Iterator[Runner]:
+    def __iter__(self) -> Iterator[PredictionRunner]:
         return iter(self._all)
 
-    def get(self, model: str | None) -> Runner | None:
+    def get(self, model: str | None) -> PredictionRunner | None:
         return self._all[0] if model is None else self._runners.get(model)
 
 
-def _name(runner: Runner) -> str:
+def _name(runner: PredictionRunner) -> str:
     return runner.model_tag.partition(":")[0]
 
 
@@ -292,7 +292,7 @@ class House:
 
     def __init__(
         self,
-        *runners: Runner,
+        *runners: PredictionRunner,
         inner: ASGIApp | None = None,
         secret: SigningSecret | None = None,
         request_timeout_s: float = 30,
