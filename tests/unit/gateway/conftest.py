@@ -10,7 +10,7 @@ from gateway import security_log
 
 @pytest.fixture(autouse=True)
 def logged() -> Iterator[list[EventDict]]:
-    """Keep what is logged; left to itself, structlog paints each traceback for about a second."""
+    """Keep log lines; left to itself, structlog paints each traceback for about a second."""
     kaiten = logging.getLogger("kaiten")
     level = kaiten.level
     kaiten.setLevel(logging.DEBUG)

@@ -153,7 +153,7 @@ class Raising(Classifier):
 
 
 class Broken(Classifier):
-    """Answers with scores that are no numbers."""
+    """Answers with scores that are not numbers."""
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
         nothing = np.full(len(self.labels), np.nan, dtype=np.float32)
@@ -281,7 +281,7 @@ class Desk:
 
 
 def callers(settings: Settings, secret: SigningSecret) -> Callers:
-    """Return who tells who calls, by a secret alone, and with no credentials of other kinds."""
+    """Return the authentication of callers by a secret alone."""
     tokens = build(settings, secret)
     tokens.watch.poll()
     return Callers(tokens.authenticator, secret.development)

@@ -1,4 +1,4 @@
-"""The table that callers read: whole, and true to what is sent."""
+"""The table that callers read is complete and true."""
 
 from collections.abc import Sequence
 from typing import Any

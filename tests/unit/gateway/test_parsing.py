@@ -22,7 +22,7 @@ LIMITS = GatewaySettings(max_inputs=8)
 MANY = 100_000
 MODELS: list[type[Body]] = [PredictV1Request, PredictV2Request, FeedbackRequest]
 
-# What a scan could take for structure, and what is hard to decode.
+# Characters that a scan could take for structure, or that are hard to decode.
 ODD = st.sampled_from(
     ['"', "\\", '\\"', ",", "{", "[", ":", "]", "}", "é", "漢", "😀", "\t", " ", "a"]
 )

@@ -150,7 +150,7 @@ def counted(logged: list[EventDict], event: str = "token_rejected") -> int:
 def test_lines_of_one_source_are_bounded_and_all_are_counted(logged: list[EventDict]) -> None:
     flood = Flood()
     for number in range(10_000):
-        # Of one network, as whoever has one has all its addresses.
+        # Of one network: its owner has all its addresses.
         flood.refuse(f"203.0.113.{number % 256}")
     flood.next_period()
     assert len(logged) == PER_SOURCE + 1
@@ -230,7 +230,7 @@ async def test_count_is_written_although_nothing_comes_after_it(logged: list[Eve
     assert logged[-1]["repeated"] == 5
     ((delay, context),) = calls
     assert delay == PERIOD_S
-    # Nothing of a request goes on in it.
+    # It holds nothing of a request.
     assert len(context) == 0
 
 

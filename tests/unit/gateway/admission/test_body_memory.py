@@ -99,7 +99,7 @@ async def _pending(house: House, path: str, body: bytes, **headers: str) -> "asy
 
     async def endless() -> AsyncIterator[bytes]:
         yield body
-        # The server asks for more once it has reserved what came.
+        # The server asks for more once it has reserved these bytes.
         taken.set()
         await asyncio.Event().wait()
 

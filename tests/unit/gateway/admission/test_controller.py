@@ -1,4 +1,4 @@
-"""What is answered before a request has a task, and what is let in."""
+"""Admission answers or admits a request before it has a task."""
 
 import math
 import time

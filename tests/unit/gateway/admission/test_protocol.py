@@ -22,7 +22,7 @@ from tests.unit.gateway.http.test_protocol import edge
 
 
 class Wire(OneWrite):
-    """Keeps what is written in parts, as there are thousands."""
+    """Keeps written bytes in parts, as there are thousands."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ async def _named(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Ticks:
-    """A clock that goes on by 0.1 ms each time that it is read: about one early answer."""
+    """A clock that advances by 0.1 ms each time that it is read: about one early answer."""
 
     def __init__(self) -> None:
         self.now_s = 0.0

@@ -19,10 +19,10 @@ Before = Callable[[Stand, Sent], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Attack:
-    """What is sent, what it gets, and the fewest checks without which it gets in.
+    """A request, its answer, and the fewest checks without which it gets in.
 
     Of several checks, each alone keeps it out. ``given`` changes the stand for it, and ``before``
-    is what goes on before.
+    prepares it.
     """
 
     sent: Callable[[], Sent]

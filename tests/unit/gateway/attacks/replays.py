@@ -1,4 +1,4 @@
-"""Attacks by what was good once: tokens, keys and limits."""
+"""Attacks by tokens, keys and limits that were valid once."""
 
 import hashlib
 import time
@@ -46,7 +46,7 @@ def by_key(text: str, without: Change, given: Change) -> Attack:
 
 
 def after(step: Step) -> Callable[[Stand, Sent], Awaitable[None]]:
-    """Return what goes on before: the request is answered, and then this happens."""
+    """Return a preparation: the request is answered, and then this happens."""
 
     async def before(stand: Stand, request: Sent) -> None:
         assert (await stand.answer(request)).status_code == 200
@@ -89,7 +89,7 @@ async def rotate(stand: Stand) -> None:
 
 
 class NeverRotated:
-    """Keys whose going is told to nobody."""
+    """Keys that are withdrawn silently."""
 
     generation = 0
     fresh = True
@@ -114,7 +114,7 @@ def replay(token: Callable[[], str], step: Step, without: Change) -> Attack:
 
 
 def padded(token: str) -> str:
-    """Return the same token, written otherwise: what was seen is not found by its text."""
+    """Return the same token, written otherwise: a known token is not recognized by its text."""
     head, payload, end = token.split(".")
     return f"{head}.{payload}.{end}{'=' * (-len(end) % 4)}"
 

@@ -85,7 +85,7 @@ class Defences:
     # Of how many seconds have gone by since the stand was built.
     clock: Callable[[float], float] = lambda gone_s: time() + gone_s
     credentials: Credentials = field(default_factory=Credentials)
-    # What is revoked while it runs is known.
+    # Whether the workers learn of later revocations.
     is_told: bool = True
     loopback_only: bool = False
     gateway: GatewaySettings = field(
@@ -133,7 +133,7 @@ class Stand:
         self.app = app
 
     def revoke(self, **more: object) -> None:
-        """Revoke, and tell the workers of it if they are told of anything."""
+        """Revoke, and notify the workers if they are notified at all."""
         if self.defences.is_told:
             self.credentials = self.credentials.model_copy(update=more)
 

@@ -118,7 +118,7 @@ async def test_of_several_checks_each_alone_keeps_it_out(
 
 
 def valid() -> list[Sent]:
-    """Return good requests: known tokens and fresh ones, keys, and what is odd but has a right."""
+    """Return good requests: known tokens and fresh ones, keys, and odd but valid ones."""
     fresh, scheme = own(sub="carol", **LASTS), f"bEaReR {own(sub='erin', **LASTS)}"
     login = signed("ES256#stays", kid="stays", sub="dave", **LASTS)
     return [
@@ -143,7 +143,7 @@ async def test_valid_traffic_beside_all_attacks_is_answered() -> None:
         answers += [asyncio.create_task(stand.answer(request)) for request in valid()[:3]]
         attacks.append(asyncio.create_task(tried(stand, attack, attack.sent())))
         answers += [asyncio.create_task(stand.answer(request)) for request in valid()[3:]]
-    # And who comes when all is over.
+    # And callers that come when all is over.
     refused = await asyncio.gather(*attacks)
     answers += [asyncio.create_task(stand.answer(valid()[1])) for stand, _ in stands]
     assert [answer.status_code for answer in await asyncio.gather(*answers)] == [200] * len(answers)
@@ -152,7 +152,7 @@ async def test_valid_traffic_beside_all_attacks_is_answered() -> None:
 
 @pytest.mark.parametrize("subject", [CANARY.upper(), f"{CANARY}\u200b", f" {CANARY}"])
 async def test_a_subject_is_its_characters_and_who_writes_it_is_its_issuer(subject: str) -> None:
-    # Of two spellings, nobody but the issuer can tell whether they are one caller: each has its
+    # Only the issuer knows whether two spellings are one caller: each has its
     # own limits, and none uses up the other's.
     stand = stand_with_key(changed(Defences(), THREE))
     statuses = [(await stand.answer(sent(own()))).status_code for _ in range(4)]

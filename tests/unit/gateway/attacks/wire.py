@@ -64,7 +64,7 @@ def method(name: str, *more: tuple[str, str]) -> Attack:
 
 
 def twice(name: str, first: str, second: str) -> Attack:
-    """Return the attack by a header that is sent twice, and a server that heeds the first."""
+    """Return the attack by a header that is sent twice, and a server that uses the first."""
     rest = [each for each in good().headers if each[0].lower() != name.lower()]
     both = [(name, first), (name, second), *rest]
     return Attack(lambda: Sent(headers=[*both], body=BODY), MALFORMED, (NO_CONTRADICTION,))
@@ -76,7 +76,7 @@ def version(*values: str) -> Attack:
 
 
 def bomb(encoding: str, content: bytes) -> Attack:
-    """Return what is small as it comes; a server that inflates it gets 4 MiB past the limit."""
+    """Return a small body; a server that inflates it gets 4 MiB past the limit."""
     return Attack(
         lambda: good(("Content-Encoding", encoding), body=content),
         COMPRESSED,

@@ -184,7 +184,7 @@ def test_spoilt_file_is_told_and_nothing_is_lost(spoilt: str, tmp_path: Path) ->
     with capture_logs() as logs:
         watch.poll()
         watch.poll()
-    # What was revoked stays so, and whoever looks into the log sees it once.
+    # Revocations stay, and the log shows it once.
     assert watch.current() == before
     assert [line["event"] for line in logs] == ["credentials_not_read"]
     with pytest.raises(StateUnavailable):
@@ -247,7 +247,7 @@ def test_redis_that_came_back_empty_is_given_what_is_known(redis_url: str) -> No
             poll(watches)
         assert [line["event"] for line in logs] == ["credentials_restored", "credentials_read"]
         assert RedisCredentials(redis_url).read() == before
-        # What somebody else has put there since stays, and so does what is known.
+        # Entries that others have added since stay, and so do known ones.
         client.flushdb()
         poll(watches[2:])
         client.flushdb()
@@ -264,7 +264,7 @@ _NO_LIST: dict[str, Any] = {"api_keys": None}
 
 
 class Spoilt:
-    """A store that holds what no poll has foreseen, for as many reads as it is told."""
+    """A store with unexpected content, for a number of reads."""
 
     def __init__(self, faults: int) -> None:
         self.faults = faults
@@ -357,7 +357,7 @@ async def test_token_that_was_seen_is_refused_as_soon_as_it_is_revoked() -> None
     with pytest.raises(TokenRejected) as caught:
         await told.authenticate([f"Bearer {sent}"], [])
     assert caught.value.fault == "revoked_token"
-    # So that an operator sees who still uses it.
+    # So that an operator sees which subject still uses it.
     assert caught.value.principal is not None
     assert caught.value.principal.subject == "alice"
     assert await told.authenticate([f"Bearer {other}"], [])

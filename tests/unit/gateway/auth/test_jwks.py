@@ -19,7 +19,7 @@ SETTINGS = JwksSettings(
 
 @dataclass
 class Issuer:
-    """Publishes what it is told to, counts who asks, and owns the time."""
+    """Publishes a given set, counts requests, and owns the time."""
 
     content: bytes = jwks(jwk("ES256", kid="old"))
     away: bool = False

@@ -45,7 +45,7 @@ class Faults(RuleBasedStateMachine):
             try:
                 act(*arguments)
             except StateUnavailable:
-                # The operator is told that nothing was recorded.
+                # The operator sees that nothing was recorded.
                 return
 
     @rule()
@@ -114,7 +114,7 @@ TestRedis.settings = _THOROUGH
 
 @pytest.fixture
 def redis(tmp_path: Path) -> SimpleNamespace:
-    """Return a server over a Redis that loses what it is told to."""
+    """Return a server over a Redis that loses entries on request."""
     store = LossyStore()
     server = ServerProcesses(tmp_path, lambda _: store, with_host_copy=True)
     server.create_key()

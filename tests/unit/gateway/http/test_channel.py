@@ -98,7 +98,7 @@ def test_peer_that_takes_a_little_is_not(channel: Channel, wire: Wire, clock: Cl
     channel.write(b"x" * 20_000)
     channel.pause_writing()
     for _ in range(5):
-        # What is written meanwhile does not count against what is taken.
+        # Bytes written meanwhile do not count against those taken.
         channel.write(b"x" * 100)
         wire.left_bytes -= 1
         clock.pass_by(STALL_S)

@@ -33,7 +33,7 @@ GOOD = {
 
 
 class Transport(asyncio.Transport):
-    """Keeps what is written; ``reading`` is set while more may be received, and at its end."""
+    """Keeps written bytes; ``reading`` is set while more may be received, and at its end."""
 
     def __init__(self) -> None:
         super().__init__()

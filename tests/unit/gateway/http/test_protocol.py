@@ -52,7 +52,7 @@ OFFERS = {
 
 
 class Wire(asyncio.Transport):
-    """A connection that keeps what is written to it."""
+    """A connection that keeps the bytes written to it."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 4711), "sockname": ("127.0.0.1", 3000)})
@@ -111,7 +111,7 @@ class Clock:
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with what has been asked."""
+    """Answer with the request."""
     assert scope["type"] == "http"
     request = Request(scope, receive)
     seen = {

@@ -37,7 +37,7 @@ async def test_a_pickle_is_refused_on_every_route_and_without_a_token(
 async def test_a_pickle_behind_another_content_type_is_refused() -> None:
     headers = {"content-type": "application/json", "Content-Type": PICKLES[0]}
     answer = await House().ask("POST", "/predict", BODY, headers)
-    # Two content types that contradict are no request at all.
+    # Two content types that contradict each other make a malformed request.
     assert answer.status_code == 400
 
 

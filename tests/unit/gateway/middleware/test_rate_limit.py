@@ -195,7 +195,7 @@ async def test_one_too_many_at_once_is_refused_until_another_has_left() -> None:
     # One after the other, there is never more than one.
     answers = [await house.post(path, GOOD[path]) for path in PREDICTIONS]
     assert [answer.status_code for answer in answers] == [200, 200, 200]
-    # What was refused was not counted.
+    # Rejected requests were not counted.
     assert answers[-1].headers["RateLimit"] == '"requests";r=5;t=60'
 
 

@@ -361,7 +361,7 @@ async def test_what_is_not_written_takes_nobody_s_place(logged: list[EventDict])
 
 
 class Clock:
-    """Moves only when told."""
+    """Moves only when the test moves it."""
 
     now = 0.0
 

@@ -17,7 +17,7 @@ ALICE = "kaiten|alice"
 
 
 class Fragile(InProcessStore):
-    """A shared store that can be away, and notes who came."""
+    """A shared store that can be unavailable, and notes its callers."""
 
     def __init__(self, limits: Rules, clock: Callable[[], float]) -> None:
         super().__init__(limits, clock)
@@ -49,7 +49,7 @@ class Fragile(InProcessStore):
 
 
 class Forgetful(Fragile):
-    """Does what it is asked, and fails to say so: as one that hangs and goes on."""
+    """Counts, but fails to answer, like a store that hangs and continues."""
 
     async def acquire(self, subject: str, lease: str) -> LimitStatus:
         status = await InProcessStore.acquire(self, subject, lease)
@@ -277,7 +277,7 @@ async def test_a_store_that_comes_and_goes_is_used_ever_more_rarely(
 ) -> None:
     shared = Shared(rules(requests="9999999/minute"))
     for _ in range(300):
-        # It answers whoever asks after a pause, and then fails.
+        # It answers after a pause, and then fails.
         shared.store.away = not shared.limiter._degraded
         await shared.ask()
         shared.clock.now += 1

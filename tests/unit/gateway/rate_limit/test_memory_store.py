@@ -46,7 +46,7 @@ async def test_tokens_are_charged_before_they_are_queued() -> None:
     store = InProcessStore(rules(tokens="1000/minute"), clock)
     assert (await store.acquire("a", "1")).tokens == (0, 60)
     assert (await store.reserve("a", 999)).tokens == (999, 60)
-    # A caller who leaves is charged all the same.
+    # A caller that leaves is charged all the same.
     await store.release("a", "1", 0)
     assert (await store.acquire("a", "2")).tokens == (999, 60)
     clock.now += 60
@@ -59,7 +59,7 @@ async def test_requests_at_once_reserve_no_more_than_the_limit_and_a_batch() -> 
     assert {status.refused for status in statuses} == {None}
     statuses = [await store.reserve("a", 700) for _ in range(100)]
     assert [status.refused for status in statuses] == [None] * 5 + ["tokens"] * 95
-    # What is refused once the limit is reached is charged nothing.
+    # Rejected tokens over a reached limit are charged nothing.
     assert statuses[-1].tokens == (3000, 60)
     assert (await store.acquire("a", "100")).refused == "tokens"
     assert (await store.reserve("b", 3513)).refused == "tokens"

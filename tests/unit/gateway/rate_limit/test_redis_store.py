@@ -20,7 +20,7 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def inspector(server: RedisServer) -> AsyncIterator[Redis]:
-    """See and change what is in an empty Redis."""
+    """Return a client of an empty Redis."""
     async with Redis.from_url(server.url, decode_responses=True) as client:
         await client.flushall()
         yield client
@@ -117,7 +117,7 @@ async def test_concurrency_is_over_two_workers(server: RedisServer, inspector: R
     await pair.other.release("a", "0", 0)
     await pair.other.release("a", "0", 0)
     status = await pair.one.acquire("a", "3")
-    # What was refused counts nowhere.
+    # Rejected requests count nowhere.
     assert (status.refused, status.requests and status.requests.used) == (None, 3)
     assert (await pair.one.acquire("a", "4")).refused == "concurrency"
     await pair.close()
