@@ -55,23 +55,25 @@ class Runner:
         self._preparation = Preparation(task.processor, model_tag, watchdog)
         self._batcher: Batcher[Any, Any, Any] = Batcher(
             self._preparation.prepare,
-            Device(
-                partial(self._compute, self._lane_threads),
-                self._model.lanes,
-                self._model.batch_tokens,
-                self._model.batch_items,
-                packed=self._model.packed,
-                express=partial(self._compute, self._express_thread)
-                if self._model.express
-                else None,
-                check=self._check,
-                watchdog=watchdog,
-            ),
+            self._build_device(watchdog),
             settings,
             observer,
             on_death=on_death,
         )
         self.hung = False
+
+    def _build_device(self, watchdog: Watchdog) -> Device[Any, Any]:
+        model = self._model
+        return Device(
+            partial(self._compute, self._lane_threads),
+            model.lanes,
+            model.batch_tokens,
+            model.batch_items,
+            packed=model.packed,
+            express=partial(self._compute, self._express_thread) if model.express else None,
+            check=self._check,
+            watchdog=watchdog,
+        )
 
     @property
     def ready(self) -> bool:

@@ -61,25 +61,30 @@ def prepare(settings: Settings) -> None:
     workers = process_count(bentoml_settings["workers"])
     _log_configuration(settings, workers)
     _raise_descriptor_limit()
-    folder = make_socket_folder()
-    sockets = folder if settings.runners.process == "device" else None
-    credentials_copy = folder / CREDENTIALS_FILE
     secret = secret_in_force(settings)
     _check(settings, secret, bentoml_settings)
     _prepare_database(settings)
     if find_pseudonyms(settings, secret) is None:
         settings = with_pseudonym_key(settings, secrets.token_hex(32))
         logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")
-    settings = with_credentials_copy(settings, credentials_copy)
     models = find_models(settings)
     for model in models:
         _check_model(model, settings)
+    _hand_down(settings, workers, find_baselines(models, settings))
+
+
+def _hand_down(settings: Settings, workers: int, baselines: Mapping[str, Path | None]) -> None:
+    """Hand the settings down to the workers, and start the device processes, if any."""
+    folder = make_socket_folder()
+    sockets = folder if settings.runners.process == "device" else None
+    credentials_copy = folder / CREDENTIALS_FILE
+    settings = with_credentials_copy(settings, credentials_copy)
     erased = hand_down_settings(
         settings,
         holders(settings.runners, workers),
         devices(settings.runners),
         sockets,
-        find_baselines(models, settings),
+        baselines,
         workers,
     )
     guard_credentials(settings, credentials_copy)

@@ -78,20 +78,31 @@ def export(
     logits = [engine.compute(batch).logits for batch in batches]
     engine.network.to("meta")
     compare = partial(_max_difference, output, batches, logits)
+    reason, difference = _write_equal_form(traced, output, compare)
+    if difference is None or not difference <= TOLERANCE:
+        shutil.rmtree(output / _FOLDER, ignore_errors=True)
+        return EngineFacts("torch", reason, len(texts), difference, versions)
+    if limited:
+        (output / LIMIT_FILE).write_text(f"{MAX_TOKENS}\n", encoding="utf-8")
+        reason += f"; torch computes texts of over {MAX_TOKENS:,} tokens"
+    return EngineFacts("onnx", reason, len(texts), difference, versions, OPSET)
+
+
+def _write_equal_form(
+    traced: onnx.ModelProto, output: Path, compare: Callable[[], float]
+) -> tuple[str, float | None]:
+    """Write the first form within the tolerance; return the result of the last one tried."""
+    reason, difference = "", None
     for form, change in _FORMS.items():
         network = change(traced)
         if network is None:
             continue
-        # Without its weights, which lie in their file.
+        # Without its weights, which have their own file.
         (output / MODEL_FILE).write_bytes(network.SerializeToString())
         reason, difference = _try_form(form, compare)
         if difference is not None and difference <= TOLERANCE:
-            if limited:
-                (output / LIMIT_FILE).write_text(f"{MAX_TOKENS}\n", encoding="utf-8")
-                reason += f"; torch computes texts of over {MAX_TOKENS:,} tokens"
-            return EngineFacts("onnx", reason, len(texts), difference, versions, OPSET)
-    shutil.rmtree(output / _FOLDER, ignore_errors=True)
-    return EngineFacts("torch", reason, len(texts), difference, versions)
+            break
+    return reason, difference
 
 
 def _cut(texts: TokenBatch, length: int) -> TokenBatch:
@@ -170,30 +181,34 @@ def trace(
             torch.inference_mode(),
             _silenced_stdout(),
         ):
-            traced = Path(folder) / "traced.onnx"
             warnings.simplefilter("ignore")
-            # In evaluation mode, which the exporter restores.
-            arrays = example.arrays()
-            plain = _Plain(network, [*arrays]).eval()
-            inputs = tuple(map(torch.from_numpy, arrays.values()))
-            names = _OUTPUTS[: len(plain(*inputs))]
-            torch.onnx.export(
-                plain,
-                inputs,
-                str(traced),
-                input_names=[*arrays],
-                output_names=names,
-                dynamic_axes={
-                    **dict.fromkeys(arrays, _AXES),
-                    **{name: {0: _AXES[0]} for name in names},
-                },
-                opset_version=OPSET,
-                # The newer exporter takes several times as long, and needs another package.
-                dynamo=False,
-            )
-            return onnx.load(traced)
+            file = Path(folder) / "traced.onnx"
+            _trace_to_file(network, example, file)
+            return onnx.load(file)
     finally:
         network.set_attn_implementation(implementation)
+
+
+def _trace_to_file(network: Any, example: TokenBatch, file: Path) -> None:  # noqa: ANN401
+    arrays = example.arrays()
+    # In evaluation mode, which the exporter restores.
+    plain = _Plain(network, [*arrays]).eval()
+    inputs = tuple(map(torch.from_numpy, arrays.values()))
+    names = _OUTPUTS[: len(plain(*inputs))]
+    torch.onnx.export(
+        plain,
+        inputs,
+        str(file),
+        input_names=[*arrays],
+        output_names=names,
+        dynamic_axes={
+            **dict.fromkeys(arrays, _AXES),
+            **{name: {0: _AXES[0]} for name in names},
+        },
+        opset_version=OPSET,
+        # The newer exporter takes several times as long, and needs another package.
+        dynamo=False,
+    )
 
 
 @contextmanager
