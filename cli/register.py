@@ -8,6 +8,7 @@ import typer
 
 from cli.options import JsonOption
 from kaiten.errors import ModelRejected
+from kaiten.settings.environment import disable_openmp_spinning
 from kaiten.settings.loader import load_settings
 from lifecycle.audit_log import current_operator
 from lifecycle.provenance import read_provenance
@@ -59,6 +60,7 @@ def register(
     """
     if (version is None) == (bump is None):
         raise ModelRejected("version", "is not given", "Pass --version 1.2.3 or --bump auto.")
+    disable_openmp_spinning()
     data_files = {"training_data": training_data, "reference_data": reference_data}
     provenance = read_provenance(
         metadata, {field: file for field, file in data_files.items() if file}, parent

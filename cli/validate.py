@@ -24,6 +24,7 @@ from cli.options import (
     progress_console,
 )
 from kaiten.errors import SetupError
+from kaiten.settings.environment import disable_openmp_spinning
 
 if TYPE_CHECKING:
     from lifecycle.evaluate.report import ValidationReport
@@ -61,6 +62,7 @@ def validate(
     An interrupted validation continues where it stopped.
     Example: kaiten validate support-intent:1.0.0 --data examples/quickstart/data/test.jsonl
     """
+    disable_openmp_spinning()
     try:
         # Servers have this command too, but not the packages that measure and plot.
         from server.validation import ValidationRequest, validate_version  # noqa: PLC0415

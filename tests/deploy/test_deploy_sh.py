@@ -242,14 +242,18 @@ def test_a_first_deployment_has_nothing_to_go_back_to(cluster: Cluster) -> None:
 
 
 @pytest.fixture
-def not_ignoring_sigint() -> Iterator[None]:
-    """Start children with SIGINT's default, where this process ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def default_signals() -> Iterator[None]:
+    """Start children with default signal handlers, even if nohup or a shell set SIG_IGN."""
+    handlers = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    }
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("not_ignoring_sigint")
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(("revision", "undone"), [("7", 1), ("", 0)])
 def test_an_interrupted_deployment_is_taken_back_at_once(

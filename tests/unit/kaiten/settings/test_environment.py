@@ -6,6 +6,7 @@ import pytest
 from kaiten.settings.environment import (
     ROOT,
     bentoml_configuration,
+    disable_openmp_spinning,
     environment_for,
     metrics_directory,
     settings_file,
@@ -48,3 +49,14 @@ def test_bentomls_own_variables_are_read(
             monkeypatch.setenv(name, value)
     assert bentoml_configuration() == value
     assert metrics_directory() == value
+
+
+def test_openmp_does_not_spin_unless_the_environment_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    disable_openmp_spinning()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    disable_openmp_spinning()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
