@@ -86,9 +86,9 @@ def told(version: str, path: str, method: str, answer: httpx.Response) -> None:
     assert {name.lower() for name in answer.headers} <= {name.lower() for name in may}
 
 
-@pytest.mark.parametrize("made", DOCUMENTS.values(), ids=DOCUMENTS)
-def test_a_document_is_openapi(made: Json) -> None:
-    validate(made)
+@pytest.mark.parametrize("openapi", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_a_document_is_openapi(openapi: Json) -> None:
+    validate(openapi)
 
 
 async def test_each_document_is_served_and_the_newest_at_docs_json() -> None:
@@ -98,7 +98,7 @@ async def test_each_document_is_served_and_the_newest_at_docs_json() -> None:
 
 
 def test_every_route_is_documented_and_no_other() -> None:
-    described = {path for made in DOCUMENTS.values() for path in made["paths"]}
+    described = {path for openapi in DOCUMENTS.values() for path in openapi["paths"]}
     assert described == set(TABLE.paths) - PAGES
 
 
@@ -117,10 +117,10 @@ def test_closed_metrics_are_not_documented() -> None:
 
 
 def test_a_document_has_the_routes_of_its_version_only() -> None:
-    for version, made in DOCUMENTS.items():
+    for version, openapi in DOCUMENTS.items():
         others = {path for other, path in PREDICT.items() if other != version}
-        assert PREDICT[version] in made["paths"]
-        assert not others & set(made["paths"])
+        assert PREDICT[version] in openapi["paths"]
+        assert not others & set(openapi["paths"])
 
 
 @pytest.mark.parametrize("version", DOCUMENTS)
@@ -174,8 +174,8 @@ async def test_a_deprecated_version_is_documented_as_one() -> None:
         versions=ApiVersionSettings(v1=ApiLifetimeSettings(deprecated_at=date(2026, 12, 1)))
     )
     for version, path in PATHS.items():
-        made = (await house.ask("GET", path)).json()
-        for operations in made["paths"].values():
+        openapi = (await house.ask("GET", path)).json()
+        for operations in openapi["paths"].values():
             (operation,) = operations.values()
             expected = version == "1" and "predictions" in operation["tags"]
             assert operation.get("deprecated", False) == expected
@@ -274,10 +274,10 @@ async def test_quality_is_as_documented(version: str) -> None:
 
 
 def test_what_is_not_kept_is_not_documented() -> None:
-    for version, made in DOCUMENTS.items():
+    for version, openapi in DOCUMENTS.items():
         paths = set(document(version, feedback=False)["paths"])
         gone = {"1": {"/ops/quality"}, "2": {"/ops/quality", FEEDBACK}}
-        assert set(made["paths"]) - paths == gone[version]
+        assert set(openapi["paths"]) - paths == gone[version]
 
 
 @pytest.mark.parametrize("version", DOCUMENTS)

@@ -46,16 +46,16 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> CredentialStore:
 
 
 def with_key(
-    known: Credentials, name: str = "job", expires_at: datetime = SOON
+    credentials: Credentials, name: str = "job", expires_at: datetime = SOON
 ) -> tuple[Credentials, str]:
     key_id, text, kept = new_api_key(name, ("predict",), expires_at, lambda: NOW)
-    return known.model_copy(update={"api_keys": {**known.api_keys, key_id: kept}}), text
+    return credentials.model_copy(update={"api_keys": {**credentials.api_keys, key_id: kept}}), text
 
 
 def written(store: CredentialStore) -> Credentials:
-    known = store.read()
-    assert known is not None
-    return known
+    credentials = store.read()
+    assert credentials is not None
+    return credentials
 
 
 def fault(call: Callable[[], object]) -> str:
@@ -65,22 +65,22 @@ def fault(call: Callable[[], object]) -> str:
 
 
 def test_api_key_holds_until_it_expires() -> None:
-    known, text = with_key(Credentials())
-    assert known.principal_of(text, NOW).subject == "job"
-    assert known.principal_of(text, NOW).scopes == {"predict"}
-    assert fault(lambda: known.principal_of(text, NOW + 60)) == "expired_api_key"
+    credentials, text = with_key(Credentials())
+    assert credentials.principal_of(text, NOW).subject == "job"
+    assert credentials.principal_of(text, NOW).scopes == {"predict"}
+    assert fault(lambda: credentials.principal_of(text, NOW + 60)) == "expired_api_key"
 
 
 def test_api_key_is_kept_as_a_hash_only() -> None:
-    known, text = with_key(Credentials())
+    credentials, text = with_key(Credentials())
     assert text.startswith("kaiten_")
-    assert text[24:] not in known.model_dump_json()
-    assert text not in repr(known)
+    assert text[24:] not in credentials.model_dump_json()
+    assert text not in repr(credentials)
 
 
 @pytest.mark.parametrize("change", ["", "kaiten_", "cut", "another secret", "another id", "longer"])
 def test_what_is_no_api_key_of_ours_is_refused(change: str) -> None:
-    known, text = with_key(Credentials())
+    credentials, text = with_key(Credentials())
     _, other = with_key(Credentials())
     changed = {
         "cut": text[:-1],
@@ -88,12 +88,12 @@ def test_what_is_no_api_key_of_ours_is_refused(change: str) -> None:
         "another id": other[:24] + text[24:],
         "longer": text + "A",
     }.get(change, change)
-    assert fault(lambda: known.principal_of(changed, NOW)) == "unknown_api_key"
+    assert fault(lambda: credentials.principal_of(changed, NOW)) == "unknown_api_key"
 
 
 def test_revoked_subject_loses_what_it_has_and_not_what_it_gets() -> None:
-    known, text = with_key(Credentials())
-    revoked = known.model_copy(update={"revoked_subjects": {"api-key|job": int(NOW)}})
+    credentials, text = with_key(Credentials())
+    revoked = credentials.model_copy(update={"revoked_subjects": {"api-key|job": int(NOW)}})
     assert fault(lambda: revoked.principal_of(text, NOW)) == "revoked_subject"
     later = new_api_key("job", ("predict",), SOON, lambda: NOW + 1)
     again = revoked.model_copy(update={"api_keys": {later[0]: later[2]}})
@@ -101,23 +101,23 @@ def test_revoked_subject_loses_what_it_has_and_not_what_it_gets() -> None:
 
 
 def test_expired_is_forgotten_and_revoked_subjects_are_not() -> None:
-    known, _ = with_key(Credentials())
-    known = known.model_copy(
+    credentials, _ = with_key(Credentials())
+    credentials = credentials.model_copy(
         update={"revoked_tokens": {"a|1": int(NOW) + 5}, "revoked_subjects": {"a|b": 1}}
     )
-    assert known.without_expired(NOW) == known
-    later = known.without_expired(NOW + 100)
+    assert credentials.without_expired(NOW) == credentials
+    later = credentials.without_expired(NOW + 100)
     assert (later.api_keys, later.revoked_tokens, later.revoked_subjects) == ({}, {}, {"a|b": 1})
 
 
 def test_clock_that_is_ahead_for_a_moment_deletes_nothing() -> None:
-    known, text = with_key(Credentials())
-    known, _ = with_key(known, "deleted")
-    (*_, deleted_id) = known.api_keys
-    known = known.without_api_key(deleted_id).with_revoked(tokens={"a|1": int(NOW) + 5})
-    assert known.merged(Credentials(), NOW + 60 * 86_400) == known
-    assert known.principal_of(text, NOW).subject == "job"
-    assert fault(lambda: known.principal_of(text, NOW + 60)) == "expired_api_key"
+    credentials, text = with_key(Credentials())
+    credentials, _ = with_key(credentials, "deleted")
+    (*_, deleted_id) = credentials.api_keys
+    credentials = credentials.without_api_key(deleted_id).with_revoked(tokens={"a|1": int(NOW) + 5})
+    assert credentials.merged(Credentials(), NOW + 60 * 86_400) == credentials
+    assert credentials.principal_of(text, NOW).subject == "job"
+    assert fault(lambda: credentials.principal_of(text, NOW + 60)) == "expired_api_key"
 
 
 def test_mark_of_a_deleted_key_outlasts_every_copy_of_it() -> None:
@@ -135,29 +135,29 @@ def test_mark_of_a_deleted_key_outlasts_every_copy_of_it() -> None:
 
 
 def test_later_revocation_of_a_subject_is_not_taken_back_by_an_earlier() -> None:
-    known = Credentials().with_revoked(subjects={"a|b": 5}, tokens={"a|1": 5})
-    assert known.with_revoked(subjects={"a|b": 3}, tokens={"a|1": 3}) == known
+    credentials = Credentials().with_revoked(subjects={"a|b": 5}, tokens={"a|1": 5})
+    assert credentials.with_revoked(subjects={"a|b": 3}, tokens={"a|1": 3}) == credentials
 
 
 def test_key_made_right_after_its_subject_was_revoked_holds_until_that_is_done_again() -> None:
     revoked = Credentials().with_revoked(subjects={"api-key|job": int(NOW) + 10})
     key_id, text, key = new_api_key("job", ("predict",), SOON, lambda: NOW)
-    known = revoked.with_api_key(key_id, key)
-    assert known.principal_of(text, NOW).subject == "job"
-    again = known.with_revoked(subjects={"api-key|job": int(NOW) + 10})
+    credentials = revoked.with_api_key(key_id, key)
+    assert credentials.principal_of(text, NOW).subject == "job"
+    again = credentials.with_revoked(subjects={"api-key|job": int(NOW) + 10})
     assert fault(lambda: again.principal_of(text, NOW)) == "revoked_subject"
 
 
 def test_store_gives_back_what_it_was_given(store: CredentialStore) -> None:
     assert store.read() is None
-    known, text = with_key(Credentials())
-    store.change(lambda _: known)
+    credentials, text = with_key(Credentials())
+    store.change(lambda _: credentials)
     assert written(store).principal_of(text, NOW).subject == "job"
 
 
 def test_of_many_changes_at_once_all_take_effect(store: CredentialStore) -> None:
     def add(name: str) -> None:
-        store.change(lambda known: with_key(known, name)[0])
+        store.change(lambda credentials: with_key(credentials, name)[0])
 
     threads = [threading.Thread(target=add, args=(f"job {number}",)) for number in range(8)]
     for thread in threads:
@@ -169,14 +169,14 @@ def test_of_many_changes_at_once_all_take_effect(store: CredentialStore) -> None
 
 
 def test_file_is_its_owners(tmp_path: Path) -> None:
-    FileCredentials(tmp_path / "credentials.json").change(lambda known: known)
+    FileCredentials(tmp_path / "credentials.json").change(lambda credentials: credentials)
     assert (tmp_path / "credentials.json").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("spoilt", ["", "{", '{"api_keys": 5}'])
 def test_spoilt_file_is_told_and_nothing_is_lost(spoilt: str, tmp_path: Path) -> None:
     store = FileCredentials(tmp_path / "credentials.json")
-    store.change(lambda known: known_for_long(known)[0])
+    store.change(lambda credentials: known_for_long(credentials)[0])
     watch = CredentialsWatch(CredentialStores(store), 1)
     watch.poll()
     before = watch.current()
@@ -188,7 +188,7 @@ def test_spoilt_file_is_told_and_nothing_is_lost(spoilt: str, tmp_path: Path) ->
     assert watch.current() == before
     assert [line["event"] for line in logs] == ["credentials_not_read"]
     with pytest.raises(StateUnavailable):
-        store.change(lambda known: known)
+        store.change(lambda credentials: credentials)
     # The runbook's remedy: without the spoilt file, it is written anew.
     (tmp_path / "credentials.json").unlink()
     watch.poll()
@@ -203,8 +203,10 @@ def test_whoever_revokes_sees_when_it_is_known(store: CredentialStore) -> None:
         store.change(lambda _: Credentials(revoked_tokens={"a|1": 2**40}))
         watch.poll()
         watch.poll()
-    told = [line["revoked_tokens"] for line in logs if line["event"] == "credentials_read"]
-    assert told == [1]
+    revoked_counts = [
+        line["revoked_tokens"] for line in logs if line["event"] == "credentials_read"
+    ]
+    assert revoked_counts == [1]
 
 
 def test_whatever_a_store_trips_over_is_told_and_gone_on_from() -> None:
@@ -224,7 +226,7 @@ def test_whatever_a_store_trips_over_is_told_and_gone_on_from() -> None:
 def test_redis_that_is_away_is_told_without_its_password() -> None:
     state = StateSettings(redis_url=SecretStr("redis://:pa55w0rd-of-it@127.0.0.1:1/0"))
     store = credential_store(Path(), state)
-    for act in (store.read, lambda: store.change(lambda known: known)):
+    for act in (store.read, lambda: store.change(lambda credentials: credentials)):
         with pytest.raises(StateUnavailable) as caught:
             act()
         assert "pa55w0rd" not in caught.value.message
@@ -233,15 +235,15 @@ def test_redis_that_is_away_is_told_without_its_password() -> None:
 def test_redis_that_came_back_empty_is_given_what_is_known(redis_url: str) -> None:
     with Redis.from_url(redis_url) as client:
         client.flushdb()
-        RedisCredentials(redis_url).change(lambda known: known_for_long(known)[0])
+        RedisCredentials(redis_url).change(lambda credentials: known_for_long(credentials)[0])
         watches = [
             CredentialsWatch(CredentialStores(RedisCredentials(redis_url)), 1) for _ in range(2)
         ]
         poll(watches)
         before = watches[0].current()
         client.flushdb()
-        told: list[int] = []
-        counting = SimpleNamespace(credentials_restored=told.append)
+        restored: list[int] = []
+        counting = SimpleNamespace(credentials_restored=restored.append)
         watches.append(CredentialsWatch(CredentialStores(RedisCredentials(redis_url)), 1, counting))
         with capture_logs() as logs:
             poll(watches)
@@ -251,9 +253,11 @@ def test_redis_that_came_back_empty_is_given_what_is_known(redis_url: str) -> No
         client.flushdb()
         poll(watches[2:])
         client.flushdb()
-        RedisCredentials(redis_url).change(lambda known: known_for_long(known, "later")[0])
+        RedisCredentials(redis_url).change(
+            lambda credentials: known_for_long(credentials, "later")[0]
+        )
         poll(watches[2:])
-        assert told == [1, 1]
+        assert restored == [1, 1]
         poll(watches)
         subjects = {key.subject for key in written(RedisCredentials(redis_url)).api_keys.values()}
         assert subjects == {"job", "later"}
@@ -329,9 +333,9 @@ def poll(watches: Sequence[CredentialsWatch]) -> None:
         watch.poll()
 
 
-def known_for_long(known: Credentials, name: str = "job") -> tuple[Credentials, str]:
+def known_for_long(credentials: Credentials, name: str = "job") -> tuple[Credentials, str]:
     """Return them with a key that holds by the clock of this machine."""
-    return with_key(known, name, datetime.now(UTC) + timedelta(days=1))
+    return with_key(credentials, name, datetime.now(UTC) + timedelta(days=1))
 
 
 def test_nobody_is_let_in_before_the_list_was_read() -> None:
@@ -341,37 +345,37 @@ def test_nobody_is_let_in_before_the_list_was_read() -> None:
         watch.current()
 
 
-def authenticator(known: list[Credentials], keys: StaticKey | None = None) -> Authenticator:
+def authenticator(credentials: list[Credentials], keys: StaticKey | None = None) -> Authenticator:
     key = keys or StaticKey(from_pem(public_pem("ES256")))
     issuers = {ISSUER: TrustedIssuer(ISSUER, AUDIENCE, key, frozenset({"ES256"}))}
-    return Authenticator(Verifier(issuers, 10), lambda: known[-1])
+    return Authenticator(Verifier(issuers, 10), lambda: credentials[-1])
 
 
 async def test_token_that_was_seen_is_refused_as_soon_as_it_is_revoked() -> None:
-    known = [Credentials()]
-    told = authenticator(known)
+    credentials = [Credentials()]
+    checker = authenticator(credentials)
     sent, other = token(), token(jti="two")
     for _ in range(2):
-        await told.authenticate([f"Bearer {sent}"], [])
-    known.append(Credentials(revoked_tokens={f"{ISSUER}|one": 2**40}))
+        await checker.authenticate([f"Bearer {sent}"], [])
+    credentials.append(Credentials(revoked_tokens={f"{ISSUER}|one": 2**40}))
     with pytest.raises(TokenRejected) as caught:
-        await told.authenticate([f"Bearer {sent}"], [])
+        await checker.authenticate([f"Bearer {sent}"], [])
     assert caught.value.fault == "revoked_token"
     # So that an operator sees which subject still uses it.
     assert caught.value.principal is not None
     assert caught.value.principal.subject == "alice"
-    assert await told.authenticate([f"Bearer {other}"], [])
+    assert await checker.authenticate([f"Bearer {other}"], [])
 
 
 async def test_revoked_subject_needs_a_token_of_later() -> None:
     now = int(time.time())
-    told = authenticator([Credentials(revoked_subjects={f"{ISSUER}|alice": now - 5})])
+    checker = authenticator([Credentials(revoked_subjects={f"{ISSUER}|alice": now - 5})])
     for issued_at in (now - 60, now - 5, None):
         with pytest.raises(TokenRejected) as caught:
-            await told.authenticate_token(token(iat=issued_at))
+            await checker.authenticate_token(token(iat=issued_at))
         assert caught.value.fault == "revoked_subject"
-    assert await told.authenticate_token(token(iat=now - 4))
-    assert await told.authenticate_token(token(sub="bob", iat=now - 60))
+    assert await checker.authenticate_token(token(iat=now - 4))
+    assert await checker.authenticate_token(token(sub="bob", iat=now - 60))
 
 
 async def test_token_is_verified_again_once_a_key_is_gone() -> None:
@@ -379,33 +383,33 @@ async def test_token_is_verified_again_once_a_key_is_gone() -> None:
         generation = 0
 
     keys = Changing(from_pem(public_pem("ES256")))
-    told = authenticator([Credentials()], keys)
+    checker = authenticator([Credentials()], keys)
     sent = token()
-    assert await told.authenticate_token(sent)
+    assert await checker.authenticate_token(sent)
     keys._key = from_pem(public_pem("ES256#other"))
-    assert await told.authenticate_token(sent)
+    assert await checker.authenticate_token(sent)
     Changing.generation = 1
     with pytest.raises(TokenRejected):
-        await told.authenticate_token(sent)
+        await checker.authenticate_token(sent)
 
 
 async def test_one_of_the_two_headers_and_once() -> None:
-    known, key = with_key(Credentials(), expires_at=datetime.now(UTC) + timedelta(hours=1))
-    told, bearer = authenticator([known]), f"Bearer {token()}"
-    assert (await told.authenticate([], [key])).issuer == "api-key"
-    assert (await told.authenticate([bearer], [])).subject == "alice"
+    credentials, key = with_key(Credentials(), expires_at=datetime.now(UTC) + timedelta(hours=1))
+    checker, bearer = authenticator([credentials]), f"Bearer {token()}"
+    assert (await checker.authenticate([], [key])).issuer == "api-key"
+    assert (await checker.authenticate([bearer], [])).subject == "alice"
     for authorizations, keys in (([bearer], [key]), ([bearer, bearer], []), ([], [key, key])):
         with pytest.raises(TokenRejected) as caught:
-            await told.authenticate(authorizations, keys)
+            await checker.authenticate(authorizations, keys)
         assert caught.value.fault == "several_credentials"
     for nothing in ([], ["Basic YTpi"], ["Bearer "], [token()]):
         with pytest.raises(Unauthenticated):
-            await told.authenticate(nothing, [])
+            await checker.authenticate(nothing, [])
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.auth.authenticator._MAX_REMEMBERED", 3)
-    told = authenticator([Credentials()])
+    checker = authenticator([Credentials()])
     for number in range(6):
-        await told.authenticate_token(token(sub=f"subject {number}"))
-    assert len(told._verified) == 3
+        await checker.authenticate_token(token(sub=f"subject {number}"))
+    assert len(checker._verified) == 3

@@ -207,13 +207,13 @@ async def test_broken_answer_leaves_the_keys_as_they_were(content: bytes) -> Non
 
 async def test_token_that_names_no_key_takes_any() -> None:
     issuer = Issuer()
-    found = await issuer.keys().find(None)
-    assert found is not None
-    assert len(found) == 1
+    keys_of_id = await issuer.keys().find(None)
+    assert keys_of_id is not None
+    assert len(keys_of_id) == 1
     issuer.content = jwks(jwk("ES256", kid="1"), jwk("ES256#2", kid="2"))
-    found = await issuer.keys().find(None)
-    assert found is not None
-    assert len(found) == 2
+    keys_of_id = await issuer.keys().find(None)
+    assert keys_of_id is not None
+    assert len(keys_of_id) == 2
 
 
 async def test_ids_of_tokens_tell_nothing_where_no_key_has_one() -> None:
@@ -221,9 +221,9 @@ async def test_ids_of_tokens_tell_nothing_where_no_key_has_one() -> None:
     issuer.content = jwks(jwk("ES256", kid=None), jwk("ES256#2", kid=None))
     keys = issuer.keys()
     for kid in (None, "1", "2"):
-        found = await keys.find(kid)
-        assert found is not None
-        assert len(found) == 2
+        keys_of_id = await keys.find(kid)
+        assert keys_of_id is not None
+        assert len(keys_of_id) == 2
     assert len(issuer.asked_at) == 1
 
 
@@ -236,9 +236,9 @@ async def test_new_key_without_an_id_is_fetched_for_a_token_that_no_key_has_veri
     keys = issuer.keys()
     await keys.find(kid)
     issuer.content = jwks(jwk("ES256", kid=None), jwk("ES256#2", kid=None))
-    found = await keys.renewed(kid)
-    assert found is not None
-    assert len(found) == 2
+    keys_of_id = await keys.renewed(kid)
+    assert keys_of_id is not None
+    assert len(keys_of_id) == 2
     # Forged ones bring about one fetch, and no other for a while.
     assert await keys.renewed(kid) is None
     fetches = len(issuer.asked_at)
