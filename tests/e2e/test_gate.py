@@ -99,7 +99,7 @@ def test_one_changed_byte_is_refused_by_name(validated: Mapping[str, str], tmp_p
     weights.write_bytes(content)
     refused = promote(validated, "staging")
     assert refused.returncode == 1
-    assert "model.safetensors: is missing or changed" in refused.stderr
+    assert "model.safetensors: is missing, or was changed" in refused.stderr
 
 
 def test_report_that_does_not_pass_exits_1_and_says_why(env: Mapping[str, str]) -> None:
@@ -107,7 +107,7 @@ def test_report_that_does_not_pass_exits_1_and_says_why(env: Mapping[str, str]) 
     refused = kaiten(strict, "validate", TAG, "--data", str(ROWS))
     assert refused.returncode == 1
     assert "and must be at least 0.999" in refused.stderr
-    assert "does not pass: accuracy is" in promote(env, "staging").stderr
+    assert "did not pass: accuracy is" in promote(env, "staging").stderr
 
 
 def test_exported_version_is_whole_where_it_is_imported(
