@@ -103,4 +103,4 @@ def test_details_that_are_none_are_told(env: Mapping[str, str], tmp_path: Path) 
     (tmp_path / "details.yaml").write_text("accuracy: 0.9\n")
     done = register(env, "models:/intent/1", "--metadata", str(tmp_path / "details.yaml"))
     assert done.returncode == 1
-    assert "details.accuracy" in done.stderr
+    assert "metadata.accuracy" in done.stderr
