@@ -222,7 +222,7 @@ class Worker:
         process, models = self._process, self._registry.models
         metrics = Metrics(metrics_directory(), SERVICE_NAME, process.bento_version, self._latency)
         writer.report_drops_to(metrics.log_lines_dropped)
-        metrics.expose_drift(self._drift_report)
+        metrics.expose_drift(self._drift_report.drift)
         metrics.expose_versions(
             __version__, lambda: {tag: model.card_digest for tag, model in models.items()}
         )

@@ -28,11 +28,6 @@ _DRIFT = DriftState(
 )
 
 
-class _Drift:
-    def drift(self) -> list[DriftState]:
-        return [_DRIFT]
-
-
 class Exposition:
     """The metrics of one worker, each with a value."""
 
@@ -55,7 +50,7 @@ class Exposition:
         metrics.database_wal(4096)
         metrics.request_refused_early("queue_full")
         metrics.log_lines_dropped("console", 1)
-        metrics.expose_drift(_Drift())
+        metrics.expose_drift(lambda: [_DRIFT])
         metrics.expose_versions("0.1.0", lambda: {MODEL: "d" * 64})
         metrics.expose_damaged_files(lambda: {MODEL: 1})
         metrics.expose_workers(2, lambda: 1)

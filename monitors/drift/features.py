@@ -16,7 +16,7 @@ LABEL = "label"
 _UPPER_CASE = ascii_uppercase.encode()
 
 
-class Stage(IntEnum):
+class FeatureStage(IntEnum):
     """Where a feature arises on the way from a text to its answer; earlier ones are causes."""
 
     TEXT = 0
@@ -30,21 +30,21 @@ class Feature:
     """A number, or a class such as the label; shares are from 0 to 1."""
 
     name: str
-    stage: Stage
+    stage: FeatureStage
     of_classes: bool = False
 
 
 FEATURES = (
-    Feature("text_length", Stage.TEXT),
-    Feature("non_ascii_share", Stage.TEXT),
-    Feature("upper_case_share", Stage.TEXT),
-    Feature("token_count", Stage.TOKENS),
+    Feature("text_length", FeatureStage.TEXT),
+    Feature("non_ascii_share", FeatureStage.TEXT),
+    Feature("upper_case_share", FeatureStage.TEXT),
+    Feature("token_count", FeatureStage.TOKENS),
     # Of the tokens, those that the vocabulary lacks.
-    Feature("unknown_share", Stage.TOKENS),
-    Feature("distance", Stage.EMBEDDING),
-    Feature("confidence", Stage.ANSWER),
-    Feature("entropy", Stage.ANSWER),
-    Feature(LABEL, Stage.ANSWER, of_classes=True),
+    Feature("unknown_share", FeatureStage.TOKENS),
+    Feature("distance", FeatureStage.EMBEDDING),
+    Feature("confidence", FeatureStage.ANSWER),
+    Feature("entropy", FeatureStage.ANSWER),
+    Feature(LABEL, FeatureStage.ANSWER, of_classes=True),
 )
 
 

@@ -94,23 +94,23 @@ def version_report(
 
     Without a baseline, pass the reason in its place.
     """
-    known = baseline if isinstance(baseline, Baseline) else None
-    replay = _Replay(source, known, settings)
+    available = baseline if isinstance(baseline, Baseline) else None
+    replay = _Replay(source, available, settings)
     for archived, profile in windows:
         replay.add(archived, profile)
     if replay.merged is None:
         return None
     name, version = model_tags.split(source.model)
-    features = _features(replay.merged, known, settings)
+    features = _features(replay.merged, available, settings)
     verdicts = [feature.verdict.drifted for feature in features if feature.verdict is not None]
     judged = replay.windows
     return VersionReport(
         model=name,
         version=version,
         arm=source.arm,
-        reference=known.name if known else None,
+        reference=available.name if available else None,
         reason=None if isinstance(baseline, Baseline) else baseline,
-        drifted=any(verdicts) if known else None,
+        drifted=any(verdicts) if available else None,
         rows=sum(window.rows for window in judged),
         started_at=min(window.started_at for window in judged),
         ended_at=max(window.ended_at for window in judged),

@@ -57,7 +57,7 @@ def numbers_differ(baseline: Profile, current: Profile, column: str) -> FeatureD
     # The root of the effective sample size.
     root = np.sqrt(sizes[0] * sizes[1] / sum(sizes))
     p_value = float(kolmogorov((root + 0.12 + 0.11 / root) * distance))
-    medians = [float(each[len(_RANKS) // 2]) for each in quantiles]
+    medians = [float(numbers[len(_RANKS) // 2]) for numbers in quantiles]
     return FeatureDifference(
         distance,
         p_value,

@@ -1,7 +1,7 @@
 """Metrics that are read when they are scraped: each worker exposes the same."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Metric, multiprocess
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
@@ -13,12 +13,6 @@ from monitors.metrics.mapped_file import rows_in_memory
 from monitors.metrics.worker_files import MetricFiles
 
 MODEL_LABELS = ("model", "version")
-
-
-class DriftSource(Protocol):
-    """Knows the drift of each served version."""
-
-    def drift(self) -> Sequence[DriftState]: ...
 
 
 class WorkerFileCollector(Collector):
@@ -145,8 +139,8 @@ class WorkerCollector(Collector):
 class DriftCollector(Collector):
     """The drift of each served version, from its state file."""
 
-    def __init__(self, source: DriftSource) -> None:
-        self._source = source
+    def __init__(self, read_states: Callable[[], Sequence[DriftState]]) -> None:
+        self._read_states = read_states
 
     def collect(self) -> Iterable[Metric]:
         """Yield whether each version drifts, the effects of its features, and as of when."""
@@ -184,7 +178,7 @@ class DriftCollector(Collector):
 
     def _states(self) -> Sequence[DriftState]:
         try:
-            return self._source.drift()
+            return self._read_states()
         except OSError:
             # The other metrics must be exposed all the same.
             return ()

@@ -23,12 +23,12 @@ from kaiten import model_tags
 from kaiten.events import PredictionEvent
 from kaiten.feedback import VersionQuality
 from kaiten.serving import BatchStats
+from monitors.drift.state import DriftState
 from monitors.metrics.collectors import (
     MODEL_LABELS,
     BentoNames,
     DamagedFileCollector,
     DriftCollector,
-    DriftSource,
     ServedVersionCollector,
     WorkerCollector,
     WorkerFileCollector,
@@ -164,9 +164,9 @@ class Metrics:
         """Count this worker."""
         self._process.worker_starts.inc()
 
-    def expose_drift(self, source: DriftSource) -> None:
+    def expose_drift(self, read_states: Callable[[], Sequence[DriftState]]) -> None:
         """Expose the drift of the served versions."""
-        self._shared.append(DriftCollector(source))
+        self._shared.append(DriftCollector(read_states))
 
     def expose_versions(self, kaiten: str, digests: Callable[[], Mapping[str, str]]) -> None:
         """Expose Kaiten's version, and the digests of the served model cards by model tag."""
