@@ -261,8 +261,8 @@ class Verifier:
     def _fault_of_issuer(self, name: object) -> str:
         """Return the fault of an unknown issuer, with one of its own for a trailing slash."""
         bare = name.rstrip("/") if isinstance(name, str) else None
-        known = {issuer.rstrip("/") for issuer in self.issuers}
-        return "issuer_differs_by_a_slash" if bare in known else "unknown_issuer"
+        bare_issuers = {issuer.rstrip("/") for issuer in self.issuers}
+        return "issuer_differs_by_a_slash" if bare in bare_issuers else "unknown_issuer"
 
     def _claims_by_any(
         self, token: str, alg: str, keys: Sequence[Key], issuer: TrustedIssuer
