@@ -60,7 +60,7 @@ def test_plain_bentoml_serve_works_in_the_checkout(bentoml_home: Path, tmp_path:
     route = r"^model_requests_total\{.*route=\"/api/v1/predict\""
     assert re.search(route, metrics, re.MULTILINE)
     assert "kaiten.yaml" in in_force
-    assert "the values in service.py" in in_force
+    assert "the values in server/bentoml_config.py" in in_force
 
 
 def refusal(env: dict[str, str], cwd: Path = ROOT) -> str:
