@@ -9,7 +9,6 @@ from kaiten.settings.environment import ROOT
 REASONS = {
     "tests/unit/*": "keys made up for tests, and W3C's own example of a trace",
     "tests/e2e/*": "keys made up for tests, and W3C's own example of a trace",
-    "tests/checks/reference.py": "descriptions of settings that hold secrets",
     "tests/acceptance/field/*": "secrets made up for attacks on a server",
     "tests/checks/reference.py": "a URL with a placeholder for the password",
     "tests/acceptance/results/*": "digests of what was measured",
