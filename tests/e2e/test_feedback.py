@@ -188,6 +188,8 @@ def test_postgresql_that_restarts_loses_nothing(bentoml_home: Path, tmp_path: Pa
             callers.refused.clear()
             callers.many_while(postgres.restart, 60)
             assert set(callers.refused) <= {503}
+            callers.until(lambda: callers.get("/ops/quality").status_code == 200)
+            callers.many(5, ANSWERS)
             assert callers.accepted
             postgres.restart()
             callers.until(lambda: callers.get("/ops/quality").status_code == 200)
