@@ -123,7 +123,7 @@ def test_whoever_is_killed_takes_no_window_along(
     found = after(operator, before + 1)
     assert found["window"]["rows"] == WINDOW
     stats = httpx.get(f"{watched.server.url}/metrics", verify=TLS).text
-    (asked,) = re.findall(r'model_requests_total{code="200".*predict".*} (.*)', stats)
+    (asked,) = re.findall(r'model_requests_total{.*code="200".*predict".*} (.*)', stats)
     assert float(asked) == 3 * WINDOW
 
 

@@ -110,7 +110,7 @@ def test_none_are_made_here(house: House) -> None:
     assert result.returncode == 1
     assert result.stdout == ""
     assert "none are made here" in result.stderr
-    assert "with a token of auth.issuers as TOKEN" in house.server.process.log
+    assert "set TOKEN to a token of an auth.issuers" in house.server.process.log
 
 
 def test_api_key_works_until_it_is_revoked(house: House) -> None:
