@@ -54,7 +54,7 @@ def error_response(error: Exception) -> Response:
         return envelope(*INTERNAL, "Something went wrong in the service; see its log.", (), {})
     log_refusal(error)
     status, code = STATUS_AND_CODE[type(error)]
-    return envelope(status, code, error.message, error.details, _headers(error))
+    return envelope(status, code, error.message, error.details, error_headers(error))
 
 
 def foreign_response(status: int, headers: Mapping[str, str]) -> Response:
@@ -88,7 +88,8 @@ def envelope(
     return Response(content, status, headers=headers, media_type="application/json")
 
 
-def _headers(error: Exception) -> dict[str, str]:
+def error_headers(error: Exception) -> dict[str, str]:
+    """Return the headers that go with an error, such as Retry-After, whatever renders it."""
     if isinstance(error, _WITH_RETRY_AFTER):
         return {"Retry-After": str(error.retry_after_s)}
     match error:

@@ -1,4 +1,7 @@
-"""Routes: each is declared once, and everything about it is derived from its declaration."""
+"""Routes: each is declared once, and everything about it is derived from its declaration.
+
+The declarations are in gateway/protocols and gateway/admin.
+"""
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +25,8 @@ ErrorRenderer = Callable[[Exception], Response]
 # A path's parameter: one segment, which cannot lead to another route.
 PARAMETER_PATTERN = r"[A-Za-z0-9_-][A-Za-z0-9._:-]*"
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+# The handler's other arguments.
+_RESERVED_PARAMETERS = {"exchange", "services", "body"}
 
 
 class RouteKind(Enum):
@@ -29,7 +34,7 @@ class RouteKind(Enum):
 
     # Counted and timed in the metrics, and the caller may shorten its deadline.
     MODEL = auto()
-    # Answered before admission looks at the load.
+    # Answered before admission looks at the load, without authentication and without a body.
     PROBE = auto()
     # The metrics: read by Prometheus, which has a turn of its own under load.
     SCRAPE = auto()
@@ -57,6 +62,10 @@ class RouteSpec:
     addition to what every such route can answer. ``negotiated_path`` is a second path, on which
     the API-Version header chooses between the routes that declare it. A route without a
     ``summary`` is left out of the OpenAPI documents.
+
+    Raises:
+        ValueError: The declaration contradicts itself.
+
     """
 
     method: Literal["GET", "POST"]
@@ -77,6 +86,18 @@ class RouteSpec:
     content_policy: str = NO_CONTENT_POLICY
     # Whether a browser may keep the answer.
     cacheable: bool = False
+
+    def __post_init__(self) -> None:
+        if "{" in _PLACEHOLDER.sub("", self.path) or "}" in _PLACEHOLDER.sub("", self.path):
+            raise ValueError(f"{self.path}: a parameter is lower-case letters and _ in braces")
+        if reserved := _RESERVED_PARAMETERS & {*self.parameters}:
+            raise ValueError(f"{self.path}: {', '.join(reserved)} is an argument of the handler")
+        if self.kind is RouteKind.PROBE and (self.scope, self.request) != (None, None):
+            raise ValueError(f"{self.path}: a probe has no scope and no body")
+        if self.negotiated_path is not None and self.api_version is None:
+            raise ValueError(f"{self.path}: negotiated_path needs an api_version")
+        if self.negotiated_path is not None and self.parameters:
+            raise ValueError(f"{self.path}: a negotiated route has no parameters")
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -121,6 +142,12 @@ class _PathRoutes:
 
     def __init__(self, specs: Sequence[RouteSpec]) -> None:
         allowed = tuple(method for spec in specs for method in spec.methods)
+        if len({*allowed}) < len(allowed):
+            raise ValueError(f"{specs[0].path} is declared more than once for one method")
+        # Metrics and response headers are by path.
+        traits = {(spec.kind, spec.cacheable, spec.content_policy) for spec in specs}
+        if len(traits) > 1:
+            raise ValueError(f"{specs[0].path}: its methods differ in kind or response headers")
         self._matches = {
             method: RouteMatch(spec, allowed) for spec in specs for method in spec.methods
         }
@@ -132,7 +159,12 @@ class _PathRoutes:
 
 
 class RouteTable:
-    """The routes that the settings expose. Any other path is unknown."""
+    """The routes that the settings expose. Any other path is unknown.
+
+    Raises:
+        ValueError: Two declarations contradict each other.
+
+    """
 
     def __init__(self, specs: Iterable[RouteSpec], settings: Settings) -> None:
         exposed = [(spec, spec.exposure(settings)) for spec in specs]
@@ -146,6 +178,8 @@ class RouteTable:
         for spec in self.specs:
             if spec.negotiated_path is not None and spec.api_version is not None:
                 versions = self.negotiated.setdefault(spec.negotiated_path, {})
+                if any(other.method != spec.method for other in versions.values()):
+                    raise ValueError(f"{spec.negotiated_path}: its versions differ in method")
                 versions[spec.api_version] = spec
         by_path: dict[str, list[RouteSpec]] = {}
         # Where requests whose version is rejected are counted.
@@ -157,6 +191,9 @@ class RouteTable:
         self._templates = [
             (routes.pattern, routes) for routes in paths.values() if routes.pattern is not None
         ]
+        shapes = {_PLACEHOLDER.sub("{}", path) for path in paths}
+        if len(shapes) < len(paths):
+            raise ValueError("two paths differ only in the names of their parameters")
         self.paths = tuple(paths)
         # The path templates that the metrics count.
         self.model_routes = tuple(

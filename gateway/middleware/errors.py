@@ -5,6 +5,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import error_response
 from gateway.exchange import exchange_of
+from gateway.security_log import log_refusal
 from kaiten.errors import KaitenError, OutOfDescriptors
 from kaiten.files import is_out_of_descriptors
 
@@ -29,8 +30,11 @@ class ErrorsMiddleware:
                 # The status is out; cutting the connection is the only honest end.
                 raise
             render = exchange.spec.render_error if exchange.spec else error_response
+            if render is not error_response and isinstance(error, KaitenError):
+                # The envelope logs refusals itself; other forms need not know of the log.
+                log_refusal(error)
             await render(error)(scope, receive, send)
-            _drop_frames(error)
+            _drop_frames(caught)
 
 
 def _drop_frames(error: BaseException) -> None:

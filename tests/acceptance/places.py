@@ -10,7 +10,7 @@ from benchmarks.client import Pool
 from lifecycle.card import ModelCard
 from tests.acceptance.target import Target
 from tests.acceptance.watch import Watch
-from tests.servers import ROOT, Server, environment, serving
+from tests.servers import ROOT, Server, environment, serving, until_all_ready
 
 RESULTS = Path(__file__).parent / "results"
 ONE_WORKER: Mapping[str, str] = {}
@@ -57,6 +57,8 @@ def served(
         target = Target(int(server.url.rpartition(":")[2]), server.token())
         each = Served(server, target, Watch(server.process.popen.pid))
         each.wait_for_starts(2 if settings.items() >= TWO_WORKERS.items() else 1)
+        # A worker that has started may still be warming its models up.
+        until_all_ready(server.url)
         yield each
 
 

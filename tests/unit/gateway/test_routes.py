@@ -8,6 +8,7 @@ import pytest
 
 from gateway.app import route_table
 from gateway.routes import RouteKind, RouteSpec, RouteTable
+from gateway.schemas import Body
 from kaiten.settings.environment import ROOT
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import Exposure, GatewaySettings
@@ -87,6 +88,53 @@ def spec(path: str, **more: Any) -> RouteSpec:  # noqa: ANN401
 def test_no_route_is_open_unless_it_says_so() -> None:
     with pytest.raises(TypeError, match="scope"):
         RouteSpec(method="GET", path="/a", kind=RouteKind.ADMIN, handler=None)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "reason"),
+    [
+        ("/v9/{modelName}", {}, "lower-case"),
+        ("/v9/{id2}", {}, "lower-case"),
+        ("/v9/{path:path}", {}, "lower-case"),
+        ("/v9/{name", {}, "lower-case"),
+        ("/v9/{body}", {}, "argument of the handler"),
+        ("/v9/{exchange}", {}, "argument of the handler"),
+        ("/v9/a", {"kind": RouteKind.PROBE, "scope": "ops"}, "a probe"),
+        ("/v9/a", {"kind": RouteKind.PROBE, "request": Body}, "a probe"),
+        ("/v9/a", {"negotiated_path": "/a"}, "api_version"),
+        ("/v9/{name}", {"negotiated_path": "/a", "api_version": "9"}, "no parameters"),
+    ],
+)
+def test_a_declaration_that_contradicts_itself_is_rejected(
+    path: str, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        spec(path, **options)
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        (spec("/v9/a"), "more than once"),
+        (spec("/v9/a", method="POST", kind=RouteKind.MODEL), "differ in kind"),
+        (spec("/v9/a", method="POST", cacheable=True), "differ in kind"),
+        (spec("/v9/{other}"), "names of their parameters"),
+        (
+            spec("/v9/c", method="POST", api_version="3", negotiated_path="/v9/either"),
+            "differ in method",
+        ),
+    ],
+)
+def test_declarations_that_contradict_each_other_are_rejected(
+    second: RouteSpec, reason: str
+) -> None:
+    first = (
+        spec("/v9/a"),
+        spec("/v9/{name}"),
+        spec("/v9/b", api_version="2", negotiated_path="/v9/either"),
+    )
+    with pytest.raises(ValueError, match=reason):
+        table(*first, second)
 
 
 def test_who_may_call_what() -> None:
