@@ -88,7 +88,7 @@ class RouteSpec:
     cacheable: bool = False
 
     def __post_init__(self) -> None:
-        if "{" in _PLACEHOLDER.sub("", self.path) or "}" in _PLACEHOLDER.sub("", self.path):
+        if {"{", "}"} & {*_PLACEHOLDER.sub("", self.path)}:
             raise ValueError(f"{self.path}: a parameter is lower-case letters and _ in braces")
         if reserved := _RESERVED_PARAMETERS & {*self.parameters}:
             raise ValueError(f"{self.path}: {', '.join(reserved)} is an argument of the handler")

@@ -216,7 +216,7 @@ class Worker:
     @property
     def _subscribers(self) -> "list[Profiler | FeedbackService]":
         """The subscribers to prediction events that have threads of their own."""
-        return [each for each in (self._profiler, self._feedback) if each is not None]
+        return [part for part in (self._profiler, self._feedback) if part is not None]
 
     def _build_metrics(self) -> Metrics:
         process, models = self._process, self._registry.models

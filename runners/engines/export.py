@@ -72,9 +72,7 @@ def export(
         return EngineFacts("torch", reason, versions=versions)
     save(traced, output / MODEL_FILE)
     progress("Comparing the exported network with torch")
-    batches = [texts.select([index]) for index in range(len(texts))]
-    if together:
-        batches.append(texts.select(range(len(texts) - 1)))
+    batches = _comparison_batches(texts, together=together)
     logits = [engine.compute(batch).logits for batch in batches]
     engine.network.to("meta")
     compare = partial(_max_difference, output, batches, logits)
@@ -86,6 +84,12 @@ def export(
         (output / LIMIT_FILE).write_text(f"{MAX_TOKENS}\n", encoding="utf-8")
         reason += f"; torch computes texts of over {MAX_TOKENS:,} tokens"
     return EngineFacts("onnx", reason, len(texts), difference, versions, OPSET)
+
+
+def _comparison_batches(texts: TokenBatch, *, together: bool) -> list[TokenBatch]:
+    """Return each text alone and, if ``together``, all but the longest in one padded batch."""
+    batches = [texts.select([index]) for index in range(len(texts))]
+    return [*batches, texts.select(range(len(texts) - 1))] if together else batches
 
 
 def _write_equal_form(
