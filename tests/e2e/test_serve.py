@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,13 @@ def test_invented_paths_add_no_series(server: Server) -> None:
 
         assert statuses == {404}
         assert len(client.get("/metrics").text.splitlines()) == lines
+
+
+def test_printed_curl_line_returns_the_correct_intent(server: Server) -> None:
+    line = next(line for line in server.process.lines if line.startswith("curl "))
+    done = subprocess.run(["bash", "-c", line], check=True, capture_output=True, text=True)
+    answer = json.loads(done.stdout)
+    assert (answer["label"], answer["model"]) == ("order_status", "support-intent:1.0.0")
 
 
 def test_quickstart_model_holds_its_accuracy_over_http(server: Server, token: str) -> None:

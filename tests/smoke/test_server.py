@@ -1,6 +1,10 @@
-"""One real server, as `make serve` starts it: its printed example, `kaiten smoke`, its end."""
+"""One real server, as `make serve` starts it: its printed example, `kaiten smoke`, its end.
+
+It serves a model of chance weights, registered here in seconds; tests/e2e serves the quickstart's.
+"""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,25 +12,37 @@ from typing import Any
 
 import pytest
 
-from tests.servers import BIN, QUICKSTART, Server, environment, quickstart_store, serving
+from tests.servers import BIN, Server, environment, serving
 
-MODEL = "support-intent:1.0.0"
+MODEL = "tiny:1.0.0"
+TEXTS = [f"w{number} w{number + 1} w{number * 2}" for number in range(24)]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(environment(quickstart_store(), tmp_path_factory.mktemp("home"))) as server:
+def server(tiny_classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    env = environment(tmp_path_factory.mktemp("bentoml"), tmp_path_factory.mktemp("home"))
+    command = [str(BIN / "kaiten"), "register", str(tiny_classifier), "--name", "tiny"]
+    command += ["--version", "1.0.0", "--task", "text-classification"]
+    subprocess.run(command, env=env, check=True)
+    with serving(env, "--model", MODEL) as server:
         yield server
 
 
-@pytest.fixture(scope="module")
-def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write two rows that the quickstart model labels correctly."""
-    rows = [
-        {"text": "My parcel has not arrived yet, where is it?", "label": "order_status"},
-        {"text": "I forgot my password", "label": "login_problem"},
-    ]
-    file = tmp_path_factory.mktemp("golden") / "golden.jsonl"
+def expected_labels(folder: Path, texts: list[str]) -> list[str]:
+    """Return the label that transformers itself gives each text."""
+    import torch  # noqa: PLC0415  takes seconds
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: PLC0415
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        logits = [model(**tokenizer(text, return_tensors="pt")).logits for text in texts]
+    return [model.config.id2label[int(row.argmax())] for row in logits]
+
+
+def write_golden(file: Path, labels: list[str]) -> Path:
+    """Write a row for each text, with its label."""
+    rows = [{"text": text, "label": label} for text, label in zip(TEXTS, labels, strict=True)]
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return file
 
@@ -45,32 +61,43 @@ def failed(checks: dict[str, dict[str, str]]) -> set[str]:
     return {name for name, check in checks.items() if check["outcome"] == "failed"}
 
 
-def test_printed_curl_line_returns_the_correct_intent(server: Server) -> None:
+def test_printed_curl_line_returns_the_label_of_transformers(
+    server: Server, tiny_classifier: Path
+) -> None:
     line = next(line for line in server.process.lines if line.startswith("curl "))
     done = subprocess.run(["bash", "-c", line], check=True, capture_output=True, text=True)
     response = json.loads(done.stdout)
     assert set(response) == {
         *("result", "label", "confidence", "truncated", "model", "request_id", "timestamp")
     }
-    assert response["label"] == "order_status"
+    (text,) = re.findall(r'"text": ?"([^"]+)"', line)
+    assert [response["label"]] == expected_labels(tiny_classifier, [text])
     assert response["model"] == MODEL
 
 
-def test_smoke_passes_on_a_good_server(server: Server, golden: Path) -> None:
+def test_smoke_passes_on_a_good_server(
+    server: Server, tiny_classifier: Path, tmp_path: Path
+) -> None:
+    labels = expected_labels(tiny_classifier, TEXTS)
+    assert len(set(labels)) > 1
+    golden = write_golden(tmp_path / "golden.jsonl", labels)
     code, checks, _ = run_smoke(server, "--model", MODEL, "--golden", str(golden))
     assert (code, failed(checks)) == (0, set())
-    assert checks["predictions"]["seen"] == "2 golden rows as labelled"
+    assert checks["predictions"]["seen"] == f"{len(TEXTS)} golden rows as labelled"
     assert checks["version"]["seen"] == MODEL
     assert f"{MODEL} is " in checks["build"]["seen"]
 
 
-def test_smoke_reports_another_version_and_another_label(server: Server) -> None:
-    rows = str(QUICKSTART / "data" / "test.jsonl")
-    code, checks, stderr = run_smoke(server, "--model", "support-intent:9.0.0", "--golden", rows)
+def test_smoke_reports_another_version_and_another_label(
+    server: Server, tiny_classifier: Path, tmp_path: Path
+) -> None:
+    first, *others = expected_labels(tiny_classifier, TEXTS)
+    wrong = next(label for label in others if label != first)
+    golden = str(write_golden(tmp_path / "golden.jsonl", [wrong, *others]))
+    code, checks, stderr = run_smoke(server, "--model", "tiny:9.0.0", "--golden", golden)
     assert code == 1
-    # The model is right on most of these rows, but not on all.
     assert {"version", "predictions"} <= failed(checks)
-    assert f"version: {MODEL} answers, not support-intent:9.0.0" in stderr
+    assert f"version: {MODEL} answers, not tiny:9.0.0" in stderr
 
 
 def test_smoke_reports_a_missing_scope_and_its_remedy(server: Server, tmp_path: Path) -> None:
