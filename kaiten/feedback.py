@@ -53,7 +53,7 @@ class Measures:
 class VersionQuality:
     """The quality of a version in an arm.
 
-    ``measures`` is None without labels, ``estimate`` without a calibration. ``reference`` names the
+    ``measures`` is None without labels, ``estimate`` without a calibration. ``report`` names the
     validation report that holds the calibration; ``reason`` says why there is no estimate.
     """
 
@@ -62,5 +62,5 @@ class VersionQuality:
     arm: str
     measures: Measures | None
     estimate: Estimate | None
-    reference: str | None = None
+    report: str | None = None
     reason: str | None = None

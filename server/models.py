@@ -48,7 +48,7 @@ def _find_model(name: str, settings: Settings) -> StoredModel:
 
 def find_baselines(models: Sequence[StoredModel], settings: Settings) -> dict[str, Path | None]:
     """Return the folder of each version's baseline, by model tag; None without one."""
-    chosen = settings.serving.references
+    chosen = settings.serving.reports
     return {model.card.tag: effective_baseline(model, chosen) for model in models}
 
 

@@ -82,10 +82,10 @@ class VersionDrift(_FromAttributes):
     model: str
     version: str
     arm: str
-    drifted: bool | None = Field(description="null without a reference; see reason.")
+    drifted: bool | None = Field(description="null without a baseline; see reason.")
     since: datetime | None
-    reference: str | None = Field(description="The validation report that holds it.")
-    reference_rows: int | None = Field(
+    report: str | None = Field(description="The validation report that holds it.")
+    baseline_rows: int | None = Field(
         description="How many rows it has: with few, only large changes are significant."
     )
     reason: str | None
@@ -135,7 +135,7 @@ class ModelQuality(BaseModel):
     observed_error: float | None = Field(
         description="How far an estimate for the labelled answers is from their accuracy."
     )
-    reference: str | None = Field(description="The validation report that estimates are made by.")
+    report: str | None = Field(description="The validation report that estimates are made by.")
     reason: str | None = Field(description="Why there is no estimate.")
 
 
@@ -181,7 +181,7 @@ def _quality(version: VersionQuality) -> ModelQuality:
         version=version.version,
         arm=version.arm,
         estimate=estimate,
-        reference=version.reference,
+        report=version.report,
         reason=version.reason,
         **measures,
     )

@@ -149,7 +149,7 @@ class Limiter:
                 self._line_pause_s = RETRY_S
         self._retry_at = now + self._pause_s
         if now >= self._next_line:
-            logger.warning("limits_degraded", fault=str(error), retry_s=self._pause_s)
+            logger.warning("rate_limit_degraded", fault=str(error), retry_s=self._pause_s)
             self._next_line = now + self._line_pause_s
             self._line_pause_s = min(2 * self._line_pause_s, MAX_RETRY_S)
 
@@ -158,7 +158,7 @@ class Limiter:
             self._degraded = False
             self._recovered_at = self._clock()
             self.metrics.limits_degraded(degraded=False)
-            logger.info("limits_shared_again")
+            logger.info("rate_limit_recovered")
             self._settling = asyncio.create_task(self._settle())
 
     async def _settle(self) -> None:

@@ -59,8 +59,8 @@ def hand_down_settings(
     if sockets is not None:
         sections["runners"]["sockets"] = sockets
     if models:
-        references = {tag: folder.name if folder else "" for tag, folder in models.items()}
-        sections["serving"] |= {"models": [*models], "references": references}
+        reports = {tag: folder.name if folder else "" for tag, folder in models.items()}
+        sections["serving"] |= {"models": [*models], "reports": reports}
     _set_absolute_paths(sections, settings)
     values = settings.model_dump(exclude_unset=True) | {"home": settings.home.resolve()}
     for section, fields in sections.items():

@@ -55,7 +55,7 @@ class ServingSettings(SettingsSection):
     drain_s: float = Field(0, ge=0, le=600)
     # By model tag, the folder of the report that holds the baseline, or an empty string. Set by the
     # parent process for its workers.
-    references: dict[str, str] = Field(default_factory=dict)
+    reports: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("models", mode="before")
     @classmethod

@@ -100,14 +100,14 @@ class DriftDetector:
         try:
             baseline = Profile.read((folder / BASELINE_FILE).read_bytes())
         except Exception:
-            logger.exception("reference_unreadable", model=window.source.model)
+            logger.exception("baseline_unreadable", model=window.source.model)
             unjudged |= {"drifted": None, "reason": BASELINE_UNREADABLE}
             return before.model_copy(update=unjudged)
         previous = self.states.last_window(window.source, before)
         profiles = [Profile.read(previous), profile] if previous else [profile]
         findings = compare(baseline, profiles, self.settings.min_effect)
         state = next_state(before, judged, findings, self.settings)
-        return state.model_copy(update={"reference_rows": baseline.count(LABEL)})
+        return state.model_copy(update={"baseline_rows": baseline.count(LABEL)})
 
 
 def next_state(

@@ -29,7 +29,7 @@ class Distribution(BaseModel):
     names: tuple[str, ...]
     edges: tuple[float, ...] | None
     current: tuple[float, ...]
-    reference: tuple[float, ...] | None
+    baseline: tuple[float, ...] | None
 
 
 def distribution(
@@ -49,7 +49,7 @@ def _of_numbers(column: str, profiles: Sequence[Profile]) -> Distribution:
     current, baseline = _as_tuples([_shares(profile, column, edges) for profile in profiles])
     names = tuple(f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges))
     return Distribution(
-        names=names, edges=tuple(edges.tolist()), current=current, reference=baseline
+        names=names, edges=tuple(edges.tolist()), current=current, baseline=baseline
     )
 
 
@@ -83,7 +83,7 @@ def _of_classes(column: str, profiles: Sequence[Profile]) -> Distribution:
         names.append("all others")
         rows = [np.append(row, max(0.0, 1 - row.sum())) for row in rows]
     current, baseline = _as_tuples(rows)
-    return Distribution(names=tuple(names), edges=None, current=current, reference=baseline)
+    return Distribution(names=tuple(names), edges=None, current=current, baseline=baseline)
 
 
 def _class_shares(counts: Mapping[str, int]) -> Mapping[str, float]:

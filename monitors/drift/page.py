@@ -60,9 +60,9 @@ svg { max-width: 100%; height: auto } .wide svg { width: 100% }
 <p><span class="verdict {{ style(version.drifted) }}">{{ word(version.drifted) }}</span>
 {{ version.rows }} answers in {{ version.windows|length }} windows of {{ version.hosts|length }} hosts,
 {{ at(version.started_at) }} to {{ at(version.ended_at) }}.
-{% if version.reference %}Baseline: the rows of validation report {{ version.reference }}.
+{% if version.report %}Baseline: the rows of validation report {{ version.report }}.
 {% else %}<b>No baseline: {{ version.reason }}.</b> The distributions below come without a verdict.{% endif %}</p>
-{% if version.reference %}
+{% if version.report %}
 <table><tr><th>feature, likely causes first</th><th></th><th class="n">effect</th><th class="n">p-value</th><th>details</th></tr>
 {% for feature in version.features %}{% set of = feature.verdict %}<tr><td>{{ feature.name }}</td>
 {% if of %}<td class="{{ style(of.drifted) }}">{{ word(of.drifted) }}</td>
@@ -131,19 +131,19 @@ def _plot_size(shares: Distribution) -> tuple[float, float]:
 
 def _overlay(axes: Axes, name: str, shares: Distribution) -> None:
     if shares.edges is not None:
-        if shares.reference is not None:
-            axes.stairs(shares.reference, shares.edges, fill=True, color=_QUIET, alpha=0.5)
+        if shares.baseline is not None:
+            axes.stairs(shares.baseline, shares.edges, fill=True, color=_QUIET, alpha=0.5)
         axes.stairs(shares.current, shares.edges, color=_COLOURS["line1"], linewidth=1.5)
         axes.set_ylabel("share")
     else:
         places = range(len(shares.names))
-        if shares.reference is not None:
-            axes.barh(places, shares.reference, height=0.8, color=_QUIET, alpha=0.5)
+        if shares.baseline is not None:
+            axes.barh(places, shares.baseline, height=0.8, color=_QUIET, alpha=0.5)
         axes.barh(places, shares.current, height=0.35, color=_COLOURS["line1"])
         axes.set_yticks(places, shares.names, fontsize=7)
         axes.invert_yaxis()
         axes.set_xlabel("share")
-    against = "" if shares.reference is None else "; grey: baseline"
+    against = "" if shares.baseline is None else "; grey: baseline"
     axes.set_title(f"{name} (line: these windows{against})", loc="left", fontsize=9)
 
 

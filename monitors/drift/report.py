@@ -55,13 +55,13 @@ class VersionReport(_ReportModel):
 
     ``drifted`` judges all windows together, once, at the false discovery rate. A window is judged
     as the server judges it, counted from the first window here. Likely causes come first in
-    ``features``. ``reference`` names the validation report that holds the baseline.
+    ``features``. ``report`` names the validation report that holds the baseline.
     """
 
     model: str
     version: str
     arm: str
-    reference: str | None
+    report: str | None
     reason: str | None
     drifted: bool | None
     rows: int
@@ -108,7 +108,7 @@ def version_report(
         model=name,
         version=version,
         arm=source.arm,
-        reference=available.name if available else None,
+        report=available.name if available else None,
         reason=None if isinstance(baseline, Baseline) else baseline,
         drifted=any(verdicts) if available else None,
         rows=sum(window.rows for window in judged),

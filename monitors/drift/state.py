@@ -60,7 +60,7 @@ class DriftState(_StateModel):
 
     ``windows`` were judged, in ``discoveries`` of them a drift began, and the last
     ``quiet_windows`` showed no sign of drift. ``drifted`` is None without a baseline, and
-    ``reason`` says why. ``reference`` names the validation report that holds the baseline. Likely
+    ``reason`` says why. ``report`` names the validation report that holds the baseline. Likely
     causes come first in ``features``.
     """
 
@@ -69,8 +69,8 @@ class DriftState(_StateModel):
     arm: str
     drifted: bool | None
     since: datetime | None = None
-    reference: str | None = None
-    reference_rows: int | None = None
+    report: str | None = None
+    baseline_rows: int | None = None
     reason: str | None = None
     windows: int = 0
     discoveries: int = 0
@@ -87,7 +87,7 @@ def initial_state(source: Source, report: str | None) -> DriftState:
         version=version,
         arm=source.arm,
         drifted=None if report is None else False,
-        reference=report,
+        report=report,
         reason=NO_BASELINE if report is None else None,
     )
 
@@ -112,7 +112,7 @@ class DriftStates:
         except ValidationError:
             logger.warning("drift_state_broken", model=source.model, arm=source.arm)
             return initial_state(source, report)
-        return state if state.reference == report else initial_state(source, report)
+        return state if state.report == report else initial_state(source, report)
 
     def put(self, source: Source, state: DriftState, profile: bytes) -> None:
         """Store a state, and the profile of its last window."""

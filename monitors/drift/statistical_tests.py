@@ -62,7 +62,7 @@ def numbers_differ(baseline: Profile, current: Profile, column: str) -> FeatureD
         distance,
         p_value,
         distance,
-        {"reference_median": medians[0], "median": medians[1], "ks": distance},
+        {"baseline_median": medians[0], "median": medians[1], "ks": distance},
     )
 
 
@@ -93,7 +93,7 @@ def classes_differ(baseline: Profile, current: Profile, column: str) -> FeatureD
             "psi": _stability(counts),
             "chi_square_p": overall_p_value,
             "class": names[first],
-            "reference_share": float(shares[0]),
+            "baseline_share": float(shares[0]),
             "share": float(shares[1]),
             "cohens_h": float(effects[first]),
         },

@@ -161,7 +161,7 @@ class Database:
     def _mark_available(self, *, writes: bool) -> None:
         if self._unavailable:
             self._unavailable = False
-            logger.info("database_back")
+            logger.info("database_available")
         if self._locked and writes:
             self._locked = False
             logger.info("database_unlocked")
@@ -179,7 +179,7 @@ class Database:
         self._retry_at = self._clock() + RETRY_S
         if not self._unavailable:
             self._unavailable = True
-            logger.warning("database_away", at=database_address(self._url), fault=reason)
+            logger.warning("database_unavailable", at=database_address(self._url), fault=reason)
 
     def _mark_locked(self) -> None:
         self._retry_at = self._clock() + RETRY_S

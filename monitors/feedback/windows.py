@@ -84,7 +84,7 @@ class QualityWindows:
             confidences = connection.scalars(latest).all()
             estimate = calibration.estimate(confidences) if confidences else None
         if report is not None:
-            return VersionQuality(*version, measures, estimate, reference=report.name)
+            return VersionQuality(*version, measures, estimate, report=report.name)
         reason = _NOT_CALIBRATED if tag in self._calibrations else _NOT_HERE
         return VersionQuality(*version, measures, estimate, reason=reason)
 

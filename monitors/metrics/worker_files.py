@@ -224,7 +224,7 @@ class MetricFiles:
         if file.name not in self._reported:
             self._reported.add(file.name)
             self._on_corrupt()
-            logger.warning("metrics_file_torn", file=str(file), fault=fault)
+            logger.warning("metrics_file_corrupt", file=str(file), fault=fault)
         if dead:
             self._reported.discard(file.name)
             with suppress(OSError):

@@ -189,7 +189,7 @@ class Trial:
             for trial in range(trials):
                 # By turns at a server's first windows, and after very many without drift.
                 fresh = trial % 2 == 0
-                state = initial_state(_SOURCE, self._state.reference) if fresh else self._state
+                state = initial_state(_SOURCE, self._state.report) if fresh else self._state
                 before = None if fresh else self._before
                 for _ in range(2):
                     window = draw().profile

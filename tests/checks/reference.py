@@ -31,7 +31,7 @@ from tests.exposition import Exposition
 MAKE = "make docs"
 FOLDER = ROOT / "docs" / "reference"
 # The process that starts the workers sets these for them.
-INTERNAL = {"serving.references", "runners.sockets", "state.credentials_copy"}
+INTERNAL = {"serving.reports", "runners.sockets", "state.credentials_copy"}
 # Settings that kaiten.yaml must not or need not hold.
 ELSEWHERE = {
     "environment": "`development` in a checkout, `production` in a bento. See "

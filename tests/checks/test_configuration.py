@@ -24,7 +24,7 @@ LEFT_OUT = {
     "signatures.password",
     "state.redis_url",
     "state.database_url",
-    "serving.references",
+    "serving.reports",
     "runners.sockets",
     "state.credentials_copy",
     "logging.pseudonym_key",

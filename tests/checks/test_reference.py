@@ -23,7 +23,7 @@ section:
 def test_settings_have_types_bounds_and_defaults() -> None:
     page = settings_page()
     assert "- **`gateway.max_headers`** (integer, at least 10, default `100`): " in page
-    assert "`serving.references`" not in page
+    assert "`serving.reports`" not in page
 
 
 def test_metrics_have_types_and_labels() -> None:

@@ -37,6 +37,7 @@ from tests.unit.gateway.house import (
     Json,
     Raising,
     bearer,
+    paths_of,
 )
 
 
@@ -99,7 +100,7 @@ async def test_each_document_is_served_and_the_newest_at_docs_json() -> None:
 
 def test_every_route_is_documented_and_no_other() -> None:
     described = {path for openapi in DOCUMENTS.values() for path in openapi["paths"]}
-    assert described == set(TABLE.paths) - PAGES
+    assert described == paths_of(TABLE) - PAGES
 
 
 @pytest.mark.parametrize(("exposure", "asked"), [("open", False), ("token", True)])

@@ -202,6 +202,6 @@ def test_postgresql_that_restarts_loses_nothing(bentoml_home: Path, tmp_path: Pa
             assert callers.quality()["accuracy"] == 1.0
             log = server.process.log
         assert postgres.password not in log
-        assert "database_away" in log
-        assert "database_back" in log
+        assert "database_unavailable" in log
+        assert "database_available" in log
         assert "Traceback" not in log

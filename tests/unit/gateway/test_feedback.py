@@ -136,12 +136,12 @@ async def test_quality_is_told_to_operators() -> None:
             "error_rows": 200,
             "error_windows": 5,
         },
-        "reference": "report",
+        "report": "report",
         "reason": None,
         "observed_error": 0.02,
     }
     assert (other["version"], other["labelled"]) == ("2.0.0", 0)
-    assert (other["reference"], other["reason"]) == (None, "there is none")
+    assert (other["report"], other["reason"]) == (None, "there is none")
     assert other["accuracy"] is other["estimate"] is other["first_at"] is None
     for headers in ({}, SENDER):
         refused = await house.ask("GET", "/ops/quality", headers=headers)

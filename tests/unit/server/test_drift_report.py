@@ -83,7 +83,7 @@ def test_the_page_and_the_lines_tell_what_json_tells(tmp_path: Path) -> None:
     assert version["features"][0]["name"] == "text_length"
     text = page.read_text(encoding="utf-8")
     assert "4000 answers in 4 windows" in text
-    assert version["reference"] in text
+    assert version["report"] in text
 
 
 @pytest.mark.parametrize(

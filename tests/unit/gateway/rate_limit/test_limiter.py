@@ -91,7 +91,7 @@ async def test_a_store_that_is_away_is_replaced_by_limits_of_the_same_size(
     shared.store.away = True
     assert await shared.ask(3) == [True, True, False]
     assert shared.watch.degraded == [False, True]
-    assert [line["event"] for line in logged] == ["limits_degraded"]
+    assert [line["event"] for line in logged] == ["rate_limit_degraded"]
     assert logged[0]["fault"] == "ConnectionError"
 
 
@@ -122,7 +122,7 @@ async def test_many_that_fail_at_once_are_one_line(logged: list[EventDict]) -> N
         await limited.release()
     shared.clock.now += RETRY_S
     await shared.ask()
-    assert [line["event"] for line in logged] == ["limits_degraded"] * 2
+    assert [line["event"] for line in logged] == ["rate_limit_degraded"] * 2
 
 
 async def test_tokens_count_here_where_the_shared_store_went_away_meanwhile() -> None:

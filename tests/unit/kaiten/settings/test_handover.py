@@ -39,7 +39,7 @@ KINDS = {
     "KAITEN_API_VERSIONS__V1__SUNSET_AT": "2027-01-02",
     "KAITEN_API_VERSIONS__V1__LINK": "https://example.com/a",
     "KAITEN_SERVING__MODELS": "a:1.0.0,b",
-    "KAITEN_SERVING__REFERENCES": '{"a:1.0.0": "one"}',
+    "KAITEN_SERVING__REPORTS": '{"a:1.0.0": "one"}',
     "KAITEN_RATE_LIMIT__REQUESTS": "off",
     "KAITEN_VERSIONING__RELEASE_PROCESS": "[]",
     "KAITEN_AUTH__ISSUERS": json.dumps(

@@ -54,9 +54,9 @@ def test_a_change_of_the_newest_window_counts_though_the_one_before_was_usual() 
 
 def test_a_difference_that_is_sure_but_small_is_none() -> None:
     large = Profile.of(answers(RANDOM, 50_000, distance=RANDOM.normal(0.61, 0.1, 50_000)))
-    reference = usual(RANDOM, 50_000)
-    assert compare(reference, [large], min_effect=0.01)[0].drifts(1e-6, 0.01)
-    assert compare(reference, [large], min_effect=0.1)[0].p_value == 1
+    baseline = usual(RANDOM, 50_000)
+    assert compare(baseline, [large], min_effect=0.01)[0].drifts(1e-6, 0.01)
+    assert compare(baseline, [large], min_effect=0.1)[0].p_value == 1
 
 
 def test_a_feature_that_only_one_has_is_left_out() -> None:

@@ -35,15 +35,15 @@ class Shelf:
 
 
 class Setup:
-    def __init__(self, folder: Path, *, has_reference: bool = True) -> None:
+    def __init__(self, folder: Path, *, has_baseline: bool = True) -> None:
         self.spool, self.shelf = Spool(folder / "spool"), Shelf()
         self.states = DriftStates(folder / "drift")
-        reference = folder / "report-1"
-        reference.mkdir()
-        (reference / BASELINE_FILE).write_bytes(usual(RANDOM, 3000).serialize())
-        self.reference = reference if has_reference else None
+        report = folder / "report-1"
+        report.mkdir()
+        (report / BASELINE_FILE).write_bytes(usual(RANDOM, 3000).serialize())
+        self.report = report if has_baseline else None
         self.detector = DriftDetector(
-            self.states, served({MODEL: self.reference}), self.shelf.put, SETTINGS
+            self.states, served({MODEL: self.report}), self.shelf.put, SETTINGS
         )
 
     def put(self, columns: Columns, pseudonym_of: Callable[[str], str] = lambda _: "") -> None:
@@ -58,7 +58,7 @@ class Setup:
 
     @property
     def state(self) -> DriftState:
-        return self.states.get(SOURCE, self.reference.name if self.reference else None)
+        return self.states.get(SOURCE, self.report.name if self.report else None)
 
     def window(self, **changed: np.ndarray) -> DriftState:
         self.put(answers(RANDOM, 500, **changed))
@@ -104,8 +104,8 @@ def test_drift_that_goes_on_is_one_drift(setup: Setup) -> None:
     assert {state.discoveries for state in states} == {1}
 
 
-def test_without_a_reference_windows_are_kept_and_nothing_is_told(tmp_path: Path) -> None:
-    setup = Setup(tmp_path, has_reference=False)
+def test_without_a_baseline_windows_are_kept_and_nothing_is_told(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, has_baseline=False)
     state = setup.window(distance=far())
     assert (state.drifted, state.windows, state.features) == (None, 1, ())
     assert [rows for _, _, rows in setup.shelf.kept] == [500]
@@ -160,18 +160,18 @@ def test_of_too_many_pseudonyms_the_largest_have_profiles_of_their_own(setup: Se
     assert len(pseudonyms) == 1 + 50 + 1
 
 
-def test_a_reference_that_can_not_be_read_is_told_and_not_silent(setup: Setup) -> None:
+def test_a_baseline_that_can_not_be_read_is_told_and_not_silent(setup: Setup) -> None:
     assert setup.window().drifted is False
-    assert setup.reference is not None
-    content = (setup.reference / BASELINE_FILE).read_bytes()
-    (setup.reference / BASELINE_FILE).write_bytes(b"nonsense")
+    assert setup.report is not None
+    content = (setup.report / BASELINE_FILE).read_bytes()
+    (setup.report / BASELINE_FILE).write_bytes(b"nonsense")
     with capture_logs() as logs:
         state = setup.window()
     assert (state.drifted, state.reason, state.windows) == (None, BASELINE_UNREADABLE, 2)
-    assert [each["event"] for each in logs] == ["reference_unreadable"]
-    (setup.reference / BASELINE_FILE).write_bytes(content)
+    assert [each["event"] for each in logs] == ["baseline_unreadable"]
+    (setup.report / BASELINE_FILE).write_bytes(content)
     state = setup.window()
-    assert (state.drifted, state.reason, state.reference_rows) == (False, None, 3000)
+    assert (state.drifted, state.reason, state.baseline_rows) == (False, None, 3000)
 
 
 def test_beginning_and_end_of_a_drift_are_logged_once(setup: Setup) -> None:

@@ -11,8 +11,8 @@ RANDOM = np.random.default_rng(20261128)
 BY_NAME = {feature.name: feature for feature in FEATURES}
 
 
-def found(name: str, current: Profile, reference: Profile | None = None) -> Distribution:
-    each = distribution(BY_NAME[name], current, reference)
+def found(name: str, current: Profile, baseline: Profile | None = None) -> Distribution:
+    each = distribution(BY_NAME[name], current, baseline)
     assert each is not None
     return each
 
@@ -20,8 +20,8 @@ def found(name: str, current: Profile, reference: Profile | None = None) -> Dist
 @pytest.mark.parametrize("name", BY_NAME)
 def test_shares_sum_to_one_and_have_a_name_each(name: str) -> None:
     each = found(name, usual(RANDOM), usual(RANDOM))
-    assert each.reference is not None
-    for shares in (each.current, each.reference):
+    assert each.baseline is not None
+    for shares in (each.current, each.baseline):
         assert len(shares) == len(each.names)
         assert sum(shares) == pytest.approx(1)
         assert min(shares) >= 0
@@ -59,9 +59,9 @@ def test_classes_are_those_of_both_most_frequent_first_and_the_rest_together() -
     label = np.array(["a"] * 800 + ["b"] * 150 + [f"rare-{each}" for each in range(50)])
     current = Profile.of(answers(RANDOM, 1000, label=label))
     each = found("label", current, Profile.of(answers(RANDOM, 1000, label=np.array(["c"] * 1000))))
-    assert each.reference is not None
+    assert each.baseline is not None
     assert each.names[:3] == ("c", "a", "b")
-    assert (each.current[0], each.reference[0]) == (0, 1)
+    assert (each.current[0], each.baseline[0]) == (0, 1)
     assert each.names[-1] == "all others"
     assert each.current[-1] == pytest.approx(0.05 - 0.001 * (len(each.names) - 4))
 
@@ -71,4 +71,4 @@ def test_what_no_answer_has_is_not_distributed() -> None:
     current = Profile.of(answers(RANDOM, 1000, distance=nothing))
     assert distribution(BY_NAME["distance"], current, usual(RANDOM)) is None
     one_sided = found("distance", usual(RANDOM), current)
-    assert one_sided.reference is None
+    assert one_sided.baseline is None

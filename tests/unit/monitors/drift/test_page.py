@@ -18,9 +18,9 @@ LONG = RANDOM.gamma(4, 60, ROWS).round()
 ODD = "<script>alert($1)</script> & $x_1$"
 
 
-def report(reference: Baseline | str, unreadable: int = 0) -> DriftReport:
+def report(baseline: Baseline | str, unreadable: int = 0) -> DriftReport:
     found = [*windows(RANDOM, 2), window(RANDOM, 2, text_length=LONG)]
-    version = version_report(SOURCE, found, reference, SETTINGS)
+    version = version_report(SOURCE, found, baseline, SETTINGS)
     assert version is not None
     return DriftReport(
         made_at=datetime(2026, 11, 28, 12, tzinfo=UTC),
@@ -42,8 +42,8 @@ def page() -> str:
 def odd_page() -> str:
     """Return the page of a version with a label of special characters, and damaged profiles."""
     label = np.array([ODD] * ROWS)
-    reference = Baseline("report-1", Profile.of(answers(RANDOM, ROWS, label=label)))
-    return render(report(reference, unreadable=2))
+    baseline = Baseline("report-1", Profile.of(answers(RANDOM, ROWS, label=label)))
+    return render(report(baseline, unreadable=2))
 
 
 class Elements(HTMLParser):
@@ -71,7 +71,7 @@ def test_a_page_tells_the_verdict_and_its_cause_first(page: str) -> None:
     assert "Baseline: the rows of validation report report-1" in text
     features = re.findall(r"^(text_length|token_count|confidence|label)$", text, re.MULTILINE)
     assert features[0] == "text_length"
-    assert "reference_median" in text
+    assert "baseline_median" in text
 
 
 @pytest.mark.parametrize("name", ["text_length", "confidence", "label"])

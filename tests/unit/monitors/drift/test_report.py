@@ -24,7 +24,7 @@ def test_windows_of_all_hosts_are_merged() -> None:
     assert (report.rows, report.hosts, len(report.windows)) == (5 * ROWS, ("a", "b"), 5)
     assert report.started_at == START
     assert report.ended_at == max(each.ended_at for each in report.windows)
-    assert (report.drifted, report.reference, report.reason) == (False, "report-1", None)
+    assert (report.drifted, report.report, report.reason) == (False, "report-1", None)
     assert not any(each.drifted for each in report.windows)
 
 
@@ -54,13 +54,13 @@ def test_a_window_is_judged_with_those_of_its_own_host() -> None:
     assert verdicts == {("a", True), ("b", False)}
 
 
-def test_without_a_reference_the_reason_stands_for_a_verdict() -> None:
+def test_without_a_baseline_the_reason_stands_for_a_verdict() -> None:
     report = told(version_report(SOURCE, windows(RANDOM, 2), "it was never validated", SETTINGS))
-    assert (report.drifted, report.reference) == (None, None)
+    assert (report.drifted, report.report) == (None, None)
     assert report.reason == "it was never validated"
     assert [each.drifted for each in report.windows] == [None, None]
     assert {each.verdict for each in report.features} == {None}
-    assert all(each.distribution.reference is None for each in report.features)
+    assert all(each.distribution.baseline is None for each in report.features)
     assert sum(report.features[0].distribution.current) == pytest.approx(1)
 
 

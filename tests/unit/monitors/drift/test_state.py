@@ -20,11 +20,9 @@ SOURCE = Source("intent:1.0.0", "production")
 AT = datetime(2026, 11, 28, tzinfo=UTC)
 
 
-def judged(windows: int, reference: str | None = "r1") -> DriftState:
+def judged(windows: int, report: str | None = "r1") -> DriftState:
     window = WindowState(id=f"w-{windows}", rows=1000, started_at=AT, ended_at=AT)
-    return initial_state(SOURCE, reference).model_copy(
-        update={"windows": windows, "window": window}
-    )
+    return initial_state(SOURCE, report).model_copy(update={"windows": windows, "window": window})
 
 
 def test_a_state_is_kept_with_its_last_window(tmp_path: Path) -> None:
@@ -45,7 +43,7 @@ def test_a_version_begins_anew_with_another_reference(tmp_path: Path) -> None:
     assert states.get(SOURCE, "r2") == initial_state(SOURCE, "r2")
 
 
-def test_a_version_without_a_reference_says_so() -> None:
+def test_a_version_without_a_baseline_says_so() -> None:
     state = initial_state(SOURCE, None)
     assert (state.drifted, state.reason) == (None, NO_BASELINE)
     assert initial_state(SOURCE, "r1").reason is None
@@ -99,7 +97,7 @@ def test_every_served_version_is_told_of_and_no_other(tmp_path: Path) -> None:
     states = DriftStates(tmp_path)
     states.put(SOURCE, judged(3), b"profile")
     states.put(Source("old:1.0.0", "production"), judged(9), b"profile")
-    references = {"topic:2.0.0": None, "intent:1.0.0": Path("reports/r1")}
-    report = ServedDrift(states, served(references))
+    baselines = {"topic:2.0.0": None, "intent:1.0.0": Path("reports/r1")}
+    report = ServedDrift(states, served(baselines))
     found = [(each.model, each.version, each.windows, each.drifted) for each in report.drift()]
     assert found == [("topic", "2.0.0", 0, None), ("intent", "1.0.0", 3, False)]

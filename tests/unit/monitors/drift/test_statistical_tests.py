@@ -34,11 +34,11 @@ def test_numbers_differ_as_scipy_says(shift: float, decimals: int) -> None:
 
 
 def test_p_values_of_numbers_are_even_where_nothing_differs() -> None:
-    reference = RANDOM.normal(size=3000)
+    baseline = RANDOM.normal(size=3000)
     p_values = []
     for _ in range(300):
         found = numbers_differ(
-            of_numbers(RANDOM.permutation(reference)), of_numbers(RANDOM.normal(size=500)), "x"
+            of_numbers(RANDOM.permutation(baseline)), of_numbers(RANDOM.normal(size=500)), "x"
         )
         assert found is not None
         p_values.append(found.p_value)

@@ -156,7 +156,7 @@ def test_tables_that_are_gone_are_made_again(url: URL) -> None:
     other.dispose()
     with capture_logs() as logged, pytest.raises(DatabaseUnavailable):
         rows_in(database)
-    assert [each["event"] for each in logged] == ["database_away"]
+    assert [each["event"] for each in logged] == ["database_unavailable"]
     now += RETRY_S
     assert rows_in(database) == 0
     database.close()
@@ -201,7 +201,7 @@ def test_try_that_failed_is_no_reason_to_wait(postgres: PostgresServer, code: st
     database = Database(make_url(postgres.url))
     with capture_logs() as logged, pytest.raises(DatabaseUnavailable), database.reading() as on:
         on.execute(text(RAISE.format(code)))
-    assert "database_away" not in str(logged)
+    assert "database_unavailable" not in str(logged)
     database.migrate()
     database.close()
 
@@ -269,7 +269,7 @@ def test_database_that_is_away_is_asked_again_after_a_while() -> None:
             with pytest.raises(DatabaseUnavailable) as raised, database.writing():
                 pass
     assert raised.value.retry_after_s == RETRY_S
-    assert [each["event"] for each in logged] == ["database_away"]
+    assert [each["event"] for each in logged] == ["database_unavailable"]
     assert "canary" not in str(logged)
     database.close()
 
@@ -289,7 +289,7 @@ def test_postgresql_that_restarts_is_found_again_and_has_what_was_written() -> N
         now += RETRY_S
         with capture_logs() as logged:
             assert rows_in(database) == 1
-        assert [each["event"] for each in logged] == ["database_back"]
+        assert [each["event"] for each in logged] == ["database_available"]
         database.close()
 
 
@@ -364,7 +364,7 @@ def test_database_that_hangs_is_not_asked_again_for_a_while(database: Database) 
     database.migrate()
     with capture_logs() as logged:
         database.mark_hung()
-    assert logged[0]["event"] == "database_away"
+    assert logged[0]["event"] == "database_unavailable"
     with pytest.raises(DatabaseUnavailable):
         database.check_writable()
 

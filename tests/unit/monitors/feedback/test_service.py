@@ -149,6 +149,6 @@ async def test_server_that_is_frozen_is_told_and_not_waited_for_by_all(
                 with pytest.raises(DatabaseUnavailable):
                     await desk.take([LABEL], None, in_time())
         server.go_on()
-    assert [line["event"] for line in logs].count("database_away") == 1
+    assert [line["event"] for line in logs].count("database_unavailable") == 1
     assert told.unavailable == [True]
     await asyncio.to_thread(desk.close)

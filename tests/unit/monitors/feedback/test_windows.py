@@ -49,7 +49,7 @@ def test_each_version_and_arm_is_measured_alone(database: Database) -> None:
     accuracies = [each.measures and each.measures.accuracy for each in found.values()]
     assert accuracies == [None, 0.5, 1.0, 0.0]
     assert [each.estimate is not None for each in found.values()] == [False, True, True, False]
-    assert [each.reference for each in found.values()] == [None, "report", "report", None]
+    assert [each.report for each in found.values()] == [None, "report", "report", None]
     other, _, _, bare = (each.reason for each in found.values())
     assert "does not serve" in str(other)
     assert "no calibration; run `kaiten validate`" in str(bare)
