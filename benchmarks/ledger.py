@@ -212,7 +212,7 @@ def through_edge(
     services = Services(
         settings,
         table,
-        PredictionHandler(stub, settings.gateway),
+        PredictionHandler(stub, settings.gateway, lambda: True),
         MetricsReader(Metrics().exposition),
         nothing,
         nothing,

@@ -30,7 +30,7 @@ def negotiate(
     """Return the match of the version that a request names, or that its path belongs to.
 
     Raises:
-        UnknownApiVersion: The header names no version of the API.
+        UnknownApiVersion: The path has no such version.
         ApiVersionMismatch: The header is sent twice, or contradicts the path.
 
     """
@@ -40,7 +40,11 @@ def negotiate(
         return match
     values = [value.decode("latin-1") for name, value in headers if name == _RAW_HEADER]
     version = _requested_version(spec.api_version, values)
-    return match if versions is None else replace(match, spec=versions[version])
+    if versions is None:
+        return match
+    if version not in versions:
+        raise UnknownApiVersion([*versions])
+    return replace(match, spec=versions[version])
 
 
 def _requested_version(path_version: str | None, values: Sequence[str]) -> str:

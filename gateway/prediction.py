@@ -10,7 +10,6 @@ from gateway.admission.refused_bodies import RefusedBodies
 from gateway.exchange import Exchange
 from gateway.interfaces import Classified, PredictionRunner, RunnerRegistry
 from gateway.parsing import check_lengths
-from kaiten import model_tags
 from kaiten.errors import (
     BlankText,
     Detail,
@@ -42,7 +41,7 @@ class PredictionHandler:
         self,
         registry: RunnerRegistry,
         limits: GatewaySettings,
-        others_ready: Callable[[], bool] = lambda: True,
+        others_ready: Callable[[], bool],
     ) -> None:
         self._registry = registry
         self._limits = limits
@@ -118,8 +117,9 @@ class PredictionHandler:
         caller = exchange.caller
         runner = self._registry.get(model)
         if runner is None:
-            raise UnknownModel(sorted(runner.model_tag for runner in self._registry))
-        caller.require_prediction(model_tags.split(runner.model_tag)[0])
+            served = (runner.model_tag for runner in self._registry)
+            raise UnknownModel(sorted(tag for tag in served if caller.may_predict(tag)))
+        caller.require_prediction(runner.model_tag)
         if not runner.ready:
             raise NotReady
         exchange.model_tag = runner.model_tag

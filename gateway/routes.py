@@ -194,7 +194,6 @@ class RouteTable:
         shapes = {_PLACEHOLDER.sub("{}", path) for path in paths}
         if len(shapes) < len(paths):
             raise ValueError("two paths differ only in the names of their parameters")
-        self.paths = tuple(paths)
         # The path templates that the metrics count.
         self.model_routes = tuple(
             path for path, (spec, *_) in by_path.items() if spec.kind is RouteKind.MODEL

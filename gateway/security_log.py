@@ -15,14 +15,14 @@ import structlog
 
 from kaiten.addresses import network_of
 from kaiten.context import RequestContext, current_or_none
-from kaiten.errors import Forbidden, KaitenError, LoopbackOnly, RateLimited, TooManyConcurrent
+from kaiten.errors import Forbidden, LoopbackOnly, RateLimited, TooManyConcurrent
 
 logger = structlog.get_logger("kaiten.security")
 # Operators' actions: no caller can write to it, or crowd a line out of it.
 audit_log = structlog.get_logger("kaiten.audit")
 
 # Refusals that are logged wherever they are raised. Code that knows the fault logs the others.
-_REFUSALS: Mapping[type[KaitenError], str] = {
+_REFUSALS: Mapping[type[Exception], str] = {
     Forbidden: "forbidden",
     LoopbackOnly: "loopback_refused",
     RateLimited: "rate_limited",
@@ -133,8 +133,8 @@ def log_event(event: str, fault: str | None = None) -> None:
     security_log.log_event(event, fault)
 
 
-def log_refusal(error: KaitenError) -> None:
-    """Log a refusal, if it is a security event."""
+def log_refusal(error: Exception) -> None:
+    """Log an error, if it is a refusal that is a security event."""
     event = _REFUSALS.get(type(error))
     if event is not None:
         log_event(event, f"lacks {error.scope}" if isinstance(error, Forbidden) else None)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from kaiten import model_tags
 from kaiten.errors import Forbidden
 
+# The scopes that a credential may have for one model only, as in predict:NAME.
+_SCOPES_OF_A_MODEL = frozenset({"predict", "feedback"})
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -23,13 +26,20 @@ class Principal:
 
     def require(self, scope: str) -> None:
         """Raise Forbidden unless the credential has the scope, possibly for one model only."""
-        if not any(held == scope or held.startswith(f"{scope}:") for held in self.scopes):
+        of_a_model = f"{scope}:" if scope in _SCOPES_OF_A_MODEL else None
+        if not any(
+            held == scope or (of_a_model and held.startswith(of_a_model)) for held in self.scopes
+        ):
             raise Forbidden(scope)
 
-    def require_prediction(self, model: str) -> None:
-        """Raise Forbidden unless the credential allows predictions by a model, without version."""
-        if not self.scopes & {"predict", f"predict:{model}"}:
-            raise Forbidden(f"predict:{model}")
+    def may_predict(self, model_tag: str) -> bool:
+        """Return whether the credential allows predictions by a version of a model."""
+        return bool(self.scopes & {"predict", f"predict:{model_tags.split(model_tag)[0]}"})
+
+    def require_prediction(self, model_tag: str) -> None:
+        """Raise Forbidden unless the credential allows predictions by a version of a model."""
+        if not self.may_predict(model_tag):
+            raise Forbidden(f"predict:{model_tags.split(model_tag)[0]}")
 
     @property
     def labelled_models(self) -> frozenset[str] | None:

@@ -244,7 +244,8 @@ class UnknownModel(RequestError):
     """The server does not serve the requested model."""
 
     def __init__(self, served: Sequence[str]) -> None:
-        reason = f"is not served; use one of {', '.join(served)}"
+        remedy = f"; use one of {', '.join(served)}" if served else ""
+        reason = f"is not served{remedy}"
         super().__init__("The model is not served.", [Detail("model", reason)])
 
 

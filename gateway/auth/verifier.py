@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import jwt
 from jwt.types import Options
@@ -19,7 +19,8 @@ _SIGNATURE = jwt.InvalidSignatureError.__name__
 # Faults of a token that another key may still verify.
 _OF_ANOTHER_KEY = {_SIGNATURE, "algorithm"}
 _MAX_SUBJECT_CHARS = 256
-_REQUIRED_CLAIMS = ("exp", "iss", "aud", "sub")
+# Besides the audience.
+_REQUIRED_CLAIMS = ("exp", "iss", "sub")
 _INSTANTS = ("exp", "nbf", "iat")
 # JSON parsers that use doubles read larger integers differently.
 _LATEST = 2**53
@@ -164,7 +165,7 @@ def _is_of_a_known_type(header: Header) -> bool:
 
 
 # Checks of a header before anything in it is used, by the fault's name.
-HEADER_CHECKS: Mapping[str, HeaderCheck] = {
+_HEADER_CHECKS: Mapping[str, HeaderCheck] = {
     "unsigned": _is_signed_otherwise,
     "critical_header": lambda header: "crit" not in header and "b64" not in header,
     "key_reference": lambda header: not _KEY_REFERENCES & header.keys(),
@@ -188,7 +189,7 @@ def _is_an_instant(value: object) -> bool:
 
 
 # Checks of the claims in addition to PyJWT's, by the fault's name.
-CLAIM_CHECKS: Mapping[str, ClaimCheck] = {
+_CLAIM_CHECKS: Mapping[str, ClaimCheck] = {
     "subject": _has_a_subject,
     "instant": _has_numbers_for_instants,
 }
@@ -196,18 +197,13 @@ CLAIM_CHECKS: Mapping[str, ClaimCheck] = {
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """Verifies tokens of ``issuers``, a mapping by name; ``leeway_s`` allows for clock skew.
+    """Verifies tokens of ``issuers``, a mapping by name; ``leeway_s`` allows for clock skew."""
 
-    Tests override the checks to show what each one keeps out. ``options`` are PyJWT's.
-    """
+    header_checks: ClassVar[Mapping[str, HeaderCheck]] = _HEADER_CHECKS
+    claim_checks: ClassVar[Mapping[str, ClaimCheck]] = _CLAIM_CHECKS
 
     issuers: Mapping[str, TrustedIssuer]
     leeway_s: int
-    header_checks: Mapping[str, HeaderCheck] = field(default_factory=lambda: HEADER_CHECKS)
-    claim_checks: Mapping[str, ClaimCheck] = field(default_factory=lambda: CLAIM_CHECKS)
-    options: Options = field(default_factory=Options)
-    required_claims: Sequence[str] = _REQUIRED_CLAIMS
-    max_token_chars: int = MAX_TOKEN_CHARS
 
     async def verify(self, token: str) -> Verified:
         """Return the verified content of a token.
@@ -241,7 +237,7 @@ class Verifier:
 
     def _read(self, token: str) -> tuple[Header, TrustedIssuer]:
         """Return the checked header and the trusted issuer that the token claims to be from."""
-        if len(token) > self.max_token_chars:
+        if len(token) > MAX_TOKEN_CHARS:
             raise TokenRejected("size")
         try:
             parts = jwt.decode_complete(token, options={"verify_signature": False})
@@ -281,10 +277,6 @@ class Verifier:
         raise fault
 
     def _claims(self, token: str, alg: str, key: Key, issuer: TrustedIssuer) -> dict[str, Any]:
-        claim = issuer.audience_claim
-        # PyJWT verifies the audience in ``aud`` only.
-        elsewhere: Options = {} if claim == AUDIENCE_CLAIM else {"verify_aud": False}
-        names = [claim if name == AUDIENCE_CLAIM else name for name in self.required_claims]
         try:
             claims = jwt.decode(
                 token,
@@ -293,16 +285,24 @@ class Verifier:
                 issuer=issuer.name,
                 audience=issuer.audience,
                 leeway=self.leeway_s,
-                options={**self.options, **elsewhere, "require": names},
+                options=self._options(issuer),
             )
         except (jwt.PyJWTError, RecursionError, ValueError, TypeError, OverflowError) as error:
             raise TokenRejected(type(error).__name__) from None
-        if elsewhere and issuer.audience not in _names(claims[claim]):
+        claim = issuer.audience_claim
+        if claim != AUDIENCE_CLAIM and issuer.audience not in _names(claims[claim]):
             raise TokenRejected("InvalidAudienceError")
         for fault, holds in self.claim_checks.items():
             if not holds(claims):
                 raise TokenRejected(fault)
         return claims
+
+    def _options(self, issuer: TrustedIssuer) -> Options:
+        """Return PyJWT's options for the issuer's tokens."""
+        if issuer.audience_claim == AUDIENCE_CLAIM:
+            return {"require": [AUDIENCE_CLAIM, *_REQUIRED_CLAIMS]}
+        # PyJWT verifies the audience in ``aud`` only.
+        return {"require": [issuer.audience_claim, *_REQUIRED_CLAIMS], "verify_aud": False}
 
 
 def _at(claims: Claims, path: Sequence[str]) -> object:

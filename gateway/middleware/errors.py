@@ -3,17 +3,17 @@
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import error_response
+from gateway.errors import STATUS_AND_CODE, error_response
 from gateway.exchange import exchange_of
 from gateway.security_log import log_refusal
-from kaiten.errors import KaitenError, OutOfDescriptors
+from kaiten.errors import OutOfDescriptors
 from kaiten.files import is_out_of_descriptors
 
 logger = structlog.get_logger(__name__)
 
 
 class ErrorsMiddleware:
-    """The one place where an exception becomes an answer."""
+    """The one place where an exception becomes an answer, and a refusal is logged."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -24,15 +24,13 @@ class ErrorsMiddleware:
             await self._app(scope, receive, send)
         except Exception as caught:
             error = OutOfDescriptors() if is_out_of_descriptors(caught) else caught
-            if not isinstance(error, KaitenError):
+            if type(error) not in STATUS_AND_CODE:
                 logger.exception("request_failed")
             if exchange.started:
                 # The status is out; cutting the connection is the only honest end.
                 raise
             render = exchange.spec.render_error if exchange.spec else error_response
-            if render is not error_response and isinstance(error, KaitenError):
-                # The envelope logs refusals itself; other forms need not know of the log.
-                log_refusal(error)
+            log_refusal(error)
             await render(error)(scope, receive, send)
             _drop_frames(caught)
 

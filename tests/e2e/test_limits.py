@@ -58,7 +58,7 @@ class Two:
     def until_shared_again(self, times: int) -> None:
         """Ask until each worker of the first server has found Redis again, so often in all."""
         for _ in range(1000):
-            if self.first.process.log.count("limits_shared_again") >= times:
+            if self.first.process.log.count("rate_limit_recovered") >= times:
                 return
             self.ask("somebody", 8, self.first)
         raise AssertionError(self.first.process.log)
@@ -141,7 +141,7 @@ def test_what_is_too_much_or_contradicts_itself_is_refused(two: Two, name: str) 
 
 
 def test_a_redis_that_hangs_holds_up_nobody_and_fails_nothing(two: Two) -> None:
-    before = two.first.process.log.count("limits_shared_again")
+    before = two.first.process.log.count("rate_limit_recovered")
     found = two.statuses_while(two.redis.hang, "carol", LIMIT * 10)
     two.redis.go_on()
     # What both let in, and then each by itself.
@@ -152,7 +152,7 @@ def test_a_redis_that_hangs_holds_up_nobody_and_fails_nothing(two: Two) -> None:
 
 
 def test_a_redis_that_is_killed_fails_nothing_and_is_found_again(two: Two) -> None:
-    before = two.first.process.log.count("limits_shared_again")
+    before = two.first.process.log.count("rate_limit_recovered")
     found = two.statuses_while(two.redis.kill, "erin", LIMIT * 10)
     assert two.redis.url not in two.first.process.log
     assert set(found) == {200, 429}

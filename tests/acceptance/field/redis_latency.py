@@ -74,8 +74,8 @@ async def run(report: Report, store: Path, folder: Path) -> None:
                 async with each.pool() as pool:
                     load = await closed_loop(pool, requests, _LANES, seconds)
                 lines = each.server.process.lines[first:]
-                back = sum("limits_shared_again" in line for line in lines)
-                lost = sum("limits_degraded" in line for line in lines)
+                back = sum("rate_limit_recovered" in line for line in lines)
+                lost = sum("rate_limit_degraded" in line for line in lines)
                 name = f"{1000 * delay_s:.0f} ms"
                 report.check(
                     f"{name}: at most {_MOST_SWITCHES} switches back to Redis",

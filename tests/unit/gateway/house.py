@@ -81,7 +81,7 @@ FOUND = (
             error_rows=200,
             error_windows=5,
         ),
-        reference="report",
+        report="report",
     ),
     VersionQuality("intent", "2.0.0", "shadow", None, None, reason="there is none"),
 )
@@ -233,9 +233,6 @@ class FakeMetrics:
     def body_refused(self) -> None:
         self.refused_bodies += 1
 
-    def exposition(self) -> tuple[bytes, str]:
-        return b"", "text/plain"
-
 
 class Drift:
     """Knows of no version."""
@@ -323,7 +320,7 @@ class House:
         self.services = Services(
             settings,
             table,
-            PredictionHandler(FakeRegistry(*(runners or (Classifier(),))), gateway),
+            PredictionHandler(FakeRegistry(*(runners or (Classifier(),))), gateway, lambda: True),
             MetricsReader(Metrics().exposition),
             self.times,
             Drift(),
@@ -381,6 +378,11 @@ class House:
 def bearer(*scopes: str, secret: str = SECRET, subject: str = "alice") -> str:
     """Return the Authorization header of a good token."""
     return f"Bearer {mint(subject, [*scopes], timedelta(hours=1), AUTH, secret)}"
+
+
+def paths_of(routes: RouteTable) -> set[str]:
+    """Return the path of each route, negotiated ones among them."""
+    return {spec.path for spec in (*routes.negotiating, *routes.specs)}
 
 
 def error_of(answer: httpx.Response) -> Json:

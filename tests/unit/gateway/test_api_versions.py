@@ -6,9 +6,13 @@ import httpx
 import pytest
 from pydantic import HttpUrl
 
-from gateway.api_versions import DOCUMENTS
+from gateway.api_versions import DOCUMENTS, negotiate
 from gateway.api_versions import NEGOTIATED_PATH as NEGOTIATED
-from kaiten.settings.models import ApiLifetimeSettings, ApiVersionSettings
+from gateway.protocols import kaiten_v2
+from gateway.routes import RouteTable
+from kaiten.errors import UnknownApiVersion
+from kaiten.settings.loader import Settings
+from kaiten.settings.models import ApiLifetimeSettings, ApiVersionSettings, GatewaySettings
 from tests.unit.gateway.house import (
     BENTO,
     GOOD,
@@ -59,6 +63,16 @@ async def test_a_negotiated_request_is_one_for_the_path_of_its_version(
 async def test_an_unknown_version_is_refused_with_the_known(path: str, sent: str | bytes) -> None:
     answer = await House().ask("POST", path, b"{}", {"API-Version": sent})
     assert refusal(answer) == (400, "unknown_version", "is not supported; use one of 1, 2")
+
+
+@pytest.mark.parametrize("values", [[], ["1"]])
+def test_a_version_without_a_route_is_refused_with_the_others(values: list[str]) -> None:
+    table = RouteTable([kaiten_v2.PREDICT], Settings.model_construct(gateway=GatewaySettings()))
+    match = table.match("POST", NEGOTIATED)
+    assert match is not None
+    with pytest.raises(UnknownApiVersion) as caught:
+        negotiate(table, match, [(b"api-version", value.encode()) for value in values])
+    assert caught.value.details[0].reason == "is not supported; use one of 2"
 
 
 @pytest.mark.parametrize("path", [*PREDICTIONS, *DOCUMENTS.values()])

@@ -17,6 +17,7 @@ from tests.unit.gateway.house import (
     Classifier,
     House,
     Json,
+    bearer,
     error_of,
 )
 
@@ -159,6 +160,15 @@ async def test_a_model_is_asked_by_name_or_version(
 async def test_v1_asks_the_first_model() -> None:
     house = House(Classifier("topic:2.1.0"), Classifier("intent:1.0.0"))
     assert (await house.post(V1, {"text": "billing"})).json()["model"] == "topic:2.1.0"
+
+
+async def test_an_unknown_model_is_answered_with_those_that_the_caller_may_use() -> None:
+    house = House(Classifier("intent:1.0.0"), Classifier("topic:2.0.0"))
+    headers = {"Authorization": bearer("predict:topic")}
+    answer = await house.post(V2, {"inputs": ["a"], "model": "other"}, headers)
+    assert answer.status_code == 404
+    assert "topic:2.0.0" in answer.text
+    assert "intent" not in answer.text
 
 
 @pytest.mark.parametrize("model", ["intent:9.9.9", "Intent", "intent:", CANARY])

@@ -65,7 +65,7 @@ def _pass(*_: object) -> None:
 
 
 def library(name: str, instead: object) -> Change:
-    """Return the change of a guard of PyJWT's own."""
+    """Return the change of a module's constant or function, such as a guard of PyJWT's own."""
     return lambda defences: replace(defences, libraries={**defences.libraries, name: instead})
 
 
@@ -92,10 +92,7 @@ def no_option(name: str) -> Change:
 
 def not_required(claim: str) -> Change:
     """Return the change that lets a token leave this claim out."""
-    return lambda defences: replace(
-        defences,
-        required_claims=tuple(each for each in defences.required_claims if each != claim),
-    )
+    return lambda defences: replace(defences, optional_claims=defences.optional_claims | {claim})
 
 
 def trusted(

@@ -19,16 +19,7 @@ from gateway.auth.authenticator import Authenticator
 from gateway.auth.credentials import Credentials
 from gateway.auth.jwks import JwksKeys
 from gateway.auth.verification_keys import Key, from_pem
-from gateway.auth.verifier import (
-    CLAIM_CHECKS,
-    HEADER_CHECKS,
-    MAX_TOKEN_CHARS,
-    ClaimCheck,
-    HeaderCheck,
-    StaticKey,
-    TrustedIssuer,
-    Verifier,
-)
+from gateway.auth.verifier import ClaimCheck, HeaderCheck, StaticKey, TrustedIssuer, Verifier
 from gateway.exchange import Exchange, exchange_of
 from gateway.middleware.access import Callers
 from gateway.middleware.dispatch import DispatchMiddleware
@@ -75,11 +66,11 @@ class Defences:
     """All that stands before the model, each part to be replaced by itself."""
 
     trust: Callable[[Issuers], Issuers] = lambda issuers: issuers
-    header_checks: Mapping[str, HeaderCheck] = field(default_factory=lambda: HEADER_CHECKS)
-    claim_checks: Mapping[str, ClaimCheck] = field(default_factory=lambda: CLAIM_CHECKS)
+    header_checks: Mapping[str, HeaderCheck] = field(default_factory=lambda: Verifier.header_checks)
+    claim_checks: Mapping[str, ClaimCheck] = field(default_factory=lambda: Verifier.claim_checks)
+    # PyJWT's, before the verifier's own, and the claims that a token may leave out.
     options: Options = field(default_factory=Options)
-    required_claims: tuple[str, ...] = ("exp", "iss", "aud", "sub")
-    max_token_chars: int = MAX_TOKEN_CHARS
+    optional_claims: frozenset[str] = frozenset()
     leeway_s: int = AUTH.leeway_s
     authenticator: type[Authenticator] = Authenticator
     # Of how many seconds have gone by since the stand was built.
@@ -179,7 +170,7 @@ class Stand:
         services = Services(
             settings,
             table,
-            PredictionHandler(FakeRegistry(Classifier()), defences.gateway),
+            PredictionHandler(FakeRegistry(Classifier()), defences.gateway, lambda: True),
             MetricsReader(Metrics().exposition),
             LatencyStats(table.model_routes),
             Drift(),
@@ -194,15 +185,7 @@ class Stand:
 
     def _authenticator(self) -> Authenticator:
         defences = self.defences
-        verifier = Verifier(
-            defences.trust(self._issuers()),
-            defences.leeway_s,
-            defences.header_checks,
-            defences.claim_checks,
-            defences.options,
-            defences.required_claims,
-            defences.max_token_chars,
-        )
+        verifier = weaker_verifier(defences)(defences.trust(self._issuers()), defences.leeway_s)
         return defences.authenticator(
             verifier, lambda: self.credentials, lambda: defences.clock(self.gone_s)
         )
@@ -228,6 +211,21 @@ class Stand:
         if rules is None:
             return None
         return Limiter(rules, InProcessStore(rules, clock), None, FakeMetrics(), clock)
+
+
+def weaker_verifier(defences: Defences) -> type[Verifier]:
+    """Return a verifier with those of its checks that the defences have."""
+
+    class WeakerVerifier(Verifier):
+        header_checks = defences.header_checks
+        claim_checks = defences.claim_checks
+
+        def _options(self, issuer: TrustedIssuer) -> Options:
+            options = Verifier._options(self, issuer)
+            required = [*{*options["require"]} - defences.optional_claims]
+            return {**defences.options, **options, "require": required}
+
+    return WeakerVerifier
 
 
 class LooseDispatch(DispatchMiddleware):

@@ -229,7 +229,9 @@ CLAIMS: Mapping[str, Attack] = {
     "of a long subject": claim({"sub": CANARY * 100}, no_claim_check("subject")),
     "of a number": claim({"sub": 4711}, no_option("verify_sub"), no_claim_check("subject")),
     "an id that is a number": claim({"jti": 1}, no_option("verify_jti")),
-    "a long token": claim({"padding": "x" * 8000}, off(max_token_chars=10**6)),
+    "a long token": claim(
+        {"padding": "x" * 8000}, library("gateway.auth.verifier.MAX_TOKEN_CHARS", 10**6)
+    ),
     "no scope": scope(None),
     "scope ops": scope("ops"),
     "scope in capitals": scope("PREDICT"),

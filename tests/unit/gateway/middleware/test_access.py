@@ -185,6 +185,12 @@ async def test_another_scope_does_not_let_in(path: str, scope: Json) -> None:
     assert house.events.emitted == []
 
 
+@pytest.mark.parametrize("scope", ["ops:", "ops:read", "ops:intent", "opsx", "admin"])
+async def test_a_scope_that_only_begins_like_the_routes_is_rejected(scope: str) -> None:
+    answer = await House().ask("GET", "/ops/stats", headers={"Authorization": bearer(scope)})
+    assert (answer.status_code, error_of(answer)["code"]) == (403, "forbidden")
+
+
 @pytest.mark.parametrize(("model", "status"), [("intent", 403), ("topic", 200), (None, 403)])
 @pytest.mark.parametrize("path", [V2, BENTO])
 async def test_a_scope_for_one_model_is_for_no_other(

@@ -9,7 +9,7 @@ from gateway.exchange import Exchange, add_exchange
 from gateway.middleware.errors import ErrorsMiddleware
 from gateway.routes import ErrorRenderer, RouteKind, RouteMatch, RouteSpec
 from kaiten.context import bind
-from kaiten.errors import Forbidden
+from kaiten.errors import Forbidden, SetupError
 
 
 def in_plain_text(error: Exception) -> Response:
@@ -17,14 +17,8 @@ def in_plain_text(error: Exception) -> Response:
     return PlainTextResponse("no", 403, error_headers(error))
 
 
-async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    raise Forbidden("ops")
-
-
-@pytest.mark.parametrize("render", [error_response, in_plain_text])
-async def test_a_refusal_is_logged_once_whatever_renders_it(
-    logged: list[EventDict], render: ErrorRenderer
-) -> None:
+async def answered(error: Exception, render: ErrorRenderer) -> list[Message]:
+    """Return the messages that a route sends whose handler raises the error."""
     spec = RouteSpec(
         method="GET",
         path="/v9/a",
@@ -38,6 +32,9 @@ async def test_a_refusal_is_logged_once_whatever_renders_it(
     add_exchange(scope, exchange)
     messages: list[Message] = []
 
+    async def fail(_: Scope, __: Receive, ___: Send) -> None:
+        raise error
+
     async def receive() -> Message:
         raise AssertionError("nothing is read")
 
@@ -45,8 +42,26 @@ async def test_a_refusal_is_logged_once_whatever_renders_it(
         messages.append(message)
 
     bind(exchange)
-    await ErrorsMiddleware(refuse)(scope, receive, send)
+    await ErrorsMiddleware(fail)(scope, receive, send)
+    return messages
+
+
+@pytest.mark.parametrize("render", [error_response, in_plain_text])
+async def test_a_refusal_is_logged_once_whatever_renders_it(
+    logged: list[EventDict], render: ErrorRenderer
+) -> None:
+    messages = await answered(Forbidden("ops"), render)
     security_log.security_log.end_period()
     assert [line["event"] for line in logged] == ["forbidden"]
     assert messages[0]["status"] == 403
     assert b"insufficient_scope" in dict(messages[0]["headers"])[b"www-authenticate"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), SetupError("x")])
+async def test_an_error_that_no_caller_is_told_of_is_logged_with_its_traceback(
+    logged: list[EventDict], error: Exception
+) -> None:
+    messages = await answered(error, error_response)
+    assert messages[0]["status"] == 500
+    assert [(line["event"], line["log_level"]) for line in logged] == [("request_failed", "error")]
+    assert logged[0]["exc_info"] is True

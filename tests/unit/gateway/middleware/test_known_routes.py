@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.unit.gateway.house import House, error_of
+from tests.unit.gateway.house import House, error_of, paths_of
 
 TABLE = House().services.routes
-PATHS = sorted(path for path in TABLE.paths if "{" not in path)
+PATHS = sorted(path for path in paths_of(TABLE) if "{" not in path)
 
 
 @pytest.mark.parametrize("path", PATHS)
