@@ -53,7 +53,7 @@ class Body(BaseModel):
     """A request body: exact types, no unknown fields.
 
     ``punctuation_per_item`` is how many of the characters ``, : [ {`` outside strings each item of
-    the body takes.
+    the body takes. With 0, a body has room for its fields and no more; a model with a list sets it.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")

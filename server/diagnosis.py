@@ -295,10 +295,10 @@ def _machine() -> Machine:
     )
 
 
-def _cpu(information: Path = Path("/proc/cpuinfo")) -> str | None:
+def _cpu() -> str | None:
     """Return the processor's model, if the system reports it."""
     try:
-        lines = information.read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
