@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 logger = structlog.get_logger("kaiten.service")
 # With Python's default of 5 ms, a thread that returns from inference waits so long for a busy event
 # loop: as long as a small batch takes to compute.
-_SWITCH_INTERVAL_S = 0.0001
+SWITCH_INTERVAL_S = 0.0001
 # Collections of young garbage before a full one, a hundred times Python's default: requests leave
 # no cycles, and beside a full queue a full collection blocks the event loop for 150 ms.
 _FULL_COLLECTION = 1000
@@ -89,7 +89,7 @@ def build_worker(settings: Settings, process: WorkerProcess) -> "Worker":
 
     """
     writer.detach_console()
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         secret = secret_in_force(settings)
         pseudonyms = find_pseudonyms(settings, secret)
