@@ -62,9 +62,9 @@ class Proxy:
 
 @contextmanager
 def proxying(
-    folder: Path, upstream_port: int, changed: Mapping[str, str] | None = None
+    folder: Path, upstream_port: int, overrides: Mapping[str, str] | None = None
 ) -> Iterator[Proxy]:
-    """Run nginx before a port, with nothing of the profile changed but places, and ``changed``."""
+    """Run nginx before a port, and change only places and ``overrides`` in the profile."""
     port, tls_port = free_port(), free_port()
     _make_certificate(folder)
     places = {
@@ -77,9 +77,9 @@ def proxying(
         "/var/log/nginx/kaiten-error.log": str(folder / "error.log"),
     }
     profile = PROFILE.read_text(encoding="utf-8")
-    for shipped, own in (places | dict(changed or {})).items():
+    for shipped, replacement in (places | dict(overrides or {})).items():
         assert shipped in profile, shipped
-        profile = profile.replace(shipped, own)
+        profile = profile.replace(shipped, replacement)
     (folder / "kaiten.conf").write_text(profile, encoding="utf-8")
     # Without it, workers of root change to an account that may not enter the folder.
     user = "user root root;" if os.geteuid() == 0 else ""

@@ -36,9 +36,9 @@ LANES = 8
 
 @dataclass(frozen=True)
 class Built:
-    """A bento, as the command tells of it, and the environment that it was built in."""
+    """A bento, as the command describes it, and the environment that it was built in."""
 
-    told: Mapping[str, Any]
+    description: Mapping[str, Any]
     env: Mapping[str, str]
 
 
@@ -63,7 +63,7 @@ def built(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Built
 
 
 def test_two_builds_of_one_commit_have_the_same_files(built: Built, tmp_path: Path) -> None:
-    first = Path(built.told["folder"])
+    first = Path(built.description["folder"])
     home = Path(built.env["BENTOML_HOME"])
     other = copied_store(home, tmp_path / "other")
     # Where it is there already, it is not built again.
@@ -74,41 +74,41 @@ def test_two_builds_of_one_commit_have_the_same_files(built: Built, tmp_path: Pa
     assert first != second
     assert bento_files(first) == bento_files(second)
     assert {k: v for k, v in again.items() if k != "folder"} == {
-        k: v for k, v in built.told.items() if k != "folder"
+        k: v for k, v in built.description.items() if k != "folder"
     }
     for name in (SBOM, PROVENANCE):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     different = [
-        (one, two)
-        for one, two in zip(
+        (first_line, second_line)
+        for first_line, second_line in zip(
             (first / "bento.yaml").read_text().splitlines(),
             (second / "bento.yaml").read_text().splitlines(),
             strict=True,
         )
-        if one != two
+        if first_line != second_line
     ]
-    assert [one.partition(":")[0] for one, _ in different] == ["creation_time"]
+    assert [first_line.partition(":")[0] for first_line, _ in different] == ["creation_time"]
 
 
 def test_bento_is_there_once(built: Built) -> None:
-    folder = Path(built.told["folder"])
-    made = (folder / PROVENANCE).stat().st_mtime_ns
-    assert json.loads(kaiten(built.env, "build", "--model", MODEL, "--json")) == built.told
-    assert (folder / PROVENANCE).stat().st_mtime_ns == made
+    folder = Path(built.description["folder"])
+    mtime_ns = (folder / PROVENANCE).stat().st_mtime_ns
+    assert json.loads(kaiten(built.env, "build", "--model", MODEL, "--json")) == built.description
+    assert (folder / PROVENANCE).stat().st_mtime_ns == mtime_ns
     # One that was killed half-way is made again.
     (folder / PROVENANCE).unlink()
-    assert json.loads(kaiten(built.env, "build", "--model", MODEL, "--json")) == built.told
+    assert json.loads(kaiten(built.env, "build", "--model", MODEL, "--json")) == built.description
     assert (folder / PROVENANCE).is_file()
 
 
 def test_bento_that_was_changed_is_refused(built: Built) -> None:
-    file = Path(built.told["folder"]) / "src" / "service.py"
+    file = Path(built.description["folder"]) / "src" / "service.py"
     before = file.read_bytes()
     file.write_bytes(before + b"# changed\n")
-    command = [str(BIN / "kaiten"), "containerize", built.told["bento"]]
-    for each in (command, [str(BIN / "kaiten"), "build", "--model", MODEL]):
+    containerize = [str(BIN / "kaiten"), "containerize", built.description["bento"]]
+    for command in (containerize, [str(BIN / "kaiten"), "build", "--model", MODEL]):
         done = subprocess.run(
-            each, env=built.env, cwd=ROOT, capture_output=True, text=True, check=False
+            command, env=built.env, cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 1
         assert "was changed after it was built" in done.stderr
@@ -116,7 +116,7 @@ def test_bento_that_was_changed_is_refused(built: Built) -> None:
 
 
 def test_bento_installs_pinned_packages_and_no_torch(built: Built) -> None:
-    folder = Path(built.told["folder"])
+    folder = Path(built.description["folder"])
     lines = (folder / "env/python/requirements.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith((" ", "#"))]
     assert len(pins) > 80
@@ -125,11 +125,11 @@ def test_bento_installs_pinned_packages_and_no_torch(built: Built) -> None:
     assert names >= {"bentoml", "onnxruntime", "psycopg"}
     assert not names & {"torch", "transformers", "onnx"}
     bill = json.loads((folder / SBOM).read_text())
-    assert {each["name"] for each in bill["components"]} == names | {"support-intent"}
+    assert {component["name"] for component in bill["components"]} == names | {"support-intent"}
 
 
 def test_bento_holds_the_listed_files_and_its_model_pinned(built: Built) -> None:
-    source = Path(built.told["folder"]) / "src"
+    source = Path(built.description["folder"]) / "src"
     names = {path.relative_to(source).parts[0] for path in source.rglob("*") if path.is_file()}
     assert names == {
         "bentofile.yaml", "cli", "configuration.yaml", "gateway", "kaiten", "kaiten.yaml",
@@ -146,7 +146,7 @@ def test_bento_drains_before_it_ends(built: Built, tmp_path: Path) -> None:
     command = [
         str(BIN / "bentoml"),
         "serve",
-        built.told["bento"],
+        built.description["bento"],
         "--port",
         str(port := free_port()),
     ]
@@ -171,9 +171,9 @@ def test_bento_drains_before_it_ends(built: Built, tmp_path: Path) -> None:
         code = process.popen.wait(60)
 
     assert not [lane.failure for lane in lanes if lane.failure]
-    assert all(lane.told for lane in lanes)
+    assert all(lane.connection_closed for lane in lanes)
     assert ready == 503
-    assert f'bento="{built.told["bento"].partition(":")[2]}"' in metrics
+    assert f'bento="{built.description["bento"].partition(":")[2]}"' in metrics
     assert 'kaiten_model_info{digest="' in metrics
     assert code == 0
     assert '"environment": "production"' in process.log
@@ -189,14 +189,14 @@ class Lane(threading.Thread):
         super().__init__(daemon=True)
         self._url, self._token, self._texts = url, token, quickstart_texts()[number::LANES]
         self.steady = threading.Event()
-        self.told = False
+        self.connection_closed = False
         self.failure = ""
 
     def run(self) -> None:
         headers = {"Authorization": f"Bearer {self._token}"}
         with httpx.Client(base_url=self._url, headers=headers, timeout=60, verify=TLS) as client:
             try:
-                while not self.told:
+                while not self.connection_closed:
                     self._ask(client)
             except (httpx.HTTPError, AssertionError) as error:
                 self.failure = repr(error)
@@ -209,5 +209,5 @@ class Lane(threading.Thread):
             if number > 5:
                 self.steady.set()
             if answer.headers.get("Connection") == "close":
-                self.told = True
+                self.connection_closed = True
                 return

@@ -36,7 +36,7 @@ def error(client: Client, model: str | None = None) -> KaitenError:
 
 
 def labels(answer: PredictResponse) -> list[str]:
-    return [each.label for each in answer.predictions]
+    return [prediction.label for prediction in answer.predictions]
 
 
 async def test_sync_and_async_get_the_same_answer(server: Server, token: str) -> None:
@@ -45,13 +45,13 @@ async def test_sync_and_async_get_the_same_answer(server: Server, token: str) ->
         answer = client.predict(TEXTS, top_k=2, model="support-intent")
     assert answer.model == "support-intent:1.0.0"
     assert labels(answer) == ["login_problem", "order_status"]
-    assert all(len(each.top_k) == 2 for each in answer.predictions)
+    assert all(len(prediction.top_k) == 2 for prediction in answer.predictions)
 
     async with AsyncClient(server.url, token=lambda: token) as client_:
         assert await client_.ready()
         answers = await asyncio.gather(*(client_.predict(TEXTS) for _ in range(20)))
-    assert {tuple(labels(each)) for each in answers} == {tuple(labels(answer))}
-    assert len({each.request_id for each in answers}) == 20
+    assert {tuple(labels(response)) for response in answers} == {tuple(labels(answer))}
+    assert len({response.request_id for response in answers}) == 20
 
 
 @pytest.mark.parametrize("page", ["client/README.md", "docs/serve.md"])
@@ -120,10 +120,10 @@ def test_a_proxys_page_is_an_error_that_quotes_nothing(
     status: int, kind: type[KaitenError]
 ) -> None:
     with answering(status) as url:
-        found = error(Client(url, token="t", retries=0))
-    assert (type(found), found.status, found.code) == (kind, status, None)
-    assert len(found.request_id) == 32
-    assert "canary" not in str(found)
+        failure = error(Client(url, token="t", retries=0))
+    assert (type(failure), failure.status, failure.code) == (kind, status, None)
+    assert len(failure.request_id) == 32
+    assert "canary" not in str(failure)
 
 
 async def test_nobody_there_is_not_ready_and_no_connection() -> None:

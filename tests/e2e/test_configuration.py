@@ -48,13 +48,13 @@ def test_running_server_is_what_its_configuration_says(bentoml_home: Path, tmp_p
         created = subprocess.run(create, env=env, check=True, capture_output=True, text=True)
         with server.client(created.stdout.strip()) as client:
             answer = client.post("/api/v1/predict", json={"text": "I forgot my password"})
-        started = psutil.Process(process.popen.pid).children(recursive=True)
-        commands = [" ".join(each.cmdline()) for each in started]
+        children = psutil.Process(process.popen.pid).children(recursive=True)
+        commands = [" ".join(child.cmdline()) for child in children]
         with socket.socket() as elsewhere:
             refused = elsewhere.connect_ex(("127.0.0.1", port))
 
     assert str(file) in in_force
-    assert len([each for each in commands if "_bentoml_impl.worker.service" in each]) == 2
+    assert len([command for command in commands if "_bentoml_impl.worker.service" in command]) == 2
     assert refused
     # The secret is that of the file, for the workers and for the command alike.
     assert answer.status_code == 200
@@ -65,7 +65,7 @@ def test_running_server_is_what_its_configuration_says(bentoml_home: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (
             "services: {kaiten_service: {worker: 2}}",
@@ -78,7 +78,7 @@ def test_running_server_is_what_its_configuration_says(bentoml_home: Path, tmp_p
     ],
 )
 def test_misspelled_key_stops_the_start_by_its_name(
-    text: str, told: str, bentoml_home: Path, tmp_path: Path
+    text: str, message: str, bentoml_home: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "bentoml.yaml"
     file.write_text(text)
@@ -89,4 +89,4 @@ def test_misspelled_key_stops_the_start_by_its_name(
     )
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
-    assert told in done.stdout + done.stderr
+    assert message in done.stdout + done.stderr

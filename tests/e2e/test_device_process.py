@@ -23,11 +23,11 @@ TEXT = {"text": "Where is my parcel?"}
 
 
 @pytest.fixture(scope="module")
-def apart(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def device_server(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("apart")
     workers = "services.kaiten_service.workers=2"
-    asked = {"BENTOML_CONFIG_OPTIONS": workers, "KAITEN_RUNNERS__PROCESS": "device"}
-    with serving(environment(bentoml_home, home, **asked)) as server:
+    settings = {"BENTOML_CONFIG_OPTIONS": workers, "KAITEN_RUNNERS__PROCESS": "device"}
+    with serving(environment(bentoml_home, home, **settings)) as server:
         server.process.wait_for("device_process_found", count=2)
         yield server
 
@@ -35,8 +35,8 @@ def apart(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def family(server: Server) -> list[psutil.Process]:
     """Return the server's processes, that which holds the models last."""
     parent = psutil.Process(server.process.popen.pid)
-    found = [parent, *parent.children(recursive=True)]
-    return sorted(found, key=lambda each: "cli device" in " ".join(each.cmdline()))
+    processes = [parent, *parent.children(recursive=True)]
+    return sorted(processes, key=lambda process: "cli device" in " ".join(process.cmdline()))
 
 
 def maps_a_network(process: psutil.Process) -> bool:
@@ -44,21 +44,21 @@ def maps_a_network(process: psutil.Process) -> bool:
 
 
 def test_answers_are_those_of_a_worker_that_holds_the_model(
-    apart: Server, server: Server, texts: list[str]
+    device_server: Server, server: Server, texts: list[str]
 ) -> None:
-    found = []
-    for each in (apart, server):
-        with each.client(each.token()) as client:
-            answer = client.post("/api/v2/predict", json={"inputs": texts[:200], "top_k": 3})
-            found.append(answer.raise_for_status().json()["predictions"])
-    for mine, other in zip(*found, strict=True):
-        assert mine["label"] == other["label"]
-        assert mine["score"] == pytest.approx(other["score"], abs=1e-4)
-        assert len(mine["top_k"]) == 3
+    answers = []
+    for instance in (device_server, server):
+        with instance.client(instance.token()) as client:
+            response = client.post("/api/v2/predict", json={"inputs": texts[:200], "top_k": 3})
+            answers.append(response.raise_for_status().json()["predictions"])
+    for prediction, reference in zip(*answers, strict=True):
+        assert prediction["label"] == reference["label"]
+        assert prediction["score"] == pytest.approx(reference["score"], abs=1e-4)
+        assert len(prediction["top_k"]) == 3
 
 
-def test_batches_are_counted(apart: Server) -> None:
-    with apart.client(apart.token()) as client:
+def test_batches_are_counted(device_server: Server) -> None:
+    with device_server.client(device_server.token()) as client:
         client.post("/api/v1/predict", json=TEXT).raise_for_status()
         metrics = client.get("/metrics").text
     rows = (row for row in metrics.splitlines() if row.startswith("kaiten_batch_items_count{"))
@@ -66,19 +66,19 @@ def test_batches_are_counted(apart: Server) -> None:
     assert count >= 1
 
 
-def test_only_the_device_process_holds_the_model(apart: Server) -> None:
-    *others, holder = family(apart)
+def test_only_the_device_process_holds_the_model(device_server: Server) -> None:
+    *other_processes, holder = family(device_server)
     assert maps_a_network(holder)
-    assert not any(maps_a_network(each) for each in others)
+    assert not any(maps_a_network(process) for process in other_processes)
 
 
-def test_killed_device_process_comes_back(apart: Server) -> None:
-    family(apart)[-1].kill()
-    apart.process.wait_for("device_process_ended")
-    apart.process.wait_for("device_process_lost", count=2)
-    apart.process.wait_for("device_process_found", count=4)
-    until_ready(apart.url)
-    with apart.client(apart.token()) as client:
+def test_killed_device_process_comes_back(device_server: Server) -> None:
+    family(device_server)[-1].kill()
+    device_server.process.wait_for("device_process_ended")
+    device_server.process.wait_for("device_process_lost", count=2)
+    device_server.process.wait_for("device_process_found", count=4)
+    until_ready(device_server.url)
+    with device_server.client(device_server.token()) as client:
         assert client.post("/api/v1/predict", json=TEXT).is_success
 
 
@@ -90,11 +90,11 @@ def test_nothing_is_left_behind(
 ) -> None:
     env = environment(bentoml_home, tmp_path, KAITEN_RUNNERS__PROCESS="device")
     with serving(env) as server:
-        *others, holder = family(server)
+        *other_processes, holder = family(server)
         try:
             if by_force:
-                for each in others:
-                    each.kill()
+                for process in other_processes:
+                    process.kill()
             else:
                 assert server.process.stop() == 0
             holder.wait(STOP_LIMIT_S)

@@ -28,8 +28,8 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def watched(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(bentoml_home, tmp_path_factory.mktemp("home"), SETTINGS) as each:
-        yield each
+    with served(bentoml_home, tmp_path_factory.mktemp("home"), SETTINGS) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +43,18 @@ def operator(watched: Served) -> Iterator[Callable[[], Json]]:
     ) as client:
 
         def drift() -> Json:
-            (found,) = client.get("/ops/drift").raise_for_status().json()["models"]
-            return found
+            (report,) = client.get("/ops/drift").raise_for_status().json()["models"]
+            return report
 
         yield drift
 
 
-def ask(each: Served, texts: list[str]) -> None:
+def ask(server: Served, texts: list[str]) -> None:
     """Send each text on a connection of its own: both workers get some."""
-    headers = {"Authorization": f"Bearer {each.server.token()}", "Connection": "close"}
-    with httpx.Client(base_url=each.server.url, headers=headers, timeout=60, verify=TLS) as client:
+    headers = {"Authorization": f"Bearer {server.server.token()}", "Connection": "close"}
+    with httpx.Client(
+        base_url=server.server.url, headers=headers, timeout=60, verify=TLS
+    ) as client:
         for text in texts:
             client.post("/api/v1/predict", json={"text": text}).raise_for_status()
 
@@ -65,9 +67,11 @@ def usual() -> list[str]:
 
 def after(drift: Callable[[], Json], windows: int) -> Json:
     """Return the drift report once this many windows are judged."""
-    found = next((each for _ in range(LIMIT) if (each := drift())["windows"] >= windows), None)
-    assert found is not None, f"no {windows} windows were judged"
-    return found
+    report = next(
+        (candidate for _ in range(LIMIT) if (candidate := drift())["windows"] >= windows), None
+    )
+    assert report is not None, f"no {windows} windows were judged"
+    return report
 
 
 def test_usual_answers_are_judged_and_do_not_drift(
@@ -75,31 +79,31 @@ def test_usual_answers_are_judged_and_do_not_drift(
 ) -> None:
     assert operator()["report"] is not None
     ask(watched, usual())
-    found = after(operator, 1)
-    assert (found["model"], found["version"], found["arm"]) == (
+    report = after(operator, 1)
+    assert (report["model"], report["version"], report["arm"]) == (
         "support-intent",
         "1.0.0",
         "production",
     )
-    assert found["drifted"] is False
-    assert found["window"]["rows"] == WINDOW
-    assert "distance" in {feature["name"] for feature in found["features"]}
+    assert report["drifted"] is False
+    assert report["window"]["rows"] == WINDOW
+    assert "distance" in {feature["name"] for feature in report["features"]}
 
 
-def test_drift_is_told_alike_by_both_workers_and_by_the_metrics(
+def test_drift_is_reported_alike_by_both_workers_and_by_the_metrics(
     watched: Served, operator: Callable[[], Json]
 ) -> None:
     before = operator()["windows"]
     ask(watched, [text.upper() for text in usual()])
-    found = after(operator, before + 1)
-    assert found["drifted"] is True
-    assert found["features"][0]["name"] == "upper_case_share"
-    assert all(operator() == found for _ in range(10))
+    report = after(operator, before + 1)
+    assert report["drifted"] is True
+    assert report["features"][0]["name"] == "upper_case_share"
+    assert all(operator() == report for _ in range(10))
     metrics = httpx.get(f"{watched.server.url}/metrics", verify=TLS).text
     labels = '{arm="production",model="support-intent",version="1.0.0"}'
     assert f"kaiten_drift_detected{labels} 1.0" in metrics
     assert f"kaiten_drift_baseline_available{labels} 1.0" in metrics
-    assert f"kaiten_drift_windows_total{labels} {found['windows']:.1f}" in metrics
+    assert f"kaiten_drift_windows_total{labels} {report['windows']:.1f}" in metrics
     assert "drift_began" in watched.server.process.log
 
 
@@ -115,16 +119,16 @@ def test_whoever_is_killed_takes_no_window_along(
     spooled = (sum(part.rows for part in spool.parts(source)) for _ in range(LIMIT * 100))
     assert any(rows == len(first) for rows in spooled)
     # It holds what closes windows, and the other takes that over.
-    keeper = next(each for each in watched.watch.workers() if _keeps_the_lock(each))
+    keeper = next(worker for worker in watched.watch.workers() if _keeps_the_lock(worker))
     os.kill(keeper.pid, signal.SIGKILL)
     watched.wait_for_starts(3)
     until_all_ready(watched.server.url)
     ask(watched, second)
-    found = after(operator, before + 1)
-    assert found["window"]["rows"] == WINDOW
+    report = after(operator, before + 1)
+    assert report["window"]["rows"] == WINDOW
     stats = httpx.get(f"{watched.server.url}/metrics", verify=TLS).text
-    (asked,) = re.findall(r'model_requests_total{.*code="200".*predict".*} (.*)', stats)
-    assert float(asked) == 3 * WINDOW
+    (request_count,) = re.findall(r'model_requests_total{.*code="200".*predict".*} (.*)', stats)
+    assert float(request_count) == 3 * WINDOW
 
 
 def _keeps_the_lock(worker: psutil.Process) -> bool:

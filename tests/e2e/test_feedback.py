@@ -52,19 +52,21 @@ class Callers:
         except httpx.TransportError:
             return 0
 
-    def ask_and_tell(self, right: list[str]) -> None:
+    def ask_and_label(self, right: list[str]) -> None:
         """Ask both texts, and say what they should have been answered with."""
         request_id = uuid.uuid4().hex
         status = self.post("/api/v2/predict", {"inputs": TEXTS}, request_id)
         if status == 200:
             self.answered[request_id] = time.monotonic()
             labels = {(request_id, item): label for item, label in enumerate(right)}
-            self.tell(labels)
+            self.send_feedback(labels)
         else:
             self.refused[status] += 1
 
-    def tell(self, labels: dict[tuple[str, int], str]) -> None:
-        rows = [{"request_id": id_, "item": n, "label": each} for (id_, n), each in labels.items()]
+    def send_feedback(self, labels: dict[tuple[str, int], str]) -> None:
+        rows = [
+            {"request_id": id_, "item": n, "label": label} for (id_, n), label in labels.items()
+        ]
         status = self.post(FEEDBACK, {"feedback": rows}, "")
         if status == 200:
             self.accepted |= labels
@@ -73,7 +75,7 @@ class Callers:
 
     def many(self, count: int, right: list[str]) -> None:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda _: self.ask_and_tell(right), range(count)))
+            list(pool.map(lambda _: self.ask_and_label(right), range(count)))
 
     def many_while(self, happens: Callable[[], None], count: int) -> None:
         with ThreadPoolExecutor(1) as pool:
@@ -99,13 +101,13 @@ class Callers:
 
     def quality(self) -> dict[str, float]:
         models = self.get("/ops/quality").json()["models"]
-        found: dict[str, float] = models[0] if models else {"labelled": 0}
-        return found
+        measures: dict[str, float] = models[0] if models else {"labelled": 0}
+        return measures
 
-    def kept(self) -> dict[tuple[str, int], str]:
+    def stored_labels(self) -> dict[tuple[str, int], str]:
         return {(row.request_id, row.item): row.label for row in self._rows(feedback)}
 
-    def written(self) -> set[str]:
+    def stored_request_ids(self) -> set[str]:
         return {row.request_id for row in self._rows(predictions)}
 
     def _rows(self, table: Table) -> Sequence[Row[Any]]:
@@ -158,11 +160,11 @@ def test_labels_tell_how_good_answers_are_and_outlast_a_killed_worker(with_sqlit
     until_all_ready(callers.server.url)
     callers.many(10, ANSWERS)
     # An answer may have been lost on its way, and no label that was accepted.
-    assert callers.kept().items() >= callers.accepted.items()
+    assert callers.stored_labels().items() >= callers.accepted.items()
     last = max(callers.answered, key=callers.answered.__getitem__)
-    callers.until(lambda: last in callers.written())
+    callers.until(lambda: last in callers.stored_request_ids())
     # The killed worker took with it what it had in hand, and nothing that was known before.
-    assert before <= callers.written()
+    assert before <= callers.stored_request_ids()
     files = [*Path(str(callers.url.database)).parent.glob("quality.sqlite*")]
     held = "".join(file.read_text("latin-1") for file in files)
     assert last in held
@@ -183,7 +185,7 @@ def test_postgresql_that_restarts_loses_nothing(bentoml_home: Path, tmp_path: Pa
             assert callers.get("/ops/quality").status_code == 503
             postgres.start()
             callers.until(lambda: callers.get("/ops/quality").status_code == 200)
-            callers.until(lambda: callers.answered.keys() <= callers.written())
+            callers.until(lambda: callers.answered.keys() <= callers.stored_request_ids())
 
             callers.refused.clear()
             callers.many_while(postgres.restart, 60)
@@ -193,11 +195,11 @@ def test_postgresql_that_restarts_loses_nothing(bentoml_home: Path, tmp_path: Pa
             assert callers.accepted
             postgres.restart()
             callers.until(lambda: callers.get("/ops/quality").status_code == 200)
-            callers.until(lambda: callers.answered.keys() <= callers.written())
+            callers.until(lambda: callers.answered.keys() <= callers.stored_request_ids())
             before = len(callers.accepted)
             callers.many(5, ANSWERS)
             assert len(callers.accepted) == before + 10
-            assert callers.kept().items() >= callers.accepted.items()
+            assert callers.stored_labels().items() >= callers.accepted.items()
             callers.until(lambda: callers.quality()["labelled"] >= len(callers.accepted))
             assert callers.quality()["accuracy"] == 1.0
             log = server.process.log

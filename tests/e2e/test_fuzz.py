@@ -12,15 +12,15 @@ CASES = 200
 
 async def test_what_nobody_would_send_harms_nobody(bentoml_home: Path, tmp_path: Path) -> None:
     # A server of its own: the others' tests find what they look for in their log.
-    with served(bentoml_home, tmp_path) as each:
-        found = await Fuzzer.of(each.server).throw(cases=CASES)
-        log = list(each.server.process.lines)
+    with served(bentoml_home, tmp_path) as server:
+        findings = await Fuzzer.of(server.server).throw(cases=CASES)
+        log = list(server.server.process.lines)
 
-    assert sum(ends.total() for ends in found.tokens.values()) == CASES
-    assert sum(ends.total() for ends in found.requests.values()) >= CASES
-    assert found.failures == {}
-    assert found.let_in == []
-    assert set(found.bystander) == {"200"}
+    assert sum(ends.total() for ends in findings.tokens.values()) == CASES
+    assert sum(ends.total() for ends in findings.requests.values()) >= CASES
+    assert findings.failures == {}
+    assert findings.let_in == []
+    assert set(findings.bystander) == {"200"}
     assert failures_in(log) == []
 
 

@@ -117,14 +117,14 @@ def test_exported_version_is_whole_where_it_is_imported(
     # Uncompressed: xz takes two minutes for these weights.
     archive = tmp_path / "exported.tar"
     elsewhere = {**validated, "BENTOML_HOME": str(tmp_path / "elsewhere")}
-    for known, arguments in (
+    for store_env, arguments in (
         (validated, ("export", TAG, str(archive))),
         (elsewhere, ("import", str(archive))),
     ):
         command = [str(BIN / "bentoml"), "models", *arguments]
-        subprocess.run(command, env=known, check=True, capture_output=True)
-    told = kaiten(elsewhere, "model", "show", TAG, "--json")
-    assert json.loads(told.stdout) == json.loads(
+        subprocess.run(command, env=store_env, check=True, capture_output=True)
+    result = kaiten(elsewhere, "model", "show", TAG, "--json")
+    assert json.loads(result.stdout) == json.loads(
         kaiten(validated, "model", "show", TAG, "--json").stdout
     )
     # It has brought its promotion, without the trail.

@@ -36,11 +36,11 @@ def test_every_answer_is_locked_down_and_names_no_server(server: Server, path: s
     with server.client() as client:
         answer = client.get(path, headers={"Origin": "https://elsewhere.example"})
         preflight = client.options(path, headers={"Access-Control-Request-Method": "POST"})
-    for each in (answer, preflight):
-        assert each.headers["X-Content-Type-Options"] == "nosniff"
-        assert "frame-ancestors 'none'" in each.headers["Content-Security-Policy"]
-        assert "Server" not in each.headers
-        assert not [name for name in each.headers if name.startswith("access-control-")]
+    for response in (answer, preflight):
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
+        assert "Server" not in response.headers
+        assert not [name for name in response.headers if name.startswith("access-control-")]
     assert preflight.status_code in {404, 405}
 
 

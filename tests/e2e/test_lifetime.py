@@ -38,11 +38,11 @@ def test_ctrl_c_stops_cleanly_and_what_was_seen_waits_for_its_window(
         log = server.process.log
     spool = Spool(tmp_path / "drift" / "spool")
     (source,) = spool.sources("support-intent:1.0.0")
-    found = concatenate(read(spool.parts(source)))
+    features = concatenate(read(spool.parts(source)))
 
     assert code == 0
     assert "Traceback" not in log
-    assert found["text_length"].tolist() == [*map(len, texts)]
+    assert features["text_length"].tolist() == [*map(len, texts)]
 
 
 def test_plain_bentoml_serve_works_in_the_checkout(bentoml_home: Path, tmp_path: Path) -> None:
@@ -74,42 +74,42 @@ def refusal(env: dict[str, str], cwd: Path = ROOT) -> str:
 
 
 def test_without_a_model_it_stops_with_the_remedy(tmp_path: Path) -> None:
-    said = refusal(environment(tmp_path / "empty", tmp_path))
+    output = refusal(environment(tmp_path / "empty", tmp_path))
 
-    assert "support-intent:1.0.0" in said
-    assert "make quickstart" in said
+    assert "support-intent:1.0.0" in output
+    assert "make quickstart" in output
 
 
 def test_absent_device_stops_the_start_with_the_remedy(bentoml_home: Path, tmp_path: Path) -> None:
     # None is visible on any machine.
     absent = {"KAITEN_RUNNERS__DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
-    said = refusal(environment(bentoml_home, tmp_path, **absent))
+    output = refusal(environment(bentoml_home, tmp_path, **absent))
 
-    assert "runners.device: is cuda, but torch sees no CUDA device; use cpu" in said
+    assert "runners.device: is cuda, but torch sees no CUDA device; use cpu" in output
     # The parent says it once, before any worker tries.
-    assert said.count("runners.device") == 1
+    assert output.count("runners.device") == 1
 
 
 def test_production_without_a_secret_does_not_start(bentoml_home: Path, tmp_path: Path) -> None:
-    said = refusal(environment(bentoml_home, tmp_path, KAITEN_ENVIRONMENT="production"))
+    output = refusal(environment(bentoml_home, tmp_path, KAITEN_ENVIRONMENT="production"))
 
-    assert "auth.secret" in said
-    assert "KAITEN_AUTH__SECRET" in said
+    assert "auth.secret" in output
+    assert "KAITEN_AUTH__SECRET" in output
 
 
 def test_placeholder_secret_does_not_start_and_is_not_shown(
     bentoml_home: Path, tmp_path: Path
 ) -> None:
     placeholder = "change-me-change-me-change-me-change-me"
-    said = refusal(environment(bentoml_home, tmp_path, KAITEN_AUTH__SECRET=placeholder))
+    output = refusal(environment(bentoml_home, tmp_path, KAITEN_AUTH__SECRET=placeholder))
 
-    assert "auth.secret" in said
-    assert placeholder not in said
+    assert "auth.secret" in output
+    assert placeholder not in output
 
 
-def test_port_in_use_is_told_at_once(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+def test_port_in_use_is_reported_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
         command = [str(BIN / "kaiten"), "serve", "--port", port]
         env = environment(tmp_path, tmp_path)
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -120,10 +120,10 @@ def test_port_in_use_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_misspelled_setting_does_not_start(bentoml_home: Path, tmp_path: Path) -> None:
-    said = refusal(environment(bentoml_home, tmp_path, KAITEN_SERVNG__MODELS="a:1.0.0"))
+    output = refusal(environment(bentoml_home, tmp_path, KAITEN_SERVNG__MODELS="a:1.0.0"))
 
-    assert "KAITEN_SERVNG__MODELS" in said
-    assert "KAITEN_SERVING" in said
+    assert "KAITEN_SERVNG__MODELS" in output
+    assert "KAITEN_SERVING" in output
 
 
 @pytest.fixture
@@ -178,8 +178,8 @@ def test_server_opens_no_outside_connection(
             capture_output=True,
             text=True,
         )
-    told = json.loads(done.stdout)
-    assert told["answer"]["label"] == "login_problem"
-    assert told["refused"] == 0
+    result = json.loads(done.stdout)
+    assert result["answer"]["label"] == "login_problem"
+    assert result["refused"] == 0
     # The count does see an attempt: the one that was made on purpose.
-    assert told["control"] > 0
+    assert result["control"] > 0

@@ -89,8 +89,8 @@ def test_a_limit_of_n_is_n_over_two_workers(two: Two) -> None:
     assert refused.headers["RateLimit-Policy"].startswith(f'"requests";q={LIMIT};w=3600, ')
     assert refused.headers["RateLimit"].startswith('"requests";r=0;t=')
     assert 0 < int(refused.headers["Retry-After"]) <= 3600
-    left = {a.headers["RateLimit"].split(";")[1] for a in answers if a.status_code == 200}
-    assert left == {f"r={number}" for number in range(LIMIT)}
+    remaining = {a.headers["RateLimit"].split(";")[1] for a in answers if a.status_code == 200}
+    assert remaining == {f"r={number}" for number in range(LIMIT)}
     with Redis.from_url(two.redis.url, decode_responses=True) as client:
         assert client.keys("kaiten:limits:requests/*")
         assert not client.keys("*alice*")
@@ -142,21 +142,21 @@ def test_what_is_too_much_or_contradicts_itself_is_refused(two: Two, name: str) 
 
 def test_a_redis_that_hangs_holds_up_nobody_and_fails_nothing(two: Two) -> None:
     before = two.first.process.log.count("rate_limit_recovered")
-    found = two.statuses_while(two.redis.hang, "carol", LIMIT * 10)
+    statuses = two.statuses_while(two.redis.hang, "carol", LIMIT * 10)
     two.redis.go_on()
     # What both let in, and then each by itself.
-    assert set(found) == {200, 429}
-    assert LIMIT < found[200] <= LIMIT * (1 + WORKERS)
+    assert set(statuses) == {200, 429}
+    assert LIMIT < statuses[200] <= LIMIT * (1 + WORKERS)
     two.until_shared_again(before + WORKERS)
     assert two.statuses("dave", LIMIT * 4, two.first) == {200: LIMIT, 429: LIMIT * 3}
 
 
 def test_a_redis_that_is_killed_fails_nothing_and_is_found_again(two: Two) -> None:
     before = two.first.process.log.count("rate_limit_recovered")
-    found = two.statuses_while(two.redis.kill, "erin", LIMIT * 10)
+    statuses = two.statuses_while(two.redis.kill, "erin", LIMIT * 10)
     assert two.redis.url not in two.first.process.log
-    assert set(found) == {200, 429}
-    assert LIMIT < found[200] <= LIMIT * (1 + WORKERS)
+    assert set(statuses) == {200, 429}
+    assert LIMIT < statuses[200] <= LIMIT * (1 + WORKERS)
     with two.first.client() as client:
         assert f"kaiten_rate_limit_degraded {WORKERS}.0" in client.get("/metrics").text
     with redis_server(two.redis.port):

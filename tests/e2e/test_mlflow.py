@@ -66,9 +66,15 @@ def register(env: Mapping[str, str], source: str, *more: str) -> subprocess.Comp
     )
 
 
-def test_registry_and_all_that_is_told_beside_it(env: Mapping[str, str], tmp_path: Path) -> None:
-    told = {"details.yaml": DETAILS, "train.csv": "text,label\na,b\n", "reference.csv": "text\na\n"}
-    for name, text in told.items():
+def test_registry_version_is_registered_with_its_metadata(
+    env: Mapping[str, str], tmp_path: Path
+) -> None:
+    files = {
+        "details.yaml": DETAILS,
+        "train.csv": "text,label\na,b\n",
+        "reference.csv": "text\na\n",
+    }
+    for name, text in files.items():
         (tmp_path / name).write_text(text)
     done = register(
         env,
@@ -82,24 +88,24 @@ def test_registry_and_all_that_is_told_beside_it(env: Mapping[str, str], tmp_pat
     assert (card["name"], card["version"]) == ("intent", "1.0.0")
     assert card["labels"] == ["billing", "delivery", "other"]
     assert card["engine"]["opset"] == 17
-    known = card["provenance"]
-    assert known["metrics"] == {"accuracy": 0.91}
-    assert known["licence"] == "apache-2.0"
+    provenance = card["provenance"]
+    assert provenance["metrics"] == {"accuracy": 0.91}
+    assert provenance["licence"] == "apache-2.0"
     for field, name in (("training_data", "train.csv"), ("reference_data", "reference.csv")):
-        assert known[field] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        assert provenance[field] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
     readme = Path(env["BENTOML_HOME"], "models/intent/1.0.0/README.md").read_text()
     assert "license: apache-2.0" in readme
     assert "Not for anything but tests." in readme
 
 
-def test_version_that_the_registry_does_not_have_is_told(env: Mapping[str, str]) -> None:
+def test_version_that_the_registry_does_not_have_is_reported(env: Mapping[str, str]) -> None:
     done = register(env, "models:/intent/2")
     assert done.returncode == 1
     assert "folder: models:/intent/2 cannot be downloaded" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_details_that_are_none_are_told(env: Mapping[str, str], tmp_path: Path) -> None:
+def test_unknown_metadata_field_is_reported(env: Mapping[str, str], tmp_path: Path) -> None:
     (tmp_path / "details.yaml").write_text("accuracy: 0.9\n")
     done = register(env, "models:/intent/1", "--metadata", str(tmp_path / "details.yaml"))
     assert done.returncode == 1

@@ -195,13 +195,13 @@ def test_callers_own_request_id_reaches_the_answer_and_a_bad_one_does_not(proxy:
 def test_tls_speaks_http_2_and_asks_callers_to_stay(proxy: Proxy) -> None:
     command = ["curl", "-s", "-i", "--http2", "--cacert", str(proxy.folder / "kaiten.crt")]
     url = f"https://127.0.0.1:{proxy.tls_port}/livez"
-    told = subprocess.run([*command, url], check=True, capture_output=True, text=True).stdout
+    output = subprocess.run([*command, url], check=True, capture_output=True, text=True).stdout
 
-    assert told.startswith("HTTP/2 200")
-    assert "strict-transport-security: max-age=31536000" in told
+    assert output.startswith("HTTP/2 200")
+    assert "strict-transport-security: max-age=31536000" in output
 
 
-def test_plain_http_on_the_port_for_tls_is_told_so(proxy: Proxy) -> None:
+def test_plain_http_on_the_port_for_tls_is_rejected(proxy: Proxy) -> None:
     with Connection(proxy.tls_port) as connection:
         answer = connection.ask(get("/livez"))
     assert (answer.status, answer.error["code"]) == (400, "malformed_request")
@@ -218,9 +218,9 @@ def test_log_has_the_fields_of_ours_and_nothing_private(
         with Connection(proxy.port) as connection:
             connection.ask(b"canary\r\n\r\n")
     lines = [json.loads(line) for line in proxy.access_log.splitlines()]
-    told = [(line["method"], line["route"], line["status"], line["level"]) for line in lines]
+    entries = [(line["method"], line["route"], line["status"], line["level"]) for line in lines]
 
-    assert told == [
+    assert entries == [
         ("GET", "/livez", 200, "info"),
         ("GET", "", 404, "info"),
         ("POST", "/predict", 413, "info"),
@@ -228,12 +228,12 @@ def test_log_has_the_fields_of_ours_and_nothing_private(
     ]
     ours = {"timestamp", "level", "logger", "event", "request_id", "duration_ms"}
     assert all(set(line) > ours for line in lines)
-    written = proxy.access_log + (tmp_path / "error.log").read_text(encoding="utf-8")
-    assert "canary" not in written
-    assert token not in written
+    log_text = proxy.access_log + (tmp_path / "error.log").read_text(encoding="utf-8")
+    assert "canary" not in log_text
+    assert token not in log_text
 
 
-def test_server_that_is_gone_is_told_in_the_envelope(tmp_path: Path) -> None:
+def test_unavailable_server_is_reported_in_the_envelope(tmp_path: Path) -> None:
     with proxying(tmp_path, free_port()) as proxy, Connection(proxy.port) as connection:
         answer = connection.ask(get("/livez"))
     assert (answer.status, answer.error["code"]) == (502, "bad_gateway")
@@ -259,7 +259,7 @@ def test_slow_body_ends_the_connection_and_reaches_nobody(
 
 
 def test_what_callers_say_of_themselves_is_replaced(impatient: Proxy, inner: Upstream) -> None:
-    said = [
+    headers = [
         "X-Forwarded-For: 203.0.113.9",
         "X-Forwarded-Proto: https",
         "X-Forwarded-Host: evil",
@@ -272,7 +272,7 @@ def test_what_callers_say_of_themselves_is_replaced(impatient: Proxy, inner: Ups
         "X-Request-ID: mine",
     ]
     with Connection(impatient.port) as connection:
-        assert connection.ask(get("/livez?a=%41", *said)).headers["Server"] == "nginx"
+        assert connection.ask(get("/livez?a=%41", *headers)).headers["Server"] == "nginx"
 
     assert inner.next().decode().splitlines() == [
         "GET /livez?a=%41 HTTP/1.1",

@@ -16,8 +16,8 @@ SMALL_QUEUE = {"KAITEN_BATCHING__MAX_QUEUE_ITEMS": "64", "KAITEN_GATEWAY__MAX_IN
 
 @pytest.fixture(scope="module")
 def small(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(bentoml_home, tmp_path_factory.mktemp("home"), SMALL_QUEUE) as each:
-        yield each
+    with served(bentoml_home, tmp_path_factory.mktemp("home"), SMALL_QUEUE) as server:
+        yield server
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def test_what_is_too_much_is_refused_and_the_rest_is_answered(
     assert after.statuses == {200: 1}
 
 
-async def test_callers_who_do_not_wait_are_told_so_and_leave_nothing_behind(
+async def test_short_timeouts_are_answered_504_and_leave_nothing_behind(
     small: Served, pool: Pool, texts: list[str]
 ) -> None:
     request = small.target.v2(texts[:32], X_Request_Timeout_Ms="1")

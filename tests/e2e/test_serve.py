@@ -23,19 +23,19 @@ SAME = 1e-4
 def predictions(client: httpx.Client, inputs: list[str]) -> list[dict[str, object]]:
     answer = client.post("/api/v2/predict", json={"inputs": inputs})
     assert answer.status_code == 200, answer.text
-    found: list[dict[str, object]] = answer.json()["predictions"]
-    return found
+    results: list[dict[str, object]] = answer.json()["predictions"]
+    return results
 
 
 def stats(server: Server, route: str) -> dict[str, Any]:
     """Return what /ops/stats tells of a route, whichever worker answers."""
     with server.client(server.token("operator", "ops")) as client:
         routes = client.get("/ops/stats").json()["routes"]
-    (found,) = [each for each in routes if each["route"] == route]
-    return dict(found)
+    (route_stats,) = [row for row in routes if row["route"] == route]
+    return dict(route_stats)
 
 
-def counted(metrics: str) -> float:
+def count_requests(metrics: str) -> float:
     return sum(
         sample.value
         for family in text_string_to_metric_families(metrics)
@@ -48,7 +48,7 @@ def test_exactly_500_requests_over_two_workers_are_counted(
     server: Server, token: str, bentoml_home: Path
 ) -> None:
     with server.client(token) as client:
-        before = counted(client.get("/metrics").text)
+        before = count_requests(client.get("/metrics").text)
     before_stats = stats(server, "/api/v1/predict")
 
     def ask(_: int) -> int:
@@ -60,7 +60,7 @@ def test_exactly_500_requests_over_two_workers_are_counted(
         statuses = set(pool.map(ask, range(500)))
 
     with server.client() as client:
-        after = counted(client.get("/metrics").text)
+        after = count_requests(client.get("/metrics").text)
     # BentoML's processes share one folder a server, and each writes a file of its own.
     processes = psutil.Process(server.process.popen.pid).children(recursive=True)
     folders = bentoml_home / "prometheus_multiproc_dir"
@@ -68,29 +68,30 @@ def test_exactly_500_requests_over_two_workers_are_counted(
     assert statuses == {200}
     assert after - before == 500
     # Each on a connection of its own, so that both workers are asked: they tell the same.
-    told = [stats(server, "/api/v1/predict") for _ in range(6)]
-    assert all(each == told[0] for each in told)
-    assert told[0]["count"] - before_stats["count"] == 500
-    assert told[0]["errors"] == before_stats["errors"]
-    assert 0 < told[0]["min_ms"] <= told[0]["p50_ms"] <= told[0]["p99_ms"] <= told[0]["max_ms"]
-    assert told[0]["min_ms"] <= told[0]["mean_ms"] <= told[0]["max_ms"]
+    snapshots = [stats(server, "/api/v1/predict") for _ in range(6)]
+    first = snapshots[0]
+    assert all(snapshot == first for snapshot in snapshots)
+    assert first["count"] - before_stats["count"] == 500
+    assert first["errors"] == before_stats["errors"]
+    assert 0 < first["min_ms"] <= first["p50_ms"] <= first["p99_ms"] <= first["max_ms"]
+    assert first["min_ms"] <= first["mean_ms"] <= first["max_ms"]
 
 
 def test_two_servers_on_one_model_store_count_apart(
     server: Server, token: str, bentoml_home: Path, tmp_path: Path
 ) -> None:
     with server.client(token) as client:
-        before = counted(client.get("/metrics").text)
+        before = count_requests(client.get("/metrics").text)
     with (
         serving(environment(bentoml_home, tmp_path)) as other,
         other.client(other.token()) as client,
     ):
         client.post("/api/v1/predict", json={"text": "Where is it?"}).raise_for_status()
-        others = counted(client.get("/metrics").text)
+        other_count = count_requests(client.get("/metrics").text)
     with server.client(token) as client:
-        after = counted(client.get("/metrics").text)
+        after = count_requests(client.get("/metrics").text)
 
-    assert (others, after) == (1, before)
+    assert (other_count, after) == (1, before)
 
 
 def test_invented_paths_add_no_series(server: Server) -> None:
@@ -115,8 +116,8 @@ def test_quickstart_model_holds_its_accuracy_over_http(server: Server, token: st
         for line in (QUICKSTART / "data" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     with server.client(token) as client:
-        found = predictions(client, [row["text"] for row in rows])
-    right = sum(row["label"] == answer["label"] for row, answer in zip(rows, found, strict=True))
+        answers = predictions(client, [row["text"] for row in rows])
+    right = sum(row["label"] == answer["label"] for row, answer in zip(rows, answers, strict=True))
 
     assert right / len(rows) >= 0.90
 
@@ -129,9 +130,11 @@ def test_alone_and_in_a_mixed_batch_of_64_are_the_same(
         together = predictions(client, mixed)
         alone = [predictions(client, [text])[0] for text in mixed]
 
-    assert [one["label"] for one in alone] == [one["label"] for one in together]
-    assert [one["score"] for one in alone] == pytest.approx(
-        [one["score"] for one in together], abs=SAME
+    assert [prediction["label"] for prediction in alone] == [
+        prediction["label"] for prediction in together
+    ]
+    assert [prediction["score"] for prediction in alone] == pytest.approx(
+        [prediction["score"] for prediction in together], abs=SAME
     )
 
 
@@ -154,10 +157,12 @@ def test_2000_requests_from_32_connections_each_get_their_own_answer(
         lanes = list(pool.map(ask, range(32)))
 
     for lane, answers in enumerate(lanes):
-        own = expected[lane::32]
-        assert [answer["label"] for answer in answers] == [answer["label"] for answer in own]
+        expected_answers = expected[lane::32]
+        assert [answer["label"] for answer in answers] == [
+            answer["label"] for answer in expected_answers
+        ]
         assert [answer["score"] for answer in answers] == pytest.approx(
-            [answer["score"] for answer in own], abs=SAME
+            [answer["score"] for answer in expected_answers], abs=SAME
         )
 
 
@@ -228,8 +233,8 @@ def test_what_a_caller_who_leaves_had_asked_is_dropped(
     with socket.create_connection((address.host, address.port or 80)) as connection:
         connection.sendall(head.encode() + body)
 
-    left = json.loads(server.process.wait_for('"status": 499')[0])
-    assert left["route"] == "/api/v2/predict"
+    line = json.loads(server.process.wait_for('"status": 499')[0])
+    assert line["route"] == "/api/v2/predict"
 
 
 def test_development_secret_serves_this_machine_only(server: Server, token: str) -> None:

@@ -77,17 +77,17 @@ def development(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_another_account_gets_nothing_in_production(production: Server) -> None:
     pid = production.process.popen.pid
     endpoints = endpoints_of(pid)
-    found = attack(endpoints, [process.pid for process in processes_of(pid)])
+    findings = attack(endpoints, [process.pid for process in processes_of(pid)])
     assert endpoints == [production.url.replace("http:", "tcp:")]
-    assert found.nothing, found
+    assert findings.nothing, findings
     assert httpx.get(f"{production.url}/readyz", verify=TLS).status_code == 200
 
 
 def test_another_account_gets_nothing_in_development(development: Server) -> None:
     pid = development.process.popen.pid
     endpoints = endpoints_of(pid)
-    found = attack(endpoints, [process.pid for process in processes_of(pid)])
-    assert found.nothing, found
+    findings = attack(endpoints, [process.pid for process in processes_of(pid)])
+    assert findings.nothing, findings
     tcp = [endpoint for endpoint in endpoints if endpoint.startswith("tcp:")]
     sockets = {
         Path(endpoint.removeprefix("ipc://")) for endpoint in endpoints if endpoint not in tcp
@@ -101,18 +101,18 @@ def test_another_account_gets_nothing_in_development(development: Server) -> Non
 def test_no_process_shows_a_secret_in_its_environment_or_command_line(
     production: Server, development: Server
 ) -> None:
-    told = shown(production.process.popen.pid)
-    assert "BENTOML_HOME" in told
-    assert not [secret for secret in (SECRET, PSEUDONYMS) if secret in told]
-    made = (Path(development.env["KAITEN_HOME"]) / "development.secret").read_text()
-    assert made not in shown(development.process.popen.pid)
+    process_text = shown(production.process.popen.pid)
+    assert "BENTOML_HOME" in process_text
+    assert not [secret for secret in (SECRET, PSEUDONYMS) if secret in process_text]
+    development_secret = (Path(development.env["KAITEN_HOME"]) / "development.secret").read_text()
+    assert development_secret not in shown(development.process.popen.pid)
 
 
 def predicted(url: str, token: str) -> int:
     """Return the status of a prediction over a connection of its own."""
     headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
-    asked = {"text": "Where is it?"}
-    return httpx.post(f"{url}/api/v1/predict", json=asked, headers=headers, verify=TLS).status_code
+    body = {"text": "Where is it?"}
+    return httpx.post(f"{url}/api/v1/predict", json=body, headers=headers, verify=TLS).status_code
 
 
 def workers(url: str) -> dict[str, float]:

@@ -50,11 +50,11 @@ class Mutual:
 @pytest.fixture(scope="module")
 def mutual(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mutual]:
     folder = tmp_path_factory.mktemp("tls")
-    servers, clients, others = (
+    servers, clients, strangers = (
         Authority(folder, name) for name in ("servers", "clients", "others")
     )
     certificate, key = servers.issue("server", HOST)
-    client, stranger = clients.issue("client"), others.issue("stranger")
+    client, stranger = clients.issue("client"), strangers.issue("stranger")
     env = environment(
         bentoml_home,
         folder / "home",
@@ -117,7 +117,7 @@ def test_only_ciphers_that_authenticate_are_spoken(
 
 
 def test_the_printed_curl_line_works(mutual: Mutual) -> None:
-    line = next(each for each in mutual.server.process.lines if each.startswith("curl "))
+    line = next(line for line in mutual.server.process.lines if line.startswith("curl "))
     done = subprocess.run(["bash", "-c", line], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout)["label"] == "order_status"
 
@@ -140,7 +140,7 @@ def test_the_worker_has_a_log_of_requests_and_one_of_security_events(mutual: Mut
     files = {path.name: path.read_text("utf-8") for path in (mutual.folder / "logs").iterdir()}
     assert set(files) == {"requests-1.log", "security-1.log"}
     lines = [json.loads(line) for line in files["security-1.log"].splitlines()]
-    (line,) = [each for each in lines if each["request_id"] == "find-me"]
+    (line,) = [entry for entry in lines if entry["request_id"] == "find-me"]
     assert (line["event"], line["fault"], line["route"]) == (
         "forbidden",
         "lacks ops",

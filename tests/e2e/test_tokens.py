@@ -57,11 +57,11 @@ class House:
     def until_all_are(self, status: int, headers: dict[str, str]) -> None:
         """Ask until both workers answer so; nothing but 200 and 401 is answered on the way."""
         for _ in range(ROUNDS):
-            found = self.statuses(headers)
-            assert set(found) <= {200, 401}
-            if set(found) == {status}:
+            statuses = self.statuses(headers)
+            assert set(statuses) <= {200, 401}
+            if set(statuses) == {status}:
                 return
-        raise AssertionError(found)
+        raise AssertionError(statuses)
 
 
 @pytest.fixture(scope="module")
@@ -114,21 +114,21 @@ def test_none_are_made_here(house: House) -> None:
 
 
 def test_api_key_works_until_it_is_revoked(house: House) -> None:
-    made = house.command("api-key", "create", "--subject", "job", "--scope", "predict")
-    key = {"X-API-Key": made.stdout.strip()}
-    (line,) = made.stderr.splitlines()
-    told = json.loads(line)
-    assert (told["event"], told["logger"]) == ("api_key_created", "kaiten.audit")
+    result = house.command("api-key", "create", "--subject", "job", "--scope", "predict")
+    key = {"X-API-Key": result.stdout.strip()}
+    (line,) = result.stderr.splitlines()
+    audit_event = json.loads(line)
+    assert (audit_event["event"], audit_event["logger"]) == ("api_key_created", "kaiten.audit")
     house.until_all_are(200, key)
     (key_id,) = json.loads(house.done("api-key", "list", "--json"))
-    assert key_id == told["key_id"]
+    assert key_id == audit_event["key_id"]
     house.done("api-key", "revoke", key_id)
     house.until_all_are(401, key)
 
 
 def test_token_is_revoked_by_its_id_and_others_of_its_subject_hold(house: House) -> None:
     ids = token_hex(8), token_hex(8)
-    first, second = (house.issuer.token(jti=each) for each in ids)
+    first, second = (house.issuer.token(jti=token_id) for token_id in ids)
     both = house.statuses(bearer(first)) + house.statuses(bearer(second))
     assert both == {200: 2 * ENOUGH}
     house.done("token", "revoke", ids[0], "--issuer", house.issuer.name)
@@ -162,15 +162,15 @@ def test_known_keys_hold_while_the_issuer_is_away(house: House) -> None:
 
 def test_what_is_revoked_stays_so_when_redis_is_killed(house: House) -> None:
     revoked, other = house.issuer.token("erin"), house.issuer.token("frank")
-    made = house.done("api-key", "create", "--subject", "job", "--scope", "predict")
+    api_key = house.done("api-key", "create", "--subject", "job", "--scope", "predict")
     house.done("revoke", "--subject", "erin", "--issuer", house.issuer.name)
     house.until_all_are(401, bearer(revoked))
-    house.until_all_are(200, {"X-API-Key": made})
+    house.until_all_are(200, {"X-API-Key": api_key})
     house.redis.kill()
     house.server.process.wait_for("credentials_not_read", count=WORKERS)
     assert house.statuses(bearer(revoked)) == {401: ENOUGH}
     assert house.statuses(bearer(other)) == {200: ENOUGH}
-    assert house.statuses({"X-API-Key": made}) == {200: ENOUGH}
+    assert house.statuses({"X-API-Key": api_key}) == {200: ENOUGH}
     result = house.command("revoke", "--subject", "frank", "--issuer", house.issuer.name)
     assert result.returncode == 1
     assert "state.redis_url" in result.stderr

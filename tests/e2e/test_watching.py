@@ -41,9 +41,11 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
     page, webhook = Page(), Webhook()
     with ExitStack() as stack:
         port = stack.enter_context(listening(page, webhook))
-        told = stack.enter_context(alertmanager(tmp_path / "alertmanager", port))
-        asked = stack.enter_context(prometheus(tmp_path / "prometheus", port, told.port))
-        yield Watch(page, webhook, asked, told)
+        alertmanager_watcher = stack.enter_context(alertmanager(tmp_path / "alertmanager", port))
+        prometheus_watcher = stack.enter_context(
+            prometheus(tmp_path / "prometheus", port, alertmanager_watcher.port)
+        )
+        yield Watch(page, webhook, prometheus_watcher, alertmanager_watcher)
 
 
 def test_failures_reach_the_webhook_and_so_does_their_end(watch: Watch) -> None:
@@ -64,7 +66,7 @@ def test_every_panel_shows_something(watch: Watch) -> None:
     watch.page.answers = {200: 5, 429: 1, 500: 1}
     watch.page.wait_for_looks(3)
     dashboard = json.loads((DEPLOY / "grafana/dashboards/kaiten.json").read_text("utf-8"))
-    asked = {
+    expressions = {
         target["expr"]
         .replace("$__rate_interval", "1m")
         .replace("$namespace", ".*")
@@ -73,51 +75,53 @@ def test_every_panel_shows_something(watch: Watch) -> None:
         for target in panel.get("targets", ())
     }
     for _ in range(LOOKS):
-        asked = {each for each in asked if not watch.prometheus.query(each)}
-        if not asked:
+        expressions = {
+            expression for expression in expressions if not watch.prometheus.query(expression)
+        }
+        if not expressions:
             return
         watch.page.wait_for_looks(1)
-    raise AssertionError("\n".join(["nothing is shown by", *sorted(asked)]))
+    raise AssertionError("\n".join(["nothing is shown by", *sorted(expressions)]))
 
 
-def test_what_follows_from_an_outage_is_not_told(watch: Watch) -> None:
+def test_alerts_that_follow_from_an_outage_are_suppressed(watch: Watch) -> None:
     def alert(name: str, namespace: str) -> dict[str, object]:
         labels = {"alertname": name, "namespace": namespace, "severity": "critical"}
         return {"labels": labels, "startsAt": datetime.now(UTC).isoformat()}
 
-    here = [alert("KaitenDown", "here"), alert("KaitenErrors", "here")]
+    alerts = [alert("KaitenDown", "here"), alert("KaitenErrors", "here")]
     url = f"http://127.0.0.1:{watch.alertmanager.port}/api/v2/alerts"
-    httpx.post(url, json=[*here, alert("KaitenErrors", "there")], verify=TLS).raise_for_status()
+    httpx.post(url, json=[*alerts, alert("KaitenErrors", "there")], verify=TLS).raise_for_status()
 
     for _ in range(LOOKS):
-        found = {
-            (each["labels"]["alertname"], each["labels"]["namespace"]): each["status"]["state"]
-            for each in watch.alertmanager.get("/api/v2/alerts")
-            if each["labels"].get("namespace")
+        states = {
+            (entry["labels"]["alertname"], entry["labels"]["namespace"]): entry["status"]["state"]
+            for entry in watch.alertmanager.get("/api/v2/alerts")
+            if entry["labels"].get("namespace")
         }
-        if found["KaitenErrors", "here"] == "suppressed":
+        if states["KaitenErrors", "here"] == "suppressed":
             break
         watch.page.wait_for_looks(1)
-    assert found["KaitenErrors", "here"] == "suppressed"
-    assert found["KaitenDown", "here"] != "suppressed"
-    assert found["KaitenErrors", "there"] != "suppressed"
+    assert states["KaitenErrors", "here"] == "suppressed"
+    assert states["KaitenDown", "here"] != "suppressed"
+    assert states["KaitenErrors", "there"] != "suppressed"
 
 
 def test_a_real_server_is_up_ready_and_counted(server: Server, token: str, tmp_path: Path) -> None:
     with server.client(token) as client:
         client.post("/api/v1/predict", json={"text": "Where is it?"}).raise_for_status()
     port = httpx.URL(server.url).port or 0
-    with prometheus(tmp_path / "prometheus", port, free_port()) as asked:
+    with prometheus(tmp_path / "prometheus", port, free_port()) as watcher:
         up: dict[object, float] = {}
         for _ in range(10_000):
-            up = {dict(labels)["job"]: value for labels, value in asked.query("up").items()}
+            up = {dict(labels)["job"]: value for labels, value in watcher.query("up").items()}
             if up == {"kaiten": 1, "kaiten-readiness": 1}:
                 break
         assert up == {"kaiten": 1, "kaiten-readiness": 1}
-        assert sum(asked.query('model_requests_total{job="kaiten",code="200"}').values()) >= 1
+        assert sum(watcher.query('model_requests_total{job="kaiten",code="200"}').values()) >= 1
         (availability,) = [
             group["rules"]
             for group in shipped("prometheus/kaiten.rules.yaml")["groups"]
             if group["name"] == "kaiten-availability"
         ]
-        assert [rule["alert"] for rule in availability if asked.query(rule["expr"])] == []
+        assert [rule["alert"] for rule in availability if watcher.query(rule["expr"])] == []

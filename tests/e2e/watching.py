@@ -55,8 +55,8 @@ class Webhook:
     def next(self) -> tuple[str, str, str]:
         """Return the path, the title and the text of the next message."""
         path, message = self.came.get(timeout=READY_LIMIT_S)
-        (told,) = message["attachments"]
-        return path, told["title"], told["text"]
+        (attachment,) = message["attachments"]
+        return path, attachment["title"], attachment["text"]
 
 
 @contextmanager
@@ -107,8 +107,10 @@ class Watcher:
 
     def query(self, expression: str) -> dict[tuple[tuple[str, str], ...], float]:
         """Return the value of each series that Prometheus finds, by its labels in order."""
-        found = self.get("/api/v1/query", query=expression)["data"]["result"]
-        return {tuple(sorted(each["metric"].items())): float(each["value"][1]) for each in found}
+        results = self.get("/api/v1/query", query=expression)["data"]["result"]
+        return {
+            tuple(sorted(result["metric"].items())): float(result["value"][1]) for result in results
+        }
 
 
 @contextmanager
@@ -139,9 +141,9 @@ def alertmanager(folder: Path, webhook_port: int) -> Iterator[Watcher]:
     config = shipped("alertmanager/alertmanager.yaml")
     route = config["route"] | {"receiver": "chat", "group_interval": "1s"}
     config["route"] = route
-    for each in (route, *route["routes"]):
-        each["group_wait"] = "0s"
-    (chat,) = [each for each in config["receivers"] if each["name"] == "chat"]
+    for node in (route, *route["routes"]):
+        node["group_wait"] = "0s"
+    (chat,) = [receiver for receiver in config["receivers"] if receiver["name"] == "chat"]
     chat["slack_configs"][0]["api_url_file"] = str(secret)
     options = [f"--storage.path={folder / 'data'}", "--cluster.listen-address="]
     yield from _run("prometheus-alertmanager", "Listening on", folder, config, options)
@@ -149,8 +151,8 @@ def alertmanager(folder: Path, webhook_port: int) -> Iterator[Watcher]:
 
 def shipped(path: str) -> dict[str, Any]:
     """Return what a file of ``deploy`` holds."""
-    found: dict[str, Any] = yaml.safe_load((DEPLOY / path).read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = yaml.safe_load((DEPLOY / path).read_text(encoding="utf-8"))
+    return content
 
 
 def _run(

@@ -22,9 +22,9 @@ class Answer:
     def error(self) -> dict[str, object]:
         """What the envelope holds, once its form is checked."""
         assert self.headers["Content-Type"] == "application/json"
-        told = json.loads(self.body)
-        assert list(told) == ["error"]
-        error: dict[str, object] = told["error"]
+        envelope = json.loads(self.body)
+        assert list(envelope) == ["error"]
+        error: dict[str, object] = envelope["error"]
         assert list(error) == ["code", "message", "details", "request_id"]
         assert error["request_id"] == self.headers["X-Request-ID"]
         return error
