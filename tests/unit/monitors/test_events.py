@@ -9,15 +9,15 @@ from tests.unit.gateway.house import Events
 
 
 def test_each_subscriber_gets_every_event_in_order() -> None:
-    one, other = Events(), Events()
+    first, second = Events(), Events()
     dropped: list[int] = []
     bus = EventBus()
-    for subscriber in (one, other):
+    for subscriber in (first, second):
         bus.subscribe(subscriber.emit, dropped.append)
     bus.emit([prediction_event(item=0), prediction_event(item=1)])
     bus.emit([prediction_event(item=2)])
-    assert [event.item for event in one.emitted] == [0, 1, 2]
-    assert one.emitted == other.emitted
+    assert [event.item for event in first.emitted] == [0, 1, 2]
+    assert first.emitted == second.emitted
     assert dropped == []
 
 

@@ -28,12 +28,12 @@ def window(
 ) -> tuple[ArchivedProfile, Profile]:
     """Return a window, whose columns are usual but for those that are given."""
     start, end = START + place * timedelta(hours=1), START + (place + 1) * timedelta(hours=1)
-    kept = ArchivedProfile(SOURCE, None, start, end, ROWS, host, f"{place}-17-1-{ROWS}")
-    return kept, Profile.of(answers(random, ROWS, **changed), start)
+    profile = ArchivedProfile(SOURCE, None, start, end, ROWS, host, f"{place}-17-1-{ROWS}")
+    return profile, Profile.of(answers(random, ROWS, **changed), start)
 
 
 def by_time(
-    found: Iterable[tuple[ArchivedProfile, Profile]],
+    profiles: Iterable[tuple[ArchivedProfile, Profile]],
 ) -> list[tuple[ArchivedProfile, Profile]]:
     """Return windows as an archive lists them."""
-    return sorted(found, key=lambda pair: pair[0].path.name)
+    return sorted(profiles, key=lambda pair: pair[0].path.name)

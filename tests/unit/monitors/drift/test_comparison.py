@@ -11,27 +11,27 @@ REFERENCE = usual(RANDOM, 3000)
 ROWS = 1000
 
 
-def finding(feature: str, effect: float, p_value: float = 1e-9) -> Finding:
+def make_finding(feature: str, effect: float, p_value: float = 1e-9) -> Finding:
     return Finding(feature, FeatureDifference(effect, p_value, effect), p_value, 1)
 
 
-def order(*findings: Finding) -> list[str]:
-    return [each.feature for each in rank_causes(findings)]
+def ranked_features(*findings: Finding) -> list[str]:
+    return [cause.feature for cause in rank_causes(findings)]
 
 
 def test_usual_answers_show_nothing() -> None:
     for _ in range(20):
         findings = compare(REFERENCE, [usual(RANDOM), usual(RANDOM)], min_effect=0.1)
-        assert {each.feature for each in findings} == set(answers(RANDOM, 1))
-        assert not any(each.drifts(0.01, 0.1) for each in findings)
+        assert {finding.feature for finding in findings} == set(answers(RANDOM, 1))
+        assert not any(finding.drifts(0.01, 0.1) for finding in findings)
 
 
 def test_what_has_changed_comes_first() -> None:
     changed = answers(RANDOM, ROWS, confidence=RANDOM.beta(2, 1, ROWS))
-    first, *others = compare(REFERENCE, [Profile.of(changed)], min_effect=0.1)
+    first, *rest = compare(REFERENCE, [Profile.of(changed)], min_effect=0.1)
     assert first.feature == "confidence"
     assert first.drifts(1e-6, 0.1)
-    assert not any(each.drifts(0.01, 0.1) for each in others)
+    assert not any(finding.drifts(0.01, 0.1) for finding in rest)
 
 
 def test_a_small_change_that_lasts_is_sure_over_two_windows() -> None:
@@ -61,8 +61,10 @@ def test_a_difference_that_is_sure_but_small_is_none() -> None:
 
 def test_a_feature_that_only_one_has_is_left_out() -> None:
     without = {k: v for k, v in answers(RANDOM, ROWS).items() if k != "distance"}
-    found = {each.feature for each in compare(REFERENCE, [Profile.of(without)], min_effect=0.1)}
-    assert found == without.keys()
+    features = {
+        finding.feature for finding in compare(REFERENCE, [Profile.of(without)], min_effect=0.1)
+    }
+    assert features == without.keys()
 
 
 def test_p_values_are_adjusted_for_all_features() -> None:
@@ -74,19 +76,19 @@ def test_p_values_are_adjusted_for_all_features() -> None:
 
 
 def test_false_discoveries_of_a_window_stay_under_their_rate() -> None:
-    told = 0
+    false_alarms = 0
     for _ in range(200):
         findings = compare(usual(RANDOM, 500), [usual(RANDOM, 300)], min_effect=0.01)
-        told += any(each.drifts(0.05, 0.01) for each in findings)
-    assert told <= 20
+        false_alarms += any(finding.drifts(0.05, 0.01) for finding in findings)
+    assert false_alarms <= 20
 
 
 def test_of_effects_alike_the_earlier_on_the_way_is_the_cause() -> None:
-    assert order(finding("label", 0.8), finding("unknown_share", 0.75)) == [
+    assert ranked_features(make_finding("label", 0.8), make_finding("unknown_share", 0.75)) == [
         "unknown_share",
         "label",
     ]
-    assert order(finding("confidence", 0.5), finding("text_length", 0.12)) == [
+    assert ranked_features(make_finding("confidence", 0.5), make_finding("text_length", 0.12)) == [
         "confidence",
         "text_length",
     ]
@@ -95,12 +97,14 @@ def test_of_effects_alike_the_earlier_on_the_way_is_the_cause() -> None:
 def test_the_order_of_causes_has_no_steps() -> None:
     # Each is within the factor of the one before; all are compared with the largest that is left.
     effects = {"label": 0.40, "confidence": 0.39, "distance": 0.28, "token_count": 0.2}
-    found = order(*(finding(name, effect) for name, effect in effects.items()))
-    assert found == ["distance", "label", "confidence", "token_count"]
+    features = ranked_features(*(make_finding(name, effect) for name, effect in effects.items()))
+    assert features == ["distance", "label", "confidence", "token_count"]
 
 
 def test_what_does_not_differ_comes_last_whatever_its_effect() -> None:
-    assert order(finding("text_length", 0.9, p_value=1.0), finding("label", 0.1)) == [
+    assert ranked_features(
+        make_finding("text_length", 0.9, p_value=1.0), make_finding("label", 0.1)
+    ) == [
         "label",
         "text_length",
     ]

@@ -28,10 +28,10 @@ SOURCE = Source(MODEL, "production")
 class Shelf:
     """Keeps profiles in memory."""
 
-    kept: list[tuple[str, str | None, int]] = field(default_factory=list)
+    profiles: list[tuple[str, str | None, int]] = field(default_factory=list)
 
     def put(self, content: bytes, window: EndedWindow, pseudonym: str | None) -> None:
-        self.kept.append((window.id, pseudonym, Profile.read(content).count("label")))
+        self.profiles.append((window.id, pseudonym, Profile.read(content).count("label")))
 
 
 class Setup:
@@ -65,7 +65,7 @@ class Setup:
         return self.close()
 
 
-def far() -> np.ndarray:
+def far_distances() -> np.ndarray:
     return RANDOM.normal(0.8, 0.1, 500)
 
 
@@ -74,7 +74,7 @@ def setup(tmp_path: Path) -> Setup:
     return Setup(tmp_path)
 
 
-def test_usual_windows_tell_no_drift(setup: Setup) -> None:
+def test_usual_windows_show_no_drift(setup: Setup) -> None:
     for windows in range(1, 6):
         state = setup.window()
         assert (state.drifted, state.windows, state.discoveries) == (False, windows, 0)
@@ -83,32 +83,32 @@ def test_usual_windows_tell_no_drift(setup: Setup) -> None:
     assert state.window.rows == 500
 
 
-def test_drift_is_told_with_its_cause_and_lasts_until_it_is_quiet(setup: Setup) -> None:
+def test_drift_is_reported_with_its_cause_and_lasts_until_it_is_quiet(setup: Setup) -> None:
     setup.window()
-    began = setup.window(distance=far())
-    assert began.window is not None
-    assert (began.drifted, began.discoveries, began.since) == (True, 1, began.window.started_at)
-    assert [each.name for each in began.features if each.drifted] == ["distance"]
+    onset = setup.window(distance=far_distances())
+    assert onset.window is not None
+    assert (onset.drifted, onset.discoveries, onset.since) == (True, 1, onset.window.started_at)
+    assert [feature.name for feature in onset.features if feature.drifted] == ["distance"]
     # The next window is looked at with the one before, which still shows it.
-    seen = [setup.window() for _ in range(4)]
-    assert [state.drifted for state in seen] == [True, True, False, False]
-    assert seen[-1].discoveries == 1
-    assert seen[0].since == began.since
-    assert seen[-1].since is None
+    states = [setup.window() for _ in range(4)]
+    assert [state.drifted for state in states] == [True, True, False, False]
+    assert states[-1].discoveries == 1
+    assert states[0].since == onset.since
+    assert states[-1].since is None
 
 
 def test_drift_that_goes_on_is_one_drift(setup: Setup) -> None:
-    states = [setup.window(distance=far()) for _ in range(4)]
+    states = [setup.window(distance=far_distances()) for _ in range(4)]
     assert [state.drifted for state in states] == [True] * 4
     assert {state.since for state in states} == {states[0].since}
     assert {state.discoveries for state in states} == {1}
 
 
-def test_without_a_baseline_windows_are_kept_and_nothing_is_told(tmp_path: Path) -> None:
+def test_without_a_baseline_windows_are_kept_and_nothing_is_reported(tmp_path: Path) -> None:
     setup = Setup(tmp_path, has_baseline=False)
-    state = setup.window(distance=far())
+    state = setup.window(distance=far_distances())
     assert (state.drifted, state.windows, state.features) == (None, 1, ())
-    assert [rows for _, _, rows in setup.shelf.kept] == [500]
+    assert [rows for _, _, rows in setup.shelf.profiles] == [500]
 
 
 def test_a_window_that_was_judged_before_its_judge_was_killed_counts_once(setup: Setup) -> None:
@@ -121,7 +121,7 @@ def test_a_window_that_was_judged_before_its_judge_was_killed_counts_once(setup:
     assert setup.spool.claimed(SOURCE) == []
     assert sum(part.rows for part in setup.spool.parts(SOURCE)) == 200
     # Archived again under the same name, because the earlier worker may not have done it.
-    assert [name for name, _, _ in setup.shelf.kept] == [window.id] * 2
+    assert [name for name, _, _ in setup.shelf.profiles] == [window.id] * 2
 
 
 def test_a_state_that_could_not_be_kept_leaves_the_old_one(
@@ -147,7 +147,7 @@ def test_pseudonyms_have_profiles_of_their_own_and_the_rest_is_put_together(setu
     names = [f"large-{index % 10}" if index < 200 else f"small-{index}" for index in range(500)]
     setup.put(answers(RANDOM, 500), lambda subject: names[int(subject[1:])])
     setup.close()
-    pseudonyms = {pseudonym: rows for _, pseudonym, rows in setup.shelf.kept}
+    pseudonyms = {pseudonym: rows for _, pseudonym, rows in setup.shelf.profiles}
     assert pseudonyms.pop(None) == 500
     assert pseudonyms.pop("others") == 300
     assert pseudonyms == {f"large-{index}": 20 for index in range(10)}
@@ -156,11 +156,11 @@ def test_pseudonyms_have_profiles_of_their_own_and_the_rest_is_put_together(setu
 def test_of_too_many_pseudonyms_the_largest_have_profiles_of_their_own(setup: Setup) -> None:
     setup.put(answers(RANDOM, 1200), lambda subject: f"t{int(subject[1:]) % 60:02}")
     setup.close()
-    pseudonyms = {pseudonym for _, pseudonym, _ in setup.shelf.kept}
+    pseudonyms = {pseudonym for _, pseudonym, _ in setup.shelf.profiles}
     assert len(pseudonyms) == 1 + 50 + 1
 
 
-def test_a_baseline_that_can_not_be_read_is_told_and_not_silent(setup: Setup) -> None:
+def test_a_baseline_that_cannot_be_read_is_logged(setup: Setup) -> None:
     assert setup.window().drifted is False
     assert setup.report is not None
     content = (setup.report / BASELINE_FILE).read_bytes()
@@ -168,7 +168,7 @@ def test_a_baseline_that_can_not_be_read_is_told_and_not_silent(setup: Setup) ->
     with capture_logs() as logs:
         state = setup.window()
     assert (state.drifted, state.reason, state.windows) == (None, BASELINE_UNREADABLE, 2)
-    assert [each["event"] for each in logs] == ["baseline_unreadable"]
+    assert [line["event"] for line in logs] == ["baseline_unreadable"]
     (setup.report / BASELINE_FILE).write_bytes(content)
     state = setup.window()
     assert (state.drifted, state.reason, state.baseline_rows) == (False, None, 3000)
@@ -178,15 +178,15 @@ def test_beginning_and_end_of_a_drift_are_logged_once(setup: Setup) -> None:
     with capture_logs() as logs:
         setup.window()
         for _ in range(3):
-            setup.window(distance=far())
+            setup.window(distance=far_distances())
         for _ in range(4):
             setup.window()
-    events = [(each["event"], each["features"]) for each in logs]
+    events = [(line["event"], line["features"]) for line in logs]
     assert events == [("drift_began", ["distance"]), ("drift_ended", [])]
 
 
 def test_states_hold_when_they_began_in_universal_time(setup: Setup) -> None:
-    state = setup.window(distance=far())
+    state = setup.window(distance=far_distances())
     assert isinstance(state.since, datetime)
     assert state.since.tzinfo is not None
 

@@ -8,7 +8,7 @@ from monitors.drift.features import FEATURES, measure
 from tests.prediction_events import prediction_event
 
 
-def measured(event: PredictionEvent) -> dict[str, Any]:
+def measure_event(event: PredictionEvent) -> dict[str, Any]:
     columns = measure([event.text], [event.label], [event])
     assert [*columns] == [feature.name for feature in FEATURES]
     return {name: values[0] for name, values in columns.items()}
@@ -28,14 +28,14 @@ def measured(event: PredictionEvent) -> dict[str, Any]:
     ],
 )
 def test_a_text_is_measured(text: str, length: int, non_ascii: float, upper_case: float) -> None:
-    row = measured(prediction_event(text=text))
+    row = measure_event(prediction_event(text=text))
     assert row["text_length"] == length
     assert row["non_ascii_share"] == pytest.approx(non_ascii)
     assert row["upper_case_share"] == pytest.approx(upper_case)
 
 
 def test_an_answer_is_measured() -> None:
-    row = measured(
+    row = measure_event(
         prediction_event(
             label="other", tokens=8, unknown_tokens=2, confidence=0.25, entropy=1.5, distance=0.125
         )
@@ -45,6 +45,6 @@ def test_an_answer_is_measured() -> None:
 
 
 def test_a_text_without_tokens_or_distance_is_measured() -> None:
-    row = measured(prediction_event(tokens=0, distance=None))
+    row = measure_event(prediction_event(tokens=0, distance=None))
     assert row["unknown_share"] == 0
     assert math.isnan(row["distance"])

@@ -19,8 +19,8 @@ ODD = "<script>alert($1)</script> & $x_1$"
 
 
 def report(baseline: Baseline | str, unreadable: int = 0) -> DriftReport:
-    found = [*windows(RANDOM, 2), window(RANDOM, 2, text_length=LONG)]
-    version = version_report(SOURCE, found, baseline, SETTINGS)
+    profiles = [*windows(RANDOM, 2), window(RANDOM, 2, text_length=LONG)]
+    version = version_report(SOURCE, profiles, baseline, SETTINGS)
     assert version is not None
     return DriftReport(
         made_at=datetime(2026, 11, 28, 12, tzinfo=UTC),
@@ -64,7 +64,7 @@ class Elements(HTMLParser):
         self.text += data
 
 
-def test_a_page_tells_the_verdict_and_its_cause_first(page: str) -> None:
+def test_a_page_shows_the_verdict_and_its_cause_first(page: str) -> None:
     text = Elements(page).text
     assert "intent:1.0.0, production" in text
     assert "3000 answers in 3 windows" in text
@@ -76,16 +76,16 @@ def test_a_page_tells_the_verdict_and_its_cause_first(page: str) -> None:
 
 @pytest.mark.parametrize("name", ["text_length", "confidence", "label"])
 def test_each_feature_is_drawn_over_its_baseline(name: str, page: str) -> None:
-    found = Elements(page)
+    elements = Elements(page)
     # One for each feature, and the time line.
-    assert found.tags.count("svg") == 10
-    assert f"{name} (line: these windows; grey: baseline)" in found.text
+    assert elements.tags.count("svg") == 10
+    assert f"{name} (line: these windows; grey: baseline)" in elements.text
 
 
 def test_a_page_asks_nobody_and_runs_nothing(odd_page: str) -> None:
-    found = Elements(odd_page)
-    assert "script" not in found.tags
-    assert not [each for each in found.links if each and not each.startswith("#")]
+    elements = Elements(odd_page)
+    assert "script" not in elements.tags
+    assert not [link for link in elements.links if link and not link.startswith("#")]
     assert not re.findall(r"url\((?!#)", odd_page)
     # Names of vocabularies alone look like addresses.
     assert set(re.findall(r"\bhttps?://[^\s\"'<]+", odd_page)) <= {
@@ -110,11 +110,11 @@ def test_colours_are_those_of_the_page_in_light_and_dark(page: str) -> None:
 
 
 def test_a_version_without_a_baseline_says_so_plainly() -> None:
-    found = Elements(render(report("it was never validated")))
-    assert "No baseline: it was never validated." in found.text
-    assert "not judged" in found.text
-    assert "no drift" not in found.text
-    assert found.tags.count("svg") == 9
+    elements = Elements(render(report("it was never validated")))
+    assert "No baseline: it was never validated." in elements.text
+    assert "not judged" in elements.text
+    assert "no drift" not in elements.text
+    assert elements.tags.count("svg") == 9
 
 
 def test_unreadable_profiles_are_counted(page: str, odd_page: str) -> None:

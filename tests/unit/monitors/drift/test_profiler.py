@@ -23,10 +23,10 @@ class Judge:
 
     closed: list[int] = field(default_factory=list)
     failure: Exception | None = None
-    asked: threading.Event = field(default_factory=threading.Event)
+    first_call: threading.Event = field(default_factory=threading.Event)
 
     def close(self, window: EndedWindow) -> None:
-        self.asked.set()
+        self.first_call.set()
         if self.failure is not None:
             raise self.failure
         self.closed.append(window.rows)
@@ -44,7 +44,7 @@ class Worker:
     ) -> None:
         self.dropped: list[int] = []
         self.judge = Judge()
-        self.asked = 0
+        self.close_calls = 0
         self.spool = Spool(folder / "spool")
         self.profiler = Profiler(
             folder,
@@ -59,7 +59,7 @@ class Worker:
         )
 
     def _close(self, window: EndedWindow) -> None:
-        self.asked += 1
+        self.close_calls += 1
         self.judge.close(window)
 
     def put(self, count: int) -> None:
@@ -86,7 +86,7 @@ def test_a_turn_spools_what_waits(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("puts", "kept", "dropped"),
+    ("puts", "rows", "dropped"),
     [
         ([5], 5, []),
         ([6], 5, [1]),
@@ -96,13 +96,13 @@ def test_a_turn_spools_what_waits(worker: Worker) -> None:
     ],
 )
 def test_what_has_no_room_is_counted_as_dropped(
-    tmp_path: Path, puts: list[int], kept: int, dropped: list[int]
+    tmp_path: Path, puts: list[int], rows: int, dropped: list[int]
 ) -> None:
     worker = Worker(tmp_path, max_pending_events=5)
     for count in puts:
         worker.put(count)
     worker.profiler.step()
-    assert (worker.spooled, worker.dropped) == (kept, dropped)
+    assert (worker.spooled, worker.dropped) == (rows, dropped)
 
 
 def test_there_is_room_again_after_a_turn(tmp_path: Path) -> None:
@@ -123,17 +123,17 @@ def test_a_full_window_is_closed_and_forgotten(worker: Worker) -> None:
 def test_what_judges_is_asked_for_only_where_there_is_a_window(worker: Worker) -> None:
     worker.put(WINDOW_ROWS - 1)
     worker.profiler.step()
-    assert worker.asked == 0
+    assert worker.close_calls == 0
     worker.put(1)
     worker.profiler.step()
-    assert worker.asked == 1
+    assert worker.close_calls == 1
 
 
 def test_windows_count_over_all_workers_and_one_of_them_closes(tmp_path: Path) -> None:
     first, second = Worker(tmp_path), Worker(tmp_path)
     first.profiler.step()
-    for each in (second, first):
-        each.put(WINDOW_ROWS // 2)
+    for worker in (second, first):
+        worker.put(WINDOW_ROWS // 2)
     second.profiler.step()
     first.profiler.step()
     assert (first.judge.closed, second.judge.closed) == ([WINDOW_ROWS], [])
@@ -156,21 +156,21 @@ def test_a_window_that_can_not_be_judged_is_counted_and_holds_up_no_other(worker
     with capture_logs() as logs:
         worker.profiler.step()
     assert worker.dropped == [WINDOW_ROWS]
-    assert [each["event"] for each in logs] == ["window_not_judged"]
+    assert [line["event"] for line in logs] == ["window_not_judged"]
     worker.judge.failure = None
     worker.put(WINDOW_ROWS)
     worker.profiler.step()
     assert worker.judge.closed == [WINDOW_ROWS]
 
 
-def test_a_window_that_a_full_disk_holds_up_is_tried_again_and_told_of_once(worker: Worker) -> None:
+def test_a_window_that_a_full_disk_holds_up_is_tried_again_and_logged_once(worker: Worker) -> None:
     worker.judge.failure = OSError(28, "No space left on device")
     worker.put(WINDOW_ROWS)
     with capture_logs() as logs:
         for _ in range(3):
             worker.profiler.step()
     assert worker.dropped == []
-    assert [each["event"] for each in logs] == ["windows_not_looked_at"]
+    assert [line["event"] for line in logs] == ["windows_not_looked_at"]
     worker.judge.failure = None
     worker.profiler.step()
     assert worker.judge.closed == [WINDOW_ROWS]
@@ -195,7 +195,7 @@ def test_what_can_not_be_spooled_is_counted(tmp_path: Path) -> None:
         worker.profiler.step()
         worker.profiler.close()
     assert worker.dropped == [3]
-    assert {each["event"] for each in logs} == {"profiling_failed", "windows_not_looked_at"}
+    assert {line["event"] for line in logs} == {"profiling_failed", "windows_not_looked_at"}
 
 
 def test_closing_a_profiler_that_never_started_spools_what_is_left(worker: Worker) -> None:
@@ -207,7 +207,7 @@ def test_closing_a_profiler_that_never_started_spools_what_is_left(worker: Worke
 def test_the_thread_takes_turns_until_it_is_closed(worker: Worker) -> None:
     worker.profiler.start()
     worker.put(WINDOW_ROWS)
-    assert worker.judge.asked.wait(30)
+    assert worker.judge.first_call.wait(30)
     worker.put(3)
     worker.profiler.close()
     assert worker.judge.closed == [WINDOW_ROWS]
@@ -244,7 +244,9 @@ def test_models_and_arms_are_spooled_apart(tmp_path: Path) -> None:
     worker.profiler.handle([prediction_event(model_tag=TAG, arm=arm) for arm in ("a", "b", "a")])
     worker.profiler.step()
     sources = worker.spool.sources(TAG)
-    sizes = {each.arm: sum(part.rows for part in worker.spool.parts(each)) for each in sources}
+    sizes = {
+        source.arm: sum(part.rows for part in worker.spool.parts(source)) for source in sources
+    }
     assert sizes == {"a": 2, "b": 1}
 
 
@@ -256,7 +258,7 @@ def test_texts_that_wait_are_bounded_by_their_bytes(tmp_path: Path) -> None:
     assert worker.spooled == 1
 
 
-def test_pseudonyms_are_told_apart_by_their_pseudonyms(tmp_path: Path) -> None:
+def test_subjects_are_spooled_under_their_pseudonyms(tmp_path: Path) -> None:
     worker = Worker(tmp_path, pseudonym_of=lambda subject: f"pseudonym of {len(subject)}")
     worker.put(2)
     worker.profiler.step()

@@ -29,9 +29,9 @@ def test_past_its_size_it_is_a_fair_sample_of_all(steps: int) -> None:
             dropped += reservoir.add(
                 [prediction_event(item=item) for item in range(100)[at : at + steps]]
             )
-        kept = reservoir.take()
-        assert (len(kept), dropped) == (10, 90)
-        counts[[event.item for event in kept]] += 1
+        sample = reservoir.take()
+        assert (len(sample), dropped) == (10, 90)
+        counts[[event.item for event in sample]] += 1
     # Each 200 times of 2,000: five standard deviations are 67.
     assert np.abs(counts - 200).max() < 67
 
@@ -52,9 +52,9 @@ def test_it_stays_within_its_bytes_as_a_fair_sample(steps: int) -> None:
         reservoir = Reservoir(50, 10 * BYTES + 1, Random(seed))
         events = [prediction_event(item=item) for item in range(100)]
         dropped = sum(reservoir.add(events[at : at + steps]) for at in range(0, 100, steps))
-        kept = reservoir.take()
-        assert (len(kept), dropped) == (10, 90)
-        counts[[event.item for event in kept]] += 1
+        sample = reservoir.take()
+        assert (len(sample), dropped) == (10, 90)
+        counts[[event.item for event in sample]] += 1
     assert np.abs(counts - 200).max() < 67
 
 

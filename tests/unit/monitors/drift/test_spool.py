@@ -25,9 +25,9 @@ def test_rows_are_read_as_they_were_put(tmp_path: Path) -> None:
     put(spool, 7, label="long label")
     parts = spool.parts(PRODUCTION)
     assert [part.rows for part in parts] == [2, 1]
-    found = concatenate(read(parts))
-    assert found["text_length"].tolist() == [3, 5, 7]
-    assert found["label"].tolist() == ["bcd", "bcd", "long label"]
+    columns = concatenate(read(parts))
+    assert columns["text_length"].tolist() == [3, 5, 7]
+    assert columns["label"].tolist() == ["bcd", "bcd", "long label"]
 
 
 def test_models_and_arms_are_kept_apart(tmp_path: Path) -> None:
@@ -61,10 +61,10 @@ def test_claimed_parts_are_of_no_other_window_and_are_there_until_forgotten(tmp_
     claimed = spool.claim(PRODUCTION, [first, second])
     assert spool.parts(PRODUCTION) == [third]
     # Another process, after this one was killed.
-    (found,) = Spool(tmp_path).claimed(PRODUCTION)
-    assert found == claimed
-    assert concatenate(read(found))["text_length"].tolist() == [1, 2]
-    spool.remove(found)
+    (parts,) = Spool(tmp_path).claimed(PRODUCTION)
+    assert parts == claimed
+    assert concatenate(read(parts))["text_length"].tolist() == [1, 2]
+    spool.remove(parts)
     assert spool.claimed(PRODUCTION) == []
     assert spool.parts(PRODUCTION) == [third]
 
@@ -108,9 +108,9 @@ def test_a_part_that_was_not_written_to_its_end_is_left_out(tmp_path: Path, cont
     first, _ = spool.parts(PRODUCTION)
     first.path.write_bytes(content)
     with capture_logs() as logs:
-        found = concatenate(read(spool.parts(PRODUCTION)))
-    assert found["text_length"].tolist() == [2]
-    assert [each["event"] for each in logs] == ["part_unreadable"]
+        columns = concatenate(read(spool.parts(PRODUCTION)))
+    assert columns["text_length"].tolist() == [2]
+    assert [line["event"] for line in logs] == ["part_unreadable"]
 
 
 def test_a_part_of_other_columns_is_left_out(tmp_path: Path) -> None:

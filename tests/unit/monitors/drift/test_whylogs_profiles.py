@@ -23,11 +23,11 @@ def numbers(*values: float) -> Profile:
 def test_a_profile_is_read_back_as_it_was_written() -> None:
     labels = np.array([f"l{length % 2}" for length in range(1, 11)])
     columns = rows(10, text_length=np.arange(1.0, 11), label=labels)
-    found = Profile.read(Profile.of(columns, AT).serialize())
-    assert found.count("text_length") == 10
-    assert found.classes("label") == {"l0": 5, "l1": 5}
-    assert found.quantiles("text_length", [0, 1]).tolist() == [1, 10]
-    assert found.started_at == AT
+    profile = Profile.read(Profile.of(columns, AT).serialize())
+    assert profile.count("text_length") == 10
+    assert profile.classes("label") == {"l0": 5, "l1": 5}
+    assert profile.quantiles("text_length", [0, 1]).tolist() == [1, 10]
+    assert profile.started_at == AT
 
 
 def test_shares_below_leave_the_point_itself_out() -> None:
@@ -36,13 +36,13 @@ def test_shares_below_leave_the_point_itself_out() -> None:
 
 
 def test_profiles_of_several_workers_are_merged() -> None:
-    one = Profile.of(rows(3, label=np.full(3, "a"), text_length=np.ones(3)))
-    other = Profile.of(rows(1, label=np.array(["b"]), text_length=np.array([5.0])))
-    both = one.merged(other)
+    first = Profile.of(rows(3, label=np.full(3, "a"), text_length=np.ones(3)))
+    second = Profile.of(rows(1, label=np.array(["b"]), text_length=np.array([5.0])))
+    both = first.merged(second)
     assert (both.count("label"), both.classes("label")) == (4, {"a": 3, "b": 1})
     assert both.quantiles("text_length", [0, 1]).tolist() == [1, 5]
     # Neither is changed by it.
-    assert (one.count("label"), other.count("label")) == (3, 1)
+    assert (first.count("label"), second.count("label")) == (3, 1)
 
 
 def test_a_missing_distance_is_left_out() -> None:
@@ -56,15 +56,15 @@ def test_a_missing_distance_is_left_out() -> None:
 
 def test_counts_of_many_classes_are_exact() -> None:
     labels = [f"label-{index}" for index in range(500) for _ in range(index % 7 + 1)]
-    found = Profile.of({"label": np.array(labels)}).classes("label")
-    assert found == {f"label-{index}": index % 7 + 1 for index in range(500)}
+    counts = Profile.of({"label": np.array(labels)}).classes("label")
+    assert counts == {f"label-{index}": index % 7 + 1 for index in range(500)}
 
 
 @pytest.mark.parametrize("size", [1000, 10_000])
 def test_quantiles_are_near_those_of_the_numbers(size: int) -> None:
     values = np.random.default_rng(1).gamma(2, size=size)
-    found = Profile.of({"text_length": values}).quantiles("text_length", [0.1, 0.5, 0.9])
-    ranks = (values[:, None] <= found).mean(axis=0)
+    quantiles = Profile.of({"text_length": values}).quantiles("text_length", [0.1, 0.5, 0.9])
+    ranks = (values[:, None] <= quantiles).mean(axis=0)
     assert ranks == pytest.approx([0.1, 0.5, 0.9], abs=0.01)
 
 
@@ -73,8 +73,10 @@ def test_whylogs_brings_nothing_that_costs_much() -> None:
         "import sys, monitors.drift.whylogs_profiles\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert not {"pandas", "sklearn", "scipy", "pyarrow", "PIL"} & {*found.stdout.split()}
+    process = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert not {"pandas", "sklearn", "scipy", "pyarrow", "PIL"} & {*process.stdout.split()}
 
 
 def test_what_is_hidden_from_whylogs_is_there_again() -> None:
@@ -82,5 +84,7 @@ def test_what_is_hidden_from_whylogs_is_there_again() -> None:
         "import monitors.drift.whylogs_profiles, pandas, sklearn\n"
         "print(pandas.DataFrame({'a': [1]}).a.sum())"
     )
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert found.stdout.strip() == "1"
+    process = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert process.stdout.strip() == "1"

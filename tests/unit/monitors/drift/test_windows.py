@@ -28,7 +28,7 @@ class Setup:
         source = Source(model, PRODUCTION)
         return [*claim_ended(self.spool, source, SETTINGS, lambda: self.now)]
 
-    def ended(self) -> list[int]:
+    def ended_rows(self) -> list[int]:
         return [window.rows for window in self.windows()]
 
 
@@ -53,16 +53,16 @@ def test_a_window_ends_by_its_rows(
     setup: Setup, parts: Sequence[int], windows: Sequence[int]
 ) -> None:
     setup.put(*parts)
-    assert setup.ended() == windows
+    assert setup.ended_rows() == windows
 
 
-@pytest.mark.parametrize(("rows", "age", "found"), [(30, 60, [30]), (29, 6000, []), (30, 59, [])])
+@pytest.mark.parametrize(("rows", "age", "windows"), [(30, 60, [30]), (29, 6000, []), (30, 59, [])])
 def test_a_window_of_enough_rows_ends_by_its_age(
-    setup: Setup, rows: int, age: float, found: list[int]
+    setup: Setup, rows: int, age: float, windows: list[int]
 ) -> None:
     setup.put(rows)
     setup.now += age
-    assert setup.ended() == found
+    assert setup.ended_rows() == windows
 
 
 def test_age_counts_from_the_first_part_that_is_left(setup: Setup) -> None:
@@ -70,20 +70,20 @@ def test_age_counts_from_the_first_part_that_is_left(setup: Setup) -> None:
     setup.now += 59
     setup.put(40)
     setup.now += 1
-    assert setup.ended() == [100]
+    assert setup.ended_rows() == [100]
 
 
 def test_each_model_has_windows_of_its_own(setup: Setup) -> None:
     setup.put(60)
     setup.put(60, model="topic:2.1.0")
-    assert setup.ended() == []
+    assert setup.ended_rows() == []
     setup.put(60)
     (window,) = setup.windows()
     assert window.source == Source(INTENT, "production")
     assert setup.windows("topic:2.1.0") == []
 
 
-def test_a_window_tells_its_time_and_is_known_by_its_first_part(setup: Setup) -> None:
+def test_a_window_has_its_time_and_the_id_of_its_first_part(setup: Setup) -> None:
     setup.put(60)
     first = setup.spool.parts(Source(INTENT, "production"))[0].path.stem
     setup.now += 30
@@ -96,12 +96,12 @@ def test_a_window_tells_its_time_and_is_known_by_its_first_part(setup: Setup) ->
 def test_a_window_comes_again_as_it_was_until_it_is_forgotten(setup: Setup) -> None:
     setup.put(40)
     setup.now += 60
-    (window,) = setup.windows()
+    (claimed_window,) = setup.windows()
     # Its worker is killed before judging it, and more answers come before the next one looks.
     setup.put(70, 40)
-    found = setup.windows()
-    assert [each.rows for each in found] == [40, 110]
-    assert found[0] == window
-    for each in found:
-        setup.spool.remove(each.parts)
-    assert setup.ended() == []
+    windows = setup.windows()
+    assert [window.rows for window in windows] == [40, 110]
+    assert windows[0] == claimed_window
+    for window in windows:
+        setup.spool.remove(window.parts)
+    assert setup.ended_rows() == []

@@ -20,7 +20,7 @@ IMPATIENT_S = 0.2
 
 
 @pytest.fixture(autouse=True)
-def logged() -> Iterator[list[EventDict]]:
+def logs() -> Iterator[list[EventDict]]:
     with capture_logs() as events:
         yield events
 
@@ -37,8 +37,8 @@ def target(
         yield S3
 
 
-def read(archive: Archive, source: Source = SOURCE) -> list[bytes]:
-    return [archive.read(each) for each in archive.profiles(source)]
+def read_profiles(archive: Archive, source: Source = SOURCE) -> list[bytes]:
+    return [archive.read(profile) for profile in archive.profiles(source)]
 
 
 def test_what_is_put_is_found_by_model_arm_time_and_pseudonym(
@@ -57,29 +57,30 @@ def test_what_is_put_is_found_by_model_arm_time_and_pseudonym(
     assert archive.sources("intent:1.0.0") == [CANARY, SOURCE]
     assert archive.sources("intent") == [CANARY, SOURCE, NEWER]
     assert archive.sources("nobody") == []
-    assert read(archive) == [b"0", b"60", b"120"]
-    assert read(archive, NEWER) == [b"intent:1.1.0"]
+    assert read_profiles(archive) == [b"0", b"60", b"120"]
+    assert read_profiles(archive, NEWER) == [b"intent:1.1.0"]
     since = archive.profiles(SOURCE)[1].ended_at
-    assert [archive.read(each) for each in archive.profiles(SOURCE, since)] == [b"60", b"120"]
-    (own,) = archive.profiles(SOURCE, pseudonym="0123456789abcdef")
-    assert (archive.read(own), own.rows, own.pseudonym) == (b"of one", 1000, "0123456789abcdef")
-    assert own.ended_at - own.started_at == timedelta(seconds=60)
+    assert [archive.read(profile) for profile in archive.profiles(SOURCE, since)] == [b"60", b"120"]
+    (profile,) = archive.profiles(SOURCE, pseudonym="0123456789abcdef")
+    assert archive.read(profile) == b"of one"
+    assert (profile.rows, profile.pseudonym) == (1000, "0123456789abcdef")
+    assert profile.ended_at - profile.started_at == timedelta(seconds=60)
 
 
 def test_a_window_that_is_put_twice_is_there_once(target: str | None, tmp_path: Path) -> None:
     archive = Archive(target, tmp_path)
     archive.put(b"once", window())
     archive.put(b"again", window())
-    assert read(archive) == [b"again"]
+    assert read_profiles(archive) == [b"again"]
 
 
 def test_a_profile_appears_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
-    Archive(str(tmp_path / "there"), tmp_path).put(b"x" * 100_000, window())
-    (file,) = (each for each in tmp_path.rglob("*") if each.is_file())
-    assert file.parent == tmp_path / "there" / "intent" / "1.0.0" / "production"
+    Archive(str(tmp_path / "folder"), tmp_path).put(b"x" * 100_000, window())
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert file.parent == tmp_path / "folder" / "intent" / "1.0.0" / "production"
     # One that is being written, or was when its writer was killed.
     file.with_name(f".{file.name}.0011").write_bytes(b"half")
-    assert read(Archive(str(tmp_path / "there"), tmp_path)) == [b"x" * 100_000]
+    assert read_profiles(Archive(str(tmp_path / "folder"), tmp_path)) == [b"x" * 100_000]
 
 
 class Clock:
@@ -92,76 +93,74 @@ class Clock:
 
 
 def test_what_a_target_does_not_take_is_delivered_once_it_does(
-    tmp_path: Path, logged: list[EventDict]
+    tmp_path: Path, logs: list[EventDict]
 ) -> None:
     clock = Clock()
-    there = tmp_path / "there"
-    there.write_text("in the way of a folder")
-    archive = Archive(str(there), tmp_path, pause_s=60, clock=clock)
+    folder = tmp_path / "folder"
+    folder.write_text("in the way of a folder")
+    archive = Archive(str(folder), tmp_path, pause_s=60, clock=clock)
     archive.put(b"0", window(0))
-    there.unlink()
+    folder.unlink()
     # It is left alone for a while, however many are put.
     clock.now += 59
     archive.put(b"60", window(60))
-    assert not there.exists()
+    assert not folder.exists()
     clock.now += 1
     archive.put(b"120", window(120))
-    assert read(archive) == [b"0", b"60", b"120"]
-    assert not [each for each in (tmp_path / "profiles-waiting").rglob("*") if each.is_file()]
-    assert [line["event"] for line in logged] == [
+    assert read_profiles(archive) == [b"0", b"60", b"120"]
+    assert not [path for path in (tmp_path / "profiles-waiting").rglob("*") if path.is_file()]
+    assert [line["event"] for line in logs] == [
         "profiles_not_archived",
         "profiles_archived_again",
     ]
 
 
 def test_what_waits_is_delivered_after_a_restart(tmp_path: Path) -> None:
-    there = tmp_path / "there"
-    there.write_text("in the way of a folder")
-    Archive(str(there), tmp_path).put(b"0", window(0))
-    there.unlink()
-    archive = Archive(str(there), tmp_path)
+    folder = tmp_path / "folder"
+    folder.write_text("in the way of a folder")
+    Archive(str(folder), tmp_path).put(b"0", window(0))
+    folder.unlink()
+    archive = Archive(str(folder), tmp_path)
     archive.put(b"60", window(60))
-    assert read(archive) == [b"0", b"60"]
+    assert read_profiles(archive) == [b"0", b"60"]
 
 
-def test_the_oldest_are_dropped_where_too_many_wait(
-    tmp_path: Path, logged: list[EventDict]
-) -> None:
-    there = tmp_path / "there"
-    there.write_text("in the way of a folder")
-    archive = Archive(str(there), tmp_path, max_waiting=2)
+def test_the_oldest_are_dropped_where_too_many_wait(tmp_path: Path, logs: list[EventDict]) -> None:
+    folder = tmp_path / "folder"
+    folder.write_text("in the way of a folder")
+    archive = Archive(str(folder), tmp_path, max_waiting=2)
     for at in (0, 60, 120):
         archive.put(b"%d" % at, window(at))
-    there.unlink()
-    later = Archive(str(there), tmp_path)
-    later.put(b"180", window(180))
-    assert read(later) == [b"60", b"120", b"180"]
-    (dropped,) = (line for line in logged if line["event"] == "profiles_dropped")
+    folder.unlink()
+    restarted = Archive(str(folder), tmp_path)
+    restarted.put(b"180", window(180))
+    assert read_profiles(restarted) == [b"60", b"120", b"180"]
+    (dropped,) = (line for line in logs if line["event"] == "profiles_dropped")
     assert (dropped["count"], dropped["log_level"]) == (1, "warning")
 
 
 def test_where_nothing_can_be_kept_a_window_is_judged_all_the_same(
-    tmp_path: Path, logged: list[EventDict]
+    tmp_path: Path, logs: list[EventDict]
 ) -> None:
     (tmp_path / "home").write_text("in the way of a folder")
     archive = Archive(None, tmp_path / "home")
     archive.put(b"0", window())
-    assert [line["event"] for line in logged] == ["profiles_not_archived", "profiles_dropped"]
+    assert [line["event"] for line in logs] == ["profiles_not_archived", "profiles_dropped"]
 
 
 def test_a_store_that_hangs_holds_nobody_and_gets_all_once_it_answers(
-    tmp_path: Path, logged: list[EventDict], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with hung_server(monkeypatch) as port:
         hung = Archive(S3, tmp_path, timeout_s=IMPATIENT_S, pause_s=0)
         hung.put(b"0", window(0))
         # The first write hangs still, and no other is started beside it.
         hung.put(b"60", window(60))
-    assert [line["fault"] for line in logged] == ["TimeoutError"]
+    assert [line["fault"] for line in logs] == ["TimeoutError"]
     with s3_server(monkeypatch, port):
         archive = Archive(S3, tmp_path)
         archive.put(b"120", window(120))
-        assert read(archive) == [b"0", b"60", b"120"]
+        assert read_profiles(archive) == [b"0", b"60", b"120"]
 
 
 def test_a_store_that_is_away_or_refuses_costs_no_profile(
@@ -171,4 +170,4 @@ def test_a_store_that_is_away_or_refuses_costs_no_profile(
         Archive("s3://nobodys/prefix", tmp_path).put(b"0", window(0))
         archive = Archive(S3, tmp_path)
         archive.put(b"60", window(60))
-        assert read(archive) == [b"0", b"60"]
+        assert read_profiles(archive) == [b"0", b"60"]

@@ -11,7 +11,7 @@ def test_what_waits_comes_oldest_first_whatever_folder_it_is_for(tmp_path: Path)
     outbox.put(LATE, b"late")
     outbox.put(EARLY, b"early")
     assert outbox.waiting() == [EARLY, LATE]
-    assert [outbox.read(each) for each in outbox.waiting()] == [b"early", b"late"]
+    assert [outbox.read(path) for path in outbox.waiting()] == [b"early", b"late"]
     outbox.remove(EARLY)
     outbox.remove(EARLY)
     assert outbox.waiting() == [LATE]
