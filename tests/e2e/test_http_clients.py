@@ -7,7 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.acceptance.field.http_clients import CLIENTS, Program, ask_all, judged, requests_of
+from tests.acceptance.field.http_clients import (
+    CLIENTS,
+    Program,
+    ask_all,
+    count_outcomes,
+    requests_of,
+)
 from tests.servers import Server
 
 COUNT = 24
@@ -29,4 +35,4 @@ def test_every_request_is_answered_with_its_own_answer(
     requests = requests_of(labels, COUNT)
     port = httpx.URL(server.url).port or 0
     printed = asyncio.run(ask_all(program, port, token, requests, tmp_path / "client"))
-    assert judged(requests, printed) == {"right": COUNT}
+    assert count_outcomes(requests, printed) == {"right": COUNT}

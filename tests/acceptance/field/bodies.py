@@ -270,7 +270,7 @@ class Attack:
         before = worker.memory_info().rss / 2**20
         asyncio.run(self._crowd(requests))
         survived = worker.is_running() and [worker.pid] == [
-            each.pid for each in self.served.watch.workers()
+            process.pid for process in self.served.watch.workers()
         ]
         peak = _peak_mib(worker.pid) if survived else float("inf")
         self.report.tell("500 connections", rss_before_mib=before, rss_peak_mib=peak)
@@ -340,8 +340,8 @@ def _ask_repeatedly(port: int, request: bytes, seconds: float) -> list[tuple[int
     answers: list[tuple[int | str, float]] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        asked = time.monotonic()
-        answers.append((_ask(port, request), time.monotonic() - asked))
+        started = time.monotonic()
+        answers.append((_ask(port, request), time.monotonic() - started))
         time.sleep(0.1)
     return answers
 

@@ -114,11 +114,11 @@ class Callers:
             ]
             await asyncio.sleep(_WARM_UP_S)
             light_task = asyncio.create_task(self._light(pool, "light", seconds, every_s))
-            before, used = await self._computed(pool), self._served.watch.usage()
+            before, used = await self._computed_texts(pool), self._served.watch.usage()
             started = time.monotonic()
             # The light caller's last answer, awaited below, may come seconds after the load.
             await asyncio.sleep(seconds)
-            texts = await self._computed(pool) - before
+            texts = await self._computed_texts(pool) - before
             cpu_s = (self._served.watch.usage() - used).total
             elapsed_s = time.monotonic() - started
             light = await light_task
@@ -132,7 +132,7 @@ class Callers:
             p50_s, refused, light_s, texts / elapsed_s, 1000 * cpu_s / max(1.0, texts)
         )
 
-    async def _computed(self, pool: Pool) -> float:
+    async def _computed_texts(self, pool: Pool) -> float:
         """Return how many texts the server has computed."""
         answer = await pool.ask(self._served.target.get("/metrics"))
         return answer.total("kaiten_batch_items_sum")
@@ -213,19 +213,22 @@ async def _compare_throughput(
 ) -> None:
     """Compare the texts per second beside a light caller that asks at the same rate of both."""
     rounds = [
-        [await each.light_beside_heavy(case, 0.6 * seconds, _LIGHT_EVERY_S) for each in (then, now)]
+        [
+            await callers.light_beside_heavy(case, 0.6 * seconds, _LIGHT_EVERY_S)
+            for callers in (then, now)
+        ]
         for _ in range(_ROUNDS)
     ]
     before, after = (
-        median(each.texts_s for each in figures) for figures in zip(*rounds, strict=True)
+        median(figure.texts_s for figure in figures) for figures in zip(*rounds, strict=True)
     )
     report.tell(
         case.name,
-        paced_light_requests_per_s=[each.light_s for each in rounds[-1]],
-        paced_texts_per_s_in_rounds=[[each.texts_s for each in pair] for pair in rounds],
+        paced_light_requests_per_s=[figure.light_s for figure in rounds[-1]],
+        paced_texts_per_s_in_rounds=[[figure.texts_s for figure in pair] for pair in rounds],
         # On a shared machine, CPU time tells more of the capacity than throughput.
         paced_cpu_ms_a_text=[
-            median(each.cpu_ms for each in figures) for figures in zip(*rounds, strict=True)
+            median(figure.cpu_ms for figure in figures) for figures in zip(*rounds, strict=True)
         ],
     )
     report.check(

@@ -21,22 +21,22 @@ FORKS, CHILDREN = 300, 4
 _LIMIT_S = 400
 
 
-def judged(labels: dict[str, str], rows: list[list[str]]) -> Counter[str]:
+def count_outcomes(labels: dict[str, str], rows: list[list[str]]) -> Counter[str]:
     """Count the outcomes of requests, by parent and child."""
     ends: Counter[str] = Counter()
-    for who, text, label in rows:
+    for process, text, label in rows:
         is_right = label == labels.get(text)
         fault = "another's label" if label in labels.values() else f"an error: {label[:60]}"
-        ends[f"{who}: {'right' if is_right else fault}"] += 1
+        ends[f"{process}: {'right' if is_right else fault}"] += 1
     return ends
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     """Fork with a client of each kind, and compare every answer with a reference."""
     forks = max(5, round(FORKS * report.scale))
-    with served(store, folder / "home") as one:
-        labels = await reference_labels(one, 100)
-        url = f"http://127.0.0.1:{one.target.port}"
+    with served(store, folder / "home") as server:
+        labels = await reference_labels(server, 100)
+        url = f"http://127.0.0.1:{server.target.port}"
         # Half of the forks with each client.
         for kind, count in (("sync", forks - forks // 2), ("async", forks // 2)):
             orders = {
@@ -46,10 +46,10 @@ async def run(report: Report, store: Path, folder: Path) -> None:
                 "forks": count,
                 "children": CHILDREN,
                 "requests": 1,
-                "token": one.target.token,
+                "token": server.target.token,
             }
             rows = await asyncio.to_thread(_rows, orders)
-            ends = judged(labels, rows)
+            ends = count_outcomes(labels, rows)
             answered = ends["child: right"]
             report.check(
                 f"{kind} client, {count} forks with {CHILDREN} children: every answer its own",

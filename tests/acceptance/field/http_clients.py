@@ -93,13 +93,13 @@ def requests_of(labels: dict[str, str], count: int) -> list[Request]:
     """Return ``count`` requests, alternating between chunked and not, and between API versions."""
     shapes = list(product(("/api/v2/predict", "/api/v1/predict"), (False, True)))
     texts = list(labels)
-    found = []
+    requests = []
     for number in range(count):
         path, chunked = shapes[number % len(shapes)]
         text = texts[number % len(texts)]
         body = {"inputs": [text]} if "v2" in path else {"text": text}
-        found.append(Request(uuid.uuid4().hex, path, chunked, json.dumps(body), labels[text]))
-    return found
+        requests.append(Request(uuid.uuid4().hex, path, chunked, json.dumps(body), labels[text]))
+    return requests
 
 
 def label_of(answer: dict[str, Any]) -> str:
@@ -107,7 +107,7 @@ def label_of(answer: dict[str, Any]) -> str:
     return str(predictions[0]["label"])
 
 
-def judged(requests: Sequence[Request], printed: str) -> Counter[str]:
+def count_outcomes(requests: Sequence[Request], printed: str) -> Counter[str]:
     """Count the outcomes of the requests by the printed responses."""
     rows = {row[0]: row[1:] for row in (line.split("\t") for line in printed.splitlines())}
     ends: Counter[str] = Counter()
@@ -117,8 +117,8 @@ def judged(requests: Sequence[Request], printed: str) -> Counter[str]:
             ends[status] += 1
             continue
         answer = json.loads(body)
-        own = (answer["request_id"], label_of(answer)) == (request.id, request.label)
-        ends["right" if own else "another's answer"] += 1
+        is_match = (answer["request_id"], label_of(answer)) == (request.id, request.label)
+        ends["right" if is_match else "another's answer"] += 1
     return ends
 
 
@@ -145,9 +145,9 @@ async def ask_all(
     return await asyncio.to_thread(run)
 
 
-def _run(command: Sequence[str], folder: Path, given: str) -> str:
+def _run(command: Sequence[str], folder: Path, stdin_text: str) -> str:
     ended = subprocess.run(
-        command, input=given, capture_output=True, text=True, cwd=folder, timeout=_LIMIT_S,
+        command, input=stdin_text, capture_output=True, text=True, cwd=folder, timeout=_LIMIT_S,
         check=False,
     )  # fmt: skip
     if ended.returncode:
@@ -196,14 +196,14 @@ async def statuses(port: int, packets: Sequence[bytes]) -> list[str]:
     return [part[:3].decode() for part in answer.split(b"HTTP/1.1 ")[1:]]
 
 
-async def _check_shapes(report: Report, one: Served) -> None:
-    token = one.server.token("field", "predict", "feedback")
-    port, wrong, count = one.target.port, [], 0
+async def _check_shapes(report: Report, server: Served) -> None:
+    token = server.server.token("field", "predict", "feedback")
+    port, wrong, count = server.target.port, [], 0
     for title, packets in shapes(token, quickstart_texts()[0]):
         count += 1
-        found = await statuses(port, packets)
-        if found != ["200", "200"]:
-            wrong.append(f"{title}: {found}")
+        codes = await statuses(port, packets)
+        if codes != ["200", "200"]:
+            wrong.append(f"{title}: {codes}")
     report.check(
         "offers to upgrade: answered as HTTP/1.1, and the next request too",
         [f"{count - len(wrong)} of {count}", *wrong[:3]],
@@ -213,22 +213,22 @@ async def _check_shapes(report: Report, one: Served) -> None:
     report.check("an HTTP/2 preface: refused once", preface, passed=preface == ["400"])
 
 
-async def reference_labels(one: Served, count: int) -> dict[str, str]:
+async def reference_labels(server: Served, count: int) -> dict[str, str]:
     """Return texts with the labels that a plain client gets."""
-    found = {}
-    async with one.pool() as pool:
+    labels = {}
+    async with server.pool() as pool:
         for text in quickstart_texts()[:count]:
-            answer = json.loads((await pool.ask(one.target.v2([text]))).body)
-            found[text] = label_of(answer)
-    return found
+            answer = json.loads((await pool.ask(server.target.v2([text]))).body)
+            labels[text] = label_of(answer)
+    return labels
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     """Send upgrade offers in every form, then run each client program."""
     count = max(40, round(REQUESTS * report.scale))
-    with served(store, folder / "home") as one:
-        await _check_shapes(report, one)
-        labels = await reference_labels(one, 100)
+    with served(store, folder / "home") as server:
+        await _check_shapes(report, server)
+        labels = await reference_labels(server, 100)
         report.tell(".NET's HttpClient", skipped="Debian 12 has no package of .NET")
         for number, program in enumerate(CLIENTS):
             name = f"{program.name}: {count} requests answered, each with its own"
@@ -238,10 +238,10 @@ async def run(report: Report, store: Path, folder: Path) -> None:
             requests = requests_of(labels, count)
             try:
                 place = folder / f"client-{number}"
-                port, token = one.target.port, one.target.token
+                port, token = server.target.port, server.target.token
                 printed = await ask_all(program, port, token, requests, place)
             except (RuntimeError, subprocess.TimeoutExpired) as error:
                 report.check(name, str(error)[-400:], passed=False)
                 continue
-            ends = judged(requests, printed)
+            ends = count_outcomes(requests, printed)
             report.check(name, dict(ends), passed=ends == {"right": count})

@@ -26,17 +26,17 @@ async def run(report: Report, store: Path, folder: Path) -> None:
             "KAITEN_RUNNERS__PROCESS": process,
         }
         (place := folder / process).mkdir()
-        with fragile(store, place, settings) as each:
-            await _hang(report, process, each)
+        with fragile(store, place, settings) as server:
+            await _hang(report, process, server)
 
 
-async def _hang(report: Report, process: str, each: Served) -> None:
-    async with each.pool() as pool:
-        await _until(each, _OK)
+async def _hang(report: Report, process: str, server: Served) -> None:
+    async with server.pool() as pool:
+        await _until(server, _OK)
         began = time.monotonic()
-        asked = [pool.ask(each.target.v1(f"{HANG} {number}")) for number in range(8)]
-        calls = [asyncio.create_task(ask) for ask in asked]
-        red_s = await _until(each, _UNREADY) - began
+        coroutines = [pool.ask(server.target.v1(f"{HANG} {number}")) for number in range(8)]
+        calls = [asyncio.create_task(coroutine) for coroutine in coroutines]
+        red_s = await _until(server, _UNREADY) - began
         answers = await asyncio.gather(*calls)
         statuses = Counter(answer.status for answer in answers)
         report.check(
@@ -47,27 +47,27 @@ async def _hang(report: Report, process: str, each: Served) -> None:
         report.check(
             f"{process}: callers get 503", dict(statuses), passed=set(statuses) == {_UNREADY}
         )
-        back_s = await _until(each, _OK) - began
+        back_s = await _until(server, _OK) - began
         report.check(f"{process}: serves again", back_s, passed=back_s <= _LIMIT_S)
-    async with each.pool() as pool:
-        answer = await pool.ask(each.target.v1("Where is my parcel?"))
+    async with server.pool() as pool:
+        answer = await pool.ask(server.target.v1("Where is my parcel?"))
         report.check(f"{process}: answers again", answer.status, passed=answer.status == _OK)
-        page = await pool.ask(each.target.get("/metrics"))
+        page = await pool.ask(server.target.get("/metrics"))
         hangs = page.total("kaiten_device_hangs_total")
         report.check(f"{process}: counted once", hangs, passed=hangs == 1)
 
 
-async def _until(each: Served, status: int) -> float:
+async def _until(server: Served, status: int) -> float:
     """Return when /readyz is 200, or is not; as for a probe, a late answer counts as not."""
     ends = time.monotonic() + _LIMIT_S
     while time.monotonic() < ends:
-        async with each.pool() as pool:
+        async with server.pool() as pool:
             try:
                 async with asyncio.timeout(_PROBE_S):
-                    found = (await pool.ask(each.target.get("/readyz"))).status
+                    code = (await pool.ask(server.target.get("/readyz"))).status
             except (OSError, TimeoutError):
-                found = 0
-        if (found == _OK) == (status == _OK):
+                code = 0
+        if (code == _OK) == (status == _OK):
             break
         await asyncio.sleep(0.1)
     return time.monotonic()

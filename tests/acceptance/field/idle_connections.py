@@ -42,13 +42,13 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reque
     return head[9:12].decode()
 
 
-async def _reused(one: Served, report: Report) -> None:
+async def _check_reuse(server: Served, report: Report) -> None:
     """Send two requests on each connection, with pauses up to a load balancer's idle timeout."""
     idle_s = max(8.0, BALANCER_S * report.scale)
-    request = one.target.v1("Where is my parcel?")
+    request = server.target.v1("Where is my parcel?")
 
     async def pair(number: int) -> str:
-        reader, writer = await asyncio.open_connection("127.0.0.1", one.target.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.target.port)
         first = await _ask(reader, writer, request)
         await asyncio.sleep(4.99 + (idle_s - 4.99) * number / CONNECTIONS)
         second = await _ask(reader, writer, request)
@@ -63,9 +63,9 @@ async def _reused(one: Served, report: Report) -> None:
     )
 
 
-async def _trickled(one: Served, report: Report) -> None:
+async def _check_slow_head(server: Served, report: Report) -> None:
     """Send a head at one byte a second."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", one.target.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.target.port)
     start = time.monotonic()
     for byte in b"GET /livez HTTP/1.1\r\nHost: kaiten"[: 3 * _HEADER_S]:
         writer.write(bytes([byte]))
@@ -84,14 +84,14 @@ async def _trickled(one: Served, report: Report) -> None:
     )
 
 
-async def _strangers(one: Served, report: Report) -> None:
+async def _check_silent_connections(server: Served, report: Report) -> None:
     """Hold a thousand silent connections against a low limit of descriptors, and send requests."""
-    port = one.target.port
+    port = server.target.port
     writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(_STRANGERS)]
-    async with one.pool() as pool:
-        request = one.target.v1("Where is my parcel?")
+    async with server.pool() as pool:
+        request = server.target.v1("Where is my parcel?")
         ends = Counter([str((await pool.ask(request)).status) for _ in range(50)])
-    descriptors = max(process.num_fds() for process in one.watch.workers())
+    descriptors = max(process.num_fds() for process in server.watch.workers())
     for writer in writers:
         writer.close()
     report.check(
@@ -101,11 +101,11 @@ async def _strangers(one: Served, report: Report) -> None:
     )
 
 
-async def _proxied(report: Report, store: Path, folder: Path) -> None:
+async def _check_proxy_variables(report: Report, store: Path, folder: Path) -> None:
     """Start and check a server while every proxy variable names a closed port."""
     proxy = f"http://127.0.0.1:{free_port()}"
     names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-    proxies = {each: proxy for name in names for each in (name, name.lower())}
+    proxies = {spelling: proxy for name in names for spelling in (name, name.lower())}
     env = environment(store, folder / "proxied", **proxies)
     env.pop("NO_PROXY", None)
     env.pop("no_proxy", None)
@@ -135,9 +135,9 @@ async def _proxied(report: Report, store: Path, folder: Path) -> None:
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     """Run a server with the usual descriptors, one with few, and one beside a proxy."""
-    with served(store, folder / "home") as one:
-        await asyncio.gather(_reused(one, report), _trickled(one, report))
+    with served(store, folder / "home") as server:
+        await asyncio.gather(_check_reuse(server, report), _check_slow_head(server, report))
     few = ("prlimit", f"--nofile={_DESCRIPTORS}")
-    with served(store, folder / "few", prefix=few) as one:
-        await _strangers(one, report)
-    await _proxied(report, store, folder)
+    with served(store, folder / "few", prefix=few) as server:
+        await _check_silent_connections(server, report)
+    await _check_proxy_variables(report, store, folder)

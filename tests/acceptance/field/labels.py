@@ -40,8 +40,8 @@ async def run(report: Report, store: Path, folder: Path) -> None:
         token = server.token("review", "feedback", "predict")
         headers = {"Authorization": f"Bearer {token}"}
         async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60) as client:
-            await _locked(report, server, client, home / "quality.sqlite")
-            await _flooded(report, client, home, max(0.2, report.scale) * _FLOOD_S)
+            await _check_locked_database(report, server, client, home / "quality.sqlite")
+            await _check_flood(report, client, home, max(0.2, report.scale) * _FLOOD_S)
 
 
 async def _labels(client: httpx.AsyncClient, name: str, label: str, count: int = 1) -> int:
@@ -49,7 +49,9 @@ async def _labels(client: httpx.AsyncClient, name: str, label: str, count: int =
     return (await client.post("/api/v2/feedback", json={"feedback": items})).status_code
 
 
-async def _locked(report: Report, server: Server, client: httpx.AsyncClient, file: Path) -> None:
+async def _check_locked_database(
+    report: Report, server: Server, client: httpx.AsyncClient, file: Path
+) -> None:
     before = await _labels(client, "before", "x")
     statuses: Counter[int] = Counter()
     seconds: list[float] = []
@@ -58,9 +60,9 @@ async def _locked(report: Report, server: Server, client: httpx.AsyncClient, fil
         begun, number = time.monotonic(), 0
         while time.monotonic() - begun < _LOCK_S:
             number += 1
-            asked = time.monotonic()
+            started = time.monotonic()
             statuses[await _labels(client, f"locked-{number}", "x")] += 1
-            seconds.append(time.monotonic() - asked)
+            seconds.append(time.monotonic() - started)
             await asyncio.sleep(0.1)
         body = {"text": "Where is my parcel?"}
         predicted = (await client.post("/api/v1/predict", json=body)).status_code
@@ -86,7 +88,9 @@ def _size_of(home: Path) -> int:
     return sum(file.stat().st_size for file in home.glob("quality.sqlite*"))
 
 
-async def _flooded(report: Report, client: httpx.AsyncClient, home: Path, seconds: float) -> None:
+async def _check_flood(
+    report: Report, client: httpx.AsyncClient, home: Path, seconds: float
+) -> None:
     begun = time.monotonic()
     statuses: Counter[int] = Counter()
 

@@ -19,7 +19,7 @@ import psutil
 from tests.acceptance.places import TWO_WORKERS
 from tests.acceptance.report import Report
 from tests.servers import BIN, ROOT, STOP_LIMIT_S, Server, environment, free_port, until_ready
-from tests.servers import Process as Kept
+from tests.servers import Process as ServerProcess
 from tests.small_disk import fill, mounted
 
 # At 0.3 of the full size.
@@ -57,13 +57,13 @@ class Site:
     ops: str = field(init=False)
 
     def __post_init__(self) -> None:
-        made = Server(self.url, Kept(self.popen), self.env)  # type: ignore[arg-type]
-        self.token = made.token("tester", "predict")
-        self.ops = made.token("operator", "ops")
+        server = Server(self.url, ServerProcess(self.popen), self.env)  # type: ignore[arg-type]
+        self.token = server.token("tester", "predict")
+        self.ops = server.token("operator", "ops")
 
     def workers(self) -> list[psutil.Process]:
         processes = psutil.Process(self.popen.pid).children(recursive=True)
-        return [each for each in processes if _is_worker(each)]
+        return [process for process in processes if _is_worker(process)]
 
     async def ask(self, count: int, path: str = _V1, **headers: str) -> Counter[str]:
         """Count the statuses or errors of ``count`` requests, each on a new connection."""
@@ -137,8 +137,8 @@ def site(
             popen.wait(STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
             popen.kill()
-        for each in psutil.wait_procs(processes, 5)[1]:
-            each.kill()
+        for process in psutil.wait_procs(processes, 5)[1]:
+            process.kill()
 
 
 def _home(store: Path, folder: Path) -> Path:
@@ -181,14 +181,14 @@ async def _disk(report: Report, store: Path, folder: Path) -> None:
     with mounted(metrics, "2m"):
         with site(env, subprocess.DEVNULL) as place:
             fill(metrics)
-            pids = {each.pid for each in place.workers()}
+            pids = {worker.pid for worker in place.workers()}
             outcomes = await place.ask(64)
             report.check("full metrics disk: 64 predictions", dict(outcomes),
                          passed=outcomes == {"200": 64})  # fmt: skip
             await _new_series(place)
             report.check("full metrics disk: workers that died",
-                         len(pids - {each.pid for each in place.workers()}),
-                         passed=pids == {each.pid for each in place.workers()})  # fmt: skip
+                         len(pids - {worker.pid for worker in place.workers()}),
+                         passed=pids == {worker.pid for worker in place.workers()})  # fmt: skip
             page = place.get("/metrics")
             report.check("full metrics disk: /metrics", page.status_code,
                          passed=page.status_code == 200)  # fmt: skip
@@ -206,8 +206,8 @@ async def _new_series(place: Site) -> None:
         for headers in ({}, {"Content-Type": "text/plain"}, {"X-Request-Timeout-Ms": "1"}):
             async with httpx.AsyncClient(base_url=place.url, timeout=_LIMIT_S) as client:
                 with suppress(httpx.HTTPError):
-                    given = {"Authorization": f"Bearer {place.token}"} | headers
-                    await client.post(path, content=b"{}", headers=given)
+                    request_headers = {"Authorization": f"Bearer {place.token}"} | headers
+                    await client.post(path, content=b"{}", headers=request_headers)
 
 
 async def _files(report: Report, store: Path, folder: Path) -> None:
@@ -221,7 +221,7 @@ async def _files(report: Report, store: Path, folder: Path) -> None:
             place.wait_for_workers(1)
             place.get("/metrics")
             sizes.append(_size(home / "prometheus_multiproc_dir"))
-        counted = _counted(place.get("/metrics").text)
+        counted = _request_count(place.get("/metrics").text)
         report.check("dead workers: requests counted of those answered", [counted, sent],
                      passed=counted == sent)  # fmt: skip
         growth = (sizes[-1] - sizes[0]) / (len(sizes) - 1)
@@ -236,13 +236,13 @@ async def _files(report: Report, store: Path, folder: Path) -> None:
 
 
 def _size(folder: Path) -> int:
-    return sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _counted(page: str) -> float:
+def _request_count(page: str) -> float:
     series = rf'^model_requests_total{{code="200".*{_V1}.*}} (\S+)$'
-    found = re.findall(series, page, re.MULTILINE)
-    return sum(map(float, found))
+    counts = re.findall(series, page, re.MULTILINE)
+    return sum(map(float, counts))
 
 
 async def _descriptors(report: Report, store: Path, folder: Path) -> None:
@@ -279,11 +279,11 @@ async def _strangers(report: Report, store: Path, folder: Path) -> None:
             for _ in range(count):
                 await client.post(_V1, json=_BODY, headers=_REJECTED)
         await asyncio.sleep(1)
-        written = sum(each.stat().st_size for each in logs.glob("security-*.log*"))
+        log_bytes = sum(file.stat().st_size for file in logs.glob("security-*.log*"))
         report.check(
             "rejected tokens: bytes of the security log for each",
-            written / count,
-            passed=written / count < 20,
+            log_bytes / count,
+            passed=log_bytes / count < 20,
         )
 
 

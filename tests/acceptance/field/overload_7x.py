@@ -87,7 +87,7 @@ class FreshPool(Pool):
 
 def probe(port: int, path: str, seconds: float) -> list[tuple[float, int]]:
     """Request a path repeatedly on new connections; return seconds and statuses, 0 for none."""
-    found, end = [], time.monotonic() + seconds
+    outcomes, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
         start, status = time.monotonic(), 0
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE_S)
@@ -100,9 +100,9 @@ def probe(port: int, path: str, seconds: float) -> list[tuple[float, int]]:
             pass
         finally:
             connection.close()
-        found.append((time.monotonic() - start, status))
+        outcomes.append((time.monotonic() - start, status))
         time.sleep(_PAUSE_S)
-    return found
+    return outcomes
 
 
 def offer(target: Target, case: Case, rate: float, seconds: float) -> Load:
@@ -111,35 +111,35 @@ def offer(target: Target, case: Case, rate: float, seconds: float) -> Load:
     async def send() -> Load:
         pool = (FreshPool if case.fresh else Pool)(target.port)
         try:
-            what = Offer(rate, seconds, _MOST)
-            return await open_loop(pool, case.requests(target), what, lambda: None)
+            plan = Offer(rate, seconds, _MOST)
+            return await open_loop(pool, case.requests(target), plan, lambda: None)
         finally:
             await pool.close()
 
     return uvloop.run(send())
 
 
-async def _trial(report: Report, case: Case, each: Served, seconds: float) -> None:
-    async with each.pool() as pool:
-        requests = Case(case.texts, 1, fresh=False, workers=1).requests(each.target)
+async def _trial(report: Report, case: Case, server: Served, seconds: float) -> None:
+    async with server.pool() as pool:
+        requests = Case(case.texts, 1, fresh=False, workers=1).requests(server.target)
         lanes = 128 if case.texts == 1 else 8
-        before = each.watch.usage()
+        before = server.watch.usage()
         normal = await closed_loop(pool, requests, lanes, _CAPACITY_S)
-        loop_s = (each.watch.usage() - before).loops / max(1, len(normal.accepted))
+        loop_s = (server.watch.usage() - before).loops / max(1, len(normal.accepted))
     capacity = max(normal.rate(), 1 / _CAPACITY_S)
-    event_loop, before, started = asyncio.get_running_loop(), each.watch.usage(), time.monotonic()
+    event_loop, before, started = asyncio.get_running_loop(), server.watch.usage(), time.monotonic()
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(_PROBES) + 1, spawned) as processes:
         probing = [
-            event_loop.run_in_executor(processes, probe, each.target.port, path, seconds)
+            event_loop.run_in_executor(processes, probe, server.target.port, path, seconds)
             for path in _PROBES
         ]
         offering = event_loop.run_in_executor(
-            processes, offer, each.target, case, case.times * capacity, seconds
+            processes, offer, server.target, case, case.times * capacity, seconds
         )
         load = await offering
         probes = dict(zip(_PROBES, await asyncio.gather(*probing), strict=True))
-    used, elapsed_s = each.watch.usage() - before, time.monotonic() - started
+    used, elapsed_s = server.watch.usage() - before, time.monotonic() - started
     refused = [answer for answer in load.answers if answer.status != HTTPStatus.OK]
     refusal_ms = 1000 * max(0.0, used.loops - loop_s * len(load.accepted)) / max(1, len(refused))
     report.tell(
@@ -153,8 +153,14 @@ async def _trial(report: Report, case: Case, each: Served, seconds: float) -> No
         refused_p99_s=percentile([answer.done - answer.sent for answer in refused], 99),
         cores_server_others=[used.total / elapsed_s, used.others / elapsed_s],
     )
-    left = 1 - min(0.9, used.others / elapsed_s / available_cores())
-    _check(report, case, load, probes, [load.rate() / capacity, load.rate() / capacity / left])
+    available_ratio = 1 - min(0.9, used.others / elapsed_s / available_cores())
+    _check(
+        report,
+        case,
+        load,
+        probes,
+        [load.rate() / capacity, load.rate() / capacity / available_ratio],
+    )
 
 
 def _check(
@@ -166,10 +172,10 @@ def _check(
 ) -> None:
     silent = load.statuses.get(0, 0)
     report.check(f"{case.name}: requests without an answer", silent, passed=not silent)
-    for path, found in probes.items():
-        times = [seconds for seconds, _ in found]
+    for path, samples in probes.items():
+        times = [seconds for seconds, _ in samples]
         report.tell(case.name, **{path: [percentile(times, share) for share in (50, 99, 100)]})
-        statuses = Counter(status for _, status in found)
+        statuses = Counter(status for _, status in samples)
         worst = max(times)
         report.check(
             f"{case.name}: {path} is 200, longest in seconds",
@@ -190,7 +196,7 @@ def _check(
 async def run(report: Report, store: Path, folder: Path) -> None:
     """Run each case on a server with its number of workers."""
     for workers, settings in ((1, ONE_WORKER), (2, TWO_WORKERS)):
-        with served(store, folder / str(workers), settings) as each:
+        with served(store, folder / str(workers), settings) as server:
             for case in CASES:
                 if case.workers == workers:
-                    await _trial(report, case, each, _SECONDS * report.scale)
+                    await _trial(report, case, server, _SECONDS * report.scale)

@@ -35,41 +35,41 @@ async def run(report: Report, store: Path, folder: Path) -> None:
                 "KAITEN_RATE_LIMIT__TOKENS": f"{_LIMIT}/hour",
                 **more,
             }
-            with served(store, folder / name.replace(" ", "-"), settings) as each:
-                await _attack(report, name, each)
+            with served(store, folder / name.replace(" ", "-"), settings) as server:
+                await _attack(report, name, server)
 
 
-async def _attack(report: Report, name: str, each: Served) -> None:
-    for how in ("all at once", "short limits", "leave"):
+async def _attack(report: Report, name: str, server: Served) -> None:
+    for method in ("all at once", "short limits", "leave"):
         token = mint(
-            how.replace(" ", "-"), ["predict"], timedelta(hours=1), AuthSettings(), _SECRET
+            method.replace(" ", "-"), ["predict"], timedelta(hours=1), AuthSettings(), _SECRET
         )
-        target = Target(each.target.port, token)
+        target = Target(server.target.port, token)
         texts = quickstart_texts()
-        headers = {"X_Request_Timeout_Ms": "30"} if how == "short limits" else {}
+        headers = {"X_Request_Timeout_Ms": "30"} if method == "short limits" else {}
         requests = [
             target.v2(texts[(at := number * _TEXTS % 1024) : at + _TEXTS], **headers)
             for number in range(_REQUESTS)
         ]
-        async with each.pool() as pool:
-            before = await _computed(pool, each)
+        async with server.pool() as pool:
+            before = await _computed_tokens(pool, server)
             for _ in range(_ROUNDS):
-                if how == "leave":
+                if method == "leave":
                     await asyncio.to_thread(_send_and_leave, target.port, requests)
                 else:
                     await asyncio.gather(*(pool.ask(request) for request in requests))
             await asyncio.sleep(2)
-            tokens = await _computed(pool, each) - before
+            tokens = await _computed_tokens(pool, server) - before
         report.check(
-            f"{name}, {how}: at most the limit of {_LIMIT} tokens and a batch of {_BATCH}",
+            f"{name}, {method}: at most the limit of {_LIMIT} tokens and a batch of {_BATCH}",
             tokens,
             passed=tokens <= _LIMIT + _BATCH,
         )
 
 
-async def _computed(pool: Pool, each: Served) -> float:
+async def _computed_tokens(pool: Pool, server: Served) -> float:
     """Return how many tokens the server has computed, including padding."""
-    return (await pool.ask(each.target.get("/metrics"))).total("kaiten_batch_tokens_sum")
+    return (await pool.ask(server.target.get("/metrics"))).total("kaiten_batch_tokens_sum")
 
 
 def _send_and_leave(port: int, requests: list[bytes]) -> None:

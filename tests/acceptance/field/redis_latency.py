@@ -65,15 +65,15 @@ async def run(report: Report, store: Path, folder: Path) -> None:
         settings = {"KAITEN_STATE__REDIS_URL": f"redis://127.0.0.1:{port}/0"}
         # Started on a thread, because the proxy to its Redis runs in this event loop.
         place = served(store, folder, settings)
-        each = await asyncio.to_thread(place.__enter__)
+        server = await asyncio.to_thread(place.__enter__)
         try:
-            requests = cycle([each.target.v1(text) for text in quickstart_texts()[:200]])
+            requests = cycle([server.target.v1(text) for text in quickstart_texts()[:200]])
             for delay_s in _DELAYS_S:
                 proxy.delay_s = delay_s
-                first = len(each.server.process.lines)
-                async with each.pool() as pool:
+                first = len(server.server.process.lines)
+                async with server.pool() as pool:
                     load = await closed_loop(pool, requests, _LANES, seconds)
-                lines = each.server.process.lines[first:]
+                lines = server.server.process.lines[first:]
                 back = sum("rate_limit_recovered" in line for line in lines)
                 lost = sum("rate_limit_degraded" in line for line in lines)
                 name = f"{1000 * delay_s:.0f} ms"

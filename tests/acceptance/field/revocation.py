@@ -172,10 +172,10 @@ class _Callers:
 
     def command(self, *arguments: str) -> str:
         command = [str(BIN / "kaiten"), *arguments]
-        made = subprocess.run(
+        result = subprocess.run(
             command, env=self.server.env, check=True, capture_output=True, text=True
         )
-        return made.stdout.strip()
+        return result.stdout.strip()
 
     def statuses(self, headers: dict[str, str]) -> Counter[int]:
         body = {"text": "Where is my parcel?"}

@@ -55,8 +55,8 @@ async def run(report: Report, store: Path, folder: Path) -> None:
         _intrude(report, "production", production, _SECRET, _PSEUDONYMS)
         _take_worker(report, production, keys / "kaiten_auth__secret", configuration)
     with served(models, folder / "other", {"KAITEN_RUNNERS__PROCESS": "device"}) as development:
-        made = (folder / "other" / "development.secret").read_text("utf-8")
-        _intrude(report, "development, device process", development, made)
+        development_secret = (folder / "other" / "development.secret").read_text("utf-8")
+        _intrude(report, "development, device process", development, development_secret)
 
 
 def _promote(env: Mapping[str, str]) -> None:
@@ -65,40 +65,46 @@ def _promote(env: Mapping[str, str]) -> None:
     subprocess.run([str(BIN / "kaiten"), "promote", *options], env=env, check=True)
 
 
-def _intrude(report: Report, name: str, each: Served, *secrets: str) -> None:
+def _intrude(report: Report, name: str, server: Served, *secrets: str) -> None:
     """Attack every socket and process of the server as another account."""
-    pid = each.server.process.popen.pid
+    pid = server.server.process.popen.pid
     processes = [process.pid for process in processes_of(pid)]
     environments = shown(pid)
-    told = [secret for secret in secrets if secret in environments]
-    report.check(f"{name}: secrets shown by /proc", len(told), passed=not told)
+    exposed_secrets = [secret for secret in secrets if secret in environments]
+    report.check(
+        f"{name}: secrets shown by /proc", len(exposed_secrets), passed=not exposed_secrets
+    )
     if not may_become_another():
         report.check(f"{name}: another account gets nothing", _ROOT_ONLY, passed=False)
         return
     endpoints = endpoints_of(pid)
-    port = each.server.url.replace("http:", "tcp:")
-    foreign = [found for found in endpoints if found.startswith("tcp:") and found != port]
+    port = server.server.url.replace("http:", "tcp:")
+    foreign = [
+        endpoint for endpoint in endpoints if endpoint.startswith("tcp:") and endpoint != port
+    ]
     report.check(f"{name}: TCP ports beside HTTP", foreign, passed=not foreign)
-    found = attack(endpoints, processes)
+    findings = attack(endpoints, processes)
     report.tell(name, endpoints=len(endpoints), processes=len(processes))
-    report.check(f"{name}: commands taken", found.commands, passed=not found.commands)
-    report.check(f"{name}: ZeroMQ greets", found.supervisors, passed=not found.supervisors)
+    report.check(f"{name}: commands taken", findings.commands, passed=not findings.commands)
+    report.check(f"{name}: ZeroMQ greets", findings.supervisors, passed=not findings.supervisors)
     report.check(
-        f"{name}: /proc and signals of its processes", found.processes, passed=not found.processes
+        f"{name}: /proc and signals of its processes",
+        findings.processes,
+        passed=not findings.processes,
     )
-    leaked = any(secret in found.answers for secret in secrets)
+    leaked = any(secret in findings.answers for secret in secrets)
     report.check(f"{name}: a secret in an answer", leaked, passed=not leaked)
-    ready = httpx.get(f"{each.server.url}/readyz").status_code
+    ready = httpx.get(f"{server.server.url}/readyz").status_code
     report.check(f"{name}: it still serves", ready, passed=ready == httpx.codes.OK)
 
 
-def _take_worker(report: Report, each: Served, secret: Path, configuration: Path) -> None:
+def _take_worker(report: Report, server: Served, secret: Path, configuration: Path) -> None:
     """Rotate the secret, and kill a worker whose restart fails until a file is repaired."""
-    process, url, token = each.server.process, each.server.url, each.server.token()
+    process, url, token = server.server.process, server.server.url, server.server.token()
     working = configuration.read_text("utf-8")
     secret.write_text(_ROTATED, encoding="utf-8")
     configuration.write_text("services: [", encoding="utf-8")
-    os.kill(each.watch.workers()[0].pid, signal.SIGKILL)
+    os.kill(server.watch.workers()[0].pid, signal.SIGKILL)
     process.wait_for('"worker_ended"', count=2)
     count = _workers(url)
     report.check(
@@ -122,16 +128,16 @@ def _take_worker(report: Report, each: Served, secret: Path, configuration: Path
 
 def _workers(url: str) -> list[float]:
     families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
-    values = {each.name: each.value for family in families for each in family.samples}
+    values = {sample.name: sample.value for family in families for sample in family.samples}
     return [values[f"kaiten_workers_{kind}"] for kind in ("expected", "ready")]
 
 
 def _answers(url: str, token: str) -> dict[str, int]:
     """Count the statuses of requests on new connections."""
     headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
-    asked = {"text": "Where is my parcel?"}
+    body = {"text": "Where is my parcel?"}
     statuses = (
-        httpx.post(f"{url}/api/v1/predict", json=asked, headers=headers).status_code
+        httpx.post(f"{url}/api/v1/predict", json=body, headers=headers).status_code
         for _ in range(_REQUESTS)
     )
     return {str(status): count for status, count in Counter(statuses).items()}

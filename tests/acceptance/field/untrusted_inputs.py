@@ -80,7 +80,8 @@ def _register_folders(report: Report, folder: Path) -> None:
     leaked = [
         path.name
         for path in home.rglob("*")
-        if path.is_file() and any(each.encode() in path.read_bytes() for each in (_SECRET, _CANARY))
+        if path.is_file()
+        and any(marker.encode() in path.read_bytes() for marker in (_SECRET, _CANARY))
     ]
     name = "files of the store that held what the maker may not read"
     report.check(name, leaked, passed=not leaked)

@@ -33,19 +33,19 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     home = folder / "home"
     with served(copy, home, TWO_WORKERS) as place:
         shutil.move(version, folder / "aside")
-        await _serves_on(report, place, "the version is gone")
-        await _is_told(report, place)
-        await _worker_is_replaced(report, place, folder / "aside", version)
+        await _check_serving(report, place, "the version is gone")
+        await _check_damage_is_reported(report, place)
+        await _check_worker_replacement(report, place, folder / "aside", version)
         _change(version / "model_card.json")
-        await _serves_on(report, place, "the card is changed")
+        await _check_serving(report, place, "the card is changed")
         shutil.rmtree(home)
-        await _serves_on(report, place, "the home is gone")
+        await _check_serving(report, place, "the home is gone")
         shutil.rmtree(copy / "kaiten")
         shutil.rmtree(copy / "models")
-        await _serves_on(report, place, "the store is gone")
+        await _check_serving(report, place, "the store is gone")
 
 
-async def _serves_on(report: Report, place: Served, when: str) -> None:
+async def _check_serving(report: Report, place: Served, when: str) -> None:
     ops = place.server.token("ops", "ops")
     token = place.target.token
     async with httpx.AsyncClient(base_url=place.server.url, timeout=60) as client:
@@ -57,28 +57,28 @@ async def _serves_on(report: Report, place: Served, when: str) -> None:
             for number in range(40)
         ]  # fmt: skip
         pages = dict.fromkeys(_PAGES, 0)
-        told = set()
+        digests = set()
         for page in _PAGES:
             for _ in range(20):
                 answer = await client.get(
                     page, headers={"Authorization": f"Bearer {ops}", "Connection": "close"}
                 )
                 pages[page] += answer.status_code == 500
-                told.update(re.findall(r'kaiten_model_info\{.*digest="(\w{8})', answer.text))
+                digests.update(re.findall(r'kaiten_model_info\{.*digest="(\w{8})', answer.text))
     answered = statuses.count(200)
     report.check(f"{when}: answers of 40", answered, passed=answered == 40)
     report.check(f"{when}: pages of 20 that answer 500", pages, passed=not any(pages.values()))
-    report.check(f"{when}: digests that metrics tell", [*told], passed=len(told) == 1)
+    report.check(f"{when}: digests that metrics tell", [*digests], passed=len(digests) == 1)
 
 
-async def _is_told(report: Report, place: Served) -> None:
+async def _check_damage_is_reported(report: Report, place: Served) -> None:
     """Wait for the gauge, and check the log."""
     damaged = ""
     async with httpx.AsyncClient(base_url=place.server.url, timeout=60) as client:
         for _ in range(_PATIENCE_S):
             page = (await client.get("/metrics")).text
-            found = re.findall(r"^kaiten_model_files_damaged\{.*\} (\S+)$", page, re.MULTILINE)
-            damaged = found[0] if found else "no such metric"
+            values = re.findall(r"^kaiten_model_files_damaged\{.*\} (\S+)$", page, re.MULTILINE)
+            damaged = values[0] if values else "no such metric"
             if damaged not in {"no such metric", "0.0"}:
                 break
             await asyncio.sleep(1)
@@ -91,15 +91,17 @@ async def _is_told(report: Report, place: Served) -> None:
     report.check("the version is gone: the log tells", len(lines), passed=bool(lines))
 
 
-async def _worker_is_replaced(report: Report, place: Served, aside: Path, version: Path) -> None:
+async def _check_worker_replacement(
+    report: Report, place: Served, aside: Path, version: Path
+) -> None:
     """Kill a worker: its replacement fails with a helpful message until the files are back."""
     workers = place.watch.workers()
-    known = len(place.server.process.lines)
+    line_count = len(place.server.process.lines)
     os.kill(workers[0].pid, signal.SIGKILL)
     message: list[str] = []
     for _ in range(_RESTART_S):
         await asyncio.sleep(1)
-        lines = place.server.process.lines[known:]
+        lines = place.server.process.lines[line_count:]
         message = [line for line in lines if "worker_not_started" in line]
         if message:
             break
