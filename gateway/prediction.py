@@ -1,7 +1,7 @@
 """The handler behind every protocol's prediction routes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -52,6 +52,11 @@ class PredictionHandler:
     def ready(self) -> bool:
         """Whether every model can answer, and callers can be authenticated."""
         return self._others_ready() and self._registry.ready
+
+    @property
+    def runners(self) -> Iterator[PredictionRunner]:
+        """The runner of each version that serves, the default's first."""
+        return iter(self._registry)
 
     def retry_after_s(
         self, subject: str, body_bytes: int, deadline: float, ahead: int

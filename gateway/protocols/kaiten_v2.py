@@ -1,4 +1,4 @@
-"""Version 2 of the API: several texts, the most probable labels of each, and feedback."""
+"""Version 2 of the API: several texts, the most probable labels of each, models and feedback."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from gateway.responses import JsonResponse
 from gateway.routes import RouteKind, RouteSpec
 from gateway.schemas import TRUNCATED, Body, InputText, Text, Whole
 from gateway.services import Services
+from kaiten import model_tags
 from kaiten.errors import DatabaseUnavailable, InferenceFailed, QueueFull, UnknownModel
 from kaiten.settings.models import MAX_INPUTS
 
@@ -66,6 +67,41 @@ class PredictV2Response(BaseModel):
     model: str = Field(description="name:version of the model that answered.")
     request_id: str
     predictions: list[Prediction]
+
+
+class ServedVersion(BaseModel):
+    """A version that serves."""
+
+    model: str = Field(description="name:version, as a request may name it.")
+    name: str
+    version: str
+    labels: list[str] = Field(description="In the order of their indices.")
+    default: bool = Field(description="Whether it answers requests that name no model.")
+    ready: bool = Field(description="Whether it is warm and can answer.")
+
+
+class ModelsResponse(BaseModel):
+    """The versions that the caller may use, the default first."""
+
+    models: list[ServedVersion]
+
+
+async def list_models(exchange: Exchange, services: Services) -> ModelsResponse:
+    """Return the versions that serve and that the caller may use."""
+    versions = []
+    for place, runner in enumerate(services.prediction.runners):
+        if exchange.caller.may_predict(runner.model_tag):
+            name, version = model_tags.split(runner.model_tag)
+            served = ServedVersion(
+                model=runner.model_tag,
+                name=name,
+                version=version,
+                labels=[*runner.labels],
+                default=place == 0,
+                ready=runner.ready,
+            )
+            versions.append(served)
+    return ModelsResponse(models=versions)
 
 
 async def predict(exchange: Exchange, services: Services, body: PredictV2Request) -> JsonResponse:
@@ -120,6 +156,16 @@ PREDICT = RouteSpec(
 )
 ROUTES = (
     PREDICT,
+    RouteSpec(
+        method="GET",
+        path="/api/v2/models",
+        scope="predict",
+        kind=RouteKind.MODEL,
+        handler=list_models,
+        summary="List the versions that serve, with their labels",
+        response=ModelsResponse,
+        api_version="2",
+    ),
     RouteSpec(
         method="POST",
         path="/api/v2/feedback",
