@@ -74,24 +74,24 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     places = Places(folder / "vocabularies", folder / "saved")
     report.tell("versions", **{name: version(name) for name in _PACKAGES})
     await asyncio.to_thread(transformers_4.save, places.open(), places.saved)
-    findings = await asyncio.to_thread(_examined, places, folder, report.scale)
-    _tell(report, findings)
-    differing = await asyncio.to_thread(_vocabularies_alone, places, folder / "alone")
+    findings = await asyncio.to_thread(_examine_all, places, folder, report.scale)
+    _report_findings(report, findings)
+    differing = await asyncio.to_thread(_compare_vocabularies, places, folder / "alone")
     report.tell("vocabulary files alone: ids other than those of transformers 4.57", **differing)
     await _through_server(report, places, folder)
-    _judge(report, findings)
+    _check_findings(report, findings)
 
 
-def examined(name: str, places: Places, folder: Path) -> Finding:
+def examine_specimen(name: str, places: Places, folder: Path) -> Finding:
     """Examine one specimen; runs in a process of its own."""
-    found = next(each for each in specimens(places.open()) if each.name == name)
+    specimen = next(specimen for specimen in specimens(places.open()) if specimen.name == name)
     try:
-        return examine(found, folder)
+        return examine(specimen, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _quiet() -> None:
+def _silence() -> None:
     """Keep a process from writing; what matters of it is in the findings."""
     import torch  # noqa: PLC0415
     from transformers.utils import logging  # noqa: PLC0415
@@ -106,8 +106,8 @@ def _quiet() -> None:
     os.close(nowhere)
 
 
-def _examined(places: Places, folder: Path, scale: float) -> list[Finding]:
-    names = [each.name for each in specimens(places.open())]
+def _examine_all(places: Places, folder: Path, scale: float) -> list[Finding]:
+    names = [specimen.name for specimen in specimens(places.open())]
     step = max(1, round(1 / scale))
     os.environ.update(_ONE_THREAD)
     numbered = [*enumerate(names[::step])]
@@ -116,15 +116,15 @@ def _examined(places: Places, folder: Path, scale: float) -> list[Finding]:
     # may wait for a process that has ended (gh-115634).
     for start in range(0, len(numbered), _PROCESSES * _MOST_SPECIMENS):
         with ProcessPoolExecutor(
-            _PROCESSES, multiprocessing.get_context("spawn"), initializer=_quiet
+            _PROCESSES, multiprocessing.get_context("spawn"), initializer=_silence
         ) as pool:
             jobs = {
-                pool.submit(examined, name, places, folder / f"specimen-{number}"): name
+                pool.submit(examine_specimen, name, places, folder / f"specimen-{number}"): name
                 for number, name in numbered[start : start + _PROCESSES * _MOST_SPECIMENS]
             }
             findings += [_result(job, jobs[job]) for job in as_completed(jobs)]
     order = {name: number for number, name in enumerate(names)}
-    return sorted(findings, key=lambda each: order[each.name])
+    return sorted(findings, key=lambda finding: order[finding.name])
 
 
 def _result(job: "Future[Finding]", name: str) -> Finding:
@@ -139,7 +139,7 @@ def _result(job: "Future[Finding]", name: str) -> Finding:
     return finding
 
 
-def _tell(report: Report, findings: Sequence[Finding]) -> None:
+def _report_findings(report: Report, findings: Sequence[Finding]) -> None:
     for finding in findings:
         report.tell(finding.group or "failed", **{finding.name: _row(finding)})
 
@@ -159,14 +159,14 @@ def _row(finding: Finding) -> str:
     return " ".join(row.split()).replace("|", "\\|")
 
 
-def _vocabularies_alone(places: Places, folder: Path) -> dict[str, str]:
+def _compare_vocabularies(places: Places, folder: Path) -> dict[str, str]:
     """Return for how many texts 5 gives other ids than 4.57, if there is no tokenizer.json.
 
     Such folders are served as transformers 5 reads them, which is not how all were trained.
     """
     from transformers import AutoTokenizer  # noqa: PLC0415
 
-    found = {}
+    differences = {}
     for name, kind in transformers_4.kinds().items():
         if not kind.vocabulary or name == transformers_4.OWN_NORMALISER:
             continue
@@ -177,16 +177,19 @@ def _vocabularies_alone(places: Places, folder: Path) -> dict[str, str]:
         try:
             tokenizer = AutoTokenizer.from_pretrained(alone)
         except Exception as error:  # noqa: BLE001  the class needs tokenizer.json
-            found[name] = f"cannot be loaded: {type(error).__name__}"
+            differences[name] = f"cannot be loaded: {type(error).__name__}"
             continue
         ids = [tokenizer(text, truncation=True)["input_ids"] for text in PROBE_TEXTS]
-        differing = sum(one != other for one, other in zip(ids, expected, strict=True))
-        found[name] = f"{differing} of {len(ids)} probe texts"
-    return found
+        differing = sum(
+            actual_ids != expected_ids
+            for actual_ids, expected_ids in zip(ids, expected, strict=True)
+        )
+        differences[name] = f"{differing} of {len(ids)} probe texts"
+    return differences
 
 
-def _judge(report: Report, findings: Sequence[Finding]) -> None:
-    groups = Counter(each.group for each in findings)
+def _check_findings(report: Report, findings: Sequence[Finding]) -> None:
+    groups = Counter(finding.group for finding in findings)
     architectures = groups["architecture"] + groups["tokenizer of 4.57"]
     enough = report.scale < 1
     report.check(
@@ -199,24 +202,24 @@ def _judge(report: Report, findings: Sequence[Finding]) -> None:
         groups["variant"],
         passed=enough or groups["variant"] >= _LEAST_VARIANTS,
     )
-    answers = [each for each in findings if each.outcome == "served"]
+    answers = [finding for finding in findings if finding.outcome == "served"]
     report.check("served", len(answers), passed=bool(answers))
-    report.check("refused", sum(each.outcome == "refused" for each in findings), passed=True)
+    report.check("refused", sum(finding.outcome == "refused" for finding in findings), passed=True)
     for name in ("alone", *(f"in {size}" for size in SIZES), "again"):
-        largest = max((each.differences.get(name, 0.0) for each in answers), default=0.0)
+        largest = max((finding.differences.get(name, 0.0) for finding in answers), default=0.0)
         report.check(f"largest difference of a score {name}", largest, passed=largest <= TOLERANCE)
-    others = sum(each.other_ids for each in answers)
-    report.check("texts with other token ids than the truth", others, passed=others == 0)
-    labels = sum(each.other_labels for each in answers)
-    report.check("texts with another label", labels, passed=labels == 0)
-    failed = [each.name for each in findings if each.problems]
+    other_ids = sum(finding.other_ids for finding in answers)
+    report.check("texts with other token ids than the truth", other_ids, passed=other_ids == 0)
+    other_labels = sum(finding.other_labels for finding in answers)
+    report.check("texts with another label", other_labels, passed=other_labels == 0)
+    failed = [finding.name for finding in findings if finding.problems]
     report.check("specimens that are not as expected", failed or 0, passed=not failed)
 
 
 async def _through_server(report: Report, places: Places, folder: Path) -> None:
     """Ask a server some of the models by HTTP, alone and in one request of mixed lengths."""
     home = folder / "server"
-    truths = await asyncio.to_thread(_registered, places, home)
+    truths = await asyncio.to_thread(_register_models, places, home)
     tags = ",".join(tag for tag, _ in truths.values())
     settings = {"KAITEN_SERVING__MODELS": tags, **_ONE_THREAD}
     with (
@@ -224,14 +227,16 @@ async def _through_server(report: Report, places: Places, folder: Path) -> None:
         server.server.client(server.target.token) as client,
     ):
         for name, (tag, truth) in truths.items():
-            largest, others = await asyncio.to_thread(_asked, client, tag, truth)
+            largest, other_labels = await asyncio.to_thread(_compare_answers, client, tag, truth)
             report.check(f"{name}, by HTTP: difference", largest, passed=largest <= TOLERANCE)
-            report.check(f"{name}, by HTTP: other labels", others, passed=others == 0)
+            report.check(f"{name}, by HTTP: other labels", other_labels, passed=other_labels == 0)
 
 
-def _asked(client: httpx.Client, tag: str, truth: Mapping[str, Scores]) -> tuple[float, int]:
+def _compare_answers(
+    client: httpx.Client, tag: str, truth: Mapping[str, Scores]
+) -> tuple[float, int]:
     """Return the largest difference of a score, and how many answers have another label."""
-    largest, others = 0.0, 0
+    largest, other_labels = 0.0, 0
     for texts in (*([text] for text in truth), list(truth)):
         body = {"inputs": texts, "model": tag, "top_k": len(LABELS)}
         reply = client.post("/api/v2/predict", json=body).raise_for_status().json()
@@ -239,15 +244,15 @@ def _asked(client: httpx.Client, tag: str, truth: Mapping[str, Scores]) -> tuple
             expected = truth[text]
             for label in prediction["top_k"]:
                 largest = max(largest, abs(label["score"] - expected[label["index"]]))
-            others += int(prediction["index"] != expected.argmax())
-    return float(largest), others
+            other_labels += int(prediction["index"] != expected.argmax())
+    return float(largest), other_labels
 
 
-def _registered(places: Places, home: Path) -> dict[str, tuple[str, dict[str, Scores]]]:
+def _register_models(places: Places, home: Path) -> dict[str, tuple[str, dict[str, Scores]]]:
     """Register the models that a server is to serve; return their tags, and the true scores."""
     truths = {}
     with store_in(home / "bentoml") as store:
-        for number, specimen in enumerate(_chosen(places)):
+        for number, specimen in enumerate(_specimens_to_serve(places)):
             source = home / f"source-{number}"
             source.mkdir()
             specimen.build(source)
@@ -258,5 +263,5 @@ def _registered(places: Places, home: Path) -> dict[str, tuple[str, dict[str, Sc
     return truths
 
 
-def _chosen(places: Places) -> Iterator[Specimen]:
-    return (each for each in specimens(places.open()) if each.name in _SERVED)
+def _specimens_to_serve(places: Places) -> Iterator[Specimen]:
+    return (specimen for specimen in specimens(places.open()) if specimen.name in _SERVED)

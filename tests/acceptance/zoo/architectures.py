@@ -549,7 +549,7 @@ def _expected(architecture: Architecture) -> Expected:
 
 def find(name: str) -> Architecture:
     """Return an architecture by its title."""
-    return next(each for each in ARCHITECTURES if each.title == name)
+    return next(architecture for architecture in ARCHITECTURES if architecture.title == name)
 
 
 def build(
@@ -593,7 +593,7 @@ def _config(architecture: Architecture, ids: TokenIds, labels: Sequence[str]) ->
     cls = mapping[architecture.model_type]
     special = {f"{name}_token_id": index for name, index in ids.special.items()}
     usual = {**_SIZES, "vocab_size": ids.size, **special}
-    names = {each.name for each in fields(cls)}
+    names = {attribute.name for attribute in fields(cls)}
     return cls(
         **{name: value for name, value in usual.items() if name in names}
         | dict(architecture.sizes),
@@ -660,5 +660,5 @@ def _spread(
 def copy(title: str, vocabularies: Vocabularies, folder: Path) -> None:
     """Copy the model of an architecture, which is built once."""
     architecture = find(title)
-    built = vocabularies.made(f"model-{title}", partial(build, architecture, vocabularies))
+    built = vocabularies.build_once(f"model-{title}", partial(build, architecture, vocabularies))
     shutil.copytree(built, folder, dirs_exist_ok=True)

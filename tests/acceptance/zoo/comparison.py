@@ -98,35 +98,41 @@ class Reference:
         self._max_length = max_length
         # All that the tokenizer gives and the model takes, as in model(**tokenizer(text)).
         self._names = [name for name in self.tokenizer("parcel") if name in forward]
-        self._own = None
+        self._fast_tokenizer = None
         file = folder / "tokenizer.json"
         if truth != "transformers" and file.is_file():
-            self._own = Tokenizer.from_file(str(file))
-            self._own.no_padding()
-            self._own.enable_truncation(max_length, direction=self.tokenizer.truncation_side)
+            self._fast_tokenizer = Tokenizer.from_file(str(file))
+            self._fast_tokenizer.no_padding()
+            self._fast_tokenizer.enable_truncation(
+                max_length, direction=self.tokenizer.truncation_side
+            )
             # Types of 0 only are what the classes give that transformers 4 left out, too.
-            if truth == "4.57" and TYPES in forward and any(self._own.encode("parcel").type_ids):
+            if (
+                truth == "4.57"
+                and TYPES in forward
+                and any(self._fast_tokenizer.encode("parcel").type_ids)
+            ):
                 self._names = [*{*self._names, TYPES}]
-            self._whole = Tokenizer.from_file(str(file))
-            self._whole.no_padding()
-            self._whole.no_truncation()
+            self._untruncated_tokenizer = Tokenizer.from_file(str(file))
+            self._untruncated_tokenizer.no_padding()
+            self._untruncated_tokenizer.no_truncation()
 
     def inputs(self, text: str) -> Inputs:
         """Return a text's ids, and what else the tokenizer gives and the model takes."""
-        if self._own is None:
+        if self._fast_tokenizer is None:
             options = {"return_attention_mask": False, "verbose": False}
             encoded = self.tokenizer(text, truncation=True, max_length=self._max_length, **options)
-            whole = self.tokenizer(text, **options)["input_ids"]
+            all_ids = self.tokenizer(text, **options)["input_ids"]
             rows = {name: encoded[name] for name in self._names if name in encoded}
-            return Inputs(rows, len(whole) > self._max_length)
-        encoding = self._own.encode(text)
+            return Inputs(rows, len(all_ids) > self._max_length)
+        encoding = self._fast_tokenizer.encode(text)
         rows = {"input_ids": encoding.ids}
         if TYPES in self._names:
             rows[TYPES] = encoding.type_ids
         if set(self._names).difference(_OWN_IDS):
             encoded = self.tokenizer(text, truncation=True, max_length=self._max_length)
             rows |= {name: encoded[name] for name in self._names if name not in _OWN_IDS}
-        return Inputs(rows, len(self._whole.encode(text).ids) > self._max_length)
+        return Inputs(rows, len(self._untruncated_tokenizer.encode(text).ids) > self._max_length)
 
     @torch.inference_mode()
     def scores(self, inputs: Inputs) -> Scores:
@@ -194,7 +200,7 @@ def examine(specimen: Specimen, folder: Path) -> Finding:
         specimen.build(source)
     except Exception as error:  # noqa: BLE001  one model that cannot be built stops no other
         finding.outcome = "not built"
-        finding.problems.append(f"not built: {_told(error)}")
+        finding.problems.append(f"not built: {_describe(error)}")
         return finding
     with store_in(folder / "bentoml") as store:
         try:
@@ -203,18 +209,18 @@ def examine(specimen: Specimen, folder: Path) -> Finding:
             _judge_refusal(finding, specimen.refused, error)
         except Exception as error:  # noqa: BLE001
             finding.outcome = "failed"
-            finding.problems.append(f"registering fails: {_told(error)}")
+            finding.problems.append(f"registering fails: {_describe(error)}")
         else:
             finding.outcome = "served"
             _judge_served(finding, specimen, stored, source)
     # Results name no folder of the machine that they were found on.
     finding.refusal = finding.refusal.replace(str(folder), "FOLDER")
-    finding.problems = [each.replace(str(folder), "FOLDER") for each in finding.problems]
+    finding.problems = [problem.replace(str(folder), "FOLDER") for problem in finding.problems]
     finding.seconds = time.monotonic() - begun
     return finding
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     message = (str(error).strip().splitlines() or [""])[0][:300]
     return f"{type(error).__name__}: {message} ({Path(last.filename).name}:{last.lineno})"
@@ -255,7 +261,7 @@ def _judge_served(finding: Finding, specimen: Specimen, stored: StoredModel, sou
         )
         compare(finding, reference, task)
     except Exception as error:  # noqa: BLE001
-        finding.problems.append(f"served, and comparing fails: {_told(error)}")
+        finding.problems.append(f"served, and comparing fails: {_describe(error)}")
 
 
 def _differing_card(stored: StoredModel, expected: Served) -> Iterator[str]:
@@ -329,7 +335,7 @@ def _compare_ids(
     # A batch must tokenise as each of its texts alone.
     together = task.processor.prepare(list(items))
     pairs = zip(together, items.values(), strict=True)
-    if any(list(one.ids) != list(other.ids) for one, other in pairs):
+    if any(list(batched.ids) != list(single.ids) for batched, single in pairs):
         finding.problems.append("texts have other ids together than alone")
     blank = inputs.keys() - items.keys()
     finding.problems += _misjudged_blanks(reference, inputs, blank)
@@ -360,7 +366,7 @@ def _misjudged_blanks(
 def _compare_scores(
     finding: Finding, task: Task[str, Any, Any, Any], texts: Sequence[str], truth: Scores
 ) -> None:
-    others: set[str] = set()
+    differing_texts: set[str] = set()
     for name, batches in _orders(texts).items():
         largest = 0.0
         for number, batch in enumerate(batches):
@@ -370,14 +376,14 @@ def _compare_scores(
                 scores, expected = np.asarray(prediction.scores, np.float64), truth[index]
                 largest = max(largest, float(np.nan_to_num(np.abs(scores - expected), nan=1).max()))
                 if expected.max() - expected[prediction.index] > _TIE:
-                    others.add(texts[index])
+                    differing_texts.add(texts[index])
         finding.differences[name] = largest
         if largest > TOLERANCE:
             finding.problems.append(f"scores differ by {largest:.2g} {name}")
-    finding.other_labels = len(others)
-    if others:
-        text = min(others)[:80]
-        finding.problems.append(f"the label differs for {len(others)} texts, as {text!r}")
+    finding.other_labels = len(differing_texts)
+    if differing_texts:
+        text = min(differing_texts)[:80]
+        finding.problems.append(f"the label differs for {len(differing_texts)} texts, as {text!r}")
 
 
 def _orders(texts: Sequence[str]) -> dict[str, list[list[int]]]:

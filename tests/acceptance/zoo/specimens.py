@@ -63,13 +63,13 @@ class Specimen:
     def served(self) -> Served | None:
         """How it may be served; None if it must be refused."""
         outcomes = (self.expected, self.alternative)
-        return next((each for each in outcomes if isinstance(each, Served)), None)
+        return next((outcome for outcome in outcomes if isinstance(outcome, Served)), None)
 
     @property
     def refused(self) -> Refused | None:
         """How it may be refused; None if it must be served."""
         outcomes = (self.expected, self.alternative)
-        return next((each for each in outcomes if isinstance(each, Refused)), None)
+        return next((outcome for outcome in outcomes if isinstance(outcome, Refused)), None)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -82,5 +82,5 @@ def change_json(file: Path, **changes: Any) -> None:  # noqa: ANN401  JSON
     """Change keys of a JSON object in a file; the value None removes a key."""
     content = read_json(file) if file.exists() else {}
     content |= changes
-    kept = {name: value for name, value in content.items() if value is not None}
-    file.write_text(json.dumps(kept, indent=2, ensure_ascii=False), encoding="utf-8")
+    entries = {name: value for name, value in content.items() if value is not None}
+    file.write_text(json.dumps(entries, indent=2, ensure_ascii=False), encoding="utf-8")

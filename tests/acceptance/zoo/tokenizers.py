@@ -477,7 +477,7 @@ class Vocabularies:
 
     def files(self, name: str) -> Path:
         """Return the folder with the files that a class without tokenizer.json reads."""
-        return self.made(f"vocabulary-{name}", _VOCABULARIES[name])
+        return self.build_once(f"vocabulary-{name}", _VOCABULARIES[name])
 
     def save(self, kind: str, folder: Path) -> TokenIds:
         """Save a tokenizer into a model's folder, as transformers saves it."""
@@ -486,7 +486,7 @@ class Vocabularies:
 
     def tokenizer(self, kind: str) -> Path:
         """Return the folder of a saved tokenizer."""
-        return self.made(f"tokenizer-{kind}", partial(self._save, kind))
+        return self.build_once(f"tokenizer-{kind}", partial(self._save, kind))
 
     def _save(self, name: str, folder: Path) -> None:
         kind = KINDS[name]
@@ -523,7 +523,7 @@ class Vocabularies:
         ids: list[list[int]] = json.loads((self._saved_by_4 / kind / "ids.json").read_bytes())
         return ids
 
-    def made(self, name: str, make: Callable[[Path], object]) -> Path:
+    def build_once(self, name: str, make: Callable[[Path], object]) -> Path:
         """Return the folder that ``make`` fills, once for all processes."""
         folder = self._cache / name
         with FileLock(self._cache / f"{name}.lock"):

@@ -191,7 +191,7 @@ def _truncated(folder: Path) -> None:
     (folder / _WEIGHTS).write_bytes(content[: len(content) // 2])
 
 
-def _own(change: Callable[[Tokenizer], object]) -> Change:
+def _edit_tokenizer(change: Callable[[Tokenizer], object]) -> Change:
     """Change the tokenizer.json itself."""
 
     def rewrite(folder: Path) -> None:
@@ -207,14 +207,14 @@ def _normaliser(*steps: Any) -> Change:  # noqa: ANN401
     def change(tokenizer: Tokenizer) -> None:
         tokenizer.normalizer = normalizers.Sequence(list(steps))
 
-    return _own(change)
+    return _edit_tokenizer(change)
 
 
 def _bert_normaliser(*, lower: bool) -> Change:
     def change(tokenizer: Tokenizer) -> None:
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower)
 
-    return _own(change)
+    return _edit_tokenizer(change)
 
 
 def _template(single: str) -> Change:
@@ -222,7 +222,7 @@ def _template(single: str) -> Change:
         ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
         tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=ids)
 
-    return _own(change)
+    return _edit_tokenizer(change)
 
 
 def _padding_and_truncation(tokenizer: Tokenizer) -> None:
@@ -595,7 +595,7 @@ _BERT: Sequence[tuple[str, Change, Expected]] = (
     ),
     (
         "padding and truncation in tokenizer.json",
-        _own(_padding_and_truncation),
+        _edit_tokenizer(_padding_and_truncation),
         Served(),
     ),
     ("added tokens", _added_tokens, Served()),
