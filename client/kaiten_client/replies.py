@@ -124,9 +124,9 @@ def read_feedback(reply: Reply, request_id: str, count: int) -> FeedbackResponse
 
 def check_request_id(reply: Reply, request_id: str, body_id: str) -> None:
     """Raise MismatchedAnswer unless the body and the header of a response name this request."""
-    others = {body_id, reply.request_id_or(body_id)} - {request_id}
-    if others:
-        reason = f"it names the request {', '.join(sorted(others))}"
+    other_ids = {body_id, reply.request_id_or(body_id)} - {request_id}
+    if other_ids:
+        reason = f"it names the request {', '.join(sorted(other_ids))}"
         raise _mismatched(reply, request_id, reason)
 
 

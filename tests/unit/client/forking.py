@@ -40,7 +40,7 @@ def outcome(client_name: str, text: str, ask: Callable[[], Any]) -> Row:
         return [client_name, text, f"{type(error).__name__}: {error}"]
 
 
-def forked(work: Callable[[], list[Row]]) -> tuple[int, int]:
+def fork_child(work: Callable[[], list[Row]]) -> tuple[int, int]:
     """Run it in a child; return the child, and where its rows can be read."""
     source, sink = os.pipe()
     pid = os.fork()
@@ -54,7 +54,7 @@ def forked(work: Callable[[], list[Row]]) -> tuple[int, int]:
         os._exit(0)
 
 
-def collected(pid: int, source: int) -> list[Row]:
+def collect_rows(pid: int, source: int) -> list[Row]:
     with os.fdopen(source) as stream:
         content = stream.read()
     os.waitpid(pid, 0)
@@ -86,8 +86,8 @@ def sync_rows(orders: Orders) -> list[Row]:  # noqa: C901
             works = [
                 child([next(texts) for _ in range(orders.requests)]) for _ in range(orders.children)
             ]
-            for pid, source in [forked(work) for work in works]:
-                rows += collected(pid, source)
+            for pid, source in [fork_child(work) for work in works]:
+                rows += collect_rows(pid, source)
         finished.set()
         for thread in threads:
             thread.join()
@@ -124,10 +124,10 @@ def async_rows(orders: Orders) -> list[Row]:
         works = [
             child([next(texts) for _ in range(orders.requests)]) for _ in range(orders.children)
         ]
-        children = [forked(work) for work in works]
+        children = [fork_child(work) for work in works]
         rows.append(ask("parent"))
         for pid, source in children:
-            rows += collected(pid, source)
+            rows += collect_rows(pid, source)
     rows.append(ask("parent"))
     loop.run_until_complete(client.aclose())
     loop.close()
@@ -135,5 +135,8 @@ def async_rows(orders: Orders) -> list[Row]:
 
 
 if __name__ == "__main__":
-    given = Orders(**json.load(sys.stdin))
-    json.dump(sync_rows(given) if given.kind == "sync" else async_rows(given), sys.stdout)
+    program_orders = Orders(**json.load(sys.stdin))
+    json.dump(
+        sync_rows(program_orders) if program_orders.kind == "sync" else async_rows(program_orders),
+        sys.stdout,
+    )

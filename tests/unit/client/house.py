@@ -119,10 +119,10 @@ class House:
         self._part = part
 
     def client(self, **options: Given) -> Client:
-        return Client(options.pop("url", URL), **(self._given() | options))
+        return Client(options.pop("url", URL), **(self._client_options() | options))
 
     def async_client(self, **options: Given) -> AsyncClient:
-        return AsyncClient(options.pop("url", URL), **(self._given() | options))
+        return AsyncClient(options.pop("url", URL), **(self._client_options() | options))
 
     def predict(self, inputs: Given = (TEXT,), **options: Given) -> PredictResponse:
         """Predict by a client with these options; ``call_options`` are those of the call."""
@@ -159,7 +159,7 @@ class House:
 
         return asyncio.run(ask())
 
-    def _given(self) -> dict[str, Given]:
+    def _client_options(self) -> dict[str, Given]:
         transport = httpx.MockTransport(self.script)
         return {"transport": transport, "timing": self.time.timing(self._part)}
 

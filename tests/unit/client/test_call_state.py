@@ -167,8 +167,8 @@ def test_a_time_limit_of_a_request_is_checked(kind: str) -> None:
 
 def source(*tokens: str) -> Callable[[], str]:
     """Return a source that has one token after the other."""
-    left: Iterator[str] = iter(tokens)
-    return lambda: next(left)
+    token_iterator: Iterator[str] = iter(tokens)
+    return lambda: next(token_iterator)
 
 
 @BOTH

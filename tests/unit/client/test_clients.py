@@ -90,27 +90,31 @@ def test_an_api_key_stands_in_the_tokens_place(kind: str) -> None:
     assert house.script.sent("Authorization") == [None]
 
 
-def other(status: int, header: str | None, **body: object) -> httpx.Response:
+def mismatched_response(status: int, header: str | None, **body: object) -> httpx.Response:
     """Return an answer for a request that another caller has sent."""
     headers = {} if header is None else {"X-Request-ID": header}
     return httpx.Response(status, json=body, headers=headers)
 
 
 ERROR = {"code": "some_code", "message": "It failed.", "details": []}
-OTHERS = {
-    "by its header": other(200, "other", **GOOD),
-    "by its body": other(200, None, **GOOD | {"request_id": "other"}),
-    "by both": other(200, "other", **GOOD | {"request_id": "other"}),
-    "a refusal by its header": other(401, "other", error=ERROR | {"request_id": "served"}),
-    "a refusal by its body": other(429, None, error=ERROR | {"request_id": "other"}),
-    "a failure by its body": other(503, None, error=ERROR | {"request_id": "other"}),
-    "of no result": other(200, None, **GOOD | {"predictions": []}),
-    "of two results": other(200, None, **GOOD | {"predictions": GOOD["predictions"] * 2}),
+MISMATCHED_RESPONSES = {
+    "by its header": mismatched_response(200, "other", **GOOD),
+    "by its body": mismatched_response(200, None, **GOOD | {"request_id": "other"}),
+    "by both": mismatched_response(200, "other", **GOOD | {"request_id": "other"}),
+    "a refusal by its header": mismatched_response(
+        401, "other", error=ERROR | {"request_id": "served"}
+    ),
+    "a refusal by its body": mismatched_response(429, None, error=ERROR | {"request_id": "other"}),
+    "a failure by its body": mismatched_response(503, None, error=ERROR | {"request_id": "other"}),
+    "of no result": mismatched_response(200, None, **GOOD | {"predictions": []}),
+    "of two results": mismatched_response(
+        200, None, **GOOD | {"predictions": GOOD["predictions"] * 2}
+    ),
 }
 
 
 @BOTH
-@pytest.mark.parametrize("answer", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("answer", MISMATCHED_RESPONSES.values(), ids=MISMATCHED_RESPONSES)
 def test_an_answer_for_another_request_is_an_error_and_not_asked_for_again(
     kind: str, answer: httpx.Response
 ) -> None:
@@ -128,7 +132,7 @@ def test_an_answer_for_another_request_is_an_error_and_not_asked_for_again(
 def test_feedback_response_for_another_request_is_rejected(
     kind: str, header: str | None, accepted: int, named: str
 ) -> None:
-    answer = other(200, header, accepted=accepted, joined=0, request_id=named)
+    answer = mismatched_response(200, header, accepted=accepted, joined=0, request_id=named)
     with pytest.raises(MismatchedAnswer):
         House(kind, answer).feedback([("one", 0, "delivery")])
 
@@ -136,12 +140,12 @@ def test_feedback_response_for_another_request_is_rejected(
 @BOTH
 def test_readiness_that_another_has_asked_for_is_an_error(kind: str) -> None:
     with pytest.raises(MismatchedAnswer):
-        House(kind, other(200, "other")).ready()
+        House(kind, mismatched_response(200, "other")).ready()
 
 
 @BOTH
 def test_a_proxy_may_replace_the_id_if_the_caller_says_so(kind: str) -> None:
-    answer = other(200, "other", **GOOD | {"request_id": "other"})
+    answer = mismatched_response(200, "other", **GOOD | {"request_id": "other"})
     result = House(kind, answer).predict(verify_request_id=False)
     assert result.request_id == "other"
 

@@ -92,7 +92,7 @@ def run(orders: Orders) -> list[list[str]]:
 @BOTH
 def test_every_answer_is_its_own_in_forks(echo: Counting, kind: str) -> None:
     rows = run(Orders(url_of(echo), kind, TEXTS, forks=2))
-    assert sum(who == "child" for who, _, _ in rows) == 2 * 4 * 2
+    assert sum(client_name == "child" for client_name, _, _ in rows) == 2 * 4 * 2
     assert [row for row in rows if row[1] != row[2]] == []
 
 
@@ -173,10 +173,10 @@ def test_a_proxy_that_does_not_answer_is_not_in_the_way(
         with Client(url_of(echo)) as client:
             answer = client.predict(["a"])
     else:
-        answer = asyncio.run(asked(url_of(echo)))
+        answer = asyncio.run(predict_async(url_of(echo)))
     assert answer.predictions[0].label == "a"
 
 
-async def asked(url: str) -> PredictResponse:
+async def predict_async(url: str) -> PredictResponse:
     async with AsyncClient(url) as client:
         return await client.predict(["a"])
