@@ -58,8 +58,8 @@ def run(
     chosen_shapes = _shapes(shapes)
     # Only such a run is a dated result.
     enough = rounds >= _ROUNDS and seconds >= _SECONDS and sweep and workers and with_kaiten
-    whole = enough and not (quick or peers or shapes)
-    path = out or _default_path(whole=whole)
+    full_run = enough and not (quick or peers or shapes)
+    path = out or _default_path(full_run=full_run)
     timing = _QUICK if quick else Timing(seconds=seconds)
     results = Results(path, {**machine(), "rounds": 1 if quick else rounds})
     counts = [count for count in (1, 2) if with_kaiten and (count == 1 or (workers and not quick))]
@@ -127,30 +127,32 @@ def _conclude(results: Results, *, as_json: bool) -> None:
 
 
 def _peers(names: str | None) -> list[Server]:
-    known = {peer.name: peer for peer in PEERS}
+    peers_by_name = {peer.name: peer for peer in PEERS}
     if names == "none":
         return []
-    return [known[name] for name in _chosen(names, list(known), "peers")]
+    return [peers_by_name[name] for name in _select_names(names, list(peers_by_name), "peers")]
 
 
 def _shapes(names: str | None) -> list[Shape]:
     # In the order of SHAPES: the open loop needs the capacity that 1x32 measures.
-    chosen = _chosen(names, list(SHAPES), "shapes")
+    chosen = _select_names(names, list(SHAPES), "shapes")
     return [shape for name, shape in SHAPES.items() if name in chosen]
 
 
-def _chosen(names: str | None, known: list[str], what: str) -> list[str]:
-    chosen = known if names is None else [name.strip() for name in names.split(",")]
+def _select_names(names: str | None, available_names: list[str], param_hint: str) -> list[str]:
+    chosen = available_names if names is None else [name.strip() for name in names.split(",")]
     for name in chosen:
-        if name not in known:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint=what)
+        if name not in available_names:
+            raise typer.BadParameter(
+                f"{name!r} is none of {', '.join(available_names)}", param_hint=param_hint
+            )
     return chosen
 
 
-def _default_path(*, whole: bool) -> Path:
-    if whole:
+def _default_path(*, full_run: bool) -> Path:
+    if full_run:
         return places.RESULTS / f"{datetime.now(UTC):%Y-%m-%d}.json"
-    return places.HERE / "last.json"
+    return places.HOME / "last.json"
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ class Server:
     title: str
     command: Sequence[str]
     ready: str
-    one: Call
-    many: Call
+    single_call: Call
+    batch_call: Call
     configurations: Sequence[Configuration]
     env: Mapping[str, str] = field(default_factory=dict)
     python: str = "python3"
@@ -45,7 +45,7 @@ class Server:
 
     def call(self, texts: int) -> Call:
         """Return the route that so many texts a request go to."""
-        return self.one if texts == 1 else self.many
+        return self.single_call if texts == 1 else self.batch_call
 
 
 def tuned(batch: int, threads: int, instances: int = 1, delay_ms: int = 0) -> Configuration:
@@ -65,10 +65,10 @@ def tuned(batch: int, threads: int, instances: int = 1, delay_ms: int = 0) -> Co
     return Configuration(name, {**env, "OMP_NUM_THREADS": str(threads)})
 
 
-def _latency(known: Configuration, latency_ms: int) -> Configuration:
+def _latency(configuration: Configuration, latency_ms: int) -> Configuration:
     """Add the latency that BentoML's dispatcher aims to stay under."""
-    env = {**known.env, "LATENCY_MS": str(latency_ms)}
-    return Configuration(f"{known.name}, {latency_ms} ms", env)
+    env = {**configuration.env, "LATENCY_MS": str(latency_ms)}
+    return Configuration(f"{configuration.name}, {latency_ms} ms", env)
 
 
 def _texts(texts: Sequence[str]) -> object:
@@ -79,7 +79,7 @@ def _labels(answer: Any) -> list[str]:
     return list(answer["labels"])
 
 
-def _own(name: str) -> list[str]:
+def _server_command(name: str) -> list[str]:
     return ["{venv}/python", str(places.PEERS / name / "server.py")]
 
 
@@ -106,18 +106,18 @@ def _infinity(texts: Sequence[str]) -> object:
 
 
 def _infinity_labels(answer: Any) -> list[str]:
-    return [max(row, key=lambda found: found["score"])["label"] for row in answer["data"]]
+    return [max(row, key=lambda prediction: prediction["score"])["label"] for row in answer["data"]]
 
 
 # What the peers' scripts read.
-_GIVEN = {
+_PEER_ENV = {
     "MODEL": "{model}",
     "ONNX": "{onnx}",
     "PORT": "{port}",
     "PYTHONPATH": str(places.PEERS / "shared"),
     "HF_HUB_OFFLINE": "1",
 }
-_listed = Call("/predict", _texts, _labels)
+_list_call = Call("/predict", _texts, _labels)
 _triton = Call("/v2/models/classifier/infer", _tensor("text"), _tensor_labels)
 # Its documented input, "args", fails where requests are batched; this one is read as a list.
 _mlserver = Call("/v2/models/classifier/infer", _tensor("array_inputs"), _mlserver_labels)
@@ -127,10 +127,10 @@ PEERS = (
     Server(
         name="triton",
         title="Triton (PyTriton, ONNX Runtime)",
-        command=_own("triton"),
+        command=_server_command("triton"),
         ready="/v2/models/classifier/ready",
-        one=_triton,
-        many=_triton,
+        single_call=_triton,
+        batch_call=_triton,
         # A batch under 32 refuses the shape of 32 texts a request, and may win at the others.
         configurations=(
             *(tuned(32, 2), tuned(32, 1, 2), tuned(8, 1, 2)),
@@ -138,21 +138,21 @@ PEERS = (
         ),
         # Its Python backend is built for Debian's own Python.
         python="/usr/bin/python3",
-        env=_GIVEN,
+        env=_PEER_ENV,
     ),
     Server(
         name="litserve",
         title="LitServe",
-        command=_own("litserve"),
+        command=_server_command("litserve"),
         ready="/health",
-        one=_listed,
-        many=_listed,
+        single_call=_list_call,
+        batch_call=_list_call,
         configurations=(
             # Without any wait its workers poll for requests, and never rest.
             *(tuned(32, 2), tuned(4, 1, 2), tuned(4, 1, 2, delay_ms=1)),
             *(tuned(32, 2, delay_ms=5), tuned(4, 1, 2, delay_ms=5)),
         ),
-        env=_GIVEN,
+        env=_PEER_ENV,
     ),
     Server(
         name="infinity",
@@ -164,31 +164,31 @@ PEERS = (
             "--no-bettertransformer",
         ),
         ready="/health",
-        one=_infinity_call,
-        many=_infinity_call,
+        single_call=_infinity_call,
+        batch_call=_infinity_call,
         configurations=(tuned(32, 2), tuned(8, 2), tuned(32, 1)),
-        env=_GIVEN | {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"},
+        env=_PEER_ENV | {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"},
     ),
     Server(
         name="mlserver",
         title="MLServer",
-        command=_own("mlserver"),
+        command=_server_command("mlserver"),
         ready="/v2/models/classifier/ready",
-        one=_mlserver,
-        many=_mlserver,
+        single_call=_mlserver,
+        batch_call=_mlserver,
         configurations=(tuned(8, 1, 2, delay_ms=5), tuned(8, 1, 2), tuned(0, 2)),
-        env=_GIVEN,
+        env=_PEER_ENV,
     ),
     Server(
         name="rayserve",
         title="Ray Serve",
-        command=_own("rayserve"),
+        command=_server_command("rayserve"),
         ready="/-/healthz",
-        one=_listed,
-        many=_listed,
+        single_call=_list_call,
+        batch_call=_list_call,
         configurations=(tuned(32, 2, delay_ms=5), tuned(8, 2, delay_ms=5), tuned(8, 2)),
         # It writes below its home, and reports usage unless disabled.
-        env=_GIVEN | {"HOME": "{home}", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"},
+        env=_PEER_ENV | {"HOME": "{home}", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"},
     ),
     Server(
         name="bentoml",
@@ -199,15 +199,15 @@ PEERS = (
             *("--host", "127.0.0.1", "--port", "{port}"),
         ),
         ready="/readyz",
-        one=_bentoml,
-        many=_bentoml,
+        single_call=_bentoml,
+        batch_call=_bentoml,
         # It may wait for as long as its latency allows, and refuses what it thinks will miss it.
         configurations=(
             *(_latency(tuned(batch, 2), 30_000) for batch in (32, 8)),
             _latency(tuned(8, 2), 1000),
             _latency(tuned(8, 2), 100),
         ),
-        env=_GIVEN | {"BENTOML_HOME": "{home}", "BENTOML_DO_NOT_TRACK": "True"},
+        env=_PEER_ENV | {"BENTOML_HOME": "{home}", "BENTOML_DO_NOT_TRACK": "True"},
     ),
     Server(
         name="fastapi",
@@ -217,18 +217,20 @@ PEERS = (
             *("--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning"),
         ),
         ready="/health",
-        one=_listed,
-        many=_listed,
+        single_call=_list_call,
+        batch_call=_list_call,
         configurations=(Configuration("as it comes, batch 32", {"BATCH": "32"}), tuned(8, 1)),
-        env=_GIVEN,
+        env=_PEER_ENV,
     ),
 )
 
 
 def kaiten(tag: str, workers: int = 1) -> Server:
     """Return Kaiten as it is shipped, serving the model of this tag."""
-    one = Call("/api/v1/predict", lambda texts: {"text": texts[0]}, lambda found: [found["label"]])
-    many = Call("/api/v2/predict", lambda texts: {"inputs": list(texts)}, _kaiten_labels)
+    single_call = Call(
+        "/api/v1/predict", lambda texts: {"text": texts[0]}, lambda answer: [answer["label"]]
+    )
+    batch_call = Call("/api/v2/predict", lambda texts: {"inputs": list(texts)}, _kaiten_labels)
     env = {
         "BENTOML_CONFIG": str(places.ROOT / "configuration.yaml"),
         **places.KAITEN,
@@ -244,8 +246,8 @@ def kaiten(tag: str, workers: int = 1) -> Server:
             *("--host", "127.0.0.1", "--port", "{port}"),
         ),
         ready="/readyz",
-        one=one,
-        many=many,
+        single_call=single_call,
+        batch_call=batch_call,
         configurations=(Configuration("as shipped"),),
         env=env,
         folder=str(places.ROOT),

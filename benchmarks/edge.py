@@ -95,13 +95,13 @@ def _fresh(algorithm: str, key: Any) -> Callable[[int], ledger.Headers]:
     """Return the headers of each request, no two with one token."""
     import jwt
 
-    made = ledger.REQUESTS * (ledger.ROUNDS + 1) * _PASSES
+    token_count = ledger.REQUESTS * (ledger.ROUNDS + 1) * _PASSES
     now = int(time.time())
     claims = {"iss": _ISSUER, "aud": _AUDIENCE, "sub": "benchmark", "scope": "predict"}
     tokens = iter(
         [
             jwt.encode({**claims, "exp": now + 3600, "jti": str(number)}, key, algorithm)
-            for number in range(made + 1)
+            for number in range(token_count + 1)
         ]
     )
 
@@ -134,30 +134,30 @@ def _with_api_key() -> tuple[Any, str]:
     from gateway.middleware.access import Callers
 
     soon = datetime.now(UTC) + timedelta(hours=1)
-    key_id, text, kept = new_api_key("benchmark", ("predict",), soon)
-    known = Credentials(api_keys={key_id: kept})
-    return Callers(Authenticator(Verifier({}, 10), lambda: known), loopback_only=False), text
+    key_id, text, stored_key = new_api_key("benchmark", ("predict",), soon)
+    credentials = Credentials(api_keys={key_id: stored_key})
+    return Callers(Authenticator(Verifier({}, 10), lambda: credentials), loopback_only=False), text
 
 
 def measure(metrics: str, redis: str | None) -> dict[str, list[float]]:
     """Return the microseconds of each way, pass by pass; the ways take turns."""
     stub = ledger.Stub(_Answer(np.array([0.1, 0.9], np.float32)), ["no", "yes"])
-    found: dict[str, list[float]] = {}
+    passes_us: dict[str, list[float]] = {}
     ways = _ways(redis)
     for _ in range(_PASSES):
         for name, way in ways.items():
-            told = (metrics, way.callers, way.headers, way.state)
-            ask = ledger.through_edge(stub, ["where is my parcel"], *told)
-            found.setdefault(name, []).append(asyncio.run(ledger.cpu_us(ask)))
-    return found
+            edge_options = (metrics, way.callers, way.headers, way.state)
+            ask = ledger.through_edge(stub, ["where is my parcel"], *edge_options)
+            passes_us.setdefault(name, []).append(asyncio.run(ledger.cpu_us(ask)))
+    return passes_us
 
 
-def write(found: Mapping[str, list[float]], day: str) -> list[str]:
+def write(passes_us: Mapping[str, list[float]], day: str) -> list[str]:
     """Write the result, and return the ways that miss their mark."""
     cpu = f"{platform.machine()}, {os.cpu_count()} cores"
     rows = {
-        name: {"us": round(median(each)), "passes": each, "mark_us": MARKS[name]}
-        for name, each in found.items()
+        name: {"us": round(median(passes)), "passes": passes, "mark_us": MARKS[name]}
+        for name, passes in passes_us.items()
     }
     content = {"date": day, "machine": cpu, "requests": ledger.REQUESTS, "ways": rows}
     path = places.RESULTS / f"{day}-edge.json"
@@ -175,11 +175,11 @@ def write(found: Mapping[str, list[float]], day: str) -> list[str]:
         "| who calls by | µs | least - most | mark |",
         "|---|---|---|---|",
     ]
-    for name, each in found.items():
-        span = f"{min(each):.0f} - {max(each):.0f}"
-        lines.append(f"| {name} | {median(each):.0f} | {span} | {MARKS[name] or ''} |")
+    for name, passes in passes_us.items():
+        span = f"{min(passes):.0f} - {max(passes):.0f}"
+        lines.append(f"| {name} | {median(passes):.0f} | {span} | {MARKS[name] or ''} |")
     path.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return [name for name, each in found.items() if (MARKS[name] or 1e9) < median(each)]
+    return [name for name, passes in passes_us.items() if (MARKS[name] or 1e9) < median(passes)]
 
 
 def main() -> int:
@@ -188,10 +188,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
         configure_logging(LoggingSettings(level="error"))
-        found = measure(metrics, redis)
-    missed = write(found, f"{datetime.now(UTC):%Y-%m-%d}")
-    for name, each in found.items():
-        print(f"{name:32} {median(each):6.0f} us  {'missed' if name in missed else ''}")
+        passes_us = measure(metrics, redis)
+    missed = write(passes_us, f"{datetime.now(UTC):%Y-%m-%d}")
+    for name, passes in passes_us.items():
+        print(f"{name:32} {median(passes):6.0f} us  {'missed' if name in missed else ''}")
     return 1 if missed else 0
 
 

@@ -22,17 +22,17 @@ def ensure(server: Server) -> dict[str, str]:
     requirements = places.PEERS / server.name / "requirements.txt"
     folder = places.ENVIRONMENTS / server.name
     python, marker = folder / "venv" / "bin" / "python", folder / "installed.txt"
-    wanted = requirements.read_text(encoding="utf-8")
-    if not (marker.is_file() and marker.read_text(encoding="utf-8") == wanted):
+    requirements_text = requirements.read_text(encoding="utf-8")
+    if not (marker.is_file() and marker.read_text(encoding="utf-8") == requirements_text):
         if not python.is_file():
             _run([server.python, "-m", "venv", str(folder / "venv")])
         # torch first, as a resolver that is free to choose brings whatever build is newest.
-        torch = [line for line in wanted.splitlines() if line.startswith("torch==")]
+        torch = [line for line in requirements_text.splitlines() if line.startswith("torch==")]
         if torch:
             _run([str(python), *_PIP, *torch])
         _run([str(python), *_PIP, "-r", str(requirements)])
-        places.write_text(marker, wanted)
-    return _versions(python, wanted)
+        places.write_text(marker, requirements_text)
+    return _versions(python, requirements_text)
 
 
 def _run(command: list[str]) -> str:
@@ -40,7 +40,7 @@ def _run(command: list[str]) -> str:
         done = subprocess.run(
             command,
             env=places.environment(),
-            cwd=places.HERE,
+            cwd=places.HOME,
             capture_output=True,
             text=True,
             timeout=_LIMIT_S,

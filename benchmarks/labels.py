@@ -22,28 +22,28 @@ class Question:
     label: str
 
 
-def agreement(running: Running, asked: Sequence[Question], *, batches: bool = True) -> float:
+def agreement(instance: Running, questions: Sequence[Question], *, batches: bool = True) -> float:
     """Return the share of right labels: most asked alone and at once, the rest by 32.
 
     A request that fails has no right label. Without ``batches`` all are asked alone.
     """
-    alone = list(asked[:_SINGLES] if batches else asked)
-    rest = asked[len(alone) :]
+    alone = list(questions[:_SINGLES] if batches else questions)
+    rest = questions[len(alone) :]
     requests = [[question] for question in alone]
     requests += [list(rest[i : i + _TOGETHER]) for i in range(0, len(rest), _TOGETHER)]
     with (
         httpx.Client(timeout=_LIMIT_S, trust_env=False) as client,
         ThreadPoolExecutor(_AT_ONCE) as pool,
     ):
-        right = pool.map(lambda request: _right(running, client, request), requests)
-        return sum(right) / len(asked)
+        right = pool.map(lambda request: _right(instance, client, request), requests)
+        return sum(right) / len(questions)
 
 
-def _right(running: Running, client: httpx.Client, request: Sequence[Question]) -> int:
+def _right(instance: Running, client: httpx.Client, request: Sequence[Question]) -> int:
     try:
-        given = running.ask(client, [question.text for question in request])
+        labels = instance.ask(client, [question.text for question in request])
     except (httpx.HTTPError, KeyError, ValueError, TypeError):
         return 0
-    if len(given) != len(request):
+    if len(labels) != len(request):
         return 0
-    return sum(question.label == label for question, label in zip(request, given, strict=True))
+    return sum(question.label == label for question, label in zip(request, labels, strict=True))

@@ -139,10 +139,12 @@ def parts(folder: Path, texts: Sequence[str], metrics: str) -> Ledger:
     return {
         "edge": edge - token,
         "token": token,
-        "tokenise": _each(len(texts), lambda: [processor.prepare([text]) for text in texts]),
+        "tokenise": _cpu_us_per_item(
+            len(texts), lambda: [processor.prepare([text]) for text in texts]
+        ),
         "queue": queue,
-        "infer": _each(len(texts), lambda: [model.infer(batch) for batch in batches]),
-        "finish": _each(len(texts), lambda: [*map(processor.finish, batches, raw)]),
+        "infer": _cpu_us_per_item(len(texts), lambda: [model.infer(batch) for batch in batches]),
+        "finish": _cpu_us_per_item(len(texts), lambda: [*map(processor.finish, batches, raw)]),
         "observe": asyncio.run(cpu_us(watched)) - edge + _batch_notes(metrics, batches),
     }
 
@@ -151,26 +153,26 @@ def _batches(items: Sequence[Any]) -> list[list[Any]]:
     return [list(items[at : at + _BATCH]) for at in range(0, len(items), _BATCH)]
 
 
-def _each(count: int, work: Callable[[], object]) -> float:
+def _cpu_us_per_item(count: int, work: Callable[[], object]) -> float:
     """Return the CPU microseconds of one of ``count``, the median of some rounds."""
-    found = []
+    costs_us = []
     for _ in range(ROUNDS):
         started = time.process_time()
         work()
-        found.append((time.process_time() - started) / count * 1e6)
-    return median(found)
+        costs_us.append((time.process_time() - started) / count * 1e6)
+    return median(costs_us)
 
 
 async def cpu_us(ask: Callable[[int], Awaitable[None]]) -> float:
     """Return the CPU microseconds of a request, the median of some rounds after one to warm up."""
-    found = []
+    costs_us = []
     for number in range(ROUNDS + 1):
         started = time.process_time()
         for index in range(REQUESTS):
             await ask(index)
         if number:
-            found.append((time.process_time() - started) / REQUESTS * 1e6)
-    return median(found)
+            costs_us.append((time.process_time() - started) / REQUESTS * 1e6)
+    return median(costs_us)
 
 
 def through_edge(
@@ -227,8 +229,8 @@ def through_edge(
         limiter_for(RateLimitSettings(), state or StateSettings(), 30, worker_metrics or nothing),
     )
     app, bodies = wrap(_not_found, parts), [json.dumps({"text": text}).encode() for text in texts]
-    own = request_headers(own_token())
-    sent = headers or (lambda _: own)
+    token_headers = request_headers(own_token())
+    sent = headers or (lambda _: token_headers)
 
     async def ask(index: int) -> None:
         body, statuses = bodies[index % len(bodies)], []
@@ -318,14 +320,14 @@ async def _queued(task: _Instant, texts: Sequence[str]) -> float:
     nothing = _Unwatched()
     runner = Runner(_TAG, ["a"], Task(task, task), BatchingSettings(), nothing, lambda: None)
     await runner.start()
-    found = []
+    costs_us = []
     for _ in range(ROUNDS):
         started = time.process_time()
         for at in range(0, len(texts), 32):
             await asyncio.gather(*(runner.predict([text]) for text in texts[at : at + 32]))
-        found.append((time.process_time() - started) / len(texts) * 1e6)
+        costs_us.append((time.process_time() - started) / len(texts) * 1e6)
     await runner.close()
-    return median(found)
+    return median(costs_us)
 
 
 def _batch_notes(metrics: str, batches: Sequence[Sequence[Any]]) -> float:
@@ -345,7 +347,7 @@ def _batch_notes(metrics: str, batches: Sequence[Sequence[Any]]) -> float:
             for _ in batch:
                 observer.queue_changed(1)
 
-    return _each(sum(map(len, batches)), note)
+    return _cpu_us_per_item(sum(map(len, batches)), note)
 
 
 def run(folder: Path, texts: Path) -> Ledger:
@@ -354,8 +356,8 @@ def run(folder: Path, texts: Path) -> Ledger:
     done = subprocess.run(
         command, cwd=places.ROOT, env=places.environment(), stdout=subprocess.PIPE, check=True
     )
-    found: Ledger = json.loads(done.stdout)
-    return found
+    ledger: Ledger = json.loads(done.stdout)
+    return ledger
 
 
 def main() -> None:

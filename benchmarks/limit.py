@@ -45,9 +45,9 @@ class Limit:
 
     def ask(self, plan: Plan, shape: Shape, window: int, seconds: float, first: int = 0) -> None:
         """Have it measure, without waiting."""
-        asked = {"kind": kind(shape), "plan": asdict(plan), "window": window, "seconds": seconds}
+        request = {"kind": kind(shape), "plan": asdict(plan), "window": window, "seconds": seconds}
         assert self._popen.stdin is not None
-        self._popen.stdin.write(json.dumps({**asked, "first": first}) + "\n")
+        self._popen.stdin.write(json.dumps({**request, "first": first}) + "\n")
         self._popen.stdin.flush()
 
     def answer(self) -> dict[str, float]:
@@ -56,8 +56,8 @@ class Limit:
         line = self._popen.stdout.readline()
         if not line:
             raise RuntimeError("The offline process has ended.")
-        found: dict[str, float] = json.loads(line)
-        return found
+        figures: dict[str, float] = json.loads(line)
+        return figures
 
     def measure(
         self, plan: Plan, shape: Shape, window: int, seconds: float, first: int = 0
@@ -79,7 +79,7 @@ def best_plan(limit: Limit, shape: Shape, *, single_thread: bool = False) -> Pla
         window = max(1, shape.in_flight // 2) if single_thread else shape.in_flight
         return limit.measure(plan, shape, window, _TRY_S)["texts_s"]
 
-    computing = [Plan(threads=1)] if single_thread else _who(shape)
+    computing = [Plan(threads=1)] if single_thread else _thread_plans(shape)
     for plan in computing:
         # The first run of an engine is slow.
         limit.measure(plan, shape, shape.in_flight, _TRY_S)
@@ -91,7 +91,7 @@ def best_plan(limit: Limit, shape: Shape, *, single_thread: bool = False) -> Pla
     return _best([best, *(replace(best, max_tokens=tokens) for tokens in _TOKENS)], rate)
 
 
-def _who(shape: Shape) -> list[Plan]:
+def _thread_plans(shape: Shape) -> list[Plan]:
     if shape.in_flight == 1:
         return [Plan(threads=2), Plan(threads=1)]
     apart = Plan(threads=1, streams=2)

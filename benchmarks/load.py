@@ -63,16 +63,16 @@ def parse_wrk(output: str, connections: int) -> Load:
     if line is None:
         raise LoadFailed(f"wrk said: {output[-500:]}")
     # Without a single answer wrk has no percentiles.
-    told = json.loads(line.replace("-nan", "0").replace("nan", "0"))
-    after_the_wave = told["completed"] - connections
+    summary = json.loads(line.replace("-nan", "0").replace("nan", "0"))
+    after_the_wave = summary["completed"] - connections
     # Less than a wave may all have come at once, and tells no rate.
-    if after_the_wave >= connections and told["span_s"] > 0:
-        rate = after_the_wave / told["span_s"]
+    if after_the_wave >= connections and summary["span_s"] > 0:
+        rate = after_the_wave / summary["span_s"]
     else:
-        rate = told["completed"] / told["seconds"]
-    good = 1 - told["refused"] / told["completed"] if told["completed"] else 0.0
-    errors = told["refused"] + told["socket_errors"]
-    return Load(told["completed"], rate * good, told["p50_ms"], told["p99_ms"], errors)
+        rate = summary["completed"] / summary["seconds"]
+    good = 1 - summary["refused"] / summary["completed"] if summary["completed"] else 0.0
+    errors = summary["refused"] + summary["socket_errors"]
+    return Load(summary["completed"], rate * good, summary["p50_ms"], summary["p99_ms"], errors)
 
 
 def arrivals(rate: float, seconds: float, seed: int = _SEED) -> list[float]:
@@ -113,14 +113,14 @@ async def _send(target: Target, plan: Sequence[tuple[float, bytes]]) -> list[Ans
     async def ask(due: float, request: bytes) -> None:
         answers.append(await pool.ask(request, start + due))
 
-    asked = []
+    tasks = []
     for due, request in requests:
         await asyncio.sleep(max(0.0, start + due - time.monotonic()))
-        asked.append(asyncio.create_task(ask(due, request)))
-    if asked:
-        _, late = await asyncio.wait(asked, timeout=_ANSWER_LIMIT_S)
-        for each in late:
-            each.cancel()
+        tasks.append(asyncio.create_task(ask(due, request)))
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=_ANSWER_LIMIT_S)
+        for task in late:
+            task.cancel()
     await pool.close()
     return answers
 

@@ -45,74 +45,74 @@ class Capacity:
 
 
 def measure(
-    known: Running,
+    instance: Running,
     shape: Shape,
-    asked: list[Asked],
+    requests: list[Asked],
     timing: Timing,
     round_number: int,
     capacity: Capacity,
 ) -> dict[str, float | int]:
     """Warm a shape up, measure it, and return its figures."""
-    target = _target(known, shape, asked)
-    first = round_number * STEP % len(asked)
+    target = _target(instance, shape, requests)
+    first = round_number * STEP % len(requests)
     rate = 0.0
     if shape.open_loop:
         if not capacity.requests_s:
             load = closed_loop(target, _CAPACITY.connections, timing.seconds, first)
             capacity.requests_s = load.requests_s
-            settle(known)
+            settle(instance)
         rate = max(1.0, OPEN_SHARE * capacity.requests_s)
     _run(target, shape, timing.warm_s, first, rate)
-    settle(known)
-    padding, cpu, others = _padding(known), known.cpu_s(), others_cpu_s()
+    settle(instance)
+    padding, cpu, other_cpu = _padding(instance), instance.cpu_s(), others_cpu_s()
     start = time.perf_counter()
     load = _run(target, shape, timing.of(shape), first, rate)
-    seconds, spent = time.perf_counter() - start, known.cpu_s() - cpu
-    others = others_cpu_s() - others - spent
-    settle(known)
+    seconds, spent = time.perf_counter() - start, instance.cpu_s() - cpu
+    other_cpu = others_cpu_s() - other_cpu - spent
+    settle(instance)
     if shape == _CAPACITY:
         capacity.requests_s = load.requests_s
     return {
-        **_figures(load, shape, asked, first),
+        **_figures(load, shape, requests, first),
         "cpu_ms_per_request": spent * 1000 / max(1, load.requests),
         "cpu_cores": spent / seconds,
-        "other_cores": max(0.0, others / seconds),
-        **_waste(padding, _padding(known)),
-        "memory_mb": known.memory_mb(),
+        "other_cores": max(0.0, other_cpu / seconds),
+        **_waste(padding, _padding(instance)),
+        "memory_mb": instance.memory_mb(),
     }
 
 
 def others_cpu_s() -> float:
     """Return the CPU seconds that the machine has given to all but us and the load generator."""
-    machine, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    machine, process_times = psutil.cpu_times(), psutil.Process().cpu_times()
     busy = machine.user + machine.nice + machine.system
-    return float(busy - sum(own[:4]))
+    return float(busy - sum(process_times[:4]))
 
 
-def settle(known: Running) -> None:
+def settle(instance: Running) -> None:
     """Wait until a server has computed its backlog, up to a limit."""
     end = time.perf_counter() + _IDLE_LIMIT_S
     while time.perf_counter() < end:
-        before = known.cpu_s()
+        before = instance.cpu_s()
         time.sleep(_IDLE_POLL_S)
-        if known.cpu_s() - before < _IDLE_CORES * _IDLE_POLL_S:
+        if instance.cpu_s() - before < _IDLE_CORES * _IDLE_POLL_S:
             return
 
 
-def _figures(load: Load, shape: Shape, asked: list[Asked], first: int) -> dict[str, float | int]:
+def _figures(load: Load, shape: Shape, requests: list[Asked], first: int) -> dict[str, float | int]:
     """Return a load's own figures, with its texts and its tokens a second."""
-    met = [asked[(first + step) % len(asked)].tokens for step in range(max(1, load.requests))]
+    met = [requests[(first + step) % len(requests)].tokens for step in range(max(1, load.requests))]
     texts_s = load.requests_s * shape.per_request
-    told: dict[str, float | int] = asdict(load)
-    return {**told, "texts_s": texts_s, "tokens_s": load.requests_s * sum(met) / len(met)}
+    figures: dict[str, float | int] = asdict(load)
+    return {**figures, "texts_s": texts_s, "tokens_s": load.requests_s * sum(met) / len(met)}
 
 
-def _target(known: Running, shape: Shape, asked: list[Asked]) -> Target:
-    call = known.server.call(shape.per_request)
+def _target(instance: Running, shape: Shape, requests: list[Asked]) -> Target:
+    call = instance.server.call(shape.per_request)
     kind = "mixed" if shape.mixed else str(shape.per_request)
-    bodies = places.BODIES / f"{known.server.name}-{kind}.jsonl"
-    write_bodies(bodies, asked, call.body)
-    return Target(known.url + call.path, bodies, known.headers)
+    bodies = places.BODIES / f"{instance.server.name}-{kind}.jsonl"
+    write_bodies(bodies, requests, call.body)
+    return Target(instance.url + call.path, bodies, instance.headers)
 
 
 def _run(target: Target, shape: Shape, seconds: float, first: int, rate: float) -> Load:
@@ -121,25 +121,25 @@ def _run(target: Target, shape: Shape, seconds: float, first: int, rate: float) 
     return closed_loop(target, shape.connections, seconds, first)
 
 
-def _padding(known: Running) -> tuple[float, float] | None:
+def _padding(instance: Running) -> tuple[float, float] | None:
     """Return the sum and the count of Kaiten's padding histogram; None of other servers."""
-    if not known.server.name.startswith("kaiten"):
+    if not instance.server.name.startswith("kaiten"):
         return None
     text = httpx.get(
-        known.url + "/metrics", headers=known.headers, timeout=30, trust_env=False
+        instance.url + "/metrics", headers=instance.headers, timeout=30, trust_env=False
     ).text
     return parse_padding(text)
 
 
 def parse_padding(metrics: str) -> tuple[float, float] | None:
     """Read the sum and the count of ``kaiten_batch_padding_ratio``, over all its labels."""
-    found = re.findall(
+    samples = re.findall(
         r"^kaiten_batch_padding_ratio_(sum|count)\{[^}]*\} (\S+)", metrics, re.MULTILINE
     )
-    if not found:
+    if not samples:
         return None
     sums, counts = (
-        [float(value) for part, value in found if part == wanted] for wanted in ("sum", "count")
+        [float(value) for part, value in samples if part == suffix] for suffix in ("sum", "count")
     )
     return sum(sums), sum(counts)
 

@@ -78,9 +78,9 @@ def _rows(path: Path) -> list[quickstart.Example]:
 
 def ensure_model(data: Data) -> Facts:
     """Return the facts of the kept model, made now if there is none for this data."""
-    kept = places.HERE / "model.json"
-    if kept.is_file() and (places.MODEL / "config.json").is_file():
-        facts = Facts(**json.loads(kept.read_text()))
+    facts_path = places.HOME / "model.json"
+    if facts_path.is_file() and (places.MODEL / "config.json").is_file():
+        facts = Facts(**json.loads(facts_path.read_text()))
         if facts.source == data.source:
             return facts
     transformers_logging.set_verbosity_error()
@@ -95,17 +95,17 @@ def ensure_model(data: Data) -> Facts:
     model.save_pretrained(places.MODEL)
     tokenizer.save_pretrained(places.MODEL)
     facts = Facts(data.source, model.config.num_labels, accuracy, len(data.training))
-    places.write_json(kept, asdict(facts))
+    places.write_json(facts_path, asdict(facts))
     return facts
 
 
 def _accuracy(
     test: Sequence[quickstart.Example], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> float:
-    asked = random.Random(SEED).sample(test, min(TESTED_TEXTS, len(test)))
-    found = quickstart.predict(asked, model, tokenizer)
-    right = sum(row.label == label for row, label in zip(asked, found, strict=True))
-    return round(right / len(asked), 3)
+    examples = random.Random(SEED).sample(test, min(TESTED_TEXTS, len(test)))
+    labels = quickstart.predict(examples, model, tokenizer)
+    right = sum(row.label == label for row, label in zip(examples, labels, strict=True))
+    return round(right / len(examples), 3)
 
 
 def register() -> Path:
@@ -125,7 +125,7 @@ def register() -> Path:
 
 def export_plainly() -> Path:
     """Export the network as any user of ONNX Runtime would, for the peers that serve ONNX."""
-    target = places.HERE / "plain" / "model.onnx"
+    target = places.HOME / "plain" / "model.onnx"
     shutil.rmtree(target.parent, ignore_errors=True)
     network = AutoModelForSequenceClassification.from_pretrained(places.MODEL)
     save(trace(network.eval(), TokenBatch.of_ids([[2, 3], [2, 3, 4, 5]], 0)), target)

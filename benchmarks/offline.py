@@ -68,7 +68,7 @@ class Engine:
             onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             for _ in range(streams)
         ]
-        self._wanted = {given.name for given in self._sessions[0].get_inputs()}
+        self._input_names = {model_input.name for model_input in self._sessions[0].get_inputs()}
 
     def logits(self, batch: Sequence[Ids], stream: int) -> Any:
         """Return the logits of one padded batch."""
@@ -77,8 +77,8 @@ class Engine:
         for row, tokens in enumerate(batch):
             ids[row, : len(tokens)] = tokens
             mask[row, : len(tokens)] = 1
-        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        feed = {name: value for name, value in given.items() if name in self._wanted}
+        tensors = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        feed = {name: value for name, value in tensors.items() if name in self._input_names}
         return self._sessions[stream].run(None, feed)[0].argmax(axis=1)
 
 
@@ -111,18 +111,18 @@ class Offline:
         self, engine: Engine, plan: Plan, window: int, seconds: float, first: int
     ) -> dict[str, float]:
         """Let each stream go through smaller windows of its own, and add up what they did."""
-        size, found = (
+        size, stream_figures = (
             max(1, window // plan.streams),
             [dict[str, float]() for _ in range(plan.streams)],
         )
 
         def work(stream: int) -> None:
             windows = self._windows(size, first + stream * len(self._texts) // plan.streams)
-            found[stream] = self._timed(windows, seconds, engine, plan, [stream])
+            stream_figures[stream] = self._timed(windows, seconds, engine, plan, [stream])
 
         _run_all(work, plan.streams)
-        added = {key: sum(part[key] for part in found) for key in ("texts_s", "tokens_s")}
-        return {**added, "p50_ms": median(part["p50_ms"] for part in found)}
+        added = {key: sum(part[key] for part in stream_figures) for key in ("texts_s", "tokens_s")}
+        return {**added, "p50_ms": median(part["p50_ms"] for part in stream_figures)}
 
     def _windows(self, size: int, first: int) -> Iterator[list[str]]:
         texts = cycle(
@@ -184,11 +184,13 @@ def main() -> None:
     model, tokenizer, texts = map(Path, sys.argv[1:4])
     kinds = json.loads(texts.read_text(encoding="utf-8"))
     engines: dict[tuple[int, int], Engine] = {}
-    known = {kind: Offline(model, tokenizer, rows, engines) for kind, rows in kinds.items()}
+    offline_by_kind = {
+        kind: Offline(model, tokenizer, rows, engines) for kind, rows in kinds.items()
+    }
     for line in sys.stdin:
-        asked = json.loads(line)
-        offline, plan = known[asked.pop("kind")], Plan(**asked.pop("plan"))
-        sys.stdout.write(json.dumps(offline.measure(plan, **asked)) + "\n")
+        request = json.loads(line)
+        offline, plan = offline_by_kind[request.pop("kind")], Plan(**request.pop("plan"))
+        sys.stdout.write(json.dumps(offline.measure(plan, **request)) + "\n")
         sys.stdout.flush()
 
 

@@ -7,25 +7,34 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-HERE = Path(os.environ.get("BENCHMARKS_HOME", ROOT / ".kaiten" / "benchmarks")).resolve()
-MODEL = HERE / "model"
-STORE = HERE / "bentoml"
+HOME = Path(os.environ.get("BENCHMARKS_HOME", ROOT / ".kaiten" / "benchmarks")).resolve()
+MODEL = HOME / "model"
+STORE = HOME / "bentoml"
 # What makes a process of Kaiten's touch nothing of the user's.
-KAITEN = {"BENTOML_HOME": str(STORE), "KAITEN_HOME": str(HERE / "home")}
-BODIES = HERE / "bodies"
-LOGS = HERE / "logs"
-ENVIRONMENTS = HERE / "peers"
+KAITEN = {"BENTOML_HOME": str(STORE), "KAITEN_HOME": str(HOME / "home")}
+BODIES = HOME / "bodies"
+LOGS = HOME / "logs"
+ENVIRONMENTS = HOME / "peers"
 PEERS = Path(__file__).parent / "peers"
 RESULTS = Path(__file__).parent / "results"
 # That which runs this, with all that it has installed.
 PYTHON = Path(sys.executable)
-_OWN = ("KAITEN_", "BENTOML_", "PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VIRTUAL_ENV")
+_STEERING_PREFIXES = (
+    "KAITEN_",
+    "BENTOML_",
+    "PYTHONPATH",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VIRTUAL_ENV",
+)
 
 
 def environment(**changes: str) -> dict[str, str]:
     """Return this process's environment without what could steer a server, and with the changes."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
-    return {**kept, **changes}
+    variables = {
+        name: value for name, value in os.environ.items() if not name.startswith(_STEERING_PREFIXES)
+    }
+    return {**variables, **changes}
 
 
 def write_json(path: Path, value: object) -> None:

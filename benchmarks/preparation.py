@@ -31,7 +31,7 @@ class Prepared:
 
 def prepare(banking77: Path, shapes: Sequence[Shape], workers: Sequence[int]) -> Prepared:
     """Make the model unless it exists, register it, and build the requests for every server."""
-    places.HERE.mkdir(parents=True, exist_ok=True)
+    places.HOME.mkdir(parents=True, exist_ok=True)
     data = model.read_data(banking77)
     facts = model.ensure_model(data)
     console.print(f"Model: {facts.source}, {facts.labels} labels, test accuracy {facts.accuracy}")
@@ -39,13 +39,13 @@ def prepare(banking77: Path, shapes: Sequence[Shape], workers: Sequence[int]) ->
     tokenizer = _tokenizer(places.MODEL / "tokenizer.json")
     short = texts.short_texts([row.text for row in data.test])
     mixed = texts.mixed_texts(short, tokenizer)
-    file = places.HERE / "texts.json"
+    file = places.HOME / "texts.json"
     write_texts(file, {"short": short, "mixed": mixed})
     servers = [kaiten(model.TAG, count) for count in workers]
     count = texts.counter(tokenizer)
     material = Material(
         values={"model": str(places.MODEL), "onnx": str(model.export_plainly())},
-        asked={shape.name: texts.requests(shape, short, mixed, count) for shape in shapes},
+        requests={shape.name: texts.requests(shape, short, mixed, count) for shape in shapes},
         questions=questions(places.MODEL, short, mixed),
         kaiten=servers,
         headers={"Authorization": f"Bearer {model.token()}"} if servers else {},

@@ -88,12 +88,12 @@ def _conditions(results: Results) -> str:
         f"Kaiten: {_versions(facts.get('versions', {}))}.",
     ]
     peers = facts.get("peers", {})
-    lines += [f"{_title(name)}: {_versions(found)}." for name, found in peers.items()]
+    lines += [f"{_title(name)}: {_versions(versions)}." for name, versions in peers.items()]
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _versions(found: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in found.items())
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _speeds(results: Results) -> str:
@@ -106,19 +106,19 @@ def _speeds(results: Results) -> str:
         Spread.of(row["texts_s"] for row in offline(results, name).values()) for name in names
     ]
     rows.append(
-        ["*Offline limit*", *(f"*{found.median:.0f}*" if found else "" for found in limits)]
+        ["*Offline limit*", *(f"*{limit.median:.0f}*" if limit else "" for limit in limits)]
     )
     return _table(["server", *(_SHAPES.get(name, name) for name in names)], rows)
 
 
 def _disturbances(results: Results) -> str:
-    found, all_loads = disturbed(results), results.of("load")
-    if not found:
+    disturbed_loads, all_loads = disturbed(results), results.of("load")
+    if not disturbed_loads:
         return "The machine was left alone meanwhile."
-    worst = max(row["other_cores"] for row in found)
+    worst = max(row["other_cores"] for row in disturbed_loads)
     return (
-        f"**In {len(found)} of {len(all_loads)} measurements other programs took up to {worst:.1f} "
-        "cores: these numbers are not to be trusted.**"
+        f"**In {len(disturbed_loads)} of {len(all_loads)} measurements other programs took up to "
+        f"{worst:.1f} cores: these numbers are not to be trusted.**"
     )
 
 
@@ -133,27 +133,27 @@ def _speed(results: Results, server: str, shape: str) -> str:
     return f"{texts.median:.0f}<br>{p50.median:.1f} / {p99.median:.1f}{failed}"
 
 
-def _marks(found: Sequence[Mark]) -> str:
+def _marks(mark_list: Sequence[Mark]) -> str:
     rows = []
-    for mark in found:
+    for mark in mark_list:
         sign = "at least" if mark.at_least else "at most"
         goal = f", goal {mark.goal:g}" if mark.goal else ""
-        value = _spread(mark.found) if mark.found else "not measured"
+        value = _spread(mark.result) if mark.result else "not measured"
         met = {True: "yes", False: "**no**", None: "-"}[mark.met]
-        rows.append([mark.shape, mark.what, f"{sign} {mark.bound:g}{goal}", value, met])
+        rows.append([mark.shape, mark.metric, f"{sign} {mark.bound:g}{goal}", value, met])
     return _table(["shape", "what", "mark", "median (least - most)", "met"], rows)
 
 
-def _spread(found: Spread) -> str:
-    return f"{found.median:.2f} ({found.low:.2f} - {found.high:.2f})"
+def _spread(figure: Spread) -> str:
+    return f"{figure.median:.2f} ({figure.low:.2f} - {figure.high:.2f})"
 
 
 def _servers(results: Results) -> str:
     rows = []
     for server in servers(results):
-        known = results.of("server", server=server)
+        records = results.of("server", server=server)
         fields = ("memory_settled_mb", "memory_peak_mb", "ready_s")
-        figures = [Spread.of(row[field] for row in known) for field in fields]
+        figures = [Spread.of(row[field] for row in records) for field in fields]
         cpu = spread(results, server, "1x32", "cpu_ms_per_request")
         labels = min((row["share"] for row in results.of("labels", server=server)), default=None)
         rows.append(
@@ -218,12 +218,12 @@ def _plan(plan: dict[str, object]) -> str:
 
 
 def _failures(results: Results) -> list[str]:
-    found = []
+    failures = []
     for row in [*results.of("absent"), *results.of("failure")]:
         where = row.get("shape") or row.get("configuration") or "installation"
         lines = str(row["error"]).strip().splitlines()
-        found.append(f"{_title(row['server'])} ({where}): `{' / '.join(lines[-4:])}`")
-    return found
+        failures.append(f"{_title(row['server'])} ({where}): `{' / '.join(lines[-4:])}`")
+    return failures
 
 
 def _list(lines: Sequence[str], empty: str) -> str:
@@ -237,7 +237,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _bars(results: Results) -> dict[str, dict[str, float]]:
     """Return texts/s by shape and server, with the offline limit last."""
-    found: dict[str, dict[str, float]] = {}
+    groups: dict[str, dict[str, float]] = {}
     for shape in shapes(results):
         if shape == "open70":
             continue
@@ -245,6 +245,6 @@ def _bars(results: Results) -> dict[str, dict[str, float]]:
         bars["Offline limit"] = Spread.of(
             row["texts_s"] for row in offline(results, shape).values()
         )
-        kept = {name: value.median for name, value in bars.items() if value is not None}
-        found[_SHAPES.get(shape, shape)] = kept
-    return found
+        medians = {name: value.median for name, value in bars.items() if value is not None}
+        groups[_SHAPES.get(shape, shape)] = medians
+    return groups

@@ -14,7 +14,7 @@ import psutil
 
 from benchmarks import places
 
-_OURS = ("bentoml", "torch", "transformers", "onnxruntime", "tokenizers", "numpy", "uvicorn")
+_PACKAGES = ("bentoml", "torch", "transformers", "onnxruntime", "tokenizers", "numpy", "uvicorn")
 Record = dict[str, Any]
 
 
@@ -42,12 +42,12 @@ class Results:
         read = json.loads(path.read_text(encoding="utf-8"))
         return cls(path, read["conditions"], read["records"])
 
-    def of(self, kind: str, **wanted: Any) -> list[Record]:
+    def of(self, kind: str, **values: Any) -> list[Record]:
         """Return the records of a kind that have these values."""
         return [
             row
             for row in self.records
-            if row["kind"] == kind and all(row.get(key) == value for key, value in wanted.items())
+            if row["kind"] == kind and all(row.get(key) == value for key, value in values.items())
         ]
 
 
@@ -67,7 +67,7 @@ def machine() -> Record:
         "python": platform.python_version(),
         "commit": _git("rev-parse", "--short=12", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
-        "versions": {name: version(name) for name in _OURS if _installed(name)},
+        "versions": {name: version(name) for name in _PACKAGES if _installed(name)},
     }
 
 

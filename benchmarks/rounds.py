@@ -25,7 +25,7 @@ class Material:
     """What every server is given and asked."""
 
     values: Mapping[str, str]
-    asked: Mapping[str, list[Asked]]
+    requests: Mapping[str, list[Asked]]
     questions: Sequence[Question]
     kaiten: Sequence[Server]
     headers: Mapping[str, str]
@@ -106,29 +106,31 @@ class Bench:
         """Start a server, measure the shapes, record, and stop it."""
         facts = {"server": server.name, "configuration": configuration.name, "round": number}
         headers = dict(self.material.headers) if server in self.material.kaiten else {}
-        found: list[Record] = []
+        records: list[Record] = []
         try:
-            with running(server, configuration, dict(self.material.values), headers) as known:
-                self.tell(f"{server.title} ({configuration.name}): ready in {known.ready_s:.1f} s")
+            with running(server, configuration, dict(self.material.values), headers) as instance:
+                self.tell(
+                    f"{server.title} ({configuration.name}): ready in {instance.ready_s:.1f} s"
+                )
                 capacity = Capacity()
                 for shape in shapes:
-                    found += self._shape(known, shape, timing, capacity, facts, kind)
+                    records += self._shape(instance, shape, timing, capacity, facts, kind)
                     if kind == "load" and server in self.material.kaiten:
                         self._offline(server, shape, timing, number)
-                settled = known.memory_mb()
+                settled = instance.memory_mb()
                 # Last, as a batcher that learns from its load would carry this over.
                 if kind == "load":
-                    self._check_labels(known, shapes, facts)
+                    self._check_labels(instance, shapes, facts)
             if kind == "load":
-                sizes = {"memory_settled_mb": settled, "memory_peak_mb": known.peak_mb}
-                self.results.add("server", **facts, ready_s=known.ready_s, **sizes)
+                sizes = {"memory_settled_mb": settled, "memory_peak_mb": instance.peak_mb}
+                self.results.add("server", **facts, ready_s=instance.ready_s, **sizes)
         except ServerFailed as error:
             self._absent(server, error, configuration=configuration.name, round=number)
-        return found
+        return records
 
     def _shape(
         self,
-        known: Running,
+        instance: Running,
         shape: Shape,
         timing: Timing,
         capacity: Capacity,
@@ -137,19 +139,21 @@ class Bench:
     ) -> list[Record]:
         number = int(str(facts["round"]))
         try:
-            told = measure(known, shape, self.material.asked[shape.name], timing, number, capacity)
+            figures = measure(
+                instance, shape, self.material.requests[shape.name], timing, number, capacity
+            )
         except (LoadFailed, OSError, httpx.HTTPError) as error:
             self.results.add("failure", **facts, shape=shape.name, error=str(error))
             return []
-        record = self.results.add(kind, **facts, shape=shape.name, **told)
+        record = self.results.add(kind, **facts, shape=shape.name, **figures)
         self.tell(
-            f"  {shape.name:7} {told['texts_s']:6.0f} texts/s  p50 {told['p50_ms']:6.0f}  "
-            f"p99 {told['p99_ms']:6.0f} ms  errors {told['errors']}"
+            f"  {shape.name:7} {figures['texts_s']:6.0f} texts/s  p50 {figures['p50_ms']:6.0f}  "
+            f"p99 {figures['p99_ms']:6.0f} ms  errors {figures['errors']}"
         )
         return [record]
 
     def _check_labels(
-        self, known: Running, shapes: Iterable[Shape], facts: Mapping[str, object]
+        self, instance: Running, shapes: Iterable[Shape], facts: Mapping[str, object]
     ) -> None:
         """Ask the questions once for each server and configuration."""
         about = {key: facts[key] for key in ("server", "configuration")}
@@ -157,7 +161,7 @@ class Bench:
             return
         # A configuration for small batches only is not asked large ones.
         batches = any(shape.per_request > 1 for shape in shapes)
-        share = agreement(known, self.material.questions, batches=batches)
+        share = agreement(instance, self.material.questions, batches=batches)
         self.results.add("labels", **about, share=share, asked=len(self.material.questions))
         self.tell(f"  labels  {share:.1%} of {len(self.material.questions)} right")
 
@@ -184,24 +188,26 @@ class Bench:
         seconds = timing.of(shape)
         if server == self.material.kaiten[0]:
             plan, limit = self.plans[shape.name], self.limits[0]
-            told = limit.measure(plan, shape, shape.in_flight, seconds, number * STEP)
+            figures = limit.measure(plan, shape, shape.in_flight, seconds, number * STEP)
             kind = "offline"
         elif shape.name not in self.pair_plans:
             # One text at a time leaves nothing to share out.
             return
         else:
-            told, kind = self._two_processes(shape, seconds, number), "offline_pair"
-        self.results.add(kind, **facts, **told)
-        self.tell(f"  {'':7} {told['texts_s']:6.0f} texts/s offline, p50 {told['p50_ms']:.1f} ms")
+            figures, kind = self._two_processes(shape, seconds, number), "offline_pair"
+        self.results.add(kind, **facts, **figures)
+        self.tell(
+            f"  {'':7} {figures['texts_s']:6.0f} texts/s offline, p50 {figures['p50_ms']:.1f} ms"
+        )
 
     def _two_processes(self, shape: Shape, seconds: float, number: int) -> dict[str, float]:
         """Return what two processes of one thread each reach together, each on half a window."""
         plan, half = self.pair_plans[shape.name], max(1, shape.in_flight // 2)
         for index, limit in enumerate(self.limits):
             limit.ask(plan, shape, half, seconds, number * STEP + index * 1024)
-        told = [limit.answer() for limit in self.limits]
-        added = {key: sum(part[key] for part in told) for key in ("texts_s", "tokens_s")}
-        return {**added, "p50_ms": max(part["p50_ms"] for part in told)}
+        figures = [limit.answer() for limit in self.limits]
+        added = {key: sum(part[key] for part in figures) for key in ("texts_s", "tokens_s")}
+        return {**added, "p50_ms": max(part["p50_ms"] for part in figures)}
 
 
 def _closed(shapes: Iterable[Shape]) -> list[Shape]:
@@ -217,17 +223,17 @@ def best_of(
 ) -> dict[str, Configuration]:
     """Return the best configuration of each shape; one with errors counts only if all have them."""
     by_name = {configuration.name: configuration for configuration in peer.configurations}
-    found: dict[str, Configuration] = {}
+    choices: dict[str, Configuration] = {}
     for shape in closed:
         rows = [row for row in tried if row["shape"] == shape.name and row["texts_s"] > 0]
         if rows:
             best = max(rows, key=lambda row: (not row["errors"], row["texts_s"]))
-            found[shape.name] = by_name[best["configuration"]]
-    reference = found.get(SHAPES["1x32"].name) or next(iter(found.values()), None)
+            choices[shape.name] = by_name[best["configuration"]]
+    reference = choices.get(SHAPES["1x32"].name) or next(iter(choices.values()), None)
     if reference is not None:
         opened = [shape for shape in shapes if shape.open_loop]
-        found |= _for_all(opened, reference)
-    return found
+        choices |= _for_all(opened, reference)
+    return choices
 
 
 def _distinct(choices: Iterable[Configuration]) -> list[Configuration]:

@@ -58,9 +58,9 @@ class Running:
         total = largest = 0
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
-                told = process.memory_full_info()
-                total += told.pss
-                largest = max(largest, told.rss)
+                memory = process.memory_full_info()
+                total += memory.pss
+                largest = max(largest, memory.rss)
         total = max(total, largest)
         self.peak_mb = max(self.peak_mb, total / _MIB)
         return total / _MIB
@@ -101,76 +101,80 @@ def running(
     port, mark = _free_port(), uuid.uuid4().hex
     log = places.LOGS / f"{server.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    known = Running(server, configuration, port, mark, log, headers or {})
+    instance = Running(server, configuration, port, mark, log, headers or {})
     started = time.perf_counter()
-    popen = _start(known, values)
+    popen = _start(instance, values)
     try:
-        _wait_until_it_answers(known, popen, ready_limit_s)
-        known.ready_s = time.perf_counter() - started
-        yield known
+        _wait_until_it_answers(instance, popen, ready_limit_s)
+        instance.ready_s = time.perf_counter() - started
+        yield instance
     finally:
-        _stop(known, popen)
+        _stop(instance, popen)
 
 
-def _start(known: Running, values: dict[str, str]) -> subprocess.Popen[bytes]:
-    server, folder = known.server, places.ENVIRONMENTS / known.server.name
+def _start(instance: Running, values: dict[str, str]) -> subprocess.Popen[bytes]:
+    server, folder = instance.server, places.ENVIRONMENTS / instance.server.name
     home = folder / "home"
     home.mkdir(parents=True, exist_ok=True)
     filled = {
         **values,
-        **known.configuration.env,
-        "port": str(known.port),
+        **instance.configuration.env,
+        "port": str(instance.port),
         "venv": str(folder / "venv" / "bin"),
         "home": str(home),
     }
     env = places.environment(
         PATH=f"{folder / 'venv' / 'bin'}:{places.PYTHON.parent}:/usr/local/bin:/usr/bin:/bin",
-        **{_MARK: known.mark},
-        **known.configuration.env,
+        **{_MARK: instance.mark},
+        **instance.configuration.env,
         **{name: value.format(**filled) for name, value in server.env.items()},
     )
     command = [part.format(**filled) for part in server.command]
     cwd = server.folder.format(**filled)
-    with known.log.open("wb") as log:
+    with instance.log.open("wb") as log:
         return subprocess.Popen(
             command, env=env, cwd=cwd, stdout=log, stderr=log, start_new_session=True
         )
 
 
-def _wait_until_it_answers(known: Running, popen: subprocess.Popen[bytes], limit_s: float) -> None:
+def _wait_until_it_answers(
+    instance: Running, popen: subprocess.Popen[bytes], limit_s: float
+) -> None:
     end = time.perf_counter() + limit_s
     with httpx.Client(timeout=limit_s, trust_env=False) as client:
         while time.perf_counter() < end:
             if popen.poll() is not None:
-                raise ServerFailed(f"It ended with code {popen.returncode}.\n{tail(known.log)}")
+                raise ServerFailed(f"It ended with code {popen.returncode}.\n{tail(instance.log)}")
             with contextlib.suppress(httpx.HTTPError):
-                if client.get(known.url + known.server.ready).is_success:
-                    known.ask(client, ["Is it ready?"])
+                if client.get(instance.url + instance.server.ready).is_success:
+                    instance.ask(client, ["Is it ready?"])
                     return
             time.sleep(_POLL_S)
-    raise ServerFailed(f"No answer within {limit_s:.0f} s.\n{tail(known.log)}")
+    raise ServerFailed(f"No answer within {limit_s:.0f} s.\n{tail(instance.log)}")
 
 
-def _stop(known: Running, popen: subprocess.Popen[bytes]) -> None:
+def _stop(instance: Running, popen: subprocess.Popen[bytes]) -> None:
     """Ask it to end, kill the remaining processes by id, and check that its port is free."""
     if popen.poll() is None:
         popen.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             popen.wait(_STOP_LIMIT_S)
-    left = known.processes()
-    for process in left:
+    processes = instance.processes()
+    for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(left, timeout=_STOP_LIMIT_S)
+    psutil.wait_procs(processes, timeout=_STOP_LIMIT_S)
     popen.wait(_STOP_LIMIT_S)
-    if not _is_free(known.port):
-        raise ServerFailed(f"{known.server.name} ended, and something still has port {known.port}.")
+    if not _is_free(instance.port):
+        raise ServerFailed(
+            f"{instance.server.name} ended, and something still has port {instance.port}."
+        )
 
 
 def tail(log: Path, lines: int = 8) -> str:
     """Return the last lines of a log, each cut to a sensible width."""
-    kept = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
-    return "\n".join(line[:300] for line in kept)
+    last_lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+    return "\n".join(line[:300] for line in last_lines)
 
 
 def _free_port() -> int:

@@ -22,8 +22,8 @@ class Spread:
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread | None":
         """Return the spread of some values; None of no values."""
-        kept = list(values)
-        return cls(median(kept), min(kept), max(kept)) if kept else None
+        numbers = list(values)
+        return cls(median(numbers), min(numbers), max(numbers)) if numbers else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +31,19 @@ class Mark:
     """The promise for a shape and its result; ``goal`` is the bound to aim for."""
 
     shape: str
-    what: str
+    metric: str
     bound: float
-    found: Spread | None
+    result: Spread | None
     goal: float | None = None
     at_least: bool = False
 
     @property
     def met(self) -> bool | None:
         """Return whether the median keeps the bound; None where it was not measured."""
-        if self.found is None:
+        if self.result is None:
             return None
-        kept = self.found.median >= self.bound
-        return kept if self.at_least else self.found.median <= self.bound
+        meets_minimum = self.result.median >= self.bound
+        return meets_minimum if self.at_least else self.result.median <= self.bound
 
 
 # Shape: (texts/s against the best peer, its goal), (texts/s against the offline limit, its goal).
@@ -58,14 +58,14 @@ _RATIOS: dict[str, tuple[tuple[float, float | None], tuple[float, float | None] 
 
 def servers(results: Results) -> list[str]:
     """Return the servers that were measured, Kaiten first, then by texts/s at the first shape."""
-    found = list(dict.fromkeys(row["server"] for row in results.of("load")))
+    names = list(dict.fromkeys(row["server"] for row in results.of("load")))
     shape = next(iter(shapes(results)), "")
 
     def order(server: str) -> tuple[bool, float]:
         speed = spread(results, server, shape, "texts_s")
         return not server.startswith(KAITEN), -(speed.median if speed else 0.0)
 
-    return sorted(found, key=order)
+    return sorted(names, key=order)
 
 
 def shapes(results: Results) -> list[str]:
@@ -81,25 +81,25 @@ def spread(results: Results, server: str, shape: str, field: str) -> Spread | No
 
 def best_peers(results: Results, shape: str) -> dict[int, Record]:
     """Return the peer with the most texts/s of each round."""
-    found: dict[int, Record] = {}
+    peers: dict[int, Record] = {}
     for row in results.of("load", shape=shape):
-        known = found.get(row["round"])
-        better = known is None or row["texts_s"] > known["texts_s"]
+        best = peers.get(row["round"])
+        better = best is None or row["texts_s"] > best["texts_s"]
         if not row["server"].startswith(KAITEN) and better:
-            found[row["round"]] = row
-    return found
+            peers[row["round"]] = row
+    return peers
 
 
 def calmest_peers(results: Results) -> dict[int, Record]:
     """Return the peer with the lowest p50 of each round, each at 70 % of its own capacity."""
-    found: dict[int, Record] = {}
+    peers: dict[int, Record] = {}
     for row in results.of("load", shape="open70"):
         if row["server"].startswith(KAITEN) or row["errors"]:
             continue
-        known = found.get(row["round"])
-        if known is None or row["p50_ms"] < known["p50_ms"]:
-            found[row["round"]] = row
-    return found
+        calmest = peers.get(row["round"])
+        if calmest is None or row["p50_ms"] < calmest["p50_ms"]:
+            peers[row["round"]] = row
+    return peers
 
 
 def offline(results: Results, shape: str, *, server: str = KAITEN) -> dict[int, Record]:
@@ -111,14 +111,14 @@ def offline(results: Results, shape: str, *, server: str = KAITEN) -> dict[int, 
 def paired(
     results: Results,
     shape: str,
-    others: dict[int, Record],
+    references: dict[int, Record],
     compare: Callable[[Record, Record], float],
     server: str = KAITEN,
 ) -> Spread | None:
     """Compare a server with another record of the same round, round by round."""
     rows = results.of("load", server=server, shape=shape)
-    pairs = [(row, others[row["round"]]) for row in rows if row["round"] in others]
-    return Spread.of(compare(row, other) for row, other in pairs if other["texts_s"])
+    pairs = [(row, references[row["round"]]) for row in rows if row["round"] in references]
+    return Spread.of(compare(row, reference) for row, reference in pairs if reference["texts_s"])
 
 
 def speed_ratio(ours: Record, theirs: Record) -> float:
@@ -129,29 +129,29 @@ def speed_ratio(ours: Record, theirs: Record) -> float:
 def marks(results: Results) -> list[Mark]:
     """Return every mark of the shapes that were measured."""
     present = shapes(results)
-    found: list[Mark] = []
+    all_marks: list[Mark] = []
     for shape in present:
         if shape in _RATIOS:
-            found += _ratio_marks(results, shape)
+            all_marks += _ratio_marks(results, shape)
     if "1x1" in present:
-        found += _single_marks(results)
+        all_marks += _single_marks(results)
     if "mixed" in present:
         waste = spread(results, KAITEN, "mixed", "padding")
-        found.append(Mark("mixed", "share of a batch that is padding", 0.10, waste))
+        all_marks.append(Mark("mixed", "share of a batch that is padding", 0.10, waste))
     if "open70" in present:
-        found += _open_marks(results)
-    return found + _server_marks(results) + _worker_marks(results)
+        all_marks += _open_marks(results)
+    return all_marks + _server_marks(results) + _worker_marks(results)
 
 
 def _ratio_marks(results: Results, shape: str) -> list[Mark]:
     (bound, goal), limit = _RATIOS[shape]
     ratio = paired(results, shape, best_peers(results, shape), speed_ratio)
-    found = [Mark(shape, "texts/s, times the best peer's", bound, ratio, goal, at_least=True)]
+    ratio_marks = [Mark(shape, "texts/s, times the best peer's", bound, ratio, goal, at_least=True)]
     if limit is not None:
         ratio = paired(results, shape, offline(results, shape), speed_ratio)
-        what = "texts/s, share of the offline limit"
-        found.append(Mark(shape, what, limit[0], ratio, limit[1], at_least=True))
-    return found
+        metric = "texts/s, share of the offline limit"
+        ratio_marks.append(Mark(shape, metric, limit[0], ratio, limit[1], at_least=True))
+    return ratio_marks
 
 
 def _single_marks(results: Results) -> list[Mark]:
@@ -198,7 +198,7 @@ def _server_marks(results: Results) -> list[Mark]:
 
 
 def _worker_marks(results: Results) -> list[Mark]:
-    found = []
+    worker_marks = []
     for server in servers(results):
         if not server.startswith(f"{KAITEN}-"):
             continue
@@ -206,9 +206,9 @@ def _worker_marks(results: Results) -> list[Mark]:
             limit = offline(results, shape, server=server)
             ratio = paired(results, shape, limit, speed_ratio, server)
             if ratio is not None:
-                what = "two workers' texts/s, share of two offline processes'"
-                found.append(Mark(shape, what, 0.9, ratio, at_least=True))
-    return found
+                metric = "two workers' texts/s, share of two offline processes'"
+                worker_marks.append(Mark(shape, metric, 0.9, ratio, at_least=True))
+    return worker_marks
 
 
 def disturbed(results: Results) -> list[Record]:
@@ -221,41 +221,41 @@ def ledger(results: Results) -> list[tuple[str, float]]:
     measured, parts = spread(results, KAITEN, "1x32", "cpu_ms_per_request"), results.of("ledger")
     if measured is None or not parts:
         return []
-    known = [(name, value) for name, value in parts[-1].items() if name != "kind"]
+    part_costs = [(name, value) for name, value in parts[-1].items() if name != "kind"]
     total = measured.median * 1000
-    left_over = total - sum(value for _, value in known)
-    return [*known, ("left over", left_over), ("measured", total)]
+    left_over = total - sum(value for _, value in part_costs)
+    return [*part_costs, ("left over", left_over), ("measured", total)]
 
 
 def losses(results: Results) -> list[str]:
     """Return a sentence for everything that a peer does better, by the medians."""
-    found = []
+    sentences = []
     for server in servers(results):
         if server.startswith(KAITEN):
             continue
         for shape in shapes(results):
-            found += _lost(results, server, shape)
-        for field, what in (("memory_peak_mb", "MiB"), ("ready_s", "s to its first answer")):
+            sentences += _shape_losses(results, server, shape)
+        for field, unit in (("memory_peak_mb", "MiB"), ("ready_s", "s to its first answer")):
             ours, theirs = (_of_server(results, name, field) for name in (KAITEN, server))
             if ours and theirs and theirs.median < ours.median:
-                found.append(f"{server}: {theirs.median:.1f} {what}, ours {ours.median:.1f}")
-    return found
+                sentences.append(f"{server}: {theirs.median:.1f} {unit}, ours {ours.median:.1f}")
+    return sentences
 
 
-def _lost(results: Results, server: str, shape: str) -> list[str]:
+def _shape_losses(results: Results, server: str, shape: str) -> list[str]:
     fields = [("p50_ms", "ms p50"), ("p99_ms", "ms p99")]
     # In the open loop each server is asked as much as it takes, so more is not better.
     fields += [] if shape == "open70" else [("texts_s", "texts/s")]
-    found = []
-    for field, what in fields:
+    sentences = []
+    for field, unit in fields:
         ours, theirs = (spread(results, name, shape, field) for name in (KAITEN, server))
         if ours is None or theirs is None or not theirs.median:
             continue
         better = theirs.median > ours.median if field == "texts_s" else theirs.median < ours.median
         if better:
-            figures = f"{theirs.median:.1f} {what}, ours {ours.median:.1f}"
-            found.append(f"{server} at {shape}: {figures}")
-    return found
+            figures = f"{theirs.median:.1f} {unit}, ours {ours.median:.1f}"
+            sentences.append(f"{server} at {shape}: {figures}")
+    return sentences
 
 
 def _of_server(results: Results, server: str, field: str) -> Spread | None:

@@ -69,12 +69,12 @@ def requests(
 
 def counter(tokenizer: Tokenizer) -> Counter:
     """Return what counts a text's tokens, each text once."""
-    known: dict[str, int] = {}
+    counts: dict[str, int] = {}
 
     def count(text: str) -> int:
-        if text not in known:
-            known[text] = len(tokenizer.encode(text).ids)
-        return known[text]
+        if text not in counts:
+            counts[text] = len(tokenizer.encode(text).ids)
+        return counts[text]
 
     return count
 
@@ -112,19 +112,19 @@ def _of_length(
 ) -> str:
     """Return random texts joined, and cut after a number of tokens, special ones included."""
     joined: list[str] = []
-    at_hand, wanted = 0, tokens - _SPECIAL_TOKENS
-    while at_hand < wanted:
+    at_hand, target_tokens = 0, tokens - _SPECIAL_TOKENS
+    while at_hand < target_tokens:
         joined.append(chance.choice(short))
         at_hand += count(joined[-1]) - _SPECIAL_TOKENS
     text = " ".join(joined)
     offsets = tokenizer.encode(text, add_special_tokens=False).offsets
-    return text[: offsets[min(wanted, len(offsets)) - 1][1]]
+    return text[: offsets[min(target_tokens, len(offsets)) - 1][1]]
 
 
 def write_bodies(
-    path: Path, asked: Sequence[Asked], body: Callable[[Sequence[str]], object]
+    path: Path, shape_requests: Sequence[Asked], body: Callable[[Sequence[str]], object]
 ) -> None:
     """Write one JSON body a line, as the load generator wants them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(body(request.texts)) for request in asked]
+    lines = [json.dumps(body(request.texts)) for request in shape_requests]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

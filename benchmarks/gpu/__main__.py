@@ -117,7 +117,7 @@ def run(
 
 def _default_path(*, smoke: bool) -> Path:
     if smoke:
-        return places.HERE / "gpu.json"
+        return places.HOME / "gpu.json"
     return places.RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-gpu.json"
 
 
@@ -125,11 +125,11 @@ def _device() -> dict[str, Any]:
     """Return the facts about the device."""
     if not torch.cuda.is_available():
         return {"device": "none: the CPU"}
-    found = torch.cuda.get_device_properties(0)
+    properties = torch.cuda.get_device_properties(0)
     return {
-        "device": found.name,
-        "device_memory_gib": round(found.total_memory / 2**30, 1),
-        "capability": f"{found.major}.{found.minor}",
+        "device": properties.name,
+        "device_memory_gib": round(properties.total_memory / 2**30, 1),
+        "capability": f"{properties.major}.{properties.minor}",
         "cuda": torch.version.cuda,
     }
 
@@ -143,9 +143,9 @@ def _phase(bench: Bench, name: str) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001
         # One that fails must not take the others' figures with it.
-        told = f"{type(error).__name__}: {error}"
-        console.print(f"  failed: {told}", markup=False)
-        bench.results.add("failed", name=name, reason=told[-2000:], trace=traceback.format_exc())
+        reason = f"{type(error).__name__}: {error}"
+        console.print(f"  failed: {reason}", markup=False)
+        bench.results.add("failed", name=name, reason=reason[-2000:], trace=traceback.format_exc())
     else:
         bench.results.add("phase", name=name, seconds=time.monotonic() - start)
     report.write(bench.results)
@@ -156,16 +156,16 @@ def _prepare(bench: Bench, banking77: Path) -> None:
     data = benchmark_model.read_data(banking77)
     rows = [*islice(cycle([*data.test, *data.training]), _TEXTS)]
     size = model.TINY if bench.smoke else model.Size()
-    made, start = places.HERE / "gpu-model", time.monotonic()
+    model_folder, start = places.HOME / "gpu-model", time.monotonic()
     console.print("Making the model")
-    facts = model.make(made, rows, size, torch.device(bench.device))
+    facts = model.make(model_folder, rows, size, torch.device(bench.device))
     console.print("Registering it")
     name, _, version = _TAG.partition(":")
     shutil.rmtree(places.STORE / "models" / name, ignore_errors=True)
     for trail in (places.STORE / "kaiten").glob(f"{name}.*"):
         trail.unlink()
     (places.STORE / "models").mkdir(parents=True, exist_ok=True)
-    benchmark_model.run_module("benchmarks.gpu.registration", str(made), _TAG)
+    benchmark_model.run_module("benchmarks.gpu.registration", str(model_folder), _TAG)
     bench.folder = places.STORE / "models" / name / version
     processor = load_processor(bench.folder, model.MAX_LENGTH)
     bench.texts = [row.text for row in rows]
@@ -186,11 +186,11 @@ def _prepare(bench: Bench, banking77: Path) -> None:
 
 
 def _measure_offline(bench: Bench) -> None:
-    pad_id, asked = bench.samples.pad_values["input_ids"], RunnerSettings(device=bench.device)
+    pad_id, settings = bench.samples.pad_values["input_ids"], RunnerSettings(device=bench.device)
     exact: Engine | None = None
     with _phase(bench, "Offline: fp32, padded"):
-        exact = offline.engine(
-            bench.folder, asked.model_copy(update={"precision": "fp32"}), bench.samples
+        exact = offline.load_engine(
+            bench.folder, settings.model_copy(update={"precision": "fp32"}), bench.samples
         )
         best = offline.answers(exact, bench.ids, pad_id).argmax(1)
         bench.expected = [bench.labels[index] for index in best]
@@ -198,29 +198,29 @@ def _measure_offline(bench: Bench) -> None:
     if bench.device == "cpu":
         return
     with _phase(bench, "Offline: half precision, padded"):
-        padded = offline.PaddedHalf(bench.folder, asked)
+        padded = offline.PaddedHalf(bench.folder, settings)
         _rates(bench, report.PADDED, padded)
         _rates(bench, report.AS_THEY_COME, padded, by_length=False)
     with _phase(bench, "Offline: as served"):
-        served_engine = offline.engine(bench.folder, asked, bench.samples)
+        served_engine = offline.load_engine(bench.folder, settings, bench.samples)
         kind = "packed, half precision" if served_engine.packed else "padded, fp32"
         bench.results.conditions["served"] = kind
         if not served_engine.packed:
             # The limit of packing is of interest, whatever this network's answers come to.
             precision.TOLERANCE = math.inf
-            served_engine = offline.engine(bench.folder, asked, bench.samples)
+            served_engine = offline.load_engine(bench.folder, settings, bench.samples)
         _rates(bench, report.PACKED, served_engine)
         if exact is not None:
             same = offline.same_labels(exact, served_engine, bench.ids, pad_id)
             bench.results.add("parity", **same)
 
 
-def _rates(bench: Bench, name: str, known: Engine, *, by_length: bool = True) -> None:
+def _rates(bench: Bench, name: str, engine: Engine, *, by_length: bool = True) -> None:
     rate_s, _ = bench.seconds
     for size in _SIZES[:1] if bench.smoke else _SIZES:
         pad_id = bench.samples.pad_values["input_ids"]
-        found = offline.rate(known, bench.ids, pad_id, size, rate_s, by_length=by_length)
-        bench.results.add("offline", engine=name, batch=size, **found)
+        rates = offline.rate(engine, bench.ids, pad_id, size, rate_s, by_length=by_length)
+        bench.results.add("offline", engine=name, batch=size, **rates)
 
 
 def _measure_served(bench: Bench) -> None:
@@ -248,24 +248,24 @@ def _measure_layout(
     server, started = layout.server(_TAG, environment), time.monotonic()
     cuda = bench.device == "cuda"
     before = offline.free_memory() if cuda else 0
-    with running(server, Configuration("as shipped"), {}, headers, start_s) as known:
-        served.wait_for_workers(known, layout.workers, start_s)
+    with running(server, Configuration("as shipped"), {}, headers, start_s) as instance:
+        served.wait_for_workers(instance, layout.workers, start_s)
         ready_s = time.monotonic() - started
         for shape in _SMOKE_SHAPES if bench.smoke else _SHAPES:
-            found = served.load(known, shape, bench.texts, bench.tokens, bench.seconds[1])
-            bench.results.add("served", layout=layout.name, **asdict(shape), **found)
+            figures = served.load(instance, shape, bench.texts, bench.tokens, bench.seconds[1])
+            bench.results.add("served", layout=layout.name, **asdict(shape), **figures)
         bench.results.add(
             "layout",
             layout=layout.name,
             ready_s=ready_s,
-            memory_mb=known.memory_mb(),
+            memory_mb=instance.memory_mb(),
             device_memory_mb=(before - offline.free_memory()) / 2**20 if cuda else 0.0,
-            equal_labels=_equal(bench.expected, served.labels(known, bench.texts, 256)),
+            equal_labels=_equal(bench.expected, served.labels(instance, bench.texts, 256)),
         )
 
 
-def _equal(expected: Sequence[str], found: Sequence[str]) -> float:
-    return sum(map(str.__eq__, expected, found)) / max(1, len(expected))
+def _equal(expected: Sequence[str], labels: Sequence[str]) -> float:
+    return sum(map(str.__eq__, expected, labels)) / max(1, len(expected))
 
 
 if __name__ == "__main__":

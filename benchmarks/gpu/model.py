@@ -84,10 +84,10 @@ def make(folder: Path, rows: Sequence[Example], size: Size, device: torch.device
         label2id={label: index for index, label in enumerate(labels)},
     )
     network: Any = BertForSequenceClassification(config).to(device).eval()
-    wanted = torch.tensor([labels.index(row.label) for row in rows], device=device)
+    targets = torch.tensor([labels.index(row.label) for row in rows], device=device)
     features = _features(network, tokenizer, texts, device)
-    _train_head(network.classifier, features, wanted)
-    facts = _scale_head(network.classifier, features, wanted)
+    _train_head(network.classifier, features, targets)
+    facts = _scale_head(network.classifier, features, targets)
     network.cpu().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return facts
@@ -100,13 +100,13 @@ def _tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
     ranked = sorted(words, key=lambda word: (-words[word], word))
     pieces = [*_SPECIAL, *letters, *(f"##{letter}" for letter in letters), *ranked[:_WORDS]]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    found = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    found.normalizer = normalizers.BertNormalizer()
-    found.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     ends = [(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")]
-    found.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
     named = {f"{token.strip('[]').lower()}_token": token for token in _SPECIAL}
-    return PreTrainedTokenizerFast(tokenizer_object=found, model_max_length=MAX_LENGTH, **named)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=MAX_LENGTH, **named)
 
 
 @torch.no_grad()
@@ -114,27 +114,27 @@ def _features(
     network: Any, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], device: torch.device
 ) -> torch.Tensor:
     """Return what the head sees of each text, shape (texts, hidden)."""
-    found = []
+    features = []
     for at in range(0, len(texts), _BATCH):
         batch = tokenizer([*texts[at : at + _BATCH]], padding=True, return_tensors="pt").to(device)
-        given = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-        found.append(network.bert(**given).pooler_output)
-    return torch.cat(found)
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        features.append(network.bert(**inputs).pooler_output)
+    return torch.cat(features)
 
 
-def _train_head(head: torch.nn.Linear, features: torch.Tensor, wanted: torch.Tensor) -> None:
+def _train_head(head: torch.nn.Linear, features: torch.Tensor, targets: torch.Tensor) -> None:
     spread = _NOISE * features.std(0)
     optimizer = torch.optim.Adam(head.parameters(), _RATE)
     for _ in range(_STEPS):
         noisy = features + spread * torch.randn_like(features)
-        loss = cross_entropy(head(noisy), wanted)
+        loss = cross_entropy(head(noisy), targets)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
 @torch.no_grad()
-def _scale_head(head: torch.nn.Linear, features: torch.Tensor, wanted: torch.Tensor) -> Facts:
+def _scale_head(head: torch.nn.Linear, features: torch.Tensor, targets: torch.Tensor) -> Facts:
     """Bring the margins to a measure; no label changes by it."""
     best = head(features).topk(2).values
     scale = float(_MARGIN / (best[:, 0] - best[:, 1]).median())
@@ -143,5 +143,5 @@ def _scale_head(head: torch.nn.Linear, features: torch.Tensor, wanted: torch.Ten
     logits = head(features)
     best = logits.topk(2).values
     margins = best[:, 0] - best[:, 1]
-    right = float((logits.argmax(1) == wanted).float().mean())
+    right = float((logits.argmax(1) == targets).float().mean())
     return Facts(right, float(margins.quantile(0.01)))

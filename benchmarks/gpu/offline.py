@@ -23,13 +23,13 @@ _WARM_S = 0.5
 _PARITY_BATCH = 256
 
 
-def engine(folder: Path, settings: RunnerSettings, samples: TokenBatch) -> Engine:
+def load_engine(folder: Path, settings: RunnerSettings, samples: TokenBatch) -> Engine:
     """Return the engine that serves on this device, ready for its largest batches."""
     if settings.device == "cpu":
         return TorchEngine(folder, settings)
-    found = CudaEngine(folder, settings, samples)
-    found.reserve(found.batch_tokens, found.batch_items)
-    return found
+    engine = CudaEngine(folder, settings, samples)
+    engine.reserve(engine.batch_tokens, engine.batch_items)
+    return engine
 
 
 class PaddedHalf:
@@ -63,7 +63,7 @@ class PaddedHalf:
 
 
 def rate(
-    known: Engine, texts: Ids, pad_id: int, size: int, seconds: float, *, by_length: bool = True
+    engine: Engine, texts: Ids, pad_id: int, size: int, seconds: float, *, by_length: bool = True
 ) -> dict[str, float]:
     """Return tokens/s and texts/s over batches of ``size`` texts, from every lane at once.
 
@@ -71,10 +71,10 @@ def rate(
     than any queue can; else they come as they are. Tokens are those of the texts, whatever is
     computed.
     """
-    ordered = sorted(texts, key=len) if by_length and not known.packed else list(texts)
-    batches = _batches(ordered, size, known.batch_tokens if known.packed else None)
-    _compute(known, batches, pad_id, _WARM_S)
-    done, spent = _compute(known, batches, pad_id, seconds)
+    ordered = sorted(texts, key=len) if by_length and not engine.packed else list(texts)
+    batches = _batches(ordered, size, engine.batch_tokens if engine.packed else None)
+    _compute(engine, batches, pad_id, _WARM_S)
+    done, spent = _compute(engine, batches, pad_id, seconds)
     tokens = sum(sum(map(len, batch)) for batch in done)
     return {"tokens_s": tokens / spent, "texts_s": sum(map(len, done)) / spent}
 
@@ -94,39 +94,39 @@ def _batches(texts: Ids, size: int, most_tokens: int | None) -> list[Ids]:
 
 
 def _compute(
-    known: Engine, batches: Sequence[Ids], pad_id: int, seconds: float
+    engine: Engine, batches: Sequence[Ids], pad_id: int, seconds: float
 ) -> tuple[list[Ids], float]:
     """Compute batches for so long; return those that were, and the seconds that it took."""
     done: list[Ids] = []
     start = time.perf_counter()
 
     def lane(number: int) -> None:
-        mine = islice(cycle(batches), number, None, known.lanes)
+        lane_batches = islice(cycle(batches), number, None, engine.lanes)
         while time.perf_counter() - start < seconds:
-            batch = next(mine)
-            known.compute(TokenBatch.of_ids(batch, pad_id))
+            batch = next(lane_batches)
+            engine.compute(TokenBatch.of_ids(batch, pad_id))
             done.append(batch)
 
-    with ThreadPoolExecutor(known.lanes) as threads:
-        for job in [threads.submit(lane, number) for number in range(known.lanes)]:
+    with ThreadPoolExecutor(engine.lanes) as threads:
+        for job in [threads.submit(lane, number) for number in range(engine.lanes)]:
             job.result()
     return done, time.perf_counter() - start
 
 
 def same_labels(exact: Engine, half: Engine, texts: Ids, pad_id: int) -> dict[str, float]:
     """Compare the answers of two engines: the share of equal labels, and the largest difference."""
-    logits = [answers(each, texts, pad_id) for each in (exact, half)]
+    logits = [answers(engine, texts, pad_id) for engine in (exact, half)]
     equal = float((logits[0].argmax(1) == logits[1].argmax(1)).mean())
-    found = parity(*logits)
-    return {"texts": len(texts), "equal_labels": equal, "max_difference": found.max_difference}
+    comparison = parity(*logits)
+    return {"texts": len(texts), "equal_labels": equal, "max_difference": comparison.max_difference}
 
 
-def answers(known: Engine, texts: Ids, pad_id: int) -> NDArray[np.float32]:
+def answers(engine: Engine, texts: Ids, pad_id: int) -> NDArray[np.float32]:
     """Return the logits of all texts, in order, shape (texts, labels)."""
     starts = range(0, len(texts), _PARITY_BATCH)
     batches = (texts[at : at + _PARITY_BATCH] for at in starts)
     return np.concatenate(
-        [known.compute(TokenBatch.of_ids(batch, pad_id)).logits for batch in batches]
+        [engine.compute(TokenBatch.of_ids(batch, pad_id)).logits for batch in batches]
     )
 
 

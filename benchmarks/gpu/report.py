@@ -22,10 +22,10 @@ def write(results: Results) -> Path:
 
 
 def _lines(results: Results) -> Iterable[str]:
-    known = results.conditions
-    yield f"# On {known['device']}, {known['date']}"
+    facts = results.conditions
+    yield f"# On {facts['device']}, {facts['date']}"
     yield ""
-    yield from _conditions(known)
+    yield from _conditions(facts)
     yield from _offline(results)
     yield from _served(results)
     for row in results.of("skipped"):
@@ -34,16 +34,16 @@ def _lines(results: Results) -> Iterable[str]:
         yield f"- Failed: {row['name']}: {row['reason'].splitlines()[0]}"
 
 
-def _conditions(known: Record) -> Iterable[str]:
-    versions = ", ".join(f"{name} {version}" for name, version in known["versions"].items())
-    commit = f"{known['commit'] or 'unknown'}{', changed' if known['dirty'] else ''}"
-    yield f"- {known['cpu']}, {known['cores']} cores; {known['os']}; Python {known['python']}"
+def _conditions(facts: Record) -> Iterable[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    commit = f"{facts['commit'] or 'unknown'}{', changed' if facts['dirty'] else ''}"
+    yield f"- {facts['cpu']}, {facts['cores']} cores; {facts['os']}; Python {facts['python']}"
     yield f"- commit {commit}; {versions}"
-    if "network" in known:
+    if "network" in facts:
         yield (
-            f"- {known['network']}, seeded, {known['labels']} labels, right on "
-            f"{known['head_right']:.1%}; {known['texts']} texts of {known['tokens_mean']} tokens "
-            f"on average; served {known.get('served', 'by torch')}, with {known['settings']}"
+            f"- {facts['network']}, seeded, {facts['labels']} labels, right on "
+            f"{facts['head_right']:.1%}; {facts['texts']} texts of {facts['tokens_mean']} tokens "
+            f"on average; served {facts.get('served', 'by torch')}, with {facts['settings']}"
         )
     yield ""
 

@@ -46,10 +46,10 @@ class Layout:
 
     def server(self, tag: str, environment: Mapping[str, str]) -> Server:
         """Return how it is started."""
-        known = kaiten(tag, self.workers)
-        asked = {"KAITEN_RUNNERS__PROCESS": self.process, **environment}
+        server = kaiten(tag, self.workers)
+        settings = {"KAITEN_RUNNERS__PROCESS": self.process, **environment}
         name = f"gpu-{self.process}-{self.workers}"
-        return replace(known, name=name, env={**known.env, **asked})
+        return replace(server, name=name, env={**server.env, **settings})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Shape:
         return f"{self.texts} x {self.connections}"
 
 
-def wait_for_workers(known: Running, workers: int, seconds: float) -> None:
+def wait_for_workers(instance: Running, workers: int, seconds: float) -> None:
     """Wait until every worker has started and is ready; ServerFailed if that takes longer.
 
     One that is not yet would refuse its share of the connections, at once, for the whole load.
@@ -75,8 +75,8 @@ def wait_for_workers(known: Running, workers: int, seconds: float) -> None:
         if time.monotonic() > end:
             raise ServerFailed(f"Not all of {workers} workers were ready within {seconds:.0f} s.")
         time.sleep(0.2)
-        started = known.log.read_text(errors="replace").count(_STARTED)
-        ready = started >= workers and asyncio.run(_all_ready(known.port, workers))
+        started = instance.log.read_text(errors="replace").count(_STARTED)
+        ready = started >= workers and asyncio.run(_all_ready(instance.port, workers))
         rounds = rounds + 1 if ready else 0
 
 
@@ -84,14 +84,14 @@ async def _all_ready(port: int, workers: int) -> bool:
     """Return whether all workers are ready, by several connections for each."""
     request = f"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
     pool = Pool(port)
-    asked = (pool.ask(request) for _ in range(_CONNECTIONS_A_WORKER * workers))
-    answers = await asyncio.gather(*asked)
+    calls = (pool.ask(request) for _ in range(_CONNECTIONS_A_WORKER * workers))
+    answers = await asyncio.gather(*calls)
     await pool.close()
     return all(answer.status == 200 for answer in answers)
 
 
 def load(
-    known: Running, shape: Shape, texts: Sequence[str], tokens: float, seconds: float
+    instance: Running, shape: Shape, texts: Sequence[str], tokens: float, seconds: float
 ) -> dict[str, Any]:
     """Ask for so long from several processes; return rates, latencies and the server's CPU.
 
@@ -99,44 +99,44 @@ def load(
     """
     begin = time.monotonic() + _START_S + _WARM_S
     clients = min(_CLIENTS, shape.connections, max(1, (os.cpu_count() or 2) // 4))
-    orders = _orders(known, shape, texts, clients, (begin, begin + seconds))
-    batches = _batches(known)
+    orders = _orders(instance, shape, texts, clients, (begin, begin + seconds))
+    batches = _batches(instance)
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(_client(order)) for order in orders]
         time.sleep(max(0.0, begin - time.monotonic()))
-        cpu, since = known.cpu_s(), time.monotonic()
+        cpu, since = instance.cpu_s(), time.monotonic()
         time.sleep(max(0.0, begin + seconds - time.monotonic()))
-        spent, passed = known.cpu_s() - cpu, time.monotonic() - since
-        told = [_told(client) for client in started]
-    requests = sum(client["requests"] for client in told)
-    latencies = [ms for client in told for ms in client["latencies_ms"]]
+        spent, passed = instance.cpu_s() - cpu, time.monotonic() - since
+        outcomes = [_outcome(client) for client in started]
+    requests = sum(client["requests"] for client in outcomes)
+    latencies = [ms for client in outcomes for ms in client["latencies_ms"]]
     rate, cores = requests / seconds, spent / passed
-    items, computed = (now - then for now, then in zip(_batches(known), batches, strict=True))
+    items, computed = (now - then for now, then in zip(_batches(instance), batches, strict=True))
     return {
         "requests_s": rate,
         "texts_s": rate * shape.texts,
         "tokens_s": rate * shape.texts * tokens,
         "p50_ms": percentile(latencies, 50),
         "p99_ms": percentile(latencies, 99),
-        "errors": sum(client["errors"] for client in told),
+        "errors": sum(client["errors"] for client in outcomes),
         "server_cores": cores,
-        "client_cores": sum(client["cpu_s"] for client in told) / seconds,
+        "client_cores": sum(client["cpu_s"] for client in outcomes) / seconds,
         "batch": items / computed if computed else 0.0,
     }
 
 
 def _orders(
-    known: Running, shape: Shape, texts: Sequence[str], clients: int, times: tuple[float, float]
+    instance: Running, shape: Shape, texts: Sequence[str], clients: int, times: tuple[float, float]
 ) -> list[Order]:
-    call = known.server.call(shape.texts)
+    call = instance.server.call(shape.texts)
     starts = range(0, len(texts) - shape.texts + 1, shape.texts)
     bodies = [json.dumps(call.body(texts[at : at + shape.texts])) for at in starts]
     begin, end = times
     return [
         Order(
-            port=known.port,
+            port=instance.port,
             path=call.path,
-            authorization=known.headers["Authorization"],
+            authorization=instance.headers["Authorization"],
             bodies=bodies,
             # Apart, so that the same texts do not arrive together.
             first=number * len(bodies) // clients,
@@ -168,29 +168,29 @@ def _client(order: Order) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def _told(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(process.communicate(timeout=_LAST_ANSWER_S)[0])
-    return told
+def _outcome(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    outcome: dict[str, Any] = json.loads(process.communicate(timeout=_LAST_ANSWER_S)[0])
+    return outcome
 
 
-def _batches(known: Running) -> tuple[float, float]:
+def _batches(instance: Running) -> tuple[float, float]:
     """Return how many texts were computed so far, and in how many batches."""
     rows = httpx.get(
-        f"{known.url}/metrics", timeout=_LAST_ANSWER_S, trust_env=False
+        f"{instance.url}/metrics", timeout=_LAST_ANSWER_S, trust_env=False
     ).text.splitlines()
-    wanted = ("kaiten_batch_items_sum{", "kaiten_batch_items_count{")
-    found = [
-        sum(float(row.rpartition(" ")[2]) for row in rows if row.startswith(name))
-        for name in wanted
+    prefixes = ("kaiten_batch_items_sum{", "kaiten_batch_items_count{")
+    totals = [
+        sum(float(row.rpartition(" ")[2]) for row in rows if row.startswith(prefix))
+        for prefix in prefixes
     ]
-    return found[0], found[1]
+    return totals[0], totals[1]
 
 
-def labels(known: Running, texts: Sequence[str], size: int) -> list[str]:
+def labels(instance: Running, texts: Sequence[str], size: int) -> list[str]:
     """Return the labels that a server gives."""
-    found: list[str] = []
+    server_labels: list[str] = []
     with httpx.Client(timeout=_LAST_ANSWER_S, trust_env=False) as client:
         rest = iter(texts)
         while part := list(islice(rest, size)):
-            found += known.ask(client, part)
-    return found
+            server_labels += instance.ask(client, part)
+    return server_labels

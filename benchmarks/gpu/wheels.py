@@ -20,7 +20,7 @@ _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64", "manylinux_2_17_x
 # The server, and the packages that its tests need.
 _ROOTS = ("kaiten", "pytest", "pytest-asyncio", "hypothesis")
 # The machine's own: its torch fits its driver, and these fit that torch.
-_THEIRS = {
+_MACHINE_PACKAGES = {
     *("torch", "transformers", "tokenizers", "safetensors", "numpy", "onnxruntime"),
     "huggingface-hub",
 }
@@ -29,23 +29,25 @@ _UNUSED = {"kaiten", "uv"}
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
-def needed() -> list[str]:
+def package_pins() -> list[str]:
     """Return each package to carry, pinned to the version that is installed here."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     waiting = [*_ROOTS]
-    seen = {*_THEIRS, *_UNUSED}
+    visited_names = {*_MACHINE_PACKAGES, *_UNUSED}
     while waiting:
         name = waiting.pop()
-        if name in seen and name not in _ROOTS:
+        if name in visited_names and name not in _ROOTS:
             continue
-        seen.add(name)
+        visited_names.add(name)
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             # For another platform, or another Python.
             continue
-        waiting += [each for each in _requirements(name) if each not in seen]
-    return [f"{name}=={found[name]}" for name in sorted(found) if name not in _UNUSED]
+        waiting += [
+            requirement for requirement in _requirements(name) if requirement not in visited_names
+        ]
+    return [f"{name}=={versions[name]}" for name in sorted(versions) if name not in _UNUSED]
 
 
 def _requirements(name: str) -> Iterator[str]:
@@ -65,7 +67,7 @@ def collect(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for outdated in folder.glob("*.whl"):
         outdated.unlink()
-    subprocess.run([*command, "--no-deps", *target, "-d", str(folder), *needed()], check=True)
+    subprocess.run([*command, "--no-deps", *target, "-d", str(folder), *package_pins()], check=True)
     wheels = [*folder.glob("*.whl")]
     size = sum(wheel.stat().st_size for wheel in wheels) / 2**20
     print(f"{len(wheels)} wheels, {size:.0f} MiB, in {folder}")
@@ -80,8 +82,10 @@ def install(folder: Path, environment: Path) -> None:
         with zipfile.ZipFile(wheel) as content:
             content.extractall(packages)
     # Not system_site_packages: where this Python is an environment's, those would not be its own.
-    own = [path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}]
-    lines = [f"import site; site.addsitedir({path!r})" for path in own]
+    site_folders = [
+        path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}
+    ]
+    lines = [f"import site; site.addsitedir({path!r})" for path in site_folders]
     (packages / "machine.pth").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -26,5 +26,5 @@ def health() -> dict[str, str]:
 def predict(body: Body) -> dict[str, list[str]]:
     """Label the texts, on one of FastAPI's threads."""
     batch = int(os.environ["BATCH"])
-    found = classifier(body.texts, batch_size=batch, truncation=True)
-    return {"labels": [row["label"] for row in found]}
+    predictions = classifier(body.texts, batch_size=batch, truncation=True)
+    return {"labels": [row["label"] for row in predictions]}

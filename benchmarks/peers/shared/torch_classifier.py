@@ -17,5 +17,5 @@ class Classifier:
     @torch.inference_mode()
     def __call__(self, texts: list[str]) -> list[str]:
         encoded = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        found = self.model(**encoded).logits.argmax(dim=1).tolist()
-        return [self.model.config.id2label[index] for index in found]
+        label_ids = self.model(**encoded).logits.argmax(dim=1).tolist()
+        return [self.model.config.id2label[index] for index in label_ids]

@@ -25,7 +25,7 @@ def instance() -> Callable[..., dict[str, np.ndarray]]:
     session = onnxruntime.InferenceSession(
         os.environ["ONNX"], options, providers=["CPUExecutionProvider"]
     )
-    wanted = {given.name for given in session.get_inputs()}
+    input_names = {model_input.name for model_input in session.get_inputs()}
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     tokenizer.enable_truncation(MAX_LENGTH)
     tokenizer.enable_padding()
@@ -33,14 +33,14 @@ def instance() -> Callable[..., dict[str, np.ndarray]]:
     @batch
     def classify(text: np.ndarray) -> dict[str, np.ndarray]:
         encoded = tokenizer.encode_batch([row[0].decode() for row in text])
-        given = {
+        tensors = {
             "input_ids": np.array([row.ids for row in encoded], dtype=np.int64),
             "attention_mask": np.array([row.attention_mask for row in encoded], dtype=np.int64),
             "token_type_ids": np.array([row.type_ids for row in encoded], dtype=np.int64),
         }
-        (logits,) = session.run(["logits"], {k: v for k, v in given.items() if k in wanted})
-        found = [[LABELS[str(index)].encode()] for index in logits.argmax(axis=1)]
-        return {"label": np.array(found, dtype=object)}
+        (logits,) = session.run(["logits"], {k: v for k, v in tensors.items() if k in input_names})
+        labels = [[LABELS[str(index)].encode()] for index in logits.argmax(axis=1)]
+        return {"label": np.array(labels, dtype=object)}
 
     return classify
 

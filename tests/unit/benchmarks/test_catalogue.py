@@ -30,7 +30,7 @@ def name(server: Server) -> str:
 
 @pytest.mark.parametrize("peer", PEERS, ids=name)
 def test_labels_are_read_in_order(peer: Server) -> None:
-    assert peer.many.labels(ANSWERS[peer.name]) == ["a", "b"]
+    assert peer.batch_call.labels(ANSWERS[peer.name]) == ["a", "b"]
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=name)
@@ -43,11 +43,11 @@ def test_a_body_holds_every_text(peer: Server) -> None:
 @pytest.mark.parametrize("peer", PEERS, ids=name)
 def test_a_peer_has_requirements_and_every_blank_of_its_command_is_filled(peer: Server) -> None:
     assert (FOLDER / peer.name / "requirements.txt").is_file()
-    given = {"venv", "port", "model", "onnx", "home"}
+    start_values = {"venv", "port", "model", "onnx", "home"}
     for configuration in peer.configurations:
         for part in [*peer.command, *peer.env.values()]:
             blanks = {blank for _, blank, _, _ in string.Formatter().parse(part) if blank}
-            assert blanks <= given | set(configuration.env)
+            assert blanks <= start_values | set(configuration.env)
 
 
 def test_configurations_of_a_peer_have_names_of_their_own() -> None:

@@ -18,7 +18,7 @@ def test_every_part_is_measured(
     monkeypatch.setattr(ledger, "REQUESTS", 20)
     monkeypatch.setattr(ledger, "ROUNDS", 1)
     texts = [f"w1 w{number}" for number in range(40)]
-    found = ledger.parts(folder, texts, str(tmp_path))
-    assert list(found) == ["edge", "token", "tokenise", "queue", "infer", "finish", "observe"]
+    costs = ledger.parts(folder, texts, str(tmp_path))
+    assert list(costs) == ["edge", "token", "tokenise", "queue", "infer", "finish", "observe"]
     # Two of the parts are differences, which may come out below nothing in so few requests.
-    assert all(found[part] > 0 for part in ("token", "tokenise", "queue", "infer", "finish"))
+    assert all(costs[part] > 0 for part in ("token", "tokenise", "queue", "infer", "finish"))

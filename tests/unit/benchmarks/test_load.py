@@ -12,8 +12,8 @@ from benchmarks.client import Pool, encode
 from benchmarks.load import LoadFailed, Target, arrivals, open_loop, parse_wrk, percentile
 
 
-def printed(**changes: float) -> str:
-    told = {
+def wrk_output(**changes: float) -> str:
+    summary = {
         "completed": 132,
         "refused": 0,
         "socket_errors": 0,
@@ -23,34 +23,34 @@ def printed(**changes: float) -> str:
         "p99_ms": 40.0,
         "mean_ms": 21.0,
     }
-    return f"Running 6s test\n  a line\n{json.dumps(told | changes)}\n"
+    return f"Running 6s test\n  a line\n{json.dumps(summary | changes)}\n"
 
 
 def test_the_rate_is_that_of_the_completions_after_the_first_wave() -> None:
-    load = parse_wrk(printed(), connections=32)
+    load = parse_wrk(wrk_output(), connections=32)
     assert load.requests_s == 100 / 5.0
     assert (load.requests, load.p50_ms, load.p99_ms, load.errors) == (132, 20.0, 40.0, 0)
 
 
 def test_fewer_completions_than_connections_are_counted_over_the_whole_time() -> None:
-    load = parse_wrk(printed(completed=3, span_s=0), connections=4)
+    load = parse_wrk(wrk_output(completed=3, span_s=0), connections=4)
     assert load.requests_s == 3 / 6.0
 
 
 def test_refused_requests_are_no_throughput_and_socket_errors_are_errors() -> None:
-    load = parse_wrk(printed(refused=66, socket_errors=2), connections=32)
+    load = parse_wrk(wrk_output(refused=66, socket_errors=2), connections=32)
     assert load.requests_s == pytest.approx(10.0)
     assert load.errors == 68
 
 
 def test_less_than_a_wave_after_the_first_tells_no_rate_of_its_own() -> None:
     # All of it came in one burst, of next to no time.
-    load = parse_wrk(printed(completed=40, span_s=0.001), connections=32)
+    load = parse_wrk(wrk_output(completed=40, span_s=0.001), connections=32)
     assert load.requests_s < 40
 
 
 def test_nothing_completed_is_no_rate_and_no_latency() -> None:
-    nothing = printed(completed=0, span_s=0).replace("20.0", "-nan").replace("40.0", "nan")
+    nothing = wrk_output(completed=0, span_s=0).replace("20.0", "-nan").replace("40.0", "nan")
     load = parse_wrk(nothing, connections=4)
     assert (load.requests_s, load.p50_ms, load.p99_ms) == (0, 0, 0)
 
@@ -122,7 +122,7 @@ async def test_the_client_reads_answers_and_uses_its_connection_again(
     await ended.wait()
     server.close()
     await server.wait_closed()
-    assert [(each.status, each.body, each.retry_after) for each in answers] == [
+    assert [(reply.status, reply.body, reply.retry_after) for reply in answers] == [
         (429, b"once", True),
         (429, b"more", True),
     ]

@@ -41,29 +41,29 @@ def load(results: Results, server: str, shape: str, number: int, **figures: floa
     results.records.append({**about, **usual, **figures})
 
 
-def found(results: Results, what: str) -> Mark:
-    (mark,) = [mark for mark in marks(results) if what in mark.what]
+def mark_of(results: Results, metric: str) -> Mark:
+    (mark,) = [mark for mark in marks(results) if metric in mark.metric]
     return mark
 
 
 def test_the_ratio_is_to_the_best_peer_of_the_same_round() -> None:
-    mark = found(some_results(), "times the best peer's")
-    assert mark.found == Spread(median=2.0, low=1.0, high=2.2)
+    mark = mark_of(some_results(), "times the best peer's")
+    assert mark.result == Spread(median=2.0, low=1.0, high=2.2)
     assert mark.met is True
 
 
 def test_the_share_of_the_limit_is_of_pairs_too() -> None:
-    mark = found(some_results(), "share of the offline limit")
-    assert mark.found == Spread(median=0.8, low=0.5, high=0.88)
+    mark = mark_of(some_results(), "share of the offline limit")
+    assert mark.result == Spread(median=0.8, low=0.5, high=0.88)
     assert mark.met is True
 
 
 def test_a_bound_from_above_is_missed_by_more() -> None:
-    assert found(some_results(), "MiB at the most").met is False
+    assert mark_of(some_results(), "MiB at the most").met is False
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
-    assert found(some_results(), "right labels").met is None
+    assert mark_of(some_results(), "right labels").met is None
 
 
 def test_losses_name_what_a_peer_does_better_by_the_medians() -> None:
@@ -76,17 +76,17 @@ def test_the_open_loop_compares_our_tail_with_the_calmest_peer() -> None:
     results = some_results()
     for server, p50, p99 in (("kaiten", 10, 30), ("triton", 40, 90), ("litserve", 60, 90)):
         load(results, server, "open70", 1, p50_ms=p50, p99_ms=p99)
-    against = found(results, "lowest p50 of a peer")
-    assert against.found == Spread(0.75, 0.75, 0.75)
-    assert found(results, "p99, times the p50").found == Spread(3.0, 3.0, 3.0)
+    against = mark_of(results, "lowest p50 of a peer")
+    assert against.result == Spread(0.75, 0.75, 0.75)
+    assert mark_of(results, "p99, times the p50").result == Spread(3.0, 3.0, 3.0)
 
 
 def test_the_report_lists_a_peer_that_was_left_out_with_its_error(tmp_path: Path) -> None:
     results = some_results(tmp_path / "results.json")
     results.add("absent", server="mlserver", error="Its installation failed.\nno such package")
-    told = markdown(results)
-    assert "MLServer (installation): `Its installation failed. / no such package`" in told
-    assert "| Kaiten | 200<br>10.0 / 30.0 |" in told
+    text = markdown(results)
+    assert "MLServer (installation): `Its installation failed. / no such package`" in text
+    assert "| Kaiten | 200<br>10.0 / 30.0 |" in text
 
 
 def test_an_interrupted_run_can_be_reported(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_an_interrupted_run_can_be_reported(tmp_path: Path) -> None:
     assert len([node for node in plot.iter() if node.tag.endswith("rect")]) == 4
 
 
-def test_a_disturbed_measurement_is_told() -> None:
+def test_a_disturbed_measurement_is_reported() -> None:
     results = some_results()
     assert "left alone" in markdown(results)
     load(results, "kaiten", "1x1", 1, other_cores=0.9)

@@ -55,18 +55,22 @@ def test_mixed_texts_are_the_same_each_time() -> None:
 
 def test_requests_group_texts_and_count_their_tokens() -> None:
     texts = [f"{word} again" for word in WORDS[:4] for _ in range(16)]
-    found = requests(SHAPES["32x4"], texts, [], counter(a_tokenizer()))
-    assert [len(request.texts) for request in found] == [32, 32]
-    assert [request.tokens for request in found] == [128, 128]
+    shape_requests = requests(SHAPES["32x4"], texts, [], counter(a_tokenizer()))
+    assert [len(request.texts) for request in shape_requests] == [32, 32]
+    assert [request.tokens for request in shape_requests] == [128, 128]
 
 
 def test_the_mixed_shape_asks_mixed_texts() -> None:
-    found = requests(SHAPES["mixed"], ["word1"], ["word2 word3"], counter(a_tokenizer()))
-    assert [(request.texts, request.tokens) for request in found] == [(("word2 word3",), 4)]
+    shape_requests = requests(SHAPES["mixed"], ["word1"], ["word2 word3"], counter(a_tokenizer()))
+    assert [(request.texts, request.tokens) for request in shape_requests] == [
+        (("word2 word3",), 4)
+    ]
 
 
 def test_bodies_are_one_json_a_line_whatever_is_in_a_text(tmp_path: Path) -> None:
-    asked = requests(SHAPES["1x1"], ["two\nlines", 'a "quote"'], [], counter(a_tokenizer()))
-    write_bodies(tmp_path / "made" / "bodies", asked, lambda texts: {"text": texts[0]})
+    shape_requests = requests(
+        SHAPES["1x1"], ["two\nlines", 'a "quote"'], [], counter(a_tokenizer())
+    )
+    write_bodies(tmp_path / "made" / "bodies", shape_requests, lambda texts: {"text": texts[0]})
     lines = (tmp_path / "made" / "bodies").read_text().splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["two\nlines", 'a "quote"']

@@ -19,7 +19,7 @@ CONDITIONS = {
 SERVED = {"layout": "8 workers, one device process", "texts": 1, "connections": 256}
 
 
-def whole(folder: Path) -> Results:
+def full_results(folder: Path) -> Results:
     results = Results(folder / "gpu.json", dict(CONDITIONS))
     results.conditions |= {"network": "BERT", "labels": 77, "texts": "some", "tokens_mean": 15.0}
     results.conditions |= {"flops_per_token": 1e9, "head_right": 0.99, "settings": "as shipped"}
@@ -30,15 +30,15 @@ def whole(folder: Path) -> Results:
     figures = {"requests_s": 4000.0, "texts_s": 4000.0, "tokens_s": 6e4, "p50_ms": 50.0}
     costs = {"p99_ms": 80.0, "errors": 0, "server_cores": 8.0, "client_cores": 2.0, "batch": 64.0}
     results.add("served", **SERVED, **figures, **costs)
-    told = {"ready_s": 20.0, "memory_mb": 900.0, "device_memory_mb": 4000.0}
-    results.add("layout", layout=SERVED["layout"], equal_labels=1.0, **told)
+    layout_figures = {"ready_s": 20.0, "memory_mb": 900.0, "device_memory_mb": 4000.0}
+    results.add("layout", layout=SERVED["layout"], equal_labels=1.0, **layout_figures)
     results.add("skipped", layout="12 workers", reason="no time was left")
     results.add("failed", name="Served: 4 workers", reason="ServerFailed: no\nlast lines", trace="")
     return results
 
 
 def test_figures_are_held_against_the_limits(tmp_path: Path) -> None:
-    text = report.write(whole(tmp_path)).read_text()
+    text = report.write(full_results(tmp_path)).read_text()
     # 3e5 tokens/s of 1e9 operations are 300 TFLOP/s of 989.
     assert "| half precision, packed | 32 | 20,000 | 300,000 | 300.0 | 30% |" in text
     # The peak is that of half precision.
