@@ -40,20 +40,25 @@ def judge(report: str, complaint: str) -> Verdict:
     except ValueError:
         last = (complaint.strip() or "it said nothing").splitlines()[-1]
         return Verdict([f"Dependencies were not audited, as no advisory service answered: {last}"])
-    asked = [each for each in dependencies if "skip_reason" not in each]
-    found = [
-        f"{each['name']} {each['version']}: {one['id']}, mended in {_mended(one['fix_versions'])}"
-        for each in asked
-        for one in each["vulns"]
-        if one["id"] not in ACCEPTED
+    audited_dependencies = [
+        dependency for dependency in dependencies if "skip_reason" not in dependency
     ]
-    if not asked:
+    advisories = [
+        f"{dependency['name']} {dependency['version']}: {advisory['id']}, "
+        f"mended in {_fix_versions(advisory['fix_versions'])}"
+        for dependency in audited_dependencies
+        for advisory in dependency["vulns"]
+        if advisory["id"] not in ACCEPTED
+    ]
+    if not audited_dependencies:
         return Verdict([f"Dependencies were not audited: none of {len(dependencies)} is known."])
-    counted = f"{len(asked)} of {len(dependencies)} dependencies were audited"
-    return Verdict([*found, f"{counted}; advisories: {len(found)}."], failed=bool(found))
+    coverage = f"{len(audited_dependencies)} of {len(dependencies)} dependencies were audited"
+    return Verdict(
+        [*advisories, f"{coverage}; advisories: {len(advisories)}."], failed=bool(advisories)
+    )
 
 
-def _mended(versions: list[str]) -> str:
+def _fix_versions(versions: list[str]) -> str:
     return ", ".join(versions) or "no version yet"
 
 

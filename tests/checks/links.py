@@ -20,7 +20,7 @@ _TEXT = {".py", ".yaml", ".yml", ".sh", ".toml", ".json", ".conf", ".md", ""}
 _SKIPPED = re.compile(r"(^|/)results/|^CHANGELOG\.md$|^tests/(unit/)?checks/|^\.secrets\.baseline$")
 
 
-def broken(root: Path, names: list[str]) -> Iterator[str]:
+def broken_links(root: Path, names: list[str]) -> Iterator[str]:
     """Yield each link that leads nowhere, as ``file:line: target``."""
     for name in names:
         file = root / name
@@ -70,7 +70,7 @@ def main() -> int:
     # Without git, the documents alone: caches look like sources.
     documents = [file.relative_to(ROOT).as_posix() for file in ROOT.glob("docs/**/*.md")]
     names = listed.stdout.split("\n")[:-1] if listed.returncode == 0 else documents
-    lines = list(broken(ROOT, names))
+    lines = list(broken_links(ROOT, names))
     sys.stdout.writelines(f"{line} leads nowhere\n" for line in lines)
     return 1 if lines else 0
 

@@ -13,18 +13,24 @@ _OF_PROMETHEUS = {
 }
 
 
-def unknown(expression: str, exposed: dict[str, set[str]]) -> list[str]:
+def unknown_names(expression: str, exposed: dict[str, set[str]]) -> list[str]:
     """Return the metrics and labels that no server exposes; one without any metric is one too."""
     selectors = _SELECTOR.findall(expression)
     if not selectors:
         return [expression]
-    known = {name: labels | _OF_TARGETS for name, labels in exposed.items()} | _OF_PROMETHEUS
-    found = [name for name, _ in selectors if name not in known]
-    every = set().union(*(known.get(name, set()) for name, _ in selectors))
+    labels_by_metric = {
+        name: labels | _OF_TARGETS for name, labels in exposed.items()
+    } | _OF_PROMETHEUS
+    faults = [name for name, _ in selectors if name not in labels_by_metric]
+    selected_labels = set().union(*(labels_by_metric.get(name, set()) for name, _ in selectors))
     for name, matchers in selectors:
-        asked = _MATCHER.findall(matchers)
-        found += [f"{name}{{{label}}}" for label in asked if label not in known.get(name, {label})]
+        matcher_labels = _MATCHER.findall(matchers)
+        faults += [
+            f"{name}{{{label}}}"
+            for label in matcher_labels
+            if label not in labels_by_metric.get(name, {label})
+        ]
     for names in _GROUPED.findall(expression):
         labels = [label.strip() for label in names.split(",")]
-        found += [f"by {label}" for label in labels if label not in every]
-    return found
+        faults += [f"by {label}" for label in labels if label not in selected_labels]
+    return faults

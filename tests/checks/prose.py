@@ -108,7 +108,7 @@ def findings(passages: Iterable[Passage]) -> Iterator[Finding]:
     """Yield each place of the passages that breaks a rule."""
     for passage in passages:
         yield from _habits(passage)
-        yield from _who(passage)
+        yield from _who_clauses(passage)
         yield from _lengths(passage)
 
 
@@ -119,7 +119,7 @@ def _habits(passage: Passage) -> Iterator[Finding]:
                 yield _finding(passage, match.start(), rule.name, match[0], rule.remedy)
 
 
-def _who(passage: Passage) -> Iterator[Finding]:
+def _who_clauses(passage: Passage) -> Iterator[Finding]:
     for match in _WHO.finditer(passage.text):
         noun = (match["noun"] or "").lower()
         if noun not in _PEOPLE and not _in_question(passage.text, match.start()):
@@ -291,15 +291,15 @@ def main(arguments: list[str]) -> int:
     ``--all`` prints those of pending folders too, and further arguments limit the output to paths
     that begin with them.
     """
-    prefixes = tuple(each for each in arguments if not each.startswith("-"))
-    found = [
+    prefixes = tuple(argument for argument in arguments if not argument.startswith("-"))
+    all_findings = [
         finding
         for finding in findings(read_tree(ROOT))
         if not prefixes or finding.path.startswith(prefixes)
     ]
-    pending = [finding for finding in found if finding.path.startswith(PENDING)]
-    failures = [finding for finding in found if not finding.path.startswith(PENDING)]
-    for finding in found if "--all" in arguments or prefixes else failures:
+    pending = [finding for finding in all_findings if finding.path.startswith(PENDING)]
+    failures = [finding for finding in all_findings if not finding.path.startswith(PENDING)]
+    for finding in all_findings if "--all" in arguments or prefixes else failures:
         sys.stdout.write(f"{finding}\n")
     counts = Counter(finding.path.partition("/")[0] for finding in pending)
     remaining = ", ".join(f"{name} {count}" for name, count in counts.most_common())

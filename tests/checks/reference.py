@@ -141,18 +141,18 @@ def _descriptions(paths: Iterable[str]) -> dict[str, str]:
 
 
 def _types(schema: dict[str, Any]) -> Iterator[str]:
-    for one in schema.get("anyOf", [schema]):
-        if "enum" in one:
-            yield " or ".join(f"`{value}`" for value in one["enum"])
-        elif one.get("type") not in {None, "null"}:
-            yield _TYPES.get(one["type"], one["type"])
+    for variant in schema.get("anyOf", [schema]):
+        if "enum" in variant:
+            yield " or ".join(f"`{value}`" for value in variant["enum"])
+        elif variant.get("type") not in {None, "null"}:
+            yield _TYPES.get(variant["type"], variant["type"])
         bounds = {
             "minimum": "at least",
             "exclusiveMinimum": "over",
             "maximum": "at most",
             "exclusiveMaximum": "under",
         }
-        yield from (f"{words} {one[key]}" for key, words in bounds.items() if key in one)
+        yield from (f"{words} {variant[key]}" for key, words in bounds.items() if key in variant)
 
 
 def yaml_comments(text: str) -> dict[str, str]:
@@ -212,7 +212,7 @@ def cli_page() -> str:
         if example:
             lines += [f"```\n{' '.join(example.split())}\n```\n"]
         context = click.Context(cast("click.Command", command), info_name=name)
-        records = [cast("Any", one).get_help_record(context) for one in command.params]
+        records = [cast("Any", parameter).get_help_record(context) for parameter in command.params]
         rows = [
             f"| `{option}` | {_cell(help_text)} |"
             for option, help_text in filter(None, records)

@@ -32,9 +32,9 @@ def test_a_clean_audit_says_how_many_were_asked_about() -> None:
 
 
 def test_an_advisory_fails_and_names_the_remedy() -> None:
-    one = {"id": "PYSEC-1", "fix_versions": ["1.1", "2.0"]}
-    none = {"id": "PYSEC-2", "fix_versions": []}
-    verdict = judge(report({**KNOWN, "vulns": [one, none]}), "")
+    advisory = {"id": "PYSEC-1", "fix_versions": ["1.1", "2.0"]}
+    unfixed_advisory = {"id": "PYSEC-2", "fix_versions": []}
+    verdict = judge(report({**KNOWN, "vulns": [advisory, unfixed_advisory]}), "")
     assert verdict.failed
     assert verdict.lines[:2] == [
         "a 1.0: PYSEC-1, mended in 1.1, 2.0",

@@ -80,34 +80,38 @@ def test_image_is_pinned_by_version_and_digest(name: str) -> None:
 
 
 def test_own_image_has_no_default() -> None:
-    ((name, told),) = _VARIABLE.findall(KAITEN["image"])
+    ((name, modifier),) = _VARIABLE.findall(KAITEN["image"])
     assert name == "KAITEN_IMAGE"
-    assert told.startswith(":?set KAITEN_IMAGE")
+    assert modifier.startswith(":?set KAITEN_IMAGE")
 
 
 def test_redis_and_metrics_are_reached_by_who_needs_them_alone() -> None:
-    reached = {
-        network: {name for name, each in SERVICES.items() if network in each["networks"]}
+    members = {
+        network: {name for name, service in SERVICES.items() if network in service["networks"]}
         for network in COMPOSE["networks"]
     }
-    internal = {name for name, each in COMPOSE["networks"].items() if (each or {}).get("internal")}
+    internal = {
+        name for name, network in COMPOSE["networks"].items() if (network or {}).get("internal")
+    }
     assert internal == {"state", "metrics"}
-    assert reached["state"] == {"kaiten", "redis"}
-    assert reached["metrics"] == {"kaiten", "prometheus"}
-    assert reached["callers"] == {"kaiten"}
+    assert members["state"] == {"kaiten", "redis"}
+    assert members["metrics"] == {"kaiten", "prometheus"}
+    assert members["callers"] == {"kaiten"}
     # A port is published only from a network that is not internal.
-    assert all(set(each["networks"]) - internal for each in SERVICES.values() if "ports" in each)
+    assert all(
+        set(service["networks"]) - internal for service in SERVICES.values() if "ports" in service
+    )
 
 
 def test_secrets_of_kaiten_are_files_named_as_settings_are() -> None:
-    known = {f"{PREFIX}{section}__{key}".lower() for section, key in SECRET_SETTINGS}
-    assert set(KAITEN["secrets"]) <= known
+    setting_names = {f"{PREFIX}{section}__{key}".lower() for section, key in SECRET_SETTINGS}
+    assert set(KAITEN["secrets"]) <= setting_names
     assert "kaiten_auth__secret" in KAITEN["secrets"]
     assert KAITEN["env_file"] == [f"./secrets/{MARK}"]
-    assert {each["file"] for each in COMPOSE["secrets"].values()} == {
+    assert {secret["file"] for secret in COMPOSE["secrets"].values()} == {
         f"./secrets/{name}" for name in COMPOSE["secrets"]
     }
-    mounted = [name for each in SERVICES.values() for name in each.get("secrets", [])]
+    mounted = [name for service in SERVICES.values() for name in service.get("secrets", [])]
     assert sorted(mounted) == sorted(COMPOSE["secrets"])
 
 
@@ -141,7 +145,7 @@ def test_watchers_are_where_the_configurations_look_for_them() -> None:
     assert targets == {"kaiten:3000", "alertmanager:9093"}
     assert KAITEN["ports"][0].endswith(":3000")
     alertmanager = (deploy / "alertmanager" / "alertmanager.yaml").read_text("utf-8")
-    (bind,) = [each for each in SERVICES["alertmanager"]["volumes"] if isinstance(each, dict)]
+    (bind,) = [volume for volume in SERVICES["alertmanager"]["volumes"] if isinstance(volume, dict)]
     files = re.findall(r"_file: (\S+)", alertmanager)
     assert files
     assert {str(Path(file).parent) for file in files} == {bind["target"]}
@@ -151,31 +155,31 @@ def test_secrets_are_made_once_are_good_and_are_readable_in_containers_alone(
     folder: Path,
 ) -> None:
     make_secrets(folder)
-    made = read_secrets(folder)
-    told_again = make_secrets(folder)
+    secrets = read_secrets(folder)
+    output = make_secrets(folder)
 
-    assert made.keys() == COMPOSE["secrets"].keys()
-    check_secret(made["kaiten_auth__secret"].strip())
-    check_redis_url(made["kaiten_state__redis_url"].strip())
-    assert read_secrets(folder) == made
-    assert "made" not in told_again
-    assert not any(value.strip() in told_again for value in made.values())
+    assert secrets.keys() == COMPOSE["secrets"].keys()
+    check_secret(secrets["kaiten_auth__secret"].strip())
+    check_redis_url(secrets["kaiten_state__redis_url"].strip())
+    assert read_secrets(folder) == secrets
+    assert "made" not in output
+    assert not any(value.strip() in output for value in secrets.values())
 
     def mode(path: Path) -> int:
         return stat.S_IMODE(path.stat().st_mode)
 
     assert mode(folder / "secrets") == 0o700
-    assert {mode(folder / "secrets" / name) for name in made} == {0o644}
+    assert {mode(folder / "secrets" / name) for name in secrets} == {0o644}
     assert mode(folder / "secrets" / "alertmanager") == 0o755
 
 
 def test_half_of_what_redis_needs_is_made_anew_and_the_rest_is_kept(folder: Path) -> None:
     make_secrets(folder)
-    made = read_secrets(folder)
+    secrets = read_secrets(folder)
     (folder / "secrets" / "redis_acl").unlink()
     make_secrets(folder)
-    again = read_secrets(folder)
-    assert {name for name in made if again[name] != made[name]} == {
+    later_secrets = read_secrets(folder)
+    assert {name for name in secrets if later_secrets[name] != secrets[name]} == {
         "kaiten_state__redis_url",
         "redis_acl",
     }
@@ -186,12 +190,12 @@ def test_redis_takes_the_password_that_was_made_and_no_other(folder: Path) -> No
     url = read_secrets(folder)["kaiten_state__redis_url"].strip()
     secrets = folder / "secrets"
     places = {"/run/secrets/redis_acl": str(secrets / "redis_acl"), "/data": str(folder)}
-    options = [places.get(each, each) for each in SERVICES["redis"]["command"][1:]]
+    options = [places.get(argument, argument) for argument in SERVICES["redis"]["command"][1:]]
     with redis_server(options=options) as server:
         inside = Redis.from_url(url.replace("redis:6379", f"127.0.0.1:{server.port}"))
         assert inside.set("a", "b")
-        kept = inside.config_get("appendonly") | inside.config_get("maxmemory-policy")
-        assert kept == {"appendonly": "yes", "maxmemory-policy": "noeviction"}
+        config = inside.config_get("appendonly") | inside.config_get("maxmemory-policy")
+        assert config == {"appendonly": "yes", "maxmemory-policy": "noeviction"}
         with pytest.raises(AuthenticationError):
             Redis(port=server.port).ping()
         with pytest.raises(NoPermissionError):
@@ -206,10 +210,10 @@ def test_redis_takes_the_password_that_was_made_and_no_other(folder: Path) -> No
 @pytest.fixture
 def docker() -> list[str]:
     command = ["docker", "compose"]
-    found = shutil.which("docker") and subprocess.run(
+    version_check = shutil.which("docker") and subprocess.run(
         [*command, "version"], check=False, capture_output=True
     )
-    if not found or found.returncode:
+    if not version_check or version_check.returncode:
         pytest.skip("docker compose is not on this machine: install Docker's compose plugin")
     return command
 

@@ -32,8 +32,8 @@ LEFT_OUT = {
 
 
 def read(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+    return content
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +70,15 @@ import json, service
 from _bentoml_impl.server.allocator import ResourceAllocator
 from _bentoml_impl.server.app import ServiceAppFactory
 service.Kaiten.inject_config()
-around = {
-    each.cls.__name__: each.kwargs
-    for each in ServiceAppFactory(service.Kaiten, is_main=True).middlewares
+middlewares = {
+    middleware.cls.__name__: middleware.kwargs
+    for middleware in ServiceAppFactory(service.Kaiten, is_main=True).middlewares
 }
 print(json.dumps({
     "workers": ResourceAllocator().get_worker_env(service.Kaiten)[0],
-    "traffic.timeout": around["BackStopMiddleware"]["timeout"],
-    "metrics.enabled": "RunnerTrafficMetricsMiddleware" in around,
-    "logging.access.enabled": "AccessLogMiddleware" in around,
+    "traffic.timeout": middlewares["BackStopMiddleware"]["timeout"],
+    "metrics.enabled": "RunnerTrafficMetricsMiddleware" in middlewares,
+    "logging.access.enabled": "AccessLogMiddleware" in middlewares,
 }))
 """
 CHANGED = {
@@ -90,10 +90,10 @@ CHANGED = {
 
 
 def flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {path + key: value}
-    return found
+        leaves |= flat(value, f"{path}{key}.") if isinstance(value, dict) else {path + key: value}
+    return leaves
 
 
 def test_every_key_of_the_configuration_is_in_force(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_bentoml_takes_our_back_stop_for_its_own() -> None:
         "import service; service.Kaiten.inject_config(); "
         "from _bentoml_impl.server.app import ServiceAppFactory; "
         "stops = ServiceAppFactory(service.Kaiten, is_main=True).middlewares; "
-        "print([each.kwargs for each in stops if each.cls.__name__ == 'BackStopMiddleware'])"
+        "print([stop.kwargs for stop in stops if stop.cls.__name__ == 'BackStopMiddleware'])"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
@@ -145,11 +145,11 @@ def test_bento_holds_every_module_and_no_other() -> None:
     included = pathspec.PathSpec.from_lines("gitignore", read("bentofile.yaml")["include"])
     tops = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
     modules = {path for top in tops for path in top.rglob("*.py")} | {*ROOT.glob("*.py")}
-    found = {path for path in modules if included.match_file(path.relative_to(ROOT))}
+    bento_modules = {path for path in modules if included.match_file(path.relative_to(ROOT))}
     packages = [path.parent for path in ROOT.glob("*/__init__.py")]
     packages = [path for path in packages if path.name not in ("tests", "benchmarks")]
-    ours = {path for package in packages for path in package.rglob("*.py")}
-    assert found == ours | {ROOT / "service.py"}
+    package_modules = {path for package in packages for path in package.rglob("*.py")}
+    assert bento_modules == package_modules | {ROOT / "service.py"}
 
 
 @pytest.mark.parametrize("name", ["kaiten.yaml", "configuration.yaml"])
@@ -179,11 +179,11 @@ def test_settings_file_states_the_defaults(tmp_path: Path, monkeypatch: pytest.M
 
 def test_settings_file_names_every_setting_and_no_other() -> None:
     stated = {f"{section}.{key}" for section, part in read("kaiten.yaml").items() for key in part}
-    known = set()
+    settings = set()
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, SettingsSection):
-            known |= {f"{name}.{key}" for key in type(field.default).model_fields}
+            settings |= {f"{name}.{key}" for key in type(field.default).model_fields}
         else:
-            known.add(name)
-    assert known >= LEFT_OUT
-    assert stated == known - LEFT_OUT
+            settings.add(name)
+    assert settings >= LEFT_OUT
+    assert stated == settings - LEFT_OUT

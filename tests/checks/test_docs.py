@@ -36,7 +36,7 @@ CALL = re.compile(
 def commands(text: str) -> list[list[str]]:
     """Return the words after `kaiten` of each call in a text, after joining continued lines."""
     joined = re.sub(r"\\\n\s*|>-\n\s*|(?<=\S)\n\s+(?=--)", " ", text)
-    return [words(found["rest"]) for found in CALL.finditer(joined)]
+    return [words(call["rest"]) for call in CALL.finditer(joined)]
 
 
 def words(rest: str) -> list[str]:
@@ -48,9 +48,9 @@ def words(rest: str) -> list[str]:
         return line.split()
 
 
-def resolve(given: Sequence[str]) -> tuple[TyperCommand, list[str]] | None:
+def resolve(arguments: Sequence[str]) -> tuple[TyperCommand, list[str]] | None:
     """Return the command that is named and the words after it; None where it does not exist."""
-    command, rest = KAITEN.commands.get(given[0]), list(given[1:])
+    command, rest = KAITEN.commands.get(arguments[0]), list(arguments[1:])
     if isinstance(command, TyperGroup) and rest:
         command = command.commands.get(rest.pop(0))
     return (command, rest) if isinstance(command, TyperCommand) else None
@@ -77,7 +77,7 @@ def test_calls_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "calls"),
     [
         ("$ kaiten doctor --json", [["doctor", "--json"]]),
         ("A=1 B=2 kaiten serve --port 1 # x", [["serve", "--port", "1"]]),
@@ -95,22 +95,22 @@ def test_calls_are_found() -> None:
         ("kaiten serve\nkaiten model list", [["serve"], ["model", "list"]]),
     ],
 )
-def test_how_calls_are_found(text: str, found: list[list[str]]) -> None:
-    assert commands(text) == found
+def test_how_calls_are_found(text: str, calls: list[list[str]]) -> None:
+    assert commands(text) == calls
 
 
 @pytest.mark.parametrize("call", ["promot a", "api-key remove x", "doctr", "api-key"])
-def test_a_command_that_is_not_there_is_told_apart(call: str) -> None:
+def test_a_command_that_does_not_exist_is_rejected(call: str) -> None:
     assert resolve(call.split()) is None
 
 
 @pytest.mark.parametrize(("file", "call"), CALLS, ids=[f"{f}: {' '.join(c)}" for f, c in CALLS])
 def test_a_command_and_its_options_are_there(file: str, call: tuple[str, ...]) -> None:
-    found = resolve(call)
-    assert found is not None, f"{file}: kaiten {' '.join(call)}"
-    command, rest = found
-    options = {option for each in command.params for option in each.opts}
-    named = {each.partition("=")[0] for each in rest if each.startswith("--")}
+    resolution = resolve(call)
+    assert resolution is not None, f"{file}: kaiten {' '.join(call)}"
+    command, rest = resolution
+    options = {option for parameter in command.params for option in parameter.opts}
+    named = {word.partition("=")[0] for word in rest if word.startswith("--")}
     assert named <= options | {"--help"}, file
 
 

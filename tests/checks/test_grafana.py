@@ -7,20 +7,20 @@ import pytest
 import yaml
 
 from kaiten.settings.environment import ROOT
-from tests.checks.promql import unknown
+from tests.checks.promql import unknown_names
 from tests.exposition import Exposition, labels_by_name
 
 FOLDER = ROOT / "deploy" / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboards" / "kaiten.json").read_text("utf-8"))
-PANELS: list[dict[str, Any]] = [each for each in DASHBOARD["panels"] if each["type"] != "row"]
-VARIABLES = {each["name"]: each for each in DASHBOARD["templating"]["list"]}
+PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
 TITLES = [panel["title"] for panel in PANELS]
 
 
 def provisioned(kind: str) -> dict[str, Any]:
     (file,) = (FOLDER / "provisioning" / kind).glob("*.yaml")
-    found: dict[str, Any] = yaml.safe_load(file.read_text("utf-8"))
-    return found
+    config: dict[str, Any] = yaml.safe_load(file.read_text("utf-8"))
+    return config
 
 
 def strings(part: object) -> Iterator[str]:
@@ -28,30 +28,32 @@ def strings(part: object) -> Iterator[str]:
     if isinstance(part, str):
         yield part
     elif isinstance(part, dict):
-        yield from (found for value in part.values() for found in strings(value))
+        yield from (text for value in part.values() for text in strings(value))
     elif isinstance(part, list):
-        yield from (found for value in part for found in strings(value))
+        yield from (text for value in part for text in strings(value))
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=TITLES)
 def test_panel_asks_for_what_servers_expose(panel: dict[str, Any]) -> None:
     exposed = labels_by_name(Exposition().page())
     for target in panel["targets"]:
-        assert unknown(target["expr"], exposed) == []
+        assert unknown_names(target["expr"], exposed) == []
         shown = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
         grouped = re.search(r"\bby \(([^)]*)\)", target["expr"])
         assert shown <= set(grouped[1].split(", ") if grouped else ())
 
 
-@pytest.mark.parametrize("name", [name for name, each in VARIABLES.items() if "query" in each])
+@pytest.mark.parametrize(
+    "name", [name for name, variable in VARIABLES.items() if "query" in variable]
+)
 def test_variable_asks_for_what_servers_expose(name: str) -> None:
     query = VARIABLES[name]["query"]
     if VARIABLES[name]["type"] == "datasource":
         assert query == "prometheus"
         return
-    (asked, label) = re.fullmatch(r"label_values\((.+), (\w+)\)", query["query"]).groups()  # type: ignore[union-attr]
+    (selector, label) = re.fullmatch(r"label_values\((.+), (\w+)\)", query["query"]).groups()  # type: ignore[union-attr]
     exposed = labels_by_name(Exposition().page())
-    assert unknown(f"max by ({label}) ({asked})", exposed) == []
+    assert unknown_names(f"max by ({label}) ({selector})", exposed) == []
 
 
 def test_every_variable_that_is_used_is_there_and_used() -> None:
@@ -64,8 +66,8 @@ def test_every_variable_that_is_used_is_there_and_used() -> None:
 def test_panels_have_a_title_each_a_place_of_their_own_and_say_what_they_show() -> None:
     cells = [
         (x, y)
-        for each in DASHBOARD["panels"]
-        for place in [each["gridPos"]]
+        for panel in DASHBOARD["panels"]
+        for place in [panel["gridPos"]]
         for x in range(place["x"], place["x"] + place["w"])
         for y in range(place["y"], place["y"] + place["h"])
     ]

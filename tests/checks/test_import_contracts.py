@@ -68,7 +68,9 @@ def test_a_forbidden_import_in_a_new_module_is_refused(contract: str, report: st
     assert f"{contract} BROKEN" in " ".join(report.split())
 
 
-@pytest.mark.parametrize("contract", LINTER["contracts"], ids=lambda each: str(each["name"]))
+@pytest.mark.parametrize(
+    "contract", LINTER["contracts"], ids=lambda contract: str(contract["name"])
+)
 def test_sources_are_whole_packages(contract: dict[str, object]) -> None:
     sources = contract.get("source_modules", [])
     assert isinstance(sources, list)

@@ -20,15 +20,15 @@ STORES = {"redis", "sqlalchemy", "alembic", "psycopg"}
 SERVER = {"service", "server", "gateway", "runners", "monitors", "lifecycle", "kaiten"}
 
 
-def fresh(code: str, home: Path) -> object:
-    """Run code in a process that has nothing of this one's settings; ``found`` is what it says."""
+def run_in_new_process(code: str, home: Path) -> object:
+    """Run code in a process that has nothing of this one's settings; return its ``result``."""
     environment = {
         name: value
         for name, value in os.environ.items()
         if name not in OPT_OUTS and not name.startswith("KAITEN_")
     }
     environment |= {"BENTOML_HOME": str(home), "KAITEN_HOME": str(home)}
-    script = f"import json, os, sys\n{code}\nprint(json.dumps(found))"
+    script = f"import json, os, sys\n{code}\nprint(json.dumps(result))"
     output = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,
@@ -37,8 +37,8 @@ def fresh(code: str, home: Path) -> object:
         capture_output=True,
         text=True,
     ).stdout
-    found: object = json.loads(output)
-    return found
+    result: object = json.loads(output)
+    return result
 
 
 def loaded_by(module: str, home: Path) -> set[str]:
@@ -46,11 +46,11 @@ def loaded_by(module: str, home: Path) -> set[str]:
     code = (
         "before = set(sys.modules)\n"
         f"import {module}\n"
-        "found = sorted({name.partition('.')[0] for name in set(sys.modules) - before})"
+        "result = sorted({name.partition('.')[0] for name in set(sys.modules) - before})"
     )
-    found = fresh(code, home)
-    assert isinstance(found, list)
-    return set(found)
+    packages = run_in_new_process(code, home)
+    assert isinstance(packages, list)
+    return set(packages)
 
 
 @pytest.mark.parametrize("module", ["cli", "runners.tasks"])
@@ -78,12 +78,12 @@ def test_choosing_onnx_loads_no_framework(tmp_path: Path) -> None:
         "from kaiten.settings.models import RunnerSettings\n"
         "from runners.engines import choose_engine\n"
         f"engine = choose_engine(Path({str(tmp_path)!r}), RunnerSettings()).engine\n"
-        "found = [engine, *sys.modules]"
+        "result = [engine, *sys.modules]"
     )
-    found = fresh(code, tmp_path)
-    assert isinstance(found, list)
-    assert found[0] == "onnx"
-    assert not {*found[1:]} & HEAVY
+    result = run_in_new_process(code, tmp_path)
+    assert isinstance(result, list)
+    assert result[0] == "onnx"
+    assert not {*result[1:]} & HEAVY
 
 
 @pytest.mark.parametrize("preset", [{}, dict.fromkeys(OPT_OUTS, "0")])
@@ -91,9 +91,9 @@ def test_importing_kaiten_opts_out_whatever_was_set(preset: dict[str, str], tmp_
     code = (
         f"os.environ.update({preset})\n"
         "import kaiten\n"
-        f"found = {{name: os.environ.get(name) for name in {[*OPT_OUTS]}}}"
+        f"result = {{name: os.environ.get(name) for name in {[*OPT_OUTS]}}}"
     )
-    assert fresh(code, tmp_path) == OPT_OUTS
+    assert run_in_new_process(code, tmp_path) == OPT_OUTS
 
 
 def test_errors_need_only_the_standard_library(tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def test_the_client_loads_nothing_of_the_server(tmp_path: Path) -> None:
     code = (
         "sys.path.insert(0, 'client')\n"
         "import kaiten_client\n"
-        "found = sorted({name.partition('.')[0] for name in sys.modules})"
+        "result = sorted({name.partition('.')[0] for name in sys.modules})"
     )
-    loaded = fresh(code, tmp_path)
+    loaded = run_in_new_process(code, tmp_path)
     assert isinstance(loaded, list)
     assert {"kaiten_client", "httpx", "pydantic"} <= {*loaded}
     assert not {*loaded} & {*SERVER, "starlette", "bentoml", "jwt", *HEAVY}

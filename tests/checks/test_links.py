@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checks.links import broken
+from tests.checks.links import broken_links
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 )
 def test_links_that_lead_somewhere_pass(root: Path, text: str) -> None:
     (root / "docs" / "a.md").write_text(text)
-    assert list(broken(root, ["docs/a.md"])) == []
+    assert list(broken_links(root, ["docs/a.md"])) == []
 
 
 @pytest.mark.parametrize(
@@ -44,4 +44,4 @@ def test_links_that_lead_somewhere_pass(root: Path, text: str) -> None:
 )
 def test_link_that_leads_nowhere_is_named(root: Path, name: str, text: str, target: str) -> None:
     (root / name).write_text(f"\n{text}\n")
-    assert list(broken(root, [name])) == [f"{name}:2: {target}"]
+    assert list(broken_links(root, [name])) == [f"{name}:2: {target}"]

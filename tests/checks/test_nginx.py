@@ -26,8 +26,8 @@ NAMED = [path for path in ROUTES if "{" not in path]
 
 def value_of(directive: str) -> str:
     """Return what a directive says that stands there once."""
-    (found,) = re.findall(rf"^ *{directive} (.+);$", PROFILE, re.MULTILINE)
-    return str(found)
+    (value,) = re.findall(rf"^ *{directive} (.+);$", PROFILE, re.MULTILINE)
+    return str(value)
 
 
 def map_of(variable: str) -> dict[str, str]:
@@ -39,8 +39,8 @@ def map_of(variable: str) -> dict[str, str]:
 
 def pattern_of(variable: str) -> str:
     """Return the one regular expression of a map, as Python writes it."""
-    (found,) = [key for key in map_of(variable) if key.startswith("~")]
-    return found.removeprefix("~").replace("(?<", "(?P<")
+    (pattern,) = [key for key in map_of(variable) if key.startswith("~")]
+    return pattern.removeprefix("~").replace("(?<", "(?P<")
 
 
 def test_body_limit_is_the_servers_and_bodies_stay_in_memory() -> None:
@@ -64,9 +64,9 @@ def test_nginx_leaves_an_idle_connection_before_the_server_does() -> None:
 def test_log_names_every_known_path_and_no_other() -> None:
     pattern = re.compile(pattern_of("kaiten_route"))
     for path, query in product(NAMED, ("", "?a=b")):
-        found = pattern.match(path + query)
-        assert found is not None
-        assert found["kaiten_path"] == path
+        match = pattern.match(path + query)
+        assert match is not None
+        assert match["kaiten_path"] == path
     assert not any(map(pattern.match, ("/nope", "/predict/", "/livezz", "//", "/metrics%20")))
 
 
@@ -88,9 +88,9 @@ def test_every_method_of_a_route_is_let_in() -> None:
 def test_what_both_may_say_both_say_alike(error: Exception) -> None:
     bind(RequestContext("id"))
     answer = error_response(error)
-    told = str(answer.status_code)
-    assert f'"code": "{map_of("kaiten_error_code")[told]}"'.encode() in answer.body
-    assert f'"message": "{map_of("kaiten_error_message")[told]}"'.encode() in answer.body
+    status = str(answer.status_code)
+    assert f'"code": "{map_of("kaiten_error_code")[status]}"'.encode() in answer.body
+    assert f'"message": "{map_of("kaiten_error_message")[status]}"'.encode() in answer.body
 
 
 def test_a_late_answer_has_the_code_of_ours() -> None:
@@ -102,9 +102,9 @@ def test_every_answer_of_nginx_has_its_words_and_stands_in_the_docs() -> None:
     rows = re.findall(r"^ *error_page (.+);$", PROFILE, re.MULTILINE)
     answers = [re.findall(r"\d+", row) for row in rows]
     overwritten = set(re.findall(r"error_page .*=(\d+)", PROFILE))
-    kept = {status for row in answers if not overwritten & {row[-1]} for status in row}
+    statuses = {status for row in answers if not overwritten & {row[-1]} for status in row}
     codes, messages = map_of("kaiten_error_code"), map_of("kaiten_error_message")
-    assert codes.keys() == messages.keys() == (kept | overwritten | {"default"}) - {"500"}
+    assert codes.keys() == messages.keys() == (statuses | overwritten | {"default"}) - {"500"}
     assert all(f"`{code}`" in DOCS for code in codes.values())
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from kaiten.settings.environment import ROOT
 from monitors.metrics.definitions import SECONDS_BUCKETS
-from tests.checks.promql import unknown
+from tests.checks.promql import unknown_names
 from tests.exposition import Exposition, labels_by_name
 
 FOLDER = ROOT / "deploy" / "prometheus"
@@ -64,13 +64,13 @@ def test_cases_notice_a_changed_rule(tmp_path: Path, shipped: str, changed: str)
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)
 def test_alert_asks_for_what_servers_expose_and_says_what_to_do(rule: dict[str, Any]) -> None:
     exposed = labels_by_name(Exposition().page())
-    told = rule["annotations"]
-    named = re.findall(r"\b(?:model_\w+|kaiten_\w+|up)\b", told["description"])
+    annotations = rule["annotations"]
+    named = re.findall(r"\b(?:model_\w+|kaiten_\w+|up)\b", annotations["description"])
 
-    assert unknown(rule["expr"], exposed) == []
+    assert unknown_names(rule["expr"], exposed) == []
     assert rule["labels"]["severity"] in {"critical", "warning"}
-    assert told.keys() == {"summary", "description", "runbook"}
-    assert re.fullmatch(r"docs/runbook\.md#[a-z-]+", told["runbook"])
+    assert annotations.keys() == {"summary", "description", "runbook"}
+    assert re.fullmatch(r"docs/runbook\.md#[a-z-]+", annotations["runbook"])
     assert named
     assert set(named) <= {*exposed, "up", *rule_families(exposed)}
 
@@ -82,14 +82,14 @@ def rule_families(exposed: dict[str, set[str]]) -> set[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_alert_fires_in_a_case(name: str) -> None:
-    told = [
+    label_sets = [
         sample["labels"]
         for case in yaml.safe_load(CASES)["tests"]
-        for asked in case["promql_expr_test"]
-        for sample in asked.get("exp_samples", [])
-        if "pending" not in asked["expr"]
+        for expression_test in case["promql_expr_test"]
+        for sample in expression_test.get("exp_samples", [])
+        if "pending" not in expression_test["expr"]
     ]
-    assert any(f'alertname="{name}"' in labels for labels in told)
+    assert any(f'alertname="{name}"' in labels for labels in label_sets)
 
 
 def test_the_limit_of_latency_is_the_edge_of_a_bucket() -> None:
@@ -98,9 +98,9 @@ def test_the_limit_of_latency_is_the_edge_of_a_bucket() -> None:
     assert float(limit) in SECONDS_BUCKETS
 
 
-def test_an_unknown_metric_and_an_unknown_label_are_told() -> None:
+def test_an_unknown_metric_and_an_unknown_label_are_reported() -> None:
     exposed = {"model_known": {"model"}}
-    asked = 'sum by (model, colour) (rate(model_known{arm="a"}[1m])) / model_other'
-    assert unknown(asked, exposed) == ["model_other", "model_known{arm}", "by colour"]
-    assert unknown('max by (model) (model_known{job="kaiten"})', exposed) == []
-    assert unknown("vector(1)", exposed) == ["vector(1)"]
+    expression = 'sum by (model, colour) (rate(model_known{arm="a"}[1m])) / model_other'
+    assert unknown_names(expression, exposed) == ["model_other", "model_known{arm}", "by colour"]
+    assert unknown_names('max by (model) (model_known{job="kaiten"})', exposed) == []
+    assert unknown_names("vector(1)", exposed) == ["vector(1)"]

@@ -21,18 +21,22 @@ REASONS = {
 
 
 def baseline() -> dict[str, list[dict[str, object]]]:
-    found = json.loads((ROOT / ".secrets.baseline").read_text(encoding="utf-8"))
-    results: dict[str, list[dict[str, object]]] = found["results"]
+    document = json.loads((ROOT / ".secrets.baseline").read_text(encoding="utf-8"))
+    results: dict[str, list[dict[str, object]]] = document["results"]
     return results
 
 
 def test_what_the_scan_passes_over_has_a_reason() -> None:
-    unexplained = [file for file in baseline() if not any(fnmatch(file, each) for each in REASONS)]
+    unexplained = [
+        file for file in baseline() if not any(fnmatch(file, pattern) for pattern in REASONS)
+    ]
     assert unexplained == []
 
 
 def test_no_reason_is_left_over() -> None:
-    unused = [each for each in REASONS if not any(fnmatch(file, each) for file in baseline())]
+    unused = [
+        pattern for pattern in REASONS if not any(fnmatch(file, pattern) for file in baseline())
+    ]
     assert unused == []
 
 

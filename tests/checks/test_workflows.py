@@ -38,10 +38,10 @@ def triggers(name: str) -> set[str]:
     return set({str(key): value for key, value in WORKFLOWS[name].items()}["True"])
 
 
-def before(job: str) -> set[str]:
+def prerequisites(job: str) -> set[str]:
     """Return the jobs of a release that have to be done before one."""
     needs = set(RELEASE[job].get("needs", []))
-    return needs.union(*(before(each) for each in needs))
+    return needs.union(*(prerequisites(need) for need in needs))
 
 
 def test_there_are_workflows() -> None:
@@ -118,7 +118,7 @@ def test_forks_meet_no_secret() -> None:
     ],
 )
 def test_a_release_goes_step_by_step(job: str, needed: set[str]) -> None:
-    assert needed <= before(job)
+    assert needed <= prerequisites(job)
     # A condition such as always() would let a job run although one before it had failed.
     assert "if" not in RELEASE[job]
 
@@ -139,8 +139,8 @@ def test_production_gets_the_image_that_staging_proved() -> None:
 
 
 def test_staging_and_production_are_deployed_alike() -> None:
-    said = [yaml.safe_dump(RELEASE[job]["steps"]) for job in ("staging", "production")]
-    assert said[0] == said[1].replace("production", "staging")
+    steps = [yaml.safe_dump(RELEASE[job]["steps"]) for job in ("staging", "production")]
+    assert steps[0] == steps[1].replace("production", "staging")
 
 
 @pytest.mark.parametrize("name", ["staging", "production"])

@@ -12,7 +12,9 @@ from kaiten.settings.environment import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
-WANTED = "kubectl is not here; get it from https://kubernetes.io/docs/tasks/tools (1.30 or later)"
+KUBECTL_MISSING = (
+    "kubectl is not here; get it from https://kubernetes.io/docs/tasks/tools (1.30 or later)"
+)
 
 Manifest = dict[str, Any]
 
@@ -46,7 +48,7 @@ def render(folder: Path) -> str:
 
     """
     if not shutil.which("kubectl"):
-        raise NotRendered(WANTED)
+        raise NotRendered(KUBECTL_MISSING)
     command = ["kubectl", "kustomize", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
