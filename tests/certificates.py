@@ -17,20 +17,24 @@ class Authority:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
-        self._name = _named(name)
+        self._name = _common_name(name)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self.file = folder / f"{name}.pem"
-        own = self._builder(self._name, self._key.public_key())
-        own = own.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        self.file.write_bytes(_pem(own.sign(self._key, hashes.SHA256())))
+        builder = self._builder(self._name, self._key.public_key())
+        builder = builder.add_extension(
+            x509.BasicConstraints(ca=True, path_length=0), critical=True
+        )
+        self.file.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
 
     def issue(self, name: str, *hosts: str, password: bytes | None = None) -> tuple[Path, Path]:
         """Return the files of a new certificate, for these hosts or addresses, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([_host(host) for host in hosts or (name,)])
-        made = self._builder(_named(name), key.public_key()).add_extension(names, critical=False)
+        builder = self._builder(_common_name(name), key.public_key()).add_extension(
+            names, critical=False
+        )
         files = self._folder / f"{name}.crt", self._folder / f"{name}.key"
-        files[0].write_bytes(_pem(made.sign(self._key, hashes.SHA256())))
+        files[0].write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
         encryption = (
             serialization.BestAvailableEncryption(password)
             if password
@@ -46,7 +50,7 @@ class Authority:
         return builder.not_valid_before(now - _DAY).not_valid_after(now + _DAY)
 
 
-def _named(name: str) -> x509.Name:
+def _common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 

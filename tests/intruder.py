@@ -32,12 +32,12 @@ def main() -> None:
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
-    found = {
+    findings = {
         "commands": {endpoint: _commands(endpoint) for endpoint in targets["endpoints"]},
         "greetings": {endpoint: _greeting(endpoint) for endpoint in targets["endpoints"]},
         "processes": {process: _process(process) for process in targets["processes"]},
     }
-    sys.stdout.write(json.dumps(found))
+    sys.stdout.write(json.dumps(findings))
 
 
 def _commands(endpoint: str) -> dict[str, object]:

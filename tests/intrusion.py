@@ -41,23 +41,23 @@ def processes_of(pid: int) -> list[psutil.Process]:
 
 def endpoints_of(pid: int) -> list[str]:
     """Return every address that a server's processes listen on, of all families."""
-    found = set()
+    endpoints = set()
     for process in processes_of(pid):
         for row in process.net_connections("all"):
             address: object = row.laddr
             if row.status == psutil.CONN_LISTEN:
                 host = row.laddr.ip if row.laddr.ip not in {"0.0.0.0", "::"} else "127.0.0.1"
-                found.add(f"tcp://{host}:{row.laddr.port}")
+                endpoints.add(f"tcp://{host}:{row.laddr.port}")
             elif address and isinstance(address, str):
-                found.add(f"ipc://{address}")
-    return sorted(found)
+                endpoints.add(f"ipc://{address}")
+    return sorted(endpoints)
 
 
 def listening_beside(pid: int) -> list[str]:
     """Return what listens in the network namespace of a process, as ``ss`` lists it."""
     command = [*entering(pid), "ss", "--no-header", "--listening", "--tcp", "--unix", "--numeric"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    rows = (line.split() for line in told.splitlines())
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    rows = (line.split() for line in output.splitlines())
     return sorted({f"{row[0].replace('u_str', 'unix')} {row[4]}" for row in rows})
 
 
@@ -70,20 +70,22 @@ def attack(
     endpoints: Sequence[str], processes: Sequence[int], within: Sequence[str] = ()
 ) -> Findings:
     """Try all as the account ``nobody``; ``within`` is a command that enters another namespace."""
-    given = json.dumps({"endpoints": endpoints, "processes": processes})
+    request = json.dumps({"endpoints": endpoints, "processes": processes})
     command = [*within, sys.executable, str(_SCRIPT)]
-    told = subprocess.run(command, input=given, check=True, capture_output=True, text=True).stdout
-    found: dict[str, Any] = json.loads(told)
+    output = subprocess.run(
+        command, input=request, check=True, capture_output=True, text=True
+    ).stdout
+    findings: dict[str, Any] = json.loads(output)
     return Findings(
         endpoints,
-        {endpoint: [*answers] for endpoint, answers in found["commands"].items() if answers},
-        [endpoint for endpoint, greeting in found["greetings"].items() if greeting == "zeromq"],
+        {endpoint: [*answers] for endpoint, answers in findings["commands"].items() if answers},
+        [endpoint for endpoint, greeting in findings["greetings"].items() if greeting == "zeromq"],
         {
             process: done
-            for process, outcomes in found["processes"].items()
+            for process, outcomes in findings["processes"].items()
             if (done := [name for name, outcome in outcomes.items() if outcome == "done"])
         },
-        told,
+        output,
     )
 
 

@@ -25,7 +25,7 @@ class Issuer:
     status and bytes.
     """
 
-    kept: int = 3
+    published_keys: int = 3
     family: str = "ours"
     port: int = field(default_factory=free_port)
     fetched_at: list[float] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Issuer:
         """Publish a new key, sign with it from now on, let the oldest go, and return its id."""
         number = self._number + 1
         key = jwk(self._kind(number), kid=f"key-{number}")
-        self._published = deque([*self._published, key], self.kept)
+        self._published = deque([*self._published, key], self.published_keys)
         self._number = number
         return self.kid
 
@@ -73,7 +73,7 @@ class Issuer:
     def _kind(self, number: int) -> str:
         return f"{_KINDS[number % len(_KINDS)]}-{self.family}"
 
-    def published(self) -> tuple[int, bytes]:
+    def response(self) -> tuple[int, bytes]:
         """Return the status and the bytes of an answer, once it may be given."""
         self.fetched_at.append(time.monotonic())
         keys = list(self._published)
@@ -104,7 +104,7 @@ class Issuer:
 def _handler(issuer: Issuer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, content = issuer.published()
+            status, content = issuer.response()
             # The client may have given up.
             with suppress(ConnectionError):
                 self.send_response(status)
@@ -119,9 +119,9 @@ def _handler(issuer: Issuer) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def issuing(kept: int = 3) -> Iterator[Issuer]:
+def issuing(published_keys: int = 3) -> Iterator[Issuer]:
     """Run an issuer on this machine."""
-    issuer = Issuer(kept)
+    issuer = Issuer(published_keys)
     issuer.up()
     try:
         yield issuer

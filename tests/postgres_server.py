@@ -99,11 +99,11 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 def _binary(name: str) -> str:
     """Return the path of one of its commands, of the newest version; Debian has them aside."""
-    aside = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    found = shutil.which(name) or (str(aside[-1]) if aside else None)
-    if found is None:
+    packaged = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    path = shutil.which(name) or (str(packaged[-1]) if packaged else None)
+    if path is None:
         pytest.skip("PostgreSQL is not on this machine: apt-get install postgresql")
-    return found
+    return path
 
 
 _NOBODY = "nobody"

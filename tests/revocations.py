@@ -86,7 +86,9 @@ class ServerProcesses:
     def create_key(self) -> None:
         key_id, text, key = new_api_key(f"job {next(self._numbers)}", ("predict",), _IN_A_YEAR)
         self._operate(
-            lambda known: known.model_copy(update={"api_keys": {**known.api_keys, key_id: key}})
+            lambda credentials: credentials.model_copy(
+                update={"api_keys": {**credentials.api_keys, key_id: key}}
+            )
         )
         self.issued[key_id] = text
 
@@ -95,8 +97,10 @@ class ServerProcesses:
             key_id = sorted(self.known_keys)[index % len(self.known_keys)]
             # An emptied store does not know it until a worker has written it back.
             self._operate(
-                lambda known: (
-                    known.without_api_key(key_id) if key_id in known.api_keys else _unknown()
+                lambda credentials: (
+                    credentials.without_api_key(key_id)
+                    if key_id in credentials.api_keys
+                    else _unknown()
                 )
             )
             self.deleted[key_id] = self.issued.pop(key_id)
@@ -105,8 +109,13 @@ class ServerProcesses:
     def revoke_token(self) -> None:
         name = f"{ISSUER}|{next(self._numbers)}"
         self._operate(
-            lambda known: known.model_copy(
-                update={"revoked_tokens": {**known.revoked_tokens, name: int(time.time()) + 86_400}}
+            lambda credentials: credentials.model_copy(
+                update={
+                    "revoked_tokens": {
+                        **credentials.revoked_tokens,
+                        name: int(time.time()) + 86_400,
+                    }
+                }
             )
         )
         self.revoked.add(name)
@@ -150,10 +159,10 @@ class ServerProcesses:
         """Tell whether a process has taken all that the operator has done."""
         if not watch.known:
             return False
-        known = watch.current()
+        credentials = watch.current()
         gone = {f"api-key|{key_id}" for key_id in self.deleted}
-        return (self.revoked | gone) <= known.revoked_tokens.keys() and (
-            self.issued.keys() <= known.api_keys.keys()
+        return (self.revoked | gone) <= credentials.revoked_tokens.keys() and (
+            self.issued.keys() <= credentials.api_keys.keys()
         )
 
     # Invariants.

@@ -58,13 +58,15 @@ class Process:
     def wait_for(self, pattern: str, count: int = 1) -> list[str]:
         """Return the lines that hold the pattern, once there are so many; fail if it ends first."""
 
-        def found() -> list[str]:
+        def matching_lines() -> list[str]:
             return [line for line in self.lines if re.search(pattern, line)]
 
         with self._changed:
-            self._changed.wait_for(lambda: len(found()) >= count or self._ended, READY_LIMIT_S)
-            assert len(found()) >= count, "\n".join(["no " + pattern, *self.lines[-40:]])
-            return found()
+            self._changed.wait_for(
+                lambda: len(matching_lines()) >= count or self._ended, READY_LIMIT_S
+            )
+            assert len(matching_lines()) >= count, "\n".join(["no " + pattern, *self.lines[-40:]])
+            return matching_lines()
 
     def stop(self, sign: signal.Signals = signal.SIGTERM) -> int:
         """Signal the whole process group, as a terminal does, and return the exit code."""
@@ -104,9 +106,9 @@ class Server:
 
 def environment(bentoml_home: Path, home: Path, **extra: str) -> dict[str, str]:
     """Return an environment that shares nothing with the checkout's own state."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("KAITEN_", "BENTOML_"))}
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("KAITEN_", "BENTOML_"))}
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return kept | {
+    return variables | {
         "BENTOML_HOME": str(bentoml_home),
         "KAITEN_HOME": str(home),
         "PATH": path,

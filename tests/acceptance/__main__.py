@@ -56,15 +56,15 @@ def main() -> int:
         "--scale", type=float, default=1.0, help="the share of a suite's full size, for a try"
     )
     parser.add_argument("--only", choices=[*field.modules()], help="one module of the field suite")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     store = quickstart_store()
     suites = dict(_SUITES)
-    if asked.only:
-        suites["field"] = partial(field.run, only=asked.only)
+    if arguments.only:
+        suites["field"] = partial(field.run, only=arguments.only)
     reports = [
-        _run(name, suite, asked.scale, store)
+        _run(name, suite, arguments.scale, store)
         for name, suite in suites.items()
-        if asked.suite in (name, "all")
+        if arguments.suite in (name, "all")
     ]
     return 0 if all(report.passed for report in reports) else 1
 

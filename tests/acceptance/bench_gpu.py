@@ -15,10 +15,10 @@ LAYOUTS = {"1 worker, a model in each", "2 workers, one device process"}
 async def run(report: Report, _: Path, folder: Path) -> None:
     """Run it as its users do; it takes a minute whatever the scale."""
     out = folder / "gpu.json"
-    own = {"BANKING77_DIR": str(folder / "absent"), "BENCHMARKS_HOME": str(folder / "home")}
+    variables = {"BANKING77_DIR": str(folder / "absent"), "BENCHMARKS_HOME": str(folder / "home")}
     command = ["-m", "benchmarks.gpu", "--smoke", "--out", str(out)]
     done = await asyncio.create_subprocess_exec(
-        sys.executable, *command, cwd=ROOT, env=environment_for(own)
+        sys.executable, *command, cwd=ROOT, env=environment_for(variables)
     )
     report.check("it ends well", await done.wait(), passed=done.returncode == 0)
     records = json.loads(out.read_text(encoding="utf-8"))["records"]

@@ -30,7 +30,7 @@ default_ulimits = ["nofile=20000:20000", "nproc=20000:20000"]
 runtime = "runc"
 """
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-_TOLD_LINES = 6
+_OUTPUT_LINES = 6
 _INCLUDED = "ca-certificates,python3,python3-venv"
 _HARDENED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
 # As a deployment mounts them: state, and what need not outlive the container.
@@ -43,11 +43,13 @@ class Log:
 
     lines: list[str] = field(default_factory=list)
 
-    def add(self, command: Sequence[str], seconds: float, said: str) -> None:
+    def add(self, command: Sequence[str], seconds: float, output: str) -> None:
         """Keep a command and the end of its output."""
         # Podman runs health checks by timers of systemd, which a container engine's host has.
-        told = [line for line in said.strip().splitlines() if "get systemd connection" not in line]
-        self.lines += [f"$ {' '.join(command)}", *told[-_TOLD_LINES:]]
+        lines = [
+            line for line in output.strip().splitlines() if "get systemd connection" not in line
+        ]
+        self.lines += [f"$ {' '.join(command)}", *lines[-_OUTPUT_LINES:]]
         self.lines.append(f"# {seconds:.1f} s")
 
 
@@ -61,7 +63,7 @@ class Machine:
     def run(
         self,
         *command: str,
-        given: str | None = None,
+        stdin: str | None = None,
         may_fail: bool = False,
         in_log: bool = True,
     ) -> str:
@@ -71,21 +73,21 @@ class Machine:
         """
         start = time.monotonic()
         done = subprocess.run(
-            command, env=self.env, input=given, capture_output=True, text=True, check=False
+            command, env=self.env, input=stdin, capture_output=True, text=True, check=False
         )
-        said = done.stdout + done.stderr if in_log else ""
-        self.log.add(command, time.monotonic() - start, said)
+        output = done.stdout + done.stderr if in_log else ""
+        self.log.add(command, time.monotonic() - start, output)
         if done.returncode and not may_fail:
             raise RuntimeError(
                 f"{' '.join(command[:4])}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
             )
         return done.stdout.strip() if not done.returncode else done.stderr.strip()
 
-    def inspect(self, what: str, name: str) -> dict[str, Any]:
+    def inspect(self, kind: str, name: str) -> dict[str, Any]:
         """Return what podman knows of an image or a container."""
-        told = self.run("podman", what, "inspect", name, in_log=False)
-        found: dict[str, Any] = json.loads(told)[0]
-        return found
+        output = self.run("podman", kind, "inspect", name, in_log=False)
+        description: dict[str, Any] = json.loads(output)[0]
+        return description
 
 
 def machine(folder: Path, env: Mapping[str, str]) -> Machine:

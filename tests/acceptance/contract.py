@@ -135,21 +135,21 @@ def _violations(folder: Path, exit_code: int, output: str) -> Iterator[str]:
     if not reports or exit_code not in _LOOKED:
         yield f"it ended with {exit_code}: {output[-2000:]}"
     for path in reports:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not found["complete"]:
-            yield f"it did not end: {found['stop_reason']}"
-        for failure in [*found["failures"], *found["errors"]]:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if not report["complete"]:
+            yield f"it did not end: {report['stop_reason']}"
+        for failure in [*report["failures"], *report["errors"]]:
             yield f"{failure['title']}: {failure['count']} at {failure.get('operations')}"
 
 
-def _has_unknown_field(body: Mapping[str, str] | None, known: set[str]) -> bool:
+def _has_unknown_field(body: Mapping[str, str] | None, fields: set[str]) -> bool:
     if not isinstance(body, dict):
         return False
     try:
         value = json.loads(base64.b64decode(body["$base64"]))
     except ValueError:
         return False
-    return isinstance(value, dict) and not set(value) <= known
+    return isinstance(value, dict) and not set(value) <= fields
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
@@ -159,7 +159,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     # Feedback has a server of its own: a made-up request id that a prediction was given before has
     # been answered, and a made-up label for it is refused although its form is valid.
     for name, option in (("others", "--exclude-path"), ("feedback", "--include-path")):
-        with served(store, folder / f"home-{name}") as each:
+        with served(store, folder / f"home-{name}") as instance:
             for version, outcome in outcomes.items():
                 path = f"/api/v{version}/feedback"
                 if name == "feedback" and version not in _FEEDBACK_VERSIONS:
@@ -168,10 +168,10 @@ async def run(report: Report, store: Path, folder: Path) -> None:
                 operations = (option, path) if version in _FEEDBACK_VERSIONS else ()
                 outcome.add(
                     await asyncio.to_thread(
-                        fuzzed, each.server, version, examples, place, _MODES, operations
+                        fuzzed, instance.server, version, examples, place, _MODES, operations
                     )
                 )
-            log += each.server.process.log
+            log += instance.server.process.log
     for version, outcome in outcomes.items():
         _tell(report, version, outcome)
     cases = sum(outcome.cases for outcome in outcomes.values())

@@ -185,7 +185,7 @@ class Trial:
     def power(self, report: Report, name: str, trials: int) -> None:
         """Count the windows until each shift is found, and check its first cause."""
         for shift_name, draw, causes in self._shifted():
-            found, right, named, effects = 0, 0, Counter[str](), []
+            detections, right, named, effects = 0, 0, Counter[str](), []
             for trial in range(trials):
                 # By turns at a server's first windows, and after very many without drift.
                 fresh = trial % 2 == 0
@@ -198,12 +198,12 @@ class Trial:
                     if state.drifted:
                         break
                 cause = findings[0]
-                found += bool(state.drifted)
+                detections += bool(state.drifted)
                 right += bool(state.drifted) and cause.feature in causes
                 named[cause.feature] += 1
                 effects.append(cause.difference.effect)
             facts: dict[str, Any] = {
-                "found_within_2_windows": found / trials,
+                "found_within_2_windows": detections / trials,
                 "right_cause_first": right / trials,
                 "first": dict(named),
                 "median_effect": float(np.median(effects)),
@@ -213,7 +213,7 @@ class Trial:
                 report.check(
                     f"{shift_name}: found, and its cause first",
                     [facts["found_within_2_windows"], facts["right_cause_first"]],
-                    passed=found == right == trials,
+                    passed=detections == right == trials,
                 )
 
     def estimates(self, report: Report, name: str, windows: int) -> None:
@@ -230,10 +230,10 @@ class Trial:
             for _ in range(windows):
                 window = draw()
                 truth = float(window.correct.mean())
-                found = calibrated.estimate(window.columns["confidence"])
-                errors.append(abs(found.accuracy - truth))
+                estimate = calibrated.estimate(window.columns["confidence"])
+                errors.append(abs(estimate.accuracy - truth))
                 truths.append(truth)
-                within += found.low <= truth <= found.high
+                within += estimate.low <= truth <= estimate.high
             error = float(np.mean(errors))
             report.tell(
                 f"{name}: accuracy without labels, {shift_name}",
@@ -265,20 +265,23 @@ class Trial:
         count = round(_ROWS * share)
 
         def draw() -> Answered:
-            own = self._random.choice(len(changed.correct), count, replace=False)
-            return changed.at(own).and_also(self._usual.at(self._rows(_ROWS - count)))
+            changed_rows = self._random.choice(len(changed.correct), count, replace=False)
+            return changed.at(changed_rows).and_also(self._usual.at(self._rows(_ROWS - count)))
 
         return draw
 
     def _tripled(self, place: int) -> Draw:
         """Draw windows in which a class comes three times as often; the largest has place 0."""
         name, size = Counter(self._truth.tolist()).most_common()[place]
-        own, others = np.flatnonzero(self._truth == name), np.flatnonzero(self._truth != name)
+        class_rows, other_rows = (
+            np.flatnonzero(self._truth == name),
+            np.flatnonzero(self._truth != name),
+        )
         count = round(3 * _ROWS * size / len(self._truth))
 
         def draw() -> Answered:
-            grown = self._random.choice(own, count, replace=count > len(own))
-            rest = self._random.choice(others, _ROWS - count, replace=False)
+            grown = self._random.choice(class_rows, count, replace=count > len(class_rows))
+            rest = self._random.choice(other_rows, _ROWS - count, replace=False)
             return self._usual.at(np.concatenate([grown, rest]))
 
         return draw
@@ -304,8 +307,8 @@ class Trial:
         for at in range(0, len(order), _BATCH):
             chosen = order[at : at + _BATCH]
             items = processor.prepare([texts[index] for index in chosen])
-            found = processor.finish(items, task.model.infer(items, alone=True))
-            for index, answer in zip(chosen, found, strict=True):
+            batch_answers = processor.finish(items, task.model.infer(items, alone=True))
+            for index, answer in zip(chosen, batch_answers, strict=True):
                 answers[index] = answer
         columns = measure(texts, [card.labels[answer.index] for answer in answers], answers)
         if len(texts) != len(self._part):
@@ -314,10 +317,14 @@ class Trial:
 
     def _by_the_article(self, window: Profile) -> list[str]:
         """Return the features that drift by the article's rule: KS at p < 0.05, and no more."""
-        differ = {
+        differences = {
             feature.name: numbers_differ(self._reference, window, feature.name)
             for feature in FEATURES
             if not feature.of_classes
         }
-        found = [name for name, each in differ.items() if each and each.p_value < _ARTICLE_P]
-        return [*found, *(["any"] if found else [])]
+        features = [
+            name
+            for name, difference in differences.items()
+            if difference and difference.p_value < _ARTICLE_P
+        ]
+        return [*features, *(["any"] if features else [])]

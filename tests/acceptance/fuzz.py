@@ -43,7 +43,7 @@ CaseT = TypeVar("CaseT")
 
 
 @dataclass
-class Found:
+class FuzzResults:
     """How each kind of case ended, by status; ``closed`` is a connection without an answer."""
 
     requests: Kinds = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Fuzzer:
     secret: bytes
     bystanders_token: str
     seed: int = SEED
-    found: Found = field(default_factory=Found)
+    results: FuzzResults = field(default_factory=FuzzResults)
 
     @classmethod
     def of(cls, server: Server) -> "Fuzzer":
@@ -76,7 +76,7 @@ class Fuzzer:
         target = Target(int(server.url.rpartition(":")[2]), server.token())
         return cls(target, secret, server.token("bystander", "predict"))
 
-    async def throw(self, cases: int | None = None, seconds: float | None = None) -> Found:
+    async def throw(self, cases: int | None = None, seconds: float | None = None) -> FuzzResults:
         """Throw so many cases of either kind, or for so long, with good requests beside them."""
         requests = Mutations(random.Random(self.seed), _originals(self.target))
         tokens = Forger(random.Random(self.seed), self.secret)
@@ -90,21 +90,21 @@ class Fuzzer:
                     group.create_task(self._throw_requests(some_requests))
                     group.create_task(self._throw_tokens(pool, some_tokens))
             await pool.close()
-        return self.found
+        return self.results
 
     async def _throw_requests(self, cases: Iterator[tuple[str, bytes]]) -> None:
         for kind, request in cases:
-            self.found.requests.setdefault(kind, Counter()).update(
-                await _thrown(self.target.port, request)
+            self.results.requests.setdefault(kind, Counter()).update(
+                await _send(self.target.port, request)
             )
 
     async def _throw_tokens(self, pool: Pool, cases: Iterator[Forgery]) -> None:
         for case in cases:
             answer = await pool.ask(_with_token(self.target, case.token))
             end = "closed" if answer.status == LOST else str(answer.status)
-            self.found.tokens.setdefault(case.kind, Counter())[end] += 1
+            self.results.tokens.setdefault(case.kind, Counter())[end] += 1
             if end == "200" and not case.signed:
-                self.found.let_in.append(case.kind)
+                self.results.let_in.append(case.kind)
 
     @asynccontextmanager
     async def _bystander(self) -> AsyncIterator[None]:
@@ -120,7 +120,7 @@ class Fuzzer:
             ) as client:
                 while not done.is_set():
                     answer = await client.post(url, json={"text": "Where is my parcel?"})
-                    self.found.bystander[str(answer.status_code)] += 1
+                    self.results.bystander[str(answer.status_code)] += 1
                     await asyncio.sleep(_PAUSE_S)
 
         async with asyncio.TaskGroup() as group:
@@ -136,7 +136,7 @@ def _until(cases: Iterator[CaseT], end: float | None) -> Iterator[CaseT]:
         yield case
 
 
-async def _thrown(port: int, request: bytes) -> list[str]:
+async def _send(port: int, request: bytes) -> list[str]:
     """Send bytes as they are, and return the statuses that come back, or how it ended."""
     received = bytearray()
     try:
@@ -173,9 +173,13 @@ def _originals(target: Target) -> list[bytes]:
     paths = ("/livez", "/readyz", "/health", "/metrics", "/docs", "/docs.json", "/schema.json", "/")
     static = "/static_content/favicon-light-32x32.png"
     texts = ["Where is my parcel?", "caf\u00e9 \U0001f600", "a " * 400]
-    whole = [target.v1(texts[0]), target.v2(texts), target.v2(texts[1:], X_Request_ID="fuzz")]
+    predict_requests = [
+        target.v1(texts[0]),
+        target.v2(texts),
+        target.v2(texts[1:], X_Request_ID="fuzz"),
+    ]
     bento = target.v2(texts[:1]).replace(b"/api/v2/predict", b"/predict", 1)
-    return [*whole, bento, *(target.get(path) for path in (*paths, static, "/nope"))]
+    return [*predict_requests, bento, *(target.get(path) for path in (*paths, static, "/nope"))]
 
 
 def _with_token(target: Target, token: bytes) -> bytes:
@@ -190,84 +194,84 @@ def failures_in(log: list[str]) -> list[str]:
 
 
 @asynccontextmanager
-async def memory_of_each(watch: Watch) -> AsyncIterator[dict[int, list[float]]]:
+async def worker_memories(watch: Watch) -> AsyncIterator[dict[int, list[float]]]:
     """Yield what each worker holds, in MiB, once a second."""
-    kept: dict[int, list[float]] = {}
+    memories_mib: dict[int, list[float]] = {}
 
     async def look() -> None:
         while True:
             for pid, mib in watch.memory_by_worker_mib().items():
-                kept.setdefault(pid, []).append(mib)
+                memories_mib.setdefault(pid, []).append(mib)
             await asyncio.sleep(1)
 
     looking = asyncio.create_task(look())
     try:
-        yield kept
+        yield memories_mib
     finally:
         looking.cancel()
 
 
-async def _server_errors(each: Served) -> int:
+async def _server_errors(instance: Served) -> int:
     """Return how many requests to models ended in a 5xx, also those whose caller was gone."""
-    async with each.pool() as pool:
-        metrics = (await pool.ask(each.target.get("/metrics"))).body.decode()
+    async with instance.pool() as pool:
+        metrics = (await pool.ask(instance.target.get("/metrics"))).body.decode()
     rows = re.findall(r'^model_requests_total{.*code="5\d\d".*} (\S+)$', metrics, re.MULTILINE)
     return round(sum(map(float, rows)))
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     seconds = SECONDS * report.scale
-    with served(store, folder, TWO_WORKERS) as each:
-        before = {worker.pid for worker in each.watch.workers()}
-        async with memory_of_each(each.watch) as memory:
-            found = await Fuzzer.of(each.server).throw(seconds=seconds)
-        after = {worker.pid for worker in each.watch.workers()}
-        errors = await _server_errors(each)
-        log = list(each.server.process.lines)
-    _tell(report, found, log, seconds)
-    _check(report, found, log, errors)
+    with served(store, folder, TWO_WORKERS) as instance:
+        before = {worker.pid for worker in instance.watch.workers()}
+        async with worker_memories(instance.watch) as memory:
+            results = await Fuzzer.of(instance.server).throw(seconds=seconds)
+        after = {worker.pid for worker in instance.watch.workers()}
+        errors = await _server_errors(instance)
+        log = list(instance.server.process.lines)
+    _tell(report, results, log, seconds)
+    _check(report, results, log, errors)
     report.check("no worker has died", sorted(after), passed=after == before)
     for number, pid in enumerate(sorted(before), 1):
         _check_memory(report, number, memory[pid])
 
 
-def _tell(report: Report, found: Found, log: list[str], seconds: float) -> None:
-    for name, kinds in (("requests", found.requests), ("tokens", found.tokens)):
+def _tell(report: Report, results: FuzzResults, log: list[str], seconds: float) -> None:
+    for name, kinds in (("requests", results.requests), ("tokens", results.tokens)):
         total = sum(kinds.values(), Counter[str]())
         report.tell(name, seed=SEED, cases=total.total(), ends=dict(sorted(total.items())))
         report.tell(name, **{kind: dict(sorted(ends.items())) for kind, ends in kinds.items()})
-    report.tell("beside them", seconds=seconds, statuses=dict(found.bystander))
+    report.tell("beside them", seconds=seconds, statuses=dict(results.bystander))
     # The path of the checkout is not a finding.
     events = Counter(_event(line.replace(str(ROOT), ".")) for line in log)
     report.tell("log", lines=len(log), events=dict(events.most_common(10)))
 
 
-def _check(report: Report, found: Found, log: list[str], errors: int) -> None:
+def _check(report: Report, results: FuzzResults, log: list[str], errors: int) -> None:
     failures = failures_in(log)
     for line in failures[:5]:
         console.print(f"  {line}", markup=False)
     report.check(
         "no answer is a 5xx, and every connection ends",
-        found.failures,
-        passed=not found.failures and not errors,
+        results.failures,
+        passed=not results.failures and not errors,
     )
-    report.check("no forged token is let in", found.let_in, passed=not found.let_in)
+    report.check("no forged token is let in", results.let_in, passed=not results.let_in)
     report.check(
         "every good request beside them is answered",
-        dict(found.bystander),
-        passed=set(found.bystander) == {"200"},
+        dict(results.bystander),
+        passed=set(results.bystander) == {"200"},
     )
     report.check("no failure in the log", len(failures), passed=not failures)
 
 
-def _check_memory(report: Report, number: int, kept: list[float]) -> None:
-    slope = Slope.of(kept[round(len(kept) * _WARM_UP) :])
+def _check_memory(report: Report, number: int, memories_mib: list[float]) -> None:
+    slope = Slope.of(memories_mib[round(len(memories_mib) * _WARM_UP) :])
     report.tell(
         f"worker {number}",
         memory_mib=slope.mean,
         memory_change=slope.change,
         memory_change_error=slope.error,
-        memories=kept[::5],
+        memories=memories_mib[::5],
     )
     report.check(
         f"memory of worker {number} does not grow by more than 1 %, or its noise",

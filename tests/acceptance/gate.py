@@ -41,28 +41,34 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     correct = {}
     for version, source in versions.items():
         tag = f"{_NAME}:{version}"
-        named = ("--name", _NAME, "--version", version, "--task", "text-classification")
-        _kaiten(env, "register", str(source), *named)
-        asked = ("--data", str(file), "--label-column", "category", "--json")
-        told = _kaiten(env, "validate", tag, *asked, may_fail=True)
-        found = json.loads(told.stdout)
-        promoted = [_promote(env, tag, stage) for stage in ("staging", "production")]
+        name_options = ("--name", _NAME, "--version", version, "--task", "text-classification")
+        _kaiten(env, "register", str(source), *name_options)
+        data_options = ("--data", str(file), "--label-column", "category", "--json")
+        validation = _kaiten(env, "validate", tag, *data_options, may_fail=True)
+        validation_report = json.loads(validation.stdout)
+        promotions = [_promote(env, tag, stage) for stage in ("staging", "production")]
         report.tell(
             version,
-            accuracy=found["measures"]["accuracy"],
-            macro_f1=found["measures"]["macro"]["f1"],
-            calibration_error=found["measures"]["calibration_error"],
-            comparison=json.dumps(found["comparison"]),
-            refused=[check["name"] for check in found["checks"] if not check["passed"]],
-            exit_code=told.returncode,
-            promotion="; ".join(each.stderr.strip() or each.stdout.strip() for each in promoted),
+            accuracy=validation_report["measures"]["accuracy"],
+            macro_f1=validation_report["measures"]["macro"]["f1"],
+            calibration_error=validation_report["measures"]["calibration_error"],
+            comparison=json.dumps(validation_report["comparison"]),
+            refused=[check["name"] for check in validation_report["checks"] if not check["passed"]],
+            exit_code=validation.returncode,
+            promotion="; ".join(
+                promotion.stderr.strip() or promotion.stdout.strip() for promotion in promotions
+            ),
         )
-        passed = told.returncode == 0 and all(each.returncode == 0 for each in promoted)
+        passed = validation.returncode == 0 and all(
+            promotion.returncode == 0 for promotion in promotions
+        )
         if version == "1.0.0":
             report.check("the good model passes and is promoted", facts.accuracy, passed=passed)
         else:
-            refused = told.returncode == 1 and all(each.returncode == 1 for each in promoted)
-            numbers = found["comparison"]["difference"]
+            refused = validation.returncode == 1 and all(
+                promotion.returncode == 1 for promotion in promotions
+            )
+            numbers = validation_report["comparison"]["difference"]
             report.check("the shuffled one is refused, and not promoted", numbers, passed=refused)
         correct[version] = _correct(folder / "bentoml", tag, file)
     covered = _covered(correct["1.0.1"], correct["1.0.0"])
@@ -94,13 +100,13 @@ def _correct(home: Path, tag: str, file: Path) -> NDArray[np.bool_]:
     version_folder = home / "models" / name / version
     card = json.loads((version_folder / "model_card.json").read_text())
     task = load(version_folder, card["max_length"], RunnerSettings(device="cpu"))
-    known = rows.read_rows(file, rows.Columns(label="category"))
-    answered = []
-    for at in range(0, len(known), 64):
-        items = task.processor.prepare(known.texts[at : at + 64])
-        found = task.processor.finish(items, task.model.infer(items, alone=True))
-        answered += [card["labels"][each.index] for each in found]
-    right: NDArray[np.bool_] = np.array(answered) == np.array(known.labels)
+    test_rows = rows.read_rows(file, rows.Columns(label="category"))
+    labels = []
+    for at in range(0, len(test_rows), 64):
+        items = task.processor.prepare(test_rows.texts[at : at + 64])
+        predictions = task.processor.finish(items, task.model.infer(items, alone=True))
+        labels += [card["labels"][prediction.index] for prediction in predictions]
+    right: NDArray[np.bool_] = np.array(labels) == np.array(test_rows.labels)
     return right
 
 
@@ -109,8 +115,8 @@ def _covered(this: NDArray[np.bool_], other: NDArray[np.bool_]) -> int:
     true = float(this.mean() - other.mean())
     generator = np.random.default_rng(benchmark.SEED)
     drawn = (generator.choice(len(this), _RESAMPLED) for _ in range(_RESAMPLINGS))
-    found = (compare_versions(this[chosen], other[chosen], "other") for chosen in drawn)
-    return sum(each.low <= true <= each.high for each in found)
+    comparisons = (compare_versions(this[chosen], other[chosen], "other") for chosen in drawn)
+    return sum(comparison.low <= true <= comparison.high for comparison in comparisons)
 
 
 def _promote(env: dict[str, str], tag: str, stage: str) -> subprocess.CompletedProcess[str]:

@@ -105,21 +105,21 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     try:
         bento = _build(report, machine, home, folder)
         make_base(machine, folder)
-        image = _containerize(report, machine, bento, "1")
+        first_image = _containerize(report, machine, bento, "1")
         _release(machine, home, "1.1.0")
-        second = _containerize(
+        second_image = _containerize(
             report, machine, _kaiten(machine, "build", "--model", f"{MODEL}:1.1.0"), "2"
         )
         keys = folder / "secrets"
         keys.mkdir()
         (keys / "kaiten_auth__secret").write_text(secrets.token_hex(32), encoding="utf-8")
-        with containers.running(machine, image, "kaiten-one", keys) as one:
-            _examine(report, one, bento)
-            _intrude(report, one)
-            with containers.running(machine, second, "kaiten-two", keys) as two:
-                await _roll(report, one, two, folder)
-                await _stop(report, two)
-        _start_small(report, machine, image, keys)
+        with containers.running(machine, first_image, "kaiten-one", keys) as first_container:
+            _examine(report, first_container, bento)
+            _intrude(report, first_container)
+            with containers.running(machine, second_image, "kaiten-two", keys) as second_container:
+                await _roll(report, first_container, second_container, folder)
+                await _stop(report, second_container)
+        _start_small(report, machine, first_image, keys)
         _try_torch(report, machine, keys)
     finally:
         log = "\n".join(machine.log.lines) + "\n"
@@ -127,8 +127,8 @@ async def run(report: Report, store: Path, folder: Path) -> None:
 
 
 def _kaiten(machine: Machine, *arguments: str) -> Mapping[str, object]:
-    told: Mapping[str, object] = json.loads(machine.run("kaiten", *arguments, "--json"))
-    return told
+    result: Mapping[str, object] = json.loads(machine.run("kaiten", *arguments, "--json"))
+    return result
 
 
 def _release(machine: Machine, home: Path, version: str) -> None:
@@ -161,7 +161,7 @@ def _build(report: Report, machine: Machine, home: Path, folder: Path) -> Mappin
         Machine({**machine.env, "BENTOML_HOME": str(other)}, machine.log),
         "build", "--model", f"{MODEL}:1.0.0",
     )  # fmt: skip
-    files = [bento_files(Path(str(each["folder"]))) for each in (bento, again)]
+    files = [bento_files(Path(str(build["folder"]))) for build in (bento, again)]
     report.check(
         "two builds of one commit have the same files",
         _short(f"{len(files[0])} files, {bento['digest']}"),
@@ -174,54 +174,62 @@ def _build(report: Report, machine: Machine, home: Path, folder: Path) -> Mappin
 def _containerize(report: Report, machine: Machine, bento: Mapping[str, object], tag: str) -> str:
     name, start = f"localhost/kaiten-test:{tag}", time.monotonic()
     options = ("--backend", "podman", "--option", "network=host", "--tag", name)
-    made = _kaiten(machine, "containerize", str(bento["bento"]), *options)
+    image = _kaiten(machine, "containerize", str(bento["bento"]), *options)
     layers = machine.run("podman", "history", "--format", "{{.Size}}|{{.CreatedBy}}", name)
     sizes = [line.partition("|") for line in layers.splitlines()]
     report.tell(
         f"image {tag}",
         bento=bento["bento"],
         seconds=time.monotonic() - start,
-        megabytes=round(int(str(made["size"])) / 1e6),
-        layers="; ".join(f"{size}: {what[:60]}" for size, _, what in sizes if size[-2:] == "MB"),
-        labels=_short(json.dumps(made["labels"])),
+        megabytes=round(int(str(image["size"])) / 1e6),
+        layers="; ".join(
+            f"{size}: {command[:60]}"
+            for size, _, command in sizes
+            if size[-2:] == "MB"
+        ),
+        labels=_short(json.dumps(image["labels"])),
     )  # fmt: skip
     return name
 
 
-def _examine(report: Report, one: Container, bento: Mapping[str, object]) -> None:
-    until_ready(one.url)
-    inside = one.machine.inspect("image", "localhost/kaiten-test:1")["Config"]
+def _examine(report: Report, container: Container, bento: Mapping[str, object]) -> None:
+    until_ready(container.url)
+    inside = container.machine.inspect("image", "localhost/kaiten-test:1")["Config"]
     report.check(
         "it runs as an unprivileged user", inside["User"], passed=inside["User"] == "1034:1034"
     )
-    written = one.execute("sh", "-c", "echo x > /home/bentoml/bento/src/service.py", may_fail=True)
+    written = container.execute(
+        "sh", "-c", "echo x > /home/bentoml/bento/src/service.py", may_fail=True
+    )
     report.check("what it serves can not be written", written, passed="Read-only" in written)
     # What fails raises.
-    one.machine.run("podman", "healthcheck", "run", one.name)
-    doctor = one.execute("kaiten", "doctor")
+    container.machine.run("podman", "healthcheck", "run", container.name)
+    doctor = container.execute("kaiten", "doctor")
     would_start = "The service would start" in doctor
     report.check("kaiten doctor agrees inside", doctor.splitlines()[-1], passed=would_start)
-    token = _token(one, "predict", "ops")
-    asked = ("--token-file", "-", "--model", f"{MODEL}:1.0.0", "--json")
-    told = json.loads(one.machine.run("kaiten", "smoke", one.url, *asked, given=token))
-    seen = "; ".join(f"{check['name']}: {check['outcome']}" for check in told["checks"])
-    report.check("kaiten smoke passes", seen, passed=told["ok"])
-    metrics = httpx.get(f"{one.url}/metrics").text
+    token = _token(container, "predict", "ops")
+    options = ("--token-file", "-", "--model", f"{MODEL}:1.0.0", "--json")
+    result = json.loads(
+        container.machine.run("kaiten", "smoke", container.url, *options, stdin=token)
+    )
+    outcomes = "; ".join(f"{check['name']}: {check['outcome']}" for check in result["checks"])
+    report.check("kaiten smoke passes", outcomes, passed=result["ok"])
+    metrics = httpx.get(f"{container.url}/metrics").text
     lines = [
-        each
-        for each in metrics.splitlines()
-        if each.startswith(("kaiten_model_info", "kaiten_build_info"))
+        line
+        for line in metrics.splitlines()
+        if line.startswith(("kaiten_model_info", "kaiten_build_info"))
     ]
     version = str(bento["bento"]).partition(":")[2]
-    passed = any('version="1.0.0"' in each for each in lines) and any(
-        version in each for each in lines
+    passed = any('version="1.0.0"' in line for line in lines) and any(
+        version in line for line in lines
     )
     report.check("/metrics shows the versions", _short(" ".join(lines)), passed=passed)
 
 
-def _intrude(report: Report, one: Container) -> None:
+def _intrude(report: Report, container: Container) -> None:
     """Come from a container of the same network namespace, with another account."""
-    pid = int(one.machine.inspect("container", one.name)["State"]["Pid"])
+    pid = int(container.machine.inspect("container", container.name)["State"]["Pid"])
     listening = listening_beside(pid)
     report.check(
         "it listens on its port alone",
@@ -230,12 +238,12 @@ def _intrude(report: Report, one: Container) -> None:
     )
     ports = [row.rpartition(":")[2] for row in listening if row.startswith("tcp ")]
     processes = [process.pid for process in processes_of(pid)]
-    found = attack([f"tcp://127.0.0.1:{port}" for port in ports], processes, entering(pid))
-    refused = found.nothing and httpx.get(f"{one.url}/readyz").status_code == HTTPStatus.OK
-    report.check("another account gets nothing", _short(str(found)), passed=refused)
-    secret = one.execute("cat", "/run/secrets/kaiten_auth__secret", in_log=False)
-    told = secret in shown(pid)
-    report.check("/proc shows no secret of its processes", told, passed=not told)
+    findings = attack([f"tcp://127.0.0.1:{port}" for port in ports], processes, entering(pid))
+    refused = findings.nothing and httpx.get(f"{container.url}/readyz").status_code == HTTPStatus.OK
+    report.check("another account gets nothing", _short(str(findings)), passed=refused)
+    secret = container.execute("cat", "/run/secrets/kaiten_auth__secret", in_log=False)
+    has_secret = secret in shown(pid)
+    report.check("/proc shows no secret of its processes", has_secret, passed=not has_secret)
 
 
 def _token(container: Container, *scopes: str) -> str:
@@ -253,23 +261,25 @@ def _token(container: Container, *scopes: str) -> str:
     return container.machine.run(*command, *options, in_log=False)
 
 
-async def _roll(report: Report, one: Container, two: Container, folder: Path) -> None:
+async def _roll(
+    report: Report, first_container: Container, second_container: Container, folder: Path
+) -> None:
     """Go from the first version to the second and back behind nginx, under load."""
-    token = _token(one, "predict")
-    until_ready(two.url)
-    with proxying(folder, one.port) as proxy:
+    token = _token(first_container, "predict")
+    until_ready(second_container.url)
+    with proxying(folder, first_container.port) as proxy:
         load = Load(f"http://127.0.0.1:{proxy.port}", token, follow=False)
 
         async def over_and_back() -> None:
-            await _turn(load, proxy, one, two)
-            await _turn(load, proxy, two, one)
+            await _turn(load, proxy, first_container, second_container)
+            await _turn(load, proxy, second_container, first_container)
 
         await load.during(over_and_back)
     report.tell(
         "rolled over and back",
         answers=load.versions,
         failures=load.failures[:5],
-        most_memory_mb=[one.memory_mb, two.memory_mb],
+        most_memory_mb=[first_container.memory_mb, second_container.memory_mb],
     )
     both = {f"{MODEL}:1.0.0", f"{MODEL}:1.1.0"}
     report.check(
@@ -289,13 +299,13 @@ async def _turn(load: Load, proxy: Proxy, old: Container, new: Container) -> Non
     await asyncio.to_thread(until_ready, old.url)
 
 
-async def _stop(report: Report, two: Container) -> None:
+async def _stop(report: Report, container: Container) -> None:
     """Stop a container that clients ask by themselves, until it tells them to go elsewhere."""
-    token = _token(two, "predict")
-    load, codes = Load(two.url, token, follow=True), []
+    token = _token(container, "predict")
+    load, codes = Load(container.url, token, follow=True), []
 
     async def stop() -> None:
-        codes.append(await asyncio.to_thread(two.stop))
+        codes.append(await asyncio.to_thread(container.stop))
 
     await load.during(stop)
     report.tell("stopped under load", answers=load.answers, failures=load.failures[:5])
@@ -318,22 +328,24 @@ def _start_small(report: Report, machine: Machine, image: str, keys: Path) -> No
 
 def _try_torch(report: Report, machine: Machine, keys: Path) -> None:
     """Make and run the image of a service whose setting asks for torch, for its size."""
-    asked = Machine({**machine.env, "KAITEN_RUNNERS__ENGINE": "torch"}, machine.log)
+    torch_machine = Machine({**machine.env, "KAITEN_RUNNERS__ENGINE": "torch"}, machine.log)
     # The version that is in staging by now.
-    bento = _kaiten(asked, "build", "--model", f"{MODEL}:1.1.0")
+    bento = _kaiten(torch_machine, "build", "--model", f"{MODEL}:1.1.0")
     image = _containerize(report, machine, bento, "torch")
     engine = "--env=KAITEN_RUNNERS__ENGINE=torch"
-    with containers.running(machine, image, "kaiten-torch", keys, engine) as one:
-        until_ready(one.url)
-        token = _token(one, "predict", "ops")
-        told = json.loads(
-            machine.run("kaiten", "smoke", one.url, "--token-file", "-", "--json", given=token)
+    with containers.running(machine, image, "kaiten-torch", keys, engine) as container:
+        until_ready(container.url)
+        token = _token(container, "predict", "ops")
+        result = json.loads(
+            machine.run(
+                "kaiten", "smoke", container.url, "--token-file", "-", "--json", stdin=token
+            )
         )
-        log = machine.run("sh", "-c", f"podman logs {one.name} 2>&1", in_log=False)
-        report.tell("image torch", most_memory_mb=one.memory_mb)
-        report.check("kaiten smoke passes on torch", told["ok"], passed=told["ok"])
-        found = [line for line in log.splitlines() if '"engine_opened"' in line]
-        report.check("it is torch", found[-1:], passed='"engine": "torch"' in "".join(found))
+        log = machine.run("sh", "-c", f"podman logs {container.name} 2>&1", in_log=False)
+        report.tell("image torch", most_memory_mb=container.memory_mb)
+        report.check("kaiten smoke passes on torch", result["ok"], passed=result["ok"])
+        lines = [line for line in log.splitlines() if '"engine_opened"' in line]
+        report.check("it is torch", lines[-1:], passed='"engine": "torch"' in "".join(lines))
 
 
 def _anonymous(log: str, folder: Path) -> str:
@@ -343,4 +355,4 @@ def _anonymous(log: str, folder: Path) -> str:
 
 def _short(text: str) -> str:
     """Cut digests, which a scan for secrets would stop at."""
-    return re.sub(r"[0-9a-f]{40,}", lambda found: found[0][:12], text)
+    return re.sub(r"[0-9a-f]{40,}", lambda match: match[0][:12], text)

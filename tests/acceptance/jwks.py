@@ -35,7 +35,7 @@ Token = Callable[[], str]
 
 
 @dataclass
-class Found:
+class TokenOutcomes:
     """The answers to one kind of token."""
 
     answers: list[Answer] = field(default_factory=list)
@@ -53,29 +53,29 @@ class Phase:
     """The outcomes during one behaviour of the issuer."""
 
     name: str
-    valid: Found = field(default_factory=Found)
+    valid: TokenOutcomes = field(default_factory=TokenOutcomes)
     # The very first token of each key, to as many requests at once as there are workers twice.
-    first: Found = field(default_factory=Found)
+    first: TokenOutcomes = field(default_factory=TokenOutcomes)
     # By a published id, and by a made-up one.
-    forged: Found = field(default_factory=Found)
-    made_up: Found = field(default_factory=Found)
+    forged: TokenOutcomes = field(default_factory=TokenOutcomes)
+    made_up: TokenOutcomes = field(default_factory=TokenOutcomes)
 
     def tell(self, report: Report) -> None:
         for kind in ("valid", "first", "forged", "made_up"):
-            found: Found = getattr(self, kind)
-            if found.answers:
-                report.tell(self.name, **{f"{kind}_statuses": found.statuses})
+            outcomes: TokenOutcomes = getattr(self, kind)
+            if outcomes.answers:
+                report.tell(self.name, **{f"{kind}_statuses": outcomes.statuses})
                 report.tell(
                     self.name,
-                    **{f"{kind}_p{share}_s": found.latency(share) for share in (50, 99, 100)},
+                    **{f"{kind}_p{share}_s": outcomes.latency(share) for share in (50, 99, 100)},
                 )
 
-    def check(self, report: Report, kind: str, what: str, *statuses: int) -> None:
+    def check(self, report: Report, kind: str, requirement: str, *statuses: int) -> None:
         """Check that all of a kind, and there were some, ended as they should."""
-        found: Found = getattr(self, kind)
-        ended = found.statuses
+        outcomes: TokenOutcomes = getattr(self, kind)
+        ended = outcomes.statuses
         passed = bool(ended) and set(ended) <= set(statuses)
-        report.check(f"{self.name}: {what}", ended, passed=passed)
+        report.check(f"{self.name}: {requirement}", ended, passed=passed)
 
 
 @dataclass(frozen=True)
@@ -98,27 +98,31 @@ class Load:
             if rotate:
                 group.create_task(self._rotate(phase.first, until))
 
-    async def ask(self, found: Found, token: str, text: str = "Where is my parcel?") -> Answer:
+    async def ask(
+        self, outcomes: TokenOutcomes, token: str, text: str = "Where is my parcel?"
+    ) -> Answer:
         answer = await self.pool.ask(Target(self.port, token).v1(text))
-        found.answers.append(answer)
+        outcomes.answers.append(answer)
         return answer
 
-    async def _ask_validly(self, found: Found, texts: Iterator[str], until: float) -> None:
+    async def _ask_validly(
+        self, outcomes: TokenOutcomes, texts: Iterator[str], until: float
+    ) -> None:
         number = 0
         while time.monotonic() < until:
             if number % _TOKEN_FOR == 0:
                 token = self.issuer.token(jti=secrets.token_hex(8))
             number += 1
-            await self.ask(found, token, next(texts))
+            await self.ask(outcomes, token, next(texts))
             await asyncio.sleep(_PAUSE_S)
 
-    async def _rotate(self, found: Found, until: float) -> None:
+    async def _rotate(self, outcomes: TokenOutcomes, until: float) -> None:
         """Publish a key, and use it at once: no background fetch can have found it."""
         while time.monotonic() < until - _ROTATION_EVERY_S:
             due = time.monotonic() + _ROTATION_EVERY_S
             self.issuer.rotate()
             token = self.issuer.token()
-            await asyncio.gather(*(self.ask(found, token) for _ in range(4)))
+            await asyncio.gather(*(self.ask(outcomes, token) for _ in range(4)))
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _forge(self, phase: Phase, until: float) -> None:
@@ -141,25 +145,25 @@ def _in_turn(texts: list[str]) -> Iterator[str]:
 
 def most_in_a_window(times: list[float], seconds: float = _WINDOW_S) -> int:
     """Return the most that fell into any window of so many seconds."""
-    return max((sum(at <= each < at + seconds for each in times) for at in times), default=0)
+    return max((sum(at <= moment < at + seconds for moment in times) for at in times), default=0)
 
 
 def _settings(issuer: Issuer, **jwks: str) -> dict[str, str]:
     changed = {f"KAITEN_AUTH__JWKS__{name.upper()}": value for name, value in jwks.items()}
     # A secret of its own as well: the suites' callers have tokens by it.
-    own = {"KAITEN_AUTH__SECRET": secrets.token_hex(32)}
+    auth_secret = {"KAITEN_AUTH__SECRET": secrets.token_hex(32)}
     issuers = {"KAITEN_AUTH__ISSUERS": json.dumps([issuer.settings()])}
-    return {**TWO_WORKERS, **own, **issuers, **changed}
+    return {**TWO_WORKERS, **auth_secret, **issuers, **changed}
 
 
-async def _rotating(report: Report, each: Served, load: Load) -> None:
+async def _rotating(report: Report, instance: Served, load: Load) -> None:
     seconds = _ROTATING_S * report.scale
     phase, issuer = Phase("rotating"), load.issuer
     began, before = time.monotonic(), len(issuer.fetched_at)
     await load.during(phase, seconds, rotate=True)
     took, fetched = time.monotonic() - began, issuer.fetched_at[before:]
     ports = {answer.port for answer in phase.valid.answers}
-    reached = sum(bool(callers(worker) & ports) for worker in each.watch.workers())
+    reached = sum(bool(callers(worker) & ports) for worker in instance.watch.workers())
     phase.tell(report)
     report.tell(
         "rotating", seconds=took, workers_reached=reached, keys=len(phase.first.answers) // 4
@@ -178,9 +182,9 @@ async def _rotating(report: Report, each: Served, load: Load) -> None:
 
 def _check_fetches(report: Report, name: str, fetched: list[float], seconds: float) -> None:
     rate, most = len(fetched) / seconds, most_in_a_window(fetched)
-    found = {"in all": len(fetched), "a second": round(rate, 3), f"most in {_WINDOW_S} s": most}
+    counts = {"in all": len(fetched), "a second": round(rate, 3), f"most in {_WINDOW_S} s": most}
     passed = 0 < rate < _FETCHES_A_SECOND and most < _WINDOW_S * _FETCHES_A_SECOND
-    report.check(f"{name}: both workers fetch less than once a second", found, passed=passed)
+    report.check(f"{name}: both workers fetch less than once a second", counts, passed=passed)
 
 
 async def _away(report: Report, load: Load, name: str, seconds: float) -> None:
@@ -208,11 +212,11 @@ async def _back(report: Report, load: Load, name: str) -> None:
 
 
 async def _within_grace(report: Report, store: Path, folder: Path) -> None:
-    with issuing() as issuer, served(store, folder, _settings(issuer)) as each:
-        until_all_ready(each.server.url)
-        async with each.pool() as pool:
-            load = Load(each.target.port, pool, issuer)
-            await _rotating(report, each, load)
+    with issuing() as issuer, served(store, folder, _settings(issuer)) as instance:
+        until_all_ready(instance.server.url)
+        async with instance.pool() as pool:
+            load = Load(instance.target.port, pool, issuer)
+            await _rotating(report, instance, load)
             # Until both workers have the last key, which one of them may not have been asked for.
             await load.during(Phase("settling"), _SETTLED_S)
             issuer.hang()
@@ -224,7 +228,7 @@ async def _within_grace(report: Report, store: Path, folder: Path) -> None:
             await _away(report, load, "down", _AWAY_S * report.scale)
             issuer.up()
             await _back(report, load, "down")
-        failures = failures_in(each.server.process.lines)
+        failures = failures_in(instance.server.process.lines)
     report.check("no failure in the log", failures[:3], passed=not failures)
 
 
@@ -232,27 +236,27 @@ async def _beyond_grace(report: Report, store: Path, folder: Path) -> None:
     settings = {
         "max_age_s": str(_MAX_AGE_S), "refresh_s": str(_REFRESH_S), "min_refresh_interval_s": "2",
     }  # fmt: skip
-    with issuing() as issuer, served(store, folder, _settings(issuer, **settings)) as each:
-        until_all_ready(each.server.url)
-        async with each.pool() as pool:
-            load = Load(each.target.port, pool, issuer)
-            found = Found()
-            await _until(load, found, 200)
+    with issuing() as issuer, served(store, folder, _settings(issuer, **settings)) as instance:
+        until_all_ready(instance.server.url)
+        async with instance.pool() as pool:
+            load = Load(instance.target.port, pool, issuer)
+            outcomes = TokenOutcomes()
+            await _until(load, outcomes, 200)
             issuer.down()
             down_at = time.monotonic()
-            await _until(load, found, 503)
+            await _until(load, outcomes, 503)
             issuer.up()
             up_at = time.monotonic()
-            await _until(load, found, 200)
-    refused = [answer for answer in found.answers if answer.status != HTTPStatus.OK]
+            await _until(load, outcomes, 200)
+    refused = [answer for answer in outcomes.answers if answer.status != HTTPStatus.OK]
     codes = dict(Counter(_code(answer) for answer in refused))
     held_s = refused[0].sent - down_at
     late = [answer.status for answer in refused if answer.sent >= up_at]
     name = "down for longer than max_age_s"
-    report.tell(name, statuses=found.statuses, seconds_down=up_at - down_at)
+    report.tell(name, statuses=outcomes.statuses, seconds_down=up_at - down_at)
     report.check(
         f"{name}: 503 issuer_unavailable with Retry-After, and never a 401",
-        [found.statuses, codes],
+        [outcomes.statuses, codes],
         passed=codes.keys() == {"issuer_unavailable"}
         and all(answer.retry_after for answer in refused),
     )
@@ -268,12 +272,12 @@ def _code(answer: Answer) -> str:
     return str(json.loads(answer.body)["error"]["code"]) if answer.body else "lost"
 
 
-async def _until(load: Load, found: Found, status: int) -> None:
+async def _until(load: Load, outcomes: TokenOutcomes, status: int) -> None:
     """Ask by valid tokens until all of several answers in a row are so."""
     in_a_row = 0
     async with asyncio.timeout(_PATIENCE_S):
         while in_a_row < _IN_A_ROW:
-            answer = await load.ask(found, load.issuer.token())
+            answer = await load.ask(outcomes, load.issuer.token())
             in_a_row = in_a_row + 1 if answer.status == status else 0
             await asyncio.sleep(_POLL_S)
 

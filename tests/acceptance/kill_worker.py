@@ -142,12 +142,12 @@ async def died(served: Served, steady: int = STEADY) -> tuple[Outcome, Answer, A
         load = Steady(served, pool)
         workers = await load.start()
         await load.more(steady)
-        held = {each.pid: callers(each) for each in workers}
+        held = {worker.pid: callers(worker) for worker in workers}
         fatal = await pool.ask(served.target.v1(BUG))
         # The newest connection is used first: it is the one to the worker that is ending.
         red = await pool.ask(served.target.get("/readyz"))
         victim = await _ending(workers)
-        other = next(each for each in workers if each.pid != victim.pid)
+        other = next(worker for worker in workers if worker.pid != victim.pid)
         lost = Lost(victim, other, held[victim.pid] | {fatal.port})
         return await _replaced(served, load, lost, steady), fatal, red
 
@@ -164,13 +164,13 @@ async def _ending(workers: list[psutil.Process]) -> psutil.Process:
 async def _replaced(served: Served, load: Steady, lost: Lost, steady: int) -> Outcome:
     ended = time.monotonic()
     await asyncio.to_thread(served.wait_for_starts, 3)
-    new = next(each for each in served.watch.workers() if each.pid != lost.other.pid)
+    new = next(worker for worker in served.watch.workers() if worker.pid != lost.other.pid)
     ready = await ask_worker(served, new, served.target.get("/readyz"))
     away_s = time.monotonic() - ended
     answered = await ask_worker(served, new, served.target.v1("I forgot my password"))
     await load.more(steady)
-    told = await load.end()
-    return Outcome(told, lost.held, lost.victim.pid, new.pid, ended, away_s, ready, answered)
+    final_load = await load.end()
+    return Outcome(final_load, lost.held, lost.victim.pid, new.pid, ended, away_s, ready, answered)
 
 
 async def ask_worker(served: Served, worker: psutil.Process, request: bytes) -> Answer:
@@ -219,17 +219,17 @@ def judge(report: Report, name: str, outcome: Outcome) -> None:
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    with served(store, folder / "killed", TWO_WORKERS) as each:
-        outcome = await killed(each)
+    with served(store, folder / "killed", TWO_WORKERS) as instance:
+        outcome = await killed(instance)
     judge(report, "kill -9", outcome)
     report.check(
         "kill -9: only what was in flight on the killed one fails, once a connection",
         f"{len(outcome.bad)} on {len(outcome.held)}",
         passed=0 < len(outcome.bad) <= len(outcome.held) and outcome.on_one_connection <= 1,
     )
-    with fragile(store, folder / "died", TWO_WORKERS) as each:
-        outcome, fatal, red = await died(each)
-        log = each.server.process.log
+    with fragile(store, folder / "died", TWO_WORKERS) as instance:
+        outcome, fatal, red = await died(instance)
+        log = instance.server.process.log
     judge(report, "batcher died", outcome)
     report.check("batcher died: its request is told 503", fatal.status, passed=fatal.status == 503)
     report.check(

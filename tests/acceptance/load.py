@@ -79,8 +79,8 @@ async def closed_loop(
     async with asyncio.timeout(limit), asyncio.TaskGroup() as group:
         for _ in range(lanes):
             group.create_task(lane())
-    taken = min(seconds, time.monotonic() - start)
-    return Load(start, taken, answers)
+    elapsed_s = min(seconds, time.monotonic() - start)
+    return Load(start, elapsed_s, answers)
 
 
 @dataclass(frozen=True)

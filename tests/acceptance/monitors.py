@@ -65,22 +65,22 @@ async def _verdicts(report: Report, on: Served) -> None:
     """Measure the delay from a window's end to its verdict, under load."""
     token = on.server.token("operator", "ops")
     headers = {"Authorization": f"Bearer {token}"}
-    told: dict[str, float] = {}
+    delays_s: dict[str, float] = {}
     async with (
         on.pool() as pool,
         httpx.AsyncClient(base_url=on.server.url, headers=headers, timeout=60) as operator,
     ):
         loading = asyncio.create_task(closed_loop(pool, _bodies(on), LANES, 3 * _ROUND_S))
         while not loading.done():
-            (found,) = (await operator.get("/ops/drift")).json()["models"]
-            if found["window"]:
-                ended = datetime.fromisoformat(found["window"]["ended_at"])
+            (drift,) = (await operator.get("/ops/drift")).json()["models"]
+            if drift["window"]:
+                ended = datetime.fromisoformat(drift["window"]["ended_at"])
                 seconds = (datetime.now(UTC) - ended).total_seconds()
-                told.setdefault(found["window"]["ended_at"], seconds)
+                delays_s.setdefault(drift["window"]["ended_at"], seconds)
             await asyncio.sleep(0.05)
         await loading
     # The first verdict is older than the load. Rows wait up to a second for their part.
-    after = [seconds + 1 for seconds in [*told.values()][1:]]
+    after = [seconds + 1 for seconds in [*delays_s.values()][1:]]
     report.tell("verdicts", windows=len(after), median_s=median(after), most_s=max(after))
     report.check(
         "from a window's end to its verdict, s", max(after), passed=max(after) < _VERDICT_S
@@ -101,8 +101,8 @@ async def _growth(report: Report, server: Served) -> None:
     # Short ones: what monitors keep grows with requests, and not with their length.
     texts = sorted(quickstart_texts(), key=len)[:200]
     windows = await soaked(server, round(REQUESTS * report.scale), WINDOWS, texts)
-    kept = windows[round(len(windows) * _FIRST_WINDOWS) :]
-    memory = Slope.of([window.memory_mib for window in kept])
+    steady_windows = windows[round(len(windows) * _FIRST_WINDOWS) :]
+    memory = Slope.of([window.memory_mib for window in steady_windows])
     statuses = counted(windows)
     report.tell(
         "growth",

@@ -112,14 +112,22 @@ class Mutations:
 
     def _length(self, request: bytes) -> bytes:
         line, headers, body = _parts(request)
-        kept = [each for each in headers if not each.lower().startswith(b"content-length")]
-        sent = self.chance.choices(_NUMBERS, k=self.chance.choice((1, 1, 2)))
-        return _joined(line, [*kept, *(f"Content-Length: {each}".encode() for each in sent)], body)
+        other_headers = [
+            header for header in headers if not header.lower().startswith(b"content-length")
+        ]
+        lengths = self.chance.choices(_NUMBERS, k=self.chance.choice((1, 1, 2)))
+        return _joined(
+            line,
+            [*other_headers, *(f"Content-Length: {length}".encode() for length in lengths)],
+            body,
+        )
 
     def _chunks(self, request: bytes) -> bytes:
         line, headers, body = _parts(request)
         if self.chance.random() < 0.8:
-            headers = [each for each in headers if not each.lower().startswith(b"content-length")]
+            headers = [
+                header for header in headers if not header.lower().startswith(b"content-length")
+            ]
         sizes = (f"{len(body):x}", f"{len(body):X};a=b", f"000{len(body):x}", *_NUMBERS, "f" * 17)
         ends = (
             b"0\r\n\r\n",
@@ -130,15 +138,15 @@ class Mutations:
             b"0\r\n" + b"a: b\r\n" * 99,
         )
         chunk = self.chance.choice(sizes).encode() + _BREAK + body + _BREAK
-        whole = chunk * self.chance.choice((1, 1, 2)) + self.chance.choice(ends)
-        return _joined(line, [*headers, b"Transfer-Encoding: chunked"], whole)
+        chunked_body = chunk * self.chance.choice((1, 1, 2)) + self.chance.choice(ends)
+        return _joined(line, [*headers, b"Transfer-Encoding: chunked"], chunked_body)
 
     def _fields(self, request: bytes) -> bytes:
         line, headers, body = _parts(request)
         for name in self.chance.sample([*_FIELDS], self.chance.choice((1, 2, 5))):
             if self.chance.random() < 0.5:
                 start = name.lower().encode() + b":"
-                headers = [each for each in headers if not each.lower().startswith(start)]
+                headers = [header for header in headers if not header.lower().startswith(start)]
             value = self.chance.choice(_FIELDS[name])
             headers.append(f"{name}: {value}".encode("latin-1"))
         return _joined(line, headers, body)

@@ -96,7 +96,7 @@ class Trial:
             after.append(asyncio.create_task(calm))
 
         before = self.served.watch.usage()
-        async with self.served.watch.memory_kept() as memory:
+        async with self.served.watch.sample_memory_mib() as memory:
             load = await open_loop(self.pool, requests, offer, sent_all)
             drained_s = time.monotonic() - load.start - load.seconds
             recovery = await after[0]
@@ -142,10 +142,10 @@ class Trial:
     def _check_answers(self, load: Load) -> None:
         name = self.case.name
         failed = load.failed
-        found = f"{len(failed)} others, {len(load.accepted)} answered, {len(load.refused)} refused"
+        counts = f"{len(failed)} others, {len(load.accepted)} answered, {len(load.refused)} refused"
         self.report.check(
             f"{name}: all answered, or refused with Retry-After",
-            found,
+            counts,
             passed=not failed and bool(load.accepted) and bool(load.refused),
         )
         self.report.check(f"{name}: the rate was kept", load.unsent, passed=not load.unsent)
@@ -166,33 +166,33 @@ class Trial:
         accepted = sum(answer.done < ended for answer in load.accepted)
         refused = sum(answer.done < ended for answer in load.refused)
         edge_s = spent.loops / max(1, len(normal.accepted))
-        each_s = max(0.0, used.loops - accepted * edge_s) / max(1, refused)
+        refusal_s = max(0.0, used.loops - accepted * edge_s) / max(1, refused)
         # Of the cores that the server had at capacity, which others may have shared.
-        share = refused * each_s / load.seconds / (spent.total / normal.seconds)
-        left = _left(used, load) / _left(spent, normal)
+        share = refused * refusal_s / load.seconds / (spent.total / normal.seconds)
+        cores_ratio = _server_cores(used, load) / _server_cores(spent, normal)
         strict = _SHARE - (share if self.case.texts == 1 else 0)
-        floor = strict - _SHARE * (1 - min(1.0, left)) if self.case.texts == 1 else strict
-        found = load.rate() / normal.rate()
+        floor = strict - _SHARE * (1 - min(1.0, cores_ratio)) if self.case.texts == 1 else strict
+        throughput_ratio = load.rate() / normal.rate()
         shares = (used.total / load.seconds) / (spent.total / normal.seconds)
         self.report.tell(
             self.case.name,
-            refusal_cpu_ms=1000 * each_s,
+            refusal_cpu_ms=1000 * refusal_s,
             refusals_share=share,
-            cores_left_against_capacity=left,
+            cores_left_against_capacity=cores_ratio,
             floor=floor,
             floor_without_allowance=strict,
-            throughput_a_core_against_capacity=found / shares,
+            throughput_a_core_against_capacity=throughput_ratio / shares,
         )
         self.report.check(
             f"{self.case.name}: share of capacity at least its floor",
-            [found, floor],
-            passed=found >= floor,
+            [throughput_ratio, floor],
+            passed=throughput_ratio >= floor,
         )
         if self.case.texts == 1:
             self.report.check(
                 f"{self.case.name}: at most 1 ms of CPU a refusal",
-                1000 * each_s,
-                passed=each_s <= _REFUSAL_LIMIT_S,
+                1000 * refusal_s,
+                passed=refusal_s <= _REFUSAL_LIMIT_S,
             )
 
     def _check_memory(self, memory: list[float]) -> None:
@@ -230,19 +230,19 @@ class Trial:
         )
 
 
-def _left(used: Usage, load: Load) -> float:
+def _server_cores(used: Usage, load: Load) -> float:
     """Return the cores that the client left to the server."""
-    return available_cores() - used.own / load.seconds
+    return available_cores() - used.client / load.seconds
 
 
 def _cores(used: Usage, load: Load) -> list[float]:
     """Return the cores that were busy: for the server, for this generator, for anyone else."""
-    return [part / load.seconds for part in (used.total, used.own, used.others)]
+    return [part / load.seconds for part in (used.total, used.client, used.other_processes)]
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     """Each case on a server of its own."""
     for number, case in enumerate(CASES):
-        with served(store, folder / str(number)) as each:
-            async with each.pool() as pool:
-                await Trial(case, each, pool, report).run(report.scale)
+        with served(store, folder / str(number)) as instance:
+            async with instance.pool() as pool:
+                await Trial(case, instance, pool, report).run(report.scale)

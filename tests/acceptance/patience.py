@@ -33,5 +33,5 @@ def _patient(request: PreparedRequest) -> PreparedRequest:
 
 
 def _is_short(header: object) -> bool:
-    asked = str(header)
-    return asked.isascii() and asked.isdigit() and 0 < int(asked) < ENOUGH_MS
+    value = str(header)
+    return value.isascii() and value.isdigit() and 0 < int(value) < ENOUGH_MS

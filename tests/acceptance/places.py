@@ -55,11 +55,11 @@ def served(
     env = environment(store, home, PYTHONPATH=str(cwd), **settings)
     with serving(env, cwd=cwd, prefix=prefix) as server:
         target = Target(int(server.url.rpartition(":")[2]), server.token())
-        each = Served(server, target, Watch(server.process.popen.pid))
-        each.wait_for_starts(2 if settings.items() >= TWO_WORKERS.items() else 1)
+        instance = Served(server, target, Watch(server.process.popen.pid))
+        instance.wait_for_starts(2 if settings.items() >= TWO_WORKERS.items() else 1)
         # A worker that has started may still be warming its models up.
         until_all_ready(server.url)
-        yield each
+        yield instance
 
 
 @contextmanager
@@ -74,8 +74,8 @@ def fragile(
         shutil.copyfile(ROOT / name, code / name)
     shutil.copytree(_FRAGILE, code / "runners" / "tasks" / _FRAGILE.name)
     models = _fragile_store(store, folder / "bentoml")
-    with served(models, folder / "home", settings, code) as each:
-        yield each
+    with served(models, folder / "home", settings, code) as instance:
+        yield instance
 
 
 def _fragile_store(store: Path, copy: Path) -> Path:

@@ -33,7 +33,7 @@ class Outcome:
     with_poison: bool
     wrong: int
     batch_failures: int
-    told: list[str]
+    logged_texts: list[str]
 
 
 async def poisoned(served: Served, inputs: int) -> Outcome:
@@ -61,7 +61,9 @@ async def poisoned(served: Served, inputs: int) -> Outcome:
         wrong=wrong,
         batch_failures=int(metrics.total("kaiten_batch_failures_total")),
         # Texts of a word or two may be part of a log's own words.
-        told=[text for text in [*texts, POISON] if text in log and (text == POISON or " " in text)],
+        logged_texts=[
+            text for text in [*texts, POISON] if text in log and (text == POISON or " " in text)
+        ],
     )
 
 
@@ -71,8 +73,10 @@ async def _expected(served: Served, texts: Sequence[str]) -> dict[str, Any]:
     parts = [texts[at : at + _AT_ONCE] for at in starts]
     async with served.pool() as pool:
         load = await closed_loop(pool, iter([served.target.v2(part) for part in parts]), 1)
-    found = [row for answer in load.accepted for row in json.loads(answer.body)["predictions"]]
-    return dict(zip(texts, found, strict=True))
+    predictions = [
+        row for answer in load.accepted for row in json.loads(answer.body)["predictions"]
+    ]
+    return dict(zip(texts, predictions, strict=True))
 
 
 def _parts(texts: Sequence[str], chance: random.Random) -> list[list[str]]:
@@ -85,27 +89,29 @@ def _parts(texts: Sequence[str], chance: random.Random) -> list[list[str]]:
 
 
 def _right(answer: Answer, parts: dict[str, list[str]], expected: dict[str, Any]) -> bool:
-    told = json.loads(answer.body)
-    texts = parts[told["request_id"]]
-    return len(texts) == len(told["predictions"]) and all(
+    body = json.loads(answer.body)
+    texts = parts[body["request_id"]]
+    return len(texts) == len(body["predictions"]) and all(
         row["label"] == expected[text]["label"]
         and abs(row["score"] - expected[text]["score"]) < _CLOSE
-        for text, row in zip(texts, told["predictions"], strict=True)
+        for text, row in zip(texts, body["predictions"], strict=True)
     )
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     inputs = max(50, round(1000 * report.scale))
-    with fragile(store, folder) as each:
-        outcome = await poisoned(each, inputs)
-    report.tell("poison", inputs=inputs, **{**vars(outcome), "told": len(outcome.told)})
-    others = outcome.requests - 1
+    with fragile(store, folder) as instance:
+        outcome = await poisoned(instance, inputs)
+    report.tell(
+        "poison", inputs=inputs, **{**vars(outcome), "logged_texts": len(outcome.logged_texts)}
+    )
+    answered_requests = outcome.requests - 1
     report.check(
         "exactly one error, 500 inference_failed, for the request with the poison",
         f"{outcome.statuses} {outcome.code}",
-        passed=outcome.statuses == {200: others, 500: 1}
+        passed=outcome.statuses == {200: answered_requests, 500: 1}
         and outcome.code == "inference_failed"
         and outcome.with_poison,
     )
     report.check("all other answers are right", f"{outcome.wrong} wrong", passed=not outcome.wrong)
-    report.check("no text in the log", len(outcome.told), passed=not outcome.told)
+    report.check("no text in the log", len(outcome.logged_texts), passed=not outcome.logged_texts)

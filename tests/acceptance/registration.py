@@ -39,7 +39,7 @@ _PATIENT = {
     "KAITEN_GATEWAY__MAX_TEXT_CHARS": "100000",
     "BENTOML_CONFIG_OPTIONS": "services.kaiten_service.traffic.timeout=310",
 }
-_ROUNDS, _ASKED = 3, 20
+_ROUNDS, _REPEATS = 3, 20
 _SPEED_ROUNDS = 8
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -131,9 +131,11 @@ async def _half_precision(report: Report, store: Path, folder: Path) -> None:
         report.check(f"{name}: labels unlike those of transformers", other, passed=not other)
     # Rounding the weights changes a network, so the converted weights are compared.
     for name in ("float16", "bfloat16"):
-        found = _changes(labels[name], labels["float32"])
+        served_changes = _changes(labels[name], labels["float32"])
         rounded = _changes(expected[name], expected["float32"])
-        report.tell(f"{name} against float32", served=found, transformers=rounded, texts=len(texts))
+        report.tell(
+            f"{name} against float32", served=served_changes, transformers=rounded, texts=len(texts)
+        )
     for name in ("float16", "bfloat16"):
         ratio = statistics.median(
             half / full for half, full in zip(rates[name], rates["float32"], strict=True)
@@ -207,27 +209,27 @@ def _ready(store: Path, folder: Path, name: str) -> Iterator[tuple[float, Served
         "KAITEN_SERVING__MODELS": json.dumps([f"{name}:1.0.0"])
     }
     start = time.monotonic()
-    with served(store, folder / f"home-{name}", settings) as each:
-        yield time.monotonic() - start, each
+    with served(store, folder / f"home-{name}", settings) as instance:
+        yield time.monotonic() - start, instance
 
 
-async def _median_s(pool: Pool, each: Served, text: str) -> float:
+async def _median_s(pool: Pool, instance: Served, text: str) -> float:
     """Return the median time of one text at a time."""
-    answers = [await pool.ask(each.target.v1(text)) for _ in range(_ASKED)]
+    answers = [await pool.ask(instance.target.v1(text)) for _ in range(_REPEATS)]
     return statistics.median(answer.seconds for answer in answers)
 
 
-async def _labels(pool: Pool, each: Served, texts: list[str]) -> list[str]:
+async def _labels(pool: Pool, instance: Served, texts: list[str]) -> list[str]:
     """Return the label of every text."""
     batches = (texts[start : start + 32] for start in range(0, len(texts), 32))
-    answers = [await pool.ask(each.target.v2(batch)) for batch in batches]
-    predictions = [each for answer in answers for each in json.loads(answer.body)["predictions"]]
+    answers = [await pool.ask(instance.target.v2(batch)) for batch in batches]
+    predictions = [row for answer in answers for row in json.loads(answer.body)["predictions"]]
     return [prediction["label"] for prediction in predictions]
 
 
-def _changes(labels: list[str], others: list[str]) -> int:
+def _changes(labels: list[str], other_labels: list[str]) -> int:
     """Return the number of texts that have another label."""
-    return sum(label != other for label, other in zip(labels, others, strict=True))
+    return sum(label != other for label, other in zip(labels, other_labels, strict=True))
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ class Check:
 
     name: str
     passed: bool
-    found: object
+    value: object
 
 
 @dataclass
@@ -40,11 +40,11 @@ class Report:
         for name, value in rounded.items():
             console.print(f"  {part}: {name} = {value}", markup=False)
 
-    def check(self, name: str, found: object, *, passed: bool) -> None:
+    def check(self, name: str, value: object, *, passed: bool) -> None:
         """Keep a check."""
-        self.checks.append(Check(name, passed, _rounded(found)))
+        self.checks.append(Check(name, passed, _rounded(value)))
         console.print(
-            f"  {'ok  ' if passed else 'FAIL'} {name}: {self.checks[-1].found}", markup=False
+            f"  {'ok  ' if passed else 'FAIL'} {name}: {self.checks[-1].value}", markup=False
         )
 
     @property
@@ -55,15 +55,18 @@ class Report:
         """Write the dated JSON and Markdown, each whole or not at all; a short run has its own."""
         short = "" if self.scale == 1 else "-short"
         path = folder / f"{datetime.now(UTC):%Y-%m-%d}-{self.suite}{short}.json"
-        told = {
+        results = {
             "suite": self.suite,
             "scale": self.scale,
             "passed": self.passed,
             "conditions": self.conditions,
-            "checks": [vars(check) for check in self.checks],
+            "checks": [
+                {"name": check.name, "passed": check.passed, "found": check.value}
+                for check in self.checks
+            ],
             "parts": self.parts,
         }
-        write_json(path, told)
+        write_json(path, results)
         write_text(path.with_suffix(".md"), "\n".join(self._lines()) + "\n")
         return path
 
@@ -78,7 +81,7 @@ class Report:
         )
         yield from ("", "| check | holds | found |", "|---|---|---|")
         for check in self.checks:
-            yield f"| {check.name} | {'yes' if check.passed else '**no**'} | {check.found} |"
+            yield f"| {check.name} | {'yes' if check.passed else '**no**'} | {check.value} |"
         for part, facts in self.parts.items():
             yield from ("", f"## {part}", "", "| fact | value |", "|---|---|")
             yield from (f"| {name} | {value} |" for name, value in facts.items())
@@ -88,5 +91,5 @@ def _rounded(value: object) -> object:
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, list):
-        return [_rounded(each) for each in value]
+        return [_rounded(item) for item in value]
     return value

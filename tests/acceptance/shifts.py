@@ -33,20 +33,20 @@ class Shift:
 
 def elsewhere(texts: Texts) -> Texts:
     """Return sentences of another domain, Python's own manual, of about the same lengths."""
-    found = {
+    sentences = {
         sentence
         for topic in pydoc_data.topics.topics.values()
         for sentence in _SENTENCE_END.split(" ".join(topic.split()))
         if len(sentence.split()) in _WORDS
     }
-    left = sorted(found, key=lambda sentence: (len(sentence), sentence))
-    wanted = sorted(map(len, texts))
+    candidates = sorted(sentences, key=lambda sentence: (len(sentence), sentence))
+    target_lengths = sorted(map(len, texts))
     # As many as there are; each takes the nearest length that is left.
-    step = max(1, -(-len(wanted) * 3 // len(left)))
+    step = max(1, -(-len(target_lengths) * 3 // len(candidates)))
     chosen = []
-    for length in wanted[::step]:
-        lengths = np.array([len(sentence) for sentence in left])
-        chosen.append(left.pop(int(np.abs(lengths - length).argmin())))
+    for length in target_lengths[::step]:
+        lengths = np.array([len(sentence) for sentence in candidates])
+        chosen.append(candidates.pop(int(np.abs(lengths - length).argmin())))
     return chosen
 
 

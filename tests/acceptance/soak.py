@@ -64,15 +64,15 @@ async def soaked(
     texts = texts or quickstart_texts()
     random.Random(_SEED).shuffle(texts)
     bodies = cycle([served.target.v1(text) for text in texts])
-    found = []
+    results = []
     async with served.pool() as pool:
         for number in range(1, windows + 1):
             load = await closed_loop(pool, islice(bodies, requests // windows), LANES)
             memory = served.watch.memory_mib()
-            found.append(Window(len(load.answers), load.seconds, memory, load.statuses))
+            results.append(Window(len(load.answers), load.seconds, memory, load.statuses))
             if number % 5 == 0:
-                console.print(f"  {number}/{windows}: {found[-1].rate:.0f}/s, {memory:.0f} MiB")
-    return found
+                console.print(f"  {number}/{windows}: {results[-1].rate:.0f}/s, {memory:.0f} MiB")
+    return results
 
 
 def counted(windows: list[Window]) -> dict[int, int]:
@@ -82,11 +82,11 @@ def counted(windows: list[Window]) -> dict[int, int]:
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     requests = round(REQUESTS * report.scale)
-    with served(store, folder) as each:
-        windows = await soaked(each, requests)
-    kept = windows[round(len(windows) * _WARM_UP) :]
-    rate = Slope.of([window.rate for window in kept])
-    memory = Slope.of([window.memory_mib for window in kept])
+    with served(store, folder) as instance:
+        windows = await soaked(instance, requests)
+    steady_windows = windows[round(len(windows) * _WARM_UP) :]
+    rate = Slope.of([window.rate for window in steady_windows])
+    memory = Slope.of([window.memory_mib for window in steady_windows])
     statuses = counted(windows)
     report.tell(
         "soak",

@@ -63,23 +63,27 @@ async def trace() -> Trace:
     headers = {"Authorization": bearer("predict")}
     for _ in range(3):
         await house.post(V2, GOOD[V2], headers)
-    found = Trace()
-    sys.setprofile(found)
+    request_trace = Trace()
+    sys.setprofile(request_trace)
     try:
         response = await house.post(V2, GOOD[V2], headers)
     finally:
         sys.setprofile(None)
     assert response.status_code == 200
-    return found
+    return request_trace
 
 
 def main() -> None:
     """Print the counts, and the files with their calls."""
-    found = asyncio.run(trace())
+    request_trace = asyncio.run(trace())
     files: Counter[str] = Counter()
-    for (module, _), count in found.calls.items():
+    for (module, _), count in request_trace.calls.items():
         files[module] += count
-    summary = {"files": len(files), "calls": found.calls.total(), "depth": found.depth}
+    summary = {
+        "files": len(files),
+        "calls": request_trace.calls.total(),
+        "depth": request_trace.depth,
+    }
     sys.stdout.write(json.dumps({**summary, "by_file": dict(files.most_common())}, indent=2) + "\n")
 
 

@@ -13,19 +13,19 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU seconds so far: of the server, of its workers' event loops alone, of us, of others."""
+    """CPU seconds so far: of the server, its event loops alone, this client, other processes."""
 
     total: float
     loops: float
-    own: float
-    others: float
+    client: float
+    other_processes: float
 
     def __sub__(self, other: "Usage") -> "Usage":
         return Usage(
             self.total - other.total,
             self.loops - other.loops,
-            self.own - other.own,
-            self.others - other.others,
+            self.client - other.client,
+            self.other_processes - other.other_processes,
         )
 
 
@@ -48,34 +48,36 @@ class Watch:
                 # The event loop runs on a process's first thread, the engine on others.
                 first = next(row for row in process.threads() if row.id == process.pid)
                 loops += first.user_time + first.system_time
-        own, machine = time.process_time(), psutil.cpu_times()
+        client, machine = time.process_time(), psutil.cpu_times()
         busy = sum(machine) - machine.idle - machine.iowait - machine.guest - machine.guest_nice
-        return Usage(total, loops, own, busy - own - total)
+        return Usage(total, loops, client, busy - client - total)
 
     def memory_mib(self) -> float:
         """Return the workers' proportional set size: pages that they share count once."""
-        return sum(float(each.memory_full_info().pss) for each in self.workers()) / _MIB
+        return sum(float(worker.memory_full_info().pss) for worker in self.workers()) / _MIB
 
     def memory_by_worker_mib(self) -> dict[int, float]:
         """Return what each worker has for itself alone, by its process id."""
-        return {each.pid: float(each.memory_full_info().uss) / _MIB for each in self.workers()}
+        return {
+            worker.pid: float(worker.memory_full_info().uss) / _MIB for worker in self.workers()
+        }
 
     @asynccontextmanager
-    async def memory_kept(self, every_s: float = 1.0) -> AsyncIterator[list[float]]:
+    async def sample_memory_mib(self, every_s: float = 1.0) -> AsyncIterator[list[float]]:
         """Yield a list that the memory is added to, again and again."""
-        kept = [self.memory_mib()]
+        samples = [self.memory_mib()]
 
         async def look() -> None:
             while True:
                 await asyncio.sleep(every_s)
-                kept.append(self.memory_mib())
+                samples.append(self.memory_mib())
 
         looking = asyncio.create_task(look())
         try:
-            yield kept
+            yield samples
         finally:
             looking.cancel()
-            kept.append(self.memory_mib())
+            samples.append(self.memory_mib())
 
     def _children(self) -> list[psutil.Process]:
         return psutil.Process(self.pid).children(recursive=True)

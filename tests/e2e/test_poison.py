@@ -17,4 +17,4 @@ async def test_poisoned_text_fails_its_own_request_and_no_other(
     assert outcome.wrong == 0
     # It was not alone from the start.
     assert outcome.batch_failures > 1
-    assert outcome.told == []
+    assert outcome.logged_texts == []

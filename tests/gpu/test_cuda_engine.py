@@ -58,16 +58,16 @@ def pad_id(folder: Path) -> int:
     return 1 if folder.name == "roberta" else 0
 
 
-def made(folder: Path, **settings: Any) -> CudaEngine:  # noqa: ANN401
+def build_engine(folder: Path, **settings: Any) -> CudaEngine:  # noqa: ANN401
     samples = TokenBatch.of_ids(TEXTS, pad_id(folder))
     return CudaEngine(folder, RunnerSettings(device="cuda", **settings), samples)
 
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> CudaEngine:
-    found = made(folder)
-    found.reserve(TOKENS, ITEMS)
-    return found
+    cuda_engine = build_engine(folder)
+    cuda_engine.reserve(TOKENS, ITEMS)
+    return cuda_engine
 
 
 @pytest.fixture(scope="module")
@@ -90,29 +90,31 @@ def test_alone_padded_and_packed_agree_with_a_cpu(
     for batch in batches():
         together = TokenBatch.of_ids(batch, pad)
         lone = [engine.compute(together.select([index])) for index in range(len(batch))]
-        for found, expected, *alone in zip(
+        for logits, expected, *alone in zip(
             engine.compute(together), exact.compute(together), *lone, strict=True
         ):
-            assert found is not None
+            assert logits is not None
             assert expected is not None
             rounding = ROUNDING * np.abs(expected).max()
-            np.testing.assert_allclose(found, expected, atol=rounding)
-            np.testing.assert_allclose(found, np.concatenate(alone), atol=rounding)
+            np.testing.assert_allclose(logits, expected, atol=rounding)
+            np.testing.assert_allclose(logits, np.concatenate(alone), atol=rounding)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_holds_and_is_packed(precision: str, folder: Path) -> None:
-    assert made(folder, precision=precision).packed
+    assert build_engine(folder, precision=precision).packed
 
 
 def test_single_precision_is_padded_and_close(folder: Path, exact: TorchEngine) -> None:
-    found = made(folder, precision="fp32")
-    found.reserve(TOKENS, ITEMS)
-    assert not found.packed
+    cuda_engine = build_engine(folder, precision="fp32")
+    cuda_engine.reserve(TOKENS, ITEMS)
+    assert not cuda_engine.packed
     for batch in batches():
         expected = exact.compute(TokenBatch.of_ids(batch, pad_id(folder))).logits
         np.testing.assert_allclose(
-            found.compute(TokenBatch.of_ids(batch, pad_id(folder))).logits, expected, atol=1e-3
+            cuda_engine.compute(TokenBatch.of_ids(batch, pad_id(folder))).logits,
+            expected,
+            atol=1e-3,
         )
 
 
@@ -128,13 +130,17 @@ def test_nothing_is_allocated_for_a_caller(engine: CudaEngine, folder: Path) -> 
 
 
 def test_lanes_answer_their_own(engine: CudaEngine, folder: Path) -> None:
-    every = [*batches()]
-    expected = [engine.compute(TokenBatch.of_ids(batch, pad_id(folder))).logits for batch in every]
-    found: dict[int, Any] = {}
+    mixed_batches = [*batches()]
+    expected = [
+        engine.compute(TokenBatch.of_ids(batch, pad_id(folder))).logits for batch in mixed_batches
+    ]
+    results: dict[int, Any] = {}
 
     def lane(first: int) -> None:
-        for index in range(first, len(every), 2):
-            found[index] = engine.compute(TokenBatch.of_ids(every[index], pad_id(folder))).logits
+        for index in range(first, len(mixed_batches), 2):
+            results[index] = engine.compute(
+                TokenBatch.of_ids(mixed_batches[index], pad_id(folder))
+            ).logits
 
     threads = [threading.Thread(target=lane, args=(first,)) for first in range(2)]
     for thread in threads:
@@ -142,16 +148,16 @@ def test_lanes_answer_their_own(engine: CudaEngine, folder: Path) -> None:
     for thread in threads:
         thread.join()
     for index, logits in enumerate(expected):
-        np.testing.assert_array_equal(found[index], logits)
+        np.testing.assert_array_equal(results[index], logits)
 
 
-def test_memory_that_lacks_is_told_before_ready(folder: Path) -> None:
-    found = made(folder)
+def test_memory_that_lacks_is_reported_before_ready(folder: Path) -> None:
+    cuda_engine = build_engine(folder)
     free, _ = torch.cuda.mem_get_info()
     held = torch.empty(free - (64 << 20), dtype=torch.uint8, device="cuda")
     try:
         with pytest.raises(OutOfMemory):
-            found.reserve(4_000_000, ITEMS)
+            cuda_engine.reserve(4_000_000, ITEMS)
     finally:
         del held
         torch.cuda.empty_cache()

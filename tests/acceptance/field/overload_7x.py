@@ -151,9 +151,9 @@ async def _trial(report: Report, case: Case, server: Served, seconds: float) -> 
         event_loop_ms_a_refusal=refusal_ms,
         accepted_p99_s=load.latency(99),
         refused_p99_s=percentile([answer.done - answer.sent for answer in refused], 99),
-        cores_server_others=[used.total / elapsed_s, used.others / elapsed_s],
+        cores_server_others=[used.total / elapsed_s, used.other_processes / elapsed_s],
     )
-    available_ratio = 1 - min(0.9, used.others / elapsed_s / available_cores())
+    available_ratio = 1 - min(0.9, used.other_processes / elapsed_s / available_cores())
     _check(
         report,
         case,

@@ -22,12 +22,12 @@ class FragileText(TokenisedText):
     """A text that may fail its batch, or end the batcher: by its price, once it is queued."""
 
     text: str = ""
-    asked: list[None] = field(default_factory=list)
+    cost_calls: list[None] = field(default_factory=list)
 
     @property
     def cost(self) -> int:
-        self.asked.append(None)
-        if BUG in self.text and len(self.asked) > 1:
+        self.cost_calls.append(None)
+        if BUG in self.text and len(self.cost_calls) > 1:
             raise ZeroDivisionError
         return len(self.ids)
 

@@ -21,7 +21,7 @@ from tests.unit.gateway.auth.mint import private_pem, public_pem
 
 @pytest.fixture
 def issuer() -> Iterator[issuers.Issuer]:
-    with issuing(kept=2) as each:
+    with issuing(published_keys=2) as each:
         yield each
 
 
