@@ -21,12 +21,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> URL:
     if request.param == "sqlite":
         return URL.create("sqlite", database=str(tmp_path / "quality.sqlite"))
     server: PostgresServer = request.getfixturevalue("postgres")
-    found = make_url(server.url)
-    empty = Database(found)
+    server_url = make_url(server.url)
+    empty = Database(server_url)
     with empty._engine.begin() as connection:
         connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
     empty.close()
-    return found
+    return server_url
 
 
 @pytest.fixture

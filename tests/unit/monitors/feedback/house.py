@@ -31,8 +31,8 @@ def put(database: Database, *rows: dict[str, Any]) -> None:
         connection.execute(insert(predictions), [*rows])
 
 
-def know(database: Database, tag: str = "intent:1.0.0", *labels: str) -> None:
-    """Have the database know a version's labels, billing and delivery where none are named."""
+def put_version_labels(database: Database, tag: str = "intent:1.0.0", *labels: str) -> None:
+    """Store a version's labels: billing and delivery if none are named."""
     with database.writing() as connection:
         store_labels(connection, tag, labels or ("billing", "delivery"))
 
@@ -41,13 +41,13 @@ def truths(database: Database) -> list[tuple[str, int, str | None]]:
     """Return each prediction's request, item and label that came in, in order."""
     columns = predictions.c.request_id, predictions.c.item, predictions.c.truth
     with database.reading() as connection:
-        found = connection.execute(select(*columns).order_by(predictions.c.id))
-        return [(id_, item, truth) for id_, item, truth in found]
+        rows = connection.execute(select(*columns).order_by(predictions.c.id))
+        return [(id_, item, truth) for id_, item, truth in rows]
 
 
-def kept(database: Database) -> dict[tuple[str, int], tuple[str, bool]]:
+def stored_feedback(database: Database) -> dict[tuple[str, int], tuple[str, bool]]:
     """Return the labels that are kept, and whether each is joined, by request and item."""
     columns = feedback.c.request_id, feedback.c.item, feedback.c.label, feedback.c.joined
     with database.reading() as connection:
-        found = connection.execute(select(*columns))
-        return {(id_, item): (label, joined) for id_, item, label, joined in found}
+        rows = connection.execute(select(*columns))
+        return {(id_, item): (label, joined) for id_, item, label, joined in rows}

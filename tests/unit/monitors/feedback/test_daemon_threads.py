@@ -16,9 +16,9 @@ begun.wait()
 
 
 def test_what_is_given_is_done_at_once_by_as_many() -> None:
-    threads, all_there = DaemonThreads(3, "test"), Barrier(3)
-    futures = [threads.submit(lambda: all_there.wait(30)) for _ in range(3)]
-    assert sorted(each.result(30) for each in futures) == [0, 1, 2]
+    threads, barrier = DaemonThreads(3, "test"), Barrier(3)
+    futures = [threads.submit(lambda: barrier.wait(30)) for _ in range(3)]
+    assert sorted(future.result(30) for future in futures) == [0, 1, 2]
     threads.close()
 
 

@@ -102,13 +102,13 @@ def test_place_where_no_file_can_be_is_away(tmp_path: Path) -> None:
     database.close()
 
 
-def revision(database: Database, found: str) -> None:
+def set_revision(database: Database, revision_id: str) -> None:
     with database.writing() as connection:
-        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{found}'"))
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{revision_id}'"))
 
 
 def test_tables_of_a_newer_kaiten_are_used_and_left_alone(database: Database, url: URL) -> None:
-    revision(database, "9999")
+    set_revision(database, "9999")
     older = Database(url)
     with older.writing() as connection:
         connection.execute(insert(predictions), [row()])
@@ -117,8 +117,8 @@ def test_tables_of_a_newer_kaiten_are_used_and_left_alone(database: Database, ur
     assert database_fault(url) is None
 
 
-def test_revision_that_no_kaiten_has_is_told(database: Database, url: URL) -> None:
-    revision(database, "0000-of-another")
+def test_revision_that_no_kaiten_has_is_reported(database: Database, url: URL) -> None:
+    set_revision(database, "0000-of-another")
     other = Database(url)
     with pytest.raises(StateUnavailable, match=VERSION_TABLE):
         other.migrate()
@@ -126,23 +126,23 @@ def test_revision_that_no_kaiten_has_is_told(database: Database, url: URL) -> No
 
 
 def test_another_user_of_alembic_and_its_tables_are_left_alone(url: URL) -> None:
-    theirs = create_engine(url)
+    engine = create_engine(url)
     statements = (
         "CREATE TABLE alembic_version (version_num VARCHAR(32))",
         "INSERT INTO alembic_version VALUES ('theirs')",
         "CREATE TABLE feedback (id INTEGER)",
     )
-    with theirs.begin() as connection:
-        for each in statements:
-            connection.execute(text(each))
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
     database = Database(url)
     with database.writing() as connection:
         connection.execute(insert(predictions), [row()])
     database.close()
-    with theirs.begin() as connection:
+    with engine.begin() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "theirs"
         assert connection.execute(text("SELECT * FROM feedback")).all() == []
-    theirs.dispose()
+    engine.dispose()
 
 
 def test_tables_that_are_gone_are_made_again(url: URL) -> None:
@@ -154,22 +154,22 @@ def test_tables_that_are_gone_are_made_again(url: URL) -> None:
         METADATA.drop_all(connection)
         connection.execute(text(f"DROP TABLE {VERSION_TABLE}"))
     other.dispose()
-    with capture_logs() as logged, pytest.raises(DatabaseUnavailable):
+    with capture_logs() as logs, pytest.raises(DatabaseUnavailable):
         rows_in(database)
-    assert [each["event"] for each in logged] == ["database_unavailable"]
+    assert [line["event"] for line in logs] == ["database_unavailable"]
     now += RETRY_S
     assert rows_in(database) == 0
     database.close()
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-def test_file_that_is_gone_is_made_again(tmp_path: Path, *, at_once: bool) -> None:
+@pytest.mark.parametrize("recreate", [False, True])
+def test_file_that_is_gone_is_made_again(tmp_path: Path, *, recreate: bool) -> None:
     url = database_url(StateSettings(), tmp_path)
     database = Database(url)
     assert rows_in(database) == 0
     for path in tmp_path.iterdir():
         path.unlink()
-    if at_once:
+    if recreate:
         other = Database(url)
         other.migrate()
         other.close()
@@ -188,9 +188,9 @@ RAISE = "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{}'; END $$"
 @pytest.mark.parametrize("code", ["25006", "25P03", "25P04", "53100"])
 def test_server_that_can_not_now_is_away(postgres: PostgresServer, code: str) -> None:
     database = Database(make_url(postgres.url))
-    with capture_logs() as logged, pytest.raises(DatabaseUnavailable), database.reading() as on:
+    with capture_logs() as logs, pytest.raises(DatabaseUnavailable), database.reading() as on:
         on.execute(text(RAISE.format(code)))
-    assert code in logged[-1]["fault"]
+    assert code in logs[-1]["fault"]
     with pytest.raises(DatabaseUnavailable):
         rows_in(database)
     database.close()
@@ -199,9 +199,9 @@ def test_server_that_can_not_now_is_away(postgres: PostgresServer, code: str) ->
 @pytest.mark.parametrize("code", ["57014", "40P01", "55P03"])
 def test_try_that_failed_is_no_reason_to_wait(postgres: PostgresServer, code: str) -> None:
     database = Database(make_url(postgres.url))
-    with capture_logs() as logged, pytest.raises(DatabaseUnavailable), database.reading() as on:
+    with capture_logs() as logs, pytest.raises(DatabaseUnavailable), database.reading() as on:
         on.execute(text(RAISE.format(code)))
-    assert "database_unavailable" not in str(logged)
+    assert "database_unavailable" not in str(logs)
     database.migrate()
     database.close()
 
@@ -226,7 +226,7 @@ def test_those_who_wait_for_the_first_to_try_need_not_try() -> None:
     database = Database(make_url(f"postgresql+psycopg://x:x@127.0.0.1:{free_port()}/x"), lambda: 0)
     tries: list[str] = []
 
-    def first(*_: object) -> None:
+    def submit_writer(*_: object) -> None:
         # The next writer waits for the lock of this one.
         tries.append("tried")
         pool.submit(write_nothing)
@@ -235,7 +235,7 @@ def test_those_who_wait_for_the_first_to_try_need_not_try() -> None:
         with pytest.raises(DatabaseUnavailable), database.writing():
             pass
 
-    event.listen(database._engine, "do_connect", first)
+    event.listen(database._engine, "do_connect", submit_writer)
     with ThreadPoolExecutor(1) as pool:
         write_nothing()
     assert tries == ["tried"]
@@ -264,13 +264,13 @@ def test_database_that_is_away_is_asked_again_after_a_while() -> None:
     url = make_url(f"postgresql+psycopg://kaiten:canary@127.0.0.1:{free_port()}/postgres")
     database = Database(url, lambda: now)
     assert "OperationalError" in (database_fault(url) or "")
-    with capture_logs() as logged:
+    with capture_logs() as logs:
         for _ in range(3):
             with pytest.raises(DatabaseUnavailable) as raised, database.writing():
                 pass
     assert raised.value.retry_after_s == RETRY_S
-    assert [each["event"] for each in logged] == ["database_unavailable"]
-    assert "canary" not in str(logged)
+    assert [line["event"] for line in logs] == ["database_unavailable"]
+    assert "canary" not in str(logs)
     database.close()
 
 
@@ -287,29 +287,29 @@ def test_postgresql_that_restarts_is_found_again_and_has_what_was_written() -> N
         with pytest.raises(DatabaseUnavailable):
             rows_in(database)
         now += RETRY_S
-        with capture_logs() as logged:
+        with capture_logs() as logs:
             assert rows_in(database) == 1
-        assert [each["event"] for each in logged] == ["database_available"]
+        assert [line["event"] for line in logs] == ["database_available"]
         database.close()
 
 
 def test_wrong_password_is_told_without_it(postgres: PostgresServer) -> None:
     url = make_url(postgres.url).set(password="wrong-canary")
     database = Database(url)
-    with capture_logs() as logged, pytest.raises(DatabaseUnavailable):
+    with capture_logs() as logs, pytest.raises(DatabaseUnavailable):
         database.migrate()
-    assert "canary" not in str(logged)
+    assert "canary" not in str(logs)
     assert "canary" not in (database_fault(url) or "")
     database.close()
 
 
 def test_writers_wait_for_each_other(database: Database) -> None:
-    def some(_: int) -> None:
+    def write_row(_: int) -> None:
         with database.writing() as connection:
             connection.execute(insert(predictions), [row()])
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(some, range(64)))
+        list(pool.map(write_row, range(64)))
     assert rows_in(database) == 64
 
 
@@ -323,7 +323,7 @@ def test_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[sqlite3.Connection]:
+def hold_lock(file: Path) -> Iterator[sqlite3.Connection]:
     """Hold the lock of an SQLite file, as a backup or an open shell does."""
     with closing(sqlite3.connect(file, isolation_level=None)) as shell:
         shell.execute("BEGIN IMMEDIATE")
@@ -331,7 +331,7 @@ def locked(file: Path) -> Iterator[sqlite3.Connection]:
         shell.rollback()
 
 
-def test_locked_file_is_told_and_writers_wait_for_it_once_in_a_while(
+def test_locked_file_is_reported_and_writers_wait_for_it_once_in_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("monitors.feedback.database._LOCK_S", 0.05)
@@ -340,7 +340,7 @@ def test_locked_file_is_told_and_writers_wait_for_it_once_in_a_while(
     tries: list[str] = []
     database.migrate()
     event.listen(database._engine, "checkout", lambda *_: tries.append("tried"))
-    with capture_logs() as logged, locked(tmp_path / "quality.sqlite"):
+    with capture_logs() as logs, hold_lock(tmp_path / "quality.sqlite"):
         for _ in range(5):
             with pytest.raises(DatabaseUnavailable) as raised:
                 database.check_writable()
@@ -352,19 +352,19 @@ def test_locked_file_is_told_and_writers_wait_for_it_once_in_a_while(
                 database.check_writable()
     assert raised.value.retry_after_s == RETRY_S
     assert len(tries) == 3
-    assert [line["event"] for line in logged] == ["database_locked"]
+    assert [line["event"] for line in logs] == ["database_locked"]
     now += RETRY_S
-    with capture_logs() as logged:
+    with capture_logs() as logs:
         database.check_writable()
-    assert [line["event"] for line in logged] == ["database_unlocked"]
+    assert [line["event"] for line in logs] == ["database_unlocked"]
     database.close()
 
 
 def test_database_that_hangs_is_not_asked_again_for_a_while(database: Database) -> None:
     database.migrate()
-    with capture_logs() as logged:
+    with capture_logs() as logs:
         database.mark_hung()
-    assert logged[0]["event"] == "database_unavailable"
+    assert logs[0]["event"] == "database_unavailable"
     with pytest.raises(DatabaseUnavailable):
         database.check_writable()
 
@@ -404,7 +404,7 @@ def test_read_only_file_is_away(tmp_path: Path) -> None:
             connection.execute(text("PRAGMA query_only = 1"))
             connection.execute(insert(predictions), [row()])
 
-    with capture_logs() as logged, pytest.raises(DatabaseUnavailable):
+    with capture_logs() as logs, pytest.raises(DatabaseUnavailable):
         write_read_only()
-    assert "SQLITE_READONLY" in logged[0]["fault"]
+    assert "SQLITE_READONLY" in logs[0]["fault"]
     database.close()

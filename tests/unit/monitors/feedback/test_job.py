@@ -14,12 +14,12 @@ from monitors.feedback.labels import Labels
 from monitors.feedback.retention import Pruner
 from monitors.feedback.windows import QualityWindows
 from tests.servers import free_port
-from tests.unit.monitors.feedback.house import know, put, row, truths
+from tests.unit.monitors.feedback.house import put, put_version_labels, row, truths
 
 
 @dataclass
-class Measured:
-    shown: list[Sequence[VersionQuality]] = field(default_factory=list)
+class RecordedMetrics:
+    reports: list[Sequence[VersionQuality]] = field(default_factory=list)
     labels: Counter[str] = field(default_factory=Counter)
     unavailable: list[bool] = field(default_factory=list)
     wal: list[int] = field(default_factory=list)
@@ -28,8 +28,8 @@ class Measured:
     def feedback_events_dropped(self, count: int) -> None:
         self.dropped.append(count)
 
-    def quality_measured(self, found: Sequence[VersionQuality]) -> None:
-        self.shown.append(found)
+    def quality_measured(self, versions: Sequence[VersionQuality]) -> None:
+        self.reports.append(versions)
 
     def labels_received(self, outcome: str, count: int) -> None:
         self.labels[outcome] += count
@@ -48,25 +48,25 @@ class Host:
     home: Path
     database: Database
     now: float = 1000.0
-    shown: Measured = field(default_factory=Measured)
+    metrics: RecordedMetrics = field(default_factory=RecordedMetrics)
 
     def worker(self) -> FeedbackJob:
         labels = Labels(self.database, lambda: self.now)
         windows = QualityWindows(self.database, {}, 10)
         pruning = Pruner(self.database, FeedbackSettings(retention_days=1))
         clock = lambda: self.now  # noqa: E731
-        return FeedbackJob(self.home, labels, windows, pruning, self.shown, clock)
+        return FeedbackJob(self.home, labels, windows, pruning, self.metrics, clock)
 
     @property
     def accuracies(self) -> list[float | None]:
-        measures = (found[0].measures for found in self.shown.shown)
-        return [each.accuracy if each else None for each in measures]
+        series = (versions[0].measures for versions in self.metrics.reports)
+        return [measures.accuracy if measures else None for measures in series]
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     database = Database(make_url(f"sqlite:///{tmp_path / 'quality.sqlite'}"))
-    know(database)
+    put_version_labels(database)
     return Host(tmp_path, database)
 
 
@@ -100,7 +100,7 @@ def test_label_that_came_first_is_joined_and_measured(host: Host) -> None:
     put(host.database, row(answered_at=host.now))
     watch.step()
     assert truths(host.database) == [("request-1", 0, "billing")]
-    assert host.shown.shown[-1][0].measures is not None
+    assert host.metrics.reports[-1][0].measures is not None
     # One that has waited for long is looked at once a minute.
     host.now += 61
     watch.step()
@@ -110,8 +110,8 @@ def test_label_that_came_first_is_joined_and_measured(host: Host) -> None:
     host.now += 60
     watch.step()
     assert truths(host.database)[1] == ("later", 0, "billing")
-    assert host.shown.labels == {"joined_later": 2}
-    assert set(host.shown.unavailable) == {False}
+    assert host.metrics.labels == {"joined_later": 2}
+    assert set(host.metrics.unavailable) == {False}
     watch.close()
 
 
@@ -131,6 +131,6 @@ def test_database_that_is_away_costs_turns_and_no_more(tmp_path: Path) -> None:
     watch = host.worker()
     assert watch.step()
     assert watch.step()
-    assert host.shown.shown == []
-    assert host.shown.unavailable == [True, True]
+    assert host.metrics.reports == []
+    assert host.metrics.unavailable == [True, True]
     watch.close()

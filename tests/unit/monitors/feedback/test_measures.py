@@ -13,11 +13,11 @@ def test_scores_are_those_of_scikit_learn(rows: int, labels: int, shift: int) ->
     right = [f"label {number}" for number in random.integers(labels, size=rows)]
     # Shifted, some labels are never answered, and some never right.
     answered = [f"label {number + shift}" for number in random.integers(labels, size=rows)]
-    found = scores(answered, right)
+    macro_scores = scores(answered, right)
     precision, recall, f1, _ = precision_recall_fscore_support(
         right, answered, average="macro", zero_division=0
     )
-    assert found.accuracy == pytest.approx(accuracy_score(right, answered))
-    assert found.precision == pytest.approx(precision)
-    assert found.recall == pytest.approx(recall)
-    assert found.f1 == pytest.approx(f1)
+    assert macro_scores.accuracy == pytest.approx(accuracy_score(right, answered))
+    assert macro_scores.precision == pytest.approx(precision)
+    assert macro_scores.recall == pytest.approx(recall)
+    assert macro_scores.f1 == pytest.approx(f1)

@@ -40,7 +40,7 @@ def test_what_was_answered_is_written_without_a_text_or_a_subject(database: Data
     log.handle([prediction_event(request_id="request-2", label="other")])
     log.step()
     with database.reading() as connection:
-        rows = [dict(each) for each in connection.execute(select(predictions)).mappings()]
+        rows = [dict(row) for row in connection.execute(select(predictions)).mappings()]
     assert {key: value for key, value in rows[0].items() if key != "id"} == {
         "request_id": "request-1",
         "item": 1,
@@ -52,7 +52,7 @@ def test_what_was_answered_is_written_without_a_text_or_a_subject(database: Data
         "answered_at": 1234.5,
         "truth": None,
     }
-    assert [(each["request_id"], each["item"]) for each in rows[1:]] == [
+    assert [(row["request_id"], row["item"]) for row in rows[1:]] == [
         ("request-1", 2),
         ("request-2", 0),
     ]
@@ -134,32 +134,32 @@ def test_row_that_can_not_be_written_costs_itself_and_no_more(database: Database
     database.migrate()
     bad = prediction_event(label=object())
     log.handle([bad if item in {3, 17} else prediction_event(item=item) for item in range(20)])
-    with capture_logs() as logged:
+    with capture_logs() as logs:
         log.step()
-    assert [each["event"] for each in logged] == ["predictions_not_written"] * 2
+    assert [line["event"] for line in logs] == ["predictions_not_written"] * 2
     assert dropped.counts == [1, 1]
-    written = [item for _, item, _ in truths(database)]
-    assert written == [item for item in range(20) if item not in {3, 17}]
+    items = [item for _, item, _ in truths(database)]
+    assert items == [item for item in range(20) if item not in {3, 17}]
 
 
-def test_rows_of_which_none_can_be_written_are_told_of_once_and_not_tried_for_ever(
+def test_rows_of_which_none_can_be_written_are_logged_once_and_not_tried_for_ever(
     database: Database,
 ) -> None:
     dropped = Dropped()
     log = log_of(database, dropped, room=1000)
     database.migrate()
-    with capture_logs() as logged:
+    with capture_logs() as logs:
         for _ in range(2):
             log.handle([prediction_event(label=object()) for _ in range(1000)])
             log.step()
         assert sum(dropped.counts) == 2000
         assert len(dropped.counts) < 200
-        assert [each["event"] for each in logged] == ["predictions_not_written"]
+        assert [line["event"] for line in logs] == ["predictions_not_written"]
         log.handle([prediction_event()])
         log.step()
         log.handle([prediction_event(label=object())])
         log.step()
-    assert [each["event"] for each in logged] == ["predictions_not_written"] * 2
+    assert [line["event"] for line in logs] == ["predictions_not_written"] * 2
     assert len(truths(database)) == 1
 
 

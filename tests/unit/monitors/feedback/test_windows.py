@@ -39,18 +39,22 @@ def test_each_version_and_arm_is_measured_alone(database: Database) -> None:
         row(version="2.0.0", truth="delivery"),
         row(model="another"),
     )
-    found = {(e.model, e.version, e.arm): e for e in windows_of(database).read()}
-    assert list(found) == [
+    qualities = {
+        (quality.model, quality.version, quality.arm): quality
+        for quality in windows_of(database).read()
+    }
+    assert list(qualities) == [
         ("another", "1.0.0", "production"),
         ("intent", "1.0.0", "production"),
         ("intent", "1.0.0", "shadow"),
         ("intent", "2.0.0", "production"),
     ]
-    accuracies = [each.measures and each.measures.accuracy for each in found.values()]
+    accuracies = [quality.measures and quality.measures.accuracy for quality in qualities.values()]
     assert accuracies == [None, 0.5, 1.0, 0.0]
-    assert [each.estimate is not None for each in found.values()] == [False, True, True, False]
-    assert [each.report for each in found.values()] == [None, "report", "report", None]
-    other, _, _, bare = (each.reason for each in found.values())
+    has_estimate = [quality.estimate is not None for quality in qualities.values()]
+    assert has_estimate == [False, True, True, False]
+    assert [quality.report for quality in qualities.values()] == [None, "report", "report", None]
+    other, _, _, bare = (quality.reason for quality in qualities.values())
     assert "does not serve" in str(other)
     assert "no calibration; run `kaiten validate`" in str(bare)
 
@@ -62,11 +66,11 @@ def test_measures_are_of_the_latest_labelled_answers(database: Database) -> None
         *(row(truth="billing", answered_at=10.0 + number) for number in range(4)),
         *(row(answered_at=100.0) for _ in range(20)),
     )
-    (found,) = windows_of(database, rows=4).read()
-    assert found.measures is not None
-    assert (found.measures.labelled, found.measures.accuracy) == (4, 1.0)
-    assert found.measures.first_at == datetime.fromtimestamp(10, UTC)
-    assert found.measures.last_at == datetime.fromtimestamp(13, UTC)
+    (quality,) = windows_of(database, rows=4).read()
+    assert quality.measures is not None
+    assert (quality.measures.labelled, quality.measures.accuracy) == (4, 1.0)
+    assert quality.measures.first_at == datetime.fromtimestamp(10, UTC)
+    assert quality.measures.last_at == datetime.fromtimestamp(13, UTC)
 
 
 def test_estimate_is_of_the_latest_answers_whether_labelled_or_not(database: Database) -> None:
@@ -76,15 +80,15 @@ def test_estimate_is_of_the_latest_answers_whether_labelled_or_not(database: Dat
         *(row(confidence=0.9, truth="billing") for _ in range(2)),
         *(row(confidence=0.7) for _ in range(8)),
     )
-    (found,) = windows_of(database).read()
-    assert found.estimate is not None
-    assert found.estimate.accuracy == pytest.approx(0.74)
-    assert found.estimate.low < 0.74 < found.estimate.high
-    assert (found.estimate.rows, found.estimate.error) == (10, 0.01)
-    assert (found.estimate.error_rows, found.estimate.error_windows) == (200, 5)
+    (quality,) = windows_of(database).read()
+    assert quality.estimate is not None
+    assert quality.estimate.accuracy == pytest.approx(0.74)
+    assert quality.estimate.low < 0.74 < quality.estimate.high
+    assert (quality.estimate.rows, quality.estimate.error) == (10, 0.01)
+    assert (quality.estimate.error_rows, quality.estimate.error_windows) == (200, 5)
     # Of the two that are labelled: expected 0.9, and both were right.
-    assert found.measures is not None
-    assert found.measures.observed_error == pytest.approx(0.1)
+    assert quality.measures is not None
+    assert quality.measures.observed_error == pytest.approx(0.1)
 
 
 def test_mark_changes_with_what_comes(database: Database) -> None:
