@@ -35,7 +35,7 @@ LANES = 8
 
 
 @dataclass(frozen=True)
-class Built:
+class Bento:
     """A bento, as the command describes it, and the environment that it was built in."""
 
     description: Mapping[str, Any]
@@ -52,33 +52,33 @@ def kaiten(env: Mapping[str, str], *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def bento(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Bento:
     """Return a bento of the quickstart model."""
     folder = tmp_path_factory.mktemp("built")
     env = environment(copied_store(bentoml_home, folder / "bentoml"), folder / "home")
     rows = str(QUICKSTART / "data" / "test.jsonl")
     kaiten(env, "validate", MODEL, "--data", rows)
     kaiten(env, "promote", MODEL, "--to", "staging", "--reason", "a test")
-    return Built(json.loads(kaiten(env, "build", "--model", MODEL, "--json")), env)
+    return Bento(json.loads(kaiten(env, "build", "--model", MODEL, "--json")), env)
 
 
-def test_two_builds_of_one_commit_have_the_same_files(built: Built, tmp_path: Path) -> None:
-    first = Path(built.description["folder"])
-    home = Path(built.env["BENTOML_HOME"])
+def test_two_builds_of_one_commit_have_the_same_files(bento: Bento, tmp_path: Path) -> None:
+    first = Path(bento.description["folder"])
+    home = Path(bento.env["BENTOML_HOME"])
     other = copied_store(home, tmp_path / "other")
     # Where it is there already, it is not built again.
     shutil.rmtree(other / "bentos")
-    env = {**built.env, "BENTOML_HOME": str(other)}
-    again = json.loads(kaiten(env, "build", "--model", MODEL, "--json"))
-    second = Path(again["folder"])
+    env = {**bento.env, "BENTOML_HOME": str(other)}
+    description = json.loads(kaiten(env, "build", "--model", MODEL, "--json"))
+    second = Path(description["folder"])
     assert first != second
     assert bento_files(first) == bento_files(second)
-    assert {k: v for k, v in again.items() if k != "folder"} == {
-        k: v for k, v in built.description.items() if k != "folder"
+    assert {name: value for name, value in description.items() if name != "folder"} == {
+        name: value for name, value in bento.description.items() if name != "folder"
     }
     for name in (SBOM, PROVENANCE):
         assert (first / name).read_bytes() == (second / name).read_bytes()
-    different = [
+    differing_lines = [
         (first_line, second_line)
         for first_line, second_line in zip(
             (first / "bento.yaml").read_text().splitlines(),
@@ -87,36 +87,36 @@ def test_two_builds_of_one_commit_have_the_same_files(built: Built, tmp_path: Pa
         )
         if first_line != second_line
     ]
-    assert [first_line.partition(":")[0] for first_line, _ in different] == ["creation_time"]
+    assert [first_line.partition(":")[0] for first_line, _ in differing_lines] == ["creation_time"]
 
 
-def test_bento_is_there_once(built: Built) -> None:
-    folder = Path(built.description["folder"])
+def test_bento_is_there_once(bento: Bento) -> None:
+    folder = Path(bento.description["folder"])
     mtime_ns = (folder / PROVENANCE).stat().st_mtime_ns
-    assert json.loads(kaiten(built.env, "build", "--model", MODEL, "--json")) == built.description
+    assert json.loads(kaiten(bento.env, "build", "--model", MODEL, "--json")) == bento.description
     assert (folder / PROVENANCE).stat().st_mtime_ns == mtime_ns
     # One that was killed half-way is made again.
     (folder / PROVENANCE).unlink()
-    assert json.loads(kaiten(built.env, "build", "--model", MODEL, "--json")) == built.description
+    assert json.loads(kaiten(bento.env, "build", "--model", MODEL, "--json")) == bento.description
     assert (folder / PROVENANCE).is_file()
 
 
-def test_bento_that_was_changed_is_refused(built: Built) -> None:
-    file = Path(built.description["folder"]) / "src" / "service.py"
+def test_bento_that_was_changed_is_refused(bento: Bento) -> None:
+    file = Path(bento.description["folder"]) / "src" / "service.py"
     before = file.read_bytes()
     file.write_bytes(before + b"# changed\n")
-    containerize = [str(BIN / "kaiten"), "containerize", built.description["bento"]]
+    containerize = [str(BIN / "kaiten"), "containerize", bento.description["bento"]]
     for command in (containerize, [str(BIN / "kaiten"), "build", "--model", MODEL]):
         done = subprocess.run(
-            command, env=built.env, cwd=ROOT, capture_output=True, text=True, check=False
+            command, env=bento.env, cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 1
         assert "was changed after it was built" in done.stderr
     file.write_bytes(before)
 
 
-def test_bento_installs_pinned_packages_and_no_torch(built: Built) -> None:
-    folder = Path(built.description["folder"])
+def test_bento_installs_pinned_packages_and_no_torch(bento: Bento) -> None:
+    folder = Path(bento.description["folder"])
     lines = (folder / "env/python/requirements.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith((" ", "#"))]
     assert len(pins) > 80
@@ -128,8 +128,8 @@ def test_bento_installs_pinned_packages_and_no_torch(built: Built) -> None:
     assert {component["name"] for component in bill["components"]} == names | {"support-intent"}
 
 
-def test_bento_holds_the_listed_files_and_its_model_pinned(built: Built) -> None:
-    source = Path(built.description["folder"]) / "src"
+def test_bento_holds_the_listed_files_and_its_model_pinned(bento: Bento) -> None:
+    source = Path(bento.description["folder"]) / "src"
     names = {path.relative_to(source).parts[0] for path in source.rglob("*") if path.is_file()}
     assert names == {
         "bentofile.yaml", "cli", "configuration.yaml", "gateway", "kaiten", "kaiten.yaml",
@@ -138,15 +138,15 @@ def test_bento_holds_the_listed_files_and_its_model_pinned(built: Built) -> None
     assert f"models: [{MODEL}]" in (source / "kaiten.yaml").read_text()
 
 
-def test_bento_drains_before_it_ends(built: Built, tmp_path: Path) -> None:
+def test_bento_drains_before_it_ends(bento: Bento, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    env = {**built.env, "KAITEN_AUTH__SECRET": SECRET, "KAITEN_SERVING__DRAIN_S": "2"}
+    env = {**bento.env, "KAITEN_AUTH__SECRET": SECRET, "KAITEN_SERVING__DRAIN_S": "2"}
     env["KAITEN_HOME"] = ".kaiten"
     command = [
         str(BIN / "bentoml"),
         "serve",
-        built.description["bento"],
+        bento.description["bento"],
         "--port",
         str(port := free_port()),
     ]
@@ -173,7 +173,7 @@ def test_bento_drains_before_it_ends(built: Built, tmp_path: Path) -> None:
     assert not [lane.failure for lane in lanes if lane.failure]
     assert all(lane.connection_closed for lane in lanes)
     assert ready == 503
-    assert f'bento="{built.description["bento"].partition(":")[2]}"' in metrics
+    assert f'bento="{bento.description["bento"].partition(":")[2]}"' in metrics
     assert 'kaiten_model_info{digest="' in metrics
     assert code == 0
     assert '"environment": "production"' in process.log

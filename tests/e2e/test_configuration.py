@@ -45,17 +45,17 @@ def test_running_server_is_what_its_configuration_says(bentoml_home: Path, tmp_p
             metrics = client.get("/metrics").text
         server = Server(f"http://{HOST}:{port}", process, env)
         create = [str(BIN / "kaiten"), "token", "create", "--subject", "a", "--scope", "predict"]
-        created = subprocess.run(create, env=env, check=True, capture_output=True, text=True)
-        with server.client(created.stdout.strip()) as client:
+        result = subprocess.run(create, env=env, check=True, capture_output=True, text=True)
+        with server.client(result.stdout.strip()) as client:
             answer = client.post("/api/v1/predict", json={"text": "I forgot my password"})
         children = psutil.Process(process.popen.pid).children(recursive=True)
         commands = [" ".join(child.cmdline()) for child in children]
-        with socket.socket() as elsewhere:
-            refused = elsewhere.connect_ex(("127.0.0.1", port))
+        with socket.socket() as client_socket:
+            connect_error = client_socket.connect_ex(("127.0.0.1", port))
 
     assert str(file) in in_force
     assert len([command for command in commands if "_bentoml_impl.worker.service" in command]) == 2
-    assert refused
+    assert connect_error
     # The secret is that of the file, for the workers and for the command alike.
     assert answer.status_code == 200
     assert not (home / "development.secret").exists()

@@ -59,13 +59,13 @@ def ask(server: Served, texts: list[str]) -> None:
             client.post("/api/v1/predict", json={"text": text}).raise_for_status()
 
 
-def usual() -> list[str]:
+def usual_texts() -> list[str]:
     """Return a window of texts of all labels, which the file of held-out ones has in turn."""
     step = HELD_OUT // WINDOW
     return quickstart_texts()[: WINDOW * step : step]
 
 
-def after(drift: Callable[[], Json], windows: int) -> Json:
+def wait_for_windows(drift: Callable[[], Json], windows: int) -> Json:
     """Return the drift report once this many windows are judged."""
     report = next(
         (candidate for _ in range(LIMIT) if (candidate := drift())["windows"] >= windows), None
@@ -78,8 +78,8 @@ def test_usual_answers_are_judged_and_do_not_drift(
     watched: Served, operator: Callable[[], Json]
 ) -> None:
     assert operator()["report"] is not None
-    ask(watched, usual())
-    report = after(operator, 1)
+    ask(watched, usual_texts())
+    report = wait_for_windows(operator, 1)
     assert (report["model"], report["version"], report["arm"]) == (
         "support-intent",
         "1.0.0",
@@ -94,8 +94,8 @@ def test_drift_is_reported_alike_by_both_workers_and_by_the_metrics(
     watched: Served, operator: Callable[[], Json]
 ) -> None:
     before = operator()["windows"]
-    ask(watched, [text.upper() for text in usual()])
-    report = after(operator, before + 1)
+    ask(watched, [text.upper() for text in usual_texts()])
+    report = wait_for_windows(operator, before + 1)
     assert report["drifted"] is True
     assert report["features"][0]["name"] == "upper_case_share"
     assert all(operator() == report for _ in range(10))
@@ -111,7 +111,7 @@ def test_whoever_is_killed_takes_no_window_along(
     watched: Served, operator: Callable[[], Json]
 ) -> None:
     before = operator()["windows"]
-    first, second = usual()[: WINDOW // 2], usual()[WINDOW // 2 :]
+    first, second = usual_texts()[: WINDOW // 2], usual_texts()[WINDOW // 2 :]
     ask(watched, first)
     # A killed worker does not lose spooled rows; they are spooled within a second.
     spool = Spool(Path(watched.server.env["KAITEN_HOME"]) / "drift" / "spool")
@@ -124,7 +124,7 @@ def test_whoever_is_killed_takes_no_window_along(
     watched.wait_for_starts(3)
     until_all_ready(watched.server.url)
     ask(watched, second)
-    report = after(operator, before + 1)
+    report = wait_for_windows(operator, before + 1)
     assert report["window"]["rows"] == WINDOW
     stats = httpx.get(f"{watched.server.url}/metrics", verify=TLS).text
     (request_count,) = re.findall(r'model_requests_total{.*code="200".*predict".*} (.*)', stats)

@@ -52,20 +52,21 @@ class Callers:
         except httpx.TransportError:
             return 0
 
-    def ask_and_label(self, right: list[str]) -> None:
+    def ask_and_label(self, true_labels: list[str]) -> None:
         """Ask both texts, and say what they should have been answered with."""
         request_id = uuid.uuid4().hex
         status = self.post("/api/v2/predict", {"inputs": TEXTS}, request_id)
         if status == 200:
             self.answered[request_id] = time.monotonic()
-            labels = {(request_id, item): label for item, label in enumerate(right)}
+            labels = {(request_id, item): label for item, label in enumerate(true_labels)}
             self.send_feedback(labels)
         else:
             self.refused[status] += 1
 
     def send_feedback(self, labels: dict[tuple[str, int], str]) -> None:
         rows = [
-            {"request_id": id_, "item": n, "label": label} for (id_, n), label in labels.items()
+            {"request_id": id_, "item": item, "label": label}
+            for (id_, item), label in labels.items()
         ]
         status = self.post(FEEDBACK, {"feedback": rows}, "")
         if status == 200:
@@ -73,14 +74,14 @@ class Callers:
         else:
             self.refused[status] += 1
 
-    def many(self, count: int, right: list[str]) -> None:
+    def ask_many(self, count: int, true_labels: list[str]) -> None:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda _: self.ask_and_label(right), range(count)))
+            list(pool.map(lambda _: self.ask_and_label(true_labels), range(count)))
 
-    def many_while(self, happens: Callable[[], None], count: int) -> None:
+    def ask_many_while(self, event: Callable[[], None], count: int) -> None:
         with ThreadPoolExecutor(1) as pool:
-            asking = pool.submit(self.many, count, ANSWERS)
-            happens()
+            asking = pool.submit(self.ask_many, count, ANSWERS)
+            event()
             asking.result()
 
     def kill_while_they_ask(self, victim: psutil.Process) -> None:
@@ -88,16 +89,16 @@ class Callers:
         before = len(self.accepted)
 
         def kill() -> None:
-            self.until(lambda: self.quality()["labelled"] > 0 and len(self.accepted) > before)
+            self.wait_until(lambda: self.quality()["labelled"] > 0 and len(self.accepted) > before)
             victim.kill()
 
-        self.many_while(kill, 120)
+        self.ask_many_while(kill, 120)
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"{self.server.url}{path}", headers=self.headers, timeout=60, verify=TLS)
 
-    def until(self, holds: Callable[[], bool]) -> None:
-        assert any(holds() for _ in range(ENOUGH)), self.server.process.log[-3000:]
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        assert any(condition() for _ in range(ENOUGH)), self.server.process.log[-3000:]
 
     def quality(self) -> dict[str, float]:
         models = self.get("/ops/quality").json()["models"]
@@ -125,22 +126,24 @@ def serve(bentoml_home: Path, home: Path, **extra: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def with_sqlite(bentoml_home: Path, tmp_path: Path) -> Iterator[Callers]:
+def sqlite_callers(bentoml_home: Path, tmp_path: Path) -> Iterator[Callers]:
     with serving(serve(bentoml_home, tmp_path)) as server:
         until_all_ready(server.url)
         yield Callers(server, URL.create("sqlite", database=str(tmp_path / "quality.sqlite")))
 
 
-def test_labels_tell_how_good_answers_are_and_outlast_a_killed_worker(with_sqlite: Callers) -> None:
-    callers = with_sqlite
-    callers.many(15, ANSWERS)
-    callers.many(5, [ANSWERS[0], "refund_status"])
+def test_labels_tell_how_good_answers_are_and_outlast_a_killed_worker(
+    sqlite_callers: Callers,
+) -> None:
+    callers = sqlite_callers
+    callers.ask_many(15, ANSWERS)
+    callers.ask_many(5, [ANSWERS[0], "refund_status"])
     assert len(callers.accepted) == 40
-    callers.until(lambda: callers.quality()["labelled"] == 40)
+    callers.wait_until(lambda: callers.quality()["labelled"] == 40)
     # The same, whichever worker answers.
     assert {callers.quality()["accuracy"] for _ in range(20)} == {35 / 40}
-    shown = r'model_accuracy{arm="production",model="support-intent",version="1.0.0"} 0.875\b'
-    callers.until(lambda: re.search(shown, callers.get("/metrics").text) is not None)
+    series = r'model_accuracy{arm="production",model="support-intent",version="1.0.0"} 0.875\b'
+    callers.wait_until(lambda: re.search(series, callers.get("/metrics").text) is not None)
 
     unknown = callers.post(
         FEEDBACK,
@@ -158,17 +161,17 @@ def test_labels_tell_how_good_answers_are_and_outlast_a_killed_worker(with_sqlit
     # The killed worker lost the request, or the other one was too busy.
     assert set(callers.refused) <= {0, 503}
     until_all_ready(callers.server.url)
-    callers.many(10, ANSWERS)
+    callers.ask_many(10, ANSWERS)
     # An answer may have been lost on its way, and no label that was accepted.
     assert callers.stored_labels().items() >= callers.accepted.items()
     last = max(callers.answered, key=callers.answered.__getitem__)
-    callers.until(lambda: last in callers.stored_request_ids())
+    callers.wait_until(lambda: last in callers.stored_request_ids())
     # The killed worker took with it what it had in hand, and nothing that was known before.
     assert before <= callers.stored_request_ids()
     files = [*Path(str(callers.url.database)).parent.glob("quality.sqlite*")]
-    held = "".join(file.read_text("latin-1") for file in files)
-    assert last in held
-    assert not re.search("I forgot|parcel|tester", held)
+    content = "".join(file.read_text("latin-1") for file in files)
+    assert last in content
+    assert not re.search("I forgot|parcel|tester", content)
 
 
 def test_postgresql_that_restarts_loses_nothing(bentoml_home: Path, tmp_path: Path) -> None:
@@ -179,28 +182,28 @@ def test_postgresql_that_restarts_loses_nothing(bentoml_home: Path, tmp_path: Pa
         with serving(env) as server:
             until_all_ready(server.url)
             callers = Callers(server, make_url(postgres.url))
-            callers.many(5, ANSWERS)
+            callers.ask_many(5, ANSWERS)
             assert callers.accepted == {}
             assert callers.refused == {503: 5}
             assert callers.get("/ops/quality").status_code == 503
             postgres.start()
-            callers.until(lambda: callers.get("/ops/quality").status_code == 200)
-            callers.until(lambda: callers.answered.keys() <= callers.stored_request_ids())
+            callers.wait_until(lambda: callers.get("/ops/quality").status_code == 200)
+            callers.wait_until(lambda: callers.answered.keys() <= callers.stored_request_ids())
 
             callers.refused.clear()
-            callers.many_while(postgres.restart, 60)
+            callers.ask_many_while(postgres.restart, 60)
             assert set(callers.refused) <= {503}
-            callers.until(lambda: callers.get("/ops/quality").status_code == 200)
-            callers.many(5, ANSWERS)
+            callers.wait_until(lambda: callers.get("/ops/quality").status_code == 200)
+            callers.ask_many(5, ANSWERS)
             assert callers.accepted
             postgres.restart()
-            callers.until(lambda: callers.get("/ops/quality").status_code == 200)
-            callers.until(lambda: callers.answered.keys() <= callers.stored_request_ids())
+            callers.wait_until(lambda: callers.get("/ops/quality").status_code == 200)
+            callers.wait_until(lambda: callers.answered.keys() <= callers.stored_request_ids())
             before = len(callers.accepted)
-            callers.many(5, ANSWERS)
+            callers.ask_many(5, ANSWERS)
             assert len(callers.accepted) == before + 10
             assert callers.stored_labels().items() >= callers.accepted.items()
-            callers.until(lambda: callers.quality()["labelled"] >= len(callers.accepted))
+            callers.wait_until(lambda: callers.quality()["labelled"] >= len(callers.accepted))
             assert callers.quality()["accuracy"] == 1.0
             log = server.process.log
         assert postgres.password not in log

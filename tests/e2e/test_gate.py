@@ -71,9 +71,9 @@ def test_from_quickstart_to_production(env: Mapping[str, str], tmp_path: Path) -
     texts = [json.loads(line)["text"] for line in ROWS.read_text().splitlines()]
     assert not [text for text in texts if text in page or text in validated.stdout]
 
-    early = promote(env, "production")
-    assert early.returncode == 1
-    assert "it does not serve in staging" in early.stderr
+    refusal = promote(env, "production")
+    assert refusal.returncode == 1
+    assert "it does not serve in staging" in refusal.stderr
     for stage in ("staging", "production"):
         assert promote(env, stage).returncode == 0
     entries = json.loads(kaiten(env, "model", "audit-log", "support-intent", "--json").stdout)
@@ -85,8 +85,8 @@ def test_from_quickstart_to_production(env: Mapping[str, str], tmp_path: Path) -
         "promoted",
     ]
 
-    served = {**env, "KAITEN_SERVING__MODELS": "support-intent"}
-    with serving(served) as server, server.client(server.token()) as client:
+    serving_env = {**env, "KAITEN_SERVING__MODELS": "support-intent"}
+    with serving(serving_env) as server, server.client(server.token()) as client:
         answer = client.post("/api/v1/predict", json={"text": "Where is my parcel?"})
         assert answer.raise_for_status().json()["model"] == TAG
 

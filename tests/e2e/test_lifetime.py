@@ -82,8 +82,8 @@ def test_without_a_model_it_stops_with_the_remedy(tmp_path: Path) -> None:
 
 def test_absent_device_stops_the_start_with_the_remedy(bentoml_home: Path, tmp_path: Path) -> None:
     # None is visible on any machine.
-    absent = {"KAITEN_RUNNERS__DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
-    output = refusal(environment(bentoml_home, tmp_path, **absent))
+    settings = {"KAITEN_RUNNERS__DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+    output = refusal(environment(bentoml_home, tmp_path, **settings))
 
     assert "runners.device: is cuda, but torch sees no CUDA device; use cpu" in output
     # The parent says it once, before any worker tries.
@@ -132,8 +132,11 @@ def routeless() -> list[str]:
     prefix = ["unshare", "--net", "--map-root-user"]
     script = 'ip link set lo up && exec "$@"'
     command = [*prefix, "sh", "-c", script, "sh"]
-    able = shutil.which("unshare") and shutil.which("ip")
-    if not able or subprocess.run([*command, "true"], check=False, capture_output=True).returncode:
+    has_tools = shutil.which("unshare") and shutil.which("ip")
+    if (
+        not has_tools
+        or subprocess.run([*command, "true"], check=False, capture_output=True).returncode
+    ):
         pytest.skip("needs unshare and ip, and the right to make a network namespace")
     return command
 
@@ -165,8 +168,8 @@ def test_server_opens_no_outside_connection(
     """It answers without a route, and the kernel counts no packet that wanted one."""
     env, port = environment(bentoml_home, tmp_path), free_port()
     # The namespace is the server's, so the asking is done from inside it too.
-    inside = [*routeless, str(BIN / "kaiten"), "serve", "--port", str(port)]
-    with running(inside, env) as process:
+    command = [*routeless, str(BIN / "kaiten"), "serve", "--port", str(port)]
+    with running(command, env) as process:
         process.wait_for(r"^Ready\.")
         token = Server("", process, env).token()
         url = f"http://127.0.0.1:{port}/api/v1/predict"

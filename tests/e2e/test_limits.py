@@ -23,7 +23,7 @@ WORKERS = 2
 
 
 @dataclass(frozen=True)
-class Two:
+class ServerPair:
     """A server with two workers, another with one, and the Redis that they share."""
 
     first: Server
@@ -35,7 +35,7 @@ class Two:
         token = mint(subject, ["predict"], timedelta(hours=1), AuthSettings(), SECRET)
         headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
 
-        def once(number: int) -> httpx.Response:
+        def post(number: int) -> httpx.Response:
             url = servers[number % len(servers)].url
             return client.post(f"{url}/api/v1/predict", json={"text": "Where is it?"})
 
@@ -43,13 +43,13 @@ class Two:
             httpx.Client(headers=headers, timeout=60, verify=TLS) as client,
             ThreadPoolExecutor(8) as pool,
         ):
-            return list(pool.map(once, range(count)))
+            return list(pool.map(post, range(count)))
 
-    def statuses_while(self, happens: Callable[[], None], subject: str, count: int) -> Counter[int]:
+    def statuses_while(self, event: Callable[[], None], subject: str, count: int) -> Counter[int]:
         """Return the statuses of the first server while something happens to Redis."""
         with ThreadPoolExecutor(1) as pool:
             asking = pool.submit(self.statuses, subject, count, self.first)
-            happens()
+            event()
             return asking.result()
 
     def statuses(self, subject: str, count: int, *servers: Server) -> Counter[int]:
@@ -65,7 +65,7 @@ class Two:
 
 
 @pytest.fixture(scope="module")
-def two(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
+def pair(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPair]:
     with redis_server() as redis:
         env = environment(
             bentoml_home,
@@ -75,33 +75,38 @@ def two(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             KAITEN_RATE_LIMIT__REQUESTS=f"{LIMIT}/hour",
             KAITEN_GATEWAY__BODY_TIMEOUT_S="0.5",
         )
-        both = {**env, "BENTOML_CONFIG_OPTIONS": f"services.kaiten_service.workers={WORKERS}"}
-        with serving(both) as first, serving(env) as second:
+        two_worker_env = {
+            **env,
+            "BENTOML_CONFIG_OPTIONS": f"services.kaiten_service.workers={WORKERS}",
+        }
+        with serving(two_worker_env) as first, serving(env) as second:
             first.process.wait_for("Completed async startup hook", count=WORKERS)
-            yield Two(first, second, redis)
+            yield ServerPair(first, second, redis)
 
 
-def test_a_limit_of_n_is_n_over_two_workers(two: Two) -> None:
-    answers = two.ask("alice", LIMIT * 4, two.first)
+def test_a_limit_of_n_is_n_over_two_workers(pair: ServerPair) -> None:
+    answers = pair.ask("alice", LIMIT * 4, pair.first)
     assert Counter(answer.status_code for answer in answers) == {200: LIMIT, 429: LIMIT * 3}
-    refused = two.ask("alice", 1, two.first)[0]
+    refused = pair.ask("alice", 1, pair.first)[0]
     assert refused.json()["error"]["code"] == "rate_limited"
     assert refused.headers["RateLimit-Policy"].startswith(f'"requests";q={LIMIT};w=3600, ')
     assert refused.headers["RateLimit"].startswith('"requests";r=0;t=')
     assert 0 < int(refused.headers["Retry-After"]) <= 3600
-    remaining = {a.headers["RateLimit"].split(";")[1] for a in answers if a.status_code == 200}
+    remaining = {
+        answer.headers["RateLimit"].split(";")[1] for answer in answers if answer.status_code == 200
+    }
     assert remaining == {f"r={number}" for number in range(LIMIT)}
-    with Redis.from_url(two.redis.url, decode_responses=True) as client:
+    with Redis.from_url(pair.redis.url, decode_responses=True) as client:
         assert client.keys("kaiten:limits:requests/*")
         assert not client.keys("*alice*")
-    assert "alice" not in two.first.process.log
+    assert "alice" not in pair.first.process.log
 
 
-def test_and_over_two_servers(two: Two) -> None:
-    assert two.statuses("bob", LIMIT * 4, two.first, two.second) == {200: LIMIT, 429: LIMIT * 3}
+def test_and_over_two_servers(pair: ServerPair) -> None:
+    assert pair.statuses("bob", LIMIT * 4, pair.first, pair.second) == {200: LIMIT, 429: LIMIT * 3}
 
 
-def sent_raw(server: Server, *headers: str, body: bytes) -> bytes:
+def send_raw(server: Server, *headers: str, body: bytes) -> bytes:
     """Return all that a server answers to a request, as it stands, until it hangs up."""
     token = mint("grace", ["predict"], timedelta(hours=1), AuthSettings(), SECRET)
     usual = ("POST /api/v1/predict HTTP/1.1", "Host: kaiten", f"Authorization: Bearer {token}")
@@ -112,8 +117,8 @@ def sent_raw(server: Server, *headers: str, body: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_a_body_that_trickles_in_ends_with_its_connection(two: Two) -> None:
-    answer = sent_raw(two.second, "Content-Length: 100", body=b'{"text": "')
+def test_a_body_that_trickles_in_ends_with_its_connection(pair: ServerPair) -> None:
+    answer = send_raw(pair.second, "Content-Length: 100", body=b'{"text": "')
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"body_timeout"' in answer
 
@@ -134,33 +139,33 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_too_much_or_contradicts_itself_is_refused(two: Two, name: str) -> None:
+def test_what_is_too_much_or_contradicts_itself_is_refused(pair: ServerPair, name: str) -> None:
     headers, body, status = REFUSED[name]
-    answer = sent_raw(two.second, *headers, "Connection: close", body=body)
+    answer = send_raw(pair.second, *headers, "Connection: close", body=body)
     assert answer.split()[1] == str(status).encode()
 
 
-def test_a_redis_that_hangs_holds_up_nobody_and_fails_nothing(two: Two) -> None:
-    before = two.first.process.log.count("rate_limit_recovered")
-    statuses = two.statuses_while(two.redis.hang, "carol", LIMIT * 10)
-    two.redis.go_on()
+def test_a_redis_that_hangs_holds_up_nobody_and_fails_nothing(pair: ServerPair) -> None:
+    before = pair.first.process.log.count("rate_limit_recovered")
+    statuses = pair.statuses_while(pair.redis.hang, "carol", LIMIT * 10)
+    pair.redis.go_on()
     # What both let in, and then each by itself.
     assert set(statuses) == {200, 429}
     assert LIMIT < statuses[200] <= LIMIT * (1 + WORKERS)
-    two.until_shared_again(before + WORKERS)
-    assert two.statuses("dave", LIMIT * 4, two.first) == {200: LIMIT, 429: LIMIT * 3}
+    pair.until_shared_again(before + WORKERS)
+    assert pair.statuses("dave", LIMIT * 4, pair.first) == {200: LIMIT, 429: LIMIT * 3}
 
 
-def test_a_redis_that_is_killed_fails_nothing_and_is_found_again(two: Two) -> None:
-    before = two.first.process.log.count("rate_limit_recovered")
-    statuses = two.statuses_while(two.redis.kill, "erin", LIMIT * 10)
-    assert two.redis.url not in two.first.process.log
+def test_a_redis_that_is_killed_fails_nothing_and_is_found_again(pair: ServerPair) -> None:
+    before = pair.first.process.log.count("rate_limit_recovered")
+    statuses = pair.statuses_while(pair.redis.kill, "erin", LIMIT * 10)
+    assert pair.redis.url not in pair.first.process.log
     assert set(statuses) == {200, 429}
     assert LIMIT < statuses[200] <= LIMIT * (1 + WORKERS)
-    with two.first.client() as client:
+    with pair.first.client() as client:
         assert f"kaiten_rate_limit_degraded {WORKERS}.0" in client.get("/metrics").text
-    with redis_server(two.redis.port):
-        two.until_shared_again(before + WORKERS)
-        assert two.statuses("frank", LIMIT * 4, two.first) == {200: LIMIT, 429: LIMIT * 3}
-        with two.first.client() as client:
+    with redis_server(pair.redis.port):
+        pair.until_shared_again(before + WORKERS)
+        assert pair.statuses("frank", LIMIT * 4, pair.first) == {200: LIMIT, 429: LIMIT * 3}
+        with pair.first.client() as client:
             assert "kaiten_rate_limit_degraded 0.0" in client.get("/metrics").text

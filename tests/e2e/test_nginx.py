@@ -183,11 +183,11 @@ def test_nginx_lets_in_as_much_as_the_server_takes(
 
 def test_callers_own_request_id_reaches_the_answer_and_a_bad_one_does_not(proxy: Proxy) -> None:
     with Connection(proxy.port) as connection:
-        ours = connection.ask(get("/livez", "X-Request-ID: mine"))
+        accepted = connection.ask(get("/livez", "X-Request-ID: mine"))
         refused = connection.ask(get("/kaiten_error", "X-Request-ID: mine"))
         replaced = connection.ask(get("/kaiten_error", 'X-Request-ID: "}'))
 
-    assert ours.headers.get_all("X-Request-ID") == ["mine"]
+    assert accepted.headers.get_all("X-Request-ID") == ["mine"]
     assert refused.error["request_id"] == "mine"
     assert replaced.error["request_id"] != '"}'
 
@@ -226,8 +226,8 @@ def test_log_has_the_fields_of_ours_and_nothing_private(
         ("POST", "/predict", 413, "info"),
         ("", "", 400, "info"),
     ]
-    ours = {"timestamp", "level", "logger", "event", "request_id", "duration_ms"}
-    assert all(set(line) > ours for line in lines)
+    field_names = {"timestamp", "level", "logger", "event", "request_id", "duration_ms"}
+    assert all(set(line) > field_names for line in lines)
     log_text = proxy.access_log + (tmp_path / "error.log").read_text(encoding="utf-8")
     assert "canary" not in log_text
     assert token not in log_text

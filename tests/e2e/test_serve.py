@@ -117,24 +117,26 @@ def test_quickstart_model_holds_its_accuracy_over_http(server: Server, token: st
     ]
     with server.client(token) as client:
         answers = predictions(client, [row["text"] for row in rows])
-    right = sum(row["label"] == answer["label"] for row, answer in zip(rows, answers, strict=True))
+    correct_count = sum(
+        row["label"] == answer["label"] for row, answer in zip(rows, answers, strict=True)
+    )
 
-    assert right / len(rows) >= 0.90
+    assert correct_count / len(rows) >= 0.90
 
 
 def test_alone_and_in_a_mixed_batch_of_64_are_the_same(
     server: Server, token: str, texts: list[str]
 ) -> None:
-    mixed = sorted(texts, key=len)[:: len(texts) // 64][:64]
+    batch = sorted(texts, key=len)[:: len(texts) // 64][:64]
     with server.client(token) as client:
-        together = predictions(client, mixed)
-        alone = [predictions(client, [text])[0] for text in mixed]
+        batch_predictions = predictions(client, batch)
+        single_predictions = [predictions(client, [text])[0] for text in batch]
 
-    assert [prediction["label"] for prediction in alone] == [
-        prediction["label"] for prediction in together
+    assert [prediction["label"] for prediction in single_predictions] == [
+        prediction["label"] for prediction in batch_predictions
     ]
-    assert [prediction["score"] for prediction in alone] == pytest.approx(
-        [prediction["score"] for prediction in together], abs=SAME
+    assert [prediction["score"] for prediction in single_predictions] == pytest.approx(
+        [prediction["score"] for prediction in batch_predictions], abs=SAME
     )
 
 
@@ -270,12 +272,12 @@ def test_bad_input_names_the_field_and_the_server_lives_on(
     headers = {"Content-Type": "application/json"}
     with server.client(token) as client:
         answer = client.post(path, content=body, headers=headers)
-        next_one = client.post(path, json={"inputs": ["hello"]})
+        next_answer = client.post(path, json={"inputs": ["hello"]})
 
     assert answer.status_code == status
     assert [detail["field"] for detail in answer.json()["error"]["details"]] == [field]
     assert "canary" not in answer.text
-    assert next_one.status_code == 200
+    assert next_answer.status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/api/v1/predict", "/api/v2/predict", "/predict"])

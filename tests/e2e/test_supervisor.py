@@ -108,7 +108,7 @@ def test_no_process_shows_a_secret_in_its_environment_or_command_line(
     assert development_secret not in shown(development.process.popen.pid)
 
 
-def predicted(url: str, token: str) -> int:
+def prediction_status(url: str, token: str) -> int:
     """Return the status of a prediction over a connection of its own."""
     headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
     body = {"text": "Where is it?"}
@@ -137,19 +137,19 @@ def test_worker_that_cannot_come_back_is_shown_and_comes_back_with_the_secrets_o
     }
     (Path(production.env["KAITEN_SECRETS"]) / "kaiten_auth__secret").write_text(ROTATED)
     configuration.write_text("services: [")
-    killed = Watch(process.popen.pid).workers()[0]
-    os.kill(killed.pid, signal.SIGKILL)
+    victim = Watch(process.popen.pid).workers()[0]
+    os.kill(victim.pid, signal.SIGKILL)
     # The one that was killed, and the one that was started in its place.
     process.wait_for('"worker_ended"', count=2)
-    shown_now = workers(url)
-    assert (shown_now["kaiten_workers_expected"], shown_now["kaiten_workers_ready"]) == (2, 1)
+    series = workers(url)
+    assert (series["kaiten_workers_expected"], series["kaiten_workers_ready"]) == (2, 1)
     configuration.write_text(working)
     process.wait_for(STARTED, count=3)
     until_all_ready(url)
 
-    statuses = Counter(predicted(url, token) for _ in range(40))
+    statuses = Counter(prediction_status(url, token) for _ in range(40))
     assert statuses == {200: 40}
     assert any(workers(url)["kaiten_workers_ready"] == 2 for _ in range(1000))
     assert workers(url)["kaiten_worker_starts_total"] == 3
     # The command reads the file as it is now.
-    assert predicted(url, production.token()) == 401
+    assert prediction_status(url, production.token()) == 401

@@ -41,10 +41,10 @@ class Mutual:
         context.maximum_version = version
         if client:
             context.load_cert_chain(*client)
-        named = {"sni_hostname": HOST}
+        extensions = {"sni_hostname": HOST}
         with httpx.Client(verify=context) as http:
             url = f"https://127.0.0.1:{self.port}{path}"
-            return http.get(url, headers=headers, extensions=named)
+            return http.get(url, headers=headers, extensions=extensions)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def mutual(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         KAITEN_GATEWAY__METRICS="token",
         KAITEN_LOGGING__FOLDER=str(folder / "logs"),
     )
-    shown = ["--client-certificate", str(client[0]), "--client-key", str(client[1])]
-    command = [str(BIN / "kaiten"), "serve", "--port", str(port := free_port()), *shown]
+    client_options = ["--client-certificate", str(client[0]), "--client-key", str(client[1])]
+    command = [str(BIN / "kaiten"), "serve", "--port", str(port := free_port()), *client_options]
     with running(command, env) as process:
         process.wait_for(r"^Ready\.")
         server = Server(f"https://127.0.0.1:{port}", process, env)
@@ -108,12 +108,12 @@ def test_only_ciphers_that_authenticate_are_spoken(
     context.set_ciphers(cipher)
     context.load_cert_chain(*mutual.client)
     with httpx.Client(verify=context) as http:
-        url, named = f"https://127.0.0.1:{mutual.port}/readyz", {"sni_hostname": HOST}
+        url, extensions = f"https://127.0.0.1:{mutual.port}/readyz", {"sni_hostname": HOST}
         if spoken:
-            assert http.get(url, extensions=named).status_code == 200
+            assert http.get(url, extensions=extensions).status_code == 200
             return
         with pytest.raises(httpx.TransportError):
-            http.get(url, extensions=named)
+            http.get(url, extensions=extensions)
 
 
 def test_the_printed_curl_line_works(mutual: Mutual) -> None:

@@ -40,7 +40,7 @@ class House:
             command, env=self.server.env, check=False, capture_output=True, text=True
         )
 
-    def done(self, *arguments: str) -> str:
+    def output_of(self, *arguments: str) -> str:
         result = self.command(*arguments)
         assert result.returncode == 0, result.stderr
         return result.stdout.strip()
@@ -120,18 +120,18 @@ def test_api_key_works_until_it_is_revoked(house: House) -> None:
     audit_event = json.loads(line)
     assert (audit_event["event"], audit_event["logger"]) == ("api_key_created", "kaiten.audit")
     house.until_all_are(200, key)
-    (key_id,) = json.loads(house.done("api-key", "list", "--json"))
+    (key_id,) = json.loads(house.output_of("api-key", "list", "--json"))
     assert key_id == audit_event["key_id"]
-    house.done("api-key", "revoke", key_id)
+    house.output_of("api-key", "revoke", key_id)
     house.until_all_are(401, key)
 
 
 def test_token_is_revoked_by_its_id_and_others_of_its_subject_hold(house: House) -> None:
     ids = token_hex(8), token_hex(8)
     first, second = (house.issuer.token(jti=token_id) for token_id in ids)
-    both = house.statuses(bearer(first)) + house.statuses(bearer(second))
-    assert both == {200: 2 * ENOUGH}
-    house.done("token", "revoke", ids[0], "--issuer", house.issuer.name)
+    statuses = house.statuses(bearer(first)) + house.statuses(bearer(second))
+    assert statuses == {200: 2 * ENOUGH}
+    house.output_of("token", "revoke", ids[0], "--issuer", house.issuer.name)
     house.until_all_are(401, bearer(first))
     assert house.statuses(bearer(second)) == {200: ENOUGH}
 
@@ -139,7 +139,7 @@ def test_token_is_revoked_by_its_id_and_others_of_its_subject_hold(house: House)
 def test_subject_loses_what_it_was_issued_and_others_do_not(house: House) -> None:
     old, other = house.issuer.token("bob"), house.issuer.token("carol")
     assert house.statuses(bearer(old)) == {200: ENOUGH}
-    house.done("revoke", "--subject", "bob", "--issuer", house.issuer.name)
+    house.output_of("revoke", "--subject", "bob", "--issuer", house.issuer.name)
     house.until_all_are(401, bearer(old))
     assert house.statuses(bearer(other)) == {200: ENOUGH}
     # A clock that is ahead by the leeway stands for that time, which is revoked as well.
@@ -162,8 +162,8 @@ def test_known_keys_hold_while_the_issuer_is_away(house: House) -> None:
 
 def test_what_is_revoked_stays_so_when_redis_is_killed(house: House) -> None:
     revoked, other = house.issuer.token("erin"), house.issuer.token("frank")
-    api_key = house.done("api-key", "create", "--subject", "job", "--scope", "predict")
-    house.done("revoke", "--subject", "erin", "--issuer", house.issuer.name)
+    api_key = house.output_of("api-key", "create", "--subject", "job", "--scope", "predict")
+    house.output_of("revoke", "--subject", "erin", "--issuer", house.issuer.name)
     house.until_all_are(401, bearer(revoked))
     house.until_all_are(200, {"X-API-Key": api_key})
     house.redis.kill()
@@ -178,7 +178,7 @@ def test_what_is_revoked_stays_so_when_redis_is_killed(house: House) -> None:
         house.server.process.wait_for("credentials_read_again", count=WORKERS)
         # It kept nothing, and the workers did.
         assert house.statuses(bearer(revoked)) == {401: ENOUGH}
-        assert len(json.loads(house.done("api-key", "list", "--json"))) == 1
+        assert len(json.loads(house.output_of("api-key", "list", "--json"))) == 1
 
 
 def test_nothing_private_was_logged(house: House) -> None:

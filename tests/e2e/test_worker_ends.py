@@ -11,8 +11,8 @@ FEW = 100
 async def test_killed_worker_comes_back_and_costs_only_what_it_held(
     bentoml_home: Path, tmp_path: Path
 ) -> None:
-    with served(bentoml_home, tmp_path, TWO_WORKERS) as two:
-        outcome = await kill_worker.killed(two, FEW)
+    with served(bentoml_home, tmp_path, TWO_WORKERS) as server:
+        outcome = await kill_worker.killed(server, FEW)
 
     assert outcome.meanwhile > 0
     assert outcome.elsewhere == []
@@ -25,9 +25,9 @@ async def test_killed_worker_comes_back_and_costs_only_what_it_held(
 async def test_worker_whose_batcher_dies_ends_and_another_takes_its_place(
     bentoml_home: Path, tmp_path: Path
 ) -> None:
-    with fragile(bentoml_home, tmp_path, TWO_WORKERS) as two:
-        outcome, fatal, red = await kill_worker.died(two, FEW)
-        log = two.server.process.log
+    with fragile(bentoml_home, tmp_path, TWO_WORKERS) as server:
+        outcome, fatal, red = await kill_worker.died(server, FEW)
+        log = server.server.process.log
 
     assert fatal.status == 503
     # The worker may close the connection before it answers.

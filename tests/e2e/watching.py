@@ -28,33 +28,33 @@ class Page:
     exposition: Exposition = field(default_factory=Exposition)
     # Requests that are answered between two looks, by status.
     answers: Mapping[int, int] = field(default_factory=dict)
-    _looked: threading.Condition = field(default_factory=threading.Condition)
+    _look_counted: threading.Condition = field(default_factory=threading.Condition)
     _looks: int = 0
 
     def look(self) -> bytes:
         for status, count in self.answers.items():
             self.exposition.answer(status, count)
         page = self.exposition.page().encode()
-        with self._looked:
+        with self._look_counted:
             self._looks += 1
-            self._looked.notify_all()
+            self._look_counted.notify_all()
         return page
 
     def wait_for_looks(self, count: int) -> None:
-        with self._looked:
+        with self._look_counted:
             until = self._looks + count
-            assert self._looked.wait_for(lambda: self._looks >= until, READY_LIMIT_S)
+            assert self._look_counted.wait_for(lambda: self._looks >= until, READY_LIMIT_S)
 
 
 @dataclass
 class Webhook:
     """What takes alerts, as Slack does."""
 
-    came: queue.Queue[tuple[str, Any]] = field(default_factory=queue.Queue)
+    messages: queue.Queue[tuple[str, Any]] = field(default_factory=queue.Queue)
 
     def next(self) -> tuple[str, str, str]:
         """Return the path, the title and the text of the next message."""
-        path, message = self.came.get(timeout=READY_LIMIT_S)
+        path, message = self.messages.get(timeout=READY_LIMIT_S)
         (attachment,) = message["attachments"]
         return path, attachment["title"], attachment["text"]
 
@@ -69,7 +69,7 @@ def listening(page: Page, webhook: Webhook) -> Iterator[int]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            webhook.came.put((self.path, json.loads(body)))
+            webhook.messages.put((self.path, json.loads(body)))
             self._answer(b"ok")
 
         def _answer(self, body: bytes) -> None:
