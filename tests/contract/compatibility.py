@@ -25,14 +25,14 @@ class _Side:
     def of(self, part: Json) -> "_Side":
         return _Side(part, self.document)
 
-    def whole(self) -> Json:
+    def resolve(self) -> Json:
         """Return a schema with its references followed, and laid together what it is all of."""
         schema = dict(self.part)
         parts = [*schema.pop("allOf", [])]
         if "$ref" in schema:
             parts.append(_follow(schema.pop("$ref"), self.document))
         for part in parts:
-            schema = _merged(schema, self.of(part).whole())
+            schema = _merge(schema, self.of(part).resolve())
         return schema
 
 
@@ -50,7 +50,9 @@ def _paths(old: Json, new: Json) -> Iterator[str]:
                 yield f"{place}: is gone"
                 continue
             alternatives = now.get("security", [])
-            if alternatives and not all(one in alternatives for one in was.get("security", [])):
+            if alternatives and not all(
+                requirement in alternatives for requirement in was.get("security", [])
+            ):
                 yield f"{place}: asks for other credentials"
             if alternatives and not was.get("security", []):
                 yield f"{place}: asks for credentials"
@@ -61,7 +63,7 @@ def _paths(old: Json, new: Json) -> Iterator[str]:
 
 def _parameters(place: str, old: _Side, new: _Side) -> Iterator[str]:
     was, now = (
-        {(each["in"], each["name"]): each for each in side.part.get("parameters", [])}
+        {(spec["in"], spec["name"]): spec for spec in side.part.get("parameters", [])}
         for side in (old, new)
     )
     for key, parameter in was.items():
@@ -71,8 +73,8 @@ def _parameters(place: str, old: _Side, new: _Side) -> Iterator[str]:
         sides = old.of(parameter["schema"]), new.of(now[key]["schema"])
         yield from _request(f"{place}: {key[1]}", *sides)
     for key, parameter in now.items():
-        asked = parameter.get("required", False)
-        if asked and not was.get(key, {}).get("required", False):
+        is_required = parameter.get("required", False)
+        if is_required and not was.get(key, {}).get("required", False):
             yield f"{place}: the parameter {key[1]} is newly required"
 
 
@@ -90,26 +92,28 @@ def _body(place: str, old: _Side, new: _Side) -> Iterator[str]:
 
 def _answers(place: str, old: _Side, new: _Side) -> Iterator[str]:
     for status, was in old.part["responses"].items():
-        here = f"{place}: {status}"
+        status_place = f"{place}: {status}"
         now = new.part["responses"].get(status)
         if now is None:
-            yield f"{here} is gone"
+            yield f"{status_place} is gone"
             continue
         for name, header in was.get("headers", {}).items():
             if name not in now.get("headers", {}):
-                yield f"{here}: the header {name} is gone"
+                yield f"{status_place}: the header {name} is gone"
                 continue
-            yield from _header(f"{here}: {name}", old.of(header), new.of(now["headers"][name]))
+            yield from _header(
+                f"{status_place}: {name}", old.of(header), new.of(now["headers"][name])
+            )
         for kind, media in was.get("content", {}).items():
             if kind not in now.get("content", {}):
-                yield f"{here}: {kind} is no longer given"
+                yield f"{status_place}: {kind} is no longer given"
                 continue
             sides = old.of(media["schema"]), new.of(now["content"][kind]["schema"])
-            yield from _response(here, *sides)
+            yield from _response(status_place, *sides)
 
 
 def _header(place: str, old: _Side, new: _Side) -> Iterator[str]:
-    was, now = old.whole(), new.whole()
+    was, now = old.resolve(), new.resolve()
     if was.get("required", False) and not now.get("required", False):
         yield f"{place}: is no longer sure"
     yield from _response(place, old.of(was["schema"]), new.of(now["schema"]))
@@ -117,18 +121,18 @@ def _header(place: str, old: _Side, new: _Side) -> Iterator[str]:
 
 def _request(place: str, old: _Side, new: _Side) -> Iterator[str]:
     """Yield the requests that the new document no longer accepts."""
-    was, now = old.whole(), new.whole()
-    yield from _changed(place, was, now)
-    yield from _narrowed(place, was, now)
-    for name in _missing(now, was, "required"):
+    was, now = old.resolve(), new.resolve()
+    yield from _exact_changes(place, was, now)
+    yield from _narrowed_bounds(place, was, now)
+    for name in _missing_items(now, was, "required"):
         yield f"{place}.{name}: is newly required"
     if now.get("additionalProperties") is False:
-        for name in _missing(was, now, "properties"):
+        for name in _missing_items(was, now, "properties"):
             yield f"{place}.{name}: is gone"
         if was.get("additionalProperties") is not False:
             yield f"{place}: unknown fields are newly refused"
-    for inner, each_old, each_new in _parts(place, old.of(was), new.of(now)):
-        yield from _request(inner, each_old, each_new)
+    for inner, old_part, new_part in _parts(place, old.of(was), new.of(now)):
+        yield from _request(inner, old_part, new_part)
 
 
 def _response(place: str, old: _Side, new: _Side) -> Iterator[str]:
@@ -137,21 +141,21 @@ def _response(place: str, old: _Side, new: _Side) -> Iterator[str]:
     Only values may be added where they were counted up: a code of an error, whose status tells
     callers what to do.
     """
-    was, now = old.whole(), new.whole()
-    yield from _changed(place, was, now)
-    yield from _narrowed(place, {**now, "enum": []}, {**was, "enum": []})
+    was, now = old.resolve(), new.resolve()
+    yield from _exact_changes(place, was, now)
+    yield from _narrowed_bounds(place, {**now, "enum": []}, {**was, "enum": []})
     if "enum" in was:
-        for value in was["enum"] if "enum" not in now else _missing(was, now, "enum"):
+        for value in was["enum"] if "enum" not in now else _missing_items(was, now, "enum"):
             yield f"{place}: {value!r} is gone"
-    for name in _missing(was, now, "properties"):
+    for name in _missing_items(was, now, "properties"):
         yield f"{place}.{name}: is gone"
-    for name in _missing(was, now, "required"):
+    for name in _missing_items(was, now, "required"):
         yield f"{place}.{name}: is no longer sure"
-    for inner, each_old, each_new in _parts(place, old.of(was), new.of(now)):
-        yield from _response(inner, each_old, each_new)
+    for inner, old_part, new_part in _parts(place, old.of(was), new.of(now)):
+        yield from _response(inner, old_part, new_part)
 
 
-def _changed(place: str, was: Json, now: Json) -> Iterator[str]:
+def _exact_changes(place: str, was: Json, now: Json) -> Iterator[str]:
     for key in _EXACT:
         if was.get(key) != now.get(key):
             yield f"{place}: {key} is {now.get(key)!r}, was {was.get(key)!r}"
@@ -159,20 +163,20 @@ def _changed(place: str, was: Json, now: Json) -> Iterator[str]:
         yield f"{place}: is one of other types"
 
 
-def _narrowed(place: str, wide: Json, narrow: Json) -> Iterator[str]:
+def _narrowed_bounds(place: str, wide: Json, narrow: Json) -> Iterator[str]:
     """Tell of each bound that leaves less room in the second."""
     for key in (*_LEAST, *_MOST):
         if key in narrow and _closer(key, wide.get(key), narrow[key]):
             yield f"{place}: {key} is {narrow[key]} and {wide.get(key)}"
     if "enum" in narrow and "enum" not in wide:
         yield f"{place}: only some values are taken"
-    for value in _missing(wide, narrow, "enum") if "enum" in narrow else ():
+    for value in _missing_items(wide, narrow, "enum") if "enum" in narrow else ():
         yield f"{place}: {value!r} is gone"
 
 
-def _missing(one: Json, other: Json, key: str) -> list[Json]:
+def _missing_items(first: Json, second: Json, key: str) -> list[Json]:
     """Return what the first has under the key, and the second has not."""
-    return [each for each in one.get(key, []) if each not in other.get(key, [])]
+    return [item for item in first.get(key, []) if item not in second.get(key, [])]
 
 
 def _parts(place: str, old: _Side, new: _Side) -> Iterator[tuple[str, _Side, _Side]]:
@@ -194,17 +198,21 @@ def _closer(key: str, was: float | None, now: float) -> bool:
 
 
 def _follow(reference: str, document: Json) -> Json:
-    found = document
+    node = document
     for part in reference.removeprefix("#/").split("/"):
-        found = found[part]
-    return found
+        node = node[part]
+    return node
 
 
-def _merged(one: Mapping[str, Json], other: Mapping[str, Json]) -> dict[str, Json]:
+def _merge(first: Mapping[str, Json], second: Mapping[str, Json]) -> dict[str, Json]:
     """Lay two schemas together; of a field that both know, what both say of it."""
-    mine, theirs = one.get("properties", {}), other.get("properties", {})
-    both = {name: {"allOf": [mine[name], theirs[name]]} for name in mine if name in theirs}
-    merged = {**other, **one}
-    if mine or theirs:
-        merged["properties"] = {**theirs, **mine, **both}
+    first_properties, second_properties = first.get("properties", {}), second.get("properties", {})
+    shared = {
+        name: {"allOf": [first_properties[name], second_properties[name]]}
+        for name in first_properties
+        if name in second_properties
+    }
+    merged = {**second, **first}
+    if first_properties or second_properties:
+        merged["properties"] = {**second_properties, **first_properties, **shared}
     return merged

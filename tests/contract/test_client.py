@@ -31,8 +31,8 @@ from tests.unit.gateway.house import (
 
 DOCUMENT = document_of(NEWEST, gateway=LIMITS)
 SCHEMAS = DOCUMENT["components"]["schemas"]
-LABELLED = DOCUMENT["paths"][FEEDBACK]["post"]
-ASKED = DOCUMENT["paths"][PREDICT]["post"]
+FEEDBACK_OPERATION = DOCUMENT["paths"][FEEDBACK]["post"]
+PREDICT_OPERATION = DOCUMENT["paths"][PREDICT]["post"]
 # What a caller may do about each status is another; a status that is new here needs a decision.
 CLASSES: dict[int, type[kaiten_client.KaitenError]] = {
     400: kaiten_client.InvalidRequest,
@@ -64,32 +64,32 @@ def schema(content: Json) -> Json:
     return content["application/json"]["schema"]
 
 
-def resolved(part: Json, definitions: Json) -> Json:
+def resolve(part: Json, definitions: Json) -> Json:
     return definitions[part["$ref"].rpartition("/")[2]] if "$ref" in part else part
 
 
-def gaps(mine: Json, own: Json, served: Json, path: str = "") -> list[str]:
+def gaps(expected: Json, definitions: Json, served: Json, path: str = "") -> list[str]:
     """Return what a client's model reads that the served schema does not promise."""
-    mine, served = resolved(mine, own), resolved(served, SCHEMAS)
-    if mine["type"] != served.get("type"):
-        return [f"{path}: is {served.get('type')}, read as {mine['type']}"]
-    if mine["type"] == "array":
-        return gaps(mine["items"], own, served["items"], f"{path}[]")
-    found = []
-    for name, part in mine.get("properties", {}).items():
+    expected, served = resolve(expected, definitions), resolve(served, SCHEMAS)
+    if expected["type"] != served.get("type"):
+        return [f"{path}: is {served.get('type')}, read as {expected['type']}"]
+    if expected["type"] == "array":
+        return gaps(expected["items"], definitions, served["items"], f"{path}[]")
+    lines = []
+    for name, part in expected.get("properties", {}).items():
         place = f"{path}.{name}"
         # A field with a default may be missing.
-        needed = name in mine.get("required", [])
+        needed = name in expected.get("required", [])
         if name not in served["properties"] or (needed and name not in served.get("required", [])):
-            found.append(f"{place}: is not promised")
+            lines.append(f"{place}: is not promised")
         else:
-            found += gaps(part, own, served["properties"][name], place)
-    return found
+            lines += gaps(part, definitions, served["properties"][name], place)
+    return lines
 
 
 def gaps_of(model: type[BaseModel], served: Json) -> list[str]:
-    mine = model.model_json_schema()
-    return gaps(mine, mine.get("$defs", {}), served)
+    expected = model.model_json_schema()
+    return gaps(expected, expected.get("$defs", {}), served)
 
 
 def test_the_routes_are_served() -> None:
@@ -101,26 +101,33 @@ def test_the_routes_are_served() -> None:
 def test_what_is_sent_is_taken(model: str | None) -> None:
     body = prediction_call(["a", "b"], 3, model).content
     validator = OAS31Validator(
-        {**schema(ASKED["requestBody"]["content"]), "components": DOCUMENT["components"]}
+        {
+            **schema(PREDICT_OPERATION["requestBody"]["content"]),
+            "components": DOCUMENT["components"],
+        }
     )
     assert validator.is_valid(httpx.Response(200, content=body).json())
 
 
 def test_labels_that_are_sent_are_taken() -> None:
     body = feedback_call([Label("a", 0, "delivery"), ("b", 2, "other")]).content
-    content = schema(LABELLED["requestBody"]["content"])
+    content = schema(FEEDBACK_OPERATION["requestBody"]["content"])
     validator = OAS31Validator({**content, "components": DOCUMENT["components"]})
     assert validator.is_valid(httpx.Response(200, content=body).json())
-    assert gaps_of(FeedbackResponse, schema(LABELLED["responses"]["200"]["content"])) == []
+    assert (
+        gaps_of(FeedbackResponse, schema(FEEDBACK_OPERATION["responses"]["200"]["content"])) == []
+    )
 
 
 def test_what_is_read_is_promised() -> None:
-    assert gaps_of(PredictResponse, schema(ASKED["responses"]["200"]["content"])) == []
+    assert gaps_of(PredictResponse, schema(PREDICT_OPERATION["responses"]["200"]["content"])) == []
 
 
-@pytest.mark.parametrize("status", [each for each in ASKED["responses"] if each != "200"])
+@pytest.mark.parametrize(
+    "status", [status for status in PREDICT_OPERATION["responses"] if status != "200"]
+)
 def test_what_is_read_of_a_failure_is_promised(status: str) -> None:
-    envelope, _ = schema(ASKED["responses"][status]["content"])["allOf"]
+    envelope, _ = schema(PREDICT_OPERATION["responses"][status]["content"])["allOf"]
     assert gaps_of(ErrorEnvelope, envelope) == []
 
 
@@ -130,7 +137,7 @@ def test_a_gap_is_found() -> None:
         spy: str
         predictions: list[str]
 
-    served = schema(ASKED["responses"]["200"]["content"])
+    served = schema(PREDICT_OPERATION["responses"]["200"]["content"])
     assert gaps_of(Model, served) == [
         ".model: is string, read as integer",
         ".spy: is not promised",
@@ -142,7 +149,7 @@ def test_a_gap_is_found() -> None:
     ("status", "code"),
     [
         (int(status), code)
-        for status, answer in ASKED["responses"].items()
+        for status, answer in PREDICT_OPERATION["responses"].items()
         if status != "200"
         for code in codes_of(answer)
     ]
@@ -171,12 +178,12 @@ async def test_the_gateway_answers_the_client() -> None:
     async with client_of(House().app) as client:
         answer = await client.predict(["my delivery", "other other"], top_k=2, model="intent")
     assert answer.model == TAG
-    assert [each.label for each in answer.predictions] == ["delivery", "other"]
-    assert [len(each.top_k) for each in answer.predictions] == [2, 2]
+    assert [prediction.label for prediction in answer.predictions] == ["delivery", "other"]
+    assert [len(prediction.top_k) for prediction in answer.predictions] == [2, 2]
 
 
 @pytest.mark.parametrize(
-    ("runner", "token", "asked", "kind", "field"),
+    ("runner", "token", "arguments", "kind", "field"),
     [
         (Classifier(), "no.good.token", {}, kaiten_client.Unauthenticated, None),
         (Classifier(), bearer("ops")[7:], {}, kaiten_client.Forbidden, None),
@@ -195,14 +202,14 @@ async def test_the_gateway_answers_the_client() -> None:
 async def test_the_gateways_failures_are_the_clients_errors(
     runner: Classifier,
     token: str,
-    asked: Json,
+    arguments: Json,
     kind: type[kaiten_client.KaitenError],
     field: str | None,
 ) -> None:
-    asked = {"inputs": ["a"]} | asked
+    arguments = {"inputs": ["a"]} | arguments
     async with client_of(House(runner).app, token) as client:
         with pytest.raises(kind) as raised:
-            await client.predict(**asked)
+            await client.predict(**arguments)
     error = raised.value
     assert error.code
     assert len(error.request_id) == 32
@@ -234,10 +241,10 @@ async def test_a_database_that_is_away_is_unavailable() -> None:
 async def test_the_request_is_known_by_the_clients_id() -> None:
     house, sent = House(), list[str]()
 
-    async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+    async def record_request_id(scope: Scope, receive: Receive, send: Send) -> None:
         sent.append(Headers(scope=scope)["X-Request-ID"])
         await house.app(scope, receive, send)
 
-    async with client_of(noting) as client:
+    async with client_of(record_request_id) as client:
         answer = await client.predict(["a"])
     assert sent == [answer.request_id]

@@ -21,8 +21,8 @@ def prediction(document: Json) -> Json:
 
 
 def parameter(document: Json, name: str) -> Json:
-    (found,) = (each for each in prediction(document)["parameters"] if each["name"] == name)
-    return found
+    (spec,) = (spec for spec in prediction(document)["parameters"] if spec["name"] == name)
+    return spec
 
 
 def codes(document: Json, status: str) -> Json:
@@ -30,7 +30,7 @@ def codes(document: Json, status: str) -> Json:
     return answer["allOf"][1]["properties"]["error"]["properties"]["code"]["enum"]
 
 
-def changed(change: Callable[[Json], object]) -> list[str]:
+def breaks_after(change: Callable[[Json], object]) -> list[str]:
     new = deepcopy(DOCUMENT)
     change(new)
     assert new != DOCUMENT
@@ -174,10 +174,10 @@ def test_the_same_document_breaks_nothing() -> None:
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_what_would_break_a_caller_is_caught(name: str) -> None:
-    change, told = BREAKS[name]
-    assert any(told in line for line in changed(change)), changed(change)
+    change, message = BREAKS[name]
+    assert any(message in line for line in breaks_after(change)), breaks_after(change)
 
 
 @pytest.mark.parametrize("name", COMPATIBLE)
 def test_what_no_caller_would_miss_is_let_through(name: str) -> None:
-    assert changed(COMPATIBLE[name]) == []
+    assert breaks_after(COMPATIBLE[name]) == []

@@ -70,13 +70,13 @@ def body_of(version: str, path: str) -> Json:
     return body["content"]["application/json"]["schema"]
 
 
-def told(version: str, path: str, method: str, answer: httpx.Response) -> None:
+def check_headers(version: str, path: str, method: str, answer: httpx.Response) -> None:
     """Check an answer's headers against those that its status declares."""
     declared = DOCUMENTS[version]["paths"][path][method]["responses"][str(answer.status_code)]
-    known = DOCUMENTS[version]["components"]["headers"]
+    header_definitions = DOCUMENTS[version]["components"]["headers"]
     assert "X-Request-ID" in declared["headers"]
     for name, reference in declared["headers"].items():
-        header = known[reference["$ref"].rpartition("/")[2]]
+        header = header_definitions[reference["$ref"].rpartition("/")[2]]
         assert name in answer.headers or not header.get("required")
         sent = answer.headers.get(name)
         assert sent is None or sent in header["schema"].get("enum", [sent])
@@ -103,12 +103,14 @@ def test_every_route_is_documented_and_no_other() -> None:
     assert described == paths_of(TABLE) - PAGES
 
 
-@pytest.mark.parametrize(("exposure", "asked"), [("open", False), ("token", True)])
-def test_the_metrics_are_documented_as_they_are_exposed(exposure: Exposure, *, asked: bool) -> None:
+@pytest.mark.parametrize(("exposure", "needs_token"), [("open", False), ("token", True)])
+def test_the_metrics_are_documented_as_they_are_exposed(
+    exposure: Exposure, *, needs_token: bool
+) -> None:
     limits = LIMITS.model_copy(update={"metrics": exposure})
     operation = document(NEWEST, limits)["paths"]["/metrics"]["get"]
-    assert ("security" in operation) == asked
-    assert ({"401", "403"} <= set(operation["responses"])) == asked
+    assert ("security" in operation) == needs_token
+    assert ({"401", "403"} <= set(operation["responses"])) == needs_token
 
 
 def test_closed_metrics_are_not_documented() -> None:
@@ -119,9 +121,9 @@ def test_closed_metrics_are_not_documented() -> None:
 
 def test_a_document_has_the_routes_of_its_version_only() -> None:
     for version, openapi in DOCUMENTS.items():
-        others = {path for other, path in PREDICT.items() if other != version}
+        other_paths = {path for other, path in PREDICT.items() if other != version}
         assert PREDICT[version] in openapi["paths"]
-        assert not others & set(openapi["paths"])
+        assert not other_paths & set(openapi["paths"])
 
 
 @pytest.mark.parametrize("version", DOCUMENTS)
@@ -208,7 +210,7 @@ async def test_what_is_taken_and_answered_is_as_documented(
     answer = await House().post(path, body, {HEADER: version})
     assert answer.status_code == 200
     assert problems(version, answer.json(), schema_of(version, path, "post", 200)) == []
-    told(version, path, "post", answer)
+    check_headers(version, path, "post", answer)
 
 
 @pytest.mark.parametrize(
@@ -243,20 +245,20 @@ LABELS = {"feedback": [{"request_id": "a.b-C_1", "item": 1, "label": "billing"}]
 
 
 async def test_feedback_is_as_documented() -> None:
-    told_ = {"Authorization": bearer("feedback")}
+    authorization = {"Authorization": bearer("feedback")}
     assert problems("2", LABELS, body_of("2", FEEDBACK)) == []
-    answer = await House().post(FEEDBACK, LABELS, told_)
+    answer = await House().post(FEEDBACK, LABELS, authorization)
     assert answer.json()["accepted"] == 1
     assert problems("2", answer.json(), schema_of("2", FEEDBACK, "post", 200)) == []
-    told("2", FEEDBACK, "post", answer)
+    check_headers("2", FEEDBACK, "post", answer)
     for status, house, headers in (
         (403, House(), {}),
-        (503, House(desk=Desk(error=DatabaseUnavailable())), told_),
+        (503, House(desk=Desk(error=DatabaseUnavailable())), authorization),
     ):
         answer = await house.post(FEEDBACK, LABELS, headers)
         assert answer.status_code == status
         assert problems("2", answer.json(), schema_of("2", FEEDBACK, "post", status)) == []
-        told("2", FEEDBACK, "post", answer)
+        check_headers("2", FEEDBACK, "post", answer)
 
 
 @pytest.mark.parametrize("version", DOCUMENTS)
@@ -271,7 +273,7 @@ async def test_quality_is_as_documented(version: str) -> None:
         assert answer.status_code == status
         schema = schema_of(version, "/ops/quality", "get", status)
         assert problems(version, answer.json(), schema) == []
-        told(version, "/ops/quality", "get", answer)
+        check_headers(version, "/ops/quality", "get", answer)
 
 
 def test_what_is_not_kept_is_not_documented() -> None:
@@ -285,10 +287,10 @@ def test_what_is_not_kept_is_not_documented() -> None:
 async def test_health_is_as_documented(version: str) -> None:
     answer = await House().ask("GET", "/health")
     assert problems(version, answer.json(), schema_of(version, "/health", "get", 200)) == []
-    told(version, "/health", "get", answer)
+    check_headers(version, "/health", "get", answer)
     answer = await House(Classifier(ready=False)).ask("GET", "/health")
     assert problems(version, answer.json(), schema_of(version, "/health", "get", 503)) == []
-    told(version, "/health", "get", answer)
+    check_headers(version, "/health", "get", answer)
 
 
 @pytest.mark.parametrize("version", DOCUMENTS)
@@ -298,7 +300,7 @@ async def test_stats_are_as_documented(version: str) -> None:
         assert answer.status_code == status
         schema = schema_of(version, "/ops/stats", "get", status)
         assert problems(version, answer.json(), schema) == []
-        told(version, "/ops/stats", "get", answer)
+        check_headers(version, "/ops/stats", "get", answer)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +332,7 @@ async def test_a_failure_is_as_documented(
     answer = await House(runner).post(path, sent, {HEADER: version, **headers})
     assert answer.status_code == status
     assert problems(version, answer.json(), schema_of(version, path, "post", status)) == []
-    told(version, path, "post", answer)
+    check_headers(version, path, "post", answer)
 
 
 async def test_the_page_asks_no_other_host_and_offers_every_version() -> None:

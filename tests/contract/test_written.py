@@ -7,18 +7,27 @@ import pytest
 
 from gateway.api_versions import DOCUMENTS
 from tests.contract import __main__, written
-from tests.contract.written import MAKE, ROOT, broken, document_of, made, path_of, read, told
+from tests.contract.written import (
+    MAKE,
+    ROOT,
+    breaking_change_message,
+    breaking_changes,
+    document_of,
+    generated_files,
+    path_of,
+    read,
+)
 
 
 @pytest.mark.parametrize("version", DOCUMENTS)
 def test_the_wire_does_not_change_without_a_version(version: str) -> None:
-    found = broken(version)
-    assert not found, told(version, found)
+    changes = breaking_changes(version)
+    assert not changes, breaking_change_message(version, changes)
 
 
-@pytest.mark.parametrize("path", made(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", generated_files(), ids=lambda path: path.name)
 def test_a_committed_file_is_what_the_code_makes(path: Path) -> None:
-    assert path.read_text(encoding="utf-8") == made()[path], (
+    assert path.read_text(encoding="utf-8") == generated_files()[path], (
         f"{path.relative_to(ROOT)} is not what the code makes. If no caller would break, run "
         f"`{MAKE}` and tell of the change in CHANGELOG.md; otherwise it needs a new version."
     )

@@ -24,7 +24,7 @@ the docs page, the code is the phrase of the status. Requests and responses of e
 """
 
 
-def made() -> dict[Path, str]:
+def generated_files() -> dict[Path, str]:
     """Return what each file is to hold, with the default settings."""
     texts = {
         path_of(version): json.dumps(document_of(version), indent=2, ensure_ascii=True)
@@ -45,20 +45,20 @@ def path_of(version: str) -> Path:
     return ROOT / "docs" / "openapi" / f"v{version}.json"
 
 
-def broken(version: str) -> list[str]:
+def breaking_changes(version: str) -> list[str]:
     """Return what callers of the committed version would miss in the one that is made now."""
     path = path_of(version)
     return breaks(read(path), document_of(version)) if path.exists() else []
 
 
 def read(path: Path) -> Json:
-    found: Json = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    content: Json = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
-def told(version: str, found: list[str]) -> str:
+def breaking_change_message(version: str, changes: list[str]) -> str:
     """Return the next step after a change of the wire format."""
-    lines = "".join(f"\n  {each}" for each in found)
+    lines = "".join(f"\n  {change}" for change in changes)
     specs = route_table(Settings.model_construct()).specs
     routes = ", ".join(spec.path for spec in specs if spec.api_version == version)
     return (

@@ -91,9 +91,9 @@ def test_smoke_passes_on_a_good_server(
 def test_smoke_reports_another_version_and_another_label(
     server: Server, tiny_classifier: Path, tmp_path: Path
 ) -> None:
-    first, *others = expected_labels(tiny_classifier, TEXTS)
-    wrong = next(label for label in others if label != first)
-    golden = str(write_golden(tmp_path / "golden.jsonl", [wrong, *others]))
+    first, *other_labels = expected_labels(tiny_classifier, TEXTS)
+    wrong = next(label for label in other_labels if label != first)
+    golden = str(write_golden(tmp_path / "golden.jsonl", [wrong, *other_labels]))
     code, checks, stderr = run_smoke(server, "--model", "tiny:9.0.0", "--golden", golden)
     assert code == 1
     assert {"version", "predictions"} <= failed(checks)
