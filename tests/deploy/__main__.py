@@ -27,12 +27,12 @@ def main(folder: str) -> int:
 def checks(tools: Tools, scratch: Path) -> Iterator[Check]:
     """Yield all checks; what they look at is made in ``scratch``."""
     folders = kustomizations(scratch / "kustomizations")
-    rendered = list(_rendered(folders, scratch))
+    rendered = list(_render_kustomizations(folders, scratch))
     deploy = ROOT / "deploy"
     workflows = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
     dockerfiles = _dockerfiles(scratch)
     rules = sorted((deploy / "prometheus").glob("*.rules*.yaml"))
-    ours = {
+    paths_by_look = {
         tools.checkov: [*rendered, *_pods(rendered, scratch)],
         tools.schemas: rendered,
         tools.kustomize: list(folders.values()),
@@ -43,13 +43,13 @@ def checks(tools: Tools, scratch: Path) -> Iterator[Check]:
         tools.zizmor: workflows,
         tools.yamllint: [*sorted(deploy.rglob("*.yaml")), *workflows],
     }
-    for look, paths in ours.items():
+    for look, paths in paths_by_look.items():
         name = look.__name__
         broken = sorted((BROKEN / name).iterdir()) if name != "kustomize" else [BROKEN / name]
         yield Check(name, look, paths, broken)
 
 
-def _rendered(folders: dict[str, Path], scratch: Path) -> Iterator[Path]:
+def _render_kustomizations(folders: dict[str, Path], scratch: Path) -> Iterator[Path]:
     for name, folder in folders.items():
         try:
             text = render(folder)
@@ -63,10 +63,10 @@ def _rendered(folders: dict[str, Path], scratch: Path) -> Iterator[Path]:
 def _pods(rendered: list[Path], scratch: Path) -> Iterator[Path]:
     """Yield a pod for each InferenceService, of which checkov knows nothing."""
     for path in rendered:
-        for each in manifests(path.read_text(encoding="utf-8")):
-            if each["kind"] == "InferenceService":
+        for manifest in manifests(path.read_text(encoding="utf-8")):
+            if manifest["kind"] == "InferenceService":
                 target = scratch / f"{path.stem}-pod.yaml"
-                target.write_text(yaml.safe_dump(_pod_of(each)), encoding="utf-8")
+                target.write_text(yaml.safe_dump(_pod_of(manifest)), encoding="utf-8")
                 yield target
 
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError as ModelError
 
 # The first that has preStop.sleep without a feature gate, and the newest that is known here.
 VERSIONS = ("1.30", "1.37")
-CUSTOM = {each.__name__: each for each in (ScaledObject, PrometheusRule, ServiceMonitor)}
+CUSTOM = {model.__name__: model for model in (ScaledObject, PrometheusRule, ServiceMonitor)}
 # What a predictor has beside the fields of a pod.
 PREDICTOR = {"minReplicas": int, "maxReplicas": int, "timeout": int}
 
@@ -50,26 +50,26 @@ def _of_kubernetes(manifest: Manifest) -> Iterator[str]:
 
 def _of_custom(manifest: Manifest, model: type[BaseModel]) -> Iterator[str]:
     try:
-        read = model.model_validate(manifest)
+        parsed = model.model_validate(manifest)
     except ModelError as error:
-        for each in error.errors():
-            yield f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
+        for detail in error.errors():
+            yield f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}"
         return
     # The models pass over what they do not know; it is what they do not give back.
-    known = read.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    yield from _unknown(manifest, known, "")
+    dump = parsed.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    yield from _unknown_fields(manifest, dump, "")
 
 
-def _unknown(given: object, known: object, where: str) -> Iterator[str]:
-    if isinstance(given, dict) and isinstance(known, dict):
-        for key, value in given.items():
-            if key in known:
-                yield from _unknown(value, known[key], f"{where}.{key}")
+def _unknown_fields(part: object, dump: object, where: str) -> Iterator[str]:
+    if isinstance(part, dict) and isinstance(dump, dict):
+        for key, value in part.items():
+            if key in dump:
+                yield from _unknown_fields(value, dump[key], f"{where}.{key}")
             else:
                 yield f"{where.lstrip('.')}: no such field: {key}"
-    elif isinstance(given, list) and isinstance(known, list):
-        for index, (one, other) in enumerate(zip(given, known, strict=True)):
-            yield from _unknown(one, other, f"{where}.{index}")
+    elif isinstance(part, list) and isinstance(dump, list):
+        for index, (part_item, dump_item) in enumerate(zip(part, dump, strict=True)):
+            yield from _unknown_fields(part_item, dump_item, f"{where}.{index}")
 
 
 def _of_inference_service(manifest: Manifest) -> Iterator[str]:
@@ -95,8 +95,8 @@ def main(paths: list[str]) -> None:
     for path in paths:
         for manifest in yaml.safe_load_all(Path(path).read_text(encoding="utf-8")):
             name = f"{manifest.get('kind')}/{manifest.get('metadata', {}).get('name')}"
-            for found in findings(manifest):
-                sys.stdout.write(f"{path}: {name}: {found}\n")
+            for fault in findings(manifest):
+                sys.stdout.write(f"{path}: {name}: {fault}\n")
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ class Cluster:
     def applied(self) -> str:
         return (self.root / "applied").read_text("utf-8")
 
-    def did(self, what: str) -> list[str]:
-        return [call for call in self.calls if f" {what}" in call]
+    def calls_of(self, command: str) -> list[str]:
+        return [call for call in self.calls if f" {command}" in call]
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         paths = {name: str(self.root / name) for name in ("calls", "applied", "pipe")}
@@ -102,8 +102,8 @@ class Cluster:
     def run(self, *arguments: str, **environment: str) -> tuple[int, str]:
         self.environment = environment
         with self.start(*arguments) as process:
-            _, told = process.communicate(timeout=60)
-        return process.returncode, told
+            _, stderr = process.communicate(timeout=60)
+        return process.returncode, stderr
 
     def apply(self, **environment: str) -> tuple[int, str]:
         return self.run("apply", "staging", IMAGE, URL, MODEL, **environment)
@@ -126,9 +126,9 @@ def cluster(tmp_path: Path) -> Cluster:
 
 def test_a_deployment_is_applied_awaited_and_proved(cluster: Cluster) -> None:
     before = sorted(cluster.root.glob("deploy/**/*"))
-    code, told = cluster.apply()
-    assert code == 0, told
-    assert f"{IMAGE} serves in kaiten-staging" in told
+    code, stderr = cluster.apply()
+    assert code == 0, stderr
+    assert f"{IMAGE} serves in kaiten-staging" in stderr
     verbs = ("kustomize", "get deployment", "apply", "rollout status", "exec", "smoke", "annotate")
     calls = [call for call in cluster.calls if not call.startswith("token ")]
     kinds = [next(verb for verb in verbs if f" {verb} " in f"{call} ") for call in calls]
@@ -149,17 +149,17 @@ def test_a_first_deployment_has_the_pods_that_its_autoscaler_begins_with(cluster
     (overlay / "kustomization.yaml").write_text(resources, "utf-8")
     shutil.copy(AUTOSCALER, overlay)
     assert cluster.apply(REVISION="")[0] == 0
-    assert [call.split(" scale ")[1] for call in cluster.did("scale")] == [
+    assert [call.split(" scale ")[1] for call in cluster.calls_of("scale")] == [
         "deployment/kaiten --replicas=3"
     ]
     # Later, their number is the autoscaler's.
     assert cluster.apply(REVISION="7")[0] == 0
-    assert len(cluster.did("scale")) == 1
+    assert len(cluster.calls_of("scale")) == 1
 
 
 def test_the_token_is_in_a_file_of_ours_alone_and_gone_after_it(cluster: Cluster) -> None:
     cluster.apply()
-    (smoke,) = cluster.did("smoke http")
+    (smoke,) = cluster.calls_of("smoke http")
     assert smoke.startswith(f"kaiten smoke {URL} --token-file ")
     assert smoke.endswith(f" --model {MODEL}")
     assert [call for call in cluster.calls if "a-token" in call] == ["token 600 a-token"]
@@ -173,7 +173,7 @@ def test_a_token_of_another_issuer_can_be_brought(cluster: Cluster, tmp_path: Pa
     assert code == 0
     assert cluster.calls[-1].endswith("of-another")
     assert "--model" not in cluster.calls[0]
-    assert not cluster.did("exec")
+    assert not cluster.calls_of("exec")
     assert token.exists()
 
 
@@ -183,10 +183,10 @@ def test_a_token_of_another_issuer_can_be_brought(cluster: Cluster, tmp_path: Pa
     ids=str,
 )
 def test_what_fails_is_taken_back(cluster: Cluster, broken: dict[str, str]) -> None:
-    code, told = cluster.apply(**broken)
+    code, stderr = cluster.apply(**broken)
     assert code == 1
-    assert "Revision 7 serves again." in told
-    (undone,) = cluster.did("rollout undo")
+    assert "Revision 7 serves again." in stderr
+    (undone,) = cluster.calls_of("rollout undo")
     assert undone.endswith(
         "--namespace kaiten-staging rollout undo deployment/kaiten --to-revision=7"
     )
@@ -204,41 +204,41 @@ def test_what_somebody_else_has_deployed_is_left_alone(cluster: Cluster) -> None
     script.write_text(script.read_text("utf-8").replace('printf %s "$REVISION"', later), "utf-8")
     for smoke in ("0", "1"):
         (cluster.root / "calls").unlink(missing_ok=True)
-        code, told = cluster.apply(SMOKE=smoke, **OTHER)
+        code, stderr = cluster.apply(SMOKE=smoke, **OTHER)
         assert code == 3
-        assert "somebody else deployed" in told
-        assert not cluster.did("rollout undo")
+        assert "somebody else deployed" in stderr
+        assert not cluster.calls_of("rollout undo")
 
 
 def test_what_was_never_applied_needs_no_way_back(cluster: Cluster) -> None:
-    code, told = cluster.apply(FAIL="1 apply", **OTHER)
+    code, stderr = cluster.apply(FAIL="1 apply", **OTHER)
     assert code == 1
-    assert "revision 7 still serves" in told
-    assert not cluster.did("rollout undo")
+    assert "revision 7 still serves" in stderr
+    assert not cluster.calls_of("rollout undo")
 
 
 def test_rollback_after_one_that_was_taken_back_asks_how_far(cluster: Cluster) -> None:
-    code, told = cluster.run("rollback", "staging", TAKEN=IMAGE)
+    code, stderr = cluster.run("rollback", "staging", TAKEN=IMAGE)
     assert code == 2
-    assert "was taken back" in told
-    assert not cluster.did("rollout undo")
+    assert "was taken back" in stderr
+    assert not cluster.calls_of("rollout undo")
     assert cluster.run("rollback", "staging", "5", TAKEN=IMAGE)[0] == 0
 
 
 @pytest.mark.parametrize("broken", ["1 rollout undo", "2 rollout status"])
 def test_what_can_not_be_taken_back_is_said_aloud(cluster: Cluster, broken: str) -> None:
-    code, told = cluster.apply(FAIL=f"1 rollout status\n{broken}")
+    code, stderr = cluster.apply(FAIL=f"1 rollout status\n{broken}")
     assert code == 3
-    assert "could not be brought back" in told
-    assert "docs/runbook.md#roll-back" in told
-    assert "serves again" not in told
+    assert "could not be brought back" in stderr
+    assert "docs/runbook.md#roll-back" in stderr
+    assert "serves again" not in stderr
 
 
 def test_a_first_deployment_has_nothing_to_go_back_to(cluster: Cluster) -> None:
-    code, told = cluster.apply(REVISION="", SMOKE="1")
+    code, stderr = cluster.apply(REVISION="", SMOKE="1")
     assert code == 1
-    assert "Nothing served here before" in told
-    assert not cluster.did("rollout undo")
+    assert "Nothing served here before" in stderr
+    assert not cluster.calls_of("rollout undo")
 
 
 @pytest.fixture
@@ -265,11 +265,11 @@ def test_an_interrupted_deployment_is_taken_back_at_once(
     with cluster.start("apply", "staging", IMAGE, URL) as process:
         assert (cluster.root / "pipe").read_text("utf-8") == "hanging\n"
         process.send_signal(number)
-        _, told = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "Interrupted." in told
-    assert len(cluster.did("rollout undo")) == undone
-    assert not cluster.did("smoke")
+    assert "Interrupted." in stderr
+    assert len(cluster.calls_of("rollout undo")) == undone
+    assert not cluster.calls_of("smoke")
 
 
 def test_an_interrupted_deployment_that_can_not_be_taken_back_says_so(cluster: Cluster) -> None:
@@ -279,9 +279,9 @@ def test_an_interrupted_deployment_that_can_not_be_taken_back_says_so(cluster: C
     with cluster.start("apply", "staging", IMAGE, URL) as process:
         assert (cluster.root / "pipe").read_text("utf-8") == "hanging\n"
         process.terminate()
-        _, told = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "could not be brought back" in told
+    assert "could not be brought back" in stderr
 
 
 @pytest.mark.parametrize(
@@ -289,14 +289,14 @@ def test_an_interrupted_deployment_that_can_not_be_taken_back_says_so(cluster: C
     ["kaiten", "kaiten:1.0.0", "kaiten@sha256:ab12", f"kaiten@{DIGEST.upper()}", f"a\nb@{DIGEST}"],
 )
 def test_an_image_that_is_not_named_by_its_digest_is_refused(cluster: Cluster, image: str) -> None:
-    code, told = cluster.run("apply", "staging", image, URL)
+    code, stderr = cluster.run("apply", "staging", image, URL)
     assert code == 2
-    assert "NAME@sha256:DIGEST" in told
+    assert "NAME@sha256:DIGEST" in stderr
     assert cluster.calls == []
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "message"),
     [
         ("kustomization.yaml", "resources: [deployment.yaml]\n", "names no namespace"),
         (
@@ -308,20 +308,20 @@ def test_an_image_that_is_not_named_by_its_digest_is_refused(cluster: Cluster, i
     ],
 )
 def test_an_overlay_that_does_not_fit_is_refused_before_anything_is_touched(
-    cluster: Cluster, file: str, content: str, told: str
+    cluster: Cluster, file: str, content: str, message: str
 ) -> None:
     (cluster.root / "deploy/kubernetes/overlays/staging" / file).write_text(content, "utf-8")
-    code, found = cluster.apply()
+    code, stderr = cluster.apply()
     assert code == 2
-    assert told in found
-    assert not cluster.did("apply")
+    assert message in stderr
+    assert not cluster.calls_of("apply")
 
 
-def test_a_cluster_that_does_not_answer_is_told_so(cluster: Cluster) -> None:
-    code, told = cluster.apply(FAIL="1 get deployment")
+def test_a_cluster_that_does_not_answer_is_reported(cluster: Cluster) -> None:
+    code, stderr = cluster.apply(FAIL="1 get deployment")
     assert code == 2
-    assert "KUBECONFIG" in told
-    assert not cluster.did("apply")
+    assert "KUBECONFIG" in stderr
+    assert not cluster.calls_of("apply")
 
 
 @pytest.mark.parametrize(
@@ -330,33 +330,33 @@ def test_a_cluster_that_does_not_answer_is_told_so(cluster: Cluster) -> None:
     ids=str,
 )
 def test_a_wrong_call_shows_how(cluster: Cluster, arguments: tuple[str, ...]) -> None:
-    code, told = cluster.run(*arguments)
+    code, stderr = cluster.run(*arguments)
     assert code == 2
-    assert "deploy.sh apply OVERLAY NAME@sha256:DIGEST URL" in told
-    assert "deploy.sh rollback OVERLAY" in told
+    assert "deploy.sh apply OVERLAY NAME@sha256:DIGEST URL" in stderr
+    assert "deploy.sh rollback OVERLAY" in stderr
 
 
 @pytest.mark.parametrize("overlay", ["nowhere", "../staging", ""])
 def test_an_overlay_that_is_not_there_is_refused(cluster: Cluster, overlay: str) -> None:
-    code, told = cluster.run("rollback", overlay)
+    code, stderr = cluster.run("rollback", overlay)
     assert code == 2
-    assert "no overlay" in told
+    assert "no overlay" in stderr
 
 
-@pytest.mark.parametrize(("asked", "to"), [((), ""), (("5",), " --to-revision=5")])
-def test_rollback_by_hand(cluster: Cluster, asked: tuple[str, ...], to: str) -> None:
-    code, told = cluster.run("rollback", "staging", *asked)
+@pytest.mark.parametrize(("arguments", "option"), [((), ""), (("5",), " --to-revision=5")])
+def test_rollback_by_hand(cluster: Cluster, arguments: tuple[str, ...], option: str) -> None:
+    code, stderr = cluster.run("rollback", "staging", *arguments)
     assert code == 0
-    assert f"Serving in kaiten-staging: {IMAGE}" in told
-    (undone,) = cluster.did("rollout undo")
-    assert undone.endswith(f"rollout undo deployment/kaiten{to}")
+    assert f"Serving in kaiten-staging: {IMAGE}" in stderr
+    (undone,) = cluster.calls_of("rollout undo")
+    assert undone.endswith(f"rollout undo deployment/kaiten{option}")
 
 
 @pytest.mark.parametrize("broken", ["1 rollout undo", "1 rollout status"])
 def test_a_rollback_that_fails_says_so(cluster: Cluster, broken: str) -> None:
-    code, told = cluster.run("rollback", "staging", FAIL=broken)
+    code, stderr = cluster.run("rollback", "staging", FAIL=broken)
     assert code == 3
-    assert "could not be brought back" in told
+    assert "could not be brought back" in stderr
 
 
 @pytest.mark.skipif(not OVERLAYS.exists(), reason="needs deploy/kubernetes")

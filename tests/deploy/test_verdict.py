@@ -10,29 +10,29 @@ from tests.deploy.verdict import BROKEN, Check, judge
 OURS, BAD = ROOT / "deploy" / "ours.yaml", ROOT / "bad.yaml"
 
 
-def finds(*found: Path) -> Check:
+def check_that_finds(*faulty_paths: Path) -> Check:
     """Return a check that finds something in these files."""
 
     def look(paths: Sequence[Path]) -> Iterable[Finding]:
-        return [Finding(path, "is wrong") for path in paths if path in found]
+        return [Finding(path, "is wrong") for path in paths if path in faulty_paths]
 
     return Check("look", look, [OURS], [BAD])
 
 
 def test_it_passes_if_it_tells_of_what_is_broken_and_of_nothing_else() -> None:
-    verdict = judge(finds(BAD))
+    verdict = judge(check_that_finds(BAD))
     assert verdict.lines == ["look: 1, no findings"]
     assert not verdict.failed
 
 
 def test_a_finding_fails_and_names_the_file() -> None:
-    verdict = judge(finds(OURS, BAD))
+    verdict = judge(check_that_finds(OURS, BAD))
     assert verdict.lines == ["look: deploy/ours.yaml: is wrong"]
     assert verdict.failed
 
 
 def test_a_check_that_passes_over_what_is_broken_fails() -> None:
-    verdict = judge(finds())
+    verdict = judge(check_that_finds())
     assert verdict.lines == ["look: passes over bad.yaml, so it can find nothing"]
     assert verdict.failed
 
@@ -61,8 +61,8 @@ def test_a_tool_that_is_not_there_is_named_with_its_remedy(
         list(tools.hadolint([OURS]))
     with pytest.raises(ToolFailed, match=r"promtool is not here; .* apt-get install prometheus"):
         list(tools.promtool([OURS]))
-    (found,) = tools.kustomize([BROKEN / "kustomize"])
-    assert found.what.startswith("kubectl is not here; get it from https://")
+    (finding,) = tools.kustomize([BROKEN / "kustomize"])
+    assert finding.message.startswith("kubectl is not here; get it from https://")
 
 
 def test_a_tool_that_breaks_off_is_no_pass(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class Finding:
     """A fault of a file."""
 
     path: Path
-    what: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -53,68 +53,68 @@ class Tools:
         """Yield where manifests are not as Kubernetes and its operators read them."""
         output = self._run("python", HERE / "schemas.py", *paths, codes={0})
         for line in output.splitlines():
-            path, _, what = line.partition(": ")
-            yield Finding(Path(path), what)
+            path, _, message = line.partition(": ")
+            yield Finding(Path(path), message)
 
     def checkov(self, paths: Sequence[Path]) -> Iterator[Finding]:
         """Yield what checkov asks for, and skips of it without a reason."""
         quiet = ("--framework=kubernetes", "--skip-download", "--output=json")
         (report,) = self._json("checkov", *quiet, *(f"--file={path}" for path in paths))
-        for each in report["results"]["parsing_errors"]:
-            yield Finding(Path(each), "is no YAML")
-        for each in report["results"]["failed_checks"]:
-            what = f"{each['resource']}: {each['check_id']}: {each['check_name']}"
-            yield Finding(Path(each["file_abs_path"]), what)
-        for each in report["results"]["skipped_checks"]:
-            if each["check_result"]["suppress_comment"] == "No comment provided":
-                what = f"{each['resource']}: {each['check_id']} is skipped without a reason"
-                yield Finding(Path(each["file_abs_path"]), what)
+        for file in report["results"]["parsing_errors"]:
+            yield Finding(Path(file), "is no YAML")
+        for check in report["results"]["failed_checks"]:
+            message = f"{check['resource']}: {check['check_id']}: {check['check_name']}"
+            yield Finding(Path(check["file_abs_path"]), message)
+        for check in report["results"]["skipped_checks"]:
+            if check["check_result"]["suppress_comment"] == "No comment provided":
+                message = f"{check['resource']}: {check['check_id']} is skipped without a reason"
+                yield Finding(Path(check["file_abs_path"]), message)
 
     def promtool(self, paths: Sequence[Path]) -> Iterator[Finding]:
         """Yield the rules that cannot be read, and the tests of rules that fail."""
         for path in paths:
-            what = "test" if path.name.endswith(".test.yaml") else "check"
-            done = self._start("promtool", what, "rules", path)
+            subcommand = "test" if path.name.endswith(".test.yaml") else "check"
+            done = self._start("promtool", subcommand, "rules", path)
             if done.returncode:
                 yield Finding(path, " ".join((done.stdout + done.stderr).split()))
 
     def hadolint(self, paths: Sequence[Path]) -> Iterator[Finding]:
         """Yield faults of Dockerfiles; .hadolint.yaml lists the ignored rules with reasons."""
         options = ("--config", ROOT / ".hadolint.yaml", "--format=json")
-        for each in self._json("hadolint", *options, *paths):
-            what = f"{each['line']}: {each['code']}: {each['message']}"
-            yield Finding(Path(each["file"]), what)
+        for fault in self._json("hadolint", *options, *paths):
+            message = f"{fault['line']}: {fault['code']}: {fault['message']}"
+            yield Finding(Path(fault["file"]), message)
 
     def shellcheck(self, paths: Sequence[Path]) -> Iterator[Finding]:
         """Yield what shell scripts do other than they seem to."""
-        for each in self._json("shellcheck", "--format=json", *paths):
-            yield Finding(Path(each["file"]), f"{each['line']}: {each['message']}")
+        for fault in self._json("shellcheck", "--format=json", *paths):
+            yield Finding(Path(fault["file"]), f"{fault['line']}: {fault['message']}")
 
     def actionlint(self, paths: Sequence[Path]) -> Iterator[Finding]:
         """Yield where workflows are not as GitHub reads them."""
-        for each in self._json("node", HERE / "actionlint.mjs", self.folder.resolve(), *paths):
-            if not each["message"].startswith(NEWER):
-                yield Finding(Path(each["file"]), f"{each['line']}: {each['message']}")
+        for fault in self._json("node", HERE / "actionlint.mjs", self.folder.resolve(), *paths):
+            if not fault["message"].startswith(NEWER):
+                yield Finding(Path(fault["file"]), f"{fault['line']}: {fault['message']}")
 
     def zizmor(self, paths: Sequence[Path]) -> Iterator[Finding]:
         """Yield where workflows give more than they should."""
-        for each in self._json(
+        for fault in self._json(
             "zizmor", "--offline", "--strict-collection", "--format=json", *paths
         ):
             places = [
-                place for place in each["locations"] if place["symbolic"]["kind"] == "Primary"
+                place for place in fault["locations"] if place["symbolic"]["kind"] == "Primary"
             ]
             for place in places:
                 path = place["symbolic"]["key"]["Local"]["verbatim_path"]
                 line = place["concrete"]["location"]["start_point"]["row"] + 1
-                yield Finding(Path(path), f"{line}: {each['ident']}: {each['desc']}")
+                yield Finding(Path(path), f"{line}: {fault['ident']}: {fault['desc']}")
 
     def yamllint(self, paths: Sequence[Path]) -> Iterator[Finding]:
         """Yield faults in the form of YAML files, by the rules of .yamllint.yaml."""
         options = ("--config-file", ROOT / ".yamllint.yaml", "--format=parsable")
         for line in self._run("yamllint", *options, *paths, codes={0, 1, 2}).splitlines():
-            path, _, what = line.partition(":")
-            yield Finding(Path(path), what)
+            path, _, message = line.partition(":")
+            yield Finding(Path(path), message)
 
     def _json(self, name: str, *arguments: str | Path) -> list[Json]:
         """Return what a program reports as JSON; its exit code says no more than that."""

@@ -33,19 +33,19 @@ def judge(check: Check) -> Verdict:
     if not check.ours:
         return Verdict([f"{check.name}: there is no file to look at"], failed=True)
     try:
-        found = list(check.look([*check.ours, *check.broken]))
+        findings = list(check.look([*check.ours, *check.broken]))
     except ToolFailed as error:
         return Verdict([f"{check.name}: {error}"], failed=True)
-    told = {each.path for each in found}
+    faulty_paths = {finding.path for finding in findings}
     lines = [
-        f"{check.name}: {name_of(each.path)}: {each.what}"
-        for each in found
-        if each.path not in check.broken
+        f"{check.name}: {name_of(finding.path)}: {finding.message}"
+        for finding in findings
+        if finding.path not in check.broken
     ]
     lines += [
         f"{check.name}: passes over {name_of(path)}, so it can find nothing"
         for path in check.broken
-        if path not in told
+        if path not in faulty_paths
     ]
     return Verdict(lines or [f"{check.name}: {len(check.ours)}, no findings"], failed=bool(lines))
 
