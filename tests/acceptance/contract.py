@@ -13,7 +13,7 @@ from typing import Any
 from schemathesis import checks as registered
 
 from gateway.api_versions import DOCUMENTS
-from tests.acceptance.places import served
+from tests.acceptance.places import serve
 from tests.acceptance.report import Report
 from tests.servers import BIN, ROOT, Server
 
@@ -159,7 +159,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     # Feedback has a server of its own: a made-up request id that a prediction was given before has
     # been answered, and a made-up label for it is refused although its form is valid.
     for name, option in (("others", "--exclude-path"), ("feedback", "--include-path")):
-        with served(store, folder / f"home-{name}") as instance:
+        with serve(store, folder / f"home-{name}") as server:
             for version, outcome in outcomes.items():
                 path = f"/api/v{version}/feedback"
                 if name == "feedback" and version not in _FEEDBACK_VERSIONS:
@@ -168,10 +168,10 @@ async def run(report: Report, store: Path, folder: Path) -> None:
                 operations = (option, path) if version in _FEEDBACK_VERSIONS else ()
                 outcome.add(
                     await asyncio.to_thread(
-                        fuzzed, instance.server, version, examples, place, _MODES, operations
+                        fuzzed, server.server, version, examples, place, _MODES, operations
                     )
                 )
-            log += instance.server.process.log
+            log += server.server.process.log
     for version, outcome in outcomes.items():
         _tell(report, version, outcome)
     cases = sum(outcome.cases for outcome in outcomes.values())

@@ -18,7 +18,7 @@ import httpx
 from benchmarks.client import LOST, Pool
 from tests.acceptance.forgeries import Forger, Forgery
 from tests.acceptance.mutations import Mutations
-from tests.acceptance.places import TWO_WORKERS, Served, served
+from tests.acceptance.places import TWO_WORKERS, WatchedServer, serve
 from tests.acceptance.report import Report, console
 from tests.acceptance.soak import Slope
 from tests.acceptance.target import Target
@@ -211,23 +211,23 @@ async def worker_memories(watch: Watch) -> AsyncIterator[dict[int, list[float]]]
         looking.cancel()
 
 
-async def _server_errors(instance: Served) -> int:
+async def _server_errors(server: WatchedServer) -> int:
     """Return how many requests to models ended in a 5xx, also those whose caller was gone."""
-    async with instance.pool() as pool:
-        metrics = (await pool.ask(instance.target.get("/metrics"))).body.decode()
+    async with server.pool() as pool:
+        metrics = (await pool.ask(server.target.get("/metrics"))).body.decode()
     rows = re.findall(r'^model_requests_total{.*code="5\d\d".*} (\S+)$', metrics, re.MULTILINE)
     return round(sum(map(float, rows)))
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     seconds = SECONDS * report.scale
-    with served(store, folder, TWO_WORKERS) as instance:
-        before = {worker.pid for worker in instance.watch.workers()}
-        async with worker_memories(instance.watch) as memory:
-            results = await Fuzzer.of(instance.server).throw(seconds=seconds)
-        after = {worker.pid for worker in instance.watch.workers()}
-        errors = await _server_errors(instance)
-        log = list(instance.server.process.lines)
+    with serve(store, folder, TWO_WORKERS) as server:
+        before = {worker.pid for worker in server.watch.workers()}
+        async with worker_memories(server.watch) as memory:
+            results = await Fuzzer.of(server.server).throw(seconds=seconds)
+        after = {worker.pid for worker in server.watch.workers()}
+        errors = await _server_errors(server)
+        log = list(server.server.process.lines)
     _tell(report, results, log, seconds)
     _check(report, results, log, errors)
     report.check("no worker has died", sorted(after), passed=after == before)

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.client import Answer, Pool
 from benchmarks.load import percentile
 from tests.acceptance.fuzz import failures_in
-from tests.acceptance.places import TWO_WORKERS, Served, served
+from tests.acceptance.places import TWO_WORKERS, WatchedServer, serve
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target
 from tests.acceptance.watch import callers
@@ -156,14 +156,14 @@ def _settings(issuer: Issuer, **jwks: str) -> dict[str, str]:
     return {**TWO_WORKERS, **auth_secret, **issuers, **changed}
 
 
-async def _rotating(report: Report, instance: Served, load: Load) -> None:
+async def _rotating(report: Report, server: WatchedServer, load: Load) -> None:
     seconds = _ROTATING_S * report.scale
     phase, issuer = Phase("rotating"), load.issuer
     began, before = time.monotonic(), len(issuer.fetched_at)
     await load.during(phase, seconds, rotate=True)
     took, fetched = time.monotonic() - began, issuer.fetched_at[before:]
     ports = {answer.port for answer in phase.valid.answers}
-    reached = sum(bool(callers(worker) & ports) for worker in instance.watch.workers())
+    reached = sum(bool(callers(worker) & ports) for worker in server.watch.workers())
     phase.tell(report)
     report.tell(
         "rotating", seconds=took, workers_reached=reached, keys=len(phase.first.answers) // 4
@@ -212,11 +212,11 @@ async def _back(report: Report, load: Load, name: str) -> None:
 
 
 async def _within_grace(report: Report, store: Path, folder: Path) -> None:
-    with issuing() as issuer, served(store, folder, _settings(issuer)) as instance:
-        until_all_ready(instance.server.url)
-        async with instance.pool() as pool:
-            load = Load(instance.target.port, pool, issuer)
-            await _rotating(report, instance, load)
+    with issuing() as issuer, serve(store, folder, _settings(issuer)) as server:
+        until_all_ready(server.server.url)
+        async with server.pool() as pool:
+            load = Load(server.target.port, pool, issuer)
+            await _rotating(report, server, load)
             # Until both workers have the last key, which one of them may not have been asked for.
             await load.during(Phase("settling"), _SETTLED_S)
             issuer.hang()
@@ -228,7 +228,7 @@ async def _within_grace(report: Report, store: Path, folder: Path) -> None:
             await _away(report, load, "down", _AWAY_S * report.scale)
             issuer.up()
             await _back(report, load, "down")
-        failures = failures_in(instance.server.process.lines)
+        failures = failures_in(server.server.process.lines)
     report.check("no failure in the log", failures[:3], passed=not failures)
 
 
@@ -236,10 +236,10 @@ async def _beyond_grace(report: Report, store: Path, folder: Path) -> None:
     settings = {
         "max_age_s": str(_MAX_AGE_S), "refresh_s": str(_REFRESH_S), "min_refresh_interval_s": "2",
     }  # fmt: skip
-    with issuing() as issuer, served(store, folder, _settings(issuer, **settings)) as instance:
-        until_all_ready(instance.server.url)
-        async with instance.pool() as pool:
-            load = Load(instance.target.port, pool, issuer)
+    with issuing() as issuer, serve(store, folder, _settings(issuer, **settings)) as server:
+        until_all_ready(server.server.url)
+        async with server.pool() as pool:
+            load = Load(server.target.port, pool, issuer)
             outcomes = TokenOutcomes()
             await _until(load, outcomes, 200)
             issuer.down()

@@ -14,7 +14,7 @@ import psutil
 from benchmarks.client import Answer, Pool
 from tests.acceptance.fragile_classification.serving import BUG
 from tests.acceptance.load import Load, closed_loop
-from tests.acceptance.places import TWO_WORKERS, Served, fragile, served
+from tests.acceptance.places import TWO_WORKERS, WatchedServer, serve, serve_fragile
 from tests.acceptance.report import Report
 from tests.acceptance.watch import callers
 from tests.servers import quickstart_texts
@@ -76,17 +76,17 @@ class Outcome:
 class Steady:
     """A closed loop that runs until it is stopped."""
 
-    def __init__(self, served: Served, pool: Pool) -> None:
-        self._requests = cycle([served.target.v1(text) for text in quickstart_texts()])
+    def __init__(self, server: WatchedServer, pool: Pool) -> None:
+        self._requests = cycle([server.target.v1(text) for text in quickstart_texts()])
         self._sent = self._goal = 0
         self._over = False
         self._reached = asyncio.Event()
-        self._served, self._pool = served, pool
+        self._server, self._pool = server, pool
         self._loads: list[asyncio.Task[Load]] = []
 
     async def start(self) -> list[psutil.Process]:
         """Start the lanes, and add some until both workers have callers; return the workers."""
-        workers = self._served.watch.workers()
+        workers = self._server.watch.workers()
         self._add(LANES)
         async with asyncio.timeout(_LIMIT_S):
             await self.more(LANES)
@@ -122,34 +122,34 @@ class Steady:
             yield next(self._requests)
 
 
-async def killed(served: Served, steady: int = STEADY) -> Outcome:
+async def killed(server: WatchedServer, steady: int = STEADY) -> Outcome:
     """Kill one of two workers under load, and wait for the next."""
-    async with served.pool() as pool:
-        load = Steady(served, pool)
+    async with server.pool() as pool:
+        load = Steady(server, pool)
         victim, other = await load.start()
         await load.more(steady)
         held = callers(victim)
         victim.kill()
-        return await _replaced(served, load, Lost(victim, other, held), steady)
+        return await _replaced(server, load, Lost(victim, other, held), steady)
 
 
-async def died(served: Served, steady: int = STEADY) -> tuple[Outcome, Answer, Answer]:
+async def died(server: WatchedServer, steady: int = STEADY) -> tuple[Outcome, Answer, Answer]:
     """Let one of two workers' batchers die by a bug.
 
     Also return what the request with the bug got, and what readiness said right after it.
     """
-    async with served.pool() as pool:
-        load = Steady(served, pool)
+    async with server.pool() as pool:
+        load = Steady(server, pool)
         workers = await load.start()
         await load.more(steady)
         held = {worker.pid: callers(worker) for worker in workers}
-        fatal = await pool.ask(served.target.v1(BUG))
+        fatal = await pool.ask(server.target.v1(BUG))
         # The newest connection is used first: it is the one to the worker that is ending.
-        red = await pool.ask(served.target.get("/readyz"))
+        red = await pool.ask(server.target.get("/readyz"))
         victim = await _ending(workers)
         other = next(worker for worker in workers if worker.pid != victim.pid)
         lost = Lost(victim, other, held[victim.pid] | {fatal.port})
-        return await _replaced(served, load, lost, steady), fatal, red
+        return await _replaced(server, load, lost, steady), fatal, red
 
 
 async def _ending(workers: list[psutil.Process]) -> psutil.Process:
@@ -161,25 +161,25 @@ async def _ending(workers: list[psutil.Process]) -> psutil.Process:
                 return gone[0]
 
 
-async def _replaced(served: Served, load: Steady, lost: Lost, steady: int) -> Outcome:
+async def _replaced(server: WatchedServer, load: Steady, lost: Lost, steady: int) -> Outcome:
     ended = time.monotonic()
-    await asyncio.to_thread(served.wait_for_starts, 3)
-    new = next(worker for worker in served.watch.workers() if worker.pid != lost.other.pid)
-    ready = await ask_worker(served, new, served.target.get("/readyz"))
+    await asyncio.to_thread(server.wait_for_starts, 3)
+    new = next(worker for worker in server.watch.workers() if worker.pid != lost.other.pid)
+    ready = await ask_worker(server, new, server.target.get("/readyz"))
     away_s = time.monotonic() - ended
-    answered = await ask_worker(served, new, served.target.v1("I forgot my password"))
+    answered = await ask_worker(server, new, server.target.v1("I forgot my password"))
     await load.more(steady)
     final_load = await load.end()
     return Outcome(final_load, lost.held, lost.victim.pid, new.pid, ended, away_s, ready, answered)
 
 
-async def ask_worker(served: Served, worker: psutil.Process, request: bytes) -> Answer:
+async def ask_worker(server: WatchedServer, worker: psutil.Process, request: bytes) -> Answer:
     """Ask one worker until it does not refuse; connections are made until it takes one."""
     async with asyncio.timeout(_LIMIT_S):
         async with AsyncExitStack() as opened:
             while True:
                 # The others stay open, so that this one may meet the other worker.
-                pool = await opened.enter_async_context(served.pool())
+                pool = await opened.enter_async_context(server.pool())
                 answer = await pool.ask(request)
                 while answer.port in callers(worker):
                     if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
@@ -219,17 +219,17 @@ def judge(report: Report, name: str, outcome: Outcome) -> None:
 
 
 async def run(report: Report, store: Path, folder: Path) -> None:
-    with served(store, folder / "killed", TWO_WORKERS) as instance:
-        outcome = await killed(instance)
+    with serve(store, folder / "killed", TWO_WORKERS) as server:
+        outcome = await killed(server)
     judge(report, "kill -9", outcome)
     report.check(
         "kill -9: only what was in flight on the killed one fails, once a connection",
         f"{len(outcome.bad)} on {len(outcome.held)}",
         passed=0 < len(outcome.bad) <= len(outcome.held) and outcome.on_one_connection <= 1,
     )
-    with fragile(store, folder / "died", TWO_WORKERS) as instance:
-        outcome, fatal, red = await died(instance)
-        log = instance.server.process.log
+    with serve_fragile(store, folder / "died", TWO_WORKERS) as server:
+        outcome, fatal, red = await died(server)
+        log = server.server.process.log
     judge(report, "batcher died", outcome)
     report.check("batcher died: its request is told 503", fatal.status, passed=fatal.status == 503)
     report.check(

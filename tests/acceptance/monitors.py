@@ -13,7 +13,7 @@ import httpx
 
 from benchmarks.client import Pool
 from tests.acceptance.load import closed_loop
-from tests.acceptance.places import TWO_WORKERS, Served, served
+from tests.acceptance.places import TWO_WORKERS, WatchedServer, serve
 from tests.acceptance.report import Report, console
 from tests.acceptance.soak import LANES, REQUESTS, WINDOWS, Slope, counted, soaked
 from tests.servers import quickstart_texts
@@ -31,16 +31,16 @@ _SEED = 20261128
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     with ExitStack() as stack:
-        on = stack.enter_context(served(store, folder / "on", TWO_WORKERS))
-        off = stack.enter_context(served(store, folder / "off", {**TWO_WORKERS, **_OFF}))
+        on = stack.enter_context(serve(store, folder / "on", TWO_WORKERS))
+        off = stack.enter_context(serve(store, folder / "off", {**TWO_WORKERS, **_OFF}))
         await _by_turns(report, on, off)
         await _verdicts(report, on)
     # Alone, as another server would only slow it down.
-    with served(store, folder / "soak", TWO_WORKERS) as alone:
+    with serve(store, folder / "soak", TWO_WORKERS) as alone:
         await _growth(report, alone)
 
 
-async def _by_turns(report: Report, on: Served, off: Served) -> None:
+async def _by_turns(report: Report, on: WatchedServer, off: WatchedServer) -> None:
     rounds = max(2, round(_ROUNDS * report.scale))
     ratios, memories = [], []
     async with on.pool() as with_them, off.pool() as without:
@@ -61,7 +61,7 @@ async def _by_turns(report: Report, on: Served, off: Served) -> None:
     report.check("memory that they take, MiB", most, passed=most <= _MOST_MEMORY_MIB)
 
 
-async def _verdicts(report: Report, on: Served) -> None:
+async def _verdicts(report: Report, on: WatchedServer) -> None:
     """Measure the delay from a window's end to its verdict, under load."""
     token = on.server.token("operator", "ops")
     headers = {"Authorization": f"Bearer {token}"}
@@ -91,13 +91,13 @@ async def _rate(pool: Pool, bodies: Iterator[bytes]) -> float:
     return (await closed_loop(pool, bodies, LANES, _ROUND_S)).rate()
 
 
-def _bodies(server: Served) -> Iterator[bytes]:
+def _bodies(server: WatchedServer) -> Iterator[bytes]:
     texts = quickstart_texts()
     random.Random(_SEED).shuffle(texts)
     return cycle([server.target.v1(text) for text in texts])
 
 
-async def _growth(report: Report, server: Served) -> None:
+async def _growth(report: Report, server: WatchedServer) -> None:
     # Short ones: what monitors keep grows with requests, and not with their length.
     texts = sorted(quickstart_texts(), key=len)[:200]
     windows = await soaked(server, round(REQUESTS * report.scale), WINDOWS, texts)

@@ -12,7 +12,7 @@ from benchmarks.client import Pool
 from benchmarks.load import percentile
 from kaiten.cpus import available_cores
 from tests.acceptance.load import Load, Offer, closed_loop, open_loop
-from tests.acceptance.places import Served, served
+from tests.acceptance.places import WatchedServer, serve
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target
 from tests.acceptance.watch import Usage
@@ -68,16 +68,16 @@ class Trial:
     """One case on one server."""
 
     case: Case
-    served: Served
+    server: WatchedServer
     pool: Pool
     report: Report
 
     async def run(self, scale: float) -> None:
-        requests = self.case.requests(self.served.target)
+        requests = self.case.requests(self.server.target)
         await closed_loop(self.pool, requests, self.case.lanes, _WARM_UP_S)
-        before = self.served.watch.usage()
+        before = self.server.watch.usage()
         normal = await closed_loop(self.pool, requests, self.case.lanes, _CAPACITY_S)
-        spent = self.served.watch.usage() - before
+        spent = self.server.watch.usage() - before
         capacity = normal.rate()
         self._tell_normal(normal, spent)
         offer = Offer(TIMES * capacity, self.case.seconds * scale, self.case.most)
@@ -89,14 +89,14 @@ class Trial:
         after: list[asyncio.Task[Load]] = []
 
         def sent_all() -> None:
-            ends.append(self.served.watch.usage())
+            ends.append(self.server.watch.usage())
             looks.append(len(memory))
             # At once, while the queue is still full.
             calm = closed_loop(self.pool, requests, self.case.lanes, _RECOVERY_S)
             after.append(asyncio.create_task(calm))
 
-        before = self.served.watch.usage()
-        async with self.served.watch.sample_memory_mib() as memory:
+        before = self.server.watch.usage()
+        async with self.server.watch.sample_memory_mib() as memory:
             load = await open_loop(self.pool, requests, offer, sent_all)
             drained_s = time.monotonic() - load.start - load.seconds
             recovery = await after[0]
@@ -243,6 +243,6 @@ def _cores(used: Usage, load: Load) -> list[float]:
 async def run(report: Report, store: Path, folder: Path) -> None:
     """Each case on a server of its own."""
     for number, case in enumerate(CASES):
-        with served(store, folder / str(number)) as instance:
-            async with instance.pool() as pool:
-                await Trial(case, instance, pool, report).run(report.scale)
+        with serve(store, folder / str(number)) as server:
+            async with server.pool() as pool:
+                await Trial(case, server, pool, report).run(report.scale)

@@ -22,7 +22,7 @@ _STARTED = "Completed async startup hook"
 
 
 @dataclass(frozen=True)
-class Served:
+class WatchedServer:
     """A ready server, and what a suite needs to load and to watch it."""
 
     server: Server
@@ -44,28 +44,28 @@ class Served:
 
 
 @contextmanager
-def served(
+def serve(
     store: Path,
     home: Path,
     settings: Mapping[str, str] = ONE_WORKER,
     cwd: Path = ROOT,
     prefix: Sequence[str] = (),
-) -> Iterator[Served]:
+) -> Iterator[WatchedServer]:
     """Serve from a folder with code; it is ready once all of its workers have started."""
     env = environment(store, home, PYTHONPATH=str(cwd), **settings)
     with serving(env, cwd=cwd, prefix=prefix) as server:
         target = Target(int(server.url.rpartition(":")[2]), server.token())
-        instance = Served(server, target, Watch(server.process.popen.pid))
-        instance.wait_for_starts(2 if settings.items() >= TWO_WORKERS.items() else 1)
+        watched_server = WatchedServer(server, target, Watch(server.process.popen.pid))
+        watched_server.wait_for_starts(2 if settings.items() >= TWO_WORKERS.items() else 1)
         # A worker that has started may still be warming its models up.
         until_all_ready(server.url)
-        yield instance
+        yield watched_server
 
 
 @contextmanager
-def fragile(
+def serve_fragile(
     store: Path, folder: Path, settings: Mapping[str, str] = ONE_WORKER
-) -> Iterator[Served]:
+) -> Iterator[WatchedServer]:
     """Serve a copy of the checkout that has the fragile task, and a model of it."""
     code = folder / "code"
     for name in _SERVED:
@@ -74,8 +74,8 @@ def fragile(
         shutil.copyfile(ROOT / name, code / name)
     shutil.copytree(_FRAGILE, code / "runners" / "tasks" / _FRAGILE.name)
     models = _fragile_store(store, folder / "bentoml")
-    with served(models, folder / "home", settings, code) as instance:
-        yield instance
+    with serve(models, folder / "home", settings, code) as server:
+        yield server
 
 
 def _fragile_store(store: Path, copy: Path) -> Path:

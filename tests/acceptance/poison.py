@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.client import Answer
 from tests.acceptance.fragile_classification.serving import POISON
 from tests.acceptance.load import closed_loop
-from tests.acceptance.places import Served, fragile
+from tests.acceptance.places import WatchedServer, serve_fragile
 from tests.acceptance.report import Report
 from tests.servers import quickstart_texts
 
@@ -36,23 +36,23 @@ class Outcome:
     logged_texts: list[str]
 
 
-async def poisoned(served: Served, inputs: int) -> Outcome:
+async def poisoned(server: WatchedServer, inputs: int) -> Outcome:
     """Ask with one poisoned text among so many, in requests of mixed sizes, all at once."""
     texts = quickstart_texts()[:inputs]
-    expected = await _expected(served, texts)
+    expected = await _expected(server, texts)
     chance = random.Random(_SEED)
     texts[chance.randrange(inputs)] += f" {POISON}"
     parts = _parts(texts, chance)
     numbered = {f"part-{number}": part for number, part in enumerate(parts)}
-    sent = [served.target.v2(part, X_Request_ID=name) for name, part in numbered.items()]
-    async with served.pool() as pool:
+    sent = [server.target.v2(part, X_Request_ID=name) for name, part in numbered.items()]
+    async with server.pool() as pool:
         load = await closed_loop(pool, iter(sent), LANES)
-        metrics = await pool.ask(served.target.get("/metrics"))
+        metrics = await pool.ask(server.target.get("/metrics"))
     bad = [answer for answer in load.answers if answer.status != 200]
     error = json.loads(bad[0].body)["error"] if bad and bad[0].body else {}
     failed = numbered.get(str(error.get("request_id")), [])
     wrong = sum(not _right(answer, numbered, expected) for answer in load.accepted)
-    log = served.server.process.log
+    log = server.server.process.log
     return Outcome(
         requests=len(parts),
         statuses=dict(Counter(answer.status for answer in load.answers)),
@@ -67,12 +67,12 @@ async def poisoned(served: Served, inputs: int) -> Outcome:
     )
 
 
-async def _expected(served: Served, texts: Sequence[str]) -> dict[str, Any]:
+async def _expected(server: WatchedServer, texts: Sequence[str]) -> dict[str, Any]:
     """Return what each text gets while nothing is poisoned."""
     starts = range(0, len(texts), _AT_ONCE)
     parts = [texts[at : at + _AT_ONCE] for at in starts]
-    async with served.pool() as pool:
-        load = await closed_loop(pool, iter([served.target.v2(part) for part in parts]), 1)
+    async with server.pool() as pool:
+        load = await closed_loop(pool, iter([server.target.v2(part) for part in parts]), 1)
     predictions = [
         row for answer in load.accepted for row in json.loads(answer.body)["predictions"]
     ]
@@ -100,8 +100,8 @@ def _right(answer: Answer, parts: dict[str, list[str]], expected: dict[str, Any]
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     inputs = max(50, round(1000 * report.scale))
-    with fragile(store, folder) as instance:
-        outcome = await poisoned(instance, inputs)
+    with serve_fragile(store, folder) as server:
+        outcome = await poisoned(server, inputs)
     report.tell(
         "poison", inputs=inputs, **{**vars(outcome), "logged_texts": len(outcome.logged_texts)}
     )

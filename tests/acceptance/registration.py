@@ -25,7 +25,7 @@ from transformers import (
 
 from benchmarks.client import Pool
 from tests.acceptance.load import closed_loop
-from tests.acceptance.places import Served, served
+from tests.acceptance.places import WatchedServer, serve
 from tests.acceptance.report import Report
 from tests.servers import BIN, copied_store, environment, quickstart_texts
 
@@ -203,26 +203,26 @@ def _register_as(version: Path, name: str, folder: Path) -> Any:  # noqa: ANN401
 
 
 @contextmanager
-def _ready(store: Path, folder: Path, name: str) -> Iterator[tuple[float, Served]]:
+def _ready(store: Path, folder: Path, name: str) -> Iterator[tuple[float, WatchedServer]]:
     """Serve a version, and tell in how many seconds it was ready."""
     settings: Mapping[str, str] = _PATIENT | {
         "KAITEN_SERVING__MODELS": json.dumps([f"{name}:1.0.0"])
     }
     start = time.monotonic()
-    with served(store, folder / f"home-{name}", settings) as instance:
-        yield time.monotonic() - start, instance
+    with serve(store, folder / f"home-{name}", settings) as server:
+        yield time.monotonic() - start, server
 
 
-async def _median_s(pool: Pool, instance: Served, text: str) -> float:
+async def _median_s(pool: Pool, server: WatchedServer, text: str) -> float:
     """Return the median time of one text at a time."""
-    answers = [await pool.ask(instance.target.v1(text)) for _ in range(_REPEATS)]
+    answers = [await pool.ask(server.target.v1(text)) for _ in range(_REPEATS)]
     return statistics.median(answer.seconds for answer in answers)
 
 
-async def _labels(pool: Pool, instance: Served, texts: list[str]) -> list[str]:
+async def _labels(pool: Pool, server: WatchedServer, texts: list[str]) -> list[str]:
     """Return the label of every text."""
     batches = (texts[start : start + 32] for start in range(0, len(texts), 32))
-    answers = [await pool.ask(instance.target.v2(batch)) for batch in batches]
+    answers = [await pool.ask(server.target.v2(batch)) for batch in batches]
     predictions = [row for answer in answers for row in json.loads(answer.body)["predictions"]]
     return [prediction["label"] for prediction in predictions]
 

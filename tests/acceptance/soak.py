@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.acceptance.load import closed_loop
-from tests.acceptance.places import Served, served
+from tests.acceptance.places import WatchedServer, serve
 from tests.acceptance.report import Report, console
 from tests.servers import quickstart_texts
 
@@ -58,17 +58,17 @@ class Slope:
 
 
 async def soaked(
-    served: Served, requests: int, windows: int = WINDOWS, texts: list[str] | None = None
+    server: WatchedServer, requests: int, windows: int = WINDOWS, texts: list[str] | None = None
 ) -> list[Window]:
     """Send so many requests over connections that stay, and look once a window."""
     texts = texts or quickstart_texts()
     random.Random(_SEED).shuffle(texts)
-    bodies = cycle([served.target.v1(text) for text in texts])
+    bodies = cycle([server.target.v1(text) for text in texts])
     results = []
-    async with served.pool() as pool:
+    async with server.pool() as pool:
         for number in range(1, windows + 1):
             load = await closed_loop(pool, islice(bodies, requests // windows), LANES)
-            memory = served.watch.memory_mib()
+            memory = server.watch.memory_mib()
             results.append(Window(len(load.answers), load.seconds, memory, load.statuses))
             if number % 5 == 0:
                 console.print(f"  {number}/{windows}: {results[-1].rate:.0f}/s, {memory:.0f} MiB")
@@ -82,8 +82,8 @@ def counted(windows: list[Window]) -> dict[int, int]:
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     requests = round(REQUESTS * report.scale)
-    with served(store, folder) as instance:
-        windows = await soaked(instance, requests)
+    with serve(store, folder) as server:
+        windows = await soaked(server, requests)
     steady_windows = windows[round(len(windows) * _WARM_UP) :]
     rate = Slope.of([window.rate for window in steady_windows])
     memory = Slope.of([window.memory_mib for window in steady_windows])

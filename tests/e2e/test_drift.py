@@ -13,7 +13,7 @@ import pytest
 
 from monitors.drift.spool import Spool
 from monitors.drift.whylogs_profiles import Profile
-from tests.acceptance.places import TWO_WORKERS, Served, served
+from tests.acceptance.places import TWO_WORKERS, WatchedServer, serve
 from tests.servers import TLS, quickstart_texts, until_all_ready
 
 Json = Any
@@ -27,13 +27,15 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def watched(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(bentoml_home, tmp_path_factory.mktemp("home"), SETTINGS) as server:
+def watched(
+    bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WatchedServer]:
+    with serve(bentoml_home, tmp_path_factory.mktemp("home"), SETTINGS) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def operator(watched: Served) -> Iterator[Callable[[], Json]]:
+def operator(watched: WatchedServer) -> Iterator[Callable[[], Json]]:
     """Return what tells the drift of the one version, by whichever worker answers."""
     token = watched.server.token("ops", "ops")
     # Each time on a connection of its own, which either worker may take.
@@ -49,7 +51,7 @@ def operator(watched: Served) -> Iterator[Callable[[], Json]]:
         yield drift
 
 
-def ask(server: Served, texts: list[str]) -> None:
+def ask(server: WatchedServer, texts: list[str]) -> None:
     """Send each text on a connection of its own: both workers get some."""
     headers = {"Authorization": f"Bearer {server.server.token()}", "Connection": "close"}
     with httpx.Client(
@@ -75,7 +77,7 @@ def wait_for_windows(drift: Callable[[], Json], windows: int) -> Json:
 
 
 def test_usual_answers_are_judged_and_do_not_drift(
-    watched: Served, operator: Callable[[], Json]
+    watched: WatchedServer, operator: Callable[[], Json]
 ) -> None:
     assert operator()["report"] is not None
     ask(watched, usual_texts())
@@ -91,7 +93,7 @@ def test_usual_answers_are_judged_and_do_not_drift(
 
 
 def test_drift_is_reported_alike_by_both_workers_and_by_the_metrics(
-    watched: Served, operator: Callable[[], Json]
+    watched: WatchedServer, operator: Callable[[], Json]
 ) -> None:
     before = operator()["windows"]
     ask(watched, [text.upper() for text in usual_texts()])
@@ -108,7 +110,7 @@ def test_drift_is_reported_alike_by_both_workers_and_by_the_metrics(
 
 
 def test_whoever_is_killed_takes_no_window_along(
-    watched: Served, operator: Callable[[], Json]
+    watched: WatchedServer, operator: Callable[[], Json]
 ) -> None:
     before = operator()["windows"]
     first, second = usual_texts()[: WINDOW // 2], usual_texts()[WINDOW // 2 :]
@@ -136,7 +138,7 @@ def _keeps_the_lock(worker: psutil.Process) -> bool:
 
 
 def test_each_window_is_archived_as_whylogs_reads_it(
-    watched: Served, operator: Callable[[], Json]
+    watched: WatchedServer, operator: Callable[[], Json]
 ) -> None:
     home = Path(watched.server.env["KAITEN_HOME"])
     files = sorted((home / "profiles").rglob("*.bin"))

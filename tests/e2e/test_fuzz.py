@@ -5,14 +5,14 @@ from pathlib import Path
 
 from tests.acceptance.forgeries import Forger
 from tests.acceptance.fuzz import Fuzzer, failures_in
-from tests.acceptance.places import served
+from tests.acceptance.places import serve
 
 CASES = 200
 
 
 async def test_what_nobody_would_send_harms_nobody(bentoml_home: Path, tmp_path: Path) -> None:
     # A server of its own: the others' tests find what they look for in their log.
-    with served(bentoml_home, tmp_path) as server:
+    with serve(bentoml_home, tmp_path) as server:
         findings = await Fuzzer.of(server.server).throw(cases=CASES)
         log = list(server.server.process.lines)
 

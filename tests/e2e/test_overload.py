@@ -8,27 +8,27 @@ import pytest
 
 from benchmarks.client import Pool
 from tests.acceptance.load import Offer, closed_loop, open_loop
-from tests.acceptance.places import Served, served
+from tests.acceptance.places import WatchedServer, serve
 
 # Full with two of the requests of 32 texts.
 SMALL_QUEUE = {"KAITEN_BATCHING__MAX_QUEUE_ITEMS": "64", "KAITEN_GATEWAY__MAX_INPUTS": "64"}
 
 
 @pytest.fixture(scope="module")
-def small(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(bentoml_home, tmp_path_factory.mktemp("home"), SMALL_QUEUE) as server:
+def small(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedServer]:
+    with serve(bentoml_home, tmp_path_factory.mktemp("home"), SMALL_QUEUE) as server:
         yield server
 
 
 @pytest.fixture
-async def pool(small: Served) -> AsyncIterator[Pool]:
+async def pool(small: WatchedServer) -> AsyncIterator[Pool]:
     async with small.pool() as pool:
         yield pool
 
 
 @pytest.mark.parametrize(("texts_at_once", "requests"), [(1, 1000), (32, 200)])
 async def test_what_is_too_much_is_refused_and_the_rest_is_answered(
-    small: Served, pool: Pool, texts: list[str], texts_at_once: int, requests: int
+    small: WatchedServer, pool: Pool, texts: list[str], texts_at_once: int, requests: int
 ) -> None:
     target = small.target
     if texts_at_once == 1:
@@ -47,7 +47,7 @@ async def test_what_is_too_much_is_refused_and_the_rest_is_answered(
 
 
 async def test_short_timeouts_are_answered_504_and_leave_nothing_behind(
-    small: Served, pool: Pool, texts: list[str]
+    small: WatchedServer, pool: Pool, texts: list[str]
 ) -> None:
     request = small.target.v2(texts[:32], X_Request_Timeout_Ms="1")
     load = await closed_loop(pool, iter([request] * 50), 2)

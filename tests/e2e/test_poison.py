@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from tests.acceptance import poison
-from tests.acceptance.places import fragile
+from tests.acceptance.places import serve_fragile
 
 
 async def test_poisoned_text_fails_its_own_request_and_no_other(
     bentoml_home: Path, tmp_path: Path
 ) -> None:
-    with fragile(bentoml_home, tmp_path) as server:
+    with serve_fragile(bentoml_home, tmp_path) as server:
         outcome = await poison.poisoned(server, 300)
 
     assert outcome.statuses == {200: outcome.requests - 1, 500: 1}

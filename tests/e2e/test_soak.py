@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance import soak
-from tests.acceptance.places import served
+from tests.acceptance.places import serve
 
 REQUESTS = 2000
 
@@ -13,7 +13,7 @@ REQUESTS = 2000
 async def test_every_one_of_many_requests_is_answered_and_counted(
     bentoml_home: Path, tmp_path: Path
 ) -> None:
-    with served(bentoml_home, tmp_path) as server:
+    with serve(bentoml_home, tmp_path) as server:
         windows = await soak.soaked(server, REQUESTS, 5)
         async with server.pool() as pool:
             metrics = await pool.ask(server.target.get("/metrics"))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.acceptance import kill_worker
-from tests.acceptance.places import TWO_WORKERS, fragile, served
+from tests.acceptance.places import TWO_WORKERS, serve, serve_fragile
 
 FEW = 100
 
@@ -11,7 +11,7 @@ FEW = 100
 async def test_killed_worker_comes_back_and_costs_only_what_it_held(
     bentoml_home: Path, tmp_path: Path
 ) -> None:
-    with served(bentoml_home, tmp_path, TWO_WORKERS) as server:
+    with serve(bentoml_home, tmp_path, TWO_WORKERS) as server:
         outcome = await kill_worker.killed(server, FEW)
 
     assert outcome.meanwhile > 0
@@ -25,7 +25,7 @@ async def test_killed_worker_comes_back_and_costs_only_what_it_held(
 async def test_worker_whose_batcher_dies_ends_and_another_takes_its_place(
     bentoml_home: Path, tmp_path: Path
 ) -> None:
-    with fragile(bentoml_home, tmp_path, TWO_WORKERS) as server:
+    with serve_fragile(bentoml_home, tmp_path, TWO_WORKERS) as server:
         outcome, fatal, red = await kill_worker.died(server, FEW)
         log = server.server.process.log
 

@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.client import encode
-from tests.acceptance.places import Served, served
+from tests.acceptance.places import WatchedServer, serve
 from tests.acceptance.report import Report
 
 BEFORE: Mapping[str, object] = {
@@ -168,7 +168,7 @@ def _send(port: int, request: bytes, limit_s: float = _ANSWER_LIMIT_S) -> int:
 class Attack:
     """The attacks on one server."""
 
-    served: Served
+    server: WatchedServer
     report: Report
     tokens: Mapping[str, str]
     # Longer than refusing any body takes.
@@ -176,7 +176,7 @@ class Attack:
 
     @property
     def port(self) -> int:
-        return self.served.target.port
+        return self.server.target.port
 
     def request(self, route: str, body: bytes, token: str) -> bytes:
         headers = {"Authorization": f"Bearer {token}", "X-Request-Timeout-Ms": str(self.timeout_ms)}
@@ -260,7 +260,7 @@ class Attack:
 
     def crowd(self) -> None:
         """Hold bodies near the size limit on 500 connections, beside another subject's requests."""
-        (worker,) = self.served.watch.workers()
+        (worker,) = self.server.watch.workers()
         self.timeout_ms = 60_000
         body = json.dumps({"inputs": ["word " * 3270] * 256}).encode()
         requests = [
@@ -270,7 +270,7 @@ class Attack:
         before = worker.memory_info().rss / 2**20
         asyncio.run(self._crowd(requests))
         survived = worker.is_running() and [worker.pid] == [
-            process.pid for process in self.served.watch.workers()
+            process.pid for process in self.server.watch.workers()
         ]
         peak = _peak_mib(worker.pid) if survived else float("inf")
         self.report.tell("500 connections", rss_before_mib=before, rss_peak_mib=peak)
@@ -370,7 +370,7 @@ def _peak_mib(pid: int) -> float:
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     """Attack one worker with single requests, then on eight connections, then on 500."""
-    with served(store, folder / "home", _BODY_TIMEOUT) as server:
+    with serve(store, folder / "home", _BODY_TIMEOUT) as server:
         subjects = ["good", *(f"attacker-{number}" for number in range(_CROWD_SUBJECTS))]
         tokens = {name: server.server.token(name, "predict", "feedback") for name in subjects}
         attack = Attack(server, report, tokens)

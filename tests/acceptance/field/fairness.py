@@ -24,7 +24,7 @@ from benchmarks.client import Answer, Pool
 from benchmarks.load import percentile
 from gateway.auth.minting import mint
 from kaiten.settings.models import AuthSettings
-from tests.acceptance.places import Served, served
+from tests.acceptance.places import WatchedServer, serve
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target
 from tests.servers import ROOT, quickstart_texts
@@ -84,7 +84,7 @@ class CaseFigures:
 class Callers:
     """The callers of one server, by subject."""
 
-    def __init__(self, server: Served) -> None:
+    def __init__(self, server: WatchedServer) -> None:
         self._served = server
         self._targets: dict[str, Target] = {}
         self._texts = quickstart_texts()
@@ -176,10 +176,10 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     seconds = max(3.0, _SECONDS * report.scale)
     base = _base(folder / "base")
     with ExitStack() as stack:
-        now = Callers(stack.enter_context(served(store, folder / "now", _SETTINGS)))
+        now = Callers(stack.enter_context(serve(store, folder / "now", _SETTINGS)))
         then = None
         if base is not None:
-            then = Callers(stack.enter_context(served(store, folder / "then", _SETTINGS, base)))
+            then = Callers(stack.enter_context(serve(store, folder / "then", _SETTINGS, base)))
         await now.light_beside_light(_WARM_UP_S)
         light_s = await now.light_beside_light(seconds)
         report.tell("light beside light", p50_s=light_s)

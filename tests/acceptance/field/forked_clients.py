@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.acceptance.field.http_clients import reference_labels
-from tests.acceptance.places import served
+from tests.acceptance.places import serve
 from tests.acceptance.report import Report
 from tests.servers import ROOT
 
@@ -34,7 +34,7 @@ def count_outcomes(labels: dict[str, str], rows: list[list[str]]) -> Counter[str
 async def run(report: Report, store: Path, folder: Path) -> None:
     """Fork with a client of each kind, and compare every answer with a reference."""
     forks = max(5, round(FORKS * report.scale))
-    with served(store, folder / "home") as server:
+    with serve(store, folder / "home") as server:
         labels = await reference_labels(server, 100)
         url = f"http://127.0.0.1:{server.target.port}"
         # Half of the forks with each client.

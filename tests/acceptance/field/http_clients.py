@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.places import Served, served
+from tests.acceptance.places import WatchedServer, serve
 from tests.acceptance.report import Report
 from tests.servers import quickstart_texts
 
@@ -196,7 +196,7 @@ async def statuses(port: int, packets: Sequence[bytes]) -> list[str]:
     return [part[:3].decode() for part in answer.split(b"HTTP/1.1 ")[1:]]
 
 
-async def _check_shapes(report: Report, server: Served) -> None:
+async def _check_shapes(report: Report, server: WatchedServer) -> None:
     token = server.server.token("field", "predict", "feedback")
     port, wrong, count = server.target.port, [], 0
     for title, packets in shapes(token, quickstart_texts()[0]):
@@ -213,7 +213,7 @@ async def _check_shapes(report: Report, server: Served) -> None:
     report.check("an HTTP/2 preface: refused once", preface, passed=preface == ["400"])
 
 
-async def reference_labels(server: Served, count: int) -> dict[str, str]:
+async def reference_labels(server: WatchedServer, count: int) -> dict[str, str]:
     """Return texts with the labels that a plain client gets."""
     labels = {}
     async with server.pool() as pool:
@@ -226,7 +226,7 @@ async def reference_labels(server: Served, count: int) -> dict[str, str]:
 async def run(report: Report, store: Path, folder: Path) -> None:
     """Send upgrade offers in every form, then run each client program."""
     count = max(40, round(REQUESTS * report.scale))
-    with served(store, folder / "home") as server:
+    with serve(store, folder / "home") as server:
         await _check_shapes(report, server)
         labels = await reference_labels(server, 100)
         report.tell(".NET's HttpClient", skipped="Debian 12 has no package of .NET")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.acceptance.fragile_classification.serving import HANG
-from tests.acceptance.places import Served, fragile
+from tests.acceptance.places import WatchedServer, serve_fragile
 from tests.acceptance.report import Report
 
 BEFORE: Mapping[str, object] = {
@@ -26,11 +26,11 @@ async def run(report: Report, store: Path, folder: Path) -> None:
             "KAITEN_RUNNERS__PROCESS": process,
         }
         (place := folder / process).mkdir()
-        with fragile(store, place, settings) as server:
+        with serve_fragile(store, place, settings) as server:
             await _hang(report, process, server)
 
 
-async def _hang(report: Report, process: str, server: Served) -> None:
+async def _hang(report: Report, process: str, server: WatchedServer) -> None:
     async with server.pool() as pool:
         await _until(server, _OK)
         began = time.monotonic()
@@ -57,7 +57,7 @@ async def _hang(report: Report, process: str, server: Served) -> None:
         report.check(f"{process}: counted once", hangs, passed=hangs == 1)
 
 
-async def _until(server: Served, status: int) -> float:
+async def _until(server: WatchedServer, status: int) -> float:
     """Return when /readyz is 200, or is not; as for a probe, a late answer counts as not."""
     ends = time.monotonic() + _LIMIT_S
     while time.monotonic() < ends:

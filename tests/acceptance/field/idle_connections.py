@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.acceptance.places import Served, served
+from tests.acceptance.places import WatchedServer, serve
 from tests.acceptance.report import Report
 from tests.servers import BIN, environment, free_port, running
 
@@ -42,7 +42,7 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reque
     return head[9:12].decode()
 
 
-async def _check_reuse(server: Served, report: Report) -> None:
+async def _check_reuse(server: WatchedServer, report: Report) -> None:
     """Send two requests on each connection, with pauses up to a load balancer's idle timeout."""
     idle_s = max(8.0, BALANCER_S * report.scale)
     request = server.target.v1("Where is my parcel?")
@@ -63,7 +63,7 @@ async def _check_reuse(server: Served, report: Report) -> None:
     )
 
 
-async def _check_slow_head(server: Served, report: Report) -> None:
+async def _check_slow_head(server: WatchedServer, report: Report) -> None:
     """Send a head at one byte a second."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.target.port)
     start = time.monotonic()
@@ -84,7 +84,7 @@ async def _check_slow_head(server: Served, report: Report) -> None:
     )
 
 
-async def _check_silent_connections(server: Served, report: Report) -> None:
+async def _check_silent_connections(server: WatchedServer, report: Report) -> None:
     """Hold a thousand silent connections against a low limit of descriptors, and send requests."""
     port = server.target.port
     writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(_STRANGERS)]
@@ -135,9 +135,9 @@ async def _check_proxy_variables(report: Report, store: Path, folder: Path) -> N
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     """Run a server with the usual descriptors, one with few, and one beside a proxy."""
-    with served(store, folder / "home") as server:
+    with serve(store, folder / "home") as server:
         await asyncio.gather(_check_reuse(server, report), _check_slow_head(server, report))
     few = ("prlimit", f"--nofile={_DESCRIPTORS}")
-    with served(store, folder / "few", prefix=few) as server:
+    with serve(store, folder / "few", prefix=few) as server:
         await _check_silent_connections(server, report)
     await _check_proxy_variables(report, store, folder)

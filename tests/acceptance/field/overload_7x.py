@@ -24,7 +24,7 @@ from benchmarks.client import Answer, Pool
 from benchmarks.load import percentile
 from kaiten.cpus import available_cores
 from tests.acceptance.load import Load, Offer, closed_loop, open_loop
-from tests.acceptance.places import ONE_WORKER, TWO_WORKERS, Served, served
+from tests.acceptance.places import ONE_WORKER, TWO_WORKERS, WatchedServer, serve
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target
 from tests.servers import quickstart_texts
@@ -119,7 +119,7 @@ def offer(target: Target, case: Case, rate: float, seconds: float) -> Load:
     return uvloop.run(send())
 
 
-async def _trial(report: Report, case: Case, server: Served, seconds: float) -> None:
+async def _trial(report: Report, case: Case, server: WatchedServer, seconds: float) -> None:
     async with server.pool() as pool:
         requests = Case(case.texts, 1, fresh=False, workers=1).requests(server.target)
         lanes = 128 if case.texts == 1 else 8
@@ -196,7 +196,7 @@ def _check(
 async def run(report: Report, store: Path, folder: Path) -> None:
     """Run each case on a server with its number of workers."""
     for workers, settings in ((1, ONE_WORKER), (2, TWO_WORKERS)):
-        with served(store, folder / str(workers), settings) as server:
+        with serve(store, folder / str(workers), settings) as server:
             for case in CASES:
                 if case.workers == workers:
                     await _trial(report, case, server, _SECONDS * report.scale)

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.client import Pool
 from gateway.auth.minting import mint
 from kaiten.settings.models import AuthSettings
-from tests.acceptance.places import Served, served
+from tests.acceptance.places import WatchedServer, serve
 from tests.acceptance.report import Report
 from tests.acceptance.target import Target
 from tests.redis_server import redis_server
@@ -35,11 +35,11 @@ async def run(report: Report, store: Path, folder: Path) -> None:
                 "KAITEN_RATE_LIMIT__TOKENS": f"{_LIMIT}/hour",
                 **more,
             }
-            with served(store, folder / name.replace(" ", "-"), settings) as server:
+            with serve(store, folder / name.replace(" ", "-"), settings) as server:
                 await _attack(report, name, server)
 
 
-async def _attack(report: Report, name: str, server: Served) -> None:
+async def _attack(report: Report, name: str, server: WatchedServer) -> None:
     for method in ("all at once", "short limits", "leave"):
         token = mint(
             method.replace(" ", "-"), ["predict"], timedelta(hours=1), AuthSettings(), _SECRET
@@ -67,7 +67,7 @@ async def _attack(report: Report, name: str, server: Served) -> None:
         )
 
 
-async def _computed_tokens(pool: Pool, server: Served) -> float:
+async def _computed_tokens(pool: Pool, server: WatchedServer) -> float:
     """Return how many tokens the server has computed, including padding."""
     return (await pool.ask(server.target.get("/metrics"))).total("kaiten_batch_tokens_sum")
 

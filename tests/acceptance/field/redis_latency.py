@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 
 from tests.acceptance.load import closed_loop
-from tests.acceptance.places import served
+from tests.acceptance.places import serve
 from tests.acceptance.report import Report
 from tests.redis_server import redis_server
 from tests.servers import quickstart_texts
@@ -64,7 +64,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
         port = await proxy.start()
         settings = {"KAITEN_STATE__REDIS_URL": f"redis://127.0.0.1:{port}/0"}
         # Started on a thread, because the proxy to its Redis runs in this event loop.
-        place = served(store, folder, settings)
+        place = serve(store, folder, settings)
         server = await asyncio.to_thread(place.__enter__)
         try:
             requests = cycle([server.target.v1(text) for text in quickstart_texts()[:200]])

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.acceptance.places import TWO_WORKERS, Served, served
+from tests.acceptance.places import TWO_WORKERS, WatchedServer, serve
 from tests.acceptance.report import Report
 from tests.intrusion import attack, endpoints_of, may_become_another, processes_of, shown
 from tests.servers import BIN, ROOT, copied_store, environment, until_all_ready
@@ -51,10 +51,10 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     }
     models, home = copied_store(store, folder / "bentoml"), folder / "home"
     _promote(environment(models, home, **settings))
-    with served(models, home, settings) as production:
+    with serve(models, home, settings) as production:
         _intrude(report, "production", production, _SECRET, _PSEUDONYMS)
         _take_worker(report, production, keys / "kaiten_auth__secret", configuration)
-    with served(models, folder / "other", {"KAITEN_RUNNERS__PROCESS": "device"}) as development:
+    with serve(models, folder / "other", {"KAITEN_RUNNERS__PROCESS": "device"}) as development:
         development_secret = (folder / "other" / "development.secret").read_text("utf-8")
         _intrude(report, "development, device process", development, development_secret)
 
@@ -65,7 +65,7 @@ def _promote(env: Mapping[str, str]) -> None:
     subprocess.run([str(BIN / "kaiten"), "promote", *options], env=env, check=True)
 
 
-def _intrude(report: Report, name: str, server: Served, *secrets: str) -> None:
+def _intrude(report: Report, name: str, server: WatchedServer, *secrets: str) -> None:
     """Attack every socket and process of the server as another account."""
     pid = server.server.process.popen.pid
     processes = [process.pid for process in processes_of(pid)]
@@ -98,7 +98,7 @@ def _intrude(report: Report, name: str, server: Served, *secrets: str) -> None:
     report.check(f"{name}: it still serves", ready, passed=ready == httpx.codes.OK)
 
 
-def _take_worker(report: Report, server: Served, secret: Path, configuration: Path) -> None:
+def _take_worker(report: Report, server: WatchedServer, secret: Path, configuration: Path) -> None:
     """Rotate the secret, and kill a worker whose restart fails until a file is repaired."""
     process, url, token = server.server.process, server.server.url, server.server.token()
     working = configuration.read_text("utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.acceptance.places import TWO_WORKERS, Served, served
+from tests.acceptance.places import TWO_WORKERS, WatchedServer, serve
 from tests.acceptance.report import Report
 from tests.servers import copied_store
 
@@ -31,7 +31,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
     copy = copied_store(store, folder / "bentoml")
     version = copy / "models" / "support-intent" / "1.0.0"
     home = folder / "home"
-    with served(copy, home, TWO_WORKERS) as place:
+    with serve(copy, home, TWO_WORKERS) as place:
         shutil.move(version, folder / "aside")
         await _check_serving(report, place, "the version is gone")
         await _check_damage_is_reported(report, place)
@@ -45,7 +45,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
         await _check_serving(report, place, "the store is gone")
 
 
-async def _check_serving(report: Report, place: Served, when: str) -> None:
+async def _check_serving(report: Report, place: WatchedServer, when: str) -> None:
     ops = place.server.token("ops", "ops")
     token = place.target.token
     async with httpx.AsyncClient(base_url=place.server.url, timeout=60) as client:
@@ -71,7 +71,7 @@ async def _check_serving(report: Report, place: Served, when: str) -> None:
     report.check(f"{when}: digests that metrics tell", [*digests], passed=len(digests) == 1)
 
 
-async def _check_damage_is_reported(report: Report, place: Served) -> None:
+async def _check_damage_is_reported(report: Report, place: WatchedServer) -> None:
     """Wait for the gauge, and check the log."""
     damaged = ""
     async with httpx.AsyncClient(base_url=place.server.url, timeout=60) as client:
@@ -92,7 +92,7 @@ async def _check_damage_is_reported(report: Report, place: Served) -> None:
 
 
 async def _check_worker_replacement(
-    report: Report, place: Served, aside: Path, version: Path
+    report: Report, place: WatchedServer, aside: Path, version: Path
 ) -> None:
     """Kill a worker: its replacement fails with a helpful message until the files are back."""
     workers = place.watch.workers()

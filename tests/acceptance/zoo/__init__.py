@@ -20,7 +20,7 @@ from typing import NamedTuple
 import httpx
 
 from runners.probe_texts import PROBE_TEXTS
-from tests.acceptance.places import served
+from tests.acceptance.places import serve
 from tests.acceptance.report import Report, console
 from tests.acceptance.zoo import transformers_4
 from tests.acceptance.zoo.comparison import (
@@ -223,7 +223,7 @@ async def _through_server(report: Report, places: Places, folder: Path) -> None:
     tags = ",".join(tag for tag, _ in truths.values())
     settings = {"KAITEN_SERVING__MODELS": tags, **_ONE_THREAD}
     with (
-        served(home / "bentoml", home / "home", settings) as server,
+        serve(home / "bentoml", home / "home", settings) as server,
         server.server.client(server.target.token) as client,
     ):
         for name, (tag, truth) in truths.items():
