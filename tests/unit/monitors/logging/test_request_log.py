@@ -50,14 +50,14 @@ asyncio.run(main())
 """
 
 
-class Written:
+class RunOutput:
     """What a run left on the console and in the files."""
 
     def __init__(self, folder: Path, level: str = "info", addresses: str = "cut") -> None:
         command = [sys.executable, "-c", SCRIPT, str(folder / "logs"), level, addresses]
-        done = subprocess.run(command, capture_output=True, check=True, cwd=ROOT, text=True)
-        self.all = done.stderr
-        self.console = [json.loads(line) for line in done.stderr.splitlines()]
+        process = subprocess.run(command, capture_output=True, check=True, cwd=ROOT, text=True)
+        self.all = process.stderr
+        self.console = [json.loads(line) for line in process.stderr.splitlines()]
         self.files = {
             path.name: [json.loads(line) for line in path.read_text("utf-8").splitlines()]
             for path in (folder / "logs").iterdir()
@@ -73,12 +73,12 @@ class Written:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    return Written(tmp_path_factory.mktemp("written"))
+def output(tmp_path_factory: pytest.TempPathFactory) -> RunOutput:
+    return RunOutput(tmp_path_factory.mktemp("written"))
 
 
-def test_a_requests_line_says_who_asked_what_and_how_it_went(written: Written) -> None:
-    line = dict(written.requests[0])
+def test_a_requests_line_says_who_asked_what_and_how_it_went(output: RunOutput) -> None:
+    line = dict(output.requests[0])
     assert line.pop("duration_ms") > 0
     assert line.pop("timestamp")
     assert line == {
@@ -96,49 +96,49 @@ def test_a_requests_line_says_who_asked_what_and_how_it_went(written: Written) -
     }
 
 
-def test_a_request_without_a_trace_has_none(written: Written) -> None:
-    line = next(each for each in written.requests if each["route"] == V2)
+def test_a_request_without_a_trace_has_none(output: RunOutput) -> None:
+    line = next(entry for entry in output.requests if entry["route"] == V2)
     assert "trace_id" not in line
     assert line["request_id"]
 
 
-def test_the_file_has_what_the_console_has(written: Written) -> None:
+def test_the_file_has_what_the_console_has(output: RunOutput) -> None:
     for name in ("request", "security"):
-        console = [each for each in written.console if each["logger"] == f"kaiten.{name}"]
-        assert console == (written.requests if name == "request" else written.security)
+        console = [entry for entry in output.console if entry["logger"] == f"kaiten.{name}"]
+        assert console == (output.requests if name == "request" else output.security)
         assert console
 
 
-def test_security_events_that_repeat_are_counted_and_none_is_missing(written: Written) -> None:
-    rejected = [each for each in written.security if each["event"] == "token_rejected"]
+def test_security_events_that_repeat_are_counted_and_none_is_missing(output: RunOutput) -> None:
+    rejected = [entry for entry in output.security if entry["event"] == "token_rejected"]
     assert len(rejected) == PER_SOURCE + 2 + 1
-    assert sum(each.get("repeated", 1) for each in rejected) == 22
+    assert sum(entry.get("repeated", 1) for entry in rejected) == 22
 
 
-def test_security_events_have_one_shape(written: Written) -> None:
-    forbidden = next(each for each in written.security if each["event"] == "forbidden")
+def test_security_events_have_one_shape(output: RunOutput) -> None:
+    forbidden = next(entry for entry in output.security if entry["event"] == "forbidden")
     assert (forbidden["fault"], forbidden["subject"]) == ("lacks predict", ALICE)
-    for each in written.security:
+    for entry in output.security:
         shape = {"event", "level", "logger", "timestamp", "fault", "route", "request_id"}
-        more = {"subject"} if each is forbidden else set()
-        assert set(each) - {"repeated"} == shape | {"client"} | more
+        more = {"subject"} if entry is forbidden else set()
+        assert set(entry) - {"repeated"} == shape | {"client"} | more
 
 
-def test_of_an_address_only_its_network_is_kept(written: Written) -> None:
-    clients = {each["client"] for each in written.security}
+def test_of_an_address_only_its_network_is_kept(output: RunOutput) -> None:
+    clients = {entry["client"] for entry in output.security}
     assert clients == {"203.0.113.0/24", "2001:db8:1::/48", None}
-    assert CLIENT not in written.all
+    assert CLIENT not in output.all
 
 
-def test_no_line_holds_a_text_a_token_a_secret_or_a_subject(written: Written) -> None:
-    everything = written.all + json.dumps(written.files)
+def test_no_line_holds_a_text_a_token_a_secret_or_a_subject(output: RunOutput) -> None:
+    everything = output.all + json.dumps(output.files)
     # Every token of this run begins alike, by its header.
     for private in (CANARY, SECRET, "alice", bearer("predict")[:30]):
         assert private not in everything
 
 
 def test_addresses_are_kept_where_the_settings_say_so_whatever_the_level(tmp_path: Path) -> None:
-    written = Written(tmp_path, level="error", addresses="whole")
-    clients = {each["client"] for each in written.security}
+    output = RunOutput(tmp_path, level="error", addresses="whole")
+    clients = {entry["client"] for entry in output.security}
     assert clients == {CLIENT, "2001:db8:1:2::3", None}
-    assert {each["event"] for each in written.console} == {"token_rejected", "forbidden"}
+    assert {entry["event"] for entry in output.console} == {"token_rejected", "forbidden"}

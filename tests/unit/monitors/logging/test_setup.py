@@ -56,7 +56,7 @@ except RuntimeError:
 """
 
 
-def lines(level: str) -> list[Json]:
+def log_entries(level: str) -> list[Json]:
     finished = subprocess.run(
         [sys.executable, "-c", SCRIPT, level],
         capture_output=True,
@@ -69,32 +69,32 @@ def lines(level: str) -> list[Json]:
 
 
 @pytest.fixture(scope="module")
-def logged() -> list[Json]:
-    return lines("info")
+def entries() -> list[Json]:
+    return log_entries("info")
 
 
-def line(logged: list[Json], event: str) -> Json:
-    (found,) = [each for each in logged if each["event"] == event]
-    return found
+def entry_of(entries: list[Json], event: str) -> Json:
+    (entry,) = [entry for entry in entries if entry["event"] == event]
+    return entry
 
 
-def test_every_line_says_what_when_and_how_bad(logged: list[Json]) -> None:
-    for each in logged:
-        assert {"event", "level", "timestamp", "logger"} <= set(each)
-        assert datetime.fromisoformat(each["timestamp"]).utcoffset() == timedelta(0)
-        assert each["level"] in {"info", "warning", "error"}
+def test_every_line_says_what_when_and_how_bad(entries: list[Json]) -> None:
+    for entry in entries:
+        assert {"event", "level", "timestamp", "logger"} <= set(entry)
+        assert datetime.fromisoformat(entry["timestamp"]).utcoffset() == timedelta(0)
+        assert entry["level"] in {"info", "warning", "error"}
 
 
-def test_a_line_keeps_what_it_was_given(logged: list[Json]) -> None:
-    found = line(logged, "outside_a_request")
-    assert (found["number"], found["text"]) == (1, "ü\nsecond line")
-    assert (found["level"], found["logger"]) == ("info", "gateway.example")
+def test_a_line_keeps_what_it_was_given(entries: list[Json]) -> None:
+    entry = entry_of(entries, "outside_a_request")
+    assert (entry["number"], entry["text"]) == (1, "ü\nsecond line")
+    assert (entry["level"], entry["logger"]) == ("info", "gateway.example")
 
 
-def test_a_line_within_a_request_has_its_id(logged: list[Json]) -> None:
-    without = [each["event"] for each in logged if "request_id" not in each]
+def test_a_line_within_a_request_has_its_id(entries: list[Json]) -> None:
+    without = [entry["event"] for entry in entries if "request_id" not in entry]
     assert without == ["outside_a_request"]
-    assert {each["request_id"] for each in logged if "request_id" in each} == {"request-1"}
+    assert {entry["request_id"] for entry in entries if "request_id" in entry} == {"request-1"}
 
 
 @pytest.mark.parametrize(
@@ -107,27 +107,27 @@ def test_a_line_within_a_request_has_its_id(logged: list[Json]) -> None:
     ],
 )
 def test_other_loggers_take_the_same_form(
-    logged: list[Json], event: str, name: str, level: str
+    entries: list[Json], event: str, name: str, level: str
 ) -> None:
-    found = line(logged, event)
-    assert (found["logger"], found["level"]) == (name, level)
-    assert found["request_id"] == "request-1"
+    entry = entry_of(entries, event)
+    assert (entry["logger"], entry["level"]) == (name, level)
+    assert entry["request_id"] == "request-1"
 
 
 @pytest.mark.parametrize("event", ["ours_failed", "theirs_failed", "bentoml_failed"])
-def test_an_exception_is_logged_by_type_and_place(logged: list[Json], event: str) -> None:
-    found = line(logged, event)
-    assert (found["level"], found["error"]) == ("error", "RuntimeError")
-    assert found["raised_at"][-1].endswith(" in fail_again")
-    assert "exception" not in found
+def test_an_exception_is_logged_by_type_and_place(entries: list[Json], event: str) -> None:
+    entry = entry_of(entries, event)
+    assert (entry["level"], entry["error"]) == ("error", "RuntimeError")
+    assert entry["raised_at"][-1].endswith(" in fail_again")
+    assert "exception" not in entry
 
 
-def test_an_exceptions_message_is_not_logged(logged: list[Json]) -> None:
-    assert CANARY not in json.dumps(logged)
+def test_an_exceptions_message_is_not_logged(entries: list[Json]) -> None:
+    assert CANARY not in json.dumps(entries)
 
 
 @pytest.mark.parametrize(
-    ("level", "seen"),
+    ("level", "expected_events"),
     [
         ("debug", {"details", "inside_a_request", "warned", "ours_failed"}),
         ("info", {"inside_a_request", "warned", "ours_failed"}),
@@ -135,17 +135,19 @@ def test_an_exceptions_message_is_not_logged(logged: list[Json]) -> None:
         ("error", {"ours_failed"}),
     ],
 )
-def test_the_level_chooses_what_is_logged(level: str, seen: set[str]) -> None:
-    ours = {each["event"] for each in lines(level) if each["logger"] == "gateway.example"}
-    assert ours - {"outside_a_request"} == seen
+def test_the_level_chooses_what_is_logged(level: str, expected_events: set[str]) -> None:
+    events = {
+        entry["event"] for entry in log_entries(level) if entry["logger"] == "gateway.example"
+    }
+    assert events - {"outside_a_request"} == expected_events
 
 
-def test_an_answer_that_finds_its_caller_gone_is_no_failure(logged: list[Json]) -> None:
-    assert "farewell" not in {each["event"] for each in logged}
+def test_an_answer_that_finds_its_caller_gone_is_no_failure(entries: list[Json]) -> None:
+    assert "farewell" not in {entry["event"] for entry in entries}
 
 
-def test_chatter_of_libraries_is_left_out(logged: list[Json]) -> None:
-    assert "chatter" not in {each["event"] for each in logged}
+def test_chatter_of_libraries_is_left_out(entries: list[Json]) -> None:
+    assert "chatter" not in {entry["event"] for entry in entries}
 
 
 ACTS = """
@@ -168,8 +170,8 @@ def test_acts_of_operators_have_a_file_of_their_own(tmp_path: Path) -> None:
     for _ in range(2):
         subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
     (file,) = tmp_path.iterdir()
-    acts = [json.loads(each) for each in file.read_text("utf-8").splitlines()]
+    entries = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     assert file.name == "audit.log"
-    assert [each["number"] for each in acts] == 2 * [*range(30)]
-    assert {each["event"] for each in acts} == {"revoked"}
+    assert [entry["number"] for entry in entries] == 2 * [*range(30)]
+    assert {entry["event"] for entry in entries} == {"revoked"}
     assert file.stat().st_mode & 0o777 == 0o600

@@ -174,7 +174,7 @@ pathlib.Path(sys.argv[2]).write_text("done")
 
 
 @contextmanager
-def started(script: str, *arguments: str, console: int) -> Iterator["subprocess.Popen[bytes]"]:
+def run_process(script: str, *arguments: str, console: int) -> Iterator["subprocess.Popen[bytes]"]:
     command = [sys.executable, "-c", _START + script, *arguments]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=console, stderr=console, stdin=subprocess.DEVNULL
@@ -190,7 +190,7 @@ def started(script: str, *arguments: str, console: int) -> Iterator["subprocess.
 def test_console_that_is_not_read_holds_up_nothing(kind: str, tmp_path: Path) -> None:
     reading, writing = channel(kind)
     done = tmp_path / "done"
-    with started(_PRODUCERS, "2000", str(done), console=writing) as process:
+    with run_process(_PRODUCERS, "2000", str(done), console=writing) as process:
         os.close(writing)
         # It ends by itself, although not a byte is read.
         assert process.wait(60) == 0
@@ -204,7 +204,7 @@ def test_console_that_is_closed_holds_up_nothing(kind: str, tmp_path: Path) -> N
     os.close(reading)
     done = tmp_path / "done"
     script = _PRODUCERS.replace("BlockingIOError", "OSError")
-    with started(script, "200", str(done), console=writing) as process:
+    with run_process(script, "200", str(done), console=writing) as process:
         os.close(writing)
         assert process.wait(60) == 0
     assert done.read_text() == "done"
@@ -216,8 +216,8 @@ def channel(kind: str) -> tuple[int, int]:
         return os.pipe()
     if kind == "terminal":
         return os.openpty()
-    one, other = socket.socketpair()
-    return one.detach(), other.detach()
+    reading_end, writing_end = socket.socketpair()
+    return reading_end.detach(), writing_end.detach()
 
 
 def run(script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -228,8 +228,8 @@ def run(script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_all_that_waits_is_written_before_the_process_ends() -> None:
     done = run('for number in range(2000): log.info("line %d", number)\nprint("last", end="")')
     assert done.returncode == 0
-    found = [json.loads(line)["event"] for line in done.stderr.splitlines()]
-    assert found == [f"line {number}" for number in range(2000)]
+    events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
+    assert events == [f"line {number}" for number in range(2000)]
     assert done.stdout == "last"
 
 
@@ -277,15 +277,15 @@ pathlib.Path(sys.argv[1]).write_text("all logged")
     logged = tmp_path / "logged"
     os.mkfifo(logged)
     reading, writing = os.pipe()
-    with started(script, str(logged), console=writing) as process:
+    with run_process(script, str(logged), console=writing) as process:
         os.close(writing)
         # Not a byte is read until all has been logged.
         assert logged.read_text() == "all logged"
         with os.fdopen(reading) as console:
             events = [json.loads(line) for line in console]
         assert process.wait(60) == 0
-    missing = sum(each["count"] for each in events if each["event"] == "log_lines_dropped")
-    numbers = [int(each["event"].split()[1]) for each in events if "count" not in each]
+    missing = sum(entry["count"] for entry in events if entry["event"] == "log_lines_dropped")
+    numbers = [int(entry["event"].split()[1]) for entry in events if "count" not in entry]
     assert missing + len(numbers) == 30_000
     assert missing > 0
     assert numbers == sorted(numbers)
