@@ -24,10 +24,10 @@ DEAD = 5_000_000
 
 def metrics_file(path: Path, rows: dict[str, tuple[float, float]]) -> None:
     """Write a file as prometheus_client does."""
-    made = mmap_dict.MmapedDict(str(path))  # type: ignore[no-untyped-call]
+    metric_values = mmap_dict.MmapedDict(str(path))  # type: ignore[no-untyped-call]
     for key, (value, timestamp) in rows.items():
-        made.write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
-    made.close()  # type: ignore[no-untyped-call]
+        metric_values.write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+    metric_values.close()  # type: ignore[no-untyped-call]
 
 
 def counts(directory: Path, torn: list[str] | None = None) -> dict[str, float]:
@@ -104,7 +104,7 @@ def test_torn_file_of_a_living_worker_is_left_where_it_is_and_counted_once(tmp_p
     torn: list[str] = []
     reader = MetricFiles(tmp_path, lambda: torn.append("torn"))
     for _ in range(3):
-        assert [each.rows for each in reader.read()] == [()]
+        assert [file_rows.rows for file_rows in reader.read()] == [()]
     assert torn == ["torn"]
     assert file.exists()
 
@@ -118,25 +118,25 @@ def test_what_is_no_metrics_file_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_200_deaths_are_counted_exactly_and_take_no_more_room_than_one(tmp_path: Path) -> None:
-    own = {KEY: (1.0, 0.0)}
-    metrics_file(tmp_path / f"counter_{os.getpid()}.db", own)
+    rows = {KEY: (1.0, 0.0)}
+    metrics_file(tmp_path / f"counter_{os.getpid()}.db", rows)
     sizes = []
     for death in range(200):
         metrics_file(tmp_path / f"counter_{DEAD + death}.db", {KEY: (2, 0), OTHER: (0.5, 0)})
         metrics_file(tmp_path / f"gauge_livesum_{DEAD + death}.db", {KEY: (7, 0)})
         metrics_file(tmp_path / f"gauge_mostrecent_{DEAD + death}.db", {KEY: (death, 100 + death)})
-        found = MetricFiles(tmp_path, lambda: None).read()
+        files = MetricFiles(tmp_path, lambda: None).read()
         # The newest of the gauges.
-        assert [each.rows[0][1] for each in found if each.startswith("gauge")] == [death]
-        assert counter(found, KEY) == 1 + 2 * (death + 1)
-        assert counter(found, OTHER) == 0.5 * (death + 1)
-        sizes.append(sum(each.stat().st_size for each in tmp_path.iterdir()))
-        assert not [each for each in tmp_path.iterdir() if is_dead(each)]
+        assert [file.rows[0][1] for file in files if file.startswith("gauge")] == [death]
+        assert counter(files, KEY) == 1 + 2 * (death + 1)
+        assert counter(files, OTHER) == 0.5 * (death + 1)
+        sizes.append(sum(path.stat().st_size for path in tmp_path.iterdir()))
+        assert not [path for path in tmp_path.iterdir() if is_dead(path)]
     assert max(sizes) - sizes[0] < 100
 
 
-def counter(found: Sequence[FileRows], key: str) -> float:
-    counters = (file.rows for file in found if file.startswith("counter"))
+def counter(files: Sequence[FileRows], key: str) -> float:
+    counters = (file.rows for file in files if file.startswith("counter"))
     return sum(value for rows in counters for name, value, _ in rows if name == key)
 
 
@@ -145,18 +145,18 @@ class _Killed(Exception):
 
 
 @pytest.fixture
-def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def fatal_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Die at the write of the fold that is named by its number, from 0."""
     at: list[int] = []
-    written = 0
+    write_count = 0
 
     def replace(path: Path, text: str | bytes, mode: int = 0o666) -> None:
-        nonlocal written
-        if written in at:
-            written += 1
+        nonlocal write_count
+        if write_count in at:
+            write_count += 1
             raise _Killed
         state_files.replace_file(path, text, mode)
-        written += 1
+        write_count += 1
 
     monkeypatch.setattr("monitors.metrics.worker_files.replace_file", replace)
     return at
@@ -164,11 +164,11 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("write", [0, 1])
 def test_process_that_dies_while_it_folds_neither_loses_nor_counts_twice(
-    write: int, killed: list[int], tmp_path: Path
+    write: int, fatal_writes: list[int], tmp_path: Path
 ) -> None:
     for death in range(3):
         metrics_file(tmp_path / f"counter_{DEAD + death}.db", {KEY: (2, 0)})
-    killed.append(write)
+    fatal_writes.append(write)
     with pytest.raises(_Killed):
         counts(tmp_path)
     assert counts(tmp_path) == {KEY: 6}
@@ -197,27 +197,29 @@ def test_files_that_could_not_be_deleted_yet_are_not_counted_twice(
     assert counts(tmp_path) == {KEY: 2}
 
 
-def _scrape(directory: str, times: int, found: "multiprocessing.Queue[float]") -> None:
+def _scrape(directory: str, times: int, results: "multiprocessing.Queue[float]") -> None:
     for _ in range(times):
-        found.put(counts(Path(directory)).get(KEY, 0))
+        results.put(counts(Path(directory)).get(KEY, 0))
 
 
 def test_scrapes_beside_folds_see_every_count_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    found: multiprocessing.Queue[float] = context.Queue()
-    scrapers = [context.Process(target=_scrape, args=(str(tmp_path), 40, found)) for _ in range(3)]
+    results: multiprocessing.Queue[float] = context.Queue()
+    scrapers = [
+        context.Process(target=_scrape, args=(str(tmp_path), 40, results)) for _ in range(3)
+    ]
     metrics_file(tmp_path / f"counter_{DEAD}.db", {KEY: (1, 0)})
-    for each in scrapers:
-        each.start()
+    for scraper in scrapers:
+        scraper.start()
     for death in range(1, 40):
         # Whole at once, as a worker's file is that has counted and died.
-        made = tmp_path / f"made_{death}"
-        metrics_file(made, {KEY: (1, 0)})
-        made.rename(tmp_path / f"counter_{DEAD + death}.db")
-    seen = [found.get() for _ in range(3 * 40)]
-    for each in scrapers:
-        each.join()
-    assert all(1 <= each <= 40 for each in seen)
+        staging_path = tmp_path / f"made_{death}"
+        metrics_file(staging_path, {KEY: (1, 0)})
+        staging_path.rename(tmp_path / f"counter_{DEAD + death}.db")
+    totals = [results.get() for _ in range(3 * 40)]
+    for scraper in scrapers:
+        scraper.join()
+    assert all(1 <= total <= 40 for total in totals)
     assert counts(tmp_path) == {KEY: 40}
 
 
@@ -237,11 +239,11 @@ def test_reader_waits_for_no_lock(tmp_path: Path) -> None:
     metrics_file(tmp_path / f"counter_{DEAD}.db", {KEY: (2, 0)})
     assert counts(tmp_path) == {KEY: 2}
     metrics_file(tmp_path / f"counter_{DEAD + 1}.db", {KEY: (2, 0)})
-    held = os.open(tmp_path / "folded.lock", os.O_RDWR)
-    fcntl.flock(held, fcntl.LOCK_EX)
+    lock_fd = os.open(tmp_path / "folded.lock", os.O_RDWR)
+    fcntl.flock(lock_fd, fcntl.LOCK_EX)
     threads = [threading.Thread(target=counts, args=(tmp_path,)) for _ in range(2)]
-    for each in threads:
-        each.start()
-        each.join()
+    for thread in threads:
+        thread.start()
+        thread.join()
     assert counts(tmp_path) == {KEY: 4}
-    os.close(held)
+    os.close(lock_fd)
