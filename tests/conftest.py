@@ -13,7 +13,7 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 @pytest.fixture(autouse=True)
-def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _isolate_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keep every test from the settings of its runner and of other tests, and from their state."""
     for name in list(os.environ):
         if name.startswith("KAITEN_"):

@@ -29,7 +29,7 @@ class Findings:
     answers: str = ""
 
     @property
-    def nothing(self) -> bool:
+    def is_empty(self) -> bool:
         return not (self.commands or self.supervisors or self.processes)
 
 
@@ -53,15 +53,16 @@ def endpoints_of(pid: int) -> list[str]:
     return sorted(endpoints)
 
 
-def listening_beside(pid: int) -> list[str]:
+def listening_sockets(pid: int) -> list[str]:
     """Return what listens in the network namespace of a process, as ``ss`` lists it."""
-    command = [*entering(pid), "ss", "--no-header", "--listening", "--tcp", "--unix", "--numeric"]
+    options = ("--no-header", "--listening", "--tcp", "--unix", "--numeric")
+    command = [*nsenter_command(pid), "ss", *options]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     rows = (line.split() for line in output.splitlines())
     return sorted({f"{row[0].replace('u_str', 'unix')} {row[4]}" for row in rows})
 
 
-def entering(pid: int) -> list[str]:
+def nsenter_command(pid: int) -> list[str]:
     """Return the command that runs another in the network namespace of a process."""
     return ["nsenter", "--target", str(pid), "--net"]
 
@@ -89,12 +90,12 @@ def attack(
     )
 
 
-def may_become_another() -> bool:
+def may_change_account() -> bool:
     """Return whether this process may change its account."""
     return os.geteuid() == 0
 
 
-def shown(pid: int) -> str:
+def environments_and_commands(pid: int) -> str:
     """Return what /proc shows of the processes' environments and command lines to their account."""
     files = ("environ", "cmdline")
     return "\n".join(

@@ -19,7 +19,7 @@ def s3_server(monkeypatch: pytest.MonkeyPatch, port: int = 0) -> Iterator[int]:
     server.start()
     try:
         _, port = server.get_host_and_port()
-        ask(monkeypatch, port)
+        point_aws_at(monkeypatch, port)
         # All of its servers in one process keep their buckets together.
         httpx.post(f"http://127.0.0.1:{port}/moto-api/reset").raise_for_status()
         client = boto3.client("s3")
@@ -33,13 +33,13 @@ def s3_server(monkeypatch: pytest.MonkeyPatch, port: int = 0) -> Iterator[int]:
 @contextmanager
 def hung_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Listen, so that AWS' libraries here connect, and never answer."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        ask(monkeypatch, port)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        point_aws_at(monkeypatch, port)
         yield port
 
 
-def ask(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+def point_aws_at(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     """Have AWS' libraries ask a server on this machine, by the variables that they read."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")

@@ -6,7 +6,7 @@ from pathlib import Path
 from kaiten.serving import ServedModel
 
 
-def served(
+def served_models(
     baselines: Mapping[str, Path | None], labels: Sequence[str] = ()
 ) -> dict[str, ServedModel]:
     """Return versions by model tag, with their baselines, all of the same labels."""

@@ -10,7 +10,7 @@ import pytest
 
 
 @contextmanager
-def mounted(place: Path, size: str, inodes: int = 0) -> Iterator[Path]:
+def mount_tmpfs(place: Path, size: str, inodes: int = 0) -> Iterator[Path]:
     """Mount a tmpfs of a size, and of so many inodes; CalledProcessError where that is refused."""
     place.mkdir(parents=True, exist_ok=True)
     options = f"size={size}" + (f",nr_inodes={inodes}" if inodes else "")
@@ -29,7 +29,7 @@ def small_disk(place: Path, size: str, inodes: int = 0) -> Iterator[Path]:
     if os.getuid() != 0:
         pytest.skip("only root can mount a tmpfs to fill")
     try:
-        with mounted(place, size, inodes) as disk:
+        with mount_tmpfs(place, size, inodes) as disk:
             yield disk
     except subprocess.CalledProcessError as error:
         pytest.skip(f"no tmpfs can be mounted here: {error.stderr.decode().strip()}")

@@ -17,16 +17,16 @@ async def run(report: Report, _: Path, folder: Path) -> None:
     out = folder / "gpu.json"
     variables = {"BANKING77_DIR": str(folder / "absent"), "BENCHMARKS_HOME": str(folder / "home")}
     command = ["-m", "benchmarks.gpu", "--smoke", "--out", str(out)]
-    done = await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         sys.executable, *command, cwd=ROOT, env=environment_for(variables)
     )
-    report.check("it ends well", await done.wait(), passed=done.returncode == 0)
+    report.check("it ends well", await process.wait(), passed=process.returncode == 0)
     records = json.loads(out.read_text(encoding="utf-8"))["records"]
-    left_out = [row["kind"] for row in records if row["kind"] in {"skipped", "failed"}]
-    report.check("nothing is left out", left_out, passed=not left_out)
-    served = {row["layout"]: row["requests_s"] for row in records if row["kind"] == "served"}
+    omitted_kinds = [row["kind"] for row in records if row["kind"] in {"skipped", "failed"}]
+    report.check("nothing is left out", omitted_kinds, passed=not omitted_kinds)
+    rates = {row["layout"]: row["requests_s"] for row in records if row["kind"] == "served"}
     errors = sum(row["errors"] for row in records if row["kind"] == "served")
-    report.check("both layouts are served", served, passed=set(served) == LAYOUTS and not errors)
+    report.check("both layouts are served", rates, passed=set(rates) == LAYOUTS and not errors)
     equal = [row["equal_labels"] for row in records if row["kind"] == "layout"]
     # The batches differ, and with them the last bits of a tie.
     report.check(

@@ -72,16 +72,16 @@ class Machine:
         ``in_log`` is whether the log has the output, which a token must not enter.
         """
         start = time.monotonic()
-        done = subprocess.run(
+        process = subprocess.run(
             command, env=self.env, input=stdin, capture_output=True, text=True, check=False
         )
-        output = done.stdout + done.stderr if in_log else ""
+        output = process.stdout + process.stderr if in_log else ""
         self.log.add(command, time.monotonic() - start, output)
-        if done.returncode and not may_fail:
+        if process.returncode and not may_fail:
             raise RuntimeError(
-                f"{' '.join(command[:4])}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+                f"{' '.join(command[:4])}: {process.stdout[-2000:]}{process.stderr[-2000:]}"
             )
-        return done.stdout.strip() if not done.returncode else done.stderr.strip()
+        return process.stdout.strip() if not process.returncode else process.stderr.strip()
 
     def inspect(self, kind: str, name: str) -> dict[str, Any]:
         """Return what podman knows of an image or a container."""

@@ -81,7 +81,7 @@ class Outcome:
                 self.checks[f"{check['name']} {check['status']}"] += 1
 
 
-def fuzzed(
+def run_schemathesis(
     server: Server,
     version: str,
     examples: int,
@@ -111,12 +111,14 @@ def fuzzed(
             *operations,
             *("--report", "json,ndjson", "--report-dir", str(place), "--output-sanitize", "false"),
         ]
-        done = subprocess.run(
+        process = subprocess.run(
             command, env=env, cwd=place, check=False, capture_output=True, text=True
         )
         for scenario in _scenarios(place):
             outcome.note(version, scenario["recorder"], token)
-        outcome.violations += _violations(place, done.returncode, done.stdout + done.stderr)
+        outcome.violations += _violations(
+            place, process.returncode, process.stdout + process.stderr
+        )
     return outcome
 
 
@@ -168,7 +170,13 @@ async def run(report: Report, store: Path, folder: Path) -> None:
                 operations = (option, path) if version in _FEEDBACK_VERSIONS else ()
                 outcome.add(
                     await asyncio.to_thread(
-                        fuzzed, server.server, version, examples, place, _MODES, operations
+                        run_schemathesis,
+                        server.server,
+                        version,
+                        examples,
+                        place,
+                        _MODES,
+                        operations,
                     )
                 )
             log += server.server.process.log

@@ -59,7 +59,7 @@ async def run(report: Report, _: Path, folder: Path) -> None:
         raise FileNotFoundError("this suite needs BANKING77: set BANKING77_DIR")
     facts = benchmark.ensure_model(data)
     reference, tuning, test = _parts()
-    model = _validated(reference, folder)
+    model = _register_and_validate(reference, folder)
     report.tell(
         "model",
         accuracy=facts.accuracy,
@@ -70,19 +70,19 @@ async def run(report: Report, _: Path, folder: Path) -> None:
         thresholds=_SETTINGS.model_dump_json(),
     )
     # Shown beside, with a fifth of the work.
-    _tried(report, model, "tuning", tuning, report.scale / 5)
-    _tried(report, model, "test", test, report.scale)
+    _report_trials(report, model, "tuning", tuning, report.scale / 5)
+    _report_trials(report, model, "test", test, report.scale)
     for seed in range(_SPLITS):
         # The draw of reference and test is chance as well.
         rows = [*reference, *test]
         random.Random(seed).shuffle(rows)
         half = len(rows) // 2
-        again = _validated(rows[:half], folder / f"split-{seed}")
+        again = _register_and_validate(rows[:half], folder / f"split-{seed}")
         length = max(20, round(_WINDOWS * report.scale / 5))
         Trial(again, rows[half:], length).false_alarms(report, f"split {seed}")
 
 
-def _tried(
+def _report_trials(
     report: Report, model: StoredModel, name: str, part: Sequence[Example], scale: float
 ) -> None:
     trial = Trial(model, part, max(20, round(_WINDOWS * scale)))
@@ -100,7 +100,7 @@ def _parts() -> tuple[list[Example], list[Example], list[Example]]:
     return rows[:third], rows[third : 2 * third], rows[2 * third :]
 
 
-def _validated(reference: Sequence[Example], folder: Path) -> StoredModel:
+def _register_and_validate(reference: Sequence[Example], folder: Path) -> StoredModel:
     """Register the model and validate it on the reference, by the commands."""
     folder.mkdir(exist_ok=True)
     file = folder / "reference.csv"
@@ -110,9 +110,9 @@ def _validated(reference: Sequence[Example], folder: Path) -> StoredModel:
         writer.writerows([row.text, row.label] for row in reference)
     env = environment(folder / "bentoml", folder / "home")
     name, _, version = _TAG.partition(":")
-    named = ("--name", name, "--version", version, "--task", "text-classification")
+    name_options = ("--name", name, "--version", version, "--task", "text-classification")
     for arguments in (
-        ("register", str(places.MODEL), *named),
+        ("register", str(places.MODEL), *name_options),
         ("validate", _TAG, "--data", str(file)),
     ):
         subprocess.run([str(BIN / "kaiten"), *arguments], env=env, cwd=ROOT, check=True)
@@ -121,29 +121,29 @@ def _validated(reference: Sequence[Example], folder: Path) -> StoredModel:
 
 
 @dataclass(frozen=True)
-class Answered:
+class Answers:
     """The answers to texts, in columns, and whether each is right: none is, for other domains."""
 
     columns: Columns
     correct: NDArray[np.bool_]
 
-    def at(self, rows: Rows) -> "Answered":
+    def at(self, rows: Rows) -> "Answers":
         picked = {name: values[rows] for name, values in self.columns.items()}
-        return Answered(picked, self.correct[rows])
+        return Answers(picked, self.correct[rows])
 
-    def and_also(self, other: "Answered") -> "Answered":
+    def and_also(self, other: "Answers") -> "Answers":
         joined = {
             name: np.concatenate([values, other.columns[name]])
             for name, values in self.columns.items()
         }
-        return Answered(joined, np.concatenate([self.correct, other.correct]))
+        return Answers(joined, np.concatenate([self.correct, other.correct]))
 
     @property
     def profile(self) -> Profile:
         return Profile.of(self.columns)
 
 
-Draw = Callable[[], Answered]
+Draw = Callable[[], Answers]
 
 
 class Trial:
@@ -156,7 +156,7 @@ class Trial:
         self._reference = Profile.read((reference / BASELINE_FILE).read_bytes())
         self._random = np.random.default_rng(benchmark.SEED)
         self._truth = np.array([row.label for row in part])
-        self._usual = self._answered(Shift(frozenset()))
+        self._usual = self._compute_answers(Shift(frozenset()))
         self._state = initial_state(_SOURCE, reference.name)
 
     def false_alarms(self, report: Report, name: str) -> None:
@@ -184,8 +184,8 @@ class Trial:
 
     def power(self, report: Report, name: str, trials: int) -> None:
         """Count the windows until each shift is found, and check its first cause."""
-        for shift_name, draw, causes in self._shifted():
-            detections, right, named, effects = 0, 0, Counter[str](), []
+        for shift_name, draw, causes in self._shifts():
+            detections, right_causes, first_causes, effects = 0, 0, Counter[str](), []
             for trial in range(trials):
                 # By turns at a server's first windows, and after very many without drift.
                 fresh = trial % 2 == 0
@@ -199,13 +199,13 @@ class Trial:
                         break
                 cause = findings[0]
                 detections += bool(state.drifted)
-                right += bool(state.drifted) and cause.feature in causes
-                named[cause.feature] += 1
+                right_causes += bool(state.drifted) and cause.feature in causes
+                first_causes[cause.feature] += 1
                 effects.append(cause.difference.effect)
             facts: dict[str, Any] = {
                 "found_within_2_windows": detections / trials,
-                "right_cause_first": right / trials,
-                "first": dict(named),
+                "right_cause_first": right_causes / trials,
+                "first": dict(first_causes),
                 "median_effect": float(np.median(effects)),
             }
             report.tell(f"{name}: {shift_name}", **facts)
@@ -213,7 +213,7 @@ class Trial:
                 report.check(
                     f"{shift_name}: found, and its cause first",
                     [facts["found_within_2_windows"], facts["right_cause_first"]],
-                    passed=detections == right == trials,
+                    passed=detections == right_causes == trials,
                 )
 
     def estimates(self, report: Report, name: str, windows: int) -> None:
@@ -224,7 +224,7 @@ class Trial:
         usual = lambda: self._usual.at(self._rows(_ROWS))  # noqa: E731
         for shift_name, draw in {
             "no shift": usual,
-            **{k: d for k, d, _ in self._shifted()},
+            **{k: d for k, d, _ in self._shifts()},
         }.items():
             errors, truths, within = [], [], 0
             for _ in range(windows):
@@ -245,32 +245,36 @@ class Trial:
                 report.check("CBPE, mean absolute error", error, passed=error < 0.03)
 
     @cached_property
-    def _changed(self) -> dict[str, Answered]:
-        return {name: self._answered(shift) for name, shift in SHIFTS.items()}
+    def _shifted_answers(self) -> dict[str, Answers]:
+        return {name: self._compute_answers(shift) for name, shift in SHIFTS.items()}
 
-    def _shifted(self) -> Iterator[tuple[str, Draw, frozenset[str]]]:
+    def _shifts(self) -> Iterator[tuple[str, Draw, frozenset[str]]]:
         """Yield each shift, what draws a window of it, and its causes."""
         for name, shift in SHIFTS.items():
-            yield name, self._drawn(self._changed[name], shift.share), shift.causes
-        yield _TRIPLED, self._tripled(0), frozenset({LABEL})
+            yield name, self._draw_shifted(self._shifted_answers[name], shift.share), shift.causes
+        yield _TRIPLED, self._draw_tripled(0), frozenset({LABEL})
         # Reported without a check: a harder case than required.
         domain = "a fifth from another domain"
-        yield "a tenth of it", self._drawn(self._changed[domain], 0.1), SHIFTS[domain].causes
-        yield "a class of middling size tripled", self._tripled(38), frozenset({LABEL})
+        yield (
+            "a tenth of it",
+            self._draw_shifted(self._shifted_answers[domain], 0.1),
+            SHIFTS[domain].causes,
+        )
+        yield "a class of middling size tripled", self._draw_tripled(38), frozenset({LABEL})
 
     def _rows(self, count: int) -> Rows:
         return self._random.choice(len(self._part), count, replace=False)
 
-    def _drawn(self, changed: Answered, share: float) -> Draw:
+    def _draw_shifted(self, changed: Answers, share: float) -> Draw:
         count = round(_ROWS * share)
 
-        def draw() -> Answered:
+        def draw() -> Answers:
             changed_rows = self._random.choice(len(changed.correct), count, replace=False)
             return changed.at(changed_rows).and_also(self._usual.at(self._rows(_ROWS - count)))
 
         return draw
 
-    def _tripled(self, place: int) -> Draw:
+    def _draw_tripled(self, place: int) -> Draw:
         """Draw windows in which a class comes three times as often; the largest has place 0."""
         name, size = Counter(self._truth.tolist()).most_common()[place]
         class_rows, other_rows = (
@@ -279,7 +283,7 @@ class Trial:
         )
         count = round(3 * _ROWS * size / len(self._truth))
 
-        def draw() -> Answered:
+        def draw() -> Answers:
             grown = self._random.choice(class_rows, count, replace=count > len(class_rows))
             rest = self._random.choice(other_rows, _ROWS - count, replace=False)
             return self._usual.at(np.concatenate([grown, rest]))
@@ -295,7 +299,7 @@ class Trial:
         facts = WindowState(id="window", rows=_ROWS, started_at=now, ended_at=now)
         return next_state(state, facts, findings, _SETTINGS), findings
 
-    def _answered(self, shift: Shift) -> Answered:
+    def _compute_answers(self, shift: Shift) -> Answers:
         texts = list(shift.texts([row.text for row in self._part]))
         card = self._model.card
         task = load(
@@ -312,8 +316,8 @@ class Trial:
                 answers[index] = answer
         columns = measure(texts, [card.labels[answer.index] for answer in answers], answers)
         if len(texts) != len(self._part):
-            return Answered(columns, np.zeros(len(texts), np.bool_))
-        return Answered(columns, columns[LABEL] == self._truth)
+            return Answers(columns, np.zeros(len(texts), np.bool_))
+        return Answers(columns, columns[LABEL] == self._truth)
 
     def _by_the_article(self, window: Profile) -> list[str]:
         """Return the features that drift by the article's rule: KS at p < 0.05, and no more."""

@@ -80,7 +80,7 @@ class Forger:
             self._noise,
             self._text,
             self._dots,
-            self._edited,
+            self._edit,
             self._signature,
             self._algorithm,
             self._header,
@@ -109,7 +109,7 @@ class Forger:
         token = b".".join(self.chance.choices(parts, k=count))
         return Forgery("dots", self.chance.choice((token, token + b".", b"." * 5000)))
 
-    def _edited(self) -> Forgery:
+    def _edit(self) -> Forgery:
         token = self._good()
         words = token.rpartition(b".")[0]
         at = self.chance.randrange(len(token))

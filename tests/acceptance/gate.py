@@ -71,7 +71,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
             numbers = validation_report["comparison"]["difference"]
             report.check("the shuffled one is refused, and not promoted", numbers, passed=refused)
         correct[version] = _correct(folder / "bentoml", tag, file)
-    covered = _covered(correct["1.0.1"], correct["1.0.0"])
+    covered = _count_covering(correct["1.0.1"], correct["1.0.0"])
     report.check("intervals that cover the true difference", covered, passed=covered >= 90)
 
 
@@ -110,7 +110,7 @@ def _correct(home: Path, tag: str, file: Path) -> NDArray[np.bool_]:
     return right
 
 
-def _covered(this: NDArray[np.bool_], other: NDArray[np.bool_]) -> int:
+def _count_covering(this: NDArray[np.bool_], other: NDArray[np.bool_]) -> int:
     """Return in how many resamplings the interval has the difference over all rows in it."""
     true = float(this.mean() - other.mean())
     generator = np.random.default_rng(benchmark.SEED)
@@ -126,7 +126,7 @@ def _promote(env: dict[str, str], tag: str, stage: str) -> subprocess.CompletedP
 def _kaiten(
     env: dict[str, str], *arguments: str, may_fail: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
+    process = subprocess.run(
         [str(BIN / "kaiten"), *arguments],
         env=env,
         cwd=ROOT,
@@ -134,6 +134,6 @@ def _kaiten(
         text=True,
         check=False,
     )
-    if done.returncode and not may_fail:
-        raise RuntimeError(f"kaiten {arguments[0]} failed: {done.stderr[-1000:]}")
-    return done
+    if process.returncode and not may_fail:
+        raise RuntimeError(f"kaiten {arguments[0]} failed: {process.stderr[-1000:]}")
+    return process

@@ -20,7 +20,13 @@ from tests.acceptance import containers
 from tests.acceptance.containers import BASE, Container, Machine, make_base
 from tests.acceptance.report import Report
 from tests.e2e.nginx import Proxy, proxying
-from tests.intrusion import attack, entering, listening_beside, processes_of, shown
+from tests.intrusion import (
+    attack,
+    environments_and_commands,
+    listening_sockets,
+    nsenter_command,
+    processes_of,
+)
 from tests.servers import QUICKSTART, copied_store, environment, quickstart_texts, until_ready
 
 MODEL = "support-intent"
@@ -230,19 +236,23 @@ def _examine(report: Report, container: Container, bento: Mapping[str, object]) 
 def _intrude(report: Report, container: Container) -> None:
     """Come from a container of the same network namespace, with another account."""
     pid = int(container.machine.inspect("container", container.name)["State"]["Pid"])
-    listening = listening_beside(pid)
+    sockets = listening_sockets(pid)
     report.check(
         "it listens on its port alone",
-        "; ".join(listening),
-        passed=len(listening) == 1 and listening[0].endswith(":3000"),
+        "; ".join(sockets),
+        passed=len(sockets) == 1 and sockets[0].endswith(":3000"),
     )
-    ports = [row.rpartition(":")[2] for row in listening if row.startswith("tcp ")]
+    ports = [row.rpartition(":")[2] for row in sockets if row.startswith("tcp ")]
     processes = [process.pid for process in processes_of(pid)]
-    findings = attack([f"tcp://127.0.0.1:{port}" for port in ports], processes, entering(pid))
-    refused = findings.nothing and httpx.get(f"{container.url}/readyz").status_code == HTTPStatus.OK
+    findings = attack(
+        [f"tcp://127.0.0.1:{port}" for port in ports], processes, nsenter_command(pid)
+    )
+    refused = (
+        findings.is_empty and httpx.get(f"{container.url}/readyz").status_code == HTTPStatus.OK
+    )
     report.check("another account gets nothing", _short(str(findings)), passed=refused)
     secret = container.execute("cat", "/run/secrets/kaiten_auth__secret", in_log=False)
-    has_secret = secret in shown(pid)
+    has_secret = secret in environments_and_commands(pid)
     report.check("/proc shows no secret of its processes", has_secret, passed=not has_secret)
 
 

@@ -73,9 +73,9 @@ class Phase:
     def check(self, report: Report, kind: str, requirement: str, *statuses: int) -> None:
         """Check that all of a kind, and there were some, ended as they should."""
         outcomes: TokenOutcomes = getattr(self, kind)
-        ended = outcomes.statuses
-        passed = bool(ended) and set(ended) <= set(statuses)
-        report.check(f"{self.name}: {requirement}", ended, passed=passed)
+        counts = outcomes.statuses
+        passed = bool(counts) and set(counts) <= set(statuses)
+        report.check(f"{self.name}: {requirement}", counts, passed=passed)
 
 
 @dataclass(frozen=True)
@@ -149,14 +149,14 @@ def most_in_a_window(times: list[float], seconds: float = _WINDOW_S) -> int:
 
 
 def _settings(issuer: Issuer, **jwks: str) -> dict[str, str]:
-    changed = {f"KAITEN_AUTH__JWKS__{name.upper()}": value for name, value in jwks.items()}
+    jwks_settings = {f"KAITEN_AUTH__JWKS__{name.upper()}": value for name, value in jwks.items()}
     # A secret of its own as well: the suites' callers have tokens by it.
     auth_secret = {"KAITEN_AUTH__SECRET": secrets.token_hex(32)}
     issuers = {"KAITEN_AUTH__ISSUERS": json.dumps([issuer.settings()])}
-    return {**TWO_WORKERS, **auth_secret, **issuers, **changed}
+    return {**TWO_WORKERS, **auth_secret, **issuers, **jwks_settings}
 
 
-async def _rotating(report: Report, server: WatchedServer, load: Load) -> None:
+async def _check_rotation(report: Report, server: WatchedServer, load: Load) -> None:
     seconds = _ROTATING_S * report.scale
     phase, issuer = Phase("rotating"), load.issuer
     began, before = time.monotonic(), len(issuer.fetched_at)
@@ -187,7 +187,7 @@ def _check_fetches(report: Report, name: str, fetched: list[float], seconds: flo
     report.check(f"{name}: both workers fetch less than once a second", counts, passed=passed)
 
 
-async def _away(report: Report, load: Load, name: str, seconds: float) -> None:
+async def _check_outage(report: Report, load: Load, name: str, seconds: float) -> None:
     """Ask while the issuer hangs or is down, and once more when it is back with a new key."""
     phase, issuer = Phase(name), load.issuer
     began, before = time.monotonic(), len(issuer.fetched_at)
@@ -203,7 +203,7 @@ async def _away(report: Report, load: Load, name: str, seconds: float) -> None:
         _check_fetches(report, name, fetched, took)
 
 
-async def _back(report: Report, load: Load, name: str) -> None:
+async def _check_return(report: Report, load: Load, name: str) -> None:
     phase = Phase(f"{name}, and back")
     load.issuer.rotate()
     await asyncio.gather(*(load.ask(phase.first, load.issuer.token()) for _ in range(4)))
@@ -216,18 +216,18 @@ async def _within_grace(report: Report, store: Path, folder: Path) -> None:
         until_all_ready(server.server.url)
         async with server.pool() as pool:
             load = Load(server.target.port, pool, issuer)
-            await _rotating(report, server, load)
+            await _check_rotation(report, server, load)
             # Until both workers have the last key, which one of them may not have been asked for.
             await load.during(Phase("settling"), _SETTLED_S)
             issuer.hang()
-            await _away(report, load, "hanging", _HANGING_S * report.scale)
+            await _check_outage(report, load, "hanging", _HANGING_S * report.scale)
             issuer.go_on()
-            await _back(report, load, "hanging")
+            await _check_return(report, load, "hanging")
             await load.during(Phase("settling"), _SETTLED_S)
             issuer.down()
-            await _away(report, load, "down", _AWAY_S * report.scale)
+            await _check_outage(report, load, "down", _AWAY_S * report.scale)
             issuer.up()
-            await _back(report, load, "down")
+            await _check_return(report, load, "down")
         failures = failures_in(server.server.process.lines)
     report.check("no failure in the log", failures[:3], passed=not failures)
 

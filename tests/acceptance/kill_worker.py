@@ -28,7 +28,7 @@ _LIMIT_S = 120
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostWorker:
     """The worker that ends, the one that stays, and the ports of the first one's callers."""
 
     victim: psutil.Process
@@ -54,12 +54,12 @@ class Outcome:
         return [answer for answer in self.load.answers if answer.status != HTTPStatus.OK]
 
     @property
-    def elsewhere(self) -> list[Answer]:
+    def failures_elsewhere(self) -> list[Answer]:
         """What failed on connections to the other worker, or to the new one."""
         return [answer for answer in self.bad if answer.port not in self.held]
 
     @property
-    def meanwhile(self) -> float:
+    def rate_ratio_meanwhile(self) -> float:
         """What the other worker answered while there was no second one, of both workers' rate."""
         good = [answer for answer in self.load.answers if answer.status == HTTPStatus.OK]
         before = sum(answer.done < self.ended_at for answer in good)
@@ -111,10 +111,10 @@ class Steady:
         return Load(loads[0].start, loads[0].seconds, answers)
 
     def _add(self, lanes: int) -> None:
-        load = closed_loop(self._pool, self._going(), lanes)
+        load = closed_loop(self._pool, self._unfinished_requests(), lanes)
         self._loads.append(asyncio.create_task(load))
 
-    def _going(self) -> Iterator[bytes]:
+    def _unfinished_requests(self) -> Iterator[bytes]:
         while not self._over:
             self._sent += 1
             if self._sent >= self._goal:
@@ -122,7 +122,7 @@ class Steady:
             yield next(self._requests)
 
 
-async def killed(server: WatchedServer, steady: int = STEADY) -> Outcome:
+async def kill_worker(server: WatchedServer, steady: int = STEADY) -> Outcome:
     """Kill one of two workers under load, and wait for the next."""
     async with server.pool() as pool:
         load = Steady(server, pool)
@@ -130,10 +130,12 @@ async def killed(server: WatchedServer, steady: int = STEADY) -> Outcome:
         await load.more(steady)
         held = callers(victim)
         victim.kill()
-        return await _replaced(server, load, Lost(victim, other, held), steady)
+        return await _await_replacement(server, load, LostWorker(victim, other, held), steady)
 
 
-async def died(server: WatchedServer, steady: int = STEADY) -> tuple[Outcome, Answer, Answer]:
+async def break_batcher(
+    server: WatchedServer, steady: int = STEADY
+) -> tuple[Outcome, Answer, Answer]:
     """Let one of two workers' batchers die by a bug.
 
     Also return what the request with the bug got, and what readiness said right after it.
@@ -146,13 +148,13 @@ async def died(server: WatchedServer, steady: int = STEADY) -> tuple[Outcome, An
         fatal = await pool.ask(server.target.v1(BUG))
         # The newest connection is used first: it is the one to the worker that is ending.
         red = await pool.ask(server.target.get("/readyz"))
-        victim = await _ending(workers)
+        victim = await _first_ended(workers)
         other = next(worker for worker in workers if worker.pid != victim.pid)
-        lost = Lost(victim, other, held[victim.pid] | {fatal.port})
-        return await _replaced(server, load, lost, steady), fatal, red
+        lost = LostWorker(victim, other, held[victim.pid] | {fatal.port})
+        return await _await_replacement(server, load, lost, steady), fatal, red
 
 
-async def _ending(workers: list[psutil.Process]) -> psutil.Process:
+async def _first_ended(workers: list[psutil.Process]) -> psutil.Process:
     """Return the first that ends by itself."""
     async with asyncio.timeout(_LIMIT_S):
         while True:
@@ -161,7 +163,9 @@ async def _ending(workers: list[psutil.Process]) -> psutil.Process:
                 return gone[0]
 
 
-async def _replaced(server: WatchedServer, load: Steady, lost: Lost, steady: int) -> Outcome:
+async def _await_replacement(
+    server: WatchedServer, load: Steady, lost: LostWorker, steady: int
+) -> Outcome:
     ended = time.monotonic()
     await asyncio.to_thread(server.wait_for_starts, 3)
     new = next(worker for worker in server.watch.workers() if worker.pid != lost.other.pid)
@@ -197,19 +201,19 @@ def judge(report: Report, name: str, outcome: Outcome) -> None:
         connections_held=len(outcome.held),
         failures_on_one_connection=outcome.on_one_connection,
         away_s=outcome.away_s,
-        share_of_the_rate_meanwhile=outcome.meanwhile,
+        share_of_the_rate_meanwhile=outcome.rate_ratio_meanwhile,
         ended_pid=outcome.ended,
         new_pid=outcome.started,
     )
     report.check(
         f"{name}: nothing fails on connections to others",
-        len(outcome.elsewhere),
-        passed=not outcome.elsewhere,
+        len(outcome.failures_elsewhere),
+        passed=not outcome.failures_elsewhere,
     )
     report.check(
         f"{name}: the other worker serves on meanwhile",
-        outcome.meanwhile,
-        passed=outcome.meanwhile >= _MEANWHILE,
+        outcome.rate_ratio_meanwhile,
+        passed=outcome.rate_ratio_meanwhile >= _MEANWHILE,
     )
     report.check(
         f"{name}: another worker is ready and answers",
@@ -220,7 +224,7 @@ def judge(report: Report, name: str, outcome: Outcome) -> None:
 
 async def run(report: Report, store: Path, folder: Path) -> None:
     with serve(store, folder / "killed", TWO_WORKERS) as server:
-        outcome = await killed(server)
+        outcome = await kill_worker(server)
     judge(report, "kill -9", outcome)
     report.check(
         "kill -9: only what was in flight on the killed one fails, once a connection",
@@ -228,7 +232,7 @@ async def run(report: Report, store: Path, folder: Path) -> None:
         passed=0 < len(outcome.bad) <= len(outcome.held) and outcome.on_one_connection <= 1,
     )
     with serve_fragile(store, folder / "died", TWO_WORKERS) as server:
-        outcome, fatal, red = await died(server)
+        outcome, fatal, red = await break_batcher(server)
         log = server.server.process.log
     judge(report, "batcher died", outcome)
     report.check("batcher died: its request is told 503", fatal.status, passed=fatal.status == 503)

@@ -15,7 +15,7 @@ from benchmarks.client import Pool
 from tests.acceptance.load import closed_loop
 from tests.acceptance.places import TWO_WORKERS, WatchedServer, serve
 from tests.acceptance.report import Report, console
-from tests.acceptance.soak import LANES, REQUESTS, WINDOWS, Slope, counted, soaked
+from tests.acceptance.soak import LANES, REQUESTS, WINDOWS, Slope, count_statuses, send_in_windows
 from tests.servers import quickstart_texts
 
 _OFF = {"KAITEN_PROFILES__ENABLED": "false", "KAITEN_FEEDBACK__ENABLED": "false"}
@@ -100,10 +100,10 @@ def _bodies(server: WatchedServer) -> Iterator[bytes]:
 async def _growth(report: Report, server: WatchedServer) -> None:
     # Short ones: what monitors keep grows with requests, and not with their length.
     texts = sorted(quickstart_texts(), key=len)[:200]
-    windows = await soaked(server, round(REQUESTS * report.scale), WINDOWS, texts)
+    windows = await send_in_windows(server, round(REQUESTS * report.scale), WINDOWS, texts)
     steady_windows = windows[round(len(windows) * _FIRST_WINDOWS) :]
     memory = Slope.of([window.memory_mib for window in steady_windows])
-    statuses = counted(windows)
+    statuses = count_statuses(windows)
     report.tell(
         "growth",
         requests=sum(statuses.values()),

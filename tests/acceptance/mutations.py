@@ -108,7 +108,7 @@ class Mutations:
         """Return it with header lines doubled, left out, in another order, or without an end."""
         line, headers, body = _parts(request)
         headers = self.chance.choices(headers, k=self.chance.choice((1, 3, len(headers), 300)))
-        return _joined(line, headers, body)
+        return _join(line, headers, body)
 
     def _length(self, request: bytes) -> bytes:
         line, headers, body = _parts(request)
@@ -116,7 +116,7 @@ class Mutations:
             header for header in headers if not header.lower().startswith(b"content-length")
         ]
         lengths = self.chance.choices(_NUMBERS, k=self.chance.choice((1, 1, 2)))
-        return _joined(
+        return _join(
             line,
             [*other_headers, *(f"Content-Length: {length}".encode() for length in lengths)],
             body,
@@ -139,7 +139,7 @@ class Mutations:
         )
         chunk = self.chance.choice(sizes).encode() + _BREAK + body + _BREAK
         chunked_body = chunk * self.chance.choice((1, 1, 2)) + self.chance.choice(ends)
-        return _joined(line, [*headers, b"Transfer-Encoding: chunked"], chunked_body)
+        return _join(line, [*headers, b"Transfer-Encoding: chunked"], chunked_body)
 
     def _fields(self, request: bytes) -> bytes:
         line, headers, body = _parts(request)
@@ -149,11 +149,11 @@ class Mutations:
                 headers = [header for header in headers if not header.lower().startswith(start)]
             value = self.chance.choice(_FIELDS[name])
             headers.append(f"{name}: {value}".encode("latin-1"))
-        return _joined(line, headers, body)
+        return _join(line, headers, body)
 
     def _line(self, request: bytes) -> bytes:
         _, headers, body = _parts(request)
-        return _joined(self.chance.choice(_LINES), headers, body)
+        return _join(self.chance.choice(_LINES), headers, body)
 
     def _pipeline(self, request: bytes) -> bytes:
         parts = [request] * self.chance.choice((2, 5, 20))
@@ -175,5 +175,5 @@ def _parts(request: bytes) -> tuple[bytes, list[bytes], bytes]:
     return line, headers, body
 
 
-def _joined(line: bytes, headers: Sequence[bytes], body: bytes) -> bytes:
+def _join(line: bytes, headers: Sequence[bytes], body: bytes) -> bytes:
     return _BREAK.join([line, *headers, b"", body])

@@ -36,22 +36,22 @@ class Outcome:
     logged_texts: list[str]
 
 
-async def poisoned(server: WatchedServer, inputs: int) -> Outcome:
+async def send_poison(server: WatchedServer, inputs: int) -> Outcome:
     """Ask with one poisoned text among so many, in requests of mixed sizes, all at once."""
     texts = quickstart_texts()[:inputs]
-    expected = await _expected(server, texts)
+    expected = await _predictions_by_text(server, texts)
     chance = random.Random(_SEED)
     texts[chance.randrange(inputs)] += f" {POISON}"
     parts = _parts(texts, chance)
-    numbered = {f"part-{number}": part for number, part in enumerate(parts)}
-    sent = [server.target.v2(part, X_Request_ID=name) for name, part in numbered.items()]
+    parts_by_name = {f"part-{number}": part for number, part in enumerate(parts)}
+    requests = [server.target.v2(part, X_Request_ID=name) for name, part in parts_by_name.items()]
     async with server.pool() as pool:
-        load = await closed_loop(pool, iter(sent), LANES)
+        load = await closed_loop(pool, iter(requests), LANES)
         metrics = await pool.ask(server.target.get("/metrics"))
     bad = [answer for answer in load.answers if answer.status != 200]
     error = json.loads(bad[0].body)["error"] if bad and bad[0].body else {}
-    failed = numbered.get(str(error.get("request_id")), [])
-    wrong = sum(not _right(answer, numbered, expected) for answer in load.accepted)
+    failed = parts_by_name.get(str(error.get("request_id")), [])
+    wrong = sum(not _is_right(answer, parts_by_name, expected) for answer in load.accepted)
     log = server.server.process.log
     return Outcome(
         requests=len(parts),
@@ -67,7 +67,7 @@ async def poisoned(server: WatchedServer, inputs: int) -> Outcome:
     )
 
 
-async def _expected(server: WatchedServer, texts: Sequence[str]) -> dict[str, Any]:
+async def _predictions_by_text(server: WatchedServer, texts: Sequence[str]) -> dict[str, Any]:
     """Return what each text gets while nothing is poisoned."""
     starts = range(0, len(texts), _AT_ONCE)
     parts = [texts[at : at + _AT_ONCE] for at in starts]
@@ -88,7 +88,7 @@ def _parts(texts: Sequence[str], chance: random.Random) -> list[list[str]]:
     return parts
 
 
-def _right(answer: Answer, parts: dict[str, list[str]], expected: dict[str, Any]) -> bool:
+def _is_right(answer: Answer, parts: dict[str, list[str]], expected: dict[str, Any]) -> bool:
     body = json.loads(answer.body)
     texts = parts[body["request_id"]]
     return len(texts) == len(body["predictions"]) and all(
@@ -101,7 +101,7 @@ def _right(answer: Answer, parts: dict[str, list[str]], expected: dict[str, Any]
 async def run(report: Report, store: Path, folder: Path) -> None:
     inputs = max(50, round(1000 * report.scale))
     with serve_fragile(store, folder) as server:
-        outcome = await poisoned(server, inputs)
+        outcome = await send_poison(server, inputs)
     report.tell(
         "poison", inputs=inputs, **{**vars(outcome), "logged_texts": len(outcome.logged_texts)}
     )

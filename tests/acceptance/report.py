@@ -35,14 +35,14 @@ class Report:
 
     def tell(self, part: str, **facts: object) -> None:
         """Keep facts; numbers are rounded to what a measurement can tell."""
-        rounded = {name: _rounded(value) for name, value in facts.items()}
+        rounded = {name: _round(value) for name, value in facts.items()}
         self.parts.setdefault(part, {}).update(rounded)
         for name, value in rounded.items():
             console.print(f"  {part}: {name} = {value}", markup=False)
 
     def check(self, name: str, value: object, *, passed: bool) -> None:
         """Keep a check."""
-        self.checks.append(Check(name, passed, _rounded(value)))
+        self.checks.append(Check(name, passed, _round(value)))
         console.print(
             f"  {'ok  ' if passed else 'FAIL'} {name}: {self.checks[-1].value}", markup=False
         )
@@ -87,9 +87,9 @@ class Report:
             yield from (f"| {name} | {value} |" for name, value in facts.items())
 
 
-def _rounded(value: object) -> object:
+def _round(value: object) -> object:
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, list):
-        return [_rounded(item) for item in value]
+        return [_round(item) for item in value]
     return value

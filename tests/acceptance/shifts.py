@@ -31,7 +31,7 @@ class Shift:
     share: float = 1.0
 
 
-def elsewhere(texts: Texts) -> Texts:
+def other_domain_sentences(texts: Texts) -> Texts:
     """Return sentences of another domain, Python's own manual, of about the same lengths."""
     sentences = {
         sentence
@@ -59,7 +59,9 @@ def _without_lower_case(folder: Path, max_length: int) -> TextProcessor:
 
 
 SHIFTS: Mapping[str, Shift] = {
-    "a fifth from another domain": Shift(frozenset({"distance"}), elsewhere, share=0.2),
+    "a fifth from another domain": Shift(
+        frozenset({"distance"}), other_domain_sentences, share=0.2
+    ),
     "lengths doubled": Shift(
         frozenset({"text_length", "token_count"}),
         lambda texts: [f"{text} {text}" for text in texts],

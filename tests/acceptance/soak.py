@@ -57,7 +57,7 @@ class Slope:
         return cls(slope * span / mean, variance**0.5 * span / mean, mean)
 
 
-async def soaked(
+async def send_in_windows(
     server: WatchedServer, requests: int, windows: int = WINDOWS, texts: list[str] | None = None
 ) -> list[Window]:
     """Send so many requests over connections that stay, and look once a window."""
@@ -75,7 +75,7 @@ async def soaked(
     return results
 
 
-def counted(windows: list[Window]) -> dict[int, int]:
+def count_statuses(windows: list[Window]) -> dict[int, int]:
     """Return how often each status came."""
     return dict(sum((Counter(window.statuses) for window in windows), Counter[int]()))
 
@@ -83,11 +83,11 @@ def counted(windows: list[Window]) -> dict[int, int]:
 async def run(report: Report, store: Path, folder: Path) -> None:
     requests = round(REQUESTS * report.scale)
     with serve(store, folder) as server:
-        windows = await soaked(server, requests)
+        windows = await send_in_windows(server, requests)
     steady_windows = windows[round(len(windows) * _WARM_UP) :]
     rate = Slope.of([window.rate for window in steady_windows])
     memory = Slope.of([window.memory_mib for window in steady_windows])
-    statuses = counted(windows)
+    statuses = count_statuses(windows)
     report.tell(
         "soak",
         requests=sum(statuses.values()),

@@ -25,6 +25,8 @@ class Target:
 
     def _encode(self, path: str, value: object, headers: dict[str, str]) -> bytes:
         """Return a whole request; underscores in the headers' names are hyphens."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        named_headers = {name.replace("_", "-"): value for name, value in headers.items()}
         body = json.dumps(value).encode()
-        return encode(self.port, path, body, {"Authorization": f"Bearer {self.token}", **named})
+        return encode(
+            self.port, path, body, {"Authorization": f"Bearer {self.token}", **named_headers}
+        )

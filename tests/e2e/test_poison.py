@@ -10,7 +10,7 @@ async def test_poisoned_text_fails_its_own_request_and_no_other(
     bentoml_home: Path, tmp_path: Path
 ) -> None:
     with serve_fragile(bentoml_home, tmp_path) as server:
-        outcome = await poison.poisoned(server, 300)
+        outcome = await poison.send_poison(server, 300)
 
     assert outcome.statuses == {200: outcome.requests - 1, 500: 1}
     assert (outcome.code, outcome.with_poison) == ("inference_failed", True)

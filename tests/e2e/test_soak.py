@@ -14,11 +14,11 @@ async def test_every_one_of_many_requests_is_answered_and_counted(
     bentoml_home: Path, tmp_path: Path
 ) -> None:
     with serve(bentoml_home, tmp_path) as server:
-        windows = await soak.soaked(server, REQUESTS, 5)
+        windows = await soak.send_in_windows(server, REQUESTS, 5)
         async with server.pool() as pool:
             metrics = await pool.ask(server.target.get("/metrics"))
 
-    assert soak.counted(windows) == {200: REQUESTS}
+    assert soak.count_statuses(windows) == {200: REQUESTS}
     assert metrics.total("model_requests_total") == REQUESTS
 
 

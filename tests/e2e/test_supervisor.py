@@ -13,7 +13,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.watch import Watch
-from tests.intrusion import attack, endpoints_of, may_become_another, processes_of, shown
+from tests.intrusion import (
+    attack,
+    endpoints_of,
+    environments_and_commands,
+    may_change_account,
+    processes_of,
+)
 from tests.servers import (
     BIN,
     ROOT,
@@ -28,7 +34,7 @@ from tests.servers import (
 )
 
 pytestmark = [
-    pytest.mark.skipif(not may_become_another(), reason="only root may become another account"),
+    pytest.mark.skipif(not may_change_account(), reason="only root may become another account"),
 ]
 SECRET, ROTATED = "8f14e45fceea167a5a36dedd4bea2543", "c9f0f895fb98ab9159f51fd0297e236d"
 PSEUDONYMS = "45c48cce2e2d7fbdea1afc51c7c6ad26"
@@ -79,7 +85,7 @@ def test_another_account_gets_nothing_in_production(production: Server) -> None:
     endpoints = endpoints_of(pid)
     findings = attack(endpoints, [process.pid for process in processes_of(pid)])
     assert endpoints == [production.url.replace("http:", "tcp:")]
-    assert findings.nothing, findings
+    assert findings.is_empty, findings
     assert httpx.get(f"{production.url}/readyz", verify=TLS).status_code == 200
 
 
@@ -87,7 +93,7 @@ def test_another_account_gets_nothing_in_development(development: Server) -> Non
     pid = development.process.popen.pid
     endpoints = endpoints_of(pid)
     findings = attack(endpoints, [process.pid for process in processes_of(pid)])
-    assert findings.nothing, findings
+    assert findings.is_empty, findings
     tcp = [endpoint for endpoint in endpoints if endpoint.startswith("tcp:")]
     sockets = {
         Path(endpoint.removeprefix("ipc://")) for endpoint in endpoints if endpoint not in tcp
@@ -101,11 +107,11 @@ def test_another_account_gets_nothing_in_development(development: Server) -> Non
 def test_no_process_shows_a_secret_in_its_environment_or_command_line(
     production: Server, development: Server
 ) -> None:
-    process_text = shown(production.process.popen.pid)
+    process_text = environments_and_commands(production.process.popen.pid)
     assert "BENTOML_HOME" in process_text
     assert not [secret for secret in (SECRET, PSEUDONYMS) if secret in process_text]
     development_secret = (Path(development.env["KAITEN_HOME"]) / "development.secret").read_text()
-    assert development_secret not in shown(development.process.popen.pid)
+    assert development_secret not in environments_and_commands(development.process.popen.pid)
 
 
 def prediction_status(url: str, token: str) -> int:

@@ -20,7 +20,7 @@ from tests.acceptance.places import TWO_WORKERS
 from tests.acceptance.report import Report
 from tests.servers import BIN, ROOT, STOP_LIMIT_S, Server, environment, free_port, until_ready
 from tests.servers import Process as ServerProcess
-from tests.small_disk import fill, mounted
+from tests.small_disk import fill, mount_tmpfs
 
 # At 0.3 of the full size.
 BEFORE: Mapping[str, object] = {
@@ -178,7 +178,7 @@ async def _disk(report: Report, store: Path, folder: Path) -> None:
     home = _home(store, folder)
     metrics = home / "prometheus_multiproc_dir"
     env = environment(home, folder / "home", **TWO_WORKERS, WORKERS="2")
-    with mounted(metrics, "2m"):
+    with mount_tmpfs(metrics, "2m"):
         with site(env, subprocess.DEVNULL) as place:
             fill(metrics)
             pids = {worker.pid for worker in place.workers()}

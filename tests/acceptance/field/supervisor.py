@@ -14,7 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.places import TWO_WORKERS, WatchedServer, serve
 from tests.acceptance.report import Report
-from tests.intrusion import attack, endpoints_of, may_become_another, processes_of, shown
+from tests.intrusion import (
+    attack,
+    endpoints_of,
+    environments_and_commands,
+    may_change_account,
+    processes_of,
+)
 from tests.servers import BIN, ROOT, copied_store, environment, until_all_ready
 
 BEFORE: Mapping[str, object] = {
@@ -69,12 +75,12 @@ def _intrude(report: Report, name: str, server: WatchedServer, *secrets: str) ->
     """Attack every socket and process of the server as another account."""
     pid = server.server.process.popen.pid
     processes = [process.pid for process in processes_of(pid)]
-    environments = shown(pid)
+    environments = environments_and_commands(pid)
     exposed_secrets = [secret for secret in secrets if secret in environments]
     report.check(
         f"{name}: secrets shown by /proc", len(exposed_secrets), passed=not exposed_secrets
     )
-    if not may_become_another():
+    if not may_change_account():
         report.check(f"{name}: another account gets nothing", _ROOT_ONLY, passed=False)
         return
     endpoints = endpoints_of(pid)

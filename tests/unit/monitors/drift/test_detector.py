@@ -15,7 +15,7 @@ from monitors.drift.spool import Source, Spool
 from monitors.drift.state import BASELINE_UNREADABLE, DriftState, DriftStates
 from monitors.drift.whylogs_profiles import Profile
 from monitors.drift.windows import EndedWindow, claim_ended
-from tests.served_models import served
+from tests.served_models import served_models
 from tests.unit.monitors.drift.profiles import answers, usual
 
 RANDOM = np.random.default_rng(20261128)
@@ -43,7 +43,7 @@ class Setup:
         (report / BASELINE_FILE).write_bytes(usual(RANDOM, 3000).serialize())
         self.report = report if has_baseline else None
         self.detector = DriftDetector(
-            self.states, served({MODEL: self.report}), self.shelf.put, SETTINGS
+            self.states, served_models({MODEL: self.report}), self.shelf.put, SETTINGS
         )
 
     def put(self, columns: Columns, pseudonym_of: Callable[[str], str] = lambda _: "") -> None:

@@ -14,7 +14,7 @@ from monitors.drift.state import (
     WindowState,
     initial_state,
 )
-from tests.served_models import served
+from tests.served_models import served_models
 
 SOURCE = Source("intent:1.0.0", "production")
 AT = datetime(2026, 11, 28, tzinfo=UTC)
@@ -52,7 +52,7 @@ def test_a_version_without_a_baseline_says_so() -> None:
 def test_a_version_that_is_not_watched_says_so(tmp_path: Path) -> None:
     states = DriftStates(tmp_path)
     states.put(SOURCE, state_after(5), b"profile")
-    report = ServedDrift(states, served({"intent:1.0.0": Path("reports/r1")}), watched=False)
+    report = ServedDrift(states, served_models({"intent:1.0.0": Path("reports/r1")}), watched=False)
     (state,) = report.drift()
     assert (state.drifted, state.reason, state.windows) == (None, NOT_WATCHED, 0)
 
@@ -98,7 +98,7 @@ def test_every_served_version_is_reported_and_no_other(tmp_path: Path) -> None:
     states.put(SOURCE, state_after(3), b"profile")
     states.put(Source("old:1.0.0", "production"), state_after(9), b"profile")
     baselines = {"topic:2.0.0": None, "intent:1.0.0": Path("reports/r1")}
-    report = ServedDrift(states, served(baselines))
+    report = ServedDrift(states, served_models(baselines))
     versions = [
         (state.model, state.version, state.windows, state.drifted) for state in report.drift()
     ]

@@ -13,10 +13,10 @@ from monitors.feedback.predictions import PredictionLog, store_labels
 from monitors.feedback.tables import predictions, version_labels
 from tests.postgres_server import postgres_server
 from tests.prediction_events import prediction_event
-from tests.served_models import served
+from tests.served_models import served_models
 from tests.unit.monitors.feedback.house import truths
 
-MODELS = served({"intent:1.0.0": None}, ["billing", "delivery"])
+MODELS = served_models({"intent:1.0.0": None}, ["billing", "delivery"])
 
 
 @dataclass
@@ -169,7 +169,7 @@ def stored_labels(database: Database) -> set[tuple[str, str, str]]:
 
 
 def test_labels_of_versions_that_answered_are_stored(database: Database) -> None:
-    models = served({"intent:1.0.0": None, "silent:1.0.0": None}, ["a", "b"])
+    models = served_models({"intent:1.0.0": None, "silent:1.0.0": None}, ["a", "b"])
     log = PredictionLog(database, models, FeedbackSettings(), Dropped())
     for tag in ("intent:1.0.0", "unknown:1.0.0", "intent:1.0.0"):
         log.handle([prediction_event(model_tag=tag)])

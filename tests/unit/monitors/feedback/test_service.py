@@ -20,7 +20,7 @@ from monitors.feedback.service import FeedbackService
 from monitors.feedback.tables import feedback
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.prediction_events import prediction_event
-from tests.served_models import served
+from tests.served_models import served_models
 from tests.unit.monitors.feedback.house import put, put_version_labels, row, stored_feedback
 from tests.unit.monitors.feedback.test_job import RecordedMetrics
 from tests.unit.monitors.feedback.test_windows import HONEST
@@ -31,7 +31,7 @@ HUNG = LABEL._replace(request_id="hung")
 
 def make_service(url: URL, home: Path) -> FeedbackService:
     (home / FILE).write_text(HONEST.model_dump_json())
-    models = served({"intent:1.0.0": home}, ["billing", "delivery"])
+    models = served_models({"intent:1.0.0": home}, ["billing", "delivery"])
     return FeedbackService(url, home, FeedbackSettings(), models, RecordedMetrics())
 
 
