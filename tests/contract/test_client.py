@@ -227,7 +227,7 @@ async def test_the_gateway_keeps_the_clients_labels() -> None:
     async with client_of(house.app, bearer("feedback")[7:]) as client:
         answer = await client.feedback([("a", 0, "delivery"), Label("b", 2, "other")])
     assert (answer.accepted, answer.joined) == (2, 1)
-    assert house.desk.taken == [([("a", 0, "delivery"), ("b", 2, "other")], None)]
+    assert house.desk.submissions == [([("a", 0, "delivery"), ("b", 2, "other")], None)]
 
 
 async def test_a_database_that_is_away_is_unavailable() -> None:

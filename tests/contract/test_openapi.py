@@ -26,9 +26,9 @@ from kaiten.settings.models import (
 from tests.contract.written import document_of
 from tests.unit.gateway.house import (
     BENTO,
-    FOUND,
     GOOD,
     LIMITS,
+    QUALITIES,
     V1,
     V2,
     Classifier,
@@ -264,7 +264,7 @@ async def test_feedback_is_as_documented() -> None:
 @pytest.mark.parametrize("version", DOCUMENTS)
 async def test_quality_is_as_documented(version: str) -> None:
     for status, house, scope in (
-        (200, House(desk=Desk(found=FOUND)), "ops"),
+        (200, House(desk=Desk(qualities=QUALITIES)), "ops"),
         (403, House(), "predict"),
         (503, House(desk=Desk(error=DatabaseUnavailable())), "ops"),
     ):

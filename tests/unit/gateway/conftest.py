@@ -9,7 +9,7 @@ from gateway import security_log
 
 
 @pytest.fixture(autouse=True)
-def logged() -> Iterator[list[EventDict]]:
+def logs() -> Iterator[list[EventDict]]:
     """Keep log lines; left to itself, structlog paints each traceback for about a second."""
     kaiten = logging.getLogger("kaiten")
     level = kaiten.level
@@ -20,6 +20,6 @@ def logged() -> Iterator[list[EventDict]]:
 
 
 @pytest.fixture(autouse=True)
-def own_security_log(monkeypatch: pytest.MonkeyPatch) -> None:
+def fresh_security_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test count on from another's events."""
     monkeypatch.setattr(security_log, "security_log", security_log.SecurityLog())

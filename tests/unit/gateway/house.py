@@ -57,7 +57,7 @@ AS_THEY_ARE = ApiVersionSettings()
 LIMITS = GatewaySettings(max_body_bytes=256 * 1024, max_inputs=8, max_text_chars=100)
 
 # One version of which all is known, and one of which nothing is.
-FOUND = (
+QUALITIES = (
     VersionQuality(
         "intent",
         "1.0.0",
@@ -161,15 +161,15 @@ class Broken(Classifier):
 
 
 class Stuck(Classifier):
-    """Never answers, and tells that it was asked."""
+    """Never answers; an event is set once it has a request."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = asyncio.Event()
+        self.predict_started = asyncio.Event()
         self.dropped = False
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
-        self.asked.set()
+        self.predict_started.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -181,7 +181,9 @@ class FakeRegistry:
     """A registry of runners, the first of which is the default."""
 
     def __init__(self, *runners: PredictionRunner) -> None:
-        self._runners = {name: each for each in runners for name in (each.model_tag, _name(each))}
+        self._runners = {
+            name: runner for runner in runners for name in (runner.model_tag, _name(runner))
+        }
         self._all = runners
 
     @property
@@ -253,11 +255,11 @@ class Events:
 
 @dataclass
 class Desk:
-    """Keeps the labels that it is given, and tells what it is made with; or raises."""
+    """Keeps the labels it receives, and returns the qualities it was made with; or raises."""
 
-    found: Sequence[VersionQuality] = ()
+    qualities: Sequence[VersionQuality] = ()
     error: Exception | None = None
-    taken: list[tuple[Sequence[Label], frozenset[str] | None]] = field(default_factory=list)
+    submissions: list[tuple[Sequence[Label], frozenset[str] | None]] = field(default_factory=list)
 
     async def take(
         self,
@@ -268,13 +270,13 @@ class Desk:
     ) -> int:
         if self.error is not None:
             raise self.error
-        self.taken.append((labels, models))
+        self.submissions.append((labels, models))
         return len(labels) - 1
 
     async def read(self, deadline: float) -> Sequence[VersionQuality]:
         if self.error is not None:
             raise self.error
-        return self.found
+        return self.qualities
 
 
 def callers(settings: Settings, secret: SigningSecret) -> Callers:

@@ -6,7 +6,16 @@ import pytest
 
 from kaiten.errors import DatabaseUnavailable, Detail, Forbidden, InvalidInput
 from kaiten.settings.models import FeedbackSettings
-from tests.unit.gateway.house import CANARY, FOUND, LIMITS, Desk, House, bearer, error_of, fields_of
+from tests.unit.gateway.house import (
+    CANARY,
+    LIMITS,
+    QUALITIES,
+    Desk,
+    House,
+    bearer,
+    error_of,
+    fields_of,
+)
 
 FEEDBACK = "/api/v2/feedback"
 GOOD = {"request_id": "one", "item": 1, "label": "billing"}
@@ -19,11 +28,11 @@ async def test_labels_are_handed_on_and_counted() -> None:
     other = {"request_id": "a.B-2_", "label": "no label of ours"}
     answer = await house.post(FEEDBACK, {"feedback": [GOOD, other]}, SENDER)
     assert answer.status_code == 200
-    own = answer.headers["X-Request-ID"]
-    assert answer.json() == {"accepted": 2, "joined": 1, "request_id": own}
+    request_id = answer.headers["X-Request-ID"]
+    assert answer.json() == {"accepted": 2, "joined": 1, "request_id": request_id}
     assert answer.headers["API-Version"] == "2"
     labels = [("one", 1, "billing"), ("a.B-2_", 0, "no label of ours")]
-    assert house.desk.taken == [(labels, None)]
+    assert house.desk.submissions == [(labels, None)]
     # It is a request like others, and no prediction.
     assert house.metrics.answered == [(FEEDBACK, "", 200)]
     assert house.events.emitted == []
@@ -46,7 +55,7 @@ async def test_a_scope_tells_which_models_may_be_labelled(
     house = House()
     headers = {"Authorization": bearer(*scopes)}
     assert (await house.post(FEEDBACK, {"feedback": [GOOD]}, headers)).status_code == 200
-    assert [allowed for _, allowed in house.desk.taken] == [models]
+    assert [allowed for _, allowed in house.desk.submissions] == [models]
 
 
 @pytest.mark.parametrize("scope", ["predict", "ops", "predict:feedback", "feedbacks", "feedback:*"])
@@ -55,7 +64,7 @@ async def test_another_scope_labels_nothing(scope: str) -> None:
     headers = {"Authorization": bearer(scope)}
     answer = await house.post(FEEDBACK, {"feedback": [GOOD]}, headers)
     assert (answer.status_code, error_of(answer)["code"]) == (403, "forbidden")
-    assert house.desk.taken == []
+    assert house.desk.submissions == []
 
 
 @pytest.mark.parametrize(
@@ -81,7 +90,7 @@ async def test_what_is_no_label_is_named_and_not_quoted(item: dict[str, Any], fi
     assert answer.status_code == 422
     assert fields_of(answer) == [field]
     assert CANARY not in answer.text
-    assert house.desk.taken == []
+    assert house.desk.submissions == []
 
 
 @pytest.mark.parametrize("body", [{}, {"feedback": []}, {"feedback": [GOOD], "model": "intent"}])
@@ -113,10 +122,10 @@ async def test_what_the_desk_refuses_is_told(error: Exception, status: int, code
 
 
 async def test_quality_is_told_to_operators() -> None:
-    house = House(desk=Desk(found=FOUND))
+    house = House(desk=Desk(qualities=QUALITIES))
     answer = await house.ask("GET", "/ops/quality", headers=OPERATOR)
-    one, other = answer.json()["models"]
-    assert one == {
+    first, second = answer.json()["models"]
+    assert first == {
         "model": "intent",
         "version": "1.0.0",
         "arm": "production",
@@ -140,9 +149,9 @@ async def test_quality_is_told_to_operators() -> None:
         "reason": None,
         "observed_error": 0.02,
     }
-    assert (other["version"], other["labelled"]) == ("2.0.0", 0)
-    assert (other["report"], other["reason"]) == (None, "there is none")
-    assert other["accuracy"] is other["estimate"] is other["first_at"] is None
+    assert (second["version"], second["labelled"]) == ("2.0.0", 0)
+    assert (second["report"], second["reason"]) == (None, "there is none")
+    assert second["accuracy"] is second["estimate"] is second["first_at"] is None
     for headers in ({}, SENDER):
         refused = await house.ask("GET", "/ops/quality", headers=headers)
         assert refused.status_code == (403 if headers else 401)

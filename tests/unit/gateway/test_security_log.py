@@ -35,9 +35,9 @@ EXPIRED = jwt.encode(
 )
 
 
-def events(logged: list[EventDict]) -> list[EventDict]:
+def events(logs: list[EventDict]) -> list[EventDict]:
     """Return the security events: every line but the request's own."""
-    return [line for line in logged if line["event"] != "request"]
+    return [line for line in logs if line["event"] != "request"]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def events(logged: list[EventDict]) -> list[EventDict]:
 )
 @pytest.mark.parametrize("path", PREDICTIONS)
 async def test_every_rejected_token_is_told_with_its_fault(
-    logged: list[EventDict], path: str, token: str, fault: str
+    logs: list[EventDict], path: str, token: str, fault: str
 ) -> None:
     house = House()
     for _ in range(30):
@@ -63,9 +63,9 @@ async def test_every_rejected_token_is_told_with_its_fault(
         "route": path,
         "log_level": "warning",
     }
-    assert events(logged) == [line] * PER_SOURCE + [line | {"repeated": 30 - PER_SOURCE}]
-    assert token not in str(logged)
-    assert CANARY not in str(logged)
+    assert events(logs) == [line] * PER_SOURCE + [line | {"repeated": 30 - PER_SOURCE}]
+    assert token not in str(logs)
+    assert CANARY not in str(logs)
 
 
 @pytest.mark.parametrize(
@@ -78,32 +78,32 @@ async def test_every_rejected_token_is_told_with_its_fault(
     ],
 )
 async def test_a_missing_scope_is_told_wherever_it_was_missed(
-    logged: list[EventDict], path: str, scope: str, lacks: str
+    logs: list[EventDict], path: str, scope: str, lacks: str
 ) -> None:
     await House().post(path, GOOD[path], {"Authorization": bearer(scope)})
-    (line,) = events(logged)
+    (line,) = events(logs)
     assert (line["event"], line["fault"], line["route"]) == ("forbidden", lacks, path)
 
 
-async def test_a_caller_from_elsewhere_is_told_of(logged: list[EventDict]) -> None:
+async def test_a_caller_from_elsewhere_is_told_of(logs: list[EventDict]) -> None:
     secret = SigningSecret(SECRET, development=True)
     await House(secret=secret).post(V1, GOOD[V1], client="203.0.113.9")
-    (line,) = events(logged)
+    (line,) = events(logs)
     assert (line["event"], line["fault"], line["route"]) == ("loopback_refused", None, V1)
 
 
 @pytest.mark.parametrize("authorization", ["", "Basic YWxpY2U6cHc=", bearer("predict")])
-async def test_what_is_no_attack_is_not_told(logged: list[EventDict], authorization: str) -> None:
+async def test_what_is_no_attack_is_not_told(logs: list[EventDict], authorization: str) -> None:
     await House().post(V1, GOOD[V1], {"Authorization": authorization})
-    assert events(logged) == []
+    assert events(logs) == []
 
 
-def test_an_act_outside_a_request_is_told_as_well(logged: list[EventDict]) -> None:
+def test_an_act_outside_a_request_is_told_as_well(logs: list[EventDict]) -> None:
     for _ in range(3 * PER_SOURCE):
         log_operator_action("key_created", key="7f3a")
-    assert len(logged) == 3 * PER_SOURCE
-    assert all((line["event"], line["key"]) == ("key_created", "7f3a") for line in logged)
-    assert (logged[0]["fault"], logged[0]["route"]) == (None, None)
+    assert len(logs) == 3 * PER_SOURCE
+    assert all((line["event"], line["key"]) == ("key_created", "7f3a") for line in logs)
+    assert (logs[0]["fault"], logs[0]["route"]) == (None, None)
 
 
 class Clock:
@@ -142,71 +142,71 @@ class Flood:
         self.log.end_period()
 
 
-def counted(logged: list[EventDict], event: str = "token_rejected") -> int:
+def event_count(logs: list[EventDict], event: str = "token_rejected") -> int:
     """Return how many events the lines stand for."""
-    return sum(line.get("repeated", 1) for line in logged if line["event"] == event)
+    return sum(line.get("repeated", 1) for line in logs if line["event"] == event)
 
 
-def test_lines_of_one_source_are_bounded_and_all_are_counted(logged: list[EventDict]) -> None:
+def test_lines_of_one_source_are_bounded_and_all_are_counted(logs: list[EventDict]) -> None:
     flood = Flood()
     for number in range(10_000):
         # Of one network: its owner has all its addresses.
         flood.refuse(f"203.0.113.{number % 256}")
     flood.next_period()
-    assert len(logged) == PER_SOURCE + 1
-    assert counted(logged) == 10_000
-    assert logged[-1]["route"] == V1
+    assert len(logs) == PER_SOURCE + 1
+    assert event_count(logs) == 10_000
+    assert logs[-1]["route"] == V1
 
 
-def test_each_period_begins_again(logged: list[EventDict]) -> None:
+def test_each_period_begins_again(logs: list[EventDict]) -> None:
     flood = Flood()
     for _ in range(3):
         for _ in range(100):
             flood.refuse("203.0.113.9")
         flood.clock.now += PERIOD_S
     flood.log.end_period()
-    assert len(logged) == 3 * (PER_SOURCE + 1)
-    assert counted(logged) == 300
+    assert len(logs) == 3 * (PER_SOURCE + 1)
+    assert event_count(logs) == 300
 
 
-def test_lines_of_many_sources_are_bounded_too_and_all_are_counted(logged: list[EventDict]) -> None:
+def test_lines_of_many_sources_are_bounded_too_and_all_are_counted(logs: list[EventDict]) -> None:
     flood = Flood()
     for number in range(20_000):
         flood.refuse(f"10.{number // 250 % 250}.{number % 250}.1")
     flood.next_period()
-    assert len(logged) <= (MAX_SOURCES + 1) * (PER_SOURCE + 1)
-    assert counted(logged) == 20_000
+    assert len(logs) <= (MAX_SOURCES + 1) * (PER_SOURCE + 1)
+    assert event_count(logs) == 20_000
 
 
-def test_another_kind_of_event_is_not_lost_among_those_of_a_flood(logged: list[EventDict]) -> None:
+def test_another_kind_of_event_is_not_lost_among_those_of_a_flood(logs: list[EventDict]) -> None:
     flood = Flood()
     for number in range(5000):
         flood.refuse(f"10.{number // 250}.{number % 250}.1")
     flood.refuse("203.0.113.9", "forbidden", "lacks ops")
     flood.refuse("203.0.113.9", "token_rejected", "revoked_token")
-    told = [(line["event"], line["fault"]) for line in logged[-2:]]
-    assert told == [("forbidden", "lacks ops"), ("token_rejected", "revoked_token")]
+    last_events = [(line["event"], line["fault"]) for line in logs[-2:]]
+    assert last_events == [("forbidden", "lacks ops"), ("token_rejected", "revoked_token")]
 
 
-def test_faults_without_end_are_bounded_and_counted(logged: list[EventDict]) -> None:
+def test_faults_without_end_are_bounded_and_counted(logs: list[EventDict]) -> None:
     flood = Flood()
     for number in range(5000):
         flood.refuse("203.0.113.9", fault=f"fault {number}")
     flood.next_period()
     most = (MAX_SOURCES + MAX_FAULTS + 1) * (PER_SOURCE + 1)
-    assert len(logged) <= most
-    assert counted(logged) == 5000
+    assert len(logs) <= most
+    assert event_count(logs) == 5000
 
 
-def test_callers_with_a_name_are_told_apart_behind_one_address(logged: list[EventDict]) -> None:
+def test_callers_with_a_name_are_told_apart_behind_one_address(logs: list[EventDict]) -> None:
     flood = Flood()
     for _ in range(100):
         flood.refuse("203.0.113.9", "rate_limited", "", "loud")
     flood.refuse("203.0.113.9", "rate_limited", "", "quiet")
-    assert len(logged) == PER_SOURCE + 1
+    assert len(logs) == PER_SOURCE + 1
 
 
-async def test_count_is_written_although_nothing_comes_after_it(logged: list[EventDict]) -> None:
+async def test_count_is_written_although_nothing_comes_after_it(logs: list[EventDict]) -> None:
     log = SecurityLog(Clock())
     loop = asyncio.get_running_loop()
     calls: list[tuple[float, contextvars.Context]] = []
@@ -227,7 +227,7 @@ async def test_count_is_written_although_nothing_comes_after_it(logged: list[Eve
     for _ in range(PER_SOURCE + 5):
         log.log_event("token_rejected", "size")
     await ended.wait()
-    assert logged[-1]["repeated"] == 5
+    assert logs[-1]["repeated"] == 5
     ((delay, context),) = calls
     assert delay == PERIOD_S
     # It holds nothing of a request.

@@ -17,15 +17,15 @@ async def test_each_route_of_a_model_is_told_in_milliseconds() -> None:
         times.add(V2, 200, milliseconds / 1000)
     times.add(V2, 429, 0.001)
     answer = (await house.ask("GET", STATS, headers={"Authorization": bearer("ops")})).json()
-    routes = {each.pop("route"): each for each in answer["routes"]}
+    routes = {stats.pop("route"): stats for stats in answer["routes"]}
     assert [*routes] == [*house.services.routes.model_routes]
     assert routes[V1] == {"count": 0, "errors": {}, **NOTHING}
-    found = routes[V2]
-    assert (found["count"], found["errors"]) == (100, {"429": 1})
-    assert (found["mean_ms"], found["min_ms"], found["max_ms"]) == (50.5, 1, 100)
+    v2_stats = routes[V2]
+    assert (v2_stats["count"], v2_stats["errors"]) == (100, {"429": 1})
+    assert (v2_stats["mean_ms"], v2_stats["min_ms"], v2_stats["max_ms"]) == (50.5, 1, 100)
     # The least whole milliseconds that the share took at most, as these are.
     for share, expected in (("p50", 50), ("p90", 90), ("p95", 95), ("p99", 99)):
-        assert found[f"{share}_ms"] == pytest.approx(expected, rel=0.01)
+        assert v2_stats[f"{share}_ms"] == pytest.approx(expected, rel=0.01)
     assert datetime.fromisoformat(answer["since"]) <= datetime.now(UTC)
 
 
@@ -34,12 +34,12 @@ async def test_each_route_of_a_model_is_told_in_milliseconds() -> None:
 async def test_operators_are_told_and_nobody_else(method: str, route: str) -> None:
     house = House()
     assert (await house.ask(method, route)).status_code == 401
-    others = await house.ask(method, route, headers={"Authorization": bearer("predict")})
-    assert others.status_code == 403
-    operators = await house.ask(method, route, headers={"Authorization": bearer("ops")})
-    assert operators.status_code == 200
-    assert operators.headers["Content-Type"] == "application/json"
-    assert bool(operators.content) == (method == "GET")
+    refusal = await house.ask(method, route, headers={"Authorization": bearer("predict")})
+    assert refusal.status_code == 403
+    answer = await house.ask(method, route, headers={"Authorization": bearer("ops")})
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "application/json"
+    assert bool(answer.content) == (method == "GET")
 
 
 @pytest.mark.parametrize("route", [STATS, DRIFT])

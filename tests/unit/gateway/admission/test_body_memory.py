@@ -42,7 +42,7 @@ def test_subject_alone_may_hold_half_of_all_but_room_for_a_largest_body() -> Non
 
 def test_subjects_that_hold_all_that_they_may_leave_room_for_a_largest_body() -> None:
     bodies, watch = memory()
-    held = [_as_much_as_may_be(bodies, subject) for subject in "abcde"]
+    held = [_fill_share(bodies, subject) for subject in "abcde"]
     # Half, by turns, and never less than one body.
     assert held == [550, 275, 137, LARGEST, LARGEST]
     assert watch.body_sizes[-1] == sum(held)
@@ -51,7 +51,7 @@ def test_subjects_that_hold_all_that_they_may_leave_room_for_a_largest_body() ->
 def test_newcomer_sends_a_largest_body_in_parts_beside_those_that_hold_more() -> None:
     bodies, _ = memory()
     for subject in "abc":
-        _as_much_as_may_be(bodies, subject)
+        _fill_share(bodies, subject)
     newcomer = bodies.reservation("newcomer")
     for size in range(10, LARGEST + 1, 10):
         newcomer.grow_to(size)
@@ -59,7 +59,7 @@ def test_newcomer_sends_a_largest_body_in_parts_beside_those_that_hold_more() ->
         newcomer.grow_to(LARGEST + 1)
 
 
-def _as_much_as_may_be(bodies: BodyMemory, subject: str) -> int:
+def _fill_share(bodies: BodyMemory, subject: str) -> int:
     size = 0
     with contextlib.suppress(BodyMemoryFull):
         while True:
@@ -77,10 +77,10 @@ def test_reservation_counts_growth_once() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 700)), max_size=30))
-def test_never_over_the_limit_and_all_of_it_is_given_back(asked: list[tuple[str, int]]) -> None:
+def test_never_over_the_limit_and_all_of_it_is_given_back(growths: list[tuple[str, int]]) -> None:
     bodies, watch = memory()
     reservations = []
-    for subject, size in asked:
+    for subject, size in growths:
         reservation = bodies.reservation(subject)
         reservations.append(reservation)
         with contextlib.suppress(BodyMemoryFull):
@@ -95,16 +95,16 @@ def test_never_over_the_limit_and_all_of_it_is_given_back(asked: list[tuple[str,
 async def _pending(house: House, path: str, body: bytes, **headers: str) -> "asyncio.Task[object]":
     """Send a body that never ends."""
 
-    taken = asyncio.Event()
+    next_read = asyncio.Event()
 
     async def endless() -> AsyncIterator[bytes]:
         yield body
         # The server asks for more once it has reserved these bytes.
-        taken.set()
+        next_read.set()
         await asyncio.Event().wait()
 
     task = asyncio.create_task(house.post(path, endless(), headers))
-    await taken.wait()
+    await next_read.wait()
     return task
 
 
@@ -150,19 +150,23 @@ async def test_body_in_chunks_is_refused_as_it_grows() -> None:
 async def test_another_subject_is_answered_beside_one_that_holds_its_share() -> None:
     house = House(gateway=SMALL)
     held = await _pending(house, V1, b"x" * 1000)
-    mine = await house.post(V1, GOOD[V1], {"Authorization": bearer("predict", subject="alice")})
-    others = await house.post(V1, GOOD[V1], {"Authorization": bearer("predict", subject="bob")})
-    assert (mine.status_code, others.status_code) == (429, 200)
+    alices_answer = await house.post(
+        V1, GOOD[V1], {"Authorization": bearer("predict", subject="alice")}
+    )
+    bobs_answer = await house.post(
+        V1, GOOD[V1], {"Authorization": bearer("predict", subject="bob")}
+    )
+    assert (alices_answer.status_code, bobs_answer.status_code) == (429, 200)
     await _end(held)
 
 
 async def test_body_counts_until_its_request_has_ended() -> None:
     stuck = Stuck()
     house = House(stuck, gateway=SMALL, request_timeout_s=0.05)
-    asked = asyncio.create_task(house.post(V1, GOOD[V1]))
-    await stuck.asked.wait()
+    request = asyncio.create_task(house.post(V1, GOOD[V1]))
+    await stuck.predict_started.wait()
     assert house.metrics.body_sizes[-1] > 0
-    assert (await asked).status_code == 504
+    assert (await request).status_code == 504
     assert house.metrics.body_sizes[-1] == 0
 
 

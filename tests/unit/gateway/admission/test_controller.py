@@ -69,17 +69,17 @@ class Small(Classifier):
         return await super().predict(inputs, deadline)
 
 
-class Asked(Classifier):
+class CallRecorder(Classifier):
     """Notes the deadlines that it is asked with, and how many inputs come before."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[tuple[float, int]] = []
+        self.calls: list[tuple[float, int]] = []
 
     def retry_after_s(
         self, subject: str, inputs: int, deadline: float, ahead: int = 0
     ) -> int | None:
-        self.asked.append((deadline, ahead))
+        self.calls.append((deadline, ahead))
         return None
 
 
@@ -326,23 +326,23 @@ async def test_a_request_that_waited_until_it_was_due_is_not_started() -> None:
     assert door.refused == ["deadline_exceeded"]
 
 
-@pytest.mark.parametrize(("asked_ms", "left_s"), [("2000", 2), ("x", math.inf), ("90000", 30)])
+@pytest.mark.parametrize(("time_limit_ms", "left_s"), [("2000", 2), ("x", math.inf), ("90000", 30)])
 async def test_the_queues_are_asked_with_the_callers_time_limit(
-    asked_ms: str, left_s: float
+    time_limit_ms: str, left_s: float
 ) -> None:
-    runner = Asked()
+    runner = CallRecorder()
     door, token = Door((runner,)), bearer("predict")
     await door.remember(token)
-    await door.ask(V1, token, received=100, time_limit_ms=asked_ms)
-    assert runner.asked == [(100 + left_s, 0)]
+    await door.ask(V1, token, received=100, time_limit_ms=time_limit_ms)
+    assert runner.calls == [(100 + left_s, 0)]
 
 
 async def test_the_queues_are_asked_with_the_requests_that_wait_before_it() -> None:
-    runner = Asked()
+    runner = CallRecorder()
     door, token = Door((runner,)), bearer("predict")
     await door.remember(token)
     while not door.admission._backlog._waiting:
         await door.ask(V1, token)
     for _ in range(2):
         await door.ask(V1, token)
-    assert [ahead for _, ahead in runner.asked[-3:]] == [0, 1, 2]
+    assert [ahead for _, ahead in runner.calls[-3:]] == [0, 1, 2]

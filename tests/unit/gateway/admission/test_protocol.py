@@ -116,7 +116,7 @@ def get(path: str, body: bytes = b"") -> bytes:
 
 
 def statuses(wire: Wire) -> list[str]:
-    return [each[9:12].decode() for each in wire.parts if each.startswith(b"HTTP/1.1 ")]
+    return [part[9:12].decode() for part in wire.parts if part.startswith(b"HTTP/1.1 ")]
 
 
 async def test_an_early_answer_needs_no_task() -> None:
@@ -151,7 +151,7 @@ async def test_thousands_of_pipelined_requests_are_answered_in_order() -> None:
         await asyncio.sleep(0)
     assert at_first < len(paths)
     answers = b"".join(wire.parts).split(b"HTTP/1.1 ")[1:]
-    assert [each.rpartition(b"\r\n")[2].decode() for each in answers] == paths
+    assert [answer.rpartition(b"\r\n")[2].decode() for answer in answers] == paths
 
 
 async def test_one_chunk_of_requests_does_not_hold_the_loop_to_its_end() -> None:
@@ -183,10 +183,10 @@ async def test_reading_stays_paused_while_bytes_wait_to_be_parsed() -> None:
 async def test_the_body_of_a_refused_request_is_passed_over() -> None:
     worker = Worker()
     protocol, wire = worker.connect()
-    whole = get("/early/refused", b"x" * 100_000) + get("/late")
-    protocol.data_received(whole[:200])
+    requests = get("/early/refused", b"x" * 100_000) + get("/late")
+    protocol.data_received(requests[:200])
     assert statuses(wire) == ["200"]
-    protocol.data_received(whole[200:])
+    protocol.data_received(requests[200:])
     while len(statuses(wire)) < 2:
         await worker.answer()
         await asyncio.sleep(0)
@@ -299,11 +299,11 @@ async def test_a_request_behind_one_that_waits_is_answered_after_it() -> None:
 
 
 async def test_a_caller_who_leaves_a_pipeline_is_noticed_by_its_first_request() -> None:
-    seen: list[str] = []
+    message_types: list[str] = []
 
     async def watching(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        seen.append((await receive())["type"])
+        message_types.append((await receive())["type"])
 
     worker = Worker(app=watching)
     protocol, _ = worker.connect()
@@ -312,7 +312,7 @@ async def test_a_caller_who_leaves_a_pipeline_is_noticed_by_its_first_request() 
     protocol.connection_lost(None)
     async with asyncio.timeout(10):
         await worker.answer()
-    assert seen == ["http.disconnect"]
+    assert message_types == ["http.disconnect"]
 
 
 async def test_what_is_no_http_is_answered_once_and_after_the_requests_before_it() -> None:

@@ -55,5 +55,5 @@ def test_a_body_of_unknown_length_is_not_remembered(bodies: RefusedBodies) -> No
 def test_many_refusals_forget_the_oldest_and_no_more(bodies: RefusedBodies) -> None:
     for size_bytes in range(1, 2001):
         bodies.add("alice", size_bytes, 200, 3)
-    known = [size for size in range(1, 2001) if bodies.inputs("alice", size) == 200]
-    assert known == [*range(2001 - 1024, 2001)]
+    sizes = [size for size in range(1, 2001) if bodies.inputs("alice", size) == 200]
+    assert sizes == [*range(2001 - 1024, 2001)]

@@ -17,7 +17,7 @@ def in_plain_text(error: Exception) -> Response:
     return PlainTextResponse("no", 403, error_headers(error))
 
 
-async def answered(error: Exception, render: ErrorRenderer) -> list[Message]:
+async def messages_of(error: Exception, render: ErrorRenderer) -> list[Message]:
     """Return the messages that a route sends whose handler raises the error."""
     spec = RouteSpec(
         method="GET",
@@ -48,20 +48,20 @@ async def answered(error: Exception, render: ErrorRenderer) -> list[Message]:
 
 @pytest.mark.parametrize("render", [error_response, in_plain_text])
 async def test_a_refusal_is_logged_once_whatever_renders_it(
-    logged: list[EventDict], render: ErrorRenderer
+    logs: list[EventDict], render: ErrorRenderer
 ) -> None:
-    messages = await answered(Forbidden("ops"), render)
+    messages = await messages_of(Forbidden("ops"), render)
     security_log.security_log.end_period()
-    assert [line["event"] for line in logged] == ["forbidden"]
+    assert [line["event"] for line in logs] == ["forbidden"]
     assert messages[0]["status"] == 403
     assert b"insufficient_scope" in dict(messages[0]["headers"])[b"www-authenticate"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), SetupError("x")])
 async def test_an_error_that_no_caller_is_told_of_is_logged_with_its_traceback(
-    logged: list[EventDict], error: Exception
+    logs: list[EventDict], error: Exception
 ) -> None:
-    messages = await answered(error, error_response)
+    messages = await messages_of(error, error_response)
     assert messages[0]["status"] == 500
-    assert [(line["event"], line["log_level"]) for line in logged] == [("request_failed", "error")]
-    assert logged[0]["exc_info"] is True
+    assert [(line["event"], line["log_level"]) for line in logs] == [("request_failed", "error")]
+    assert logs[0]["exc_info"] is True

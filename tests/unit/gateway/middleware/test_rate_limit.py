@@ -37,10 +37,10 @@ class Gate(Classifier):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked, self.open = asyncio.Event(), asyncio.Event()
+        self.predict_started, self.open = asyncio.Event(), asyncio.Event()
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
-        self.asked.set()
+        self.predict_started.set()
         await self.open.wait()
         return await super().predict(inputs, deadline)
 
@@ -57,7 +57,7 @@ def limited(
     return House(*runners, limiter=limiter, request_timeout_s=request_timeout_s)
 
 
-def told(answer: httpx.Response) -> tuple[int, str, list[str], str]:
+def refusal_of(answer: httpx.Response) -> tuple[int, str, list[str], str]:
     error = error_of(answer)
     return answer.status_code, error["code"], fields_of(answer), answer.headers["Retry-After"]
 
@@ -67,10 +67,10 @@ async def test_the_request_after_the_last_is_refused(path: str) -> None:
     house = limited(requests="2/minute")
     answers = [await house.post(path, GOOD[path]) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
-    assert told(answers[-1]) == (429, "rate_limited", ["requests"], "60")
+    assert refusal_of(answers[-1]) == (429, "rate_limited", ["requests"], "60")
     assert {answer.headers["RateLimit-Policy"] for answer in answers} == {'"requests";q=2;w=60'}
     assert [answer.headers["RateLimit"] for answer in answers] == [
-        f'"requests";r={left};t=60' for left in (1, 0, 0)
+        f'"requests";r={remaining};t=60' for remaining in (1, 0, 0)
     ]
 
 
@@ -117,7 +117,7 @@ async def test_tokens_that_were_computed_are_charged(path: str, charged: int) ->
     answer = await house.post(path, body)
     assert answer.status_code == 200
     assert answer.headers["RateLimit"] == f'"tokens";r={max(0, 3 - charged)};t=60'
-    assert told(await house.post(path, body)) == (429, "rate_limited", ["tokens"], "60")
+    assert refusal_of(await house.post(path, body)) == (429, "rate_limited", ["tokens"], "60")
 
 
 async def test_what_failed_costs_a_request_and_no_tokens() -> None:
@@ -160,7 +160,7 @@ async def test_who_leaves_or_sets_a_short_limit_is_charged_what_it_queued(how: s
                 await asyncio.wait_for(request, 0.01)
         else:
             assert (await request).status_code == 504
-    assert told(await house.post(V1, GOOD[V1])) == (429, "rate_limited", ["tokens"], "60")
+    assert refusal_of(await house.post(V1, GOOD[V1])) == (429, "rate_limited", ["tokens"], "60")
 
 
 async def test_requests_at_once_queue_no_more_than_the_limit_and_a_batch() -> None:
@@ -168,7 +168,9 @@ async def test_requests_at_once_queue_no_more_than_the_limit_and_a_batch() -> No
     answers = await asyncio.gather(*(house.post(V1, GOOD[V1]) for _ in range(20)))
     statuses = [answer.status_code for answer in answers]
     assert sorted(statuses) == [200, 200] + [429] * 18
-    assert {told(answer)[1] for answer in answers if answer.status_code == 429} == {"rate_limited"}
+    assert {refusal_of(answer)[1] for answer in answers if answer.status_code == 429} == {
+        "rate_limited"
+    }
 
 
 async def test_what_the_model_had_no_room_for_is_given_back() -> None:
@@ -183,8 +185,8 @@ async def test_one_too_many_at_once_is_refused_until_another_has_left() -> None:
     gate = Gate()
     house = limited(gate, requests="9/minute", concurrency=1)
     first = asyncio.create_task(house.post(V1, GOOD[V1]))
-    await gate.asked.wait()
-    assert told(await house.post(V1, GOOD[V1])) == (
+    await gate.predict_started.wait()
+    assert refusal_of(await house.post(V1, GOOD[V1])) == (
         429,
         "too_many_concurrent",
         ["concurrency"],
@@ -207,7 +209,7 @@ async def test_a_place_is_free_after_a_failure_a_deadline_and_a_caller_who_left(
     stuck = Stuck()
     house = limited(stuck, concurrency=1)
     request = asyncio.create_task(house.post(V1, GOOD[V1]))
-    await stuck.asked.wait()
+    await stuck.predict_started.wait()
     request.cancel()
     with pytest.raises(asyncio.CancelledError):
         await request

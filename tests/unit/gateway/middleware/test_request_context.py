@@ -20,10 +20,10 @@ def outermost(app: ASGIApp, services: Services) -> ASGIApp:
 
 async def context_of(path: str, *headers: tuple[bytes, bytes]) -> RequestContext:
     """Return the context that a request gets."""
-    found: list[RequestContext] = []
+    contexts: list[RequestContext] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        found.append(current())
+        contexts.append(current())
 
     async def nothing(*_: object) -> None: ...
 
@@ -37,7 +37,7 @@ async def context_of(path: str, *headers: tuple[bytes, bytes]) -> RequestContext
         "client": ("203.0.113.9", 1),
     }
     await middleware(scope, nothing, nothing)  # type: ignore[arg-type]
-    return found[0]
+    return contexts[0]
 
 
 async def test_a_callers_trace_is_taken() -> None:

@@ -7,7 +7,9 @@ from tests.unit.gateway.middleware.test_request_metrics import request_to
 SOME = [(b"host", b"kaiten"), (b"accept", b"*/*")]
 
 
-async def answered(headers: list[tuple[bytes, bytes]], path: str = "/livez") -> tuple[int, bytes]:
+async def status_and_body(
+    headers: list[tuple[bytes, bytes]], path: str = "/livez"
+) -> tuple[int, bytes]:
     """Return the status and the body for a request with just these headers, as uvicorn has them."""
     sent: list[Message] = []
 
@@ -30,8 +32,8 @@ async def answered(headers: list[tuple[bytes, bytes]], path: str = "/livez") -> 
     ("count", "status"), [(LIMITS.max_headers - 2, 200), (LIMITS.max_headers - 1, 431)]
 )
 async def test_headers_are_counted(count: int, status: int) -> None:
-    found, body = await answered([*SOME, *[(b"x-more", CANARY.encode())] * count])
-    assert found == status
+    answer_status, body = await status_and_body([*SOME, *[(b"x-more", CANARY.encode())] * count])
+    assert answer_status == status
     assert (b"headers_too_large" in body) == (status == 431)
     assert CANARY.encode() not in body
 
@@ -40,8 +42,8 @@ async def test_headers_are_counted(count: int, status: int) -> None:
 async def test_headers_are_weighed(more: int, status: int) -> None:
     # As they were sent: a colon, a space and the end of the line are theirs.
     rest = LIMITS.max_header_bytes - sum(len(name) + len(value) + 4 for name, value in SOME)
-    found, _ = await answered([*SOME, (b"x", b"y" * (rest - 5 + more))])
-    assert found == status
+    answer_status, _ = await status_and_body([*SOME, (b"x", b"y" * (rest - 5 + more))])
+    assert answer_status == status
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,9 @@ async def test_headers_are_weighed(more: int, status: int) -> None:
     ],
 )
 async def test_what_contradicts_itself_is_malformed(name: bytes, field: str) -> None:
-    status, body = await answered([(name, b"1"), (b"accept", b"*/*"), (name, CANARY.encode())])
+    status, body = await status_and_body(
+        [(name, b"1"), (b"accept", b"*/*"), (name, CANARY.encode())]
+    )
     assert status == 400
     assert b'"malformed_request"' in body
     assert f'"field": "{field}"'.encode() in body
@@ -63,7 +67,7 @@ async def test_what_contradicts_itself_is_malformed(name: bytes, field: str) -> 
 
 @pytest.mark.parametrize("headers", [[(b"host", b"a")] * 2, [(b"accept", b"a"), (b"accept", b"b")]])
 async def test_what_only_repeats_itself_is_taken(headers: list[tuple[bytes, bytes]]) -> None:
-    assert (await answered(headers))[0] == 200
+    assert (await status_and_body(headers))[0] == 200
 
 
 async def test_a_refusal_is_an_answer_like_any_other() -> None:

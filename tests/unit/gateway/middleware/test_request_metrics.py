@@ -132,7 +132,7 @@ async def test_a_request_whose_caller_is_gone_is_counted_as_499(path: str) -> No
     runner = Stuck()
     house = House(runner)
     request = asyncio.create_task(house.post(path, GOOD[path]))
-    await runner.asked.wait()
+    await runner.predict_started.wait()
     request.cancel()
     with suppress(asyncio.CancelledError):
         await request
@@ -150,7 +150,7 @@ async def test_what_a_caller_who_leaves_had_asked_is_dropped(path: str) -> None:
     async def receive() -> Message:
         if messages:
             return messages.pop()
-        await runner.asked.wait()
+        await runner.predict_started.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
@@ -197,7 +197,7 @@ async def test_an_answer_that_breaks_off_is_counted_by_its_status() -> None:
 
 @pytest.mark.parametrize("headers", [[(b"content-type", b"application/json")], []])
 async def test_an_answer_that_finds_no_connection_is_counted_as_499(
-    headers: list[tuple[bytes, bytes]], logged: list[EventDict]
+    headers: list[tuple[bytes, bytes]], logs: list[EventDict]
 ) -> None:
     async def send(message: Message) -> None:
         # As uvloop says it, where uvicorn has not noticed.
@@ -210,10 +210,10 @@ async def test_an_answer_that_finds_no_connection_is_counted_as_499(
     with pytest.raises(ClientDisconnected):
         await house.app({**request_to(V1), "headers": headers}, receive, send)
     assert house.metrics.answered == [(V1, "", 499)]
-    assert [line["event"] for line in logged] == ["request"]
+    assert [line["event"] for line in logs] == ["request"]
 
 
-async def test_an_answer_that_the_server_refuses_is_a_failure(logged: list[EventDict]) -> None:
+async def test_an_answer_that_the_server_refuses_is_a_failure(logs: list[EventDict]) -> None:
     async def send(message: Message) -> None:
         raise RuntimeError("Invalid HTTP header value.")
 
@@ -222,7 +222,7 @@ async def test_an_answer_that_the_server_refuses_is_a_failure(logged: list[Event
 
     with pytest.raises(RuntimeError, match="header value"):
         await House().app(request_to(V1), receive, send)
-    assert "request_failed" in [line["event"] for line in logged]
+    assert "request_failed" in [line["event"] for line in logs]
 
 
 async def test_an_event_of_each_item_is_emitted() -> None:
@@ -272,10 +272,10 @@ async def test_requests_at_once_are_told_apart() -> None:
     ],
 )
 async def test_a_request_is_one_line_in_the_log(
-    logged: list[EventDict], path: str, route: str | None, status: int, level: str
+    logs: list[EventDict], path: str, route: str | None, status: int, level: str
 ) -> None:
     await House().post(path, GOOD[V2])
-    (line,) = logged
+    (line,) = logs
     assert (line["event"], line["log_level"]) == ("request", level)
     assert (line["method"], line["route"], line["status"]) == ("POST", route, status)
     assert line["model"] == (TAG if status == 200 else None)
@@ -284,19 +284,19 @@ async def test_a_request_is_one_line_in_the_log(
 @pytest.mark.parametrize("path", PREDICTIONS)
 @pytest.mark.parametrize("runner", [runner for runner, _, _ in RUNNERS])
 async def test_no_text_and_no_token_is_logged(
-    logged: list[EventDict], path: str, runner: Classifier
+    logs: list[EventDict], path: str, runner: Classifier
 ) -> None:
     body = {"text": CANARY} if path == V1 else {"inputs": [CANARY]}
     token = bearer("predict").removeprefix("Bearer ")
     await House(runner).post(path, body, {"Authorization": f"Bearer {token}"})
     await House(runner).post(path, body, {"Authorization": f"Bearer {token}x"})
-    assert logged
-    assert CANARY not in str(logged)
-    assert token not in str(logged)
+    assert logs
+    assert CANARY not in str(logs)
+    assert token not in str(logs)
 
 
 async def test_a_flood_is_logged_in_part_and_the_next_line_tells_how_many_were_left_out(
-    logged: list[EventDict],
+    logs: list[EventDict],
 ) -> None:
     clock = Clock()
     middleware = RequestMetricsMiddleware(
@@ -305,33 +305,33 @@ async def test_a_flood_is_logged_in_part_and_the_next_line_tells_how_many_were_l
     for now in (1.0, 1.1, 1.2, 1.9, 2.0):
         clock.now = now
         await call(middleware)
-    assert [line["left_out"] for line in logged] == [0, 0, 2]
+    assert [line["left_out"] for line in logs] == [0, 0, 2]
 
 
-async def test_failures_of_the_service_are_not_limited(logged: list[EventDict]) -> None:
+async def test_failures_of_the_service_are_not_limited(logs: list[EventDict]) -> None:
     logging.getLogger("kaiten").setLevel("ERROR")
     middleware = RequestMetricsMiddleware(
         PlainTextResponse("bad", 500), FakeMetrics(), Events(), lines_per_s=0, clock=Clock()
     )
     for _ in range(3):
         await call(middleware)
-    assert [(line["status"], line["log_level"]) for line in logged] == [(500, "error")] * 3
+    assert [(line["status"], line["log_level"]) for line in logs] == [(500, "error")] * 3
 
 
 @pytest.mark.parametrize(("path", "status"), [(V1, 504), ("/readyz", 503)])
 async def test_what_a_caller_can_bring_about_is_limited_like_any_request(
-    logged: list[EventDict], path: str, status: int
+    logs: list[EventDict], path: str, status: int
 ) -> None:
     middleware = RequestMetricsMiddleware(
         PlainTextResponse("late", status), FakeMetrics(), Events(), lines_per_s=1, clock=Clock()
     )
     for _ in range(3):
         await call(middleware, path)
-    assert [(line["status"], line["log_level"]) for line in logged] == [(status, "warning")]
+    assert [(line["status"], line["log_level"]) for line in logs] == [(status, "warning")]
 
 
 async def test_a_second_is_that_of_the_answer_and_never_goes_back(
-    logged: list[EventDict],
+    logs: list[EventDict],
 ) -> None:
     clock, ends = Clock(), iter((2.1, 2.2, 2.3, 2.4))
 
@@ -344,10 +344,10 @@ async def test_a_second_is_that_of_the_answer_and_never_goes_back(
     for begins in (2.0, 1.5, 2.2, 1.6):
         clock.now = begins
         await call(middleware)
-    assert len(logged) == 1
+    assert len(logs) == 1
 
 
-async def test_what_is_not_written_takes_nobody_s_place(logged: list[EventDict]) -> None:
+async def test_what_is_not_written_takes_nobody_s_place(logs: list[EventDict]) -> None:
     logging.getLogger("kaiten").setLevel("INFO")
     clock = Clock()
     middleware = RequestMetricsMiddleware(
@@ -357,7 +357,7 @@ async def test_what_is_not_written_takes_nobody_s_place(logged: list[EventDict])
     for now, path in requests:
         clock.now = now
         await call(middleware, path)
-    assert [(line["route"], line["left_out"]) for line in logged] == [(V1, 0), (V1, 1)]
+    assert [(line["route"], line["left_out"]) for line in logs] == [(V1, 0), (V1, 1)]
 
 
 class Clock:

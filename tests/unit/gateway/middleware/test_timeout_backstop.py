@@ -41,16 +41,16 @@ async def waits(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture
 async def timers(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.TimerHandle]:
     """Return the timers that are set from now on."""
-    found: list[asyncio.TimerHandle] = []
+    handles: list[asyncio.TimerHandle] = []
     loop = asyncio.get_running_loop()
     call_at = loop.call_at
 
-    def noted(when: float, call: Callable[..., object], *given: Any, **named: Any) -> Any:  # noqa: ANN401
-        found.append(call_at(when, call, *given, **named))
-        return found[-1]
+    def spy(when: float, call: Callable[..., object], *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        handles.append(call_at(when, call, *arguments, **options))
+        return handles[-1]
 
-    monkeypatch.setattr(loop, "call_at", noted)
-    return found
+    monkeypatch.setattr(loop, "call_at", spy)
+    return handles
 
 
 async def test_an_answer_leaves_no_timer(timers: list[asyncio.TimerHandle]) -> None:

@@ -22,7 +22,7 @@ class Fragile(InProcessStore):
     def __init__(self, limits: Rules, clock: Callable[[], float]) -> None:
         super().__init__(limits, clock)
         self.away = False
-        self.asked = 0
+        self.call_count = 0
         self.subjects: set[str] = set()
         self.closed = False
 
@@ -42,7 +42,7 @@ class Fragile(InProcessStore):
         self.closed = True
 
     def _answer(self, subject: str) -> None:
-        self.asked += 1
+        self.call_count += 1
         self.subjects.add(subject)
         if self.away:
             raise StoreUnavailable("ConnectionError")
@@ -84,25 +84,25 @@ async def passes(limiter: Limiter, tokens: int = 0) -> bool:
 
 
 async def test_a_store_that_is_away_is_replaced_by_limits_of_the_same_size(
-    logged: list[EventDict],
+    logs: list[EventDict],
 ) -> None:
     shared = Shared(rules(requests="2/minute"))
     assert await shared.ask(3) == [True, True, False]
     shared.store.away = True
     assert await shared.ask(3) == [True, True, False]
     assert shared.watch.degraded == [False, True]
-    assert [line["event"] for line in logged] == ["rate_limit_degraded"]
-    assert logged[0]["fault"] == "ConnectionError"
+    assert [line["event"] for line in logs] == ["rate_limit_degraded"]
+    assert logs[0]["fault"] == "ConnectionError"
 
 
 async def test_a_store_that_is_away_is_asked_again_every_few_seconds_by_one_request() -> None:
     shared = Shared(rules(requests="99/minute"))
     shared.store.away = True
     await shared.ask(5)
-    assert shared.store.asked == 1
+    assert shared.store.call_count == 1
     shared.clock.now += RETRY_S
     await shared.ask(5)
-    assert shared.store.asked == 2
+    assert shared.store.call_count == 2
     shared.store.away = False
     shared.clock.now += RETRY_S - 1
     await shared.ask()
@@ -112,7 +112,7 @@ async def test_a_store_that_is_away_is_asked_again_every_few_seconds_by_one_requ
     assert shared.watch.degraded == [False, True, False]
 
 
-async def test_many_that_fail_at_once_are_one_line(logged: list[EventDict]) -> None:
+async def test_many_that_fail_at_once_are_one_line(logs: list[EventDict]) -> None:
     shared = Shared(rules(concurrency=99))
     requests = [shared.limiter.request(ALICE) for _ in range(20)]
     for limited in requests:
@@ -122,7 +122,7 @@ async def test_many_that_fail_at_once_are_one_line(logged: list[EventDict]) -> N
         await limited.release()
     shared.clock.now += RETRY_S
     await shared.ask()
-    assert [line["event"] for line in logged] == ["rate_limit_degraded"] * 2
+    assert [line["event"] for line in logs] == ["rate_limit_degraded"] * 2
 
 
 async def test_tokens_count_here_where_the_shared_store_went_away_meanwhile() -> None:
@@ -233,13 +233,13 @@ async def test_tokens_that_no_window_has_room_for_are_no_matter_of_time() -> Non
 
 async def test_what_was_reserved_and_not_computed_is_given_back() -> None:
     shared = Shared(rules(tokens="10/minute"))
-    for computed, left in ((False, b"r=10"), (True, b"r=0"), (True, b"r=0")):
+    for computed, remaining in ((False, b"r=10"), (True, b"r=0"), (True, b"r=0")):
         limited = shared.limiter.request(ALICE)
         with suppress(RateLimited):
             await limited.acquire()
             await limited.reserve(10)
             await limited.release(computed=computed)
-        assert left in dict(limited.headers())[b"ratelimit"]
+        assert remaining in dict(limited.headers())[b"ratelimit"]
 
 
 class Slow(Fragile):
@@ -273,7 +273,7 @@ async def test_a_slow_store_is_not_used_again_until_it_is_fast() -> None:
 
 
 async def test_a_store_that_comes_and_goes_is_used_ever_more_rarely(
-    logged: list[EventDict],
+    logs: list[EventDict],
 ) -> None:
     shared = Shared(rules(requests="9999999/minute"))
     for _ in range(300):
@@ -282,7 +282,7 @@ async def test_a_store_that_comes_and_goes_is_used_ever_more_rarely(
         await shared.ask()
         shared.clock.now += 1
     assert shared.watch.degraded.count(True) <= 10
-    assert len(logged) <= 20
+    assert len(logs) <= 20
     # Once it has been steady, it is forgiven.
     shared.store.away = False
     shared.clock.now += MAX_RETRY_S
@@ -317,11 +317,11 @@ async def test_an_answer_from_before_it_was_lost_does_not_bring_it_back() -> Non
 
 
 async def test_a_store_that_stays_away_is_told_of_ever_more_rarely(
-    logged: list[EventDict],
+    logs: list[EventDict],
 ) -> None:
     shared = Shared(rules(requests="9999/minute"))
     shared.store.away = True
     for _ in range(600):
         await shared.ask()
         shared.clock.now += 1
-    assert 5 <= len(logged) <= 20
+    assert 5 <= len(logs) <= 20

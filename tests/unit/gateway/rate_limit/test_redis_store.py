@@ -30,25 +30,25 @@ class Pair:
     """Two workers that share a Redis."""
 
     def __init__(self, limits: Rules, url: str) -> None:
-        self.one, self.other = (RedisStore(limits, url, lease_s=35) for _ in range(2))
+        self.first, self.second = (RedisStore(limits, url, lease_s=35) for _ in range(2))
 
     async def acquire(self, count: int) -> list[str | None]:
         """Let each in turn let requests in, by leases from 0."""
-        found = []
+        refusals = []
         for number in range(count):
-            store = self.other if number % 2 else self.one
-            found.append((await store.acquire("a", str(number))).refused)
-        return found
+            store = self.second if number % 2 else self.first
+            refusals.append((await store.acquire("a", str(number))).refused)
+        return refusals
 
     async def close(self) -> None:
-        await self.one.close()
-        await self.other.close()
+        await self.first.close()
+        await self.second.close()
 
 
 async def test_a_limit_of_n_is_n_over_two_workers(server: RedisServer, inspector: Redis) -> None:
     pair = Pair(rules(requests="5/minute"), server.url)
     assert await pair.acquire(7) == [None] * 5 + ["requests"] * 2
-    status = await pair.other.acquire("a", "9")
+    status = await pair.second.acquire("a", "9")
     assert status.requests is not None
     assert status.requests.used == 5
     assert 0 < status.requests.reset_s <= 60
@@ -83,16 +83,16 @@ async def test_tokens_are_charged_before_they_are_queued_over_two_workers(
     server: RedisServer, inspector: Redis
 ) -> None:
     pair = Pair(rules(tokens="3000/minute"), server.url)
-    assert (await pair.one.acquire("a", "1")).tokens == (0, 60)
-    stores = [pair.one, pair.other] * 50
+    assert (await pair.first.acquire("a", "1")).tokens == (0, 60)
+    stores = [pair.first, pair.second] * 50
     statuses = await asyncio.gather(*(store.reserve("a", 700) for store in stores))
     # The limit, and no more than a batch beyond it, however many ask at once.
     assert [status.refused for status in statuses].count(None) == 5
-    await pair.one.release("a", "1", 0)
-    refused = await pair.other.acquire("a", "2")
+    await pair.first.release("a", "1", 0)
+    refused = await pair.second.acquire("a", "2")
     assert (refused.refused, refused.tokens) == ("tokens", (3500, 60))
-    await pair.one.release("a", "2", 700)
-    assert (await pair.other.acquire("a", "3")).tokens == (2800, 60)
+    await pair.first.release("a", "2", 700)
+    assert (await pair.second.acquire("a", "3")).tokens == (2800, 60)
     await pair.close()
 
 
@@ -100,26 +100,26 @@ async def test_refused_tokens_are_charged_a_part_until_the_limit_is_reached(
     server: RedisServer, inspector: Redis
 ) -> None:
     pair = Pair(rules(tokens="3000/minute"), server.url)
-    statuses = [await pair.one.reserve("a", 131_072) for _ in range(4)]
+    statuses = [await pair.first.reserve("a", 131_072) for _ in range(4)]
     assert [status.refused for status in statuses] == ["tokens"] * 4
     used = [status.tokens.used for status in statuses if status.tokens]
     assert used == [1310, 2620, 3000, 3000]
-    assert (await pair.other.acquire("a", "1")).refused == "tokens"
+    assert (await pair.second.acquire("a", "1")).refused == "tokens"
     (key,) = await inspector.keys("*tokens/a*")
     assert 0 < await inspector.ttl(key) <= 60
-    assert (await pair.one.reserve("b", 3513)).refused == "tokens"
+    assert (await pair.first.reserve("b", 3513)).refused == "tokens"
     await pair.close()
 
 
 async def test_concurrency_is_over_two_workers(server: RedisServer, inspector: Redis) -> None:
     pair = Pair(rules(requests="9/minute", concurrency=2), server.url)
     assert await pair.acquire(3) == [None, None, "concurrency"]
-    await pair.other.release("a", "0", 0)
-    await pair.other.release("a", "0", 0)
-    status = await pair.one.acquire("a", "3")
+    await pair.second.release("a", "0", 0)
+    await pair.second.release("a", "0", 0)
+    status = await pair.first.acquire("a", "3")
     # Rejected requests count nowhere.
     assert (status.refused, status.requests and status.requests.used) == (None, 3)
-    assert (await pair.one.acquire("a", "4")).refused == "concurrency"
+    assert (await pair.first.acquire("a", "4")).refused == "concurrency"
     await pair.close()
 
 
@@ -136,8 +136,8 @@ async def test_a_killed_workers_leases_end_by_themselves(
     assert await pair.acquire(2) == [None, None]
     # As if their time were over.
     await inspector.zadd(key, {"0": now_s * 1000 - 1})
-    assert (await pair.other.acquire("a", "9")).refused is None
-    assert (await pair.other.acquire("a", "10")).refused == "concurrency"
+    assert (await pair.second.acquire("a", "9")).refused is None
+    assert (await pair.second.acquire("a", "10")).refused == "concurrency"
     await pair.close()
 
 

@@ -5,7 +5,7 @@ from tests.unit.gateway.rate_limit.house import rules
 
 
 @pytest.mark.parametrize(
-    ("given", "policy"),
+    ("limits", "policy"),
     [
         ({"requests": "100/minute"}, '"requests";q=100;w=60'),
         ({"requests": "5 per 2 hours"}, '"requests";q=5;w=7200'),
@@ -17,9 +17,9 @@ from tests.unit.gateway.rate_limit.house import rules
         ),
     ],
 )
-def test_the_policy_is_told(given: dict[str, str | int], policy: str) -> None:
-    found = dict(rules(**given).headers(LimitStatus(None, None, None)))  # type: ignore[arg-type]
-    assert found == {b"ratelimit-policy": policy.encode()}
+def test_the_policy_is_told(limits: dict[str, str | int], policy: str) -> None:
+    headers = dict(rules(**limits).headers(LimitStatus(None, None, None)))  # type: ignore[arg-type]
+    assert headers == {b"ratelimit-policy": policy.encode()}
 
 
 def test_what_is_left_is_told() -> None:
