@@ -77,13 +77,13 @@ def test_a_version_without_a_route_is_refused_with_the_others(values: list[str])
 
 @pytest.mark.parametrize("path", [*PREDICTIONS, *DOCUMENTS.values()])
 async def test_a_header_may_not_contradict_the_path(path: str) -> None:
-    own = {**OF, **{path: version for version, path in DOCUMENTS.items()}}[path]
-    other = "2" if own == "1" else "1"
+    path_version = {**OF, **{path: version for version, path in DOCUMENTS.items()}}[path]
+    other = "2" if path_version == "1" else "1"
     house = House()
     answer = await house.ask("POST", path, b"{}", {"API-Version": other})
-    reason = f"is {other}, and the path is of version {own}; leave one out"
+    reason = f"is {other}, and the path is of version {path_version}; leave one out"
     assert refusal(answer) == (400, "version_mismatch", reason)
-    assert answer.headers["API-Version"] == own
+    assert answer.headers["API-Version"] == path_version
 
 
 @pytest.mark.parametrize("path", PREDICTIONS)
@@ -173,7 +173,7 @@ async def test_a_version_that_stays_says_nothing(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lifetime", "told"),
+    ("lifetime", "headers"),
     [
         (ApiLifetimeSettings(deprecated_at=date(2026, 12, 1)), {"Deprecation": "@1796083200"}),
         # Past its end it answers as before: a version goes with a release.
@@ -184,9 +184,9 @@ async def test_a_version_that_stays_says_nothing(path: str) -> None:
     ],
 )
 async def test_a_date_alone_is_told_alone(
-    lifetime: ApiLifetimeSettings, told: dict[str, str]
+    lifetime: ApiLifetimeSettings, headers: dict[str, str]
 ) -> None:
     answer = await House(versions=ApiVersionSettings(v2=lifetime)).post(V2, GOOD[V2])
     assert answer.status_code == 200
     names = {"Deprecation", "Sunset", "Link"}
-    assert {name: answer.headers[name] for name in names if name in answer.headers} == told
+    assert {name: answer.headers[name] for name in names if name in answer.headers} == headers

@@ -106,7 +106,7 @@ async def in_chunks(body: bytes, size: int) -> AsyncIterator[bytes]:
         yield body[start : start + size]
 
 
-def told(answer: httpx.Response) -> tuple[int, str, list[str]]:
+def refusal_of(answer: httpx.Response) -> tuple[int, str, list[str]]:
     return answer.status_code, error_of(answer)["code"], fields_of(answer)
 
 
@@ -115,7 +115,7 @@ def told(answer: httpx.Response) -> tuple[int, str, list[str]]:
 async def test_what_is_no_json_is_malformed(path: str, content: bytes) -> None:
     house = House()
     answer = await house.post(path, content)
-    assert told(answer) == (400, "malformed_body", ["body"])
+    assert refusal_of(answer) == (400, "malformed_body", ["body"])
     assert CANARY not in answer.text
     await assert_answers(house, path)
 
@@ -126,7 +126,7 @@ async def test_what_is_invalid_is_named_and_not_quoted(
 ) -> None:
     house = House()
     answer = await house.post(path, body)
-    status, code, named = told(answer)
+    status, code, named = refusal_of(answer)
     assert (status, code) == (422, "invalid_input")
     assert sorted(named) == sorted(fields)
     assert CANARY not in answer.text
@@ -173,7 +173,7 @@ async def test_the_largest_request_is_answered(path: str) -> None:
 async def test_other_content_types_are_not_taken(path: str, content_type: str) -> None:
     house = House()
     answer = await house.post(path, GOOD[path], {"Content-Type": content_type})
-    assert told(answer) == (415, "unsupported_content_type", ["Content-Type"])
+    assert refusal_of(answer) == (415, "unsupported_content_type", ["Content-Type"])
     await assert_answers(house, path)
 
 
@@ -181,7 +181,7 @@ async def test_other_content_types_are_not_taken(path: str, content_type: str) -
 async def test_a_body_needs_a_content_type(path: str) -> None:
     allowed = {"Authorization": bearer("predict")}
     answer = await House().ask("POST", path, json.dumps(GOOD[path]).encode(), allowed)
-    assert told(answer) == (415, "unsupported_content_type", ["Content-Type"])
+    assert refusal_of(answer) == (415, "unsupported_content_type", ["Content-Type"])
 
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
@@ -202,7 +202,7 @@ async def test_a_body_that_declares_too_much_is_not_read(path: str) -> None:
     house = House()
     declared = {"Content-Length": str(LIMITS.max_body_bytes + 1)}
     answer = await house.post(path, body(), declared)
-    assert told(answer) == (413, "body_too_large", ["body"])
+    assert refusal_of(answer) == (413, "body_too_large", ["body"])
     assert read == []
     await assert_answers(house, path)
 
@@ -218,7 +218,7 @@ async def test_a_body_that_comes_in_chunks_is_read_to_the_limit(path: str) -> No
 
     house = House()
     answer = await house.post(path, body())
-    assert told(answer) == (413, "body_too_large", ["body"])
+    assert refusal_of(answer) == (413, "body_too_large", ["body"])
     assert sum(read) <= LIMITS.max_body_bytes * 5 / 4
     await assert_answers(house, path)
 

@@ -30,7 +30,7 @@ FACTS: dict[type[errors.KaitenError], Sequence[Any]] = {
 }
 
 
-def made(error: type[errors.KaitenError]) -> errors.KaitenError:
+def example_of(error: type[errors.KaitenError]) -> errors.KaitenError:
     if error is errors.Unauthenticated:
         return errors.Unauthenticated(token_sent=True)
     return error(*FACTS.get(error, ()))
@@ -41,9 +41,9 @@ def test_every_code_has_a_remedy_and_no_other() -> None:
 
 
 def test_every_failure_is_a_row() -> None:
-    found = [(row.status, row.code) for row in rows()]
-    assert sorted(found) == sorted([*STATUS_AND_CODE.values(), INTERNAL])
-    assert [status for status, _ in found] == sorted(status for status, _ in found)
+    failures = [(row.status, row.code) for row in rows()]
+    assert sorted(failures) == sorted([*STATUS_AND_CODE.values(), INTERNAL])
+    assert [status for status, _ in failures] == sorted(status for status, _ in failures)
 
 
 @pytest.mark.parametrize("row", [*rows()], ids=lambda row: row.code)
@@ -60,10 +60,10 @@ def test_the_headers_that_are_told_are_those_that_are_sent(
     error: type[errors.KaitenError],
 ) -> None:
     bind(RequestContext("id"))
-    sent = {name.lower() for name in error_response(made(error)).headers}
-    told = {name.lower() for name in REMEDIES[STATUS_AND_CODE[error][1]].headers}
+    sent_headers = {name.lower() for name in error_response(example_of(error)).headers}
+    documented_headers = {name.lower() for name in REMEDIES[STATUS_AND_CODE[error][1]].headers}
     # The last is about the connection, and not the answer.
-    assert sent - {"content-type", "content-length", "connection"} == told
+    assert sent_headers - {"content-type", "content-length", "connection"} == documented_headers
 
 
 def test_what_says_when_to_come_back_is_sent_again_then() -> None:

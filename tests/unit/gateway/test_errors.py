@@ -243,16 +243,16 @@ async def test_a_plain_request_id_is_answered_with(inner: ASGIApp, sent: str) ->
 )
 async def test_another_request_id_is_replaced(inner: ASGIApp, sent: str) -> None:
     answer = await House(inner=inner).ask("GET", "/schema.json", headers={"X-Request-ID": sent})
-    (made,) = answer.headers.get_list("X-Request-ID")
-    assert made != sent
-    assert len(made) == 32
-    assert made.isalnum()
+    (request_id,) = answer.headers.get_list("X-Request-ID")
+    assert request_id != sent
+    assert len(request_id) == 32
+    assert request_id.isalnum()
 
 
 async def test_each_request_gets_an_id_of_its_own() -> None:
     house = House()
-    made = {(await house.post(V1, GOOD[V1])).json()["request_id"] for _ in range(10)}
-    assert len(made) == 10
+    request_ids = {(await house.post(V1, GOOD[V1])).json()["request_id"] for _ in range(10)}
+    assert len(request_ids) == 10
 
 
 @pytest.mark.parametrize("path", PREDICTIONS)
@@ -271,22 +271,22 @@ async def test_a_caller_may_not_ask_for_more_time_than_the_settings_give() -> No
 
 
 @pytest.mark.parametrize(
-    "asked", ["", "0", "-1", "1.5", "1e3", "soon", "1" * 10, "\u0661".encode()]
+    "time_limit", ["", "0", "-1", "1.5", "1e3", "soon", "1" * 10, "\u0661".encode()]
 )
-async def test_a_time_limit_that_is_no_number_is_refused(asked: str | bytes) -> None:
-    answer = await House().post(V1, GOOD[V1], {"X-Request-Timeout-Ms": asked})
+async def test_a_time_limit_that_is_no_number_is_refused(time_limit: str | bytes) -> None:
+    answer = await House().post(V1, GOOD[V1], {"X-Request-Timeout-Ms": time_limit})
     assert (answer.status_code, fields_of(answer)) == (422, ["X-Request-Timeout-Ms"])
 
 
 async def test_the_runner_is_told_the_requests_deadline() -> None:
-    class Asked(Classifier):
+    class DeadlineRecorder(Classifier):
         async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
-            self.left = deadline - time.monotonic()
+            self.remaining_s = deadline - time.monotonic()
             return await super().predict(inputs, deadline)
 
-    runner = Asked()
+    runner = DeadlineRecorder()
     await House(runner).post(V1, GOOD[V1], {"X-Request-Timeout-Ms": "5000"})
-    assert 0 < runner.left <= 5
+    assert 0 < runner.remaining_s <= 5
 
 
 @pytest.mark.parametrize("path", ["/health", "/metrics"])
@@ -296,18 +296,18 @@ async def test_a_time_limit_is_not_heeded_where_anybody_may_ask(path: str) -> No
 
 
 def instances(kind: type[BaseException]) -> int:
-    return sum(type(each) is kind for each in gc.get_objects())
+    return sum(type(instance) is kind for instance in gc.get_objects())
 
 
 @pytest.fixture
-def uncollected() -> Iterator[None]:
+def disabled_gc() -> Iterator[None]:
     gc.collect()
     gc.disable()
     yield
     gc.enable()
 
 
-@pytest.mark.usefixtures("uncollected")
+@pytest.mark.usefixtures("disabled_gc")
 async def test_a_refusal_is_freed_without_the_garbage_collector() -> None:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await Refusal(QueueFull(3))(scope, receive, send)
@@ -318,7 +318,7 @@ async def test_a_refusal_is_freed_without_the_garbage_collector() -> None:
     assert instances(QueueFull) == before
 
 
-@pytest.mark.usefixtures("uncollected")
+@pytest.mark.usefixtures("disabled_gc")
 async def test_what_led_to_an_error_is_freed_as_well() -> None:
     before = {kind: instances(kind) for kind in (DeadlineExceeded, TimeoutError)}
     house = House(Stuck(), request_timeout_s=0.01)

@@ -67,8 +67,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     finished = subprocess.run(
         [sys.executable, "-c", code], cwd=copy, capture_output=True, text=True, check=True
     )
-    found: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
-    return found
+    edge_answers: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    return edge_answers
 
 
 def test_path_parameter_reaches_the_handler(answers: dict[str, Any]) -> None:

@@ -66,17 +66,19 @@ HOSTILE = {
 
 
 @pytest.fixture
-def visited(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def parse_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return the sizes of what the parsers are given."""
     sizes: list[int] = []
     for name in ("from_json", "_load"):
         parser: Callable[..., object] = getattr(parsing, name)
 
-        def noting(body: bytes, parser: Callable[..., object] = parser, **options: bool) -> object:
+        def record_size(
+            body: bytes, parser: Callable[..., object] = parser, **options: bool
+        ) -> object:
             sizes.append(len(body))
             return parser(body, **options)
 
-        monkeypatch.setattr(parsing, name, noting)
+        monkeypatch.setattr(parsing, name, record_size)
     for model in MODELS:
         monkeypatch.setattr(model, "model_validate_json", lambda body: sizes.append(len(body)))
     return sizes
@@ -126,12 +128,12 @@ def test_largest_valid_body_has_room(max_inputs: int) -> None:
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("model", MODELS)
 def test_hostile_body_is_refused_before_most_of_it_is_parsed(
-    model: type[Body], content: bytes, visited: list[int]
+    model: type[Body], content: bytes, parse_sizes: list[int]
 ) -> None:
     with pytest.raises((MalformedBody, InvalidInput)) as refused:
         parse(content, model, LIMITS)
     assert 1 <= len(refused.value.details) <= 20
-    assert all(size < 3000 for size in visited)
+    assert all(size < 3000 for size in parse_sizes)
 
 
 @pytest.mark.parametrize(
@@ -162,13 +164,13 @@ async def test_large_bodies_are_parsed_one_at_a_time_beside_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threads: list[threading.Thread] = []
-    whole = parsing.parse
+    original_parse = parsing.parse
 
-    def noting(body: bytes, model: type[Body], limits: GatewaySettings) -> Body:
+    def record_thread(body: bytes, model: type[Body], limits: GatewaySettings) -> Body:
         threads.append(threading.current_thread())
-        return whole(body, model, limits)
+        return original_parse(body, model, limits)
 
-    monkeypatch.setattr(parsing, "parse", noting)
+    monkeypatch.setattr(parsing, "parse", record_thread)
     small, large = b'{"text": "a"}', b'{"text": "%s"}' % (b"a" * 40_000)
     await asyncio.gather(*(read(large, PredictV1Request, LIMITS) for _ in range(8)))
     assert threading.current_thread() not in threads

@@ -25,7 +25,7 @@ MANY = (V2, BENTO)
 
 
 def labels_of(prediction: Json) -> list[str]:
-    return [each["label"] for each in prediction["top_k"]]
+    return [candidate["label"] for candidate in prediction["top_k"]]
 
 
 async def test_v1_tells_the_most_probable_label() -> None:
@@ -70,10 +70,14 @@ async def test_text_over_the_maximum_length_is_told_of_and_counted() -> None:
     house = House()
     # The classifier of the house reads so many words.
     long = "account " * (MAX_WORDS + 1)
-    one = await house.post(V1, {"text": long})
-    many = await house.post(V2, {"inputs": [long, "account", long]})
-    assert one.json()["truncated"] is True
-    assert [each["truncated"] for each in many.json()["predictions"]] == [True, False, True]
+    v1_answer = await house.post(V1, {"text": long})
+    v2_answer = await house.post(V2, {"inputs": [long, "account", long]})
+    assert v1_answer.json()["truncated"] is True
+    assert [prediction["truncated"] for prediction in v2_answer.json()["predictions"]] == [
+        True,
+        False,
+        True,
+    ]
     assert [event.truncated for event in house.events.emitted].count(True) == 3
 
 
@@ -102,7 +106,7 @@ async def test_text_that_is_nothing_to_the_model_is_refused_by_its_field(
 async def test_answers_come_in_the_order_of_the_inputs(path: str) -> None:
     inputs = [*LABELS, *reversed(LABELS)]
     answer = await House().post(path, {"inputs": inputs})
-    assert [each["label"] for each in answer.json()["predictions"]] == inputs
+    assert [prediction["label"] for prediction in answer.json()["predictions"]] == inputs
 
 
 @pytest.mark.parametrize("path", MANY)
@@ -220,19 +224,19 @@ async def test_many_labels_are_ranked_in_turns() -> None:
     turns = 0
     done = False
 
-    async def others() -> None:
+    async def count_turns() -> None:
         nonlocal turns
         while not done:
             turns += 1
             await asyncio.sleep(0)
 
-    beside = asyncio.create_task(others())
+    counter = asyncio.create_task(count_turns())
     house = House(Wide())
     answer = await house.post(V2, {"inputs": ["label-7"] * 8, "top_k": 5000})
     wide, turns = turns, 0
     await house.post(V2, {"inputs": ["label-7"] * 8, "top_k": 1})
     done = True
-    await beside
+    await counter
     # Between any two of its eight predictions, others ran.
     assert wide >= turns + 7
     for prediction in answer.json()["predictions"]:

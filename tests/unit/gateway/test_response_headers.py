@@ -69,7 +69,8 @@ async def test_what_the_page_is_made_of_may_be_kept() -> None:
 async def test_the_page_runs_the_scripts_that_are_in_it_and_no_other(path: str) -> None:
     answer = await House().ask("GET", path)
     policy = dict(
-        each.split(" ", 1) for each in answer.headers["Content-Security-Policy"].split("; ")
+        directive.split(" ", 1)
+        for directive in answer.headers["Content-Security-Policy"].split("; ")
     )
     (script,) = re.findall(r"<script>(.+?)</script>", answer.text, re.DOTALL)
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()

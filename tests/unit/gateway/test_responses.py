@@ -30,20 +30,20 @@ async def test_answer_is_sent_whole_with_its_length(size: int) -> None:
 
 
 async def test_large_answer_waits_for_its_reader() -> None:
-    taken: list[int] = []
+    part_sizes: list[int] = []
     reads = asyncio.Semaphore(3)
 
     async def send(message: Message) -> None:
         await reads.acquire()
-        taken.append(len(message.get("body", b"")))
+        part_sizes.append(len(message.get("body", b"")))
 
     answering = asyncio.create_task(JsonResponse(b"x" * 2**20)({"type": "http"}, _never, send))
     for _ in range(10):
         await asyncio.sleep(0)
     # The start, and two parts; the rest is not handed on before the reader takes it.
-    assert len(taken) == 3
-    assert sum(taken) <= 2**18
+    assert len(part_sizes) == 3
+    assert sum(part_sizes) <= 2**18
     for _ in range(20):
         reads.release()
     await answering
-    assert sum(taken) == 2**20
+    assert sum(part_sizes) == 2**20

@@ -45,11 +45,11 @@ def paths(routes, prefix=""):
 
 async def main():
     files = {"/static_content/swagger-ui.css", "/assets/index.html", "/docs", "/metrics"}
-    asked = sorted({*paths(app.routes), *files})
+    targets = sorted({*paths(app.routes), *files})
     statuses = {}
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://kaiten") as client:
-        for path in asked:
+        for path in targets:
             statuses[path] = (await client.get(path)).status_code
     print(json.dumps(statuses))
 
@@ -71,8 +71,8 @@ def statuses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     done = subprocess.run(
         command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
     )
-    found: dict[str, int] = json.loads(done.stdout)
-    return found
+    path_statuses: dict[str, int] = json.loads(done.stdout)
+    return path_statuses
 
 
 def table(*specs: RouteSpec, **exposures: Exposure) -> RouteTable:
@@ -139,8 +139,8 @@ def test_declarations_that_contradict_each_other_are_rejected(
 
 def test_who_may_call_what() -> None:
     closed = table(docs="closed", metrics="closed")
-    assert {each.path for each in closed.specs if each.scope is None} == OPEN_TO_ALL
-    scopes = {each.path: each.scope for each in closed.specs}
+    assert {route.path for route in closed.specs if route.scope is None} == OPEN_TO_ALL
+    scopes = {route.path: route.scope for route in closed.specs}
     for path in ("/predict", "/api/v1/predict", "/api/v2/predict"):
         assert scopes[path] == "predict"
 
@@ -191,7 +191,7 @@ def test_a_path_may_have_a_route_for_each_method() -> None:
 def test_negotiated_path_has_a_route_for_each_version() -> None:
     routes = table()
     versions = routes.negotiated["/api/predict"]
-    assert {version: each.path for version, each in versions.items()} == {
+    assert {version: route.path for version, route in versions.items()} == {
         "1": "/api/v1/predict",
         "2": "/api/v2/predict",
     }
@@ -230,16 +230,16 @@ def test_real_app_exposes_docs_and_metrics_as_the_settings_say(
 async def test_docs_and_metrics_are_exposed_as_the_settings_say(
     path: str, exposure: Exposure, authorization: str, status: int, code: str | None
 ) -> None:
-    own = "metrics" if path == "/metrics" else "docs"
-    house = House(gateway=LIMITS.model_copy(update={own: exposure}))
+    setting = "metrics" if path == "/metrics" else "docs"
+    house = House(gateway=LIMITS.model_copy(update={setting: exposure}))
     answer = await house.ask("GET", path, headers={"Authorization": authorization})
     assert answer.status_code == status
     assert code is None or error_of(answer)["code"] == code
 
 
-@pytest.mark.parametrize(("own", "path"), [("docs", "/metrics"), ("metrics", "/docs")])
-async def test_closing_the_one_closes_not_the_other(own: str, path: str) -> None:
-    house = House(gateway=LIMITS.model_copy(update={own: "closed"}))
+@pytest.mark.parametrize(("setting", "path"), [("docs", "/metrics"), ("metrics", "/docs")])
+async def test_closing_the_one_closes_not_the_other(setting: str, path: str) -> None:
+    house = House(gateway=LIMITS.model_copy(update={setting: "closed"}))
     assert (await house.ask("GET", path)).status_code == 200
     assert (await house.ask("GET", "/health")).status_code == 200
 

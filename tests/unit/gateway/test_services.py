@@ -24,15 +24,15 @@ class Held:
 async def test_metrics_are_read_once_at_a_time_whoever_asks_and_leaves() -> None:
     metrics = Held()
     reader = MetricsReader(metrics.exposition)
-    asked = [asyncio.create_task(reader.exposition()) for _ in range(50)]
+    tasks = [asyncio.create_task(reader.exposition()) for _ in range(50)]
     assert await asyncio.to_thread(metrics.began.wait, PATIENCE_S)
-    for leaver in asked[1:]:
+    for leaver in tasks[1:]:
         leaver.cancel()
-    await asyncio.wait(asked[1:])
+    await asyncio.wait(tasks[1:])
     late = asyncio.create_task(reader.exposition())
     metrics.let_go.set()
 
-    assert await asked[0] == await late == (b"metric 1\n", "text/plain")
+    assert await tasks[0] == await late == (b"metric 1\n", "text/plain")
     assert metrics.reads == 1
     await reader.exposition()
     assert metrics.reads == 2

@@ -37,11 +37,11 @@ def encoded(content: bytes) -> bytes:
 
 
 def signed(header: Json, payload: Json, secret: str) -> bytes:
-    words = b".".join(encoded(json.dumps(each).encode()) for each in (header, payload))
+    words = b".".join(encoded(json.dumps(part).encode()) for part in (header, payload))
     return words + b"." + encoded(hmac.digest(secret.encode(), words, hashlib.sha256))
 
 
-async def refused(authorization: bytes) -> bool:
+async def is_refused(authorization: bytes) -> bool:
     """Whether the answer is a 401 in the envelope; an exception would come out here."""
     answer = await House().post(V1, GOOD[V1], {"Authorization": authorization})
     return (answer.status_code, error_of(answer)["code"]) == (401, "unauthenticated")
@@ -50,26 +50,26 @@ async def refused(authorization: bytes) -> bool:
 @EXAMPLES
 @given(st.binary())
 async def test_any_bytes_are_refused(authorization: bytes) -> None:
-    assert await refused(authorization)
+    assert await is_refused(authorization)
 
 
 @EXAMPLES
 @given(st.binary())
 async def test_any_bytes_as_a_token_are_refused(token: bytes) -> None:
-    assert await refused(b"Bearer " + token)
+    assert await is_refused(b"Bearer " + token)
 
 
 @EXAMPLES
 @given(st.lists(segments, max_size=6))
 async def test_any_segments_are_refused(parts: list[bytes]) -> None:
-    assert await refused(b"Bearer " + b".".join(map(encoded, parts)))
+    assert await is_refused(b"Bearer " + b".".join(map(encoded, parts)))
 
 
 @EXAMPLES
 @given(headers, claims)
 async def test_anything_signed_by_another_is_refused(header: Json, changed: Json) -> None:
     token = signed({"alg": "HS256"} | header, USUAL | changed, "fedcba9876543210" * 4)
-    assert await refused(b"Bearer " + token)
+    assert await is_refused(b"Bearer " + token)
 
 
 @EXAMPLES

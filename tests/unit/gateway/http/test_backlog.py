@@ -27,14 +27,14 @@ async def test_few_requests_start_in_an_iteration_and_subjects_take_turns() -> N
             backlog.add("heavy", partial(started.append, f"heavy {number}"))
     backlog.add("light", partial(started.append, "light"))
 
-    seen = [list(started)]
+    snapshots = [list(started)]
     while len(started) < 6:
         await asyncio.sleep(0)
-        seen.append(list(started))
+        snapshots.append(list(started))
 
-    assert seen[0] == ["heavy 0", "heavy 1"]
+    assert snapshots[0] == ["heavy 0", "heavy 1"]
     assert started == ["heavy 0", "heavy 1", "heavy 2", "light", "heavy 3", "heavy 4"]
-    counts = [len(each) for each in seen]
+    counts = [len(snapshot) for snapshot in snapshots]
     assert all(later - before <= 2 for before, later in pairwise(counts))
 
 
@@ -101,13 +101,13 @@ class Connection:
     turns: Turns
     clock: Clock
     order: list[str]
-    left: int = 1
+    turns_left: int = 1
 
     def turn(self) -> None:
         self.clock.now_s += 0.001
         self.order.append(self.name)
-        self.left -= 1
-        if self.left:
+        self.turns_left -= 1
+        if self.turns_left:
             self.turns.wait(self.turn)
 
 
@@ -115,8 +115,8 @@ async def test_turns_take_a_part_of_each_iteration_and_newcomers_wait_for_no_one
     clock, order = Clock(), list[str]()
     turns = Turns(0.0035, clock)
     endless = [Connection(name, turns, clock, order, 100) for name in "abcdef"]
-    for each in endless:
-        turns.take(each.turn)
+    for connection in endless:
+        turns.take(connection.turn)
     assert order == ["a", "b", "c", "d"]
     order.clear()
     await asyncio.sleep(0)
@@ -155,6 +155,6 @@ async def test_a_connection_that_waits_takes_one_turn_at_a_time() -> None:
     turns.take(only.turn)
     turns.take(only.turn)
     assert order == ["a"]
-    for taken in (2, 3, 3):
+    for turn_count in (2, 3, 3):
         await asyncio.sleep(0)
-        assert len(order) == taken
+        assert len(order) == turn_count

@@ -65,7 +65,7 @@ async def protocol() -> BoundedProtocol:
     return BoundedProtocol(config, ServerState(), {}, limits=LIMITS, idle=IdleConnections(1))
 
 
-async def _answered(protocol: BoundedProtocol) -> None:
+async def _await_answers(protocol: BoundedProtocol) -> None:
     while protocol.tasks:
         await asyncio.wait(protocol.tasks)
 
@@ -87,7 +87,7 @@ async def test_head_without_end_is_refused_while_it_comes(
         received += len(part)
         if not transport.reading.is_set():
             break
-    await _answered(protocol)
+    await _await_answers(protocol)
     assert transport.closed
     assert received <= 5 * PART
     assert b"HTTP/1.1 431 " in transport.written
@@ -103,7 +103,7 @@ async def test_request_within_its_bounds_is_answered(
     for part in _parts(request_):
         protocol.data_received(part)
         await transport.reading.wait()
-    await _answered(protocol)
+    await _await_answers(protocol)
     assert transport.written.count(b"HTTP/1.1 200 OK") == request_.count(b" HTTP/1.1")
     assert not transport.closed
     protocol.connection_lost(None)
@@ -113,7 +113,7 @@ async def test_malformed_request_is_still_a_400(protocol: BoundedProtocol) -> No
     transport = Transport()
     protocol.connection_made(transport)
     protocol.data_received(b"\x00\x00\r\n\r\n")
-    await _answered(protocol)
+    await _await_answers(protocol)
     assert transport.written.startswith(b"HTTP/1.1 400 ")
 
 
@@ -123,8 +123,8 @@ async def test_trailers_are_no_headers(protocol: BoundedProtocol) -> None:
     trailers = b"Authorization: Bearer a\r\nX-API-Key: b\r\nExpect: 100-continue\r\n\r\n"
     protocol.data_received(CHUNKED + b"1\r\na\r\n0\r\n" + trailers)
     assert [name for name, _ in protocol.cycle.scope["headers"]] == [b"host", b"transfer-encoding"]
-    await _answered(protocol)
+    await _await_answers(protocol)
     # Those of the request behind it are.
     protocol.data_received(GET + b"Authorization: Bearer c\r\n\r\n")
     assert (b"authorization", b"Bearer c") in protocol.cycle.scope["headers"]
-    await _answered(protocol)
+    await _await_answers(protocol)

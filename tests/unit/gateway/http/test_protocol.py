@@ -114,13 +114,13 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with the request."""
     assert scope["type"] == "http"
     request = Request(scope, receive)
-    seen = {
+    echo = {
         "method": request.method,
         "path": request.url.path,
         "body": (await request.body()).decode(),
         "headers": sorted(request.headers),
     }
-    await JSONResponse(seen)(scope, receive, send)
+    await JSONResponse(echo)(scope, receive, send)
 
 
 def edge(app: ASGIApp) -> ASGIApp:
@@ -171,13 +171,13 @@ def request(method: str, *headers: str, path: str = "/first") -> bytes:
 
 
 def answers(wire: Wire) -> Iterator[dict[str, Any]]:
-    """Yield what the app has seen, for each answer."""
+    """Yield the echo of the request in each answer."""
     for answer in wire.written.split(b"HTTP/1.1 ")[1:]:
         assert answer.startswith(b"200 ")
         yield json.loads(answer.partition(b"\r\n\r\n")[2])
 
 
-async def tried(*packets: bytes) -> Wire:
+async def wire_after(*packets: bytes) -> Wire:
     server = Server()
     protocol, wire = server.connect()
     for packet in packets:
@@ -199,12 +199,12 @@ async def test_an_offer_to_upgrade_is_declined_and_the_request_answered(
 ) -> None:
     head = request(method, *offer, framing)
     sent = head + body + LAST
-    whole = await tried(sent)
+    one_packet = await wire_after(sent)
     for wire in (
-        whole,
-        await tried(head, body + LAST),
-        await tried(head + body, LAST),
-        await tried(*(sent[at : at + 1] for at in range(len(sent)))),
+        one_packet,
+        await wire_after(head, body + LAST),
+        await wire_after(head + body, LAST),
+        await wire_after(*(sent[at : at + 1] for at in range(len(sent)))),
     ):
         first, last = answers(wire)
         assert (first["method"], first["path"], first["body"]) == (method, "/first", BODY.decode())
@@ -216,10 +216,10 @@ async def test_an_offer_to_upgrade_is_declined_and_the_request_answered(
 
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
 async def test_requests_with_offers_may_be_pipelined(offer: list[str]) -> None:
-    one = request("POST", *offer, LENGTH) + BODY
+    post = request("POST", *offer, LENGTH) + BODY
     empty = request("GET", *offer, path="/empty")
-    seen = [*answers(await tried((one + empty) * 50 + LAST))]
-    assert [(each["path"], each["body"]) for each in seen] == [
+    echoes = [*answers(await wire_after((post + empty) * 50 + LAST))]
+    assert [(echo["path"], echo["body"]) for echo in echoes] == [
         *[("/first", BODY.decode()), ("/empty", "")] * 50,
         ("/last", ""),
     ]
@@ -230,8 +230,8 @@ async def test_a_body_is_never_read_as_a_request(offer: list[str]) -> None:
     hidden = request("GET", path="/hidden")
     head = request("POST", *offer, f"Content-Length: {len(hidden)}")
     for packets in ([head + hidden + LAST], [head, hidden, LAST]):
-        seen = [*answers(await tried(*packets))]
-        assert [each["path"] for each in seen] == ["/first", "/last"]
+        echoes = [*answers(await wire_after(*packets))]
+        assert [echo["path"] for echo in echoes] == ["/first", "/last"]
 
 
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
@@ -250,14 +250,14 @@ async def test_a_body_is_never_read_as_a_request(offer: list[str]) -> None:
     ],
 )
 async def test_an_offer_makes_no_strange_length_good(offer: list[str], framing: list[str]) -> None:
-    wire = await tried(request("POST", *offer, *framing) + b"0\r\n\r\n" + LAST)
+    wire = await wire_after(request("POST", *offer, *framing) + b"0\r\n\r\n" + LAST)
     assert wire.closed
     assert wire.written.startswith(b"HTTP/1.1 400 ")
     assert wire.written.count(b"HTTP/1.1 ") == 1
 
 
 async def test_offers_of_a_last_request_leave_it_the_last() -> None:
-    wire = await tried(request("GET", "Connection: close, Upgrade", "Upgrade: h2c") + LAST)
+    wire = await wire_after(request("GET", "Connection: close, Upgrade", "Upgrade: h2c") + LAST)
     (only,) = answers(wire)
     assert only["path"] == "/first"
     assert wire.closed
@@ -273,7 +273,7 @@ async def test_offers_of_a_last_request_leave_it_the_last() -> None:
 )
 async def test_what_is_no_http_from_then_on_is_refused_once(sent: bytes) -> None:
     for packets in ([sent], [sent[at : at + 1] for at in range(len(sent))]):
-        wire = await tried(*packets)
+        wire = await wire_after(*packets)
         assert wire.closed
         assert wire.written.startswith(b"HTTP/1.1 400 ")
         assert wire.written.count(b"HTTP/1.1 ") == 1
@@ -324,8 +324,8 @@ async def test_a_request_that_is_worked_on_has_no_timer() -> None:
     assert not wire.closed
     protocol.data_received(BODY[5:])
     await server.answer()
-    (seen,) = answers(wire)
-    assert seen["body"] == BODY.decode()
+    (echo,) = answers(wire)
+    assert echo["body"] == BODY.decode()
 
 
 async def test_a_second_head_has_a_time_of_its_own() -> None:
@@ -402,10 +402,10 @@ def test_another_uvicorn_keeps_its_own_protocol(
 ) -> None:
     before = dict(protocols)
     monkeypatch.setattr(uvicorn, "__version__", "0.55.0")
-    with capture_logs() as logged:
+    with capture_logs() as logs:
         install(GatewaySettings())
     assert protocols == before
-    assert [each["event"] for each in logged] == ["http_protocol_not_installed"]
+    assert [line["event"] for line in logs] == ["http_protocol_not_installed"]
 
 
 async def held(scope: Scope, receive: Receive, send: Send) -> None:
@@ -416,7 +416,7 @@ async def held(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def test_what_is_no_http_is_refused_in_the_envelope() -> None:
-    wire = await tried(b"no HTTP\r\n\r\n")
+    wire = await wire_after(b"no HTTP\r\n\r\n")
     head, _, body = wire.written.partition(b"\r\n\r\n")
     headers = parse_headers(BytesIO(head.partition(b"\r\n")[2] + b"\r\n\r\n"))
     error = json.loads(body)["error"]
@@ -461,7 +461,7 @@ async def test_a_body_that_is_no_http_is_refused_in_place_of_its_answer(behind: 
 
 
 async def test_a_request_is_answered_before_what_is_refused_behind_it() -> None:
-    wire = await tried(LAST * 2 + b"no HTTP\r\n\r\n" + LAST)
+    wire = await wire_after(LAST * 2 + b"no HTTP\r\n\r\n" + LAST)
     assert [answer[:3] for answer in wire.written.split(b"HTTP/1.1 ")[1:]] == [
         b"200",
         b"200",

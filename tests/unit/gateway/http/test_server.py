@@ -19,7 +19,7 @@ from tests.unit.gateway.http.test_protocol import app
 
 
 @asynccontextmanager
-async def started(
+async def running_server(
     listener: socket.socket, handshake_timeout_s: float = 10, **options: str
 ) -> AsyncIterator[HttpServer]:
     config = uvicorn.Config(app, log_config=None, lifespan="off", **options)  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ def listener() -> socket.socket:
 
 async def test_each_socket_is_listened_on_by_several_handles(listener: socket.socket) -> None:
     address = listener.getsockname()
-    async with started(listener) as server:
+    async with running_server(listener) as server:
         assert len(server.servers) == 32
         names = {handle.sockets[0].getsockname() for handle in server.servers}
         assert names == {address}
@@ -67,14 +67,14 @@ async def test_socket_of_other_workers_never_turns_blocking(
     monkeypatch.setattr(socket.socket, "dup", noting)
     inherited = socket.socket(fileno=os.dup(listener.fileno()))
     with listener:
-        async with started(inherited):
+        async with running_server(inherited):
             assert modes
             assert not any(modes)
 
 
 async def test_kernel_takes_little_for_a_caller_who_does_not_read(listener: socket.socket) -> None:
     # An accepted connection inherits it.
-    async with started(listener):
+    async with running_server(listener):
         lowat_bytes = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
         assert lowat_bytes == BUFFER_BYTES
 
@@ -85,7 +85,7 @@ async def test_a_handshake_that_does_not_come_ends_its_connection(
     address = listener.getsockname()
     certificate, key = Authority(tmp_path, "servers").issue("server", "kaiten")
     tls = {"ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
-    async with started(listener, handshake_timeout_s=0.01, **tls):
+    async with running_server(listener, handshake_timeout_s=0.01, **tls):
         reader, writer = await asyncio.open_connection(*address)
         # uvloop and asyncio would wait for a minute.
         async with asyncio.timeout(10):
