@@ -21,14 +21,14 @@ Before = Callable[[Stand, Sent], Awaitable[None]]
 class Attack:
     """A request, its answer, and the fewest checks without which it gets in.
 
-    Of several checks, each alone keeps it out. ``given`` changes the stand for it, and ``before``
-    prepares it.
+    Of several checks, each alone keeps it out. ``stand_change`` changes the stand for it, and
+    ``before`` prepares it.
     """
 
     sent: Callable[[], Sent]
     refused: tuple[int, str]
     without: tuple[Change, ...]
-    given: Change | None = None
+    stand_change: Change | None = None
     before: Before | None = None
 
 
@@ -82,7 +82,7 @@ def no_claim_check(name: str) -> Change:
 def no_option(name: str) -> Change:
     """Return the change that switches off what PyJWT verifies by this option, and nothing else."""
     options = ("signature", "exp", "nbf", "iat", "aud", "iss", "sub", "jti")
-    stay = {f"verify_{each}": True for each in options}
+    stay = {f"verify_{option}": True for option in options}
 
     def change(defences: Defences) -> Defences:
         return replace(defences, options=cast("Options", {**stay, **defences.options, name: False}))
@@ -128,9 +128,9 @@ class AsksForNoScope(Authenticator):
     """Gives everybody every scope."""
 
     async def authenticate(self, authorizations: list[str], api_keys: list[str]) -> Principal:
-        found = await super().authenticate(authorizations, api_keys)
-        return replace(found, scopes=frozenset({"predict", "ops"}))
+        principal = await super().authenticate(authorizations, api_keys)
+        return replace(principal, scopes=frozenset({"predict", "ops"}))
 
 
 def _without(checks: Mapping[str, CheckT], name: str) -> dict[str, CheckT]:
-    return {each: check for each, check in checks.items() if each != name}
+    return {check_name: check for check_name, check in checks.items() if check_name != name}

@@ -12,37 +12,46 @@ from gateway.auth.verification_keys import Key
 from gateway.auth.verifier import KeySource
 from tests.unit.gateway.attacks.attack import Attack, Change, off
 from tests.unit.gateway.attacks.stand import LOGIN, OWN, STAYS, Issuers, Sent, Stand
-from tests.unit.gateway.attacks.tokens import DAY, HOUR, UNAUTHENTICATED, own, sent, signed
+from tests.unit.gateway.attacks.tokens import (
+    DAY,
+    HOUR,
+    UNAUTHENTICATED,
+    issuer_token,
+    own_token,
+    request_with,
+)
 from tests.unit.gateway.attacks.wire import bare
 from tests.unit.gateway.auth.mint import jwk, jwks
 from tests.unit.gateway.house import CANARY, V2
 from tests.unit.gateway.rate_limit.house import rules
 
 LIMITED = (429, "rate_limited")
-NOT_TOLD, NO_LIMITS = off(is_told=False), off(limits=None)
+NOT_NOTIFIED, NO_LIMITS = off(is_notified=False), off(limits=None)
 LATER = datetime.now(UTC) + timedelta(days=1)
 Step = Callable[[Stand], Awaitable[None]]
 
 
-ID, TEXT, KEPT = new_api_key(CANARY, ("predict",), LATER)
-OTHER_ID, _, OTHER_KEPT = new_api_key("bob", ("predict",), LATER)
+ID, TEXT, RECORD = new_api_key(CANARY, ("predict",), LATER)
+OTHER_ID, _, OTHER_RECORD = new_api_key("bob", ("predict",), LATER)
 
 
 def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def known(kept: ApiKey = KEPT, key_id: str = ID) -> Change:
+def key_list(record: ApiKey = RECORD, key_id: str = ID) -> Change:
     """Return the change to a list of API keys with this one."""
-    return off(credentials=Credentials(api_keys={OTHER_ID: OTHER_KEPT, key_id: kept}))
+    return off(credentials=Credentials(api_keys={OTHER_ID: OTHER_RECORD, key_id: record}))
 
 
-def revoked(**what: dict[str, int]) -> Change:
-    return off(credentials=Credentials(**what))
+def revocation_list(**entries: dict[str, int]) -> Change:
+    return off(credentials=Credentials(**entries))
 
 
-def by_key(text: str, without: Change, given: Change) -> Attack:
-    return Attack(lambda: bare(("X-API-Key", text)), UNAUTHENTICATED, (without,), given=given)
+def by_key(text: str, without: Change, stand_change: Change) -> Attack:
+    return Attack(
+        lambda: bare(("X-API-Key", text)), UNAUTHENTICATED, (without,), stand_change=stand_change
+    )
 
 
 def after(step: Step) -> Callable[[Stand, Sent], Awaitable[None]]:
@@ -73,18 +82,18 @@ async def revoke_key_owner(stand: Stand) -> None:
 
 async def take_key_away(stand: Stand) -> None:
     stand.revoke(
-        api_keys={each: key for each, key in stand.credentials.api_keys.items() if each != ID}
+        api_keys={key_id: key for key_id, key in stand.credentials.api_keys.items() if key_id != ID}
     )
 
 
 async def wait(stand: Stand) -> None:
-    stand.gone_s = HOUR + DAY
+    stand.elapsed_s = HOUR + DAY
 
 
 async def rotate(stand: Stand) -> None:
     stand.published = jwks(jwk("ES256#next", kid="2"), STAYS)
     # A token by the new key makes it known at once.
-    answer = await stand.answer(sent(signed("ES256#next", kid="2", sub="bob")))
+    answer = await stand.answer(request_with(issuer_token("ES256#next", kid="2", sub="bob")))
     assert answer.status_code == 200
 
 
@@ -110,7 +119,7 @@ def never_rotated(issuers: Issuers) -> Issuers:
 
 
 def replay(token: Callable[[], str], step: Step, without: Change) -> Attack:
-    return Attack(lambda: sent(token()), UNAUTHENTICATED, (without,), before=after(step))
+    return Attack(lambda: request_with(token()), UNAUTHENTICATED, (without,), before=after(step))
 
 
 def padded(token: str) -> str:
@@ -124,81 +133,83 @@ def evasion(request: Callable[[], Sent], limit: Change) -> Attack:
 
     async def reach(stand: Stand, request: Sent) -> None:
         for _ in range(3):
-            answer = await stand.answer(sent(own()))
+            answer = await stand.answer(request_with(own_token()))
         # Three are allowed, and cost two tokens each.
         assert answer.status_code == 200
 
-    return Attack(request, LIMITED, (NO_LIMITS,), given=limit, before=reach)
+    return Attack(request, LIMITED, (NO_LIMITS,), stand_change=limit, before=reach)
 
 
 THREE = off(limits=rules(requests="3/minute"))
 REPLAYS: Mapping[str, Attack] = {
     "revoked by id": Attack(
-        lambda: sent(own()),
+        lambda: request_with(own_token()),
         UNAUTHENTICATED,
-        (revoked(),),
-        given=revoked(revoked_tokens={f"{OWN}|one": 2**40}),
+        (revocation_list(),),
+        stand_change=revocation_list(revoked_tokens={f"{OWN}|one": 2**40}),
     ),
     "issued before its subject was revoked": Attack(
-        lambda: sent(own(iat=int(time.time()) - DAY)),
+        lambda: request_with(own_token(iat=int(time.time()) - DAY)),
         UNAUTHENTICATED,
-        (revoked(),),
-        given=revoked(revoked_subjects={f"{OWN}|{CANARY}": int(time.time()) - HOUR}),
+        (revocation_list(),),
+        stand_change=revocation_list(revoked_subjects={f"{OWN}|{CANARY}": int(time.time()) - HOUR}),
     ),
     "of a revoked subject, and does not say when it was issued": Attack(
-        lambda: sent(own(iat=None)),
+        lambda: request_with(own_token(iat=None)),
         UNAUTHENTICATED,
-        (revoked(),),
-        given=revoked(revoked_subjects={f"{OWN}|{CANARY}": 1}),
+        (revocation_list(),),
+        stand_change=revocation_list(revoked_subjects={f"{OWN}|{CANARY}": 1}),
     ),
-    "replayed after it was revoked": replay(own, revoke_token, NOT_TOLD),
+    "replayed after it was revoked": replay(own_token, revoke_token, NOT_NOTIFIED),
     "replayed with padding after it was revoked": replay(
-        lambda: padded(signed("ES256")), revoke_login_token, NOT_TOLD
+        lambda: padded(issuer_token("ES256")), revoke_login_token, NOT_NOTIFIED
     ),
-    "replayed after its subject was revoked": replay(own, revoke_subject, NOT_TOLD),
+    "replayed after its subject was revoked": replay(own_token, revoke_subject, NOT_NOTIFIED),
     "replayed after its key was rotated out": replay(
-        lambda: signed("ES256"), rotate, off(trust=never_rotated)
+        lambda: issuer_token("ES256"), rotate, off(trust=never_rotated)
     ),
-    "replayed after its end": replay(own, wait, off(clock=lambda _: time.time())),
+    "replayed after its end": replay(own_token, wait, off(clock=lambda _: time.time())),
     "an expired API key": by_key(
-        TEXT, known(), known(KEPT.model_copy(update={"expires_at": int(time.time()) - 1}))
+        TEXT, key_list(), key_list(RECORD.model_copy(update={"expires_at": int(time.time()) - 1}))
     ),
-    "an API key that was taken away": by_key(TEXT, known(), known(key_id="0" * 16)),
+    "an API key that was taken away": by_key(TEXT, key_list(), key_list(key_id="0" * 16)),
     "an API key with another's id": by_key(
         TEXT.replace(ID, OTHER_ID),
-        known(
-            OTHER_KEPT.model_copy(update={"digest": digest_of(TEXT.replace(ID, OTHER_ID))}),
+        key_list(
+            OTHER_RECORD.model_copy(update={"digest": digest_of(TEXT.replace(ID, OTHER_ID))}),
             OTHER_ID,
         ),
-        known(),
+        key_list(),
     ),
     "an API key replayed after it was taken away": Attack(
         lambda: bare(("X-API-Key", TEXT)),
         UNAUTHENTICATED,
-        (NOT_TOLD,),
-        given=known(),
+        (NOT_NOTIFIED,),
+        stand_change=key_list(),
         before=after(take_key_away),
     ),
     "an API key replayed after its owner was revoked": Attack(
         lambda: bare(("X-API-Key", TEXT)),
         UNAUTHENTICATED,
-        (NOT_TOLD,),
-        given=known(),
+        (NOT_NOTIFIED,),
+        stand_change=key_list(),
         before=after(revoke_key_owner),
     ),
     "an API key replayed after its end": Attack(
         lambda: bare(("X-API-Key", TEXT)),
         UNAUTHENTICATED,
         (off(clock=lambda _: time.time()),),
-        given=known(),
+        stand_change=key_list(),
         before=after(wait),
     ),
-    "a limit, by a new token": evasion(lambda: sent(own(jti="two")), THREE),
+    "a limit, by a new token": evasion(lambda: request_with(own_token(jti="two")), THREE),
     "a limit, by another route": evasion(
-        lambda: sent(own(), path=V2, body={"inputs": [CANARY]}), THREE
+        lambda: request_with(own_token(), path=V2, body={"inputs": [CANARY]}), THREE
     ),
-    "a limit, from another address": evasion(lambda: sent(own(), client="192.0.2.1"), THREE),
+    "a limit, from another address": evasion(
+        lambda: request_with(own_token(), client="192.0.2.1"), THREE
+    ),
     "a limit of tokens": evasion(
-        lambda: sent(own(jti="two")), off(limits=rules(tokens="6/minute"))
+        lambda: request_with(own_token(jti="two")), off(limits=rules(tokens="6/minute"))
     ),
 }

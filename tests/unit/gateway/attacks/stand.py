@@ -39,7 +39,7 @@ from kaiten.settings.models import (
 from monitors.metrics.definitions import Metrics
 from monitors.metrics.latency import LatencyStats
 from tests.unit.gateway.auth.mint import AUDIENCE, ISSUER, Json, jwk, jwks, public_pem
-from tests.unit.gateway.auth.test_verifier import EVERY
+from tests.unit.gateway.auth.test_verifier import ALL_ALGORITHMS
 from tests.unit.gateway.house import (
     AUTH,
     GOOD,
@@ -74,10 +74,10 @@ class Defences:
     leeway_s: int = AUTH.leeway_s
     authenticator: type[Authenticator] = Authenticator
     # Of how many seconds have gone by since the stand was built.
-    clock: Callable[[float], float] = lambda gone_s: time() + gone_s
+    clock: Callable[[float], float] = lambda elapsed_s: time() + elapsed_s
     credentials: Credentials = field(default_factory=Credentials)
     # Whether the workers learn of later revocations.
-    is_told: bool = True
+    is_notified: bool = True
     loopback_only: bool = False
     gateway: GatewaySettings = field(
         default_factory=lambda: LIMITS.model_copy(update={"metrics": "token", "docs": "closed"})
@@ -110,7 +110,7 @@ class Stand:
     def __init__(self, defences: Defences) -> None:
         self.defences = defences
         self.credentials = defences.credentials
-        self.gone_s = 0.0
+        self.elapsed_s = 0.0
         self.published = jwks(jwk("ES256", kid="1"), STAYS)
         replaced: Mapping[Any, Callable[..., ASGIApp]] = {
             DispatchMiddleware: self._loose_dispatch,
@@ -125,7 +125,7 @@ class Stand:
 
     def revoke(self, **more: object) -> None:
         """Revoke, and notify the workers if they are notified at all."""
-        if self.defences.is_told:
+        if self.defences.is_notified:
             self.credentials = self.credentials.model_copy(update=more)
 
     async def answer(self, sent: Sent) -> httpx.Response:
@@ -187,22 +187,22 @@ class Stand:
         defences = self.defences
         verifier = weaker_verifier(defences)(defences.trust(self._issuers()), defences.leeway_s)
         return defences.authenticator(
-            verifier, lambda: self.credentials, lambda: defences.clock(self.gone_s)
+            verifier, lambda: self.credentials, lambda: defences.clock(self.elapsed_s)
         )
 
     def _issuers(self) -> Issuers:
         async def fetch(_: str) -> bytes:
             return self.published
 
-        async def at_once(_: float) -> None:
+        async def skip_sleep(_: float) -> None:
             pass
 
-        keys = JwksKeys(f"{LOGIN}jwks", JwksSettings(), fetch, sleep=at_once)
+        keys = JwksKeys(f"{LOGIN}jwks", JwksSettings(), fetch, sleep=skip_sleep)
         secret = StaticKey(Key(SECRET, frozenset({"HS256"})))
         public = StaticKey(from_pem(public_pem("RS256")))
         return {
-            OWN: TrustedIssuer(OWN, AUDIENCE, secret, EVERY),
-            LOGIN: TrustedIssuer(LOGIN, AUDIENCE, keys, EVERY),
+            OWN: TrustedIssuer(OWN, AUDIENCE, secret, ALL_ALGORITHMS),
+            LOGIN: TrustedIssuer(LOGIN, AUDIENCE, keys, ALL_ALGORITHMS),
             RSA: TrustedIssuer(RSA, AUDIENCE, public, frozenset({"PS256"})),
         }
 

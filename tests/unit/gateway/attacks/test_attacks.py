@@ -11,7 +11,7 @@ from tests.unit.gateway.attacks import replays, tokens, wire
 from tests.unit.gateway.attacks.attack import Attack, Change, off
 from tests.unit.gateway.attacks.replays import THREE
 from tests.unit.gateway.attacks.stand import LOGIN, Defences, Sent, Stand
-from tests.unit.gateway.attacks.tokens import own, sent, signed
+from tests.unit.gateway.attacks.tokens import issuer_token, own_token, request_with
 from tests.unit.gateway.attacks.wire import bare, good
 from tests.unit.gateway.house import CANARY, SECRET, TAG, V1, V2, Json, error_of
 
@@ -24,12 +24,12 @@ ATTACKS = {name: attack for group in GROUPS for name, attack in group.items()}
 SEVERAL = {name: attack for name, attack in ATTACKS.items() if len(attack.without) > 1}
 A_MONTH = timedelta(days=30)
 END = int((datetime.now(UTC) + A_MONTH).timestamp())
-KEY_ID, KEY, KEPT = new_api_key("job", ("predict",), datetime.now(UTC) + A_MONTH)
+KEY_ID, KEY, KEY_RECORD = new_api_key("job", ("predict",), datetime.now(UTC) + A_MONTH)
 LASTS: Json = {"exp": END, "jti": "valid"}
-KNOWN = own(sub="bob", **LASTS)
+KNOWN_TOKEN = own_token(sub="bob", **LASTS)
 
 
-def changed(defences: Defences, *changes: Change | None) -> Defences:
+def with_changes(defences: Defences, *changes: Change | None) -> Defences:
     for change in changes:
         defences = change(defences) if change else defences
     return defences
@@ -37,22 +37,22 @@ def changed(defences: Defences, *changes: Change | None) -> Defences:
 
 def stand_of(attack: Attack, *without: Change) -> Stand:
     """Return the stand of an attack, without these checks."""
-    return stand_with_key(changed(Defences(), attack.given, *without))
+    return stand_with_key(with_changes(Defences(), attack.stand_change, *without))
 
 
 def stand_with_key(defences: Defences) -> Stand:
-    keys = {KEY_ID: KEPT, **defences.credentials.api_keys}
-    known = defences.credentials.model_copy(update={"api_keys": keys})
-    return Stand(changed(defences, off(credentials=known)))
+    keys = {KEY_ID: KEY_RECORD, **defences.credentials.api_keys}
+    credentials = defences.credentials.model_copy(update={"api_keys": keys})
+    return Stand(with_changes(defences, off(credentials=credentials)))
 
 
-async def tried(stand: Stand, attack: Attack, request: Sent) -> httpx.Response:
+async def attempt(stand: Stand, attack: Attack, request: Sent) -> httpx.Response:
     if attack.before is not None:
         await attack.before(stand, request)
     return await stand.answer(request)
 
 
-def told(answer: httpx.Response) -> tuple[int, str]:
+def refusal_of(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, error_of(answer)["code"]
 
 
@@ -75,8 +75,8 @@ def test_there_are_enough_and_none_has_anothers_name() -> None:
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=[*ATTACKS])
 async def test_an_attack_is_refused_without_a_hint(attack: Attack) -> None:
     request = attack.sent()
-    answer = await tried(stand_of(attack), attack, request)
-    assert told(answer) == attack.refused
+    answer = await attempt(stand_of(attack), attack, request)
+    assert refusal_of(answer) == attack.refused
     shown = answer.text + str(answer.headers.raw)
     assert [word for word in secrets_of(request) if word in shown] == []
     if answer.status_code == 401:
@@ -93,11 +93,11 @@ async def test_the_same_bytes_get_in_where_the_check_is_off(
     attack: Attack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = attack.sent()
-    assert told(await tried(stand_of(attack), attack, request)) == attack.refused
+    assert refusal_of(await attempt(stand_of(attack), attack, request)) == attack.refused
     without = stand_of(attack, *attack.without)
     for name, instead in without.defences.libraries.items():
         monkeypatch.setattr(name, instead)
-    answer = await tried(without, attack, request)
+    answer = await attempt(without, attack, request)
     assert answer.status_code == 200
     # The model has answered, or the page that is not for everybody.
     assert (TAG in answer.text) == (request.path in {V1, V2})
@@ -108,56 +108,61 @@ async def test_of_several_checks_each_alone_keeps_it_out(
     attack: Attack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for alone in attack.without:
-        without = stand_of(attack, *(each for each in attack.without if each is not alone))
+        without = stand_of(attack, *(change for change in attack.without if change is not alone))
         with monkeypatch.context() as patched:
             for name, instead in without.defences.libraries.items():
                 patched.setattr(name, instead)
-            answer = await tried(without, attack, attack.sent())
+            answer = await attempt(without, attack, attack.sent())
         assert answer.status_code in range(400, 500)
         assert error_of(answer)
 
 
-def valid() -> list[Sent]:
+def valid_requests() -> list[Sent]:
     """Return good requests: known tokens and fresh ones, keys, and odd but valid ones."""
-    fresh, scheme = own(sub="carol", **LASTS), f"bEaReR {own(sub='erin', **LASTS)}"
-    login = signed("ES256#stays", kid="stays", sub="dave", **LASTS)
+    fresh, scheme = own_token(sub="carol", **LASTS), f"bEaReR {own_token(sub='erin', **LASTS)}"
+    login = issuer_token("ES256#stays", kid="stays", sub="dave", **LASTS)
     return [
-        sent(KNOWN),
-        sent(fresh),
-        sent(login),
+        request_with(KNOWN_TOKEN),
+        request_with(fresh),
+        request_with(login),
         bare(("x-api-KEY", KEY)),
         bare(("AUTHORIZATION", scheme)),
-        sent(own({"typ": "at+jwt"}, sub="frank", aud=["kaiten", "others"], **LASTS)),
+        request_with(own_token({"typ": "at+jwt"}, sub="frank", aud=["kaiten", "others"], **LASTS)),
     ]
 
 
 async def test_valid_traffic_beside_all_attacks_is_answered() -> None:
     shared = stand_with_key(Defences())
     stands = [
-        (shared if attack.given is None and attack.before is None else stand_of(attack), attack)
+        (
+            shared if attack.stand_change is None and attack.before is None else stand_of(attack),
+            attack,
+        )
         for attack in ATTACKS.values()
     ]
     assert sum(stand is shared for stand, _ in stands) > 120
     attacks, answers = [], []
     for stand, attack in stands:
-        answers += [asyncio.create_task(stand.answer(request)) for request in valid()[:3]]
-        attacks.append(asyncio.create_task(tried(stand, attack, attack.sent())))
-        answers += [asyncio.create_task(stand.answer(request)) for request in valid()[3:]]
+        answers += [asyncio.create_task(stand.answer(request)) for request in valid_requests()[:3]]
+        attacks.append(asyncio.create_task(attempt(stand, attack, attack.sent())))
+        answers += [asyncio.create_task(stand.answer(request)) for request in valid_requests()[3:]]
     # And callers that come when all is over.
     refused = await asyncio.gather(*attacks)
-    answers += [asyncio.create_task(stand.answer(valid()[1])) for stand, _ in stands]
+    answers += [asyncio.create_task(stand.answer(valid_requests()[1])) for stand, _ in stands]
     assert [answer.status_code for answer in await asyncio.gather(*answers)] == [200] * len(answers)
-    assert [told(answer) for answer in refused] == [each.refused for each in ATTACKS.values()]
+    assert [refusal_of(answer) for answer in refused] == [
+        attack.refused for attack in ATTACKS.values()
+    ]
 
 
 @pytest.mark.parametrize("subject", [CANARY.upper(), f"{CANARY}\u200b", f" {CANARY}"])
 async def test_a_subject_is_its_characters_and_who_writes_it_is_its_issuer(subject: str) -> None:
     # Only the issuer knows whether two spellings are one caller: each has its
     # own limits, and none uses up the other's.
-    stand = stand_with_key(changed(Defences(), THREE))
-    statuses = [(await stand.answer(sent(own()))).status_code for _ in range(4)]
+    stand = stand_with_key(with_changes(Defences(), THREE))
+    statuses = [(await stand.answer(request_with(own_token()))).status_code for _ in range(4)]
     assert statuses == [200, 200, 200, 429]
-    assert (await stand.answer(sent(own(sub=subject)))).status_code == 200
+    assert (await stand.answer(request_with(own_token(sub=subject)))).status_code == 200
 
 
 async def test_of_a_key_that_comes_twice_the_last_is_checked_and_answered() -> None:
@@ -170,6 +175,6 @@ async def test_of_a_key_that_comes_twice_the_last_is_checked_and_answered() -> N
 
 async def test_revoking_one_revokes_no_other() -> None:
     revoked = Credentials(revoked_subjects={f"kaiten|{CANARY}": 2**40})
-    stand = stand_with_key(changed(Defences(), off(credentials=revoked)))
-    assert (await stand.answer(sent(own()))).status_code == 401
-    assert {(await stand.answer(request)).status_code for request in valid()} == {200}
+    stand = stand_with_key(with_changes(Defences(), off(credentials=revoked)))
+    assert (await stand.answer(request_with(own_token()))).status_code == 401
+    assert {(await stand.answer(request)).status_code for request in valid_requests()} == {200}

@@ -27,7 +27,7 @@ from tests.unit.gateway.attacks.attack import (
 from tests.unit.gateway.attacks.stand import LOGIN, OWN, RSA, Defences, Sent
 from tests.unit.gateway.auth import mint
 from tests.unit.gateway.auth.mint import Json, jwk, private, public_pem
-from tests.unit.gateway.auth.test_verifier import EVERY, encoded
+from tests.unit.gateway.auth.test_verifier import ALL_ALGORITHMS, encoded
 from tests.unit.gateway.house import CANARY, SECRET
 
 UNAUTHENTICATED, FORBIDDEN = (401, "unauthenticated"), (403, "forbidden")
@@ -44,39 +44,39 @@ def claims(**changes: object) -> Json:
 
 def by_secret(header: Json, payload: Json, secret: bytes = SECRET.encode()) -> str:
     """Return a token by hand: PyJWT would not write most of these."""
-    words = ".".join(encoded(json.dumps(each).encode()) for each in (header, payload))
+    words = ".".join(encoded(json.dumps(part).encode()) for part in (header, payload))
     return f"{words}.{encoded(hmac.digest(secret, words.encode(), hashlib.sha256))}"
 
 
-def own(header: Json | None = None, **changes: object) -> str:
+def own_token(header: Json | None = None, **changes: object) -> str:
     return by_secret({"alg": "HS256", "typ": "JWT", **(header or {})}, claims(**changes))
 
 
-def signed(kind: str, kid: str | None = "1", **changes: Any) -> str:  # noqa: ANN401
+def issuer_token(kind: str, kid: str | None = "1", **changes: Any) -> str:  # noqa: ANN401
     """Return a token of another issuer's, by its private key."""
     return mint.token(kind, kid=kid, **{"sub": CANARY, **changes})
 
 
-def sent(token: str, **changes: object) -> Sent:
+def request_with(token: str, **changes: object) -> Sent:
     headers = [("Content-Type", "application/json"), ("Authorization", f"Bearer {token}")]
     return replace(Sent(headers=[*headers]), **changes)  # type: ignore[arg-type]
 
 
-def refused(token: Callable[[], str], *without: Change) -> Attack:
-    return Attack(lambda: sent(token()), UNAUTHENTICATED, without)
+def token_attack(token: Callable[[], str], *without: Change) -> Attack:
+    return Attack(lambda: request_with(token()), UNAUTHENTICATED, without)
 
 
 def unsigned(alg: str, end: str = "") -> Attack:
     def token() -> str:
         words = ({"alg": alg, "typ": "JWT"}, claims())
-        return ".".join(encoded(json.dumps(each).encode()) for each in words) + f".{end}"
+        return ".".join(encoded(json.dumps(part).encode()) for part in words) + f".{end}"
 
     key = trusted(OWN, key=Key(None, frozenset({alg})), algorithms=frozenset({alg}))
-    return refused(token, no_header_check("unsigned"), key, NO_SIGNATURE)
+    return token_attack(token, no_header_check("unsigned"), key, NO_SIGNATURE)
 
 
 def signature(change: Callable[[str], str]) -> Attack:
-    return refused(lambda: change(own()), NO_SIGNATURE)
+    return token_attack(lambda: change(own_token()), NO_SIGNATURE)
 
 
 def promoted(token: str) -> str:
@@ -85,15 +85,15 @@ def promoted(token: str) -> str:
     return f"{head}.{encoded(json.dumps(payload).encode())}.{end}"
 
 
-def confused(public: Callable[[], bytes], *guards: Change) -> Attack:
+def key_confusion(public: Callable[[], bytes], *guards: Change) -> Attack:
     """Return the attack by a public key that is taken for a shared secret."""
     head = {"alg": "HS256", "typ": "JWT"}
 
     def as_secret(defences: Defences) -> Defences:
         key = Key(public(), frozenset({"HS256"}))
-        return trusted(RSA, key=key, algorithms=EVERY)(defences)
+        return trusted(RSA, key=key, algorithms=ALL_ALGORITHMS)(defences)
 
-    return refused(lambda: by_secret(head, claims(iss=RSA), public()), as_secret, *guards)
+    return token_attack(lambda: by_secret(head, claims(iss=RSA), public()), as_secret, *guards)
 
 
 def der() -> bytes:
@@ -108,15 +108,15 @@ def modulus() -> bytes:
 
 
 def header(check: str, changes: Json, *guards: Change) -> Attack:
-    return refused(lambda: own(changes), no_header_check(check), *guards)
+    return token_attack(lambda: own_token(changes), no_header_check(check), *guards)
 
 
 def claim(change: Json, *without: Change) -> Attack:
-    return refused(lambda: own(**change), *without)
+    return token_attack(lambda: own_token(**change), *without)
 
 
 def scope(value: object) -> Attack:
-    return Attack(lambda: sent(own(scope=value)), FORBIDDEN, (NO_SCOPE,))
+    return Attack(lambda: request_with(own_token(scope=value)), FORBIDDEN, (NO_SCOPE,))
 
 
 def key_of_the_attackers() -> str:
@@ -135,35 +135,41 @@ SIGNATURES: Mapping[str, Attack] = {
     "alg none with a signature": unsigned("none", "AAAA"),
     "no signature": signature(lambda token: token.rpartition(".")[0] + "."),
     "another's signature": signature(
-        lambda token: token.rpartition(".")[0] + "." + own(sub="bob").rpartition(".")[2]
+        lambda token: token.rpartition(".")[0] + "." + own_token(sub="bob").rpartition(".")[2]
     ),
     "claims changed under a signature": signature(promoted),
-    "another secret": refused(
+    "another secret": token_attack(
         lambda: jwt.encode(claims(), OTHER_SECRET, algorithm="HS256"), NO_SIGNATURE
     ),
-    "a signature of zeros": refused(
-        lambda: signed("ES256").rpartition(".")[0] + "." + encoded(bytes(64)), NO_SIGNATURE
+    "a signature of zeros": token_attack(
+        lambda: issuer_token("ES256").rpartition(".")[0] + "." + encoded(bytes(64)), NO_SIGNATURE
     ),
-    "a public key's PEM as a secret": confused(lambda: public_pem("RS256"), NO_LOOK_AT_THE_KEY),
-    "a public key's DER as a secret": confused(der, NO_LOOK_AT_THE_KEY),
-    "a public key's JWK as a secret": confused(
+    "a public key's PEM as a secret": key_confusion(
+        lambda: public_pem("RS256"), NO_LOOK_AT_THE_KEY
+    ),
+    "a public key's DER as a secret": key_confusion(der, NO_LOOK_AT_THE_KEY),
+    "a public key's JWK as a secret": key_confusion(
         lambda: json.dumps(jwk("RS256")).encode(), NO_LOOK_AT_THE_KEY
     ),
-    "a public key's modulus as a secret": confused(modulus),
-    "ES256 for an issuer of RSA": refused(
-        lambda: signed("ES256", iss=RSA), trusted(RSA, like=LOGIN)
+    "a public key's modulus as a secret": key_confusion(modulus),
+    "ES256 for an issuer of RSA": token_attack(
+        lambda: issuer_token("ES256", iss=RSA), trusted(RSA, like=LOGIN)
     ),
-    "RS256 where only PS256 is allowed": refused(
-        lambda: signed("RS256", iss=RSA), trusted(RSA, algorithms=EVERY)
+    "RS256 where only PS256 is allowed": token_attack(
+        lambda: issuer_token("RS256", iss=RSA), trusted(RSA, algorithms=ALL_ALGORITHMS)
     ),
-    "HS512 where HS256 is pinned": refused(
+    "HS512 where HS256 is pinned": token_attack(
         lambda: jwt.encode(claims(), SECRET, algorithm="HS512"),
         trusted(OWN, key=Key(SECRET, frozenset({"HS256", "HS512"}))),
     ),
-    "another issuer's key": refused(lambda: signed("ES256", iss=OWN), trusted(OWN, like=LOGIN)),
-    "our secret in another's name": refused(lambda: own(iss=LOGIN), trusted(LOGIN, like=OWN)),
-    "an id that no published key has": refused(
-        lambda: signed("ES256", kid="unknown"),
+    "another issuer's key": token_attack(
+        lambda: issuer_token("ES256", iss=OWN), trusted(OWN, like=LOGIN)
+    ),
+    "our secret in another's name": token_attack(
+        lambda: own_token(iss=LOGIN), trusted(LOGIN, like=OWN)
+    ),
+    "an id that no published key has": token_attack(
+        lambda: issuer_token("ES256", kid="unknown"),
         trusted(LOGIN, key=Key(private("ES256").public_key(), frozenset({"ES256"}))),
     ),
 }
@@ -188,13 +194,13 @@ REFERENCES: Json = {
     "jwk": {"kty": "oct", "k": "AAAA"},
 }
 HEADERS: Mapping[str, Attack] = {
-    **{f"kid {what}": header("key_id", {"kid": kid}) for what, kid in KEY_IDS.items()},
+    **{f"kid {name}": header("key_id", {"kid": kid}) for name, kid in KEY_IDS.items()},
     **{
-        f"kid {what}": header("key_id", {"kid": kid}, NO_KID_GUARD)
-        for what, kid in NO_STRINGS.items()
+        f"kid {name}": header("key_id", {"kid": kid}, NO_KID_GUARD)
+        for name, kid in NO_STRINGS.items()
     },
     **{name: header("key_reference", {name: value}) for name, value in REFERENCES.items()},
-    "a key of the attacker's brought along": refused(
+    "a key of the attacker's brought along": token_attack(
         key_of_the_attackers, no_header_check("key_reference"), NO_SIGNATURE
     ),
     "crit that PyJWT knows": header("critical_header", {"crit": ["b64"], "b64": True}),
@@ -241,6 +247,6 @@ CLAIMS: Mapping[str, Attack] = {
     "scope of another model": scope("predict:topic"),
     "scope of a model that begins alike": scope("predict:inten"),
     "metrics by a token for predictions": Attack(
-        lambda: sent(own(), method="GET", path="/metrics"), FORBIDDEN, (NO_SCOPE,)
+        lambda: request_with(own_token(), method="GET", path="/metrics"), FORBIDDEN, (NO_SCOPE,)
     ),
 }

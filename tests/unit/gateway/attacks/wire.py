@@ -21,7 +21,7 @@ from tests.unit.gateway.attacks.attack import (
     without_check,
 )
 from tests.unit.gateway.attacks.stand import Sent
-from tests.unit.gateway.attacks.tokens import UNAUTHENTICATED, own
+from tests.unit.gateway.attacks.tokens import UNAUTHENTICATED, own_token
 from tests.unit.gateway.house import CANARY, LIMITS, V1, V2
 
 NOT_FOUND, NOT_ALLOWED = (404, "not_found"), (405, "method_not_allowed")
@@ -46,12 +46,12 @@ def good(
     *more: tuple[str, str | bytes], body: object = BODY, path: str = V1, **changes: object
 ) -> Sent:
     """Return a good request, with more headers or changed."""
-    headers = [JSON, ("Authorization", f"Bearer {own()}"), *more]
+    headers = [JSON, ("Authorization", f"Bearer {own_token()}"), *more]
     return replace(Sent(path, [*headers], body), **changes)  # type: ignore[arg-type]
 
 
 def typed(*types: str) -> Sent:
-    return Sent(headers=[*(("Content-Type", each) for each in types), *good().headers[1:]])
+    return Sent(headers=[*(("Content-Type", value) for value in types), *good().headers[1:]])
 
 
 def path(sent: str) -> Attack:
@@ -65,7 +65,7 @@ def method(name: str, *more: tuple[str, str]) -> Attack:
 
 def twice(name: str, first: str, second: str) -> Attack:
     """Return the attack by a header that is sent twice, and a server that uses the first."""
-    rest = [each for each in good().headers if each[0].lower() != name.lower()]
+    rest = [header for header in good().headers if header[0].lower() != name.lower()]
     both = [(name, first), (name, second), *rest]
     return Attack(lambda: Sent(headers=[*both], body=BODY), MALFORMED, (NO_CONTRADICTION,))
 
@@ -81,7 +81,7 @@ def bomb(encoding: str, content: bytes) -> Attack:
         lambda: good(("Content-Encoding", encoding), body=content),
         COMPRESSED,
         (NO_BODY_CHECK,),
-        given=off(inflates=True),
+        stand_change=off(inflates=True),
     )
 
 
@@ -101,7 +101,7 @@ def bare(*headers: tuple[str, str], path: str = V1) -> Sent:
 
 def authorized(value: str) -> Attack:
     return Attack(
-        lambda: bare(("Authorization", value.format(own()))),
+        lambda: bare(("Authorization", value.format(own_token()))),
         UNAUTHENTICATED,
         (off(authenticator=TakesAnyScheme),),
     )
@@ -118,7 +118,7 @@ PATHS: Mapping[str, Attack] = {
 }
 BESIDE_THE_PAGE: Mapping[str, Attack] = {
     # What the docs page is made of is open where the page is.
-    f"path {sent}": replace(path(sent), given=setting(docs="open"))
+    f"path {sent}": replace(path(sent), stand_change=setting(docs="open"))
     for sent in (
         *("/static_content/../metrics", "/static_content/%2e%2e/metrics"),
         *("/static_content/..;/metrics", "/static_content//../metrics"),
@@ -143,7 +143,7 @@ EXPOSED: Mapping[str, Attack] = {
         lambda: good(("X-Forwarded-For", "127.0.0.1"), ("X-Real-IP", "::1"), client="192.0.2.1"),
         (403, "loopback_only"),
         (off(loopback_only=False),),
-        given=off(loopback_only=True),
+        stand_change=off(loopback_only=True),
     ),
 }
 HEADERS: Mapping[str, Attack] = {
@@ -160,12 +160,12 @@ HEADERS: Mapping[str, Attack] = {
         lambda: good(*[("X-More", "1")] * 200), MANY_HEADERS, (setting(max_headers=1000),)
     ),
     "two tokens": Attack(
-        lambda: good(("Authorization", f"Bearer {own(sub='bob')}")),
+        lambda: good(("Authorization", f"Bearer {own_token(sub='bob')}")),
         MALFORMED,
         (NO_CONTRADICTION, off(authenticator=TakesTheFirst)),
     ),
     "a token twice": Attack(
-        lambda: bare(*[("Authorization", f"Bearer {own(iat=1)}")] * 2),
+        lambda: bare(*[("Authorization", f"Bearer {own_token(iat=1)}")] * 2),
         UNAUTHENTICATED,
         (off(authenticator=TakesTheFirst),),
     ),
@@ -227,7 +227,7 @@ BODIES: Mapping[str, Attack] = {
         lambda: good(pause_s=0.02, chunk=10),
         (408, "body_timeout"),
         (setting(body_timeout_s=600),),
-        given=setting(body_timeout_s=0.005),
+        stand_change=setting(body_timeout_s=0.005),
     ),
     "many texts": body({"inputs": [CANARY] * 9}, INVALID, setting(max_inputs=10)),
     "a long text": body({"inputs": [LONG]}, INVALID, setting(max_text_chars=1000)),

@@ -58,10 +58,12 @@ def jwk(kind: str, kid: str | None = "1", **changes: Any) -> Json:  # noqa: ANN4
     algorithm = jwt.get_algorithm_by_name(
         {"short": "RS256", "Ed448": "EdDSA"}.get(kind, kind).partition("#")[0]
     )
-    found: Json = json.loads(algorithm.to_jwk(private(kind).public_key()))
-    found.pop("key_ops", None)
+    members: Json = json.loads(algorithm.to_jwk(private(kind).public_key()))
+    members.pop("key_ops", None)
     named = {"kid": kid} if kid is not None else {}
-    return {key: value for key, value in {**found, **named, **changes}.items() if value is not None}
+    return {
+        key: value for key, value in {**members, **named, **changes}.items() if value is not None
+    }
 
 
 def jwks(*keys: Json) -> bytes:
@@ -70,11 +72,11 @@ def jwks(*keys: Json) -> bytes:
 
 def claims(**changes: Any) -> Json:  # noqa: ANN401
     now = int(time.time())
-    known = {
+    defaults = {
         "iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "scope": "predict",
         "iat": now, "exp": now + 3600, "jti": "one",
     }  # fmt: skip
-    return {key: value for key, value in {**known, **changes}.items() if value is not None}
+    return {key: value for key, value in {**defaults, **changes}.items() if value is not None}
 
 
 def token(

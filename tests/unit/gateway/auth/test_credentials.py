@@ -48,11 +48,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> CredentialStore:
 def with_key(
     credentials: Credentials, name: str = "job", expires_at: datetime = SOON
 ) -> tuple[Credentials, str]:
-    key_id, text, kept = new_api_key(name, ("predict",), expires_at, lambda: NOW)
-    return credentials.model_copy(update={"api_keys": {**credentials.api_keys, key_id: kept}}), text
+    key_id, text, record = new_api_key(name, ("predict",), expires_at, lambda: NOW)
+    return credentials.model_copy(
+        update={"api_keys": {**credentials.api_keys, key_id: record}}
+    ), text
 
 
-def written(store: CredentialStore) -> Credentials:
+def credentials_of(store: CredentialStore) -> Credentials:
     credentials = store.read()
     assert credentials is not None
     return credentials
@@ -152,7 +154,7 @@ def test_store_gives_back_what_it_was_given(store: CredentialStore) -> None:
     assert store.read() is None
     credentials, text = with_key(Credentials())
     store.change(lambda _: credentials)
-    assert written(store).principal_of(text, NOW).subject == "job"
+    assert credentials_of(store).principal_of(text, NOW).subject == "job"
 
 
 def test_of_many_changes_at_once_all_take_effect(store: CredentialStore) -> None:
@@ -164,7 +166,7 @@ def test_of_many_changes_at_once_all_take_effect(store: CredentialStore) -> None
         thread.start()
     for thread in threads:
         thread.join()
-    subjects = {each.subject for each in written(store).api_keys.values()}
+    subjects = {key.subject for key in credentials_of(store).api_keys.values()}
     assert subjects == {f"job {number}" for number in range(8)}
 
 
@@ -176,7 +178,7 @@ def test_file_is_its_owners(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spoilt", ["", "{", '{"api_keys": 5}'])
 def test_spoilt_file_is_told_and_nothing_is_lost(spoilt: str, tmp_path: Path) -> None:
     store = FileCredentials(tmp_path / "credentials.json")
-    store.change(lambda credentials: known_for_long(credentials)[0])
+    store.change(lambda credentials: with_lasting_key(credentials)[0])
     watch = CredentialsWatch(CredentialStores(store), 1)
     watch.poll()
     before = watch.current()
@@ -235,7 +237,7 @@ def test_redis_that_is_away_is_told_without_its_password() -> None:
 def test_redis_that_came_back_empty_is_given_what_is_known(redis_url: str) -> None:
     with Redis.from_url(redis_url) as client:
         client.flushdb()
-        RedisCredentials(redis_url).change(lambda credentials: known_for_long(credentials)[0])
+        RedisCredentials(redis_url).change(lambda credentials: with_lasting_key(credentials)[0])
         watches = [
             CredentialsWatch(CredentialStores(RedisCredentials(redis_url)), 1) for _ in range(2)
         ]
@@ -254,12 +256,14 @@ def test_redis_that_came_back_empty_is_given_what_is_known(redis_url: str) -> No
         poll(watches[2:])
         client.flushdb()
         RedisCredentials(redis_url).change(
-            lambda credentials: known_for_long(credentials, "later")[0]
+            lambda credentials: with_lasting_key(credentials, "later")[0]
         )
         poll(watches[2:])
         assert restored == [1, 1]
         poll(watches)
-        subjects = {key.subject for key in written(RedisCredentials(redis_url)).api_keys.values()}
+        subjects = {
+            key.subject for key in credentials_of(RedisCredentials(redis_url)).api_keys.values()
+        }
         assert subjects == {"job", "later"}
 
 
@@ -333,7 +337,7 @@ def poll(watches: Sequence[CredentialsWatch]) -> None:
         watch.poll()
 
 
-def known_for_long(credentials: Credentials, name: str = "job") -> tuple[Credentials, str]:
+def with_lasting_key(credentials: Credentials, name: str = "job") -> tuple[Credentials, str]:
     """Return them with a key that holds by the clock of this machine."""
     return with_key(credentials, name, datetime.now(UTC) + timedelta(days=1))
 

@@ -21,8 +21,8 @@ from tests.unit.gateway.auth.mint import private_pem, public_pem
 
 @pytest.fixture
 def issuer() -> Iterator[issuers.Issuer]:
-    with issuing(published_keys=2) as each:
-        yield each
+    with issuing(published_keys=2) as jwks_issuer:
+        yield jwks_issuer
 
 
 async def test_fetch_returns_what_is_published(issuer: issuers.Issuer) -> None:
@@ -77,8 +77,8 @@ async def test_tokens_of_an_issuer_hold_by_the_keys_that_it_publishes(
     tokens = build(settings, None)
     tasks = tokens.start()
     for _ in range(2):
-        found = await tokens.authenticator.authenticate([f"Bearer {issuer.token('bob')}"], [])
-        assert (found.subject, found.issuer) == ("bob", issuer.name)
+        principal = await tokens.authenticator.authenticate([f"Bearer {issuer.token('bob')}"], [])
+        assert (principal.subject, principal.issuer) == ("bob", issuer.name)
     assert len(issuer.fetched_at) == 1
     for task in tasks:
         task.cancel()
@@ -106,7 +106,7 @@ def test_key_file_that_can_not_be_used_is_named(
     issuer = IssuerSettings.model_validate({"issuer": "partner", "audience": "kaiten", field: path})
     with pytest.raises(InvalidSettings, match=reason) as caught:
         check_keys(AuthSettings(issuers=(issuer,)))
-    assert [each.field for each in caught.value.details] == [f"auth.issuers.partner.{field}"]
+    assert [detail.field for detail in caught.value.details] == [f"auth.issuers.partner.{field}"]
 
 
 def test_key_file_that_can_be_used_is_taken(tmp_path: Path) -> None:

@@ -24,12 +24,12 @@ class Issuer:
     content: bytes = jwks(jwk("ES256", kid="old"))
     away: bool = False
     now: float = 1000.0
-    asked_at: list[float] = field(default_factory=list)
+    fetched_at: list[float] = field(default_factory=list)
     slow: asyncio.Event | None = None
     slept: list[float] = field(default_factory=list)
 
     async def fetch(self, url: str) -> bytes:
-        self.asked_at.append(self.now)
+        self.fetched_at.append(self.now)
         content = self.content
         if self.slow is not None:
             await self.slow.wait()
@@ -51,7 +51,7 @@ async def test_known_key_is_fetched_once() -> None:
     keys = issuer.keys()
     for _ in range(5):
         assert await keys.find("old") is not None
-    assert len(issuer.asked_at) == 1
+    assert len(issuer.fetched_at) == 1
 
 
 async def test_new_key_is_found_at_the_first_token_that_names_it() -> None:
@@ -61,7 +61,7 @@ async def test_new_key_is_found_at_the_first_token_that_names_it() -> None:
     issuer.content = jwks(jwk("ES256", kid="old"), jwk("ES256#2", kid="new"))
     assert await keys.find("new") is not None
     # Not sooner than the interval allows.
-    assert [later - 1000 for later in issuer.asked_at] == [0, 2]
+    assert [later - 1000 for later in issuer.fetched_at] == [0, 2]
 
 
 async def test_many_who_ask_share_one_fetch() -> None:
@@ -72,7 +72,7 @@ async def test_many_who_ask_share_one_fetch() -> None:
     assert issuer.slow is not None
     issuer.slow.set()
     assert all(await asyncio.gather(*asking))
-    assert len(issuer.asked_at) == 1
+    assert len(issuer.fetched_at) == 1
 
 
 async def test_caller_who_leaves_ends_nobody_elses_fetch() -> None:
@@ -91,7 +91,7 @@ async def test_key_published_while_a_fetch_was_under_way_is_found_by_the_next() 
     issuer = Issuer(slow=asyncio.Event())
     keys = issuer.keys()
     first = asyncio.create_task(keys.find("old"))
-    await until(lambda: len(issuer.asked_at) == 1)
+    await until(lambda: len(issuer.fetched_at) == 1)
     issuer.now += 1
     issuer.content = jwks(jwk("ES256", kid="old"), jwk("ES256#2", kid="new"))
     second = asyncio.create_task(keys.find("new"))
@@ -106,13 +106,13 @@ async def test_unknown_key_is_not_looked_for_again_at_once() -> None:
     issuer = Issuer()
     keys = issuer.keys()
     assert await keys.find("made up") is None
-    asked = len(issuer.asked_at)
+    fetches = len(issuer.fetched_at)
     for _ in range(5):
         assert await keys.find("made up") is None
-    assert len(issuer.asked_at) == asked
+    assert len(issuer.fetched_at) == fetches
     issuer.now += SETTINGS.unknown_key_retry_s
     assert await keys.find("made up") is None
-    assert len(issuer.asked_at) == asked + 1
+    assert len(issuer.fetched_at) == fetches + 1
 
 
 async def test_flood_of_made_up_keys_asks_less_than_once_a_second() -> None:
@@ -120,8 +120,8 @@ async def test_flood_of_made_up_keys_asks_less_than_once_a_second() -> None:
     keys = issuer.keys()
     for number in range(30):
         assert await keys.find(f"made up {number}") is None
-    seconds = issuer.now - issuer.asked_at[0]
-    assert len(issuer.asked_at) - 1 <= seconds / SETTINGS.min_refresh_interval_s
+    seconds = issuer.now - issuer.fetched_at[0]
+    assert len(issuer.fetched_at) - 1 <= seconds / SETTINGS.min_refresh_interval_s
 
 
 async def test_what_is_remembered_of_a_flood_is_bounded() -> None:
@@ -164,7 +164,7 @@ async def test_of_too_many_who_ask_at_once_nobody_is_told_that_there_is_no_key(
     issuer = Issuer(slow=asyncio.Event())
     keys = issuer.keys()
     asking = [asyncio.create_task(keys.find(f"made up {number}")) for number in range(5)]
-    await until(lambda: len(issuer.asked_at) == 1)
+    await until(lambda: len(issuer.fetched_at) == 1)
     with pytest.raises(IssuerUnavailable):
         await keys.find("old")
     assert issuer.slow is not None
@@ -224,7 +224,7 @@ async def test_ids_of_tokens_tell_nothing_where_no_key_has_one() -> None:
         keys_of_id = await keys.find(kid)
         assert keys_of_id is not None
         assert len(keys_of_id) == 2
-    assert len(issuer.asked_at) == 1
+    assert len(issuer.fetched_at) == 1
 
 
 @pytest.mark.parametrize("kid", [None, "some"])
@@ -241,10 +241,10 @@ async def test_new_key_without_an_id_is_fetched_for_a_token_that_no_key_has_veri
     assert len(keys_of_id) == 2
     # Forged ones bring about one fetch, and no other for a while.
     assert await keys.renewed(kid) is None
-    fetches = len(issuer.asked_at)
+    fetches = len(issuer.fetched_at)
     for _ in range(20):
         assert await keys.renewed(kid) is None
-    assert len(issuer.asked_at) == fetches
+    assert len(issuer.fetched_at) == fetches
 
 
 async def test_token_that_names_its_key_brings_about_no_fetch() -> None:
@@ -252,7 +252,7 @@ async def test_token_that_names_its_key_brings_about_no_fetch() -> None:
     keys = issuer.keys()
     await keys.find("old")
     assert await keys.renewed("old") is None
-    assert len(issuer.asked_at) == 1
+    assert len(issuer.fetched_at) == 1
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ async def test_background_asks_again_and_sooner_after_a_failure() -> None:
     issuer = Issuer(away=True)
     keys = issuer.keys()
     task = asyncio.create_task(keys.keep_fresh())
-    await until(lambda: len(issuer.asked_at) >= 4)
+    await until(lambda: len(issuer.fetched_at) >= 4)
     issuer.away = False
     await until(lambda: issuer.slept[-1] > 200)
     task.cancel()

@@ -148,7 +148,7 @@ PROVIDERS = {
 }  # fmt: skip
 
 
-async def verified(provider: Provider, **changes: Any) -> Verified:  # noqa: ANN401
+async def verify(provider: Provider, **changes: Any) -> Verified:  # noqa: ANN401
     """Return what a token of a provider comes to, by what its settings build."""
 
     async def fetch(_: str) -> bytes:
@@ -170,7 +170,7 @@ async def verified(provider: Provider, **changes: Any) -> Verified:  # noqa: ANN
 @pytest.mark.parametrize("name", PROVIDERS)
 async def test_token_of_a_provider_holds_and_allows_what_it_says(name: str) -> None:
     provider = PROVIDERS[name]
-    principal = (await verified(provider)).principal
+    principal = (await verify(provider)).principal
     assert principal.scopes == provider.scopes
     assert principal.subject == provider.subject
     assert principal.issuer == provider.settings["issuer"]
@@ -182,12 +182,12 @@ async def test_token_of_a_provider_for_another_audience_is_refused(name: str) ->
     claim = provider.settings.get("audience_claim", "aud")
     for other in ("another", ["another"], "", 5):
         with pytest.raises(TokenRejected) as caught:
-            await verified(provider, **{claim: other})
+            await verify(provider, **{claim: other})
         # PyJWT calls an empty one missing.
         expected = "InvalidAudienceError" if other or claim != "aud" else _MISSING
         assert caught.value.fault == expected
     with pytest.raises(TokenRejected) as caught:
-        await verified(provider, **{claim: None})
+        await verify(provider, **{claim: None})
     assert caught.value.fault == _MISSING
 
 
@@ -196,13 +196,13 @@ async def test_token_of_a_provider_by_another_key_is_refused(name: str) -> None:
     provider = PROVIDERS[name]
     other = Provider(provider.settings, provider.claims, set(), keys=(jwk("RS256#9"),))
     with pytest.raises(TokenRejected) as caught:
-        await verified(other)
+        await verify(other)
     assert caught.value.fault == "InvalidSignatureError"
 
 
 async def test_usual_audience_is_not_taken_for_the_one_that_is_set() -> None:
     with pytest.raises(TokenRejected):
-        await verified(PROVIDERS["Cognito, groups"], aud="5example1client2id3", client_id="another")
+        await verify(PROVIDERS["Cognito, groups"], aud="5example1client2id3", client_id="another")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ async def test_claim_is_named_by_its_path(
 ) -> None:
     settings = {"issuer": "https://a.example.org", "audience": "kaiten", "scope_claims": claims}
     provider = Provider(settings, {"scope": None, **token_claims}, scopes)
-    assert (await verified(provider)).principal.scopes == scopes
+    assert (await verify(provider)).principal.scopes == scopes
 
 
 @pytest.mark.parametrize(

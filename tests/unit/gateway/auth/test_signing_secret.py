@@ -51,8 +51,8 @@ def test_callers_at_once_agree_on_one_secret(tmp_path: Path) -> None:
     with ThreadPoolExecutor(callers) as pool:
         for attempt in range(20):
             home = tmp_path / str(attempt)
-            found = list(pool.map(ask, [home] * callers))
-            assert len({secret.value for secret in found}) == 1
+            secrets = list(pool.map(ask, [home] * callers))
+            assert len({secret.value for secret in secrets}) == 1
             assert [path.name for path in home.iterdir()] == [DEVELOPMENT_SECRET_FILE]
 
 

@@ -28,14 +28,14 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_key_verifies_the_algorithms_of_its_type_and_no_other(kind: str) -> None:
     assert from_pem(public_pem(kind)).algorithms == KINDS[kind]
-    ((found,),) = from_jwks(jwks(jwk(kind))).values()
-    assert found.algorithms == KINDS[kind]
+    ((key,),) = from_jwks(jwks(jwk(kind))).values()
+    assert key.algorithms == KINDS[kind]
 
 
 def test_certificate_gives_its_key() -> None:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "issuer")])
     now = datetime.now(UTC)
-    built = x509.CertificateBuilder(
+    builder = x509.CertificateBuilder(
         issuer_name=name,
         subject_name=name,
         public_key=private("ES256").public_key(),
@@ -43,12 +43,12 @@ def test_certificate_gives_its_key() -> None:
         not_valid_before=now,
         not_valid_after=now + timedelta(days=1),
     )
-    made = built.sign(private("ES256"), hashes.SHA256())
-    assert from_pem(made.public_bytes(Encoding.PEM)).algorithms == {"ES256"}
+    certificate = builder.sign(private("ES256"), hashes.SHA256())
+    assert from_pem(certificate.public_bytes(Encoding.PEM)).algorithms == {"ES256"}
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reason"),
     [
         (b"", "no usable public key"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "no usable public key"),
@@ -57,8 +57,8 @@ def test_certificate_gives_its_key() -> None:
         (public_pem("ES256K"), "of a kind that no algorithm"),
     ],
 )
-def test_file_that_is_no_key_is_told(content: bytes, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_file_that_is_no_key_is_told(content: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         from_pem(content)
 
 
@@ -99,10 +99,10 @@ PASSED_OVER = {
 }
 
 
-@pytest.mark.parametrize("what", PASSED_OVER)
-def test_what_verifies_nothing_is_passed_over(what: str) -> None:
+@pytest.mark.parametrize("case", PASSED_OVER)
+def test_what_verifies_nothing_is_passed_over(case: str) -> None:
     good = jwk("ES384", kid="good", use="sig", key_ops=["verify"])
-    content = json.dumps({"keys": [PASSED_OVER[what], good]}).encode()
+    content = json.dumps({"keys": [PASSED_OVER[case], good]}).encode()
     assert [*from_jwks(content)] == ["good"]
 
 
@@ -121,8 +121,8 @@ def test_member_that_is_empty_is_as_if_it_were_not_there(name: str, empty: objec
 @pytest.mark.parametrize("kind", ["EdDSA", "Ed448"])
 def test_algorithm_may_be_named_by_its_curve(kind: str) -> None:
     name = {"EdDSA": "Ed25519"}.get(kind, kind)
-    ((found,),) = from_jwks(jwks(jwk(kind, alg=name))).values()
-    assert found.algorithms == {"EdDSA"}
+    ((key,),) = from_jwks(jwks(jwk(kind, alg=name))).values()
+    assert key.algorithms == {"EdDSA"}
 
 
 def test_id_that_is_a_number_is_found_by_its_digits() -> None:

@@ -30,35 +30,35 @@ ASYMMETRIC = [
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     *("ES256", "ES384", "ES512", "EdDSA"),
 ]
-EVERY = frozenset([*ASYMMETRIC, "HS256", "HS384", "HS512"])
+ALL_ALGORITHMS = frozenset([*ASYMMETRIC, "HS256", "HS384", "HS512"])
 NOW = int(time.time())
 HOUR = 3600
 
 
 def trusted(keys: KeySource, name: str = ISSUER, *algorithms: str) -> TrustedIssuer:
-    return TrustedIssuer(name, AUDIENCE, keys, frozenset(algorithms) or EVERY)
+    return TrustedIssuer(name, AUDIENCE, keys, frozenset(algorithms) or ALL_ALGORITHMS)
 
 
 def verifier(*issuers: TrustedIssuer, leeway_s: int = 10) -> Verifier:
-    return Verifier({each.name: each for each in issuers}, leeway_s)
+    return Verifier({issuer.name: issuer for issuer in issuers}, leeway_s)
 
 
-OF_ES256 = verifier(trusted(StaticKey(from_pem(public_pem("ES256")))))
+ES256_VERIFIER = verifier(trusted(StaticKey(from_pem(public_pem("ES256")))))
 
 
-async def fault(of: Verifier, sent: str) -> str:
+async def fault(token_verifier: Verifier, sent: str) -> str:
     with pytest.raises(TokenRejected) as caught:
-        await of.verify(sent)
+        await token_verifier.verify(sent)
     return caught.value.fault
 
 
 @pytest.mark.parametrize("algorithm", ASYMMETRIC)
 async def test_token_of_each_algorithm_holds(algorithm: str) -> None:
     ((key,),) = from_jwks(jwks(jwk(algorithm))).values()
-    found = await verifier(trusted(StaticKey(key))).verify(token(algorithm))
-    assert (found.principal.subject, *found.principal.scopes) == ("alice", "predict")
-    assert found.principal.issuer == ISSUER
-    assert found.token_id == "one"
+    verification = await verifier(trusted(StaticKey(key))).verify(token(algorithm))
+    assert (verification.principal.subject, *verification.principal.scopes) == ("alice", "predict")
+    assert verification.principal.issuer == ISSUER
+    assert verification.token_id == "one"
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
@@ -79,7 +79,7 @@ async def test_public_key_is_never_taken_for_a_secret() -> None:
     # PyJWT refuses to sign by a PEM, so this is done by hand.
     signing = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
     parts = [{"alg": "HS256", "typ": "JWT"}, claims()]
-    signed = ".".join(encoded(json.dumps(each).encode()) for each in parts)
+    signed = ".".join(encoded(json.dumps(part).encode()) for part in parts)
     sent = f"{signed}.{encoded(signing.sign(signed.encode(), pem))}"
     assert await fault(verifier(trusted(StaticKey(from_pem(pem)))), sent) == "algorithm"
 
@@ -110,17 +110,17 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-async def test_claims_that_do_not_hold(what: str) -> None:
-    expected, changes = REFUSED[what]
-    made = claims(**changes)
+@pytest.mark.parametrize("case", REFUSED)
+async def test_claims_that_do_not_hold(case: str) -> None:
+    expected, changes = REFUSED[case]
+    payload = claims(**changes)
     if isinstance(changes.get("iss"), list):
         # PyJWT would not encode it.
         head = encoded(json.dumps({"alg": "ES256", "kid": "1"}).encode())
-        sent = f"{head}.{encoded(json.dumps(made).encode())}.AAAA"
+        sent = f"{head}.{encoded(json.dumps(payload).encode())}.AAAA"
     else:
-        sent = jwt.encode(made, private("ES256"), algorithm="ES256")
-    assert await fault(OF_ES256, sent) == expected
+        sent = jwt.encode(payload, private("ES256"), algorithm="ES256")
+    assert await fault(ES256_VERIFIER, sent) == expected
 
 
 @pytest.mark.parametrize("claim", ["exp", "iat"])
@@ -128,7 +128,7 @@ async def test_claims_that_do_not_hold(what: str) -> None:
 async def test_numbers_beyond_time_are_refused(claim: str, value: float) -> None:
     sent = jwt.encode(claims(**{claim: value}), private("ES256"), algorithm="ES256")
     with pytest.raises(TokenRejected):
-        await OF_ES256.verify(sent)
+        await ES256_VERIFIER.verify(sent)
 
 
 HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -146,9 +146,9 @@ HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("what", HEADERS)
-async def test_headers_that_are_refused_although_the_signature_holds(what: str) -> None:
-    expected, headers = HEADERS[what]
+@pytest.mark.parametrize("case", HEADERS)
+async def test_headers_that_are_refused_although_the_signature_holds(case: str) -> None:
+    expected, headers = HEADERS[case]
     # By hand: PyJWT does not write all of them.
     head = encoded(json.dumps({"alg": "ES256", "typ": "JWT", **headers}).encode())
     signed = f"{head}.{encoded(json.dumps(claims()).encode())}"
@@ -156,13 +156,13 @@ async def test_headers_that_are_refused_although_the_signature_holds(what: str) 
     signature = jwt.algorithms.ECAlgorithm(jwt.algorithms.ECAlgorithm.SHA256).sign(
         signed.encode(), key
     )
-    found = await fault(OF_ES256, f"{signed}.{encoded(signature)}")
+    token_fault = await fault(ES256_VERIFIER, f"{signed}.{encoded(signature)}")
     # PyJWT itself knows no critical header.
-    assert found in {expected, "InvalidTokenError"}
+    assert token_fault in {expected, "InvalidTokenError"}
 
 
 async def test_type_of_access_tokens_is_taken() -> None:
-    assert await OF_ES256.verify(token(headers={"typ": "at+jwt"}))
+    assert await ES256_VERIFIER.verify(token(headers={"typ": "at+jwt"}))
 
 
 @pytest.mark.parametrize("alg", ["none", "None", "NONE", "", None, 5])
@@ -171,7 +171,7 @@ async def test_unsigned_tokens_are_refused(alg: object) -> None:
     body = encoded(json.dumps(claims()).encode())
     for signature in ("", "AAAA"):
         with pytest.raises(TokenRejected):
-            await OF_ES256.verify(f"{head}.{body}.{signature}")
+            await ES256_VERIFIER.verify(f"{head}.{body}.{signature}")
 
 
 @pytest.mark.parametrize(
@@ -180,11 +180,11 @@ async def test_unsigned_tokens_are_refused(alg: object) -> None:
 )
 async def test_what_is_no_token_is_refused(sent: str) -> None:
     with pytest.raises(TokenRejected):
-        await OF_ES256.verify(sent)
+        await ES256_VERIFIER.verify(sent)
 
 
 async def test_signature_by_another_key_is_refused() -> None:
-    assert await fault(OF_ES256, token("ES256#other")) == "InvalidSignatureError"
+    assert await fault(ES256_VERIFIER, token("ES256#other")) == "InvalidSignatureError"
 
 
 async def test_each_issuers_keys_are_for_its_own_tokens() -> None:
@@ -211,17 +211,17 @@ async def test_one_bad_issuer_blocks_no_other() -> None:
 
 
 async def test_key_is_chosen_by_its_id() -> None:
-    async def published(_: str) -> bytes:
+    async def fetch(_: str) -> bytes:
         return jwks(jwk("ES256", kid="1"), jwk("ES256#2", kid="2"))
 
-    of = verifier(trusted(JwksKeys("https://issuer/", JwksSettings(), published)))
-    assert await of.verify(token("ES256", kid="1"))
-    assert await of.verify(token("ES256#2", kid="2"))
-    assert await fault(of, token("ES256#2", kid="1")) == "InvalidSignatureError"
-    assert await fault(of, token("ES256", kid="3")) == "unknown_key"
+    token_verifier = verifier(trusted(JwksKeys("https://issuer/", JwksSettings(), fetch)))
+    assert await token_verifier.verify(token("ES256", kid="1"))
+    assert await token_verifier.verify(token("ES256#2", kid="2"))
+    assert await fault(token_verifier, token("ES256#2", kid="1")) == "InvalidSignatureError"
+    assert await fault(token_verifier, token("ES256", kid="3")) == "unknown_key"
 
 
-async def published(*keys: dict[str, Any]) -> Verifier:
+async def verifier_of_keys(*keys: dict[str, Any]) -> Verifier:
     async def fetch(_: str) -> bytes:
         return jwks(*keys)
 
@@ -230,43 +230,47 @@ async def published(*keys: dict[str, Any]) -> Verifier:
 
 
 async def test_token_without_an_id_is_verified_by_any_key_of_its_issuer() -> None:
-    of = await published(jwk("ES256", kid="1"), jwk("ES256#2", kid="2"), jwk("RS256", kid="3"))
+    token_verifier = await verifier_of_keys(
+        jwk("ES256", kid="1"), jwk("ES256#2", kid="2"), jwk("RS256", kid="3")
+    )
     for kind in ("ES256", "ES256#2", "RS256"):
-        assert await of.verify(token(kind, kid=None))
-    assert await fault(of, token("ES256#3", kid=None)) == "InvalidSignatureError"
-    assert await fault(of, token("ES384", kid=None)) == "algorithm"
+        assert await token_verifier.verify(token(kind, kid=None))
+    assert await fault(token_verifier, token("ES256#3", kid=None)) == "InvalidSignatureError"
+    assert await fault(token_verifier, token("ES384", kid=None)) == "algorithm"
 
 
 async def test_one_id_for_keys_of_several_algorithms_and_types() -> None:
-    of = await published(jwk("RS256", alg="RS256"), jwk("RS256", alg="PS256"), jwk("ES256"))
+    token_verifier = await verifier_of_keys(
+        jwk("RS256", alg="RS256"), jwk("RS256", alg="PS256"), jwk("ES256")
+    )
     for algorithm in ("RS256", "PS256", "ES256"):
-        assert await of.verify(token(algorithm))
+        assert await token_verifier.verify(token(algorithm))
     # Each verifies what it is published for, and no more.
-    assert await fault(of, token("RS512")) == "algorithm"
-    assert await fault(of, token("ES256#2")) == "InvalidSignatureError"
+    assert await fault(token_verifier, token("RS512")) == "algorithm"
+    assert await fault(token_verifier, token("ES256#2")) == "InvalidSignatureError"
 
 
 async def test_keys_that_are_tried_are_bounded() -> None:
     many = [jwk(f"ES256#{number}", kid=None) for number in range(17)]
-    of = await published(*many)
-    assert await of.verify(token("ES256#15", kid=None))
-    assert await fault(of, token("ES256#16", kid=None)) == "InvalidSignatureError"
+    token_verifier = await verifier_of_keys(*many)
+    assert await token_verifier.verify(token("ES256#15", kid=None))
+    assert await fault(token_verifier, token("ES256#16", kid=None)) == "InvalidSignatureError"
 
 
 @pytest.mark.parametrize("name", [ISSUER.rstrip("/"), f"{ISSUER}/"])
 async def test_issuer_that_differs_by_a_slash_is_refused_and_told(name: str) -> None:
-    assert await fault(OF_ES256, token(iss=name)) == "issuer_differs_by_a_slash"
+    assert await fault(ES256_VERIFIER, token(iss=name)) == "issuer_differs_by_a_slash"
 
 
 async def test_instants_may_have_fractions() -> None:
     now = time.time()
-    assert await OF_ES256.verify(token(iat=now - 0.5, nbf=now - 0.5, exp=now + 60.5))
-    assert await fault(OF_ES256, token(exp=now - 60.5)) == "ExpiredSignatureError"
-    assert await fault(OF_ES256, token(nbf=now + 60.5)) == "ImmatureSignatureError"
+    assert await ES256_VERIFIER.verify(token(iat=now - 0.5, nbf=now - 0.5, exp=now + 60.5))
+    assert await fault(ES256_VERIFIER, token(exp=now - 60.5)) == "ExpiredSignatureError"
+    assert await fault(ES256_VERIFIER, token(nbf=now + 60.5)) == "ImmatureSignatureError"
 
 
 @pytest.mark.parametrize(
-    ("told", "scopes"),
+    ("scope_claims", "scopes"),
     [
         ({"scope": "predict ops"}, {"predict", "ops"}),
         ({"scope": None, "scp": ["predict", 5]}, {"predict"}),
@@ -277,14 +281,14 @@ async def test_instants_may_have_fractions() -> None:
         ({"scope": True, "scp": "predict"}, set()),
     ],
 )
-async def test_scopes(told: dict[str, Any], scopes: set[str]) -> None:
-    assert (await OF_ES256.verify(token(**told))).principal.scopes == scopes
+async def test_scopes(scope_claims: dict[str, Any], scopes: set[str]) -> None:
+    assert (await ES256_VERIFIER.verify(token(**scope_claims))).principal.scopes == scopes
 
 
 async def test_leeway_is_forgiven_both_ways() -> None:
     now = int(time.time())
-    forgiving = verifier(*OF_ES256.issuers.values(), leeway_s=300)
+    forgiving = verifier(*ES256_VERIFIER.issuers.values(), leeway_s=300)
     assert await forgiving.verify(token(exp=now - 200, iat=now - HOUR))
     assert await forgiving.verify(token(nbf=now + 200))
-    assert await fault(OF_ES256, token(exp=now - 200)) == "ExpiredSignatureError"
-    assert await fault(OF_ES256, token(nbf=now + 200)) == "ImmatureSignatureError"
+    assert await fault(ES256_VERIFIER, token(exp=now - 200)) == "ExpiredSignatureError"
+    assert await fault(ES256_VERIFIER, token(nbf=now + 200)) == "ImmatureSignatureError"
