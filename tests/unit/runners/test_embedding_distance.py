@@ -32,8 +32,8 @@ class World:
         self._random = np.random.default_rng(seed)
         self._places = self._random.normal(size=(LABELS, WIDTH))
 
-    def draw(self, each: int) -> tuple[Floats, Labels]:
-        labels = np.repeat(np.arange(LABELS), each)
+    def draw(self, per_label: int) -> tuple[Floats, Labels]:
+        labels = np.repeat(np.arange(LABELS), per_label)
         around = self._places[labels] + self._random.normal(size=(len(labels), WIDTH))
         lengths = self._random.uniform(0.5, 20, size=(len(labels), 1))
         return (around * lengths).astype(np.float32), labels
@@ -42,27 +42,29 @@ class World:
 def test_centroid_is_the_mean_direction_of_each_label_that_occurs() -> None:
     half = np.sqrt(0.5)
     expected = [[(1 + half + 1) / 3, half / 3], [0, 1]]
-    found = compute_centroids(EMBEDDINGS, ANSWERED)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    centroids = compute_centroids(EMBEDDINGS, ANSWERED)
+    assert centroids.dtype == np.float32
+    np.testing.assert_allclose(centroids, expected, atol=1e-6)
 
 
 def test_distance_is_that_to_the_nearest_whatever_the_length() -> None:
     centroids = np.array([[1, 0], [0, 0.5]], dtype=np.float32)
-    found = measure_distances(np.array([[7, 0], [0, 0.1], [-1, 0]], dtype=np.float32), centroids)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, [0, 0.5, np.sqrt(1.25)], atol=1e-3)
+    distances = measure_distances(
+        np.array([[7, 0], [0, 0.1], [-1, 0]], dtype=np.float32), centroids
+    )
+    assert distances.dtype == np.float32
+    np.testing.assert_allclose(distances, [0, 0.5, np.sqrt(1.25)], atol=1e-3)
 
 
 def test_row_of_the_reference_is_measured_without_itself() -> None:
-    found = measure_distances_within(EMBEDDINGS, ANSWERED)
+    distances = measure_distances_within(EMBEDDINGS, ANSWERED)
     for row in range(len(EMBEDDINGS)):
-        others = np.arange(len(EMBEDDINGS)) != row
-        without = compute_centroids(EMBEDDINGS[others], ANSWERED[others])
+        other_rows = np.arange(len(EMBEDDINGS)) != row
+        without = compute_centroids(EMBEDDINGS[other_rows], ANSWERED[other_rows])
         (expected,) = measure_distances(EMBEDDINGS[row : row + 1], without)
-        assert found[row] == pytest.approx(expected, abs=1e-3)
+        assert distances[row] == pytest.approx(expected, abs=1e-3)
     # The one of its label is as far as the nearest of another.
-    assert found[1] > 0.5
+    assert distances[1] > 0.5
 
 
 def test_row_that_has_no_other_has_no_distance() -> None:
@@ -83,23 +85,23 @@ def test_distances_without_itself_are_those_of_fresh_texts(seed: int) -> None:
 def test_other_texts_are_further() -> None:
     world, other = World(1), World(2)
     embeddings, labels = world.draw(40)
-    found = measure_distances(other.draw(40)[0], compute_centroids(embeddings, labels))
-    assert np.median(found) > np.quantile(measure_distances_within(embeddings, labels), 0.99)
+    distances = measure_distances(other.draw(40)[0], compute_centroids(embeddings, labels))
+    assert np.median(distances) > np.quantile(measure_distances_within(embeddings, labels), 0.99)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     centroids = compute_centroids(*World(1).draw(3))
     (tmp_path / CENTROIDS_FILE).write_bytes(serialize_centroids(centroids))
-    found = read_centroids(tmp_path)
-    assert found is not None
-    np.testing.assert_array_equal(found, centroids)
+    stored_centroids = read_centroids(tmp_path)
+    assert stored_centroids is not None
+    np.testing.assert_array_equal(stored_centroids, centroids)
 
 
 def test_folder_without_centroids_has_none(tmp_path: Path) -> None:
     assert read_centroids(tmp_path) is None
 
 
-def saved(array: Floats) -> bytes:
+def serialize_array(array: Floats) -> bytes:
     """Return an array by itself, as numpy writes it."""
     content = io.BytesIO()
     np.save(content, array)
@@ -111,7 +113,7 @@ def saved(array: Floats) -> bytes:
     [
         b"",
         b"no archive",
-        saved(np.eye(3, dtype=np.float32)),
+        serialize_array(np.eye(3, dtype=np.float32)),
         np.array([{"a": 1}], dtype=object).dumps(),
         serialize_centroids(np.eye(3, dtype=np.float32))[:-40],
         serialize_centroids(np.ones(3, dtype=np.float32)),

@@ -203,8 +203,8 @@ def logs() -> Iterator[list[EventDict]]:
         yield captured
 
 
-async def until(told: threading.Event) -> None:
-    assert await asyncio.to_thread(told.wait, PATIENCE_S)
+async def until(event: threading.Event) -> None:
+    assert await asyncio.to_thread(event.wait, PATIENCE_S)
 
 
 async def test_ready_once_warm_and_not_after_close(house: House) -> None:
@@ -260,15 +260,15 @@ async def test_short_inputs_are_prepared_inline_and_long_ones_on_a_thread(house:
     task = Upper()
     runner = house.make(task)
     await runner.start()
-    here = threading.current_thread()
+    caller_thread = threading.current_thread()
     await runner.predict(["short", "as well"])
     await runner.predict([LONG])
     # Each is short, and all together are long.
     await runner.predict(["short"] * 200)
 
     first, second, third = task.preparing
-    assert first is here
-    assert second is third is not here
+    assert first is caller_thread
+    assert second is third is not caller_thread
     assert not {second} & {*task.inferring}
 
 
@@ -357,10 +357,10 @@ async def test_close_answers_what_is_computed_and_what_waits(house: House) -> No
     task = Held()
     runner = house.make(task)
     await runner.start()
-    asked = [asyncio.create_task(runner.predict([text])) for text in ("one", "two")]
+    calls = [asyncio.create_task(runner.predict([text])) for text in ("one", "two")]
     await until(task.began)
     closing = asyncio.create_task(runner.close())
-    answers = await asyncio.gather(*asked, return_exceptions=True)
+    answers = await asyncio.gather(*calls, return_exceptions=True)
     # The thread itself is waited for.
     assert not closing.done()
     task.let_go.set()
@@ -389,8 +389,8 @@ async def test_close_before_it_is_warm_stays_closed(house: House, *, closed_firs
 async def test_device_that_fails_at_everything_ends_the_runner(house: House) -> None:
     runner = house.make(Dead(), limits=BatchingSettings(max_batch_items=1))
     await runner.start()
-    asked = [asyncio.create_task(runner.predict([str(number)])) for number in range(20)]
-    failed = [type(error) for error in await asyncio.gather(*asked, return_exceptions=True)]
+    calls = [asyncio.create_task(runner.predict([str(number)])) for number in range(20)]
+    failed = [type(error) for error in await asyncio.gather(*calls, return_exceptions=True)]
     assert failed == [InferenceFailed] * 8 + [NotReady] * 12
     assert not runner.ready
     assert house.deaths == [runner.model_tag]
@@ -437,14 +437,14 @@ def hanging_after(seconds: float) -> BatchingSettings:
 async def test_computation_that_hangs_ends_the_runner_and_answers_who_waits(
     house: House, logs: list[EventDict]
 ) -> None:
-    task, told = Held(), Recorder()
-    runner = house.make(task, told, hanging_after(0.1))
+    task, observer = Held(), Recorder()
+    runner = house.make(task, observer, hanging_after(0.1))
     await runner.start()
-    asked = [asyncio.create_task(runner.predict([text])) for text in ("one", "two")]
-    answers = await asyncio.gather(*asked, return_exceptions=True)
+    calls = [asyncio.create_task(runner.predict([text])) for text in ("one", "two")]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
 
     assert [type(answer) for answer in answers] == [NotReady, NotReady]
-    assert (runner.ready, told.hangs, house.deaths) == (False, 1, [runner.model_tag])
+    assert (runner.ready, observer.hangs, house.deaths) == (False, 1, [runner.model_tag])
     assert [log["event"] for log in logs] == ["device_hung", "batcher_died"]
     # It does not wait for the thread.
     await runner.close()
@@ -453,26 +453,26 @@ async def test_computation_that_hangs_ends_the_runner_and_answers_who_waits(
 
 
 async def test_preparation_that_hangs_ends_the_runner(house: House) -> None:
-    task, told = Slow(), Recorder()
-    runner = house.make(task, told, hanging_after(0.1))
+    task, observer = Slow(), Recorder()
+    runner = house.make(task, observer, hanging_after(0.1))
     await runner.start()
-    asked = asyncio.create_task(runner.predict([LONG]))
+    call = asyncio.create_task(runner.predict([LONG]))
     await until(task.began)
     await asyncio.wait_for(house.died.wait(), PATIENCE_S)
 
     assert not runner.ready
-    assert (told.hangs, house.deaths) == (1, [runner.model_tag])
+    assert (observer.hangs, house.deaths) == (1, [runner.model_tag])
     task.let_go.set()
     with pytest.raises(NotReady):
-        await asked
+        await call
 
 
 async def test_warm_up_that_hangs_ends_the_runner(house: House) -> None:
-    task, told = Held(warms_up_at_once=False), Recorder()
-    runner = house.make(task, told, hanging_after(0.01))
+    task, observer = Held(warms_up_at_once=False), Recorder()
+    runner = house.make(task, observer, hanging_after(0.01))
     await runner.start()
 
-    assert (runner.ready, told.hangs, house.deaths) == (False, 1, [runner.model_tag])
+    assert (runner.ready, observer.hangs, house.deaths) == (False, 1, [runner.model_tag])
     await runner.close()
     assert runner.hung
     task.let_go.set()
@@ -490,13 +490,13 @@ async def test_long_inputs_of_subjects_are_prepared_in_turns(house: House) -> No
         prepared.append(subject)
 
     # Each text is a slice of its own.
-    asked = [asyncio.create_task(ask("heavy", LONG, *(4 * LONG for _ in range(20))))]
+    calls = [asyncio.create_task(ask("heavy", LONG, *(4 * LONG for _ in range(20))))]
     await until(task.began)
-    asked += [asyncio.create_task(ask("heavy", *[4 * LONG] * 20)) for _ in range(3)]
-    asked.append(asyncio.create_task(ask("light", f"{LONG} light")))
+    calls += [asyncio.create_task(ask("heavy", *[4 * LONG] * 20)) for _ in range(3)]
+    calls.append(asyncio.create_task(ask("light", f"{LONG} light")))
     await settle()
     task.let_go.set()
-    await asyncio.gather(*asked)
+    await asyncio.gather(*calls)
     assert prepared[0] == "light"
 
 
@@ -516,5 +516,5 @@ async def test_light_subject_is_answered_on_a_thread_beside_the_lanes(house: Hou
     assert not heavy[0].done()
     task.let_go.set()
     assert await heavy[0] == ["HEAVY!"] * 20
-    light, *others = task.inferring
-    assert light not in others
+    light_thread, *heavy_threads = task.inferring
+    assert light_thread not in heavy_threads

@@ -51,10 +51,10 @@ def _tokenizers() -> dict[str, Tokenizer]:
     )
     no_words = Tokenizer.from_str(unigram.to_str())
     no_words.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
-    found = {"pieces": by_pieces, "bytes": by_bytes, "unigram": unigram, "no words": no_words}
-    for tokenizer in found.values():
+    tokenizers = {"pieces": by_pieces, "bytes": by_bytes, "unigram": unigram, "no words": no_words}
+    for tokenizer in tokenizers.values():
         tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
-    return found
+    return tokenizers
 
 
 TOKENIZERS = _tokenizers()

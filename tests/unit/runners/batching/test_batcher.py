@@ -166,11 +166,11 @@ class Door:
         self._opened.set()
 
 
-Asked = asyncio.Task[Sequence[str]]
+AnswerTask = asyncio.Task[Sequence[str]]
 Prepare = Callable[[Sequence[Item], str], Awaitable[Sequence[Item]]]
 
 
-async def at_once(inputs: Sequence[Item], subject: str) -> Sequence[Item]:
+async def return_inputs(inputs: Sequence[Item], subject: str) -> Sequence[Item]:
     return inputs
 
 
@@ -182,7 +182,7 @@ class Bench:
         limits: BatchingSettings,
         lanes: int = 1,
         tokens: int = 1000,
-        prepare: Prepare = at_once,
+        prepare: Prepare = return_inputs,
         compute: Compute[Item, str] | None = None,
         check: Callable[[], Awaitable[None]] | None = None,
         *,
@@ -207,10 +207,10 @@ class Bench:
             clock=self.clock,
         )
 
-    def ask(self, *items: Item, deadline: float = math.inf, subject: str = "") -> Asked:
+    def ask(self, *items: Item, deadline: float = math.inf, subject: str = "") -> AnswerTask:
         return asyncio.create_task(self.batcher.submit(items, deadline, subject))
 
-    async def ask_while_busy(self, *callers: Sequence[Item]) -> list[Asked]:
+    async def ask_while_busy(self, *callers: Sequence[Item]) -> list[AnswerTask]:
         """Occupy one lane with a first item, queue the callers behind it, in order."""
         tasks = [self.ask(Item("first"))]
         await settle()
@@ -228,7 +228,7 @@ class Make(Protocol):
         *,
         lanes: int = 1,
         tokens: int = 1000,
-        prepare: Prepare = at_once,
+        prepare: Prepare = return_inputs,
         compute: Compute[Item, str] | None = None,
         check: Callable[[], Awaitable[None]] | None = None,
         express: bool = False,
@@ -244,24 +244,24 @@ def logs() -> Iterator[list[EventDict]]:
 
 @pytest.fixture
 async def make_bench() -> AsyncIterator[Make]:
-    made: list[Bench] = []
+    benches: list[Bench] = []
 
     def make(
         limits: BatchingSettings = FIFO,
         *,
         lanes: int = 1,
         tokens: int = 1000,
-        prepare: Prepare = at_once,
+        prepare: Prepare = return_inputs,
         compute: Compute[Item, str] | None = None,
         check: Callable[[], Awaitable[None]] | None = None,
         express: bool = False,
     ) -> Bench:
-        made.append(Bench(limits, lanes, tokens, prepare, compute, check, express=express))
-        made[-1].batcher.start()
-        return made[-1]
+        benches.append(Bench(limits, lanes, tokens, prepare, compute, check, express=express))
+        benches[-1].batcher.start()
+        return benches[-1]
 
     yield make
-    for bench in made:
+    for bench in benches:
         await bench.batcher.close()
 
 
@@ -271,18 +271,18 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def outcomes(asked: Sequence[Asked]) -> list[str | list[str]]:
+async def outcomes(tasks: Sequence[AnswerTask]) -> list[str | list[str]]:
     """Return each caller's results, or the name of the error that it got; all must be answered."""
     await settle()
-    assert all(task.done() for task in asked), "a caller is left hanging"
-    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(task.done() for task in tasks), "a caller is left hanging"
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
     return [
         type(answer).__name__ if isinstance(answer, BaseException) else [*answer]
         for answer in answers
     ]
 
 
-def named(names: str, cost: int = 1) -> list[Item]:
+def make_items(names: str, cost: int = 1) -> list[Item]:
     return [Item(name, cost) for name in names]
 
 
@@ -304,7 +304,7 @@ async def test_request_of_nothing_is_answered_with_nothing(make_bench: Make) -> 
 
 async def test_what_arrives_while_the_device_is_busy_is_one_batch(make_bench: Make) -> None:
     bench = make_bench()
-    tasks = await bench.ask_while_busy(named("a"), named("bc"), named("d"))
+    tasks = await bench.ask_while_busy(make_items("a"), make_items("bc"), make_items("d"))
     bench.device.set_free()
 
     assert await outcomes(tasks) == [["done first"], ["done a"], ["done b", "done c"], ["done d"]]
@@ -315,8 +315,8 @@ async def test_what_arrives_while_all_lanes_are_busy_goes_to_the_first_free(
     make_bench: Make,
 ) -> None:
     bench = make_bench(lanes=2)
-    tasks = await bench.ask_while_busy(named("a"))
-    tasks += [bench.ask(*named("bc")), bench.ask(*named("d"))]
+    tasks = await bench.ask_while_busy(make_items("a"))
+    tasks += [bench.ask(*make_items("bc")), bench.ask(*make_items("d"))]
     await settle()
     assert bench.device.batches == [["first"], ["a"]]
 
@@ -341,7 +341,7 @@ async def test_free_lanes_share_what_waits(
     make_bench: Make, lanes: int, shares: list[list[str]]
 ) -> None:
     bench = make_bench(lanes=lanes)
-    asked = bench.ask(*named("abcde"))
+    task = bench.ask(*make_items("abcde"))
     await settle()
     assert bench.device.batches == shares
 
@@ -349,16 +349,16 @@ async def test_free_lanes_share_what_waits(
     while bench.device.computing:
         bench.device.finish(-1)
         await settle()
-    assert await outcomes([asked]) == [[f"done {name}" for name in "abcde"]]
+    assert await outcomes([task]) == [[f"done {name}" for name in "abcde"]]
 
 
 async def test_lanes_share_by_length(make_bench: Make) -> None:
     bench = make_bench(BatchingSettings(), lanes=2)
-    asked = bench.ask(Item("a", 10), Item("b", 50), Item("c", 50), Item("d", 10))
+    task = bench.ask(Item("a", 10), Item("b", 50), Item("c", 50), Item("d", 10))
     await settle()
     bench.device.set_free()
 
-    assert await outcomes([asked]) == [["done a", "done b", "done c", "done d"]]
+    assert await outcomes([task]) == [["done a", "done b", "done c", "done d"]]
     assert bench.device.batches == [["a", "d"], ["b", "c"]]
 
 
@@ -392,9 +392,9 @@ async def test_alone_is_what_neither_computes_nor_waits_beside_another(make_benc
 
 async def test_a_batch_before_others_that_wait_is_not_alone(make_bench: Make) -> None:
     bench = make_bench(BatchingSettings(max_batch_items=2))
-    asked = bench.ask(*named("abc"))
+    task = bench.ask(*make_items("abc"))
     bench.device.set_free()
-    await outcomes([asked])
+    await outcomes([task])
 
     assert bench.device.batches == [["a", "b"], ["c"]]
     assert bench.device.alone == [False, True]
@@ -402,10 +402,10 @@ async def test_a_batch_before_others_that_wait_is_not_alone(make_bench: Make) ->
 
 async def test_halves_of_a_failed_batch_are_not_alone(make_bench: Make) -> None:
     bench = make_bench()
-    asked = bench.ask(Item("flaky"), Item("b"))
+    task = bench.ask(Item("flaky"), Item("b"))
     bench.device.set_free()
 
-    assert await outcomes([asked]) == [["done flaky", "done b"]]
+    assert await outcomes([task]) == [["done flaky", "done b"]]
     assert bench.device.alone == [True, False, False]
 
 
@@ -421,38 +421,38 @@ async def test_token_budget_is_the_device_s_unless_set(
     make_bench: Make, setting: int | None, batches: list[list[str]]
 ) -> None:
     bench = make_bench(BatchingSettings(max_batch_tokens=setting), tokens=30)
-    asked = bench.ask(*named("abcd", cost=10))
+    task = bench.ask(*make_items("abcd", cost=10))
     bench.device.set_free()
-    await outcomes([asked])
+    await outcomes([task])
 
     assert bench.device.batches == batches
 
 
 async def test_item_over_the_budget_goes_alone(make_bench: Make) -> None:
     bench = make_bench(BatchingSettings(max_batch_tokens=8, max_overtakes=0))
-    asked = bench.ask(Item("a", 2), Item("huge", 50), Item("b", 2))
+    task = bench.ask(Item("a", 2), Item("huge", 50), Item("b", 2))
     bench.device.set_free()
 
-    assert await outcomes([asked]) == [["done a", "done huge", "done b"]]
+    assert await outcomes([task]) == [["done a", "done huge", "done b"]]
     assert bench.device.batches == [["a"], ["huge"], ["b"]]
 
 
 async def test_large_request_is_split_by_count_and_joined_in_order(make_bench: Make) -> None:
     bench = make_bench(BatchingSettings(max_batch_items=2, max_padding_ratio=0))
     lengths = [3, 1, 3, 2, 1, 2, 1]
-    asked = bench.ask(*(Item(str(index), cost) for index, cost in enumerate(lengths)))
+    task = bench.ask(*(Item(str(index), cost) for index, cost in enumerate(lengths)))
     bench.device.set_free()
 
-    assert await outcomes([asked]) == [[f"done {index}" for index in range(7)]]
+    assert await outcomes([task]) == [[f"done {index}" for index in range(7)]]
     assert bench.device.batches == [["0", "2"], ["1", "4"], ["3", "5"], ["6"]]
 
 
 async def test_more_than_are_looked_at_are_all_served(make_bench: Make) -> None:
     bench = make_bench(BatchingSettings(max_queue_items=700))
-    asked = bench.ask(*(Item(str(index), 1 + index % 7) for index in range(700)))
+    task = bench.ask(*(Item(str(index), 1 + index % 7) for index in range(700)))
     bench.device.set_free()
 
-    assert await outcomes([asked]) == [[f"done {index}" for index in range(700)]]
+    assert await outcomes([task]) == [[f"done {index}" for index in range(700)]]
 
 
 async def test_what_was_served_is_let_go(make_bench: Make) -> None:
@@ -462,39 +462,39 @@ async def test_what_was_served_is_let_go(make_bench: Make) -> None:
     bench = make_bench()
     bench.device.set_free()
     item = Watched("a")
-    seen = weakref.ref(item)
+    reference = weakref.ref(item)
     await bench.batcher.submit([item])
     # What the lane did last, it may hold until it does the next.
     await bench.batcher.submit([Item("b")])
     del item
     gc.collect()
 
-    assert seen() is None
+    assert reference() is None
 
 
 async def test_who_is_overtaken_often_enough_goes_next(make_bench: Make) -> None:
     bench = make_bench(BatchingSettings(max_batch_items=4, max_overtakes=2))
     lengths = [10, 50, 90, 130, *[10] * 3, *[50] * 3, *[90] * 3, *[130] * 3]
-    asked = bench.ask(*(Item(f"{number}: {cost}", cost) for number, cost in enumerate(lengths)))
+    task = bench.ask(*(Item(f"{number}: {cost}", cost) for number, cost in enumerate(lengths)))
     bench.device.set_free()
-    await outcomes([asked])
+    await outcomes([task])
 
     # After two batches that it was their turn for, 90 and 130 go together, padded as they are.
-    taken = [[name.split(": ")[1] for name in batch] for batch in bench.device.batches]
-    assert taken == [["10"] * 4, ["50"] * 4, ["90", "130"], ["90"] * 3, ["130"] * 3]
+    costs_by_batch = [[name.split(": ")[1] for name in batch] for batch in bench.device.batches]
+    assert costs_by_batch == [["10"] * 4, ["50"] * 4, ["90", "130"], ["90"] * 3, ["130"] * 3]
 
 
 async def test_who_is_far_back_in_a_long_queue_is_not_late(make_bench: Make) -> None:
     bench = make_bench(BatchingSettings(max_batch_items=4, max_overtakes=3))
-    asked = bench.ask(
+    task = bench.ask(
         *(Item(f"{number}: {number % 2}", 10 + 80 * (number % 2)) for number in range(80))
     )
     bench.device.set_free()
-    await outcomes([asked])
+    await outcomes([task])
 
     # Twenty batches, and in each of them one length.
-    taken = [{name.split(": ")[1] for name in batch} for batch in bench.device.batches]
-    assert [len(kinds) for kinds in taken] == [1] * 20
+    kinds_by_batch = [{name.split(": ")[1] for name in batch} for batch in bench.device.batches]
+    assert [len(kinds) for kinds in kinds_by_batch] == [1] * 20
 
 
 HEAVY = [Item(f"h{number}", 10) for number in range(20)]
@@ -557,7 +557,7 @@ async def test_light_subject_is_admitted_where_heavy_ones_fill_the_queue(make_be
     tasks.append(bench.ask(*HEAVY, subject="heavy"))
     await settle()
     refused = [bench.ask(*HEAVY, subject=name) for name in ("heavy", "other heavy")]
-    light = bench.ask(*named("abc"), subject="light")
+    light = bench.ask(*make_items("abc"), subject="light")
     await settle()
 
     assert bench.batcher.retry_after_s("light", 1, math.inf) is None
@@ -614,14 +614,14 @@ async def test_deadline_is_held_against_the_subjects_own_share(
     await slow
     tasks = [bench.ask(Item("first"), subject="heavy")]
     await settle()
-    tasks.append(bench.ask(*named("abcdefgh"), subject="heavy"))
+    tasks.append(bench.ask(*make_items("abcdefgh"), subject="heavy"))
     await settle()
-    asked = bench.ask(Item("x"), deadline=bench.clock.now + 4, subject=subject)
+    task = bench.ask(Item("x"), deadline=bench.clock.now + 4, subject=subject)
     await settle()
 
-    assert asked.done() is not admitted
+    assert task.done() is not admitted
     bench.device.set_free()
-    await outcomes([*tasks, asked])
+    await outcomes([*tasks, task])
 
 
 async def slow_device(make_bench: Make) -> Bench:
@@ -637,15 +637,15 @@ async def slow_device(make_bench: Make) -> Bench:
 
 async def sizes_beside(bench: Bench, other: Item) -> set[int]:
     """Return the sizes of a heavy subject's batches that are taken while another item waits."""
-    heavy = [bench.ask(*named("abcdefgh", cost=8), subject="heavy")]
+    heavy = [bench.ask(*make_items("abcdefgh", cost=8), subject="heavy")]
     await settle()
-    heavy.append(bench.ask(*named("ijklmnopqrstuvwx", cost=8), subject="heavy"))
+    heavy.append(bench.ask(*make_items("ijklmnopqrstuvwx", cost=8), subject="heavy"))
     heavy.append(bench.ask(other, subject="other"))
     await settle()
-    seen = len(bench.device.batches)
+    batch_count = len(bench.device.batches)
     bench.device.set_free()
     await outcomes(heavy)
-    return {len(batch) for batch in bench.device.batches[seen:] if other.name not in batch}
+    return {len(batch) for batch in bench.device.batches[batch_count:] if other.name not in batch}
 
 
 async def test_batches_are_short_while_light_and_heavy_subjects_share_a_slow_device(
@@ -655,7 +655,7 @@ async def test_batches_are_short_while_light_and_heavy_subjects_share_a_slow_dev
     assert max(await sizes_beside(bench, Item("light", 12))) == 1
 
     bench.clock.now += 60
-    assert await bench.batcher.submit(named("abcdef", cost=8), subject="heavy")
+    assert await bench.batcher.submit(make_items("abcdef", cost=8), subject="heavy")
     assert len(bench.device.batches[-1]) == 6
 
 
@@ -668,27 +668,27 @@ async def test_batches_are_full_where_only_heavy_subjects_share_a_slow_device(
 
 async def test_light_subjects_alone_share_full_batches_on_a_slow_device(make_bench: Make) -> None:
     bench = await slow_device(make_bench)
-    asked = [bench.ask(Item("first", 3), subject="first")]
+    tasks = [bench.ask(Item("first", 3), subject="first")]
     await settle()
-    asked += [bench.ask(Item(f"{n}", 3), subject=f"light {n}") for n in range(32)]
+    tasks += [bench.ask(Item(f"{n}", 3), subject=f"light {n}") for n in range(32)]
     await settle()
     bench.device.set_free()
-    await outcomes(asked)
+    await outcomes(tasks)
     assert [len(batch) for batch in bench.device.batches[1:]] == [1, 16, 16]
 
 
 async def test_light_subjects_share_the_batch_before_a_heavy_one(make_bench: Make) -> None:
     bench = await slow_device(make_bench)
-    asked = [bench.ask(*named("abcdefgh", cost=8), subject="heavy")]
+    tasks = [bench.ask(*make_items("abcdefgh", cost=8), subject="heavy")]
     await settle()
-    asked.append(bench.ask(*named("ijklmnopqrstuvwx", cost=8), subject="heavy"))
-    asked += [bench.ask(Item(f"{n}", 3), subject=f"light {n}") for n in range(4)]
+    tasks.append(bench.ask(*make_items("ijklmnopqrstuvwx", cost=8), subject="heavy"))
+    tasks += [bench.ask(Item(f"{n}", 3), subject=f"light {n}") for n in range(4)]
     await settle()
     bench.device.finish()
     await settle()
     assert bench.device.batches[-1] == [f"{n}" for n in range(4)]
     bench.device.set_free()
-    await outcomes(asked)
+    await outcomes(tasks)
 
 
 async def test_batch_of_a_light_subject_is_not_filled_up_on_a_slow_device(
@@ -700,9 +700,9 @@ async def test_batch_of_a_light_subject_is_not_filled_up_on_a_slow_device(
     bench.clock.now += 0.5
     bench.device.finish()
     await slow
-    heavy = [bench.ask(*named("ab", cost=2), *named("cd", cost=2), subject="heavy")]
+    heavy = [bench.ask(*make_items("ab", cost=2), *make_items("cd", cost=2), subject="heavy")]
     await settle()
-    heavy.append(bench.ask(*named("efgh", cost=2), subject="heavy"))
+    heavy.append(bench.ask(*make_items("efgh", cost=2), subject="heavy"))
     light = bench.ask(Item("light", 2), subject="light")
     await settle()
     bench.device.finish()
@@ -713,30 +713,30 @@ async def test_batch_of_a_light_subject_is_not_filled_up_on_a_slow_device(
 
 
 @pytest.fixture
-async def express(make_bench: Make) -> AsyncIterator[tuple[Bench, list[Asked]]]:
+async def express(make_bench: Make) -> AsyncIterator[tuple[Bench, list[AnswerTask]]]:
     """Two busy lanes and an express lane, behind which a heavy subject has a batch and more."""
     bench = make_bench(lanes=2, tokens=48, express=True)
-    asked = [bench.ask(Item("a", 8), subject="heavy")]
+    tasks = [bench.ask(Item("a", 8), subject="heavy")]
     await settle()
-    asked.append(bench.ask(*named("bcdefg", cost=8), subject="heavy"))
+    tasks.append(bench.ask(*make_items("bcdefg", cost=8), subject="heavy"))
     await settle()
-    asked.append(bench.ask(*named("hijklmnopqrs", cost=8), subject="heavy"))
+    tasks.append(bench.ask(*make_items("hijklmnopqrs", cost=8), subject="heavy"))
     await settle()
     assert bench.device.batches == [["a"], [*"bcdefg"]]
-    yield bench, asked
+    yield bench, tasks
     bench.device.set_free()
-    await outcomes(asked)
+    await outcomes(tasks)
 
 
 async def test_light_subject_does_not_wait_for_a_lane_of_heavy_ones(
-    express: tuple[Bench, list[Asked]],
+    express: tuple[Bench, list[AnswerTask]],
 ) -> None:
-    bench, asked = express
-    asked.append(bench.ask(*named("12", cost=3), subject="light"))
+    bench, tasks = express
+    tasks.append(bench.ask(*make_items("12", cost=3), subject="light"))
     await settle()
     assert bench.device.batches[2:] == [["1", "2"]]
     # One batch at a time, of light subjects.
-    asked += [bench.ask(Item(f"{n}", 5), subject=f"light {n}") for n in "345"]
+    tasks += [bench.ask(Item(f"{n}", 5), subject=f"light {n}") for n in "345"]
     await settle()
     assert len(bench.device.computing) == 3
     bench.device.finish(2)
@@ -752,27 +752,27 @@ async def test_light_subject_does_not_wait_for_a_lane_of_heavy_ones(
 
 
 async def test_express_lane_is_not_for_heavy_subjects(
-    express: tuple[Bench, list[Asked]],
+    express: tuple[Bench, list[AnswerTask]],
 ) -> None:
-    bench, asked = express
-    asked.append(bench.ask(*named("123", cost=5), subject="heavy too"))
+    bench, tasks = express
+    tasks.append(bench.ask(*make_items("123", cost=5), subject="heavy too"))
     await settle()
     assert len(bench.device.computing) == 2
 
 
 async def test_express_lane_is_not_for_light_subjects_among_themselves(make_bench: Make) -> None:
     bench = make_bench(tokens=48, express=True)
-    asked = [bench.ask(Item("first", 3), subject="first")]
+    tasks = [bench.ask(Item("first", 3), subject="first")]
     await settle()
-    asked += [bench.ask(Item(f"{n}", 3), subject=f"light {n}") for n in range(32)]
+    tasks += [bench.ask(Item(f"{n}", 3), subject=f"light {n}") for n in range(32)]
     await settle()
     assert len(bench.device.computing) == 1
     bench.device.set_free()
-    await outcomes(asked)
+    await outcomes(tasks)
     assert [len(batch) for batch in bench.device.batches] == [1, 16, 16]
 
 
-async def test_who_has_left_takes_no_express_lane(express: tuple[Bench, list[Asked]]) -> None:
+async def test_who_has_left_takes_no_express_lane(express: tuple[Bench, list[AnswerTask]]) -> None:
     bench, _ = express
     light = bench.ask(Item("light", 3), subject="light")
     light.cancel()
@@ -790,9 +790,9 @@ async def test_what_reserves_is_told_the_cost_and_may_refuse(make_bench: Make) -
         if cost > 10:
             raise PermissionError
 
-    assert await bench.batcher.submit(named("ab", cost=5), reserve=reserve)
+    assert await bench.batcher.submit(make_items("ab", cost=5), reserve=reserve)
     with pytest.raises(PermissionError):
-        await bench.batcher.submit(named("abc", cost=5), reserve=reserve)
+        await bench.batcher.submit(make_items("abc", cost=5), reserve=reserve)
     assert reserved == [10, 15]
     assert bench.device.batches == [["a", "b"]]
     assert bench.observer.depths[-1] == 0
@@ -800,10 +800,10 @@ async def test_what_reserves_is_told_the_cost_and_may_refuse(make_bench: Make) -
 
 async def test_full_queue_refuses_the_whole_request(make_bench: Make) -> None:
     bench = make_bench(BatchingSettings(max_queue_items=3))
-    tasks = await bench.ask_while_busy(named("ab"))
+    tasks = await bench.ask_while_busy(make_items("ab"))
 
     with pytest.raises(QueueFull):
-        await bench.batcher.submit(named("cd"))
+        await bench.batcher.submit(make_items("cd"))
     fits = bench.ask(Item("e"))
     await settle()
     bench.device.set_free()
@@ -816,10 +816,10 @@ async def test_what_waits_to_be_prepared_counts_as_waiting(make_bench: Make) -> 
     door = Door()
     bench = make_bench(BatchingSettings(max_queue_items=3), prepare=door.prepare)
     bench.device.set_free()
-    tasks = [bench.ask(*named("ab")), bench.ask(*named("c"))]
+    tasks = [bench.ask(*make_items("ab")), bench.ask(*make_items("c"))]
     await settle()
     with pytest.raises(QueueFull):
-        await bench.batcher.submit(named("d"))
+        await bench.batcher.submit(make_items("d"))
     door.open()
 
     assert await outcomes(tasks) == [["done a", "done b"], ["done c"]]
@@ -830,11 +830,11 @@ async def test_room_is_given_back_by_who_leaves_or_can_not_be_prepared(make_benc
     door = Door()
     bench = make_bench(BatchingSettings(max_queue_items=3), prepare=door.prepare)
     bench.device.set_free()
-    leaves, fails = bench.ask(*named("ab")), bench.ask(Item("unreadable"))
+    leaves, fails = bench.ask(*make_items("ab")), bench.ask(Item("unreadable"))
     await settle()
     leaves.cancel()
     await settle()
-    stays = bench.ask(*named("cd"))
+    stays = bench.ask(*make_items("cd"))
     await settle()
     door.open()
 
@@ -843,7 +843,7 @@ async def test_room_is_given_back_by_who_leaves_or_can_not_be_prepared(make_benc
         "UnicodeError",
         ["done c", "done d"],
     ]
-    assert await outcomes([bench.ask(*named("efg"))]) == [["done e", "done f", "done g"]]
+    assert await outcomes([bench.ask(*make_items("efg"))]) == [["done e", "done f", "done g"]]
     assert bench.observer.gone == 0
 
 
@@ -885,11 +885,11 @@ async def test_retry_after_follows_the_measured_pace(
     await slow
     waiting = [bench.ask(Item("busy")) for _ in range(lanes)]
     await settle()
-    waiting.append(bench.ask(*named("abc")))
+    waiting.append(bench.ask(*make_items("abc")))
     await settle()
 
     with pytest.raises(QueueFull) as refusal:
-        await bench.batcher.submit(named("de"))
+        await bench.batcher.submit(make_items("de"))
     assert refusal.value.retry_after_s == bench.batcher.queue_delay_s == retry_after_s
     bench.device.set_free()
     await outcomes(waiting)
@@ -910,12 +910,12 @@ async def test_call_that_would_wait_for_most_of_its_time_is_refused(
     bench.device.finish()
     await slow
     tasks = await bench.ask_while_busy(*([Item(f"w{number}")] for number in range(waiting)))
-    asked = bench.ask(Item("a"), deadline=bench.clock.now + patience)
+    task = bench.ask(Item("a"), deadline=bench.clock.now + patience)
     await settle()
 
-    assert asked.done() is not admitted
+    assert task.done() is not admitted
     bench.device.set_free()
-    (answer,) = await outcomes([asked])
+    (answer,) = await outcomes([task])
     assert answer == (["done a"] if admitted else "QueueFull")
     await outcomes(tasks)
 
@@ -923,12 +923,12 @@ async def test_call_that_would_wait_for_most_of_its_time_is_refused(
 async def test_newest_batch_weighs_a_tenth_in_the_pace(make_bench: Make) -> None:
     bench = make_bench()
     for seconds in (10.0, 20.0):
-        asked = bench.ask(Item("a"))
+        task = bench.ask(Item("a"))
         await settle()
         bench.clock.now += seconds
         bench.device.finish()
-        await asked
-    tasks = await bench.ask_while_busy(named("a"))
+        await task
+    tasks = await bench.ask_while_busy(make_items("a"))
 
     assert bench.batcher.queue_delay_s == 11
     bench.device.set_free()
@@ -937,7 +937,7 @@ async def test_newest_batch_weighs_a_tenth_in_the_pace(make_bench: Make) -> None
 
 async def test_caller_who_is_gone_is_not_computed_and_is_counted(make_bench: Make) -> None:
     bench = make_bench()
-    first, gone, stays = await bench.ask_while_busy(named("xy"), named("a"))
+    first, gone, stays = await bench.ask_while_busy(make_items("xy"), make_items("a"))
     gone.cancel()
     bench.device.set_free()
 
@@ -949,7 +949,7 @@ async def test_caller_who_is_gone_is_not_computed_and_is_counted(make_bench: Mak
 
 async def test_queue_of_only_gone_callers_does_not_stop_the_lane(make_bench: Make) -> None:
     bench = make_bench()
-    first, gone = await bench.ask_while_busy(named("x"))
+    first, gone = await bench.ask_while_busy(make_items("x"))
     gone.cancel()
     bench.device.set_free()
     await outcomes([first, gone])
@@ -973,7 +973,7 @@ async def test_past_the_deadline_is_refused_told_and_not_computed(make_bench: Ma
     bench = make_bench()
     first = bench.ask(Item("first"))
     await settle()
-    late = bench.ask(*named("xy"), deadline=103.0)
+    late = bench.ask(*make_items("xy"), deadline=103.0)
     in_time = bench.ask(Item("a"), deadline=103.5)
     await settle()
     bench.clock.now = 103.0
@@ -995,22 +995,22 @@ async def test_past_the_deadline_is_refused_told_and_not_computed(make_bench: Ma
 
 async def test_what_began_before_its_deadline_is_answered_after_it(make_bench: Make) -> None:
     bench = make_bench()
-    asked = bench.ask(Item("a"), deadline=101.0)
+    task = bench.ask(Item("a"), deadline=101.0)
     await settle()
     bench.clock.now = 200.0
     bench.device.set_free()
 
-    assert await outcomes([asked]) == [["done a"]]
+    assert await outcomes([task]) == [["done a"]]
 
 
 async def test_call_of_which_a_part_is_late_is_refused_as_a_whole(make_bench: Make) -> None:
     bench = make_bench(BatchingSettings(max_batch_items=1))
-    asked = bench.ask(*named("abc"), deadline=101.0)
+    task = bench.ask(*make_items("abc"), deadline=101.0)
     await settle()
     bench.clock.now = 101.0
     bench.device.set_free()
 
-    assert await outcomes([asked]) == ["DeadlineExceeded"]
+    assert await outcomes([task]) == ["DeadlineExceeded"]
     assert bench.device.batches == [["a"]]
     assert bench.observer.expired == 2
 
@@ -1022,10 +1022,10 @@ async def test_failing_item_fails_its_own_caller_alone(
 ) -> None:
     bench = make_bench()
     names = [f"{failure if index == position else 'good'} {index}" for index in range(7)]
-    asked = await bench.ask_while_busy(*([Item(name)] for name in names))
+    tasks = await bench.ask_while_busy(*([Item(name)] for name in names))
     bench.device.set_free()
 
-    assert await outcomes(asked[1:]) == [
+    assert await outcomes(tasks[1:]) == [
         "InferenceFailed" if index == position else [f"done {name}"]
         for index, name in enumerate(names)
     ]
@@ -1044,10 +1044,10 @@ async def test_several_failing_items_fail_their_own_callers_alone(
 ) -> None:
     bench = make_bench()
     names = [f"{'poison' if index in positions else 'good'} {index}" for index in range(8)]
-    asked = [bench.ask(Item(name)) for name in names]
+    tasks = [bench.ask(Item(name)) for name in names]
     bench.device.set_free()
 
-    assert await outcomes(asked) == [
+    assert await outcomes(tasks) == [
         "InferenceFailed" if index in positions else [f"done {name}"]
         for index, name in enumerate(names)
     ]
@@ -1056,10 +1056,10 @@ async def test_several_failing_items_fail_their_own_callers_alone(
 
 async def test_batch_that_fails_once_is_answered_in_its_halves(make_bench: Make) -> None:
     bench = make_bench()
-    asked = [bench.ask(Item(name)) for name in ("flaky", "b", "c", "d")]
+    tasks = [bench.ask(Item(name)) for name in ("flaky", "b", "c", "d")]
     bench.device.set_free()
 
-    assert await outcomes(asked) == [["done flaky"], ["done b"], ["done c"], ["done d"]]
+    assert await outcomes(tasks) == [["done flaky"], ["done b"], ["done c"], ["done d"]]
     assert bench.device.batches == [["flaky", "b", "c", "d"], ["flaky", "b"], ["c", "d"]]
     assert bench.observer.failures == 1
     assert [report.items for report in bench.observer.reports] == [2, 2]
@@ -1067,7 +1067,7 @@ async def test_batch_that_fails_once_is_answered_in_its_halves(make_bench: Make)
 
 async def test_what_is_left_of_a_failed_call_is_not_computed(make_bench: Make) -> None:
     bench = make_bench(BatchingSettings(max_batch_items=4))
-    failed = bench.ask(Item("poison"), *named("abcdef"))
+    failed = bench.ask(Item("poison"), *make_items("abcdef"))
     other = bench.ask(Item("other"))
     bench.device.set_free()
 
@@ -1135,8 +1135,8 @@ async def test_an_answer_in_between_takes_the_doubt_away(make_bench: Make) -> No
     bench = make_bench(BatchingSettings(max_batch_items=1), check=never)
     bench.device.set_free()
     names = (["poison"] * 7 + ["good"]) * 3
-    found = await outcomes([bench.ask(Item(name)) for name in names])
-    assert found.count("InferenceFailed") == 21
+    answers = await outcomes([bench.ask(Item(name)) for name in names])
+    assert answers.count("InferenceFailed") == 21
     assert bench.batcher.alive
 
 
@@ -1146,8 +1146,8 @@ async def test_device_that_fails_its_check_ends_the_batcher(make_bench: Make) ->
 
     bench = make_bench(BatchingSettings(max_batch_items=1), check=fails)
     bench.device.set_free()
-    found = await outcomes([bench.ask(Item("poison")) for _ in range(10)])
-    assert found == ["InferenceFailed"] * 8 + ["NotReady"] * 2
+    answers = await outcomes([bench.ask(Item("poison")) for _ in range(10)])
+    assert answers == ["InferenceFailed"] * 8 + ["NotReady"] * 2
     assert bench.deaths == [True]
 
 
@@ -1171,7 +1171,7 @@ async def test_batch_that_memory_lacks_for_is_halved_and_answered(
     device = Tight(tokens=20)
     bench = make_bench(compute=device.compute)
 
-    assert await outcomes([bench.ask(*named("abcdefgh", 10))]) == [
+    assert await outcomes([bench.ask(*make_items("abcdefgh", 10))]) == [
         [f"done {name}" for name in "abcdefgh"]
     ]
     assert device.computed == [["a", "b"], ["c", "d"], ["e", "f"], ["g", "h"]]
@@ -1187,12 +1187,12 @@ async def test_batch_that_memory_lacks_for_is_halved_and_answered(
 async def test_later_batches_are_as_small_as_memory_allows(make_bench: Make) -> None:
     device = Tight(tokens=20)
     bench = make_bench(compute=device.compute)
-    await outcomes([bench.ask(*named("abcd", 10))])
-    found = bench.observer.shortages
+    await outcomes([bench.ask(*make_items("abcd", 10))])
+    shortages = bench.observer.shortages
 
-    await outcomes([bench.ask(*named("efgh", 10))])
+    await outcomes([bench.ask(*make_items("efgh", 10))])
     assert device.computed[2:] == [["e", "f"], ["g", "h"]]
-    assert bench.observer.shortages == found
+    assert bench.observer.shortages == shortages
 
 
 async def test_item_that_memory_lacks_for_fails_alone_and_the_budget_stays(
@@ -1202,7 +1202,7 @@ async def test_item_that_memory_lacks_for_fails_alone_and_the_budget_stays(
     bench = make_bench(BatchingSettings(max_batch_tokens=20), compute=device.compute)
 
     assert await outcomes([bench.ask(Item("large", 30))]) == ["InferenceFailed"]
-    assert await outcomes([bench.ask(*named("ab", 10))]) == [["done a", "done b"]]
+    assert await outcomes([bench.ask(*make_items("ab", 10))]) == [["done a", "done b"]]
     assert device.computed == [["a", "b"]]
     assert bench.observer.shortages == 1
 
@@ -1219,7 +1219,7 @@ async def test_results_that_are_none_at_all_are_a_failure(make_bench: Make) -> N
 
 @pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize(
-    ("broken", "last", "answered"),
+    ("broken", "last", "answer"),
     [
         ("batch_computed", "last", ["done last"]),
         ("batch_failed", "poison", "NotReady"),
@@ -1228,7 +1228,7 @@ async def test_results_that_are_none_at_all_are_a_failure(make_bench: Make) -> N
     ],
 )
 async def test_broken_observer_ends_the_batcher_and_answers_all(
-    make_bench: Make, lanes: int, broken: str, last: str, answered: str | list[str]
+    make_bench: Make, lanes: int, broken: str, last: str, answer: str | list[str]
 ) -> None:
     bench = make_bench(BatchingSettings(max_batch_items=1), lanes=lanes)
     tasks = [bench.ask(Item(last))]
@@ -1239,7 +1239,7 @@ async def test_broken_observer_ends_the_batcher_and_answers_all(
     bench.observer.broken = broken
     bench.device.finish()
 
-    assert await outcomes(tasks) == [answered, "NotReady", "CancelledError", *["NotReady"] * 2]
+    assert await outcomes(tasks) == [answer, "NotReady", "CancelledError", *["NotReady"] * 2]
     assert not bench.batcher.alive
     assert bench.deaths == [True]
     assert await outcomes([bench.ask(Item("e"))]) == ["NotReady"]
@@ -1249,7 +1249,7 @@ async def test_broken_observer_ends_the_batcher_and_answers_all(
 
 async def test_lanes_that_die_at_once_are_one_death(make_bench: Make) -> None:
     bench = make_bench(lanes=2)
-    tasks = [bench.ask(*named("ab"))]
+    tasks = [bench.ask(*make_items("ab"))]
     await settle()
     tasks.append(bench.ask(Item("waits")))
     await settle()
@@ -1262,18 +1262,18 @@ async def test_lanes_that_die_at_once_are_one_death(make_bench: Make) -> None:
 
 async def test_lanes_end_with_the_first_that_dies(make_bench: Make) -> None:
     bench = make_bench(lanes=3)
-    asked = bench.ask(*named("ab"))
+    task = bench.ask(*make_items("ab"))
     await settle()
     bench.observer.broken = "batch_computed"
     bench.device.finish()
 
-    assert await outcomes([asked]) == ["NotReady"]
+    assert await outcomes([task]) == ["NotReady"]
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_death_while_a_batch_is_taken_answers_who_was_taken(make_bench: Make) -> None:
     bench = make_bench()
-    tasks = await bench.ask_while_busy(named("a"), named("b"))
+    tasks = await bench.ask_while_busy(make_items("a"), make_items("b"))
     bench.observer.broken = "queue_changed"
     bench.device.set_free()
 
@@ -1304,12 +1304,12 @@ async def test_death_in_a_half_of_a_failed_batch_answers_the_other_half(make_ben
 async def test_death_answers_who_is_still_being_prepared(make_bench: Make) -> None:
     door = Door()
     bench = make_bench(prepare=door.prepare)
-    asked = bench.ask(Item("a"))
+    task = bench.ask(Item("a"))
     await settle()
     await bench.batcher.close()
     door.open()
 
-    assert await outcomes([asked]) == ["NotReady"]
+    assert await outcomes([task]) == ["NotReady"]
 
 
 async def test_computation_that_is_cancelled_from_within_is_a_death(make_bench: Make) -> None:
@@ -1326,7 +1326,7 @@ async def test_computation_that_is_cancelled_from_within_is_a_death(make_bench: 
 @pytest.mark.parametrize("lanes", [1, 2])
 async def test_close_answers_what_is_computed_and_what_waits(make_bench: Make, lanes: int) -> None:
     bench = make_bench(BatchingSettings(max_batch_items=1), lanes=lanes)
-    tasks = await bench.ask_while_busy(named("ab"), named("c"))
+    tasks = await bench.ask_while_busy(make_items("ab"), make_items("c"))
     await bench.batcher.close()
 
     assert await outcomes(tasks) == ["NotReady"] * 3
@@ -1346,7 +1346,7 @@ async def test_not_started_is_not_ready() -> None:
 
 async def test_item_without_a_price_fails_its_own_caller_alone(make_bench: Make) -> None:
     bench = make_bench()
-    first, priceless, last = await bench.ask_while_busy([Item("bad", "none")], named("a"))  # type: ignore[arg-type]
+    first, priceless, last = await bench.ask_while_busy([Item("bad", "none")], make_items("a"))  # type: ignore[arg-type]
     bench.device.set_free()
 
     assert await outcomes([first, priceless, last]) == [["done first"], "TypeError", ["done a"]]
@@ -1356,10 +1356,10 @@ async def test_item_without_a_price_fails_its_own_caller_alone(make_bench: Make)
 
 async def test_items_that_cost_nothing_share_a_batch(make_bench: Make) -> None:
     bench = make_bench(tokens=1)
-    asked = bench.ask(*named("abc", cost=0))
+    task = bench.ask(*make_items("abc", cost=0))
     bench.device.set_free()
 
-    assert await outcomes([asked]) == [["done a", "done b", "done c"]]
+    assert await outcomes([task]) == [["done a", "done b", "done c"]]
     assert bench.device.batches == [["a", "b", "c"]]
 
 
@@ -1428,15 +1428,15 @@ class Caller:
     crowd: int
     held: int
     subject: str
-    task: Asked
-    left: bool = False
+    task: AnswerTask
+    is_cancelled: bool = False
 
-    def earned(self, answer: Sequence[str] | BaseException, now: float, room: int) -> bool:
+    def accepts(self, answer: Sequence[str] | BaseException, now: float, room: int) -> bool:
         """Tell whether the answer is the caller's own, or an error that it may get."""
         kinds = {item.name.split()[0] for item in self.items}
         fails = bool(kinds & {"poison", "forgets"})
         errors = {
-            asyncio.CancelledError: self.left,
+            asyncio.CancelledError: self.is_cancelled,
             DeadlineExceeded: self.deadline <= now,
             # By its deadline only where something waits.
             QueueFull: self.held + self.crowd + 2 * len(self.items) > 2 * room
@@ -1482,7 +1482,7 @@ class Schedule:
             "tokens": len(batch) > 1 and padded > self.batch_tokens,
             "lanes": len(computing) >= self.lanes,
             "alone": alone and bool(computing),
-            "computed for one who left": any(caller.left for caller in owners),
+            "computed for one who left": any(caller.is_cancelled for caller in owners),
             "begun too late": any(owner.deadline <= self.bench.clock.now for owner in owners),
         }
         self.broken += [rule for rule, is_broken in rules.items() if is_broken]
@@ -1497,7 +1497,7 @@ class Schedule:
                     self._ask(parts, self.bench.clock.now + patience, subject)
                 case Leave(number) if number < len(self.callers):
                     caller = self.callers[number]
-                    caller.left |= caller.task.cancel()
+                    caller.is_cancelled |= caller.task.cancel()
                 case Finish(lane) if computing := self.bench.device.computing:
                     self.bench.device.finish(lane % len(computing))
                 case Pass(seconds, turns):
@@ -1527,7 +1527,7 @@ class Schedule:
         for caller in self.callers:
             assert caller.task.done(), "a caller is left hanging"
             (answer,) = await asyncio.gather(caller.task, return_exceptions=True)
-            assert caller.earned(answer, self.bench.clock.now, room), answer
+            assert caller.accepts(answer, self.bench.clock.now, room), answer
         assert self.bench.batcher.alive
         assert self.bench.deaths == []
         # Nothing waits nor computes: the next caller is served at once.

@@ -112,9 +112,9 @@ requests = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 256)), max_size
 
 
 @given(requests)
-def test_room_is_bounded_and_shared_by_dynamic_thresholds(asked: list[tuple[int, int]]) -> None:
+def test_room_is_bounded_and_shared_by_dynamic_thresholds(calls: list[tuple[int, int]]) -> None:
     held = Counter[int]()
-    for subject, items in asked:
+    for subject, items in calls:
         if has_room(items, held[subject], held.total(), 512):
             held[subject] += items
     assert held.total() <= 1024 + 128

@@ -31,7 +31,7 @@ class Waiting:
     overtaken: int = 0
 
 
-def nobody(costs: Sequence[int]) -> list[bool]:
+def none_due(costs: Sequence[int]) -> list[bool]:
     return [False for _ in costs]
 
 
@@ -44,7 +44,7 @@ def test_one_waiting_goes() -> None:
 
 
 def test_oldest_goes_though_others_would_fit_better() -> None:
-    assert choose_batch([50, 10, 10, 10], nobody([0] * 4), ROOMY) == [0]
+    assert choose_batch([50, 10, 10, 10], none_due([0] * 4), ROOMY) == [0]
 
 
 @pytest.mark.parametrize("due", [False, True])
@@ -56,7 +56,7 @@ def test_oldest_over_the_budget_goes_alone(*, due: bool) -> None:
 
 def test_oldest_of_exactly_the_budget_goes_alone() -> None:
     assert choose_batch(
-        [50, 50], nobody([0] * 2), BatchLimits(items=8, tokens=50, padding_ratio=0)
+        [50, 50], none_due([0] * 2), BatchLimits(items=8, tokens=50, padding_ratio=0)
     ) == [0]
 
 
@@ -64,38 +64,38 @@ def test_nearest_lengths_join_first_and_of_equal_ones_the_oldest() -> None:
     costs = [100, 97, 103, 100, 110, 100]
 
     limits = BatchLimits(items=4, tokens=10_000, padding_ratio=0.1)
-    assert choose_batch(costs, nobody(costs), limits) == [0, 3, 5, 1]
+    assert choose_batch(costs, none_due(costs), limits) == [0, 3, 5, 1]
 
 
 def test_what_would_pad_too_much_waits_and_the_next_is_tried() -> None:
     # 90 beside 100 pads 5 %; 80 beside both would pad 10 %, and 50 beside them 20 %.
-    assert choose_batch([100, 50, 90, 80], nobody([0] * 4), ROOMY) == [0, 2, 3]
+    assert choose_batch([100, 50, 90, 80], none_due([0] * 4), ROOMY) == [0, 2, 3]
     tight = BatchLimits(items=64, tokens=10_000, padding_ratio=0.09)
-    assert choose_batch([100, 50, 90, 80], nobody([0] * 4), tight) == [0, 2]
+    assert choose_batch([100, 50, 90, 80], none_due([0] * 4), tight) == [0, 2]
 
 
 def test_packed_items_go_by_age_whatever_their_lengths() -> None:
     packed = BatchLimits(items=4, tokens=130, padding_ratio=0, packed=True)
     # 100 and 5 and 20 are 125 of 130; 30 does not fit any more, and 5 does.
-    assert choose_batch([100, 5, 20, 30, 5], nobody([0] * 5), packed) == [0, 1, 2, 4]
+    assert choose_batch([100, 5, 20, 30, 5], none_due([0] * 5), packed) == [0, 1, 2, 4]
 
 
 def test_without_padding_only_equal_lengths_join() -> None:
     limits = BatchLimits(items=64, tokens=10_000, padding_ratio=0)
-    assert choose_batch([10, 11, 10, 9, 10], nobody([0] * 5), limits) == [0, 2, 4]
+    assert choose_batch([10, 11, 10, 9, 10], none_due([0] * 5), limits) == [0, 2, 4]
 
 
 def test_padded_tokens_keep_to_the_budget() -> None:
     # 3 x 10 is the budget; a fourth of 1 would be padded to 10.
     limits = BatchLimits(items=64, tokens=30, padding_ratio=ANY_LENGTH)
-    assert choose_batch([10, 10, 10, 1], nobody([0] * 4), limits) == [0, 1, 2]
+    assert choose_batch([10, 10, 10, 1], none_due([0] * 4), limits) == [0, 1, 2]
     # 11 would pad the first to 11: 2 x 11 has_room, 3 x 11 does not.
-    assert choose_batch([10, 11, 11], nobody([0] * 3), limits) == [0, 1]
+    assert choose_batch([10, 11, 11], none_due([0] * 3), limits) == [0, 1]
 
 
 def test_count_is_kept() -> None:
     limits = BatchLimits(items=2, tokens=10_000, padding_ratio=0.1)
-    assert choose_batch([5] * 4, nobody([0] * 4), limits) == [0, 1]
+    assert choose_batch([5] * 4, none_due([0] * 4), limits) == [0, 1]
 
 
 def test_due_go_in_order_whatever_padding_and_before_the_nearest() -> None:
@@ -121,7 +121,7 @@ def test_nobody_overtakes_one_who_is_due_and_does_not_fit() -> None:
 def test_batch_keeps_to_its_limits_when_nobody_is_due(
     costs: list[int], limits: BatchLimits
 ) -> None:
-    chosen = choose_batch(costs, nobody(costs), limits)
+    chosen = choose_batch(costs, none_due(costs), limits)
     batch = [costs[index] for index in chosen]
 
     assert chosen[0] == 0
@@ -151,7 +151,7 @@ def test_batch_keeps_to_its_budgets_whoever_is_due(
 def test_equal_lengths_fill_the_batch_in_order(cost: int, count: int, limits: BatchLimits) -> None:
     fits = max(1, min(count, limits.items, limits.tokens // cost))
 
-    assert choose_batch([cost] * count, nobody([0] * count), limits) == [*range(fits)]
+    assert choose_batch([cost] * count, none_due([0] * count), limits) == [*range(fits)]
 
 
 @quickly

@@ -16,7 +16,7 @@ STEADY = settings(deadline=None, derandomize=True, database=None)
 PARTS = st.lists(st.binary(max_size=40), max_size=8)
 
 
-class Kept(FrameProtocol):
+class RecordingProtocol(FrameProtocol):
     """Keeps its frames, and refuses one that says so."""
 
     def __init__(self) -> None:
@@ -33,9 +33,9 @@ class Kept(FrameProtocol):
         self.hung_up = True
 
 
-def content(whole: bytes) -> memoryview:
+def content(frame_bytes: bytes) -> memoryview:
     """Return the content after a frame's length, kind and number."""
-    return memoryview(whole)[9:]
+    return memoryview(frame_bytes)[9:]
 
 
 @STEADY
@@ -43,8 +43,8 @@ def content(whole: bytes) -> memoryview:
 def test_call_comes_out_as_it_went_in(
     parts: list[bytes], deadline: float, request_id: str | None, number: int
 ) -> None:
-    ask = DeviceRequest(parts, deadline, request_id)
-    assert DeviceRequest.decode(content(ask.encode(number))) == ask
+    request = DeviceRequest(parts, deadline, request_id)
+    assert DeviceRequest.decode(content(request.encode(number))) == request
 
 
 @STEADY
@@ -58,17 +58,19 @@ def test_answer_comes_out_as_it_went_in(parts: list[bytes], drain: int, number: 
     "error", [QueueFull(7), DeadlineExceeded(3), NotReady(), InferenceFailed()]
 )
 def test_error_comes_out_as_it_went_in(error: KaitenError) -> None:
-    found = DeviceResponse.decode(content(DeviceResponse(error=error, queue_delay_s=4).encode(1)))
-    assert type(found.error) is type(error)
-    assert vars(found.error) == vars(error)
-    assert (found.parts, found.queue_delay_s) == ([], 4)
+    response = DeviceResponse.decode(
+        content(DeviceResponse(error=error, queue_delay_s=4).encode(1))
+    )
+    assert type(response.error) is type(error)
+    assert vars(response.error) == vars(error)
+    assert (response.parts, response.queue_delay_s) == ([], 4)
 
 
 def test_other_errors_come_out_as_a_failure() -> None:
-    found = DeviceResponse.decode(
+    response = DeviceResponse.decode(
         content(DeviceResponse(error=KaitenError("of no kind")).encode(1))
     )
-    assert isinstance(found.error, InferenceFailed)
+    assert isinstance(response.error, InferenceFailed)
 
 
 @STEADY
@@ -76,14 +78,14 @@ def test_other_errors_come_out_as_a_failure() -> None:
 def test_frames_come_whole_however_the_bytes_are_cut(
     sent: Sequence[tuple[Kind, int, bytes]], data: st.DataObject
 ) -> None:
-    stream = b"".join(frame(*each) for each in sent)
-    protocol = Kept()
+    stream = b"".join(frame(*fields) for fields in sent)
+    protocol = RecordingProtocol()
     at = 0
     while at < len(stream):
         end = data.draw(st.integers(at + 1, len(stream)))
         protocol.data_received(stream[at:end])
         at = end
-    expected = [each for each in sent if each[2] != b"nonsense"]
+    expected = [fields for fields in sent if fields[2] != b"nonsense"]
     assert protocol.frames == expected
     assert not protocol.hung_up
 
@@ -100,7 +102,7 @@ def test_frames_come_whole_however_the_bytes_are_cut(
     ],
 )
 def test_nonsense_ends_the_connection(stream: bytes) -> None:
-    protocol = Kept()
+    protocol = RecordingProtocol()
     protocol.data_received(frame(Kind.HELLO, 0, b"model") + stream)
     assert protocol.hung_up
     assert protocol.frames == [(Kind.HELLO, 0, b"model")]
@@ -108,9 +110,9 @@ def test_nonsense_ends_the_connection(stream: bytes) -> None:
 
 @pytest.mark.parametrize("cut", [1, 5, 12, 20])
 def test_call_that_is_cut_off_is_none(cut: int) -> None:
-    whole = content(DeviceRequest([b"some", b"items"], math.inf, "an-id").encode(1))
+    encoded_request = content(DeviceRequest([b"some", b"items"], math.inf, "an-id").encode(1))
     with pytest.raises((ValueError, struct.error)):
-        DeviceRequest.decode(whole[:-cut])
+        DeviceRequest.decode(encoded_request[:-cut])
 
 
 def test_nothing_is_sent_to_who_has_gone() -> None:

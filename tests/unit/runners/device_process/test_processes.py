@@ -17,21 +17,23 @@ from runners.engines import cuda
 SOCKETS, STORE, METRICS = Path("/run/sockets"), Path("/models"), Path("/metrics")
 
 
-def made(settings: RunnerSettings, workers: int) -> dict[Path, Any]:
+def environments(settings: RunnerSettings, workers: int) -> dict[Path, Any]:
     return DeviceProcesses(settings, workers, SOCKETS, STORE, METRICS)._environments
 
 
-def see_devices(monkeypatch: pytest.MonkeyPatch, count: int, named: str | None = None) -> None:
+def see_devices(
+    monkeypatch: pytest.MonkeyPatch, count: int, visible_devices: str | None = None
+) -> None:
     monkeypatch.setattr(cuda, "count", lambda: count)
-    if named is None:
+    if visible_devices is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible_devices)
 
 
 def test_one_process_for_the_cpu() -> None:
-    found = made(RunnerSettings(device="cpu", process="device"), 4)
-    assert found == {SOCKETS / "cpu.sock": {"PROMETHEUS_MULTIPROC_DIR": "/metrics"}}
+    environment_by_socket = environments(RunnerSettings(device="cpu", process="device"), 4)
+    assert environment_by_socket == {SOCKETS / "cpu.sock": {"PROMETHEUS_MULTIPROC_DIR": "/metrics"}}
 
 
 @pytest.mark.parametrize(("workers", "names"), [(1, ["0"]), (2, ["0", "1"]), (5, ["0", "1"])])
@@ -39,9 +41,9 @@ def test_one_process_for_each_device_that_a_worker_is_on(
     workers: int, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     see_devices(monkeypatch, 2)
-    found = made(RunnerSettings(device="cuda", process="device"), workers)
-    assert [*found] == [SOCKETS / f"{name}.sock" for name in names]
-    for name, environment in zip(names, found.values(), strict=True):
+    environment_by_socket = environments(RunnerSettings(device="cuda", process="device"), workers)
+    assert [*environment_by_socket] == [SOCKETS / f"{name}.sock" for name in names]
+    for name, environment in zip(names, environment_by_socket.values(), strict=True):
         assert environment["CUDA_VISIBLE_DEVICES"] == name
         assert environment["KAITEN_RUNNERS__DEVICE"] == "cuda"
 
@@ -50,11 +52,15 @@ def test_worker_asks_the_process_of_its_device(monkeypatch: pytest.MonkeyPatch) 
     slices = ["MIG-GPU-1/1/0", "MIG-GPU-1/2/0"]
     see_devices(monkeypatch, 1, ",".join(slices))
     settings = RunnerSettings(device="cuda", process="device", sockets=SOCKETS)
-    asked = [socket_of(settings, worker) for worker in range(3)]
-    assert asked == [SOCKETS / f"MIG-GPU-1_{part}_0.sock" for part in (1, 2, 1)]
-    assert {*asked} == {*made(settings, 3)}
+    sockets = [socket_of(settings, worker) for worker in range(3)]
+    assert sockets == [SOCKETS / f"MIG-GPU-1_{part}_0.sock" for part in (1, 2, 1)]
+    assert {*sockets} == {*environments(settings, 3)}
     pinned = settings.model_copy(update={"device": "cuda:1"})
-    assert {socket_of(pinned, worker) for worker in range(3)} == {asked[1]} == {*made(pinned, 3)}
+    assert (
+        {socket_of(pinned, worker) for worker in range(3)}
+        == {sockets[1]}
+        == {*environments(pinned, 3)}
+    )
 
 
 def test_worker_that_nobody_started_a_process_for_is_told() -> None:
@@ -83,9 +89,11 @@ def test_process_that_ends_is_started_again(
             raise SystemExit
 
     monkeypatch.setattr(time, "sleep", sleep)
-    kept = DeviceProcesses(RunnerSettings(device="cpu"), 1, tmp_path, starts, METRICS)
+    device_processes = DeviceProcesses(RunnerSettings(device="cpu"), 1, tmp_path, starts, METRICS)
     with capture_logs() as logs, pytest.raises(SystemExit):
-        kept._keep_running(tmp_path / "cpu.sock", kept._start(tmp_path / "cpu.sock"))
+        device_processes._keep_running(
+            tmp_path / "cpu.sock", device_processes._start(tmp_path / "cpu.sock")
+        )
     assert waits == [2, 4, 8]
     assert starts.read_text().splitlines() == [str(tmp_path / "cpu.sock")] * 3
     events = [log["event"] for log in logs]
@@ -102,7 +110,9 @@ def test_process_that_can_not_be_started_is_tried_again(
         raise SystemExit
 
     monkeypatch.setattr(time, "sleep", sleep)
-    kept = DeviceProcesses(RunnerSettings(device="cpu"), 1, tmp_path, STORE, METRICS)
+    device_processes = DeviceProcesses(RunnerSettings(device="cpu"), 1, tmp_path, STORE, METRICS)
     with capture_logs() as logs, pytest.raises(SystemExit):
-        kept._keep_running(tmp_path / "cpu.sock", kept._start(tmp_path / "cpu.sock"))
+        device_processes._keep_running(
+            tmp_path / "cpu.sock", device_processes._start(tmp_path / "cpu.sock")
+        )
     assert [log["event"] for log in logs] == ["device_process_not_started"]

@@ -55,7 +55,7 @@ class Letters:
         return self.prepare([part.decode() for part in parts])
 
     def encode_raw(self, raw: Sequence[str]) -> list[bytes]:
-        return [each.encode() for each in raw]
+        return [answer.encode() for answer in raw]
 
     def decode_raw(self, parts: Sequence[bytes]) -> list[str]:
         return [part.decode() for part in parts]
@@ -105,7 +105,7 @@ class House:
         self.socket = socket
         self.network = Capitals()
         self.deaths: list[str] = []
-        self.told = Recorder()
+        self.observer = Recorder()
         self._workers: list[tuple[RemoteRunner, asyncio.Task[None]]] = []
         self._leave = asyncio.Event()
         self.serving: asyncio.Task[None] | None = None
@@ -115,7 +115,9 @@ class House:
     ) -> None:
         task = task or bytes_task(self.network, Letters())
         died = lambda: self.deaths.append("died")  # noqa: E731
-        runner = Runner("letters:1.0.0", ["a"], task, limits or BatchingSettings(), self.told, died)
+        runner = Runner(
+            "letters:1.0.0", ["a"], task, limits or BatchingSettings(), self.observer, died
+        )
         self.serving = asyncio.create_task(self._serve(runner))
 
     async def _serve(self, runner: Runner) -> None:
@@ -155,7 +157,7 @@ class House:
         return worker
 
     async def until_waiting(self, items: int) -> None:
-        await until(lambda: self.told.depths[-1:] == [items])
+        await until(lambda: self.observer.depths[-1:] == [items])
 
     async def close(self) -> None:
         self.network.free.set()
@@ -201,8 +203,8 @@ async def test_workers_are_answered_each_its_own(house: House) -> None:
     house.serve()
     first, second = await house.ready_worker(), await house.ready_worker()
     texts = [[f"{worker}-{number}" for number in range(9)] for worker in "ab"]
-    found = await asyncio.gather(first.predict(texts[0]), second.predict(texts[1]))
-    assert [*found] == [[f"{text.upper()}!" for text in each] for each in texts]
+    answers = await asyncio.gather(first.predict(texts[0]), second.predict(texts[1]))
+    assert [*answers] == [[f"{text.upper()}!" for text in worker_texts] for worker_texts in texts]
     assert (first.model_tag, first.labels, first.queue_delay_s) == ("letters:1.0.0", ("a",), 1)
 
 
@@ -210,12 +212,12 @@ async def test_requests_of_all_workers_share_a_batch(house: House) -> None:
     house.serve()
     first, second = await house.ready_worker(), await house.ready_worker()
     house.network.hold()
-    asked = [asyncio.create_task(first.predict(["first"]))]
+    calls = [asyncio.create_task(first.predict(["first"]))]
     await until_begun(house.network)
-    asked += [asyncio.create_task(first.predict(["b"])), asyncio.create_task(second.predict(["c"]))]
+    calls += [asyncio.create_task(first.predict(["b"])), asyncio.create_task(second.predict(["c"]))]
     await house.until_waiting(2)
     house.network.free.set()
-    assert await asyncio.gather(*asked) == [["FIRST!"], ["B!"], ["C!"]]
+    assert await asyncio.gather(*calls) == [["FIRST!"], ["B!"], ["C!"]]
     assert [sorted(batch) for batch in house.network.batches] == [["first"], ["b", "c"]]
 
 
@@ -242,11 +244,11 @@ async def test_distance_is_taken_where_the_network_is(
     house.serve(task=bytes_task(task.model, serving.codec))
     worker = house.worker(ends=(serving.load_processor(served, 64), serving.codec))
     await until_ready(worker)
-    found = await worker.predict(texts := ["w1", "w2 w3"])
+    answers = await worker.predict(texts := ["w1", "w2 w3"])
 
     items = task.processor.prepare(texts)
     for answer, expected in zip(
-        found, task.processor.finish(items, task.model.infer(items)), strict=True
+        answers, task.processor.finish(items, task.model.infer(items)), strict=True
     ):
         assert answer.index == expected.index
         assert (answer.distance is not None) is with_reference
@@ -273,8 +275,8 @@ async def test_not_ready_before_the_device_process_is(house: House) -> None:
 
 async def test_model_that_is_not_held_is_never_ready(house: House) -> None:
     house.serve()
-    known, other = await house.ready_worker(), house.worker("other:1.0.0")
-    assert await known.predict(["a"]) == ["A!"]
+    worker, other = await house.ready_worker(), house.worker("other:1.0.0")
+    assert await worker.predict(["a"]) == ["A!"]
     await settle()
     assert not other.ready
 
@@ -293,12 +295,12 @@ async def test_failure_is_the_callers_own(house: House, logs: list[EventDict]) -
     house.serve()
     worker = await house.ready_worker()
     bind(RequestContext("the-request"))
-    asked = (worker.predict([name]) for name in ("good", "bad"))
-    answers = await asyncio.gather(*asked, return_exceptions=True)
+    calls = (worker.predict([name]) for name in ("good", "bad"))
+    answers = await asyncio.gather(*calls, return_exceptions=True)
     assert answers[0] == ["GOOD!"]
     assert isinstance(answers[1], InferenceFailed)
-    (told,) = (log for log in logs if log["event"] == "item_failed")
-    assert told["request_id"] == "the-request"
+    (failure,) = (log for log in logs if log["event"] == "item_failed")
+    assert failure["request_id"] == "the-request"
 
 
 async def test_answer_that_can_not_be_finished_is_a_failure(house: House) -> None:
@@ -330,13 +332,13 @@ async def test_worker_holds_only_so_many_itself(house: House) -> None:
     house.serve()
     worker = await house.ready_worker(max_pending=4)
     house.network.hold()
-    asked = asyncio.create_task(worker.predict([*"abcd"]))
+    call = asyncio.create_task(worker.predict([*"abcd"]))
     await until_begun(house.network)
     assert worker.retry_after_s("", 1, math.inf) == worker.queue_delay_s
     with pytest.raises(QueueFull):
         await worker.predict(["three"])
     house.network.free.set()
-    assert await asked == ["A!", "B!", "C!", "D!"]
+    assert await call == ["A!", "B!", "C!", "D!"]
     assert worker.retry_after_s("", 1, math.inf) is None
     assert await worker.predict(["three"]) == ["THREE!"]
 
@@ -398,11 +400,11 @@ async def test_leaving_waits_for_the_last_caller(house: House) -> None:
     house.serve()
     worker = await house.ready_worker()
     house.network.hold()
-    asked = asyncio.create_task(worker.predict(["held"]))
+    call = asyncio.create_task(worker.predict(["held"]))
     await until_begun(house.network)
     house.leave()
     house.network.free.set()
-    assert await asked == ["HELD!"]
+    assert await call == ["HELD!"]
     assert house.serving is not None
     assert not house.serving.done()
     await worker.close()
@@ -505,10 +507,10 @@ async def test_process_that_reads_no_more_is_asked_no_more(
     worker = house.worker()
     await until_ready(worker)
     large = ["long " * 100_000]
-    asked = [asyncio.create_task(worker.predict(large)) for _ in range(20)]
-    await until(lambda: any(each.done() for each in asked))
+    calls = [asyncio.create_task(worker.predict(large)) for _ in range(20)]
+    await until(lambda: any(call.done() for call in calls))
     await worker.close()
-    errors = await asyncio.gather(*asked, return_exceptions=True)
+    errors = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(error) for error in errors} == {QueueFull, NotReady}
 
 
@@ -531,13 +533,13 @@ async def test_subject_travels_with_the_call_and_shares_the_device(house: House)
         bind(RequestContext("request", principal=Principal(subject, frozenset())))
         return await worker.predict(texts)
 
-    asked = [asyncio.create_task(ask("heavy", "first", *("heavy" for _ in range(9))))]
+    calls = [asyncio.create_task(ask("heavy", "first", *("heavy" for _ in range(9))))]
     await until_begun(house.network)
     await house.until_waiting(8)
-    asked.append(asyncio.create_task(ask("light", "a")))
+    calls.append(asyncio.create_task(ask("light", "a")))
     await house.until_waiting(9)
     house.network.free.set()
-    heavy, light = await asyncio.gather(*asked)
+    heavy, light = await asyncio.gather(*calls)
     assert (len(heavy), light) == (10, ["A!"])
     assert "a" in house.network.batches[1]
 
@@ -559,11 +561,11 @@ async def test_preparation_that_hangs_in_a_worker_turns_it_red(house: House) -> 
     processor = Stuck()
     worker = house.worker(ends=(processor, processor), hang_timeout_s=0.05)
     await until_ready(worker)
-    asked = asyncio.create_task(worker.predict(["long " * 1000]))
+    call = asyncio.create_task(worker.predict(["long " * 1000]))
     await until(lambda: worker.hung)
     assert not worker.ready
     assert house.deaths == ["worker died"]
-    asked.cancel()
+    call.cancel()
     processor.free.set()
     with pytest.raises(asyncio.CancelledError):
-        await asked
+        await call

@@ -50,11 +50,11 @@ def test_driver_tells_its_devices(
     assert cuda.driver_count() == expected
 
 
-@pytest.mark.parametrize("seen", [0, 1])
-def test_torch_has_the_last_word(seen: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("devices", [0, 1])
+def test_torch_has_the_last_word(devices: int, monkeypatch: pytest.MonkeyPatch) -> None:
     install(Driver(2), monkeypatch)
-    make_torch_see(seen, monkeypatch)
-    assert cuda.count() == seen
+    make_torch_see(devices, monkeypatch)
+    assert cuda.count() == devices
 
 
 def test_devices_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ class HostStream:
         pass
 
 
-class Made:
+class EngineHarness:
     """An engine, and the streams of its lanes."""
 
     def __init__(
@@ -87,21 +87,21 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def exact(tiny_classifier: Path) -> TorchEngine:
+def exact_engine(tiny_classifier: Path) -> TorchEngine:
     return TorchEngine(tiny_classifier, RunnerSettings(device="cpu", threads=1))
 
 
 @pytest.fixture
-def packed(tiny_classifier: Path) -> CudaEngine:
-    made = Made(tiny_classifier).engine
-    made.reserve(TOKENS, ITEMS)
-    return made
+def packed_engine(tiny_classifier: Path) -> CudaEngine:
+    engine = EngineHarness(tiny_classifier).engine
+    engine.reserve(TOKENS, ITEMS)
+    return engine
 
 
 @pytest.fixture
 def logs() -> Iterator[list[EventDict]]:
-    with capture_logs() as found:
-        yield found
+    with capture_logs() as captured:
+        yield captured
 
 
 def batches() -> Iterator[list[list[int]]]:
@@ -114,56 +114,58 @@ def batches() -> Iterator[list[list[int]]]:
             yield batch
 
 
-def agree(computed: Computed, wanted: Computed, rounding: float) -> None:
+def assert_agree(computed: Computed, reference: Computed, rounding: float) -> None:
     """Compare logits and embeddings, which both must have; ``rounding`` is of the largest."""
-    for found, expected in zip(computed, wanted, strict=True):
-        assert found is not None
+    for actual, expected in zip(computed, reference, strict=True):
+        assert actual is not None
         assert expected is not None
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=rounding * np.abs(expected).max())
+        assert actual.dtype == np.float32
+        np.testing.assert_allclose(actual, expected, atol=rounding * np.abs(expected).max())
 
 
 def test_packed_in_half_precision_answers_as_torch_does(
-    packed: CudaEngine, exact: TorchEngine
+    packed_engine: CudaEngine, exact_engine: TorchEngine
 ) -> None:
-    assert packed.packed
+    assert packed_engine.packed
     for batch in batches():
-        agree(
-            packed.compute(TokenBatch.of_ids(batch, 0)),
-            exact.compute(TokenBatch.of_ids(batch, 0)),
+        assert_agree(
+            packed_engine.compute(TokenBatch.of_ids(batch, 0)),
+            exact_engine.compute(TokenBatch.of_ids(batch, 0)),
             ROUNDING,
         )
 
 
-def test_an_answer_depends_on_no_other_batch(packed: CudaEngine) -> None:
-    alone = packed.compute(TokenBatch.of_ids(TEXTS[20:21], 0)).logits
+def test_an_answer_depends_on_no_other_batch(packed_engine: CudaEngine) -> None:
+    alone = packed_engine.compute(TokenBatch.of_ids(TEXTS[20:21], 0)).logits
     for batch in batches():
-        packed.compute(TokenBatch.of_ids(batch, 0))
-    np.testing.assert_array_equal(packed.compute(TokenBatch.of_ids(TEXTS[20:21], 0)).logits, alone)
-    first = packed.compute(TokenBatch.of_ids(TEXTS[5:7], 0)).logits
-    kept = first.copy()
-    packed.compute(TokenBatch.of_ids(TEXTS[30:32], 0))
-    np.testing.assert_array_equal(first, kept)
+        packed_engine.compute(TokenBatch.of_ids(batch, 0))
+    np.testing.assert_array_equal(
+        packed_engine.compute(TokenBatch.of_ids(TEXTS[20:21], 0)).logits, alone
+    )
+    first = packed_engine.compute(TokenBatch.of_ids(TEXTS[5:7], 0)).logits
+    first_copy = first.copy()
+    packed_engine.compute(TokenBatch.of_ids(TEXTS[30:32], 0))
+    np.testing.assert_array_equal(first, first_copy)
 
 
 def test_nothing_is_captured_for_a_caller(tiny_classifier: Path) -> None:
-    made = Made(tiny_classifier)
-    made.engine.reserve(TOKENS, ITEMS)
-    before = [stream.captured for stream in made.streams]
-    assert len(before) == made.engine.lanes == 2
+    harness = EngineHarness(tiny_classifier)
+    harness.engine.reserve(TOKENS, ITEMS)
+    before = [stream.captured for stream in harness.streams]
+    assert len(before) == harness.engine.lanes == 2
     for batch in batches():
-        made.engine.compute(TokenBatch.of_ids(batch, 0))
-    assert [stream.captured for stream in made.streams] == before
+        harness.engine.compute(TokenBatch.of_ids(batch, 0))
+    assert [stream.captured for stream in harness.streams] == before
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_precision_is_as_asked_for(
     precision: Literal["bf16", "fp16"], tiny_classifier: Path, logs: list[EventDict]
 ) -> None:
-    Made(tiny_classifier, precision)
-    (told,) = [log for log in logs if log["event"] == "half_precision_holds"]
-    assert (told["precision"], told["packed"], told["texts"]) == (precision, True, 4)
-    assert 0 < told["max_difference"] < 0.05
+    EngineHarness(tiny_classifier, precision)
+    (entry,) = [log for log in logs if log["event"] == "half_precision_holds"]
+    assert (entry["precision"], entry["packed"], entry["texts"]) == (precision, True, 4)
+    assert 0 < entry["max_difference"] < 0.05
 
 
 @pytest.mark.parametrize(("precision", "samples"), [("fp32", SAMPLES), ("auto", None)])
@@ -171,33 +173,33 @@ def test_single_precision_is_padded_and_exact(
     precision: Literal["fp32", "auto"],
     samples: TokenBatch | None,
     tiny_classifier: Path,
-    exact: TorchEngine,
+    exact_engine: TorchEngine,
 ) -> None:
-    engine = Made(tiny_classifier, precision, samples).engine
+    engine = EngineHarness(tiny_classifier, precision, samples).engine
     engine.reserve(TOKENS, ITEMS)
     assert not engine.packed
     for batch in batches():
-        agree(
+        assert_agree(
             engine.compute(TokenBatch.of_ids(batch, 0)),
-            exact.compute(TokenBatch.of_ids(batch, 0)),
+            exact_engine.compute(TokenBatch.of_ids(batch, 0)),
             1e-5,
         )
 
 
 def test_half_precision_that_answers_otherwise_is_refused(
     tiny_classifier: Path,
-    exact: TorchEngine,
+    exact_engine: TorchEngine,
     monkeypatch: pytest.MonkeyPatch,
     logs: list[EventDict],
 ) -> None:
     # No difference is below this.
     monkeypatch.setattr("runners.engines.precision.TOLERANCE", -1.0)
-    engine = Made(tiny_classifier).engine
+    engine = EngineHarness(tiny_classifier).engine
     engine.reserve(TOKENS, ITEMS)
     assert not engine.packed
     np.testing.assert_allclose(
         engine.compute(TokenBatch.of_ids(TEXTS[:3], 0)).logits,
-        exact.compute(TokenBatch.of_ids(TEXTS[:3], 0)).logits,
+        exact_engine.compute(TokenBatch.of_ids(TEXTS[:3], 0)).logits,
         atol=1e-5,
     )
     assert [log["event"] for log in logs] == ["half_precision_refused"]
@@ -207,43 +209,45 @@ def test_half_precision_that_answers_otherwise_is_refused(
 def test_memory_that_lacks_for_the_largest_batch_is_told_before_ready(
     precision: Literal["auto", "fp32"], tiny_classifier: Path
 ) -> None:
-    made = Made(tiny_classifier, precision)
-    made.streams[1].short_of_memory = True
+    harness = EngineHarness(tiny_classifier, precision)
+    harness.streams[1].short_of_memory = True
     with pytest.raises(OutOfMemory):
-        made.engine.reserve(TOKENS, ITEMS)
+        harness.engine.reserve(TOKENS, ITEMS)
 
 
 def test_memory_that_lacks_for_a_batch_costs_that_batch_alone(tiny_classifier: Path) -> None:
-    made = Made(tiny_classifier)
-    made.engine.reserve(TOKENS, ITEMS)
-    for stream in made.streams:
+    harness = EngineHarness(tiny_classifier)
+    harness.engine.reserve(TOKENS, ITEMS)
+    for stream in harness.streams:
         stream.short_of_memory = True
     # More often than there are lanes.
     for _ in range(5):
         with pytest.raises(OutOfMemory):
-            made.engine.compute(TokenBatch.of_ids(TEXTS[:2], 0))
-    for stream in made.streams:
+            harness.engine.compute(TokenBatch.of_ids(TEXTS[:2], 0))
+    for stream in harness.streams:
         stream.short_of_memory = False
-    assert made.engine.compute(TokenBatch.of_ids(TEXTS[:2], 0)).logits.shape == (2, 3)
+    assert harness.engine.compute(TokenBatch.of_ids(TEXTS[:2], 0)).logits.shape == (2, 3)
 
 
-def test_lanes_compute_at_once_and_each_answers_its_own(packed: CudaEngine) -> None:
+def test_lanes_compute_at_once_and_each_answers_its_own(packed_engine: CudaEngine) -> None:
     expected = {
-        index: packed.compute(TokenBatch.of_ids(TEXTS[index : index + 2], 0)).logits
+        index: packed_engine.compute(TokenBatch.of_ids(TEXTS[index : index + 2], 0)).logits
         for index in range(0, 40, 2)
     }
-    together, found = threading.Barrier(2), dict[int, Any]()
+    together, results = threading.Barrier(2), dict[int, Any]()
 
     def lane(indices: range) -> None:
         for index in indices:
             together.wait(10)
-            found[index] = packed.compute(TokenBatch.of_ids(TEXTS[index : index + 2], 0)).logits
+            results[index] = packed_engine.compute(
+                TokenBatch.of_ids(TEXTS[index : index + 2], 0)
+            ).logits
 
     threads = [threading.Thread(target=lane, args=(range(at, 40, 4),)) for at in (0, 2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found.keys() == expected.keys()
+    assert results.keys() == expected.keys()
     for index, logits in expected.items():
-        np.testing.assert_array_equal(found[index], logits)
+        np.testing.assert_array_equal(results[index], logits)

@@ -60,7 +60,7 @@ TEXTS = [[2, *range(5, 5 + length), 3] for length in (1, 40, 7, 19)]
 CPU = RunnerSettings(device="cpu", threads=1)
 
 
-def saved(config: PretrainedConfig, folder: Path) -> Any:  # noqa: ANN401  transformers has no types
+def save_network(config: PretrainedConfig, folder: Path) -> Any:  # noqa: ANN401  transformers has no types
     with torch.random.fork_rng():
         torch.manual_seed(20261128)
         network: Any = AutoModelForSequenceClassification.from_config(config).eval()
@@ -68,44 +68,47 @@ def saved(config: PretrainedConfig, folder: Path) -> Any:  # noqa: ANN401  trans
     return network
 
 
-def exported(folder: Path, pad_id: int) -> OnnxEngine:
-    made = folder / "made"
-    assert export(TorchEngine(folder, CPU), TokenBatch.of_ids(TEXTS, pad_id), made).name == "onnx"
-    return OnnxEngine(made, CPU)
+def export_to_onnx(folder: Path, pad_id: int) -> OnnxEngine:
+    export_folder = folder / "made"
+    assert (
+        export(TorchEngine(folder, CPU), TokenBatch.of_ids(TEXTS, pad_id), export_folder).name
+        == "onnx"
+    )
+    return OnnxEngine(export_folder, CPU)
 
 
 @torch.inference_mode()
-def pooled(network: Any, pad_id: int) -> Any:  # noqa: ANN401
+def pool_first_token(network: Any, pad_id: int) -> Any:  # noqa: ANN401
     """Return what the family's own head makes of the first token, before its last layer."""
     arrays = TokenBatch.of_ids(TEXTS, pad_id).arrays()
-    output = network.base_model(**{name: torch.from_numpy(each) for name, each in arrays.items()})
+    output = network.base_model(**{name: torch.from_numpy(array) for name, array in arrays.items()})
     first = output.last_hidden_state[:, 0]
     if network.config.model_type == "bert":
-        found = output.pooler_output
+        representation = output.pooler_output
     elif network.config.model_type == "roberta":
-        found = torch.tanh(network.classifier.dense(first))
+        representation = torch.tanh(network.classifier.dense(first))
     else:
-        found = torch.relu(network.pre_classifier(first))
-    return found.numpy()
+        representation = torch.relu(network.pre_classifier(first))
+    return representation.numpy()
 
 
-def embeddings(found: Computed) -> NDArray[np.float32]:
-    assert found.embeddings is not None
-    assert found.embeddings.dtype == np.float32
-    return found.embeddings
+def embeddings(computed: Computed) -> NDArray[np.float32]:
+    assert computed.embeddings is not None
+    assert computed.embeddings.dtype == np.float32
+    return computed.embeddings
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_embedding_is_what_transformers_pools(family: str, tmp_path: Path) -> None:
     pad_id = FAMILIES[family].pad_token_id or 0
-    expected = pooled(saved(FAMILIES[family], tmp_path), pad_id)
+    expected = pool_first_token(save_network(FAMILIES[family], tmp_path), pad_id)
     assert expected.shape == (len(TEXTS), 32)
     assert np.abs(expected[0] - expected[1]).max() > 0.1
 
     by_torch = TorchEngine(tmp_path, CPU).compute(TokenBatch.of_ids(TEXTS, pad_id))
     np.testing.assert_allclose(embeddings(by_torch), expected, atol=1e-5)
     assert by_torch.logits.shape == (len(TEXTS), 5)
-    onnx = exported(tmp_path, pad_id)
+    onnx = export_to_onnx(tmp_path, pad_id)
     for alone in (False, True):
         by_onnx = onnx.compute(TokenBatch.of_ids(TEXTS, pad_id), alone=alone)
         np.testing.assert_allclose(embeddings(by_onnx), expected, atol=1e-4)
@@ -115,8 +118,8 @@ def test_embedding_is_what_transformers_pools(family: str, tmp_path: Path) -> No
 
 
 def test_network_that_scores_every_token_has_none(tmp_path: Path) -> None:
-    saved(DECODER, tmp_path)
-    found = TorchEngine(tmp_path, CPU).compute(TokenBatch.of_ids(TEXTS, 0))
-    assert found.embeddings is None
-    assert found.logits.shape == (len(TEXTS), 5)
-    assert exported(tmp_path, 0).compute(TokenBatch.of_ids(TEXTS, 0)).embeddings is None
+    save_network(DECODER, tmp_path)
+    computed = TorchEngine(tmp_path, CPU).compute(TokenBatch.of_ids(TEXTS, 0))
+    assert computed.embeddings is None
+    assert computed.logits.shape == (len(TEXTS), 5)
+    assert export_to_onnx(tmp_path, 0).compute(TokenBatch.of_ids(TEXTS, 0)).embeddings is None

@@ -13,17 +13,17 @@ from runners.engines import MODEL_FILE, EngineChoice, choose_engine, cuda, open_
 from runners.engines.torch_engine import TorchEngine
 from runners.tasks.text_classification.inspection import inspect
 
-See = Callable[[int], None]
+SetDeviceCount = Callable[[int], None]
 
 
 @pytest.fixture
-def see(monkeypatch: pytest.MonkeyPatch) -> See:
+def set_device_count(monkeypatch: pytest.MonkeyPatch) -> SetDeviceCount:
     """Return what makes torch see so many CUDA devices."""
     return lambda number: monkeypatch.setattr(cuda, "count", lambda: number)
 
 
 @pytest.fixture
-def exported(tmp_path: Path) -> Path:
+def exported_model(tmp_path: Path) -> Path:
     (tmp_path / MODEL_FILE).parent.mkdir()
     (tmp_path / MODEL_FILE).touch()
     return tmp_path
@@ -45,14 +45,19 @@ def exported(tmp_path: Path) -> Path:
     ],
 )
 def test_exported_model(
-    device: str, engine: str, devices: int, expected: tuple[str, str, str], exported: Path, see: See
+    device: str,
+    engine: str,
+    devices: int,
+    expected: tuple[str, str, str],
+    exported_model: Path,
+    set_device_count: SetDeviceCount,
 ) -> None:
-    see(devices)
-    found = choose_engine(
-        exported, RunnerSettings.model_validate({"device": device, "engine": engine})
+    set_device_count(devices)
+    choice = choose_engine(
+        exported_model, RunnerSettings.model_validate({"device": device, "engine": engine})
     )
-    assert (found.engine, found.device) == expected[:2]
-    assert found.reason.startswith(expected[2])
+    assert (choice.engine, choice.device) == expected[:2]
+    assert choice.reason.startswith(expected[2])
 
 
 @pytest.mark.parametrize(
@@ -60,33 +65,33 @@ def test_exported_model(
     [("auto", 0, "cpu"), ("cpu", 1, "cpu"), ("auto", 1, "cuda"), ("cuda", 1, "cuda")],
 )
 def test_model_that_was_not_exported_goes_to_torch(
-    device: str, devices: int, expected: str, tmp_path: Path, see: See
+    device: str, devices: int, expected: str, tmp_path: Path, set_device_count: SetDeviceCount
 ) -> None:
-    see(devices)
-    found = choose_engine(tmp_path, RunnerSettings(device=device))
-    assert (found.engine, found.device) == ("torch", expected)
-    assert ("its card says why" in found.reason) == (expected == "cpu")
+    set_device_count(devices)
+    choice = choose_engine(tmp_path, RunnerSettings(device=device))
+    assert (choice.engine, choice.device) == ("torch", expected)
+    assert ("its card says why" in choice.reason) == (expected == "cpu")
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
 def test_onnx_is_refused_where_the_model_was_not_exported(
-    device: str, tmp_path: Path, see: See
+    device: str, tmp_path: Path, set_device_count: SetDeviceCount
 ) -> None:
-    see(1)
+    set_device_count(1)
     with pytest.raises(InvalidSettings, match=r"registered for torch .* use auto") as caught:
         choose_engine(tmp_path, RunnerSettings(device=device, engine="onnx"))
     assert [detail.field for detail in caught.value.details] == ["runners.engine"]
 
 
-def test_onnx_is_refused_on_cuda(exported: Path, see: See) -> None:
-    see(1)
+def test_onnx_is_refused_on_cuda(exported_model: Path, set_device_count: SetDeviceCount) -> None:
+    set_device_count(1)
     with pytest.raises(InvalidSettings, match=r"CPU only; set runners\.device to cpu") as caught:
-        choose_engine(exported, RunnerSettings(device="cuda", engine="onnx"))
+        choose_engine(exported_model, RunnerSettings(device="cuda", engine="onnx"))
     assert [detail.field for detail in caught.value.details] == ["runners.engine"]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "devices", "seen"),
+    ("device", "devices", "message"),
     [
         ("cuda", 0, "no CUDA device"),
         ("cuda:1", 1, "1 CUDA device"),
@@ -94,21 +99,21 @@ def test_onnx_is_refused_on_cuda(exported: Path, see: See) -> None:
     ],
 )
 def test_cuda_is_refused_where_torch_sees_no_such_device(
-    wanted: str, devices: int, seen: str, exported: Path, see: See
+    device: str, devices: int, message: str, exported_model: Path, set_device_count: SetDeviceCount
 ) -> None:
-    see(devices)
-    with pytest.raises(InvalidSettings, match=f"is {wanted}, but .* {seen}; use cpu") as caught:
-        choose_engine(exported, RunnerSettings(device=wanted))
+    set_device_count(devices)
+    with pytest.raises(InvalidSettings, match=f"is {device}, but .* {message}; use cpu") as caught:
+        choose_engine(exported_model, RunnerSettings(device=device))
     assert [detail.field for detail in caught.value.details] == ["runners.device"]
 
 
 @pytest.mark.parametrize(("device", "engine"), [("cpu", "onnx"), ("cuda", "torch")])
 def test_engine_that_is_not_installed_is_told(
-    device: str, engine: str, exported: Path, monkeypatch: pytest.MonkeyPatch
+    device: str, engine: str, exported_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(engines.PACKAGES, engine, "no_such_package")
     with pytest.raises(InvalidSettings, match="pip install no_such_package"):
-        choose_engine(exported, RunnerSettings(device=device))
+        choose_engine(exported_model, RunnerSettings(device=device))
 
 
 @pytest.mark.parametrize(("name", "lanes"), [("onnx", 3), ("torch", 1)])
@@ -122,8 +127,10 @@ def test_lanes_that_are_told_are_the_engines(
     assert open_engine(tmp_path, settings).lanes == lanes
 
 
-def test_engine_is_opened_on_the_device_that_is_chosen(tiny_classifier: Path, see: See) -> None:
-    see(0)
+def test_engine_is_opened_on_the_device_that_is_chosen(
+    tiny_classifier: Path, set_device_count: SetDeviceCount
+) -> None:
+    set_device_count(0)
     engine = open_engine(tiny_classifier, RunnerSettings())
     assert isinstance(engine, TorchEngine)
     assert engine.device == torch.device("cpu")

@@ -20,7 +20,7 @@ TEXTS = [[2, *range(5, 5 + length), 3] for length in (1, 40, 7, 14, 15, 2, 50)]
 
 
 @pytest.fixture
-def registered(tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def model_folder(tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Register a model whose maximum is over what an exported network computes."""
     task = "runners.tasks.text_classification"
     for module in ("runners.engines.export", f"{task}.inspection", f"{task}.batch_probes"):
@@ -37,22 +37,22 @@ def batch(*indices: int) -> TokenBatch:
     return TokenBatch.of_ids([TEXTS[index] for index in indices], 0)
 
 
-def test_choice_says_what_torch_computes(registered: Path) -> None:
-    choice = choose_engine(registered, CPU)
+def test_choice_says_what_torch_computes(model_folder: Path) -> None:
+    choice = choose_engine(model_folder, CPU)
     assert (choice.engine, choice.max_onnx_tokens) == ("onnx", LIMIT)
     assert f"torch computes texts of over {LIMIT} tokens" in choice.reason
     assert {"onnxruntime", "torch", "transformers"} <= {*choice.packages}
     assert (
-        choose_engine(registered, RunnerSettings(device="cpu", engine="torch")).max_onnx_tokens
+        choose_engine(model_folder, RunnerSettings(device="cpu", engine="torch")).max_onnx_tokens
         is None
     )
 
 
-def test_texts_of_any_lengths_are_answered_as_torch_does_alone(registered: Path) -> None:
-    engine = open_engine(registered, CPU, batch(0, 1))
+def test_texts_of_any_lengths_are_answered_as_torch_does_alone(model_folder: Path) -> None:
+    engine = open_engine(model_folder, CPU, batch(0, 1))
     assert isinstance(engine, LongTextEngine)
     engine.reserve(512, 8)
-    exact = TorchEngine(registered, CPU)
+    exact = TorchEngine(model_folder, CPU)
     alone = [exact.compute(batch(index)) for index in range(len(TEXTS))]
     for indices in ([*range(7)], [1, 6], [0, 2, 3], [6, 0], [4], [1]):
         together = engine.compute(batch(*indices))
@@ -64,8 +64,8 @@ def test_texts_of_any_lengths_are_answered_as_torch_does_alone(registered: Path)
             np.testing.assert_allclose(together.embeddings[row], embeddings[0], atol=1e-4)
 
 
-def test_lanes_share_the_torch_thread(registered: Path) -> None:
-    engine = open_engine(registered, CPU, batch(0))
+def test_lanes_share_the_torch_thread(model_folder: Path) -> None:
+    engine = open_engine(model_folder, CPU, batch(0))
     expected = engine.compute(batch(*range(7))).logits
     with ThreadPoolExecutor(engine.lanes) as lanes:
         answers = lanes.map(lambda _: engine.compute(batch(*range(7))).logits, range(8))

@@ -34,7 +34,7 @@ SHAPE = Shape(tokens=128, texts=8)
 TOLERANCE = 1e-5
 
 
-def made(family: str) -> Any:  # noqa: ANN401  transformers has no types
+def make_network(family: str) -> Any:  # noqa: ANN401  transformers has no types
     with torch.random.fork_rng():
         torch.manual_seed(20261125)
         if family == "bert":
@@ -45,14 +45,14 @@ def made(family: str) -> Any:  # noqa: ANN401  transformers has no types
 
 
 @torch.inference_mode()
-def padded(network: Any, texts: list[list[int]], pad_id: int) -> Any:  # noqa: ANN401
+def compute_padded(network: Any, texts: list[list[int]], pad_id: int) -> Any:  # noqa: ANN401
     arrays = TokenBatch.of_ids(texts, pad_id).arrays()
     inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return network(**inputs).logits.numpy()
 
 
 @torch.inference_mode()
-def packed(network: PackedNetwork, texts: list[list[int]], first: int) -> Any:  # noqa: ANN401
+def compute_packed(network: PackedNetwork, texts: list[list[int]], first: int) -> Any:  # noqa: ANN401
     batch = np.zeros(SHAPE.size, np.int32)
     pack(texts, SHAPE, first, batch)
     return network(torch.from_numpy(batch), SHAPE, 64).numpy()[: len(texts)]
@@ -60,28 +60,30 @@ def packed(network: PackedNetwork, texts: list[list[int]], first: int) -> Any:  
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_alone_padded_and_packed_agree(family: str) -> None:
-    network = made(family)
+    network = make_network(family)
     assert is_packable(network)
-    alone = np.concatenate([padded(network, [text], PAD[family]) for text in TEXTS])
-    together = padded(network, TEXTS, PAD[family])
+    alone = np.concatenate([compute_padded(network, [text], PAD[family]) for text in TEXTS])
+    together = compute_padded(network, TEXTS, PAD[family])
     # Different texts differ, or the rest would prove nothing.
     assert np.abs(alone[0] - alone[1]).max() > 0.1
 
     ours = PackedNetwork(network)
     first = ours.first_position
     np.testing.assert_allclose(together, alone, atol=TOLERANCE)
-    np.testing.assert_allclose(packed(ours, TEXTS, first), alone, atol=TOLERANCE)
-    np.testing.assert_allclose(packed(ours, TEXTS[::-1], first), alone[::-1], atol=TOLERANCE)
-    np.testing.assert_allclose(packed(ours, TEXTS[1:2], first), alone[1:2], atol=TOLERANCE)
+    np.testing.assert_allclose(compute_packed(ours, TEXTS, first), alone, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        compute_packed(ours, TEXTS[::-1], first), alone[::-1], atol=TOLERANCE
+    )
+    np.testing.assert_allclose(compute_packed(ours, TEXTS[1:2], first), alone[1:2], atol=TOLERANCE)
 
 
 def test_positions_that_start_elsewhere_are_seen() -> None:
     """Positions from 0 raise no error, and change RoBERTa's answer."""
-    network = made("roberta")
-    alone = padded(network, TEXTS[:1], 1)
+    network = make_network("roberta")
+    alone = compute_padded(network, TEXTS[:1], 1)
     ours = PackedNetwork(network)
     assert ours.first_position == 2
-    assert np.abs(packed(ours, TEXTS[:1], 0) - alone).max() > 100 * TOLERANCE
+    assert np.abs(compute_packed(ours, TEXTS[:1], 0) - alone).max() > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize(

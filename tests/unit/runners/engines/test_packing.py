@@ -48,9 +48,9 @@ def test_grid_covers_all_that_a_batch_may_be(tokens: int, texts: int) -> None:
 @pytest.mark.parametrize(("tokens", "texts"), [(1, 1), (64, 3), (65, 1), (500, 40), (1000, 64)])
 def test_the_smallest_shape_with_room_is_taken(tokens: int, texts: int) -> None:
     shapes = [*Grid.up_to(1000, 64)]
-    found = Grid.up_to(1000, 64).fit(tokens, texts)
-    roomy = [each for each in shapes if each.tokens >= tokens and each.texts >= texts]
-    assert found == min(roomy, key=lambda each: each.tokens)
+    smallest = Grid.up_to(1000, 64).fit(tokens, texts)
+    roomy = [shape for shape in shapes if shape.tokens >= tokens and shape.texts >= texts]
+    assert smallest == min(roomy, key=lambda shape: shape.tokens)
 
 
 def test_a_batch_wastes_no_more_than_a_third_of_a_shape() -> None:

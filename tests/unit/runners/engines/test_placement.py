@@ -11,7 +11,7 @@ TWO_SLICES = "MIG-1f2e3d,MIG-GPU-8f14e45f/1/0"
 
 
 @pytest.mark.parametrize(
-    ("named", "seen", "expected"),
+    ("variable", "device_count", "expected"),
     [
         (None, 0, []),
         (None, 2, ["0", "1"]),
@@ -29,9 +29,9 @@ TWO_SLICES = "MIG-1f2e3d,MIG-GPU-8f14e45f/1/0"
     ],
 )
 def test_devices_are_those_that_cuda_would_see(
-    named: str | None, seen: int, expected: list[str]
+    variable: str | None, device_count: int, expected: list[str]
 ) -> None:
-    assert visible_devices(named, seen) == expected
+    assert visible_devices(variable, device_count) == expected
 
 
 @pytest.mark.parametrize(
@@ -48,16 +48,16 @@ def test_workers_are_shared_out_in_turn(device: str, names: list[str], expected:
 
 
 @pytest.mark.parametrize(
-    ("device", "names", "seen"),
+    ("device", "names", "message"),
     [
         ("cuda", [], "no CUDA device"),
         ("cuda:1", ["5"], "1 CUDA device"),
         ("cuda:2", ["5", "6"], "2 CUDA devices"),
     ],
 )
-def test_device_that_is_not_there_is_told(device: str, names: list[str], seen: str) -> None:
+def test_device_that_is_not_there_is_told(device: str, names: list[str], message: str) -> None:
     with pytest.raises(
-        InvalidSettings, match=f"is {device}, but torch sees {seen}; use cpu"
+        InvalidSettings, match=f"is {device}, but torch sees {message}; use cpu"
     ) as caught:
         place(device, 0, names)
     assert [detail.field for detail in caught.value.details] == ["runners.device"]
@@ -81,7 +81,7 @@ def test_devices_are_shared_out_where_they_are_wanted(
 
 
 @pytest.mark.parametrize(
-    ("device", "worker", "own", "then"),
+    ("device", "worker", "visible_device", "device_after"),
     [
         # What starts the workers has found nothing, or auto would be cuda.
         ("auto", 0, "MIG-a,MIG-b", "auto"),
@@ -94,11 +94,15 @@ def test_devices_are_shared_out_where_they_are_wanted(
     ],
 )
 def test_a_worker_sees_its_own_device_alone(
-    device: str, worker: int, own: str, then: str, monkeypatch: pytest.MonkeyPatch
+    device: str,
+    worker: int,
+    visible_device: str,
+    device_after: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b")
-    assert take_place(RunnerSettings(device=device), worker).device == then
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == own
+    assert take_place(RunnerSettings(device=device), worker).device == device_after
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible_device
 
 
 def test_without_names_torch_numbers_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:

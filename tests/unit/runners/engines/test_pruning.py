@@ -43,7 +43,7 @@ FAMILIES = {
 Answers = Sequence[NDArray[np.float32]]
 
 
-def parsed(outputs: str, body: str) -> onnx.ModelProto:
+def parse_network(outputs: str, body: str) -> onnx.ModelProto:
     """Return a network of texts x tokens x 4, with weights ``w``."""
     weights = "float[4,4] w = {1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16}"
     head = '<ir_version: 8, opset_import: ["": 17]> network (float[N,T,4] x)'
@@ -54,8 +54,8 @@ def run(model: onnx.ModelProto, **inputs: NDArray[np.generic]) -> Answers:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    found: Answers = session.run(None, inputs)
-    return found
+    answers: Answers = session.run(None, inputs)
+    return answers
 
 
 def operations(model: onnx.ModelProto) -> list[str]:
@@ -71,23 +71,23 @@ def test_classifiers_answer_the_same_and_compute_less(family: str) -> None:
     pad_id = config.pad_token_id or 0
     texts = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [15]]
     model = trace(network, TokenBatch.of_ids(texts[:2], pad_id))
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
+    original = onnx.ModelProto()
+    original.CopyFrom(model)
 
     assert prune(model)
     onnx.checker.check_model(model)
-    assert operations(model).count("Slice") > operations(whole).count("Slice")
+    assert operations(model).count("Slice") > operations(original).count("Slice")
     for batch in (texts, texts[:1], texts[1:]):
         arrays = TokenBatch.of_ids(batch, pad_id).arrays()
-        (found, embedding), expected = (run(each, **arrays) for each in (model, whole))
-        assert found.shape == (len(batch), 5)
+        (logits, embedding), expected = (run(graph, **arrays) for graph in (model, original))
+        assert logits.shape == (len(batch), 5)
         assert embedding.shape == (len(batch), 16)
-        np.testing.assert_allclose(found, expected[0], atol=1e-6)
+        np.testing.assert_allclose(logits, expected[0], atol=1e-6)
         np.testing.assert_allclose(embedding, expected[1], atol=1e-6)
 
 
 def test_what_follows_a_token_by_itself_is_done_for_the_first_alone() -> None:
-    model = parsed(
+    model = parse_network(
         "float[N,4] y",
         """a = MatMul (x, w)
         b = Add (a, x)
@@ -115,7 +115,7 @@ def test_what_follows_a_token_by_itself_is_done_for_the_first_alone() -> None:
     ids=["another token", "all tokens are told", "all tokens are read elsewhere"],
 )
 def test_what_is_needed_whole_is_left_as_it_is(index: int, outputs: str, more: str) -> None:
-    model = parsed(
+    model = parse_network(
         outputs,
         f"""a = MatMul (x, w)
         c = Tanh (a)

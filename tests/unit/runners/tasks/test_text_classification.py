@@ -54,37 +54,37 @@ TEXTS = [" ".join(f"w{(start * word) % 55}" for word in range(start + 1)) for st
 
 
 @pytest.fixture(scope="module", params=["onnx", "torch"])
-def registered(
+def model_folder(
     request: pytest.FixtureRequest, tiny_classifier: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    made = tmp_path_factory.mktemp("made")
-    facts = inspection.inspect(tiny_classifier, made)
+    output = tmp_path_factory.mktemp("made")
+    facts = inspection.inspect(tiny_classifier, output)
     assert facts.engine.name == "onnx"
-    shutil.copytree(tiny_classifier, made, dirs_exist_ok=True)
+    shutil.copytree(tiny_classifier, output, dirs_exist_ok=True)
     if request.param == "torch":
-        (made / MODEL_FILE).unlink()
-    return made
+        (output / MODEL_FILE).unlink()
+    return output
 
 
 @pytest.fixture(scope="module")
-def classifier(registered: Path) -> Classifier:
-    return load(registered, 64, CPU)
+def classifier(model_folder: Path) -> Classifier:
+    return load(model_folder, 64, CPU)
 
 
 @pytest.fixture
-def measured(classifier: Classifier, registered: Path, tmp_path: Path) -> Classifier:
+def distance_classifier(classifier: Classifier, model_folder: Path, tmp_path: Path) -> Classifier:
     """Return the classifier with the first three texts as its reference, a centroid each."""
     embeddings = classifier.model.infer(classifier.processor.prepare(TEXTS[:3])).embeddings
     assert embeddings is not None
-    made = embedding_distance.compute_centroids(embeddings, np.arange(3))
-    return load(registered, 64, CPU, reported(tmp_path, made))
+    centroids = embedding_distance.compute_centroids(embeddings, np.arange(3))
+    return load(model_folder, 64, CPU, write_centroids(tmp_path, centroids))
 
 
-def reported(folder: Path, made: NDArray[np.float32]) -> Path:
+def write_centroids(folder: Path, centroids: NDArray[np.float32]) -> Path:
     """Write centroids as a report's folder holds them, and return the folder."""
     folder.mkdir(exist_ok=True)
     (folder / embedding_distance.CENTROIDS_FILE).write_bytes(
-        embedding_distance.serialize_centroids(made)
+        embedding_distance.serialize_centroids(centroids)
     )
     return folder
 
@@ -96,8 +96,8 @@ def folder(tiny_classifier: Path, tmp_path: Path) -> Path:
 
 
 def inspect(folder: Path) -> ModelFacts:
-    with TemporaryDirectory() as made:
-        return inspection.inspect(folder, Path(made))
+    with TemporaryDirectory() as output:
+        return inspection.inspect(folder, Path(output))
 
 
 def predict(classifier: Classifier, texts: list[str]) -> list[Classification]:
@@ -116,7 +116,7 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def refused(folder: Path) -> tuple[str, str]:
+def assert_rejected(folder: Path) -> tuple[str, str]:
     with pytest.raises(ModelRejected) as caught:
         inspect(folder)
     (detail,) = caught.value.details
@@ -233,59 +233,59 @@ def test_both_engines_compute_the_same(tiny_classifier: Path, tmp_path: Path) ->
     shutil.copytree(tiny_classifier, tmp_path, dirs_exist_ok=True)
     by_onnx = load(tmp_path, 64, CPU)
     by_torch = load(tmp_path, 64, RunnerSettings(device="cpu", threads=1, engine="torch"))
-    for found, expected in zip(predict(by_onnx, TEXTS), predict(by_torch, TEXTS), strict=True):
-        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-        assert (found.index, found.tokens) == (expected.index, expected.tokens)
+    for answer, expected in zip(predict(by_onnx, TEXTS), predict(by_torch, TEXTS), strict=True):
+        np.testing.assert_allclose(answer.scores, expected.scores, atol=1e-4)
+        assert (answer.index, answer.tokens) == (expected.index, expected.tokens)
 
 
 def test_best_label_comes_with_its_probability(classifier: Classifier) -> None:
-    for found in predict(classifier, TEXTS):
-        assert found.index == int(found.scores.argmax())
-        assert found.confidence == pytest.approx(float(found.scores.max()))
+    for answer in predict(classifier, TEXTS):
+        assert answer.index == int(answer.scores.argmax())
+        assert answer.confidence == pytest.approx(float(answer.scores.max()))
 
 
 def test_scores_do_not_depend_on_the_batch(classifier: Classifier) -> None:
     together = predict(classifier, TEXTS)
     assert len(together) == len(TEXTS) == 64
-    for text, found in zip(TEXTS, together, strict=True):
+    for text, answer in zip(TEXTS, together, strict=True):
         (alone,) = predict(classifier, [text])
-        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-4)
-        assert found.tokens == alone.tokens
+        np.testing.assert_allclose(answer.scores, alone.scores, atol=1e-4)
+        assert answer.tokens == alone.tokens
 
 
 def test_scores_differ_between_texts(classifier: Classifier) -> None:
-    scores = np.array([found.scores for found in predict(classifier, TEXTS)])
+    scores = np.array([answer.scores for answer in predict(classifier, TEXTS)])
     assert (scores.std(axis=0) > 0.01).all()
 
 
 def test_order_is_kept(classifier: Classifier) -> None:
     forwards = predict(classifier, TEXTS)
     backwards = predict(classifier, TEXTS[::-1])
-    for found, expected in zip(reversed(backwards), forwards, strict=True):
-        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-        assert found.tokens == expected.tokens
+    for answer, expected in zip(reversed(backwards), forwards, strict=True):
+        np.testing.assert_allclose(answer.scores, expected.scores, atol=1e-4)
+        assert answer.tokens == expected.tokens
 
 
 def test_scores_are_probabilities(classifier: Classifier) -> None:
-    for found in predict(classifier, TEXTS):
-        assert found.scores.shape == (3,)
-        assert found.scores.sum() == pytest.approx(1, abs=1e-5)
-        assert (found.scores >= 0).all()
+    for answer in predict(classifier, TEXTS):
+        assert answer.scores.shape == (3,)
+        assert answer.scores.sum() == pytest.approx(1, abs=1e-5)
+        assert (answer.scores >= 0).all()
 
 
 def test_scores_of_large_logits_are_finite(classifier: Classifier) -> None:
     batch = classifier.processor.prepare(["w1"])
     logits = np.array([[1000, 0, -1000]], dtype=np.float32)
-    (found,) = classifier.processor.finish(batch, Raw(logits, np.zeros(1, np.float32)))
-    np.testing.assert_array_equal(found.scores, [1, 0, 0])
+    (answer,) = classifier.processor.finish(batch, Raw(logits, np.zeros(1, np.float32)))
+    np.testing.assert_array_equal(answer.scores, [1, 0, 0])
 
 
 @pytest.mark.parametrize(("words", "tokens"), [(1, 3), (62, 64), (63, 64), (500, 64)])
 def test_text_is_cut_at_the_maximum_length(words: int, tokens: int, classifier: Classifier) -> None:
     (item,) = classifier.processor.prepare(["w1 " * words])
     assert item.cost == len(item.ids) == tokens
-    (found,) = predict(classifier, ["w1 " * words])
-    assert found.tokens == tokens
+    (answer,) = predict(classifier, ["w1 " * words])
+    assert answer.tokens == tokens
 
 
 def test_what_is_cut_off_has_no_say(classifier: Classifier) -> None:
@@ -299,49 +299,49 @@ def test_warm_up_computes_the_longest_text(classifier: Classifier) -> None:
 
 
 def test_items_and_what_is_computed_pass_between_processes_unchanged(
-    measured: Classifier,
+    distance_classifier: Classifier,
 ) -> None:
-    items = measured.processor.prepare(TEXTS)
+    items = distance_classifier.processor.prepare(TEXTS)
     carried = codec.decode_items(codec.encode_items(items))
     assert [[*item.ids] for item in carried] == [[*item.ids] for item in items]
-    raw = measured.model.infer(carried)
-    np.testing.assert_array_equal(raw.logits, measured.model.infer(items).logits)
-    told = codec.encode_raw(raw)
+    raw = distance_classifier.model.infer(carried)
+    np.testing.assert_array_equal(raw.logits, distance_classifier.model.infer(items).logits)
+    parts = codec.encode_raw(raw)
     # Three labels and a distance; embeddings stay.
-    assert {len(each) for each in told} == {4 * 4}
-    found = codec.decode_raw(told)
-    np.testing.assert_array_equal(found.logits, raw.logits)
-    np.testing.assert_array_equal(found.distances, raw.distances)
-    assert found.embeddings is None
-    assert measured.processor.finish(items, found)[9].distance == raw.distances[9] > 0
+    assert {len(part) for part in parts} == {4 * 4}
+    decoded = codec.decode_raw(parts)
+    np.testing.assert_array_equal(decoded.logits, raw.logits)
+    np.testing.assert_array_equal(decoded.distances, raw.distances)
+    assert decoded.embeddings is None
+    assert distance_classifier.processor.finish(items, decoded)[9].distance == raw.distances[9] > 0
 
 
 def test_answers_without_a_distance_pass_too(classifier: Classifier) -> None:
     items = classifier.processor.prepare(TEXTS[:2])
     raw = codec.decode_raw(codec.encode_raw(classifier.model.infer(items)))
-    assert [each.distance for each in classifier.processor.finish(items, raw)] == [None, None]
+    assert [answer.distance for answer in classifier.processor.finish(items, raw)] == [None, None]
 
 
 def test_distance_is_that_to_the_nearest_centroid(
-    measured: Classifier, classifier: Classifier
+    distance_classifier: Classifier, classifier: Classifier
 ) -> None:
     raw = classifier.model.infer(classifier.processor.prepare(TEXTS))
     assert raw.embeddings is not None
     assert np.isnan(raw.distances).all()
-    found = np.array([each.distance for each in predict(measured, TEXTS)])
+    distances = np.array([answer.distance for answer in predict(distance_classifier, TEXTS)])
     # Those of the first three texts themselves.
-    np.testing.assert_allclose(found[:3], 0, atol=1e-2)
+    np.testing.assert_allclose(distances[:3], 0, atol=1e-2)
     unit = raw.embeddings / np.linalg.norm(raw.embeddings, axis=1, keepdims=True)
     expected = np.linalg.norm(unit[:, None] - unit[None, :3], axis=2).min(axis=1)
-    np.testing.assert_allclose(found, expected, atol=1e-2)
-    assert {each.distance for each in predict(classifier, TEXTS)} == {None}
+    np.testing.assert_allclose(distances, expected, atol=1e-2)
+    assert {answer.distance for answer in predict(classifier, TEXTS)} == {None}
 
 
 def test_report_without_centroids_gives_no_distance(
-    classifier: Classifier, registered: Path, tmp_path: Path
+    classifier: Classifier, model_folder: Path, tmp_path: Path
 ) -> None:
-    served = load(registered, 64, CPU, tmp_path)
-    assert {each.distance for each in predict(served, TEXTS)} == {None}
+    served = load(model_folder, 64, CPU, tmp_path)
+    assert {answer.distance for answer in predict(served, TEXTS)} == {None}
 
 
 def test_version_whose_export_has_no_embedding_is_served_without(
@@ -351,13 +351,13 @@ def test_version_whose_export_has_no_embedding_is_served_without(
     inspection.inspect(tiny_classifier, tmp_path)
     file = tmp_path / MODEL_FILE
     graph = onnx.load(file, load_external_data=False)
-    assert [each.name for each in graph.graph.output] == ["logits", "embedding"]
+    assert [output.name for output in graph.graph.output] == ["logits", "embedding"]
     del graph.graph.output[1]
     onnx.save(graph, file)
-    reference = reported(tmp_path / "report", np.eye(2, 32, dtype=np.float32))
-    for found in predict(load(tmp_path, 64, CPU, reference), TEXTS[:5]):
-        assert found.distance is None
-        assert found.confidence > 0
+    reference = write_centroids(tmp_path / "report", np.eye(2, 32, dtype=np.float32))
+    for answer in predict(load(tmp_path, 64, CPU, reference), TEXTS[:5]):
+        assert answer.distance is None
+        assert answer.confidence > 0
 
 
 def test_bytes_that_are_no_token_ids_are_refused() -> None:
@@ -373,17 +373,17 @@ def test_processor_needs_no_network(tiny_classifier: Path, tmp_path: Path) -> No
 
 def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
     edit_weights(folder, lambda weights: weights["classifier.weight"].fill_(float("nan")))
-    field, reason = refused(folder)
+    field, reason = assert_rejected(folder)
     assert field == "weights"
     assert "not finite in classifier.weight" in reason
 
 
-@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
-def test_truncated_weights_are_refused(kept: float, folder: Path) -> None:
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_truncated_weights_are_refused(share: float, folder: Path) -> None:
     file = folder / "model.safetensors"
     content = file.read_bytes()
-    file.write_bytes(content[: int(len(content) * kept)])
-    field, reason = refused(folder)
+    file.write_bytes(content[: int(len(content) * share)])
+    field, reason = assert_rejected(folder)
     assert field == "model"
     assert "cannot be loaded" in reason
 
@@ -391,7 +391,7 @@ def test_truncated_weights_are_refused(kept: float, folder: Path) -> None:
 @pytest.mark.parametrize("name", ["classifier.weight", "bert.encoder.layer.1.output.dense.weight"])
 def test_missing_weights_are_refused(name: str, folder: Path) -> None:
     edit_weights(folder, lambda weights: weights.pop(name))
-    refused(folder)
+    assert_rejected(folder)
 
 
 def test_tokens_without_an_embedding_are_refused(folder: Path) -> None:
@@ -401,13 +401,13 @@ def test_tokens_without_an_embedding_are_refused(folder: Path) -> None:
 
     edit_weights(folder, cut)
     edit(folder / "config.json", vocab_size=10)
-    refused(folder)
+    assert_rejected(folder)
 
 
 @pytest.mark.parametrize("architectures", [["BertForMaskedLM"], ["BertModel"], [], None])
 def test_other_architecture_is_refused(architectures: list[str] | None, folder: Path) -> None:
     edit(folder / "config.json", architectures=architectures)
-    field, reason = refused(folder)
+    field, reason = assert_rejected(folder)
     assert field == "config.json"
     assert (architectures or ["none"])[0] in reason
 
@@ -433,14 +433,14 @@ def test_classifier_of_another_kind_is_refused(
     changes: dict[str, object], reason: str, folder: Path
 ) -> None:
     edit(folder / "config.json", **changes)
-    field, told = refused(folder)
+    field, message = assert_rejected(folder)
     assert field == "config.json"
-    assert reason in told
+    assert reason in message
 
 
 def test_model_card_of_a_model_of_pairs_is_heeded(folder: Path) -> None:
     (folder / "README.md").write_text("---\npipeline_tag: zero-shot-classification\n---\n# Ours\n")
-    assert "pipeline_tag: zero-shot-classification" in refused(folder)[1]
+    assert "pipeline_tag: zero-shot-classification" in assert_rejected(folder)[1]
 
 
 @pytest.mark.parametrize(
@@ -465,9 +465,9 @@ def test_labels_that_cannot_be_told_apart_are_refused(
     labels: tuple[object, ...], reason: str, folder: Path
 ) -> None:
     edit(folder / "config.json", **relabelled(*labels))
-    field, told = refused(folder)
+    field, message = assert_rejected(folder)
     assert field == "config.json"
-    assert reason in told
+    assert reason in message
 
 
 def test_labels_that_look_like_those_of_pairs_are_taken(folder: Path) -> None:
@@ -517,58 +517,58 @@ def test_half_precision_weights_are_served_in_float32(
 
     edit_weights(folder, convert)
     edit(folder / "config.json", dtype=dtype)
-    facts = inspection.inspect(folder, made := tmp_path / "made")
+    facts = inspection.inspect(folder, output := tmp_path / "made")
     assert facts.engine.name == "onnx"
     assert facts.notes == [f"Weights in {name} were converted to float32, which changes no weight."]
-    shutil.copytree(folder, made, dirs_exist_ok=True)
+    shutil.copytree(folder, output, dirs_exist_ok=True)
     exact = Path(shutil.copytree(tiny_classifier, tmp_path / "exact"))
     edit_weights(exact, lambda weights: weights.update(rounded))
     reference = TorchEngine(exact, CPU)
     for engine in ("onnx", "torch"):
-        served = load(made, 64, RunnerSettings(device="cpu", threads=1, engine=engine))
-        for text, found in zip(TEXTS, predict(served, TEXTS), strict=True):
+        served = load(output, 64, RunnerSettings(device="cpu", threads=1, engine=engine))
+        for text, answer in zip(TEXTS, predict(served, TEXTS), strict=True):
             batch = served.processor.prepare([text])
             expected = reference.compute(TokenBatch.of_ids([batch[0].ids], 0)).logits
-            np.testing.assert_allclose(found.scores, softmax(expected)[0], atol=1e-4)
+            np.testing.assert_allclose(answer.scores, softmax(expected)[0], atol=1e-4)
 
 
 def test_folders_own_tokenizer_serves_where_transformers_rebuilds_another(
     folder: Path, tmp_path: Path
 ) -> None:
-    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    own.normalizer = normalizers.Sequence(
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFKC(), normalizers.Replace("w1", "w2"), normalizers.Lowercase()]
     )
-    own.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     facts = inspection.inspect(folder, tmp_path)
     processor = load_processor(tmp_path, 64)
     texts = ["\uff57\uff13 w1 W4", "w2", "w1 w1"]
     for text, item in zip(texts, processor.prepare(texts), strict=True):
-        assert [*item.ids] == own.encode(text).ids
+        assert [*item.ids] == tokenizer.encode(text).ids
     (note,) = facts.notes
     assert "tokenizer.json, by which texts are served, gives other token ids" in note
 
 
 def test_token_types_of_the_template_are_given_to_the_network(folder: Path, tmp_path: Path) -> None:
-    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    cls, sep = own.token_to_id("[CLS]"), own.token_to_id("[SEP]")
-    own.post_processor = processors.TemplateProcessing(
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    tokenizer.post_processor = processors.TemplateProcessing(
         "[CLS]:1 $A:1 [SEP]:0", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
     )
-    own.save(str(folder / "tokenizer.json"))
-    inspection.inspect(folder, made := tmp_path / "made")
-    shutil.copytree(folder, made, dirs_exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    inspection.inspect(folder, output := tmp_path / "made")
+    shutil.copytree(folder, output, dirs_exist_ok=True)
     network = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     for engine in ("onnx", "torch"):
-        served = load(made, 64, RunnerSettings(device="cpu", threads=1, engine=engine))
-        for text, found in zip(TEXTS, predict(served, TEXTS), strict=True):
+        served = load(output, 64, RunnerSettings(device="cpu", threads=1, engine=engine))
+        for text, answer in zip(TEXTS, predict(served, TEXTS), strict=True):
             (item,) = served.processor.prepare([text])
             with torch.inference_mode():
                 logits = network(
                     input_ids=torch.tensor([[*item.ids]]),
                     token_type_ids=torch.tensor([[*item.types]]),
                 ).logits
-            np.testing.assert_allclose(found.scores, softmax(logits.numpy())[0], atol=1e-4)
+            np.testing.assert_allclose(answer.scores, softmax(logits.numpy())[0], atol=1e-4)
     carried = codec.decode_items(codec.encode_items([item]))
     assert [*carried[0].types] == [*item.types]
 
@@ -606,17 +606,17 @@ def test_network_without_a_padding_id_computes_one_text_at_a_time(tmp_path: Path
 
 def test_texts_are_padded_by_the_id_that_the_network_knows(tmp_path: Path) -> None:
     folder = decoder(tmp_path / "model", pad_token_id=1)
-    assert inspection.inspect(folder, made := tmp_path / "made").notes == []
-    assert TokenizationSettings.read(made).pad_id == 1
+    assert inspection.inspect(folder, output := tmp_path / "made").notes == []
+    assert TokenizationSettings.read(output).pad_id == 1
 
 
 def test_network_that_reads_the_last_token_is_served_exactly(tmp_path: Path) -> None:
     folder = decoder(tmp_path / "model")
-    inspection.inspect(folder, made := tmp_path / "made")
-    shutil.copytree(folder, made, dirs_exist_ok=True)
-    served = load(made, 64, CPU)
-    for text, found in zip(TEXTS, predict(served, TEXTS), strict=True):
-        np.testing.assert_allclose(found.scores, predict(served, [text])[0].scores, atol=1e-4)
+    inspection.inspect(folder, output := tmp_path / "made")
+    shutil.copytree(folder, output, dirs_exist_ok=True)
+    served = load(output, 64, CPU)
+    for text, answer in zip(TEXTS, predict(served, TEXTS), strict=True):
+        np.testing.assert_allclose(answer.scores, predict(served, [text])[0].scores, atol=1e-4)
 
 
 class NeighboursMatter(BertForSequenceClassification):  # type: ignore[misc]
@@ -637,15 +637,15 @@ def test_network_whose_answers_depend_on_padding_computes_one_text_at_a_time(
         return NeighboursMatter.from_pretrained(folder).eval()
 
     monkeypatch.setattr("runners.engines.torch_engine.load_network", load_network)
-    facts = inspection.inspect(folder, made := tmp_path / "made")
+    facts = inspection.inspect(folder, output := tmp_path / "made")
     assert any("one at a time" in note for note in facts.notes)
-    shutil.copytree(folder, made, dirs_exist_ok=True)
+    shutil.copytree(folder, output, dirs_exist_ok=True)
     for engine in ("onnx", "torch"):
-        served = load(made, 64, RunnerSettings(device="cpu", threads=1, engine=engine))
+        served = load(output, 64, RunnerSettings(device="cpu", threads=1, engine=engine))
         assert served.model.batch_items == 1
         together = predict(served, TEXTS)
-        for text, found in zip(TEXTS, together, strict=True):
-            np.testing.assert_allclose(found.scores, predict(served, [text])[0].scores, atol=1e-6)
+        for text, answer in zip(TEXTS, together, strict=True):
+            np.testing.assert_allclose(answer.scores, predict(served, [text])[0].scores, atol=1e-6)
 
 
 class Forgetful(BertForSequenceClassification):  # type: ignore[misc]
@@ -666,7 +666,7 @@ def test_network_that_keeps_a_state_is_refused(
         return Forgetful.from_pretrained(folder).eval()
 
     monkeypatch.setattr("runners.engines.torch_engine.load_network", load_network)
-    field, reason = refused(folder)
+    field, reason = assert_rejected(folder)
     assert field == "model"
     assert "when the same text is asked again" in reason
 
@@ -679,7 +679,7 @@ def edit_tokenizer(folder: Path, part: str, **changes: object) -> None:
 
 def test_tokenizer_that_tokenises_at_random_is_refused(folder: Path) -> None:
     edit_tokenizer(folder, "model", dropout=0.1)
-    field, reason = refused(folder)
+    field, reason = assert_rejected(folder)
     assert field == "tokenizer"
     assert "BPE dropout" in reason
 
@@ -701,7 +701,7 @@ def test_tokenizer_files_that_contradict_each_other_are_refused(
 ) -> None:
     edit_tokenizer(folder, part, **step)
     edit(folder / "tokenizer_config.json", **option)
-    field, reason = refused(folder)
+    field, reason = assert_rejected(folder)
     assert field == "tokenizer"
     (name,) = option
     assert f"has {name}: " in reason
@@ -709,8 +709,11 @@ def test_tokenizer_files_that_contradict_each_other_are_refused(
 
 @pytest.mark.parametrize("max_length", [1, 2])
 def test_maximum_without_room_for_a_text_is_refused(max_length: int, folder: Path) -> None:
-    with TemporaryDirectory() as made, pytest.raises(ModelRejected, match="--max-length 3 or more"):
-        inspection.inspect(folder, Path(made), max_length=max_length)
+    with (
+        TemporaryDirectory() as output,
+        pytest.raises(ModelRejected, match="--max-length 3 or more"),
+    ):
+        inspection.inspect(folder, Path(output), max_length=max_length)
 
 
 def test_network_that_scores_all_texts_the_same_is_refused(folder: Path) -> None:
@@ -730,14 +733,14 @@ def test_maximum_that_takes_no_text_is_refused(stated: int, folder: Path) -> Non
     edit(folder / "tokenizer_config.json", model_max_length=stated)
     with pytest.raises(ModelRejected, match="pass --max-length"):
         inspect(folder)
-    with TemporaryDirectory() as made:
-        assert inspection.inspect(folder, Path(made), max_length=32).max_length == 32
+    with TemporaryDirectory() as output:
+        assert inspection.inspect(folder, Path(output), max_length=32).max_length == 32
 
 
 @pytest.mark.parametrize("requested", [0, 65])
 def test_maximum_that_the_model_does_not_allow_is_refused(requested: int, folder: Path) -> None:
-    with TemporaryDirectory() as made, pytest.raises(ModelRejected, match="up to 64 tokens"):
-        inspection.inspect(folder, Path(made), max_length=requested)
+    with TemporaryDirectory() as output, pytest.raises(ModelRejected, match="up to 64 tokens"):
+        inspection.inspect(folder, Path(output), max_length=requested)
 
 
 def mutations(folder: Path) -> list[tuple[str, str, object]]:
@@ -750,9 +753,9 @@ def mutations(folder: Path) -> list[tuple[str, str, object]]:
     ]
 
 
-def inspected(folder: Path, made: Path) -> ModelFacts | ModelRejected:
+def inspection_outcome(folder: Path, output: Path) -> ModelFacts | ModelRejected:
     try:
-        return inspection.inspect(folder, made)
+        return inspection.inspect(folder, output)
     except ModelRejected as error:
         return error
 
@@ -763,22 +766,22 @@ def test_any_configuration_is_taken_or_refused_with_a_remedy(
     for number, (name, key, value) in enumerate(mutations(tiny_classifier)):
         folder = Path(shutil.copytree(tiny_classifier, tmp_path / f"{number}"))
         edit(folder / name, **{key: value})
-        made = tmp_path / f"made-{number}"
-        outcome = inspected(folder, made)
+        output = tmp_path / f"made-{number}"
+        outcome = inspection_outcome(folder, output)
         if isinstance(outcome, ModelRejected):
             # A reason and a remedy.
             assert ". " in outcome.message, (name, key, value)
             continue
-        shutil.copytree(folder, made, dirs_exist_ok=True)
-        served = load(made, outcome.max_length, CPU)
+        shutil.copytree(folder, output, dirs_exist_ok=True)
+        served = load(output, outcome.max_length, CPU)
         together = predict(served, TEXTS[:8])
-        for text, found in zip(TEXTS, together, strict=False):
-            np.testing.assert_allclose(found.scores, predict(served, [text])[0].scores, atol=1e-4)
+        for text, answer in zip(TEXTS, together, strict=False):
+            np.testing.assert_allclose(answer.scores, predict(served, [text])[0].scores, atol=1e-4)
 
 
 def test_cut_text_says_so(classifier: Classifier) -> None:
-    whole, cut = predict(classifier, ["w1 " * 62, "w1 " * 63])
-    assert (whole.truncated, cut.truncated) == (False, True)
+    complete, cut = predict(classifier, ["w1 " * 62, "w1 " * 63])
+    assert (complete.truncated, cut.truncated) == (False, True)
 
 
 def test_text_that_is_nothing_to_the_model_is_refused(classifier: Classifier) -> None:
@@ -796,20 +799,20 @@ def test_text_that_is_nothing_to_the_model_is_refused(classifier: Classifier) ->
 )
 def test_config_that_makes_no_sense_is_refused(changes: dict[str, object], folder: Path) -> None:
     edit(folder / "config.json", **changes)
-    assert refused(folder)[0] == "config.json"
+    assert assert_rejected(folder)[0] == "config.json"
 
 
 def test_labels_that_the_weights_do_not_have_are_refused(folder: Path) -> None:
     labels = {str(index): str(index) for index in range(5)}
     edit(folder / "config.json", id2label=labels, label2id=labels)
-    field, reason = refused(folder)
+    field, reason = assert_rejected(folder)
     assert field == "weights"
     assert "classifier.bias of shape (3,), and by config.json it is (5,)" in reason
 
 
 def test_tokenizer_without_padding_is_refused(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", pad_token=None)
-    assert refused(folder)[0] == "tokenizer"
+    assert assert_rejected(folder)[0] == "tokenizer"
 
 
 def test_tokenizers_own_maximum_is_kept(folder: Path) -> None:
@@ -853,7 +856,7 @@ def test_maximum_leaves_out_positions_that_no_token_takes(
     BertTokenizerFast(vocab=vocabulary, model_max_length=512).save_pretrained(tmp_path)
     facts = inspect(tmp_path)
     assert facts.max_length == 34 - offset
-    inspection.inspect(tmp_path, made := tmp_path / "made")
-    shutil.copytree(tmp_path, made, dirs_exist_ok=True, ignore=shutil.ignore_patterns("made"))
-    (found,) = predict(load(made, facts.max_length, CPU), ["w1 " * 100])
-    assert found.tokens == 34 - offset
+    inspection.inspect(tmp_path, output := tmp_path / "made")
+    shutil.copytree(tmp_path, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns("made"))
+    (answer,) = predict(load(output, facts.max_length, CPU), ["w1 " * 100])
+    assert answer.tokens == 34 - offset

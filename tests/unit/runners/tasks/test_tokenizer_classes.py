@@ -58,21 +58,21 @@ def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocabular
     logging.set_verbosity(verbosity)
 
 
-def served_ids(folder: Path, made: Path) -> list[list[int]]:
+def served_ids(folder: Path, output: Path) -> list[list[int]]:
     """Return the ids of the probe texts as a server tokenises them."""
     (folder / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     network: Any = _Network()
-    classifier = fit_inputs(network, inspect_tokenizer(folder, made, network, None))
-    classifier.settings.write(made)
+    classifier = fit_inputs(network, inspect_tokenizer(folder, output, network, None))
+    classifier.settings.write(output)
     if classifier.settings.backend == "transformers":
         # A version keeps the files that the Python class reads.
         for file in folder.iterdir():
-            (made / file.name).write_bytes(file.read_bytes())
-    processor = serving.load_processor(made, classifier.max_length)
+            (output / file.name).write_bytes(file.read_bytes())
+    processor = serving.load_processor(output, classifier.max_length)
     return [list(item.ids) for item in processor._tokenizer.encode(list(PROBE_TEXTS))]
 
 
-def own_ids(folder: Path) -> list[list[int]]:
+def tokenizer_json_ids(folder: Path) -> list[list[int]]:
     """Return the ids by the folder's tokenizer.json."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
@@ -88,32 +88,32 @@ def test_texts_are_many_and_different() -> None:
 def test_ids_are_those_of_tokenizer_json(
     name: str, vocabularies: Vocabularies, tmp_path: Path
 ) -> None:
-    folder, made = tmp_path / "model", tmp_path / "made"
+    folder, output = tmp_path / "model", tmp_path / "made"
     vocabularies.save(name, folder)
-    made.mkdir()
-    assert served_ids(folder, made) == own_ids(folder)
+    output.mkdir()
+    assert served_ids(folder, output) == tokenizer_json_ids(folder)
 
 
 @pytest.mark.parametrize("name", list(transformers_4.kinds()))
 def test_ids_are_those_of_transformers_4_57(
     name: str, vocabularies: Vocabularies, tmp_path: Path
 ) -> None:
-    folder, made = tmp_path / "model", tmp_path / "made"
+    folder, output = tmp_path / "model", tmp_path / "made"
     vocabularies.copy_saved(name, folder)
-    made.mkdir()
-    assert served_ids(folder, made) == own_ids(folder) == vocabularies.saved_ids(name)
+    output.mkdir()
+    assert served_ids(folder, output) == tokenizer_json_ids(folder) == vocabularies.saved_ids(name)
 
 
 @pytest.mark.parametrize("name", _PYTHON)
 def test_ids_of_a_python_class_are_its_own(
     name: str, vocabularies: Vocabularies, tmp_path: Path
 ) -> None:
-    folder, made = tmp_path / "model", tmp_path / "made"
+    folder, output = tmp_path / "model", tmp_path / "made"
     vocabularies.save(name, folder)
-    made.mkdir()
-    ids = served_ids(folder, made)
-    own = AutoTokenizer.from_pretrained(folder)
-    assert ids == [own(text, truncation=True)["input_ids"] for text in PROBE_TEXTS]
+    output.mkdir()
+    ids = served_ids(folder, output)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert ids == [tokenizer(text, truncation=True)["input_ids"] for text in PROBE_TEXTS]
 
 
 def test_classes_are_at_least_twenty() -> None:
