@@ -38,11 +38,11 @@ def test_a_small_change_that_lasts_is_sure_over_two_windows() -> None:
     windows = [
         Profile.of(answers(RANDOM, ROWS, distance=RANDOM.normal(0.64, 0.1, ROWS))) for _ in range(2)
     ]
-    alone = compare(REFERENCE, windows[1:], min_effect=0.1)[0]
-    both = compare(REFERENCE, windows, min_effect=0.1)[0]
-    assert (alone.feature, both.feature) == ("distance", "distance")
-    assert both.windows == 2
-    assert both.p_value < alone.p_value / 100
+    one_window = compare(REFERENCE, windows[1:], min_effect=0.1)[0]
+    two_windows = compare(REFERENCE, windows, min_effect=0.1)[0]
+    assert (one_window.feature, two_windows.feature) == ("distance", "distance")
+    assert two_windows.windows == 2
+    assert two_windows.p_value < one_window.p_value / 100
 
 
 def test_a_change_of_the_newest_window_counts_though_the_one_before_was_usual() -> None:
@@ -60,11 +60,11 @@ def test_a_difference_that_is_sure_but_small_is_none() -> None:
 
 
 def test_a_feature_that_only_one_has_is_left_out() -> None:
-    without = {k: v for k, v in answers(RANDOM, ROWS).items() if k != "distance"}
+    columns = {name: values for name, values in answers(RANDOM, ROWS).items() if name != "distance"}
     features = {
-        finding.feature for finding in compare(REFERENCE, [Profile.of(without)], min_effect=0.1)
+        finding.feature for finding in compare(REFERENCE, [Profile.of(columns)], min_effect=0.1)
     }
-    assert features == without.keys()
+    assert features == columns.keys()
 
 
 def test_p_values_are_adjusted_for_all_features() -> None:

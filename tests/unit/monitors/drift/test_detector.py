@@ -130,10 +130,10 @@ def test_a_state_that_could_not_be_kept_leaves_the_old_one(
     setup.window()
     before = setup.state
 
-    def full(*_: object, **__: object) -> None:
+    def raise_disk_full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("monitors.drift.state.replace_file", full)
+    monkeypatch.setattr("monitors.drift.state.replace_file", raise_disk_full)
     setup.put(answers(RANDOM, 500))
     with pytest.raises(OSError, match="No space"):
         setup.close()

@@ -69,8 +69,8 @@ def test_classes_are_those_of_both_most_frequent_first_and_the_rest_together() -
 
 
 def test_what_no_answer_has_is_not_distributed() -> None:
-    nothing = np.full(1000, np.nan)
-    current = Profile.of(answers(RANDOM, 1000, distance=nothing))
+    nan_distances = np.full(1000, np.nan)
+    current = Profile.of(answers(RANDOM, 1000, distance=nan_distances))
     assert distribution(BY_NAME["distance"], current, usual(RANDOM)) is None
     one_sided = distribution_of("distance", usual(RANDOM), current)
     assert one_sided.baseline is None

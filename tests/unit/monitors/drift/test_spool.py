@@ -36,7 +36,7 @@ def test_models_and_arms_are_kept_apart(tmp_path: Path) -> None:
     put(spool, 3, source=Source(INTENT, "canary"))
     put(spool, 4, source=Source(TOPIC, "production"))
     arms = [*spool.sources(INTENT), *spool.sources(TOPIC)]
-    sizes = {source: sum(p.rows for p in spool.parts(source)) for source in arms}
+    sizes = {source: sum(part.rows for part in spool.parts(source)) for source in arms}
     assert sizes == {PRODUCTION: 2, Source(INTENT, "canary"): 1, Source(TOPIC, "production"): 1}
     assert spool.sources("other:1.0.0") == []
 
@@ -125,10 +125,10 @@ def test_a_part_of_other_columns_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_half_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
+    def raise_disk_full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fsync", raise_disk_full)
     spool = Spool(tmp_path)
     with pytest.raises(OSError, match="No space"):
         put(spool, 1)

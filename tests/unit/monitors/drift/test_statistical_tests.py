@@ -64,9 +64,9 @@ def test_a_point_that_holds_much_of_one_sample_is_seen() -> None:
 
 
 def test_what_only_one_has_is_not_compared() -> None:
-    some = of_numbers(np.ones(5))
-    assert numbers_differ(UNKNOWN, some, "x") is None
-    assert numbers_differ(some, UNKNOWN, "x") is None
+    sample = of_numbers(np.ones(5))
+    assert numbers_differ(UNKNOWN, sample, "x") is None
+    assert numbers_differ(sample, UNKNOWN, "x") is None
     assert classes_differ(UNKNOWN, of_classes({"a": 5}), "x") is None
 
 

@@ -38,20 +38,20 @@ def test_shares_below_leave_the_point_itself_out() -> None:
 def test_profiles_of_several_workers_are_merged() -> None:
     first = Profile.of(rows(3, label=np.full(3, "a"), text_length=np.ones(3)))
     second = Profile.of(rows(1, label=np.array(["b"]), text_length=np.array([5.0])))
-    both = first.merged(second)
-    assert (both.count("label"), both.classes("label")) == (4, {"a": 3, "b": 1})
-    assert both.quantiles("text_length", [0, 1]).tolist() == [1, 5]
+    merged_profile = first.merged(second)
+    assert (merged_profile.count("label"), merged_profile.classes("label")) == (4, {"a": 3, "b": 1})
+    assert merged_profile.quantiles("text_length", [0, 1]).tolist() == [1, 5]
     # Neither is changed by it.
     assert (first.count("label"), second.count("label")) == (3, 1)
 
 
 def test_a_missing_distance_is_left_out() -> None:
-    some = Profile.of(rows(2, distance=np.array([0.5, np.nan])))
-    assert (some.count("distance"), some.count("confidence")) == (1, 2)
-    none = Profile.of(rows(1, distance=np.array([np.nan])))
-    assert none.count("distance") == 0
-    assert np.isnan(none.quantiles("distance", [0.5])).all()
-    assert none.merged(some).count("distance") == 1
+    partial_profile = Profile.of(rows(2, distance=np.array([0.5, np.nan])))
+    assert (partial_profile.count("distance"), partial_profile.count("confidence")) == (1, 2)
+    empty_profile = Profile.of(rows(1, distance=np.array([np.nan])))
+    assert empty_profile.count("distance") == 0
+    assert np.isnan(empty_profile.quantiles("distance", [0.5])).all()
+    assert empty_profile.merged(partial_profile).count("distance") == 1
 
 
 def test_counts_of_many_classes_are_exact() -> None:

@@ -84,9 +84,9 @@ def test_few_rows_are_enough_to_be_read(rows: int) -> None:
 def test_calibration_is_the_same_each_time_and_as_it_was_written(
     calibration: Calibration, tmp_path: Path
 ) -> None:
-    again = fit(*draw_answers(np.random.default_rng(1), 2000))
-    (tmp_path / FILE).write_text(again.model_dump_json())
-    assert read(tmp_path) == again == calibration
+    second_fit = fit(*draw_answers(np.random.default_rng(1), 2000))
+    (tmp_path / FILE).write_text(second_fit.model_dump_json())
+    assert read(tmp_path) == second_fit == calibration
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,9 @@ def test_head_is_that_of_the_migrations() -> None:
 def test_processes_that_start_at_once_migrate_once_and_all_that_they_write_is_there(
     url: URL,
 ) -> None:
-    plain = url.render_as_string(hide_password=False)
+    address = url.render_as_string(hide_password=False)
     with ProcessPoolExecutor(3, get_context("spawn")) as pool:
-        list(pool.map(write, [plain] * 3))
+        list(pool.map(write, [address] * 3))
     database = Database(url)
     assert rows_in(database) == 3 * TIMES * ROWS
     assert database_fault(url) is None
@@ -119,10 +119,10 @@ def test_tables_of_a_newer_kaiten_are_used_and_left_alone(database: Database, ur
 
 def test_revision_that_no_kaiten_has_is_reported(database: Database, url: URL) -> None:
     set_revision(database, "0000-of-another")
-    other = Database(url)
+    other_database = Database(url)
     with pytest.raises(StateUnavailable, match=VERSION_TABLE):
-        other.migrate()
-    other.close()
+        other_database.migrate()
+    other_database.close()
 
 
 def test_another_user_of_alembic_and_its_tables_are_left_alone(url: URL) -> None:
@@ -149,11 +149,11 @@ def test_tables_that_are_gone_are_made_again(url: URL) -> None:
     now = 100.0
     database = Database(url, lambda: now)
     assert rows_in(database) == 0
-    other = create_engine(url)
-    with other.begin() as connection:
+    engine = create_engine(url)
+    with engine.begin() as connection:
         METADATA.drop_all(connection)
         connection.execute(text(f"DROP TABLE {VERSION_TABLE}"))
-    other.dispose()
+    engine.dispose()
     with capture_logs() as logs, pytest.raises(DatabaseUnavailable):
         rows_in(database)
     assert [line["event"] for line in logs] == ["database_unavailable"]
@@ -170,15 +170,15 @@ def test_file_that_is_gone_is_made_again(tmp_path: Path, *, recreate: bool) -> N
     for path in tmp_path.iterdir():
         path.unlink()
     if recreate:
-        other = Database(url)
-        other.migrate()
-        other.close()
+        other_database = Database(url)
+        other_database.migrate()
+        other_database.close()
     with database.writing() as connection:
         connection.execute(insert(predictions), [row()])
     database.close()
-    again = Database(url)
-    assert rows_in(again) == 1
-    again.close()
+    reopened_database = Database(url)
+    assert rows_in(reopened_database) == 1
+    reopened_database.close()
     assert (tmp_path / "quality.sqlite").stat().st_mode & 0o777 == 0o600
 
 
@@ -188,8 +188,12 @@ RAISE = "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{}'; END $$"
 @pytest.mark.parametrize("code", ["25006", "25P03", "25P04", "53100"])
 def test_server_that_can_not_now_is_away(postgres: PostgresServer, code: str) -> None:
     database = Database(make_url(postgres.url))
-    with capture_logs() as logs, pytest.raises(DatabaseUnavailable), database.reading() as on:
-        on.execute(text(RAISE.format(code)))
+    with (
+        capture_logs() as logs,
+        pytest.raises(DatabaseUnavailable),
+        database.reading() as connection,
+    ):
+        connection.execute(text(RAISE.format(code)))
     assert code in logs[-1]["fault"]
     with pytest.raises(DatabaseUnavailable):
         rows_in(database)
@@ -199,8 +203,12 @@ def test_server_that_can_not_now_is_away(postgres: PostgresServer, code: str) ->
 @pytest.mark.parametrize("code", ["57014", "40P01", "55P03"])
 def test_try_that_failed_is_no_reason_to_wait(postgres: PostgresServer, code: str) -> None:
     database = Database(make_url(postgres.url))
-    with capture_logs() as logs, pytest.raises(DatabaseUnavailable), database.reading() as on:
-        on.execute(text(RAISE.format(code)))
+    with (
+        capture_logs() as logs,
+        pytest.raises(DatabaseUnavailable),
+        database.reading() as connection,
+    ):
+        connection.execute(text(RAISE.format(code)))
     assert "database_unavailable" not in str(logs)
     database.migrate()
     database.close()
@@ -216,8 +224,8 @@ def test_reading_sees_one_state(database: Database) -> None:
     database.migrate()
     with database.reading() as connection:
         before = connection.scalar(count)
-        with database.writing() as other:
-            other.execute(insert(predictions), [row()])
+        with database.writing() as writer:
+            writer.execute(insert(predictions), [row()])
         assert connection.scalar(count) == before
     assert rows_in(database) == 1
 

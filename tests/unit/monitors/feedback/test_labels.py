@@ -226,7 +226,11 @@ def test_labels_that_wait_are_bounded_by_sender(database: Database, labels: Labe
     # To correct one that waits takes no more room.
     assert labels.take(waiting_labels(97, 1), None, subject="a") == 0
     # Labels of known predictions are always accepted, and joined ones make room.
-    put(database, row(request_id="known"), *(row(request_id="r97", item=n) for n in range(10)))
+    put(
+        database,
+        row(request_id="known"),
+        *(row(request_id="r97", item=number) for number in range(10)),
+    )
     assert labels.take([Label("known", 0, "billing")], None, subject="a") == 1
     assert labels.join_waiting(WAIT_S) == 10
     assert labels.take(waiting_labels(1, 10), None, subject="a") == 0

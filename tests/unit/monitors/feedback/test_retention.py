@@ -89,7 +89,7 @@ def test_what_is_one_too_many_goes_by_count_and_not_by_number(
     assert prune(database, rows=rows) == 2 * (5 - rows)
     assert remaining_items(database) == [0, 1, 2, 3, 4][-rows:]
     request_ids = sorted(key for key, _ in stored_feedback(database))
-    assert request_ids == [f"r{n}" for n in range(5)][-rows:]
+    assert request_ids == [f"r{number}" for number in range(5)][-rows:]
 
 
 def test_labels_that_wait_go_before_any_that_has_found_its_answer(database: Database) -> None:
@@ -99,9 +99,11 @@ def test_labels_that_wait_go_before_any_that_has_found_its_answer(database: Data
         connection.execute(update(feedback).where(early).values(joined=True))
     assert prune(database, rows=700) == 1900
     request_ids = {key for key, _ in stored_feedback(database)}
-    assert request_ids == {f"r{n}" for n in range(2600) if n < 500 or n >= 2400}
+    assert request_ids == {f"r{number}" for number in range(2600) if number < 500 or number >= 2400}
     assert prune(database, rows=400) == 300
-    assert {key for key, _ in stored_feedback(database)} == {f"r{n}" for n in range(100, 500)}
+    assert {key for key, _ in stored_feedback(database)} == {
+        f"r{number}" for number in range(100, 500)
+    }
 
 
 def test_more_than_a_batch_goes_in_several(database: Database) -> None:

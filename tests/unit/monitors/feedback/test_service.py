@@ -57,8 +57,8 @@ async def test_database_that_hangs_is_given_up_before_the_deadline_and_holds_up_
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
     url = make_url(postgres.url)
-    service, other = make_service(url, tmp_path), Database(url)
-    with other.writing() as connection:
+    service, database = make_service(url, tmp_path), Database(url)
+    with database.writing() as connection:
         # Writers of feedback wait for this lock.
         connection.execute(text(f"LOCK TABLE {feedback.name} IN ACCESS EXCLUSIVE MODE"))
         abandoned_call = asyncio.create_task(service.take([HUNG], None, deadline_in()))
@@ -73,11 +73,11 @@ async def test_database_that_hangs_is_given_up_before_the_deadline_and_holds_up_
         await asyncio.wait([abandoned_call])
     # Abandoned labels are not written, although a thread has them in hand before these reads.
     await asyncio.gather(*(service.read(deadline_in()) for _ in range(20)))
-    assert HUNG[:2] not in stored_feedback(other)
+    assert HUNG[:2] not in stored_feedback(database)
     await service.take([HUNG._replace(label="delivery")], None, deadline_in())
-    assert stored_feedback(other)[HUNG[:2]][0] == "delivery"
+    assert stored_feedback(database)[HUNG[:2]][0] == "delivery"
     await asyncio.to_thread(service.close)
-    other.close()
+    database.close()
 
 
 async def test_what_becomes_of_labels_is_counted(

@@ -54,9 +54,9 @@ def test_each_version_and_arm_is_measured_alone(database: Database) -> None:
     has_estimate = [quality.estimate is not None for quality in qualities.values()]
     assert has_estimate == [False, True, True, False]
     assert [quality.report for quality in qualities.values()] == [None, "report", "report", None]
-    other, _, _, bare = (quality.reason for quality in qualities.values())
-    assert "does not serve" in str(other)
-    assert "no calibration; run `kaiten validate`" in str(bare)
+    unserved_reason, _, _, uncalibrated_reason = (quality.reason for quality in qualities.values())
+    assert "does not serve" in str(unserved_reason)
+    assert "no calibration; run `kaiten validate`" in str(uncalibrated_reason)
 
 
 def test_measures_are_of_the_latest_labelled_answers(database: Database) -> None:

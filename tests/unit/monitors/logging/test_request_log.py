@@ -120,8 +120,8 @@ def test_security_events_have_one_shape(output: RunOutput) -> None:
     assert (forbidden["fault"], forbidden["subject"]) == ("lacks predict", ALICE)
     for entry in output.security:
         shape = {"event", "level", "logger", "timestamp", "fault", "route", "request_id"}
-        more = {"subject"} if entry is forbidden else set()
-        assert set(entry) - {"repeated"} == shape | {"client"} | more
+        extra_fields = {"subject"} if entry is forbidden else set()
+        assert set(entry) - {"repeated"} == shape | {"client"} | extra_fields
 
 
 def test_of_an_address_only_its_network_is_kept(output: RunOutput) -> None:
@@ -131,10 +131,10 @@ def test_of_an_address_only_its_network_is_kept(output: RunOutput) -> None:
 
 
 def test_no_line_holds_a_text_a_token_a_secret_or_a_subject(output: RunOutput) -> None:
-    everything = output.all + json.dumps(output.files)
+    texts = output.all + json.dumps(output.files)
     # Every token of this run begins alike, by its header.
     for private in (CANARY, SECRET, "alice", bearer("predict")[:30]):
-        assert private not in everything
+        assert private not in texts
 
 
 def test_addresses_are_kept_where_the_settings_say_so_whatever_the_level(tmp_path: Path) -> None:

@@ -57,15 +57,15 @@ except RuntimeError:
 
 
 def log_entries(level: str) -> list[Json]:
-    finished = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", SCRIPT, level],
         capture_output=True,
         check=True,
         cwd=ROOT,
         env=environment_for({"PYTHONIOENCODING": "utf-8"}),
     )
-    assert finished.stdout == b""
-    return [json.loads(line) for line in finished.stderr.splitlines()]
+    assert process.stdout == b""
+    return [json.loads(line) for line in process.stderr.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def test_a_line_keeps_what_it_was_given(entries: list[Json]) -> None:
 
 
 def test_a_line_within_a_request_has_its_id(entries: list[Json]) -> None:
-    without = [entry["event"] for entry in entries if "request_id" not in entry]
-    assert without == ["outside_a_request"]
+    events = [entry["event"] for entry in entries if "request_id" not in entry]
+    assert events == ["outside_a_request"]
     assert {entry["request_id"] for entry in entries if "request_id" in entry} == {"request-1"}
 
 

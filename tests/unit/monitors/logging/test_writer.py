@@ -41,10 +41,10 @@ class Sink:
 @pytest.fixture
 def drops() -> Iterator[Counter[str]]:
     """Count dropped lines from now on."""
-    counted: Counter[str] = Counter()
-    report_drops_to(lambda target, count: counted.update({target: count}))
-    counted.clear()
-    yield counted
+    counts: Counter[str] = Counter()
+    report_drops_to(lambda target, count: counts.update({target: count}))
+    counts.clear()
+    yield counts
     report_drops_to(lambda target, count: None)
 
 
@@ -132,13 +132,13 @@ def test_waiting_for_a_sink_that_hangs_has_an_end() -> None:
 
 
 def test_drops_from_before_there_are_metrics_are_handed_on() -> None:
-    counted: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     drops = writer._Drops()
     drops.add("console")
     drops.add("console")
-    drops.report_to(lambda target, count: counted.update({target: count}))
+    drops.report_to(lambda target, count: counts.update({target: count}))
     drops.add("console")
-    assert counted == {"console": 3}
+    assert counts == {"console": 3}
 
 
 # Each of these is a process of its own: the standard streams belong to all of it.
@@ -264,8 +264,10 @@ for number in range(50):
 """
     done = run(script)
     events = Counter(json.loads(line)["event"] for line in done.stderr.splitlines())
-    both = (f"{process} {number}" for process in ("parent", "child") for number in range(50))
-    assert events == Counter(both)
+    expected_events = (
+        f"{process} {number}" for process in ("parent", "child") for number in range(50)
+    )
+    assert events == Counter(expected_events)
 
 
 def test_console_that_is_read_again_tells_how_many_lines_are_missing(tmp_path: Path) -> None:
@@ -274,13 +276,13 @@ for number in range(30_000):
     log.info("line %d %s", number, "x" * 200)
 pathlib.Path(sys.argv[1]).write_text("all logged")
 """
-    logged = tmp_path / "logged"
-    os.mkfifo(logged)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
     reading, writing = os.pipe()
-    with run_process(script, str(logged), console=writing) as process:
+    with run_process(script, str(fifo), console=writing) as process:
         os.close(writing)
         # Not a byte is read until all has been logged.
-        assert logged.read_text() == "all logged"
+        assert fifo.read_text() == "all logged"
         with os.fdopen(reading) as console:
             events = [json.loads(line) for line in console]
         assert process.wait(60) == 0

@@ -281,14 +281,14 @@ def workers(directory: Path, *requests: int) -> Iterator[None]:
 
 
 def scrape(directory: Path) -> Samples:
-    finished = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", SCRAPE, str(directory)],
         stdout=subprocess.PIPE,
         check=True,
         cwd=ROOT,
         env=environment_for({"PROMETHEUS_MULTIPROC_DIR": str(directory)}),
     )
-    return Samples(finished.stdout)
+    return Samples(process.stdout)
 
 
 def test_workers_are_summed_and_the_gauges_of_dead_ones_forgotten(tmp_path: Path) -> None:
@@ -327,8 +327,8 @@ def test_quality_is_what_any_worker_has_measured_last(tmp_path: Path) -> None:
         command = [sys.executable, "-c", QUALITY, str(tmp_path), accuracy]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
     command = [sys.executable, "-c", SCRAPE, str(tmp_path)]
-    scraped = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
-    samples = Samples(scraped.stdout)
+    process = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    samples = Samples(process.stdout)
     labels = {"arm": "production", **MODEL}
     assert samples.labels("model_accuracy") == [labels]
     assert samples.value("model_accuracy", **labels) == 0.9
@@ -474,14 +474,14 @@ def test_worker_with_the_id_of_one_that_left_a_torn_file_starts_afresh(tmp_path:
         "file = pathlib.Path(sys.argv[1], f'counter_{os.getpid()}.db')\n"
         "file.write_bytes(b'\\x40\\0\\0\\0' + b'\\xff' * 100)\n"
     )
-    finished = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script + WORKER, str(tmp_path), "4"],
         stdin=subprocess.DEVNULL,
         check=True,
         cwd=ROOT,
         env=environment_for({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}),
     )
-    assert finished.returncode == 0
+    assert process.returncode == 0
     assert scrape(tmp_path).value("model_requests_total") == 4
 
 

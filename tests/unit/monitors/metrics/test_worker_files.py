@@ -89,11 +89,11 @@ def test_torn_file_of_a_dead_worker_is_counted_and_put_aside(kind: str, tmp_path
     with pytest.raises(CorruptFile):
         read_rows(TORN[kind])
     torn: list[str] = []
-    with capture_logs() as logged:
+    with capture_logs() as logs:
         assert counts(tmp_path, torn) == {KEY: 3}
         assert counts(tmp_path, torn) == {KEY: 3}
     assert torn == ["torn"]
-    assert [line["event"] for line in logged] == ["metrics_file_corrupt"]
+    assert [line["event"] for line in logs] == ["metrics_file_corrupt"]
     assert not (tmp_path / f"counter_{DEAD}.db").exists()
     assert (tmp_path / "corrupt.aside").read_bytes() == TORN[kind]
 
