@@ -17,7 +17,9 @@ from lifecycle.store import ModelStore
 def build(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="name:version, or name for the version in production; repeatable."),
+        typer.Option(
+            help="name:version, name@staging, or name for the version in production; repeatable."
+        ),
     ] = None,
     variant: Annotated[Literal["cpu", "cuda"], typer.Option(help="The hardware to run on.")] = (
         "cpu"

@@ -1,7 +1,7 @@
 """`kaiten model`: list, show, compare and sign versions, and read their audit log."""
 
 import json
-from collections.abc import Sequence
+import sys
 from typing import Annotated
 
 import typer
@@ -13,11 +13,12 @@ from rich.table import Column, Table
 from cli.options import JsonOption, ModelTagArgument
 from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.settings.loader import load_settings
-from lifecycle.audit_log import AuditLogEntry
-from lifecycle.card import ModelCard, card_differences
+from lifecycle.audit_log import Action, AuditLogEntry
+from lifecycle.overview import VersionOverview, differences, overview_of
 from lifecycle.store import ModelStore
 
 _DIGEST_CHARS = 12
+_PIPE_WIDTH = 240
 model = typer.Typer(
     help="List, show, compare and sign versions, and read their audit log.", no_args_is_help=True
 )
@@ -29,7 +30,21 @@ def list_models(*, as_json: JsonOption = False) -> None:
 
     Example: kaiten model list
     """
-    _print([stored.card for stored in ModelStore(load_settings().signatures)], as_json=as_json)
+    settings = load_settings()
+    store = ModelStore(settings.signatures)
+    overviews = [*overview_of([*store], store, settings.serving.models)]
+    if as_json:
+        typer.echo(json.dumps([overview.as_json() for overview in overviews]))
+        return
+    names = ("model", "task", "labels", "engine", "stage", "accuracy", "served")
+    table = Table(*(Column(name, no_wrap=True) for name in names), box=SIMPLE, pad_edge=False)
+    for overview in overviews:
+        table.add_row(*_list_row(overview))
+    if overviews:
+        Console(width=_width()).print(table)
+        typer.echo("served: by the next start with these settings (serving.models).")
+    else:
+        typer.echo("No models yet. Create one with `make quickstart`.")
 
 
 @model.command()
@@ -38,19 +53,59 @@ def show(model_tag: ModelTagArgument, *, as_json: JsonOption = False) -> None:
 
     Example: kaiten model show support-intent:1.0.0
     """
-    _print([ModelStore(load_settings().signatures).get(model_tag).card], as_json=as_json)
-
-
-def _print(cards: Sequence[ModelCard], *, as_json: bool) -> None:
+    settings = load_settings()
+    store = ModelStore(settings.signatures)
+    (overview,) = overview_of([store.get(model_tag)], store, settings.serving.models)
     if as_json:
-        typer.echo(json.dumps([card.model_dump(mode="json") for card in cards]))
+        typer.echo(json.dumps(overview.as_json()))
         return
-    unbroken = [Column(name, no_wrap=True) for name in ("model", "task")]
-    table = Table(*unbroken, "labels", "tokens", "registered", box=SIMPLE, pad_edge=False)
-    for card in cards:
-        registered = f"{card.registered_at:%Y-%m-%d}"
-        table.add_row(card.tag, card.task, str(len(card.labels)), str(card.max_length), registered)
-    Console().print(table if cards else "No models yet. Create one with `make quickstart`.")
+    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    for name, value in _show_rows(overview).items():
+        table.add_row(name, escape(value))
+    Console(width=_width()).print(table)
+
+
+def _list_row(overview: VersionOverview) -> tuple[str, ...]:
+    card, report = overview.card, overview.report
+    return (
+        card.tag,
+        card.task,
+        str(len(card.labels)),
+        card.engine.name if card.engine else "-",
+        _stages(overview),
+        f"{report.measures.accuracy:.3f}" if report else "-",
+        "yes" if overview.serves else "no",
+    )
+
+
+def _show_rows(overview: VersionOverview) -> dict[str, str]:
+    card = overview.card
+    figures = overview.report.figures if overview.report else {"verdict": "not validated"}
+    rows = {
+        "model": card.tag,
+        "task": card.task,
+        "labels": ", ".join(card.labels),
+        "longest input": f"{card.max_length} tokens",
+        "architecture": card.architecture,
+        "engine": f"{card.engine.name}: {card.engine.reason}" if card.engine else "-",
+        "registered": f"{card.registered_at:%Y-%m-%d %H:%M} UTC",
+        "stage": _stages(overview),
+        "served": "by the next start with these settings" if overview.serves else "no",
+        "source": card.provenance.source or "-",
+        "licence": card.provenance.licence or "-",
+        "limits": card.provenance.limits or "-",
+        "notes": " ".join(card.notes) or "-",
+    }
+    return rows | {f"validation: {name}": value for name, value in figures.items()}
+
+
+def _stages(overview: VersionOverview) -> str:
+    return ", ".join(stage.value for stage in overview.stages) or "-"
+
+
+def _width() -> int | None:
+    """Return the width of a table: that of the terminal, and room for every column in a pipe."""
+    return None if sys.stdout.isatty() else _PIPE_WIDTH
 
 
 @model.command()
@@ -60,19 +115,21 @@ def diff(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the fields in which the cards of two versions differ.
+    """Compare two versions: the measures of their last validations, and their cards.
 
     Example: kaiten model diff support-intent:1.0.0 support-intent:1.1.0
     """
-    store = ModelStore(load_settings().signatures)
-    differences = card_differences(store.get(left).card, store.get(right).card)
+    settings = load_settings()
+    store = ModelStore(settings.signatures)
+    models = [store.get(left), store.get(right)]
+    rows = differences(*overview_of(models, store, settings.serving.models))
     if as_json:
-        typer.echo(json.dumps(differences))
+        typer.echo(json.dumps(rows))
         return
     table = Table("", left, right, box=SIMPLE, pad_edge=False)
-    for field, values in differences.items():
-        table.add_row(escape(field), *(escape(value or "-") for value in values))
-    Console().print(table)
+    for name, values in rows.items():
+        table.add_row(escape(name), *(escape(value or "-") for value in values))
+    Console(width=_width()).print(table)
 
 
 @model.command(name="audit-log")
@@ -94,13 +151,16 @@ def audit_log(
     table = Table(*columns, box=SIMPLE, pad_edge=False)
     for entry in entries:
         table.add_row(*map(escape, _audit_log_row(entry)))
-    Console().print(table)
+    Console(width=_width()).print(table)
 
 
 def _audit_log_row(entry: AuditLogEntry) -> tuple[str, ...]:
     action = entry.action.value
     if entry.stage is not None:
-        action += f" to {entry.stage.value}"
+        # The version in the next column is the one that is in the stage from then on.
+        rolled_back = entry.action is Action.ROLLED_BACK
+        stage = entry.stage.value
+        action = f"{stage} rolled back to" if rolled_back else f"{action} to {stage}"
     if entry.passed is not None:
         action += ", passed" if entry.passed else ", refused"
     time, digest = f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.digest[:_DIGEST_CHARS]

@@ -51,4 +51,8 @@ def print_entry(entry: AuditLogEntry, name: str, *, as_json: bool) -> None:
         typer.echo(entry.model_dump_json())
         return
     stage = entry.stage.value if entry.stage else ""
-    typer.echo(f"{name}:{entry.version} serves in {stage} from the next start on.")
+    typer.echo(f"{name}:{entry.version} is now the version in {stage}.")
+    typer.echo(
+        "Running servers keep what they have loaded until they are restarted, and a bento keeps "
+        "the versions that it was built with until it is built again."
+    )

@@ -18,7 +18,7 @@ _TOKEN_LIFETIME = timedelta(hours=1)
 def serve(
     port: Annotated[int, typer.Option(help=f"The port on {HOST}.", min=1, max=65535)] = 3000,
     model: Annotated[
-        str | None, typer.Option(help="name:version, instead of serving.models.")
+        str | None, typer.Option(help="name:version or name@staging, instead of serving.models.")
     ] = None,
     client_certificate: Annotated[
         Path | None, typer.Option(help="The client certificate (PEM) to use with tls.client_ca.")

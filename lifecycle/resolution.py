@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kaiten import model_tags
 from kaiten.errors import ModelNotFound, PromotionRefused
+from kaiten.model_tags import ModelReference
 from lifecycle.audit_log import AuditLogEntry, Stage, production_lineage, serving_entry
 from lifecycle.card import REPORTS
 from lifecycle.store import ModelStore, StoredModel
@@ -33,10 +33,10 @@ def effective_baseline(model: StoredModel, chosen: Mapping[str, str]) -> Path | 
 
 
 def resolve_model(reference: str, store: ModelStore, *, in_production: bool) -> ResolvedModel:
-    """Return the version that ``name`` or ``name:version`` stands for, with its files checked.
+    """Return the version that a reference stands for, with its files checked.
 
-    A name stands for the version that serves in production, by the audit log. A model tag that was
-    never promoted may serve only in development.
+    ``name@stage`` stands for the version that is in that stage by the audit log, and a name alone
+    for the one in production. A model tag that was never promoted may serve only in development.
 
     Raises:
         ModelNotFound: There is no such version.
@@ -44,10 +44,11 @@ def resolve_model(reference: str, store: ModelStore, *, in_production: bool) -> 
         PromotionRefused: The version may not serve here.
 
     """
-    name, version = model_tags.split(reference)
-    entries = store.audit_log(name).entries() or _carried_promotions(name, store)
-    if not version:
-        return ResolvedModel(_production_model(name, entries, store), promoted=True)
+    parsed = ModelReference.parse(reference)
+    entries = stage_entries(parsed.name, store)
+    if parsed.stage:
+        model = _model_in_stage(parsed.name, Stage(parsed.stage), entries, store)
+        return ResolvedModel(model, promoted=True)
     model = store.get(reference)
     promoted = _is_promoted(entries, model)
     if in_production and not promoted:
@@ -57,6 +58,11 @@ def resolve_model(reference: str, store: ModelStore, *, in_production: bool) -> 
             f"First: kaiten promote {reference} --to staging --reason REASON.",
         )
     return ResolvedModel(model, promoted)
+
+
+def stage_entries(name: str, store: ModelStore) -> list[AuditLogEntry]:
+    """Return the entries that decide which version of a model is in which stage."""
+    return store.audit_log(name).entries() or _carried_promotions(name, store)
 
 
 def _carried_promotions(name: str, store: ModelStore) -> list[AuditLogEntry]:
@@ -69,18 +75,19 @@ def _carried_promotions(name: str, store: ModelStore) -> list[AuditLogEntry]:
     return sorted(entries, key=lambda entry: entry.number)
 
 
-def _production_model(
-    name: str, entries: Sequence[AuditLogEntry], store: ModelStore
+def _model_in_stage(
+    name: str, stage: Stage, entries: Sequence[AuditLogEntry], store: ModelStore
 ) -> StoredModel:
-    entry = serving_entry(entries, Stage.PRODUCTION)
+    entry = entry_in_stage(entries, stage)
     if entry is None:
         tags = [model.card.tag for model in store if model.card.name == name]
         if not tags:
             raise ModelNotFound(name, [model.card.tag for model in store])
         raise PromotionRefused(
             name,
-            f"none of its versions serves in production (there: {', '.join(tags)})",
-            "Promote a version, or name one as name:version.",
+            f"none of its versions is in {stage.value} (there: {', '.join(tags)})",
+            f"Promote a version (kaiten promote {tags[0]} --to {stage.value} --reason REASON), or "
+            "name one as name:version.",
         )
     model = store.get(f"{name}:{entry.version}")
     if model.digest != entry.card:
@@ -92,13 +99,23 @@ def _production_model(
     return model
 
 
+def entry_in_stage(entries: Sequence[AuditLogEntry], stage: Stage) -> AuditLogEntry | None:
+    """Return the entry of the version that is in a stage, None if there is none.
+
+    A version that production was rolled back from is in no stage until it is staged again.
+    """
+    entry = serving_entry(entries, stage)
+    if entry is None or stage is Stage.PRODUCTION:
+        return entry
+    if entry.card in {served.card for served in production_lineage(entries)}:
+        return entry
+    # A version that was rolled back from was staged before its promotion to production.
+    later_cards = {later.card for later in entries if later.number > entry.number}
+    return None if entry.card in later_cards else entry
+
+
 def _is_promoted(entries: Sequence[AuditLogEntry], model: StoredModel) -> bool:
     """Return whether these very bytes were promoted, and not rolled back from since."""
-    if model.digest in [entry.card for entry in production_lineage(entries)]:
-        return True
-    staged = serving_entry(entries, Stage.STAGING)
-    if staged is None or staged.card != model.digest:
-        return False
-    # A version that was rolled back from was staged before its promotion to production.
-    later_cards = (entry.card for entry in entries if entry.number > staged.number)
-    return model.digest not in later_cards
+    staged = entry_in_stage(entries, Stage.STAGING)
+    cards = {entry.card for entry in production_lineage(entries)}
+    return model.digest in cards or (staged is not None and model.digest == staged.card)

@@ -68,15 +68,7 @@ class ServingSettings(SettingsSection):
     @field_validator("models")
     @classmethod
     def _check_models(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for tag in value:
-            name, colon, version = tag.partition(":")
-            pinned = model_tags.is_name(version) and version != "latest"
-            if not model_tags.is_name(name) or (colon and not pinned):
-                raise ValueError(
-                    f"{tag!r} does not name a version; write name:version, or a name alone for the "
-                    "version in production"
-                )
-        names = [model_tags.split(tag)[0] for tag in value]
+        names = [model_tags.ModelReference.parse(reference).name for reference in value]
         if not names or len(set(names)) < len(names):
             raise ValueError("must name at least one model, and each name once")
         return value

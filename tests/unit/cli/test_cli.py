@@ -165,20 +165,20 @@ def test_models_lists_each_version(tmp_path: Path) -> None:
     rows = [
         line for line in run("model", "list").stdout.splitlines() if "text-classification" in line
     ]
-    cells = [row.split()[:4] for row in rows]
+    cells = [row.split() for row in rows]
     assert cells == [
-        ["a:2.0.0", "text-classification", "3", "128"],
-        ["b:1.0.0", "text-classification", "3", "128"],
+        ["a:2.0.0", "text-classification", "3", "-", "-", "-", "no"],
+        ["b:1.0.0", "text-classification", "3", "-", "-", "-", "no"],
     ]
 
 
 @pytest.mark.usefixtures("model_store")
 def test_models_prints_the_cards_as_json(tmp_path: Path) -> None:
     add("a:2.0.0", tmp_path)
-    cards = json.loads(run("model", "list", "--json").stdout)
-    assert [ModelCard.model_validate(card) for card in cards] == [
-        model.card for model in ModelStore()
-    ]
+    (version,) = json.loads(run("model", "list", "--json").stdout)
+    overview = {name: version.pop(name) for name in ("stages", "serves", "report")}
+    assert overview == {"stages": [], "serves": False, "report": None}
+    assert [ModelCard.model_validate(version)] == [model.card for model in ModelStore()]
 
 
 @pytest.mark.usefixtures("model_store")

@@ -1,6 +1,7 @@
 """validate, promote, rollback, model audit-log and diff on a tiny model; release evidence."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,12 +10,14 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from cli import app
+from kaiten.settings.loader import load_settings
 from kaiten.settings.models import Evidence, RunnerSettings
 from lifecycle.card import Provenance
 from lifecycle.release_evidence import ReleaseRepository, gather_evidence
 from lifecycle.store import ModelStore
 from runners import embedding_distance
 from runners.tasks.text_classification.serving import load
+from server.models import find_models
 from tests.unit.lifecycle.cards import card, stored
 
 TEXTS = [f"w{number} w{number * 7 % 50} w{number * 3 % 40}" for number in range(40)]
@@ -69,7 +72,8 @@ def test_from_a_report_to_production_and_back(registered: str, tmp_path: Path) -
     assert not list((tmp_path / "validation").glob("*.f32"))
     for stage in ("staging", "production"):
         moved = run("promote", registered, "--to", stage, "--reason", "it is better")
-        assert f"tiny:1.0.0 serves in {stage}" in moved.stdout
+        assert f"tiny:1.0.0 is now the version in {stage}." in moved.stdout
+        assert "until they are restarted, and a bento keeps" in moved.stdout
     log = run("model", "audit-log", "tiny")
     assert [word in log.stdout for word in ("registered", "validated, passed", "it is better")]
     assert run("rollback", "tiny", "--reason", "a try").exit_code == 1
@@ -132,6 +136,48 @@ def test_second_version_is_compared_with_production(
         assert run("promote", "tiny:1.0.1", "--to", stage, "--reason", "second").exit_code == 0
     back = run("rollback", "tiny", "--reason", "complaints", "--json")
     assert json.loads(back.stdout)["version"] == "1.0.0"
+    assert "production rolled back to" in run("model", "audit-log", "tiny").stdout
+    newer, older = json.loads(run("model", "list", "--json").stdout)
+    assert (newer["version"], newer["stages"], newer["serves"]) == ("1.0.1", [], False)
+    assert (older["version"], older["stages"]) == ("1.0.0", ["production"])
+    accuracy = report["measures"]["accuracy"]
+    assert older["report"]["measures"]["accuracy"] == pytest.approx(accuracy)
+    line = next(line for line in run("model", "list").stdout.splitlines() if "1.0.0" in line)
+    assert line.split() == [
+        *("tiny:1.0.0", "text-classification", "3", "onnx", "production", f"{accuracy:.3f}", "no")
+    ]
+    shown = run("model", "show", "tiny:1.0.1").stdout
+    assert "billing, delivery, other" in shown
+    assert "validation: verdict" in shown
+
+
+@pytest.mark.usefixtures("lenient")
+def test_stage_in_serving_models_is_served_and_listed_as_served(
+    registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("validate", registered, "--data", data(tmp_path))
+    monkeypatch.setenv("KAITEN_SERVING__MODELS", "tiny@staging")
+    assert json.loads(run("model", "list", "--json").stdout)[0]["serves"] is False
+    run("promote", registered, "--to", "staging", "--reason", "first")
+    assert json.loads(run("model", "list", "--json").stdout)[0]["serves"] is True
+    (served,) = find_models(load_settings())
+    assert served.card.tag == registered
+
+
+@pytest.mark.usefixtures("lenient")
+def test_diff_shows_measures_first_and_no_digest(
+    registered: str, tiny_classifier: Path, tmp_path: Path
+) -> None:
+    named = ["--name", "tiny", "--bump", "auto", "--task", "text-classification"]
+    run("register", str(tiny_classifier), *named)
+    run("validate", registered, "--data", data(tmp_path))
+    rows = json.loads(run("model", "diff", "tiny:1.0.0", "tiny:1.0.1", "--json").stdout)
+    assert [*rows][:3] == ["verdict", "rows", "accuracy"]
+    assert rows["verdict"] == ["passed", None]
+    assert rows["rows"] == ["40", None]
+    assert not any(
+        re.fullmatch("[0-9a-f]{64}", value or "") for row in rows.values() for value in row
+    )
 
 
 def test_report_that_does_not_pass_exits_1(registered: str, tmp_path: Path) -> None:
@@ -199,8 +245,9 @@ def test_diff_shows_what_the_cards_say_differently(model_store: Path, tmp_path: 
     for version in ("1.0.0", "1.0.1"):
         stored(ModelStore(), f"ours:{version}", tmp_path)
     differences = json.loads(run("model", "diff", "ours:1.0.0", "ours:1.0.1", "--json").stdout)
-    assert differences.keys() == {"version", "registered_at", "files.model.safetensors"}
+    assert differences.keys() == {"version", "registered_at", "model.safetensors"}
     assert differences["version"] == ["1.0.0", "1.0.1"]
+    assert differences["model.safetensors"] == ["present", "changed"]
     assert "1.0.1" in run("model", "diff", "ours:1.0.0", "ours:1.0.1").stdout
 
 

@@ -85,6 +85,24 @@ def test_version_that_was_rolled_back_from_does_not_serve_pinned(store: ModelSto
         shutil.rmtree(store.folder.parent / "kaiten", ignore_errors=True)
 
 
+def test_stage_stands_for_the_version_in_it_until_it_is_rolled_back_from(
+    store: ModelStore,
+) -> None:
+    promotions = PromotionGate(store, VersioningSettings())
+    newer = store.get("ours:1.0.1")
+    # It is in staging already; the older one is in production.
+    assert resolve_model("ours@staging", store, in_production=True).model.card.version == "1.0.1"
+    assert resolve_model("ours@production", store, in_production=True).model.card.version == "1.0.0"
+    validated(store, newer, {"against": "1.0.0"})
+    promotions.promote("ours:1.0.1", PromotionRequest(Stage.PRODUCTION, "tester", "for a test", {}))
+    for reference in ("ours", "ours@staging"):
+        resolved = resolve_model(reference, store, in_production=True)
+        assert (resolved.model.card.version, resolved.promoted) == ("1.0.1", True)
+    promotions.rollback("ours", "tester", "for a test")
+    with pytest.raises(PromotionRefused, match="none of its versions is in staging"):
+        resolve_model("ours@staging", store, in_production=True)
+
+
 def test_version_in_production_that_goes_through_staging_again_still_serves(
     store: ModelStore,
 ) -> None:
@@ -101,6 +119,6 @@ def test_name_without_a_version_in_production(model_store: Path, tmp_path: Path)
         resolve_model("ours", store, in_production=False)
     stored(store, "ours:1.0.0", tmp_path)
     with pytest.raises(
-        PromotionRefused, match=r"none of its versions serves .* \(there: ours:1.0.0\)"
+        PromotionRefused, match=r"none of its versions is in production \(there: ours:1.0.0\)"
     ):
         resolve_model("ours", store, in_production=False)

@@ -96,9 +96,13 @@ def test_models_from_commas_and_from_json(
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("a:", "'a:' does not name a version; write name:version, or a name alone"),
+        ("a:", "'a:' does not name a version; write name:version, name@staging, or a name alone"),
         (":1.0.0", "':1.0.0' does not name a version"),
         ("a:latest", "'a:latest' does not name a version"),
+        ("a@", "'a@' does not name a version"),
+        ("a@canary", "'a@canary' does not name a version"),
+        ("a:1.0.0@staging", "'a:1.0.0@staging' does not name a version"),
+        ("a@staging,a:2.0.0", "each name once"),
         ("A", "'A' does not name a version"),
         ("a:1.0.0,a:2.0.0", "each name once"),
         ("[]", "at least one model"),
