@@ -156,8 +156,8 @@ class Broken(Classifier):
     """Answers with scores that are not numbers."""
 
     async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
-        nothing = np.full(len(self.labels), np.nan, dtype=np.float32)
-        return [Answer(nothing, tokens=1) for _ in inputs]
+        scores = np.full(len(self.labels), np.nan, dtype=np.float32)
+        return [Answer(scores, tokens=1) for _ in inputs]
 
 
 class Stuck(Classifier):
@@ -370,11 +370,11 @@ class House:
         content: Content = (
             body if isinstance(body, bytes | AsyncIterator) else json.dumps(body).encode()
         )
-        usual: dict[str, str | bytes] = {
+        defaults: dict[str, str | bytes] = {
             "Content-Type": "application/json",
             "Authorization": bearer("predict"),
         }
-        return await self.ask("POST", path, content, {**usual, **(headers or {})}, client)
+        return await self.ask("POST", path, content, {**defaults, **(headers or {})}, client)
 
 
 def bearer(*scopes: str, secret: str = SECRET, subject: str = "alice") -> str:

@@ -59,9 +59,13 @@ async def test_a_negotiated_request_is_one_for_the_path_of_its_version(
 
 
 @pytest.mark.parametrize("path", [NEGOTIATED, *PREDICTIONS, *DOCUMENTS.values()])
-@pytest.mark.parametrize("sent", ["3", "0", "", "1.0", "V1", "v", "01", "1,2", "latest", b"\xb9"])
-async def test_an_unknown_version_is_refused_with_the_known(path: str, sent: str | bytes) -> None:
-    answer = await House().ask("POST", path, b"{}", {"API-Version": sent})
+@pytest.mark.parametrize(
+    "version", ["3", "0", "", "1.0", "V1", "v", "01", "1,2", "latest", b"\xb9"]
+)
+async def test_an_unknown_version_is_refused_with_the_known(
+    path: str, version: str | bytes
+) -> None:
+    answer = await House().ask("POST", path, b"{}", {"API-Version": version})
     assert refusal(answer) == (400, "unknown_version", "is not supported; use one of 1, 2")
 
 
@@ -183,7 +187,7 @@ async def test_a_version_that_stays_says_nothing(path: str) -> None:
         ),
     ],
 )
-async def test_a_date_alone_is_told_alone(
+async def test_a_date_alone_is_sent_alone(
     lifetime: ApiLifetimeSettings, headers: dict[str, str]
 ) -> None:
     answer = await House(versions=ApiVersionSettings(v2=lifetime)).post(V2, GOOD[V2])

@@ -126,9 +126,9 @@ async def test_what_is_invalid_is_named_and_not_quoted(
 ) -> None:
     house = House()
     answer = await house.post(path, body)
-    status, code, named = refusal_of(answer)
+    status, code, answer_fields = refusal_of(answer)
     assert (status, code) == (422, "invalid_input")
-    assert sorted(named) == sorted(fields)
+    assert sorted(answer_fields) == sorted(fields)
     assert CANARY not in answer.text
     assert house.events.emitted == []
     await assert_answers(house, path)
@@ -193,33 +193,33 @@ async def test_json_is_taken_however_it_is_written(path: str, content_type: str)
 
 @pytest.mark.parametrize("path", PREDICTIONS)
 async def test_a_body_that_declares_too_much_is_not_read(path: str) -> None:
-    read: list[bytes] = []
+    reads: list[bytes] = []
 
     async def body() -> AsyncIterator[bytes]:
-        read.append(b"{}")
+        reads.append(b"{}")
         yield b"{}"
 
     house = House()
     declared = {"Content-Length": str(LIMITS.max_body_bytes + 1)}
     answer = await house.post(path, body(), declared)
     assert refusal_of(answer) == (413, "body_too_large", ["body"])
-    assert read == []
+    assert reads == []
     await assert_answers(house, path)
 
 
 @pytest.mark.parametrize("path", PREDICTIONS)
 async def test_a_body_that_comes_in_chunks_is_read_to_the_limit(path: str) -> None:
-    read: list[int] = []
+    sizes: list[int] = []
 
     async def body() -> AsyncIterator[bytes]:
         while True:
-            read.append(LIMITS.max_body_bytes // 4)
-            yield b" " * read[-1]
+            sizes.append(LIMITS.max_body_bytes // 4)
+            yield b" " * sizes[-1]
 
     house = House()
     answer = await house.post(path, body())
     assert refusal_of(answer) == (413, "body_too_large", ["body"])
-    assert sum(read) <= LIMITS.max_body_bytes * 5 / 4
+    assert sum(sizes) <= LIMITS.max_body_bytes * 5 / 4
     await assert_answers(house, path)
 
 

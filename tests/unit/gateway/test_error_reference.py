@@ -56,7 +56,7 @@ def test_a_row_is_written_in_full_sentences(row: Row) -> None:
 
 
 @pytest.mark.parametrize("error", STATUS_AND_CODE, ids=lambda error: error.__name__)
-def test_the_headers_that_are_told_are_those_that_are_sent(
+def test_documented_headers_are_those_that_are_sent(
     error: type[errors.KaitenError],
 ) -> None:
     bind(RequestContext("id"))

@@ -44,7 +44,7 @@ def leaves(error: type[KaitenError]) -> list[type[KaitenError]]:
     return [leaf for child in children for leaf in leaves(child)] or [error]
 
 
-def raising(error: Exception) -> ASGIApp:
+def app_raising(error: Exception) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise error
 
@@ -137,7 +137,7 @@ async def test_what_nobody_expected_is_a_500_that_tells_nothing(
 
 @pytest.mark.parametrize("fault", [errno.EMFILE, errno.ENFILE])
 async def test_too_few_descriptors_are_a_503_that_tells_when_to_come_again(fault: int) -> None:
-    house = House(inner=raising(OSError(fault, os.strerror(fault))))
+    house = House(inner=app_raising(OSError(fault, os.strerror(fault))))
     answer = await house.post(V1, GOOD[V1])
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "out_of_descriptors"
@@ -224,29 +224,35 @@ async def test_an_error_behind_a_foreign_failure_is_a_500(status: int) -> None:
 APPS = {
     "good": PlainTextResponse("good"),
     "foreign failure": PlainTextResponse("bad", 400),
-    "our failure": raising(NotReady()),
-    "unexpected": raising(RuntimeError()),
+    "our failure": app_raising(NotReady()),
+    "unexpected": app_raising(RuntimeError()),
 }
 
 
 @pytest.mark.parametrize("inner", APPS.values(), ids=APPS)
-@pytest.mark.parametrize("sent", ["a", "A-b_c.9", "x" * 64, "0b5c4f0e-7d3a-4f6e-9d51-000000000000"])
-async def test_a_plain_request_id_is_answered_with(inner: ASGIApp, sent: str) -> None:
-    answer = await House(inner=inner).ask("GET", "/schema.json", headers={"X-Request-ID": sent})
-    assert answer.headers.get_list("X-Request-ID") == [sent]
+@pytest.mark.parametrize(
+    "request_id", ["a", "A-b_c.9", "x" * 64, "0b5c4f0e-7d3a-4f6e-9d51-000000000000"]
+)
+async def test_a_plain_request_id_is_answered_with(inner: ASGIApp, request_id: str) -> None:
+    answer = await House(inner=inner).ask(
+        "GET", "/schema.json", headers={"X-Request-ID": request_id}
+    )
+    assert answer.headers.get_list("X-Request-ID") == [request_id]
 
 
 @pytest.mark.parametrize("inner", APPS.values(), ids=APPS)
 @pytest.mark.parametrize(
-    "sent",
+    "request_id",
     ["", "x" * 65, "a b", "a\n", "a\r\nSet-Cookie: a=b", "a\x00", "ü", "٣", '"a"', "{a}", "a/b"],
 )
-async def test_another_request_id_is_replaced(inner: ASGIApp, sent: str) -> None:
-    answer = await House(inner=inner).ask("GET", "/schema.json", headers={"X-Request-ID": sent})
-    (request_id,) = answer.headers.get_list("X-Request-ID")
-    assert request_id != sent
-    assert len(request_id) == 32
-    assert request_id.isalnum()
+async def test_another_request_id_is_replaced(inner: ASGIApp, request_id: str) -> None:
+    answer = await House(inner=inner).ask(
+        "GET", "/schema.json", headers={"X-Request-ID": request_id}
+    )
+    (new_id,) = answer.headers.get_list("X-Request-ID")
+    assert new_id != request_id
+    assert len(new_id) == 32
+    assert new_id.isalnum()
 
 
 async def test_each_request_gets_an_id_of_its_own() -> None:
@@ -278,7 +284,7 @@ async def test_a_time_limit_that_is_no_number_is_refused(time_limit: str | bytes
     assert (answer.status_code, fields_of(answer)) == (422, ["X-Request-Timeout-Ms"])
 
 
-async def test_the_runner_is_told_the_requests_deadline() -> None:
+async def test_the_runner_gets_the_requests_deadline() -> None:
     class DeadlineRecorder(Classifier):
         async def predict(self, inputs: Sequence[str], deadline: float) -> list[Answer]:
             self.remaining_s = deadline - time.monotonic()

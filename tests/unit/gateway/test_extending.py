@@ -64,10 +64,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     subprocess.run(["git", "apply", "-"], cwd=copy, input=diff, text=True, check=True)
     # The copy's modules, whatever is installed.
     code = f"import sys; sys.path.insert(0, {str(copy)!r})\n{SCRIPT}"
-    finished = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], cwd=copy, capture_output=True, text=True, check=True
     )
-    edge_answers: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    edge_answers: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return edge_answers
 
 

@@ -100,9 +100,9 @@ async def test_another_body_is_refused(body: dict[str, Any]) -> None:
 
 async def test_more_labels_than_inputs_are_refused() -> None:
     house = House()
-    most = [GOOD] * LIMITS.max_inputs
-    assert (await house.post(FEEDBACK, {"feedback": most}, SENDER)).status_code == 200
-    answer = await house.post(FEEDBACK, {"feedback": [*most, GOOD]}, SENDER)
+    labels = [GOOD] * LIMITS.max_inputs
+    assert (await house.post(FEEDBACK, {"feedback": labels}, SENDER)).status_code == 200
+    answer = await house.post(FEEDBACK, {"feedback": [*labels, GOOD]}, SENDER)
     assert (answer.status_code, fields_of(answer)) == (422, ["feedback"])
 
 
@@ -114,14 +114,14 @@ async def test_more_labels_than_inputs_are_refused() -> None:
         (DatabaseUnavailable(2), 503, "database_unavailable"),
     ],
 )
-async def test_what_the_desk_refuses_is_told(error: Exception, status: int, code: str) -> None:
+async def test_what_the_desk_refuses_is_answered(error: Exception, status: int, code: str) -> None:
     house = House(desk=Desk(error=error))
     answer = await house.post(FEEDBACK, {"feedback": [GOOD]}, SENDER)
     assert (answer.status_code, error_of(answer)["code"]) == (status, code)
     assert answer.headers.get("Retry-After") == ("2" if status == 503 else None)
 
 
-async def test_quality_is_told_to_operators() -> None:
+async def test_quality_is_reported_to_operators() -> None:
     house = House(desk=Desk(qualities=QUALITIES))
     answer = await house.ask("GET", "/ops/quality", headers=OPERATOR)
     first, second = answer.json()["models"]
@@ -153,8 +153,8 @@ async def test_quality_is_told_to_operators() -> None:
     assert (second["report"], second["reason"]) == (None, "there is none")
     assert second["accuracy"] is second["estimate"] is second["first_at"] is None
     for headers in ({}, SENDER):
-        refused = await house.ask("GET", "/ops/quality", headers=headers)
-        assert refused.status_code == (403 if headers else 401)
+        refusal = await house.ask("GET", "/ops/quality", headers=headers)
+        assert refusal.status_code == (403 if headers else 401)
 
 
 async def test_what_is_not_kept_has_no_routes() -> None:

@@ -130,9 +130,9 @@ def test_largest_valid_body_has_room(max_inputs: int) -> None:
 def test_hostile_body_is_refused_before_most_of_it_is_parsed(
     model: type[Body], content: bytes, parse_sizes: list[int]
 ) -> None:
-    with pytest.raises((MalformedBody, InvalidInput)) as refused:
+    with pytest.raises((MalformedBody, InvalidInput)) as refusal:
         parse(content, model, LIMITS)
-    assert 1 <= len(refused.value.details) <= 20
+    assert 1 <= len(refusal.value.details) <= 20
     assert all(size < 3000 for size in parse_sizes)
 
 
@@ -150,9 +150,9 @@ def test_hostile_body_is_refused_before_most_of_it_is_parsed(
 def test_refusal_of_a_hostile_body_names_its_fields(
     content: bytes, model: type[Body], fields: set[str]
 ) -> None:
-    with pytest.raises(InvalidInput) as refused:
+    with pytest.raises(InvalidInput) as refusal:
         parse(content, model, LIMITS)
-    assert {detail.field for detail in refused.value.details} == fields
+    assert {detail.field for detail in refusal.value.details} == fields
 
 
 def test_few_repeated_keys_are_taken_as_json_takes_them() -> None:

@@ -28,7 +28,7 @@ def labels_of(prediction: Json) -> list[str]:
     return [candidate["label"] for candidate in prediction["top_k"]]
 
 
-async def test_v1_tells_the_most_probable_label() -> None:
+async def test_v1_returns_the_most_probable_label() -> None:
     answer = await House().post(V1, {"text": "delivery delivery delivery account"})
     body = answer.json()
     assert answer.status_code == 200
@@ -44,7 +44,7 @@ async def test_v1_tells_the_most_probable_label() -> None:
 
 
 @pytest.mark.parametrize("path", MANY)
-async def test_v2_tells_a_prediction_for_each_text(path: str) -> None:
+async def test_v2_returns_a_prediction_for_each_text(path: str) -> None:
     answer = await House().post(path, {"inputs": ["account account"], "top_k": 2})
     body = answer.json()
     assert answer.status_code == 200
@@ -66,7 +66,7 @@ async def test_v2_tells_a_prediction_for_each_text(path: str) -> None:
     }
 
 
-async def test_text_over_the_maximum_length_is_told_of_and_counted() -> None:
+async def test_text_over_the_maximum_length_is_flagged_and_counted() -> None:
     house = House()
     # The classifier of the house reads so many words.
     long = "account " * (MAX_WORDS + 1)

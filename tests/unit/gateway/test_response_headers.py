@@ -80,15 +80,15 @@ async def test_the_page_runs_the_scripts_that_are_in_it_and_no_other(path: str) 
     assert not re.search(r"<[^>]+ (style|on\w+)=", answer.text)
 
 
-@pytest.mark.parametrize(("tls", "sent"), [(None, None), ("cert.pem", "max-age=31536000")])
+@pytest.mark.parametrize(("tls", "hsts"), [(None, None), ("cert.pem", "max-age=31536000")])
 async def test_browsers_are_held_to_tls_only_where_it_is_on(
-    tls: str | None, sent: str | None
+    tls: str | None, hsts: str | None
 ) -> None:
     file = Path(tls) if tls else None
     house = House(tls=TlsSettings(certificate=file, private_key=file))
     for path in ("/health", "/docs", "/elsewhere"):
         answer = await house.ask("GET", path)
-        assert answer.headers.get("Strict-Transport-Security") == sent
+        assert answer.headers.get("Strict-Transport-Security") == hsts
 
 
 async def test_the_server_is_not_named() -> None:

@@ -12,14 +12,14 @@ async def _never() -> Message:
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 200_000])
 async def test_answer_is_sent_whole_with_its_length(size: int) -> None:
-    sent: list[Message] = []
+    messages: list[Message] = []
 
     async def send(message: Message) -> None:
-        sent.append(message)
+        messages.append(message)
 
     content = bytes(number % 251 for number in range(size))
     await JsonResponse(content)({"type": "http"}, _never, send)
-    start, *bodies = sent
+    start, *bodies = messages
     assert start["status"] == 200
     assert dict(start["headers"])[b"content-length"] == str(size).encode()
     assert dict(start["headers"])[b"content-type"] == b"application/json"

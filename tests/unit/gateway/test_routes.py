@@ -68,10 +68,10 @@ def statuses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
         "KAITEN_GATEWAY__METRICS": "token",
     }
     command = [sys.executable, "-c", SCRIPT]
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
     )
-    path_statuses: dict[str, int] = json.loads(done.stdout)
+    path_statuses: dict[str, int] = json.loads(process.stdout)
     return path_statuses
 
 

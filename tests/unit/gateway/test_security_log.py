@@ -77,7 +77,7 @@ async def test_every_rejected_token_is_told_with_its_fault(
         (BENTO, "predict:topic", "lacks predict:intent"),
     ],
 )
-async def test_a_missing_scope_is_told_wherever_it_was_missed(
+async def test_a_missing_scope_is_logged_wherever_it_was_missed(
     logs: list[EventDict], path: str, scope: str, lacks: str
 ) -> None:
     await House().post(path, GOOD[path], {"Authorization": bearer(scope)})
@@ -85,7 +85,7 @@ async def test_a_missing_scope_is_told_wherever_it_was_missed(
     assert (line["event"], line["fault"], line["route"]) == ("forbidden", lacks, path)
 
 
-async def test_a_caller_from_elsewhere_is_told_of(logs: list[EventDict]) -> None:
+async def test_a_caller_from_elsewhere_is_logged(logs: list[EventDict]) -> None:
     secret = SigningSecret(SECRET, development=True)
     await House(secret=secret).post(V1, GOOD[V1], client="203.0.113.9")
     (line,) = events(logs)
@@ -93,12 +93,12 @@ async def test_a_caller_from_elsewhere_is_told_of(logs: list[EventDict]) -> None
 
 
 @pytest.mark.parametrize("authorization", ["", "Basic YWxpY2U6cHc=", bearer("predict")])
-async def test_what_is_no_attack_is_not_told(logs: list[EventDict], authorization: str) -> None:
+async def test_what_is_no_attack_is_not_logged(logs: list[EventDict], authorization: str) -> None:
     await House().post(V1, GOOD[V1], {"Authorization": authorization})
     assert events(logs) == []
 
 
-def test_an_act_outside_a_request_is_told_as_well(logs: list[EventDict]) -> None:
+def test_an_act_outside_a_request_is_logged_as_well(logs: list[EventDict]) -> None:
     for _ in range(3 * PER_SOURCE):
         log_operator_action("key_created", key="7f3a")
     assert len(logs) == 3 * PER_SOURCE
@@ -131,9 +131,9 @@ class Flood:
         context.client, context.route = client, V1
         if subject is not None:
             context.principal = Principal(subject, frozenset())
-        contextvars.Context().run(self._tell, context, event, fault)
+        contextvars.Context().run(self._log_event, context, event, fault)
 
-    def _tell(self, context: RequestContext, event: str, fault: str) -> None:
+    def _log_event(self, context: RequestContext, event: str, fault: str) -> None:
         bind(context)
         self.log.log_event(event, fault)
 
@@ -193,12 +193,12 @@ def test_faults_without_end_are_bounded_and_counted(logs: list[EventDict]) -> No
     for number in range(5000):
         flood.refuse("203.0.113.9", fault=f"fault {number}")
     flood.next_period()
-    most = (MAX_SOURCES + MAX_FAULTS + 1) * (PER_SOURCE + 1)
-    assert len(logs) <= most
+    max_lines = (MAX_SOURCES + MAX_FAULTS + 1) * (PER_SOURCE + 1)
+    assert len(logs) <= max_lines
     assert event_count(logs) == 5000
 
 
-def test_callers_with_a_name_are_told_apart_behind_one_address(logs: list[EventDict]) -> None:
+def test_callers_with_a_name_are_distinguished_behind_one_address(logs: list[EventDict]) -> None:
     flood = Flood()
     for _ in range(100):
         flood.refuse("203.0.113.9", "rate_limited", "", "loud")

@@ -36,7 +36,7 @@ def encoded(content: bytes) -> bytes:
     return base64.urlsafe_b64encode(content).rstrip(b"=")
 
 
-def signed(header: Json, payload: Json, secret: str) -> bytes:
+def sign(header: Json, payload: Json, secret: str) -> bytes:
     words = b".".join(encoded(json.dumps(part).encode()) for part in (header, payload))
     return words + b"." + encoded(hmac.digest(secret.encode(), words, hashlib.sha256))
 
@@ -67,16 +67,16 @@ async def test_any_segments_are_refused(parts: list[bytes]) -> None:
 
 @EXAMPLES
 @given(headers, claims)
-async def test_anything_signed_by_another_is_refused(header: Json, changed: Json) -> None:
-    token = signed({"alg": "HS256"} | header, USUAL | changed, "fedcba9876543210" * 4)
+async def test_anything_signed_by_another_is_refused(header: Json, changes: Json) -> None:
+    token = sign({"alg": "HS256"} | header, USUAL | changes, "fedcba9876543210" * 4)
     assert await is_refused(b"Bearer " + token)
 
 
 @EXAMPLES
 @given(headers, claims)
 async def test_odd_words_under_a_good_signature_end_in_an_answer(
-    header: Json, changed: Json
+    header: Json, changes: Json
 ) -> None:
-    token = signed({"alg": "HS256"} | header, USUAL | changed, SECRET)
+    token = sign({"alg": "HS256"} | header, USUAL | changes, SECRET)
     answer = await House().post(V1, GOOD[V1], {"Authorization": b"Bearer " + token})
     assert answer.status_code in {200, 401, 403}

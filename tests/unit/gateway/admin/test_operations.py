@@ -10,7 +10,7 @@ NOTHING = dict.fromkeys(
 )
 
 
-async def test_each_route_of_a_model_is_told_in_milliseconds() -> None:
+async def test_each_route_of_a_model_is_reported_in_milliseconds() -> None:
     house = House()
     times = house.times
     for milliseconds in range(1, 101):
@@ -31,7 +31,7 @@ async def test_each_route_of_a_model_is_told_in_milliseconds() -> None:
 
 @pytest.mark.parametrize("route", [STATS, DRIFT])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_operators_are_told_and_nobody_else(method: str, route: str) -> None:
+async def test_only_operators_are_answered(method: str, route: str) -> None:
     house = House()
     assert (await house.ask(method, route)).status_code == 401
     refusal = await house.ask(method, route, headers={"Authorization": bearer("predict")})

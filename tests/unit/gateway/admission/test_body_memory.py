@@ -42,10 +42,10 @@ def test_subject_alone_may_hold_half_of_all_but_room_for_a_largest_body() -> Non
 
 def test_subjects_that_hold_all_that_they_may_leave_room_for_a_largest_body() -> None:
     bodies, watch = memory()
-    held = [_fill_share(bodies, subject) for subject in "abcde"]
+    sizes = [_fill_share(bodies, subject) for subject in "abcde"]
     # Half, by turns, and never less than one body.
-    assert held == [550, 275, 137, LARGEST, LARGEST]
-    assert watch.body_sizes[-1] == sum(held)
+    assert sizes == [550, 275, 137, LARGEST, LARGEST]
+    assert watch.body_sizes[-1] == sum(sizes)
 
 
 def test_newcomer_sends_a_largest_body_in_parts_beside_those_that_hold_more() -> None:
@@ -92,7 +92,9 @@ def test_never_over_the_limit_and_all_of_it_is_given_back(growths: list[tuple[st
     assert not watch.body_sizes or watch.body_sizes[-1] == 0
 
 
-async def _pending(house: House, path: str, body: bytes, **headers: str) -> "asyncio.Task[object]":
+async def _start_endless_request(
+    house: House, path: str, body: bytes, **headers: str
+) -> "asyncio.Task[object]":
     """Send a body that never ends."""
 
     next_read = asyncio.Event()
@@ -115,26 +117,26 @@ async def _end(task: "asyncio.Task[object]") -> None:
 
 @pytest.mark.parametrize("path", [*PREDICTIONS, FEEDBACK])
 async def test_body_beyond_the_memory_is_refused_unread(path: str) -> None:
-    read: list[int] = []
+    reads: list[int] = []
 
     async def body() -> AsyncIterator[bytes]:
-        read.append(1)
+        reads.append(1)
         yield b"{}"
 
     house = House(gateway=SMALL)
     allowed = {"Authorization": bearer("predict", "feedback")}
-    held = await _pending(house, V1, b"{", **{"Content-Length": "900"})
+    pending_request = await _start_endless_request(house, V1, b"{", **{"Content-Length": "900"})
     answer = await house.post(path, body(), {"Content-Length": "500", **allowed})
     assert (answer.status_code, error_of(answer)["code"]) == (429, "body_memory_full")
     assert answer.headers["Retry-After"] == "1"
-    assert (read, house.metrics.refused_bodies) == ([], 1)
-    await _end(held)
+    assert (reads, house.metrics.refused_bodies) == ([], 1)
+    await _end(pending_request)
     assert house.metrics.body_sizes[-1] == 0
 
 
 async def test_body_in_chunks_is_refused_as_it_grows() -> None:
     house = House(gateway=SMALL)
-    held = await _pending(house, V1, b"x" * 600)
+    pending_request = await _start_endless_request(house, V1, b"x" * 600)
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(10):
@@ -143,13 +145,13 @@ async def test_body_in_chunks_is_refused_as_it_grows() -> None:
     answer = await house.post(V1, body())
     assert error_of(answer)["code"] == "body_memory_full"
     assert max(house.metrics.body_sizes) <= 1000
-    await _end(held)
+    await _end(pending_request)
     assert house.metrics.body_sizes[-1] == 0
 
 
 async def test_another_subject_is_answered_beside_one_that_holds_its_share() -> None:
     house = House(gateway=SMALL)
-    held = await _pending(house, V1, b"x" * 1000)
+    pending_request = await _start_endless_request(house, V1, b"x" * 1000)
     alices_answer = await house.post(
         V1, GOOD[V1], {"Authorization": bearer("predict", subject="alice")}
     )
@@ -157,7 +159,7 @@ async def test_another_subject_is_answered_beside_one_that_holds_its_share() -> 
         V1, GOOD[V1], {"Authorization": bearer("predict", subject="bob")}
     )
     assert (alices_answer.status_code, bobs_answer.status_code) == (429, 200)
-    await _end(held)
+    await _end(pending_request)
 
 
 async def test_body_counts_until_its_request_has_ended() -> None:

@@ -105,7 +105,7 @@ class Door:
         self.admission.edge = EarlyAnswerMiddleware(PlainTextResponse("not early"))
 
     @property
-    def refused(self) -> list[str]:
+    def refusals(self) -> list[str]:
         return self.metrics.refused_early
 
     @property
@@ -120,7 +120,7 @@ class Door:
         with suppress(Overloaded):
             for _ in range(5000):
                 await self.ask(V1)
-        assert self.refused == ["overloaded"]
+        assert self.refusals == ["overloaded"]
 
     async def ask(
         self,
@@ -148,19 +148,19 @@ class Door:
 
 
 async def _status(app: ASGIApp, scope: Scope) -> int:
-    sent: list[Message] = []
+    messages: list[Message] = []
     match = House().services.routes.match(scope["method"], scope["path"])
     add_exchange(scope, Exchange("1", match=match))
 
     async def send(message: Message) -> None:
-        sent.append(message)
+        messages.append(message)
 
     async def receive() -> Message:
         raise AssertionError("an early answer reads nothing")
 
     await app(scope, receive, send)
     assert EARLY_ANSWER in scope
-    status: int = sent[0]["status"]
+    status: int = messages[0]["status"]
     return status
 
 
@@ -208,7 +208,7 @@ async def test_a_full_queue_refuses_before_the_body_is_read() -> None:
     with pytest.raises(QueueFull) as refusal:
         await door.ask(V1, token)
     assert refusal.value.retry_after_s == 3
-    assert (door.refused, door.started) == (["queue_full"], [])
+    assert (door.refusals, door.started) == (["queue_full"], [])
 
 
 async def test_a_body_that_was_refused_is_refused_again_before_it_is_read() -> None:
@@ -224,7 +224,7 @@ async def test_a_body_that_was_refused_is_refused_again_before_it_is_read() -> N
         await door.ask(V2, token, body_bytes=5000)
     assert await door.ask(V2, token, body_bytes=5001) is None
     assert await door.ask(V2, token) is None
-    assert (door.refused, door.started) == (["queue_full"], [V2, V2, V2])
+    assert (door.refusals, door.started) == (["queue_full"], [V2, V2, V2])
 
 
 async def test_another_subject_is_not_refused_for_it() -> None:
@@ -251,7 +251,7 @@ async def test_strangers_take_no_known_callers_place() -> None:
     door, token = Door(), bearer("predict")
     await door.remember(token)
     await door.fill_up()
-    assert door.refused == ["overloaded"]
+    assert door.refusals == ["overloaded"]
     assert await door.ask(V1, token) is None
     assert await door.ask("/metrics", method="GET") is None
 
@@ -272,7 +272,7 @@ async def test_what_waited_is_refused_if_the_queue_has_filled_up() -> None:
     started = len(door.started)
     door.admission._services = House(Full()).services
     door.admission._backlog._iterate()
-    assert (len(door.started), door.refused) == (started, ["queue_full"])
+    assert (len(door.started), door.refusals) == (started, ["queue_full"])
 
 
 async def test_before_the_edge_is_built_requests_go_the_usual_way() -> None:
@@ -310,7 +310,7 @@ async def test_what_cannot_be_parsed_is_refused_and_counted(
     door.admission.admit(scope, lambda: None, early.append, crowded=True)
     with pytest.raises(type(error)):
         await _status(early[0], scope)
-    assert door.refused == [reason]
+    assert door.refusals == [reason]
 
 
 async def test_a_request_that_waited_until_it_was_due_is_not_started() -> None:
@@ -323,7 +323,7 @@ async def test_a_request_that_waited_until_it_was_due_is_not_started() -> None:
     started = len(door.started)
     door.admission._backlog._iterate()
     assert len(door.started) == started + 1
-    assert door.refused == ["deadline_exceeded"]
+    assert door.refusals == ["deadline_exceeded"]
 
 
 @pytest.mark.parametrize(("time_limit_ms", "left_s"), [("2000", 2), ("x", math.inf), ("90000", 30)])

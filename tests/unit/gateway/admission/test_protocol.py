@@ -50,14 +50,14 @@ class Stub(Admission):
 
     def admit(self, scope: Scope, start: Start, answer: Answer, *, crowded: bool = False) -> None:
         if scope["path"].startswith(("/early", "/livez")):
-            answer(_named)
+            answer(_answer_path)
         elif crowded:
             answer(PlainTextResponse("refused", 503))
         else:
             start()
 
 
-async def _named(scope: Scope, receive: Receive, send: Send) -> None:
+async def _answer_path(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse(scope["path"])(scope, receive, send)
 
 
@@ -77,7 +77,7 @@ class Worker:
     """Its connections, at most so many."""
 
     limit: int = 100
-    app: ASGIApp = _named
+    app: ASGIApp = _answer_path
     clock: Callable[[], float] = field(default_factory=Ticks)
 
     def __post_init__(self) -> None:
@@ -205,11 +205,11 @@ async def test_over_the_limit_the_longest_idle_connection_is_closed() -> None:
 async def test_over_the_limit_of_busy_connections_only_probes_are_answered() -> None:
     release = asyncio.Event()
 
-    async def held(scope: Scope, receive: Receive, send: Send) -> None:
+    async def wait_and_answer(scope: Scope, receive: Receive, send: Send) -> None:
         await release.wait()
-        await _named(scope, receive, send)
+        await _answer_path(scope, receive, send)
 
-    worker = Worker(limit=1, app=held)
+    worker = Worker(limit=1, app=wait_and_answer)
     busy, wire = worker.connect()
     busy.data_received(get("/late"))
     (probe, probed), (other, refused) = worker.connect(), worker.connect()
@@ -284,11 +284,11 @@ async def test_nothing_is_parsed_or_answered_while_the_caller_does_not_read() ->
 async def test_a_request_behind_one_that_waits_is_answered_after_it() -> None:
     release = asyncio.Event()
 
-    async def held(scope: Scope, receive: Receive, send: Send) -> None:
+    async def wait_and_answer(scope: Scope, receive: Receive, send: Send) -> None:
         await release.wait()
-        await _named(scope, receive, send)
+        await _answer_path(scope, receive, send)
 
-    worker = Worker(app=held)
+    worker = Worker(app=wait_and_answer)
     protocol, wire = worker.connect()
     protocol.data_received(get("/late") + get("/early") * 5)
     await asyncio.sleep(0)
@@ -316,7 +316,7 @@ async def test_a_caller_who_leaves_a_pipeline_is_noticed_by_its_first_request() 
 
 
 async def test_what_is_no_http_is_answered_once_and_after_the_requests_before_it() -> None:
-    worker = Worker(app=edge(_named))
+    worker = Worker(app=edge(_answer_path))
     protocol, wire = worker.connect()
     protocol.data_received(get("/early") + get("/late") + b"no HTTP\r\n\r\n" + get("/early"))
     await worker.answer()
@@ -343,12 +343,12 @@ async def test_requests_sent_ahead_are_not_started_once_their_caller_has_left() 
     started: list[str] = []
     release = asyncio.Event()
 
-    async def held(scope: Scope, receive: Receive, send: Send) -> None:
+    async def wait_and_answer(scope: Scope, receive: Receive, send: Send) -> None:
         started.append(scope["path"])
         await release.wait()
-        await _named(scope, receive, send)
+        await _answer_path(scope, receive, send)
 
-    worker = Worker(app=held)
+    worker = Worker(app=wait_and_answer)
     protocol, _ = worker.connect()
     protocol.data_received(get("/first") + get("/second"))
     await asyncio.sleep(0)

@@ -113,7 +113,7 @@ class NeverRotated:
         return await self._keys.renewed(kid)
 
 
-def never_rotated(issuers: Issuers) -> Issuers:
+def without_rotation(issuers: Issuers) -> Issuers:
     login = issuers[LOGIN]
     return {**issuers, LOGIN: replace(login, keys=NeverRotated(login.keys))}
 
@@ -122,7 +122,7 @@ def replay(token: Callable[[], str], step: Step, without: Change) -> Attack:
     return Attack(lambda: request_with(token()), UNAUTHENTICATED, (without,), before=after(step))
 
 
-def padded(token: str) -> str:
+def with_padding(token: str) -> str:
     """Return the same token, written otherwise: a known token is not recognized by its text."""
     head, payload, end = token.split(".")
     return f"{head}.{payload}.{end}{'=' * (-len(end) % 4)}"
@@ -162,11 +162,11 @@ REPLAYS: Mapping[str, Attack] = {
     ),
     "replayed after it was revoked": replay(own_token, revoke_token, NOT_NOTIFIED),
     "replayed with padding after it was revoked": replay(
-        lambda: padded(issuer_token("ES256")), revoke_login_token, NOT_NOTIFIED
+        lambda: with_padding(issuer_token("ES256")), revoke_login_token, NOT_NOTIFIED
     ),
     "replayed after its subject was revoked": replay(own_token, revoke_subject, NOT_NOTIFIED),
     "replayed after its key was rotated out": replay(
-        lambda: issuer_token("ES256"), rotate, off(trust=never_rotated)
+        lambda: issuer_token("ES256"), rotate, off(trust=without_rotation)
     ),
     "replayed after its end": replay(own_token, wait, off(clock=lambda _: time.time())),
     "an expired API key": by_key(

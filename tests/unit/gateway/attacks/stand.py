@@ -128,32 +128,32 @@ class Stand:
         if self.defences.is_notified:
             self.credentials = self.credentials.model_copy(update=more)
 
-    async def answer(self, sent: Sent) -> httpx.Response:
+    async def answer(self, request: Sent) -> httpx.Response:
         """Send a request, and return the answer."""
-        path, _, query = sent.path.partition("?")
+        path, _, query = request.path.partition("?")
         scope = {
             "type": "http",
-            "method": sent.method,
+            "method": request.method,
             # As uvicorn does it.
             "path": unquote(path),
             "raw_path": path.encode(),
             "query_string": query.encode(),
-            "headers": [(name.lower().encode(), _raw(value)) for name, value in sent.headers],
-            "client": (sent.client, 4711),
+            "headers": [(name.lower().encode(), _raw(value)) for name, value in request.headers],
+            "client": (request.client, 4711),
         }
-        answered: list[Message] = []
-        messages = _messages(sent)
+        sent_messages: list[Message] = []
+        messages = _messages(request)
 
         async def receive() -> Message:
-            await asyncio.sleep(sent.pause_s) if sent.pause_s else None
+            await asyncio.sleep(request.pause_s) if request.pause_s else None
             return next(messages, None) or await asyncio.Future[Message]()
 
         async def send(message: Message) -> None:
-            answered.append(message)
+            sent_messages.append(message)
 
         await self.app(scope, receive, send)
-        content = b"".join(message.get("body", b"") for message in answered[1:])
-        start = answered[0]
+        content = b"".join(message.get("body", b"") for message in sent_messages[1:])
+        start = sent_messages[0]
         return httpx.Response(start["status"], headers=start["headers"], content=content)
 
     def _parts(self) -> EdgeParts:
@@ -261,13 +261,13 @@ def _plain(path: str) -> str:
     return normpath("/" + unquote(path).replace("\\", "/").strip("/ ")).lower()
 
 
-def _messages(sent: Sent) -> Iterator[Message]:
+def _messages(request: Sent) -> Iterator[Message]:
     body = (
-        sent.body
-        if isinstance(sent.body, bytes)
-        else httpx.Request("POST", "http://kaiten", json=sent.body).content
+        request.body
+        if isinstance(request.body, bytes)
+        else httpx.Request("POST", "http://kaiten", json=request.body).content
     )
-    size = sent.chunk or len(body) or 1
+    size = request.chunk or len(body) or 1
     for start in range(0, max(len(body), 1), size):
         more = start + size < len(body)
         yield {"type": "http.request", "body": body[start : start + size], "more_body": more}

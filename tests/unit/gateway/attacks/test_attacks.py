@@ -77,8 +77,8 @@ async def test_an_attack_is_refused_without_a_hint(attack: Attack) -> None:
     request = attack.sent()
     answer = await attempt(stand_of(attack), attack, request)
     assert refusal_of(answer) == attack.refused
-    shown = answer.text + str(answer.headers.raw)
-    assert [word for word in secrets_of(request) if word in shown] == []
+    answer_text = answer.text + str(answer.headers.raw)
+    assert [word for word in secrets_of(request) if word in answer_text] == []
     if answer.status_code == 401:
         error = error_of(answer)
         assert error["message"] in {
@@ -107,8 +107,10 @@ async def test_the_same_bytes_get_in_where_the_check_is_off(
 async def test_of_several_checks_each_alone_keeps_it_out(
     attack: Attack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for alone in attack.without:
-        without = stand_of(attack, *(change for change in attack.without if change is not alone))
+    for single_change in attack.without:
+        without = stand_of(
+            attack, *(change for change in attack.without if change is not single_change)
+        )
         with monkeypatch.context() as patched:
             for name, instead in without.defences.libraries.items():
                 patched.setattr(name, instead)
@@ -147,10 +149,10 @@ async def test_valid_traffic_beside_all_attacks_is_answered() -> None:
         attacks.append(asyncio.create_task(attempt(stand, attack, attack.sent())))
         answers += [asyncio.create_task(stand.answer(request)) for request in valid_requests()[3:]]
     # And callers that come when all is over.
-    refused = await asyncio.gather(*attacks)
+    refusals = await asyncio.gather(*attacks)
     answers += [asyncio.create_task(stand.answer(valid_requests()[1])) for stand, _ in stands]
     assert [answer.status_code for answer in await asyncio.gather(*answers)] == [200] * len(answers)
-    assert [refusal_of(answer) for answer in refused] == [
+    assert [refusal_of(answer) for answer in refusals] == [
         attack.refused for attack in ATTACKS.values()
     ]
 

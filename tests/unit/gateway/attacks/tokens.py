@@ -79,7 +79,7 @@ def signature(change: Callable[[str], str]) -> Attack:
     return token_attack(lambda: change(own_token()), NO_SIGNATURE)
 
 
-def promoted(token: str) -> str:
+def promote(token: str) -> str:
     head, _, end = token.split(".")
     payload = claims(scope="predict ops", sub=f"{CANARY}-admin")
     return f"{head}.{encoded(json.dumps(payload).encode())}.{end}"
@@ -137,7 +137,7 @@ SIGNATURES: Mapping[str, Attack] = {
     "another's signature": signature(
         lambda token: token.rpartition(".")[0] + "." + own_token(sub="bob").rpartition(".")[2]
     ),
-    "claims changed under a signature": signature(promoted),
+    "claims changed under a signature": signature(promote),
     "another secret": token_attack(
         lambda: jwt.encode(claims(), OTHER_SECRET, algorithm="HS256"), NO_SIGNATURE
     ),

@@ -50,13 +50,13 @@ def good(
     return replace(Sent(path, [*headers], body), **changes)  # type: ignore[arg-type]
 
 
-def typed(*types: str) -> Sent:
+def with_content_types(*types: str) -> Sent:
     return Sent(headers=[*(("Content-Type", value) for value in types), *good().headers[1:]])
 
 
-def path(sent: str) -> Attack:
+def path(target: str) -> Attack:
     """Return the attack on the metrics, which ask for a token, by a path that only looks alike."""
-    return Attack(lambda: Sent(sent, method="GET", body=b""), NOT_FOUND, (ANY_ROUTE,))
+    return Attack(lambda: Sent(target, method="GET", body=b""), NOT_FOUND, (ANY_ROUTE,))
 
 
 def method(name: str, *more: tuple[str, str]) -> Attack:
@@ -99,7 +99,7 @@ def bare(*headers: tuple[str, str], path: str = V1) -> Sent:
     return Sent(path, [JSON, *headers], BODY)
 
 
-def authorized(value: str) -> Attack:
+def authorization(value: str) -> Attack:
     return Attack(
         lambda: bare(("Authorization", value.format(own_token()))),
         UNAUTHENTICATED,
@@ -108,8 +108,8 @@ def authorized(value: str) -> Attack:
 
 
 PATHS: Mapping[str, Attack] = {
-    f"path {sent}": path(sent)
-    for sent in (
+    f"path {target}": path(target)
+    for target in (
         *("//metrics", "/metrics/", "/METRICS", "/metrics%0a", "/metrics%0d%0a", "/metrics%00"),
         *("/metrics;x=1", "/metrics%3Fx", "/..;/metrics", "/%2e%2e/metrics", "/./metrics"),
         *("/livez/../metrics", "/livez/%2e%2e/metrics", "/%252e%252e/metrics", "/%2fmetrics"),
@@ -118,8 +118,8 @@ PATHS: Mapping[str, Attack] = {
 }
 BESIDE_THE_PAGE: Mapping[str, Attack] = {
     # What the docs page is made of is open where the page is.
-    f"path {sent}": replace(path(sent), stand_change=setting(docs="open"))
-    for sent in (
+    f"path {target}": replace(path(target), stand_change=setting(docs="open"))
+    for target in (
         *("/static_content/../metrics", "/static_content/%2e%2e/metrics"),
         *("/static_content/..;/metrics", "/static_content//../metrics"),
     )
@@ -174,9 +174,9 @@ HEADERS: Mapping[str, Attack] = {
         UNAUTHENTICATED,
         (off(authenticator=TakesTheFirst),),
     ),
-    "scheme Basic": authorized("Basic {}"),
-    "scheme Token": authorized("Token {}"),
-    "no scheme": authorized("{}"),
+    "scheme Basic": authorization("Basic {}"),
+    "scheme Token": authorization("Token {}"),
+    "no scheme": authorization("{}"),
     "another version than the path's": version("2"),
     "two versions": version("1", "2"),
     "a version twice": version("1", "1"),
@@ -193,15 +193,15 @@ BODIES: Mapping[str, Attack] = {
         lambda: good(("Content-Encoding", "br")), COMPRESSED, (NO_BODY_CHECK,)
     ),
     **{
-        f"type {kind}": Attack(partial(typed, kind), WRONG_TYPE, (NO_BODY_CHECK,))
+        f"type {kind}": Attack(partial(with_content_types, kind), WRONG_TYPE, (NO_BODY_CHECK,))
         for kind in (
             *("text/plain", "multipart/form-data; boundary=x", "application/json5", ""),
             *("application/x-www-form-urlencoded", "application/xml", "application/json,text/xml"),
         )
     },
-    "a pickle": Attack(lambda: typed(PICKLE), WRONG_TYPE, (NO_BODY_CHECK, ANY_TYPE)),
+    "a pickle": Attack(lambda: with_content_types(PICKLE), WRONG_TYPE, (NO_BODY_CHECK, ANY_TYPE)),
     "a pickle beside JSON": Attack(
-        lambda: typed("application/json", PICKLE),
+        lambda: with_content_types("application/json", PICKLE),
         MALFORMED,
         (NO_CONTRADICTION, ANY_TYPE),
     ),

@@ -60,9 +60,9 @@ def jwk(kind: str, kid: str | None = "1", **changes: Any) -> Json:  # noqa: ANN4
     )
     members: Json = json.loads(algorithm.to_jwk(private(kind).public_key()))
     members.pop("key_ops", None)
-    named = {"kid": kid} if kid is not None else {}
+    key_id = {"kid": kid} if kid is not None else {}
     return {
-        key: value for key, value in {**members, **named, **changes}.items() if value is not None
+        key: value for key, value in {**members, **key_id, **changes}.items() if value is not None
     }
 
 
@@ -87,7 +87,7 @@ def token(
 ) -> str:
     """Return a token signed by the private key of this kind."""
     algorithm = kind.partition("#")[0]
-    named = {"kid": kid} if kid is not None else {}
+    key_id = {"kid": kid} if kid is not None else {}
     return jwt.encode(
-        claims(**changes), private(kind), algorithm=algorithm, headers={**named, **(headers or {})}
+        claims(**changes), private(kind), algorithm=algorithm, headers={**key_id, **(headers or {})}
     )

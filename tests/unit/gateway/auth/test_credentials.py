@@ -83,14 +83,14 @@ def test_api_key_is_kept_as_a_hash_only() -> None:
 @pytest.mark.parametrize("change", ["", "kaiten_", "cut", "another secret", "another id", "longer"])
 def test_what_is_no_api_key_of_ours_is_refused(change: str) -> None:
     credentials, text = with_key(Credentials())
-    _, other = with_key(Credentials())
-    changed = {
+    _, other_text = with_key(Credentials())
+    wrong_text = {
         "cut": text[:-1],
-        "another secret": text[:24] + other[24:],
-        "another id": other[:24] + text[24:],
+        "another secret": text[:24] + other_text[24:],
+        "another id": other_text[:24] + text[24:],
         "longer": text + "A",
     }.get(change, change)
-    assert fault(lambda: credentials.principal_of(changed, NOW)) == "unknown_api_key"
+    assert fault(lambda: credentials.principal_of(wrong_text, NOW)) == "unknown_api_key"
 
 
 def test_revoked_subject_loses_what_it_has_and_not_what_it_gets() -> None:
@@ -211,7 +211,7 @@ def test_whoever_revokes_sees_when_it_is_known(store: CredentialStore) -> None:
     assert revoked_counts == [1]
 
 
-def test_whatever_a_store_trips_over_is_told_and_gone_on_from() -> None:
+def test_any_error_of_a_store_is_logged_and_polling_continues() -> None:
     class Broken:
         def read(self) -> Credentials:
             raise UnicodeError("idna")
@@ -225,7 +225,7 @@ def test_whatever_a_store_trips_over_is_told_and_gone_on_from() -> None:
     assert not watch.known
 
 
-def test_redis_that_is_away_is_told_without_its_password() -> None:
+def test_redis_that_is_away_is_reported_without_its_password() -> None:
     state = StateSettings(redis_url=SecretStr("redis://:pa55w0rd-of-it@127.0.0.1:1/0"))
     store = credential_store(Path(), state)
     for act in (store.read, lambda: store.change(lambda credentials: credentials)):
@@ -358,17 +358,17 @@ def authenticator(credentials: list[Credentials], keys: StaticKey | None = None)
 async def test_token_that_was_seen_is_refused_as_soon_as_it_is_revoked() -> None:
     credentials = [Credentials()]
     checker = authenticator(credentials)
-    sent, other = token(), token(jti="two")
+    first_token, second_token = token(), token(jti="two")
     for _ in range(2):
-        await checker.authenticate([f"Bearer {sent}"], [])
+        await checker.authenticate([f"Bearer {first_token}"], [])
     credentials.append(Credentials(revoked_tokens={f"{ISSUER}|one": 2**40}))
     with pytest.raises(TokenRejected) as caught:
-        await checker.authenticate([f"Bearer {sent}"], [])
+        await checker.authenticate([f"Bearer {first_token}"], [])
     assert caught.value.fault == "revoked_token"
     # So that an operator sees which subject still uses it.
     assert caught.value.principal is not None
     assert caught.value.principal.subject == "alice"
-    assert await checker.authenticate([f"Bearer {other}"], [])
+    assert await checker.authenticate([f"Bearer {second_token}"], [])
 
 
 async def test_revoked_subject_needs_a_token_of_later() -> None:
@@ -388,13 +388,13 @@ async def test_token_is_verified_again_once_a_key_is_gone() -> None:
 
     keys = Changing(from_pem(public_pem("ES256")))
     checker = authenticator([Credentials()], keys)
-    sent = token()
-    assert await checker.authenticate_token(sent)
+    es256_token = token()
+    assert await checker.authenticate_token(es256_token)
     keys._key = from_pem(public_pem("ES256#other"))
-    assert await checker.authenticate_token(sent)
+    assert await checker.authenticate_token(es256_token)
     Changing.generation = 1
     with pytest.raises(TokenRejected):
-        await checker.authenticate_token(sent)
+        await checker.authenticate_token(es256_token)
 
 
 async def test_one_of_the_two_headers_and_once() -> None:

@@ -173,7 +173,7 @@ async def test_of_too_many_who_ask_at_once_nobody_is_told_that_there_is_no_key(
     assert await keys.find("old") is not None
 
 
-async def test_return_of_the_issuer_is_told_once() -> None:
+async def test_return_of_the_issuer_is_logged_once() -> None:
     issuer = Issuer(away=True)
     keys = issuer.keys()
     with capture_logs() as logs:
@@ -185,7 +185,7 @@ async def test_return_of_the_issuer_is_told_once() -> None:
     assert [line["event"] for line in logs] == ["jwks_not_fetched", "jwks_fetched_again"]
 
 
-async def test_issuer_that_was_never_there_is_told_apart_from_a_bad_token() -> None:
+async def test_issuer_that_was_never_there_is_distinguished_from_a_bad_token() -> None:
     issuer = Issuer(away=True)
     with pytest.raises(IssuerUnavailable):
         await issuer.keys().find("old")

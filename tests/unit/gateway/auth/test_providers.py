@@ -163,8 +163,8 @@ async def verify(provider: Provider, **changes: Any) -> Verified:  # noqa: ANN40
         load_settings().model_copy(update={"auth": AuthSettings(issuers=(issuer,))}), None, fetch
     )
     claims = {"iss": issuer.issuer, **provider.claims, **changes}
-    sent = token(provider.kind, headers=provider.header, **claims)
-    return await tokens.authenticator._verifier.verify(sent)
+    provider_token = token(provider.kind, headers=provider.header, **claims)
+    return await tokens.authenticator._verifier.verify(provider_token)
 
 
 @pytest.mark.parametrize("name", PROVIDERS)

@@ -57,7 +57,7 @@ def test_certificate_gives_its_key() -> None:
         (public_pem("ES256K"), "of a kind that no algorithm"),
     ],
 )
-def test_file_that_is_no_key_is_told(content: bytes, reason: str) -> None:
+def test_file_that_is_no_key_is_rejected(content: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         from_pem(content)
 
@@ -163,12 +163,12 @@ def test_keys_without_an_id_stand_together() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{}", b'{"keys": {}}', b'{"keys": 1}', b"[" * 100_000, b"\xff"]
 )
-def test_what_is_no_set_is_told(content: bytes) -> None:
+def test_what_is_no_set_is_rejected(content: bytes) -> None:
     with pytest.raises(ValueError, match="is not"):
         from_jwks(content)
 
 
-def test_set_without_a_key_of_use_is_told() -> None:
+def test_set_without_a_key_of_use_is_rejected() -> None:
     with pytest.raises(ValueError, match="none of its 1 keys verifies"):
         from_jwks(jwks(jwk("RS256", use="enc")))
 

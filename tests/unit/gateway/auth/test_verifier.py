@@ -46,9 +46,9 @@ def verifier(*issuers: TrustedIssuer, leeway_s: int = 10) -> Verifier:
 ES256_VERIFIER = verifier(trusted(StaticKey(from_pem(public_pem("ES256")))))
 
 
-async def fault(token_verifier: Verifier, sent: str) -> str:
+async def fault(token_verifier: Verifier, jws: str) -> str:
     with pytest.raises(TokenRejected) as caught:
-        await token_verifier.verify(sent)
+        await token_verifier.verify(jws)
     return caught.value.fault
 
 
@@ -63,25 +63,25 @@ async def test_token_of_each_algorithm_holds(algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
 async def test_token_of_a_shared_secret_holds(algorithm: str) -> None:
-    sent = jwt.encode(claims(), SECRET, algorithm=algorithm)
-    assert await verifier(trusted(StaticKey(from_secret(SECRET)))).verify(sent)
+    jws = jwt.encode(claims(), SECRET, algorithm=algorithm)
+    assert await verifier(trusted(StaticKey(from_secret(SECRET)))).verify(jws)
 
 
 async def test_algorithm_that_the_issuer_is_not_to_use_is_refused() -> None:
     ((key,),) = from_jwks(jwks(jwk("RS256"))).values()
-    only = verifier(trusted(StaticKey(key), ISSUER, "PS256"))
-    assert await fault(only, token("RS256")) == "algorithm"
-    assert await only.verify(token("PS256"))
+    ps256_verifier = verifier(trusted(StaticKey(key), ISSUER, "PS256"))
+    assert await fault(ps256_verifier, token("RS256")) == "algorithm"
+    assert await ps256_verifier.verify(token("PS256"))
 
 
 async def test_public_key_is_never_taken_for_a_secret() -> None:
     pem = public_pem("RS256")
     # PyJWT refuses to sign by a PEM, so this is done by hand.
-    signing = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
+    hmac_algorithm = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
     parts = [{"alg": "HS256", "typ": "JWT"}, claims()]
-    signed = ".".join(encoded(json.dumps(part).encode()) for part in parts)
-    sent = f"{signed}.{encoded(signing.sign(signed.encode(), pem))}"
-    assert await fault(verifier(trusted(StaticKey(from_pem(pem)))), sent) == "algorithm"
+    signing_input = ".".join(encoded(json.dumps(part).encode()) for part in parts)
+    jws = f"{signing_input}.{encoded(hmac_algorithm.sign(signing_input.encode(), pem))}"
+    assert await fault(verifier(trusted(StaticKey(from_pem(pem)))), jws) == "algorithm"
 
 
 def encoded(content: bytes) -> str:
@@ -117,18 +117,18 @@ async def test_claims_that_do_not_hold(case: str) -> None:
     if isinstance(changes.get("iss"), list):
         # PyJWT would not encode it.
         head = encoded(json.dumps({"alg": "ES256", "kid": "1"}).encode())
-        sent = f"{head}.{encoded(json.dumps(payload).encode())}.AAAA"
+        jws = f"{head}.{encoded(json.dumps(payload).encode())}.AAAA"
     else:
-        sent = jwt.encode(payload, private("ES256"), algorithm="ES256")
-    assert await fault(ES256_VERIFIER, sent) == expected
+        jws = jwt.encode(payload, private("ES256"), algorithm="ES256")
+    assert await fault(ES256_VERIFIER, jws) == expected
 
 
 @pytest.mark.parametrize("claim", ["exp", "iat"])
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 10**400])
 async def test_numbers_beyond_time_are_refused(claim: str, value: float) -> None:
-    sent = jwt.encode(claims(**{claim: value}), private("ES256"), algorithm="ES256")
+    jws = jwt.encode(claims(**{claim: value}), private("ES256"), algorithm="ES256")
     with pytest.raises(TokenRejected):
-        await ES256_VERIFIER.verify(sent)
+        await ES256_VERIFIER.verify(jws)
 
 
 HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -151,12 +151,12 @@ async def test_headers_that_are_refused_although_the_signature_holds(case: str) 
     expected, headers = HEADERS[case]
     # By hand: PyJWT does not write all of them.
     head = encoded(json.dumps({"alg": "ES256", "typ": "JWT", **headers}).encode())
-    signed = f"{head}.{encoded(json.dumps(claims()).encode())}"
+    signing_input = f"{head}.{encoded(json.dumps(claims()).encode())}"
     key = private("ES256")
     signature = jwt.algorithms.ECAlgorithm(jwt.algorithms.ECAlgorithm.SHA256).sign(
-        signed.encode(), key
+        signing_input.encode(), key
     )
-    token_fault = await fault(ES256_VERIFIER, f"{signed}.{encoded(signature)}")
+    token_fault = await fault(ES256_VERIFIER, f"{signing_input}.{encoded(signature)}")
     # PyJWT itself knows no critical header.
     assert token_fault in {expected, "InvalidTokenError"}
 
@@ -175,12 +175,12 @@ async def test_unsigned_tokens_are_refused(alg: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent",
+    "text",
     ["", ".", "..", "a.b", "a.b.c", "a.b.c.d.e", "é.é.é", "\x00", "a" * 8193, f"{'[' * 3000}.."],
 )
-async def test_what_is_no_token_is_refused(sent: str) -> None:
+async def test_what_is_no_token_is_refused(text: str) -> None:
     with pytest.raises(TokenRejected):
-        await ES256_VERIFIER.verify(sent)
+        await ES256_VERIFIER.verify(text)
 
 
 async def test_signature_by_another_key_is_refused() -> None:
@@ -188,26 +188,26 @@ async def test_signature_by_another_key_is_refused() -> None:
 
 
 async def test_each_issuers_keys_are_for_its_own_tokens() -> None:
-    ours = trusted(StaticKey(from_pem(public_pem("ES256"))))
-    theirs = trusted(StaticKey(from_pem(public_pem("EdDSA"))), "https://other.example/")
-    both = verifier(ours, theirs)
-    assert await both.verify(token("ES256"))
-    assert await both.verify(token("EdDSA", iss=theirs.name))
-    assert await fault(both, token("EdDSA")) == "algorithm"
-    assert await fault(both, token("ES256", iss=theirs.name)) == "algorithm"
+    first_issuer = trusted(StaticKey(from_pem(public_pem("ES256"))))
+    second_issuer = trusted(StaticKey(from_pem(public_pem("EdDSA"))), "https://other.example/")
+    token_verifier = verifier(first_issuer, second_issuer)
+    assert await token_verifier.verify(token("ES256"))
+    assert await token_verifier.verify(token("EdDSA", iss=second_issuer.name))
+    assert await fault(token_verifier, token("EdDSA")) == "algorithm"
+    assert await fault(token_verifier, token("ES256", iss=second_issuer.name)) == "algorithm"
 
 
 async def test_one_bad_issuer_blocks_no_other() -> None:
     async def away(url: str) -> bytes:
         raise ConnectionError(url)
 
-    bad = trusted(
+    unavailable_issuer = trusted(
         JwksKeys("https://other.example/", JwksSettings(), away), "https://other.example/"
     )
-    both = verifier(trusted(StaticKey(from_pem(public_pem("ES256")))), bad)
+    token_verifier = verifier(trusted(StaticKey(from_pem(public_pem("ES256")))), unavailable_issuer)
     with pytest.raises(IssuerUnavailable):
-        await both.verify(token("EdDSA", iss=bad.name))
-    assert await both.verify(token("ES256"))
+        await token_verifier.verify(token("EdDSA", iss=unavailable_issuer.name))
+    assert await token_verifier.verify(token("ES256"))
 
 
 async def test_key_is_chosen_by_its_id() -> None:
@@ -251,14 +251,14 @@ async def test_one_id_for_keys_of_several_algorithms_and_types() -> None:
 
 
 async def test_keys_that_are_tried_are_bounded() -> None:
-    many = [jwk(f"ES256#{number}", kid=None) for number in range(17)]
-    token_verifier = await verifier_of_keys(*many)
+    keys = [jwk(f"ES256#{number}", kid=None) for number in range(17)]
+    token_verifier = await verifier_of_keys(*keys)
     assert await token_verifier.verify(token("ES256#15", kid=None))
     assert await fault(token_verifier, token("ES256#16", kid=None)) == "InvalidSignatureError"
 
 
 @pytest.mark.parametrize("name", [ISSUER.rstrip("/"), f"{ISSUER}/"])
-async def test_issuer_that_differs_by_a_slash_is_refused_and_told(name: str) -> None:
+async def test_issuer_that_differs_by_a_slash_is_refused_and_named(name: str) -> None:
     assert await fault(ES256_VERIFIER, token(iss=name)) == "issuer_differs_by_a_slash"
 
 

@@ -198,13 +198,13 @@ async def test_an_offer_to_upgrade_is_declined_and_the_request_answered(
     method: str, offer: list[str], framing: str, body: bytes
 ) -> None:
     head = request(method, *offer, framing)
-    sent = head + body + LAST
-    one_packet = await wire_after(sent)
+    requests = head + body + LAST
+    one_packet = await wire_after(requests)
     for wire in (
         one_packet,
         await wire_after(head, body + LAST),
         await wire_after(head + body, LAST),
-        await wire_after(*(sent[at : at + 1] for at in range(len(sent)))),
+        await wire_after(*(requests[at : at + 1] for at in range(len(requests)))),
     ):
         first, last = answers(wire)
         assert (first["method"], first["path"], first["body"]) == (method, "/first", BODY.decode())
@@ -264,27 +264,27 @@ async def test_offers_of_a_last_request_leave_it_the_last() -> None:
 
 
 @pytest.mark.parametrize(
-    "sent",
+    "content",
     [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"CONNECT kaiten:80 HTTP/1.1\r\nHost: kaiten\r\n\r\n" + LAST,
         b"CONNECT /first HTTP/1.1\r\nHost: kaiten\r\n\r\n" + LAST,
     ],
 )
-async def test_what_is_no_http_from_then_on_is_refused_once(sent: bytes) -> None:
-    for packets in ([sent], [sent[at : at + 1] for at in range(len(sent))]):
+async def test_what_is_no_http_from_then_on_is_refused_once(content: bytes) -> None:
+    for packets in ([content], [content[at : at + 1] for at in range(len(content))]):
         wire = await wire_after(*packets)
         assert wire.closed
         assert wire.written.startswith(b"HTTP/1.1 400 ")
         assert wire.written.count(b"HTTP/1.1 ") == 1
 
 
-@pytest.mark.parametrize("sent", [b"", LAST, LAST * 3, request("POST", LENGTH) + BODY])
-async def test_an_idle_connection_outlasts_a_balancer(sent: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", LAST, LAST * 3, request("POST", LENGTH) + BODY])
+async def test_an_idle_connection_outlasts_a_balancer(content: bytes) -> None:
     server = Server()
     protocol, wire = server.connect()
-    if sent:
-        protocol.data_received(sent)
+    if content:
+        protocol.data_received(content)
         await server.answer()
     server.clock.pass_by(74)
     assert not wire.closed
@@ -408,7 +408,7 @@ def test_another_uvicorn_keeps_its_own_protocol(
     assert [line["event"] for line in logs] == ["http_protocol_not_installed"]
 
 
-async def held(scope: Scope, receive: Receive, send: Send) -> None:
+async def answer_complete_request(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer once the caller has sent all, or has left."""
     while (await receive()).get("more_body"):
         pass
@@ -451,7 +451,7 @@ async def test_a_target_that_is_no_url_is_refused_once(
 
 @pytest.mark.parametrize("behind", [b"", LAST])
 async def test_a_body_that_is_no_http_is_refused_in_place_of_its_answer(behind: bytes) -> None:
-    server = Server(app=held)
+    server = Server(app=answer_complete_request)
     protocol, wire = server.connect()
     protocol.data_received(behind + request("POST", CHUNKED) + b"1\r\na\r\nno chunk")
     await server.answer()

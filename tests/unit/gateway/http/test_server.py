@@ -59,12 +59,12 @@ async def test_socket_of_other_workers_never_turns_blocking(
     modes: list[bool] = []
     dup = socket.socket.dup
 
-    def noting(self: socket.socket) -> socket.socket:
+    def record_mode(self: socket.socket) -> socket.socket:
         copy = dup(self)
         modes.append(os.get_blocking(self.fileno()))
         return copy
 
-    monkeypatch.setattr(socket.socket, "dup", noting)
+    monkeypatch.setattr(socket.socket, "dup", record_mode)
     inherited = socket.socket(fileno=os.dup(listener.fileno()))
     with listener:
         async with running_server(inherited):

@@ -37,7 +37,7 @@ OTHER_SECRET = "fedcba9876543210" * 4
 HOUR = 3600
 
 
-def claims(**changed: Json) -> dict[str, Json]:
+def claims(**changes: Json) -> dict[str, Json]:
     """Return good claims with some changed; those changed to None are left out."""
     now = int(time.time())
     good = {
@@ -48,11 +48,11 @@ def claims(**changed: Json) -> dict[str, Json]:
         "iat": now,
         "exp": now + HOUR,
     }
-    return {name: value for name, value in (good | changed).items() if value is not None}
+    return {name: value for name, value in (good | changes).items() if value is not None}
 
 
-def token(*, key: str = SECRET, algorithm: str = "HS256", **changed: Json) -> str:
-    return jwt.encode(claims(**changed), key, algorithm=algorithm)
+def token(*, key: str = SECRET, algorithm: str = "HS256", **changes: Json) -> str:
+    return jwt.encode(claims(**changes), key, algorithm=algorithm)
 
 
 def segments(*parts: str) -> str:
@@ -176,12 +176,12 @@ async def test_a_scope_for_the_model_lets_in(path: str, scope: str) -> None:
 @pytest.mark.parametrize("path", PREDICTIONS)
 async def test_another_scope_does_not_let_in(path: str, scope: Json) -> None:
     house = House()
-    sent = token(scope=scope)
-    answer = await house.post(path, GOOD[path], {"Authorization": f"Bearer {sent}"})
+    scoped_token = token(scope=scope)
+    answer = await house.post(path, GOOD[path], {"Authorization": f"Bearer {scoped_token}"})
     assert (answer.status_code, error_of(answer)["code"]) == (403, "forbidden")
     challenge = 'Bearer realm="kaiten", error="insufficient_scope", scope="predict'
     assert answer.headers["WWW-Authenticate"].startswith(challenge)
-    assert sent not in answer.text
+    assert scoped_token not in answer.text
     assert house.events.emitted == []
 
 
@@ -235,32 +235,32 @@ async def test_the_development_secret_closes_no_open_route(path: str) -> None:
     assert answer.status_code == 200
 
 
-@pytest.mark.parametrize("sent", ["good", "other model's"])
+@pytest.mark.parametrize("kind", ["good", "other model's"])
 @pytest.mark.parametrize(
     "house",
     [House(), House(Classifier(ready=False)), House(Raising(RuntimeError()))],
     ids=["answered", "not ready", "failed"],
 )
-async def test_the_token_is_never_in_the_answer(house: House, sent: str) -> None:
-    authorization = bearer("predict" if sent == "good" else "predict:topic")
+async def test_the_token_is_never_in_the_answer(house: House, kind: str) -> None:
+    authorization = bearer("predict" if kind == "good" else "predict:topic")
     answer = await house.post(V2, GOOD[V2], {"Authorization": authorization})
-    shown = answer.text + str(answer.headers)
-    assert authorization.removeprefix("Bearer ") not in shown
-    assert authorization.rpartition(".")[2] not in shown
+    answer_text = answer.text + str(answer.headers)
+    assert authorization.removeprefix("Bearer ") not in answer_text
+    assert authorization.rpartition(".")[2] not in answer_text
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer x", f"Bearer {token(exp=EARLIER)}"])
 @pytest.mark.parametrize("path", PREDICTIONS)
 async def test_the_body_of_an_unknown_caller_is_not_read(path: str, authorization: str) -> None:
-    read: list[bytes] = []
+    reads: list[bytes] = []
 
     async def body() -> AsyncIterator[bytes]:
-        read.append(b"{}")
+        reads.append(b"{}")
         yield b"{}"
 
     answer = await House().post(path, body(), {"Authorization": authorization})
     assert answer.status_code == 401
-    assert read == []
+    assert reads == []
 
 
 async def test_a_token_that_was_good_a_moment_ago_is_refused_once_it_has_expired() -> None:

@@ -47,17 +47,17 @@ async def test_only_the_body_has_to_arrive_in_its_time() -> None:
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "x-unknown", ""])
 @pytest.mark.parametrize("path", PREDICTIONS)
 async def test_a_compressed_body_is_refused_and_not_read(path: str, encoding: str) -> None:
-    read: list[int] = []
+    reads: list[int] = []
 
     async def body() -> AsyncIterator[bytes]:
-        read.append(1)
+        reads.append(1)
         yield gzip.compress(json.dumps(GOOD[path]).encode())
 
     answer = await House().post(path, body(), {"Content-Encoding": encoding})
     assert (answer.status_code, error_of(answer)["code"]) == (415, "unsupported_content_encoding")
     assert fields_of(answer) == ["Content-Encoding"]
     assert answer.headers["Accept-Encoding"] == "identity"
-    assert read == []
+    assert reads == []
 
 
 async def test_a_body_that_says_it_is_not_compressed_is_taken() -> None:

@@ -58,7 +58,7 @@ async def test_a_refusal_is_logged_once_whatever_renders_it(
 
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), SetupError("x")])
-async def test_an_error_that_no_caller_is_told_of_is_logged_with_its_traceback(
+async def test_an_error_that_no_caller_sees_is_logged_with_its_traceback(
     logs: list[EventDict], error: Exception
 ) -> None:
     messages = await messages_of(error, error_response)

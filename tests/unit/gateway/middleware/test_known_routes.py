@@ -28,7 +28,7 @@ async def test_what_is_no_plain_file_name_is_no_part_of_the_page(name: str) -> N
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_other_methods_are_told_which_are_allowed(path: str) -> None:
+async def test_other_methods_are_answered_with_those_allowed(path: str) -> None:
     match = TABLE.match("PATCH", path)
     assert match is not None
     answer = await House().ask("PATCH", path)

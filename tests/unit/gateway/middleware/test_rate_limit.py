@@ -82,16 +82,16 @@ async def test_routes_share_a_limit_and_subjects_do_not() -> None:
 
 
 async def test_a_caller_over_its_limit_makes_us_read_no_body() -> None:
-    read: list[int] = []
+    reads: list[int] = []
 
     async def body() -> AsyncIterator[bytes]:
-        read.append(1)
+        reads.append(1)
         yield b"{}"
 
     house = limited(requests="1/minute")
     await house.post(V1, GOOD[V1])
     assert (await house.post(V1, body())).status_code == 429
-    assert read == []
+    assert reads == []
 
 
 async def test_who_has_no_good_token_counts_for_nobody() -> None:
@@ -142,17 +142,17 @@ class Reserving(Classifier):
         return [self._answer(text.split()) for text in inputs]
 
 
-async def never() -> None:
+async def wait_forever() -> None:
     await asyncio.Event().wait()
 
 
-async def full() -> None:
+async def raise_queue_full() -> None:
     raise QueueFull(7)
 
 
 @pytest.mark.parametrize("how", ["short limit", "leaves"])
 async def test_who_leaves_or_sets_a_short_limit_is_charged_what_it_queued(how: str) -> None:
-    house = limited(Reserving(600, never), tokens="1000/minute")
+    house = limited(Reserving(600, wait_forever), tokens="1000/minute")
     for _ in range(2):
         request = house.post(V1, GOOD[V1], {"X-Request-Timeout-Ms": "20"})
         if how == "leaves":
@@ -174,7 +174,7 @@ async def test_requests_at_once_queue_no_more_than_the_limit_and_a_batch() -> No
 
 
 async def test_what_the_model_had_no_room_for_is_given_back() -> None:
-    house = limited(Reserving(600, full), tokens="1000/minute")
+    house = limited(Reserving(600, raise_queue_full), tokens="1000/minute")
     for _ in range(3):
         answer = await house.post(V1, GOOD[V1])
         assert error_of(answer)["code"] == "queue_full"
@@ -232,8 +232,8 @@ async def test_who_asks_again_as_soon_as_it_has_its_status_is_not_its_own_rival(
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
-            again = await asyncio.create_task(house.post(V1, GOOD[V1]))
-            statuses.extend([message["status"], again.status_code])
+            second_answer = await asyncio.create_task(house.post(V1, GOOD[V1]))
+            statuses.extend([message["status"], second_answer.status_code])
 
     await house.app(request_to(V1), receive, send)
     assert statuses == [200, 200]

@@ -25,7 +25,7 @@ async def context_of(path: str, *headers: tuple[bytes, bytes]) -> RequestContext
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         contexts.append(current())
 
-    async def nothing(*_: object) -> None: ...
+    async def do_nothing(*_: object) -> None: ...
 
     # The outermost middleware alone: others would reject unknown paths.
     middleware = outermost(app, House().services)
@@ -36,7 +36,7 @@ async def context_of(path: str, *headers: tuple[bytes, bytes]) -> RequestContext
         "headers": headers,
         "client": ("203.0.113.9", 1),
     }
-    await middleware(scope, nothing, nothing)  # type: ignore[arg-type]
+    await middleware(scope, do_nothing, do_nothing)  # type: ignore[arg-type]
     return contexts[0]
 
 
@@ -45,7 +45,7 @@ async def test_a_callers_trace_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "sent",
+    "trace",
     [
         "",
         TRACE,
@@ -62,8 +62,8 @@ async def test_a_callers_trace_is_taken() -> None:
         f"00-{TRACE[:-1]}\u00fc-{PARENT}-01",
     ],
 )
-async def test_a_trace_in_another_form_is_none(sent: str) -> None:
-    assert (await context_of(V1, (b"traceparent", sent.encode()))).trace_id is None
+async def test_a_trace_in_another_form_is_none(trace: str) -> None:
+    assert (await context_of(V1, (b"traceparent", trace.encode()))).trace_id is None
 
 
 async def test_of_two_traces_neither_is_believed() -> None:
@@ -72,8 +72,8 @@ async def test_of_two_traces_neither_is_believed() -> None:
 
 
 async def test_the_first_of_two_request_ids_is_taken() -> None:
-    sent = (b"x-request-id", b"first"), (b"x-request-id", b"second")
-    assert (await context_of(V1, *sent)).request_id == "first"
+    headers = (b"x-request-id", b"first"), (b"x-request-id", b"second")
+    assert (await context_of(V1, *headers)).request_id == "first"
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,14 @@ async def test_answers_close_their_connections_while_the_worker_drains(*, draini
 
     middleware = outermost(app, house.services)
     scope = {"type": "http", "method": "GET", "path": V1, "headers": []}
-    sent: list[Message] = []
+    messages: list[Message] = []
 
     async def send(message: Message) -> None:
-        sent.append(message)
+        messages.append(message)
 
     await middleware(scope, _unread, send)
-    assert ((b"connection", b"close") in sent[0]["headers"]) == draining
-    assert sent[1]["body"] == b"answer"
+    assert ((b"connection", b"close") in messages[0]["headers"]) == draining
+    assert messages[1]["body"] == b"answer"
 
 
 async def _unread() -> Message:

@@ -11,7 +11,7 @@ async def status_and_body(
     headers: list[tuple[bytes, bytes]], path: str = "/livez"
 ) -> tuple[int, bytes]:
     """Return the status and the body for a request with just these headers, as uvicorn has them."""
-    sent: list[Message] = []
+    messages: list[Message] = []
 
     async def inner(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -21,11 +21,11 @@ async def status_and_body(
         raise AssertionError
 
     async def send(message: Message) -> None:
-        sent.append(message)
+        messages.append(message)
 
     scope = {**request_to(path), "method": "GET", "headers": headers}
     await House(inner=inner).app(scope, receive, send)
-    return sent[0]["status"], sent[1]["body"]
+    return messages[0]["status"], messages[1]["body"]
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ async def test_a_request_whose_caller_is_gone_is_counted_as_499(path: str) -> No
 async def test_what_a_caller_who_leaves_had_asked_is_dropped(path: str) -> None:
     runner = Stuck()
     house = House(runner)
-    sent: list[Message] = []
+    sent_messages: list[Message] = []
     messages: list[Message] = [{"type": "http.request", "body": json.dumps(GOOD[path]).encode()}]
 
     async def receive() -> Message:
@@ -154,12 +154,12 @@ async def test_what_a_caller_who_leaves_had_asked_is_dropped(path: str) -> None:
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
-        sent.append(message)
+        sent_messages.append(message)
 
     await house.app(request_to(path), receive, send)
     assert runner.dropped
     # No one reads it, but BentoML waits for an answer to begin, and else holds the request.
-    assert [message.get("status") for message in sent] == [499, None]
+    assert [message.get("status") for message in sent_messages] == [499, None]
     assert house.metrics.answered == [(path, TAG, 499)]
     assert house.events.emitted == []
 
@@ -167,7 +167,7 @@ async def test_what_a_caller_who_leaves_had_asked_is_dropped(path: str) -> None:
 @pytest.mark.parametrize("path", PREDICTIONS)
 async def test_a_caller_who_leaves_within_the_body_is_counted_as_499(path: str) -> None:
     house = House()
-    sent: list[Message] = []
+    sent_messages: list[Message] = []
     messages: list[Message] = [
         {"type": "http.disconnect"},
         {"type": "http.request", "body": b'{"te', "more_body": True},
@@ -177,10 +177,10 @@ async def test_a_caller_who_leaves_within_the_body_is_counted_as_499(path: str) 
         return messages.pop()
 
     async def send(message: Message) -> None:
-        sent.append(message)
+        sent_messages.append(message)
 
     await house.app(request_to(path), receive, send)
-    assert [message.get("status") for message in sent] == [499, None]
+    assert [message.get("status") for message in sent_messages] == [499, None]
     assert house.metrics.answered == [(path, "", 499)]
 
 
@@ -242,7 +242,7 @@ async def test_a_request_without_an_answer_emits_no_event(path: str, runner: Cla
     assert house.events.emitted == []
 
 
-async def test_requests_at_once_are_told_apart() -> None:
+async def test_requests_at_once_are_kept_apart() -> None:
     house = House(Classifier(TAG), Classifier("topic:2.1.0"))
     bodies = [
         {"inputs": [label], "model": model}

@@ -12,21 +12,21 @@ START: Message = {"type": "http.response.start", "status": 200, "headers": []}
 BODY: Message = {"type": "http.response.body", "body": b"done"}
 
 
-async def ask(app: ASGIApp, limit_s: float, kind: str = "http") -> list[Message]:
+async def send_request(app: ASGIApp, limit_s: float, kind: str = "http") -> list[Message]:
     """Return what a request is answered."""
-    sent: list[Message] = []
+    messages: list[Message] = []
 
     async def receive() -> Message:
         return {"type": "http.request"}
 
     async def send(message: Message) -> None:
-        sent.append(message)
+        messages.append(message)
 
     await BackStopMiddleware(app, limit_s)({"type": kind}, receive, send)
-    return sent
+    return messages
 
 
-async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+async def answer_slowly(scope: Scope, receive: Receive, send: Send) -> None:
     await send(START)
     # Several turns of the event loop, for a timer that is due to end it.
     for _ in range(5):
@@ -34,7 +34,7 @@ async def answers(scope: Scope, receive: Receive, send: Send) -> None:
     await send(BODY)
 
 
-async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+async def wait_forever(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.Event().wait()
 
 
@@ -54,27 +54,27 @@ async def timers(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.TimerHandle]:
 
 
 async def test_an_answer_leaves_no_timer(timers: list[asyncio.TimerHandle]) -> None:
-    assert await ask(answers, NEVER) == [START, BODY]
+    assert await send_request(answer_slowly, NEVER) == [START, BODY]
     assert timers
     assert all(timer.cancelled() for timer in timers)
 
 
 async def test_no_answer_in_time_is_a_504() -> None:
-    start, body = await ask(waits, 0)
+    start, body = await send_request(wait_forever, 0)
     assert (start["status"], body["body"]) == (504, b"")
 
 
 async def test_an_answer_that_has_begun_is_not_ended() -> None:
-    assert await ask(answers, 0) == [START, BODY]
+    assert await send_request(answer_slowly, 0) == [START, BODY]
 
 
 async def test_a_timeout_of_the_apps_own_is_its_own() -> None:
-    async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+    async def raise_timeout(scope: Scope, receive: Receive, send: Send) -> None:
         raise TimeoutError("of something else")
 
     with pytest.raises(TimeoutError, match="something else"):
-        await ask(fails, NEVER)
+        await send_request(raise_timeout, NEVER)
 
 
 async def test_what_is_no_request_passes() -> None:
-    assert await ask(answers, 0, kind="lifespan") == [START, BODY]
+    assert await send_request(answer_slowly, 0, kind="lifespan") == [START, BODY]

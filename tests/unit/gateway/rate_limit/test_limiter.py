@@ -183,14 +183,14 @@ async def test_a_refusal_says_when_to_come_again_and_is_counted() -> None:
     shared = Shared(rules(requests="1/minute"))
     await shared.ask()
     shared.clock.now += 59.9
-    with pytest.raises(RateLimited) as refused:
+    with pytest.raises(RateLimited) as refusal:
         await shared.limiter.request(ALICE).acquire()
-    assert refused.value.retry_after_s == 1
-    assert [detail.field for detail in refused.value.details] == ["requests"]
+    assert refusal.value.retry_after_s == 1
+    assert [detail.field for detail in refusal.value.details] == ["requests"]
     assert shared.watch.limited == ["requests"]
 
 
-async def test_a_caller_with_too_many_at_once_is_told_so() -> None:
+async def test_a_caller_with_too_many_at_once_is_refused() -> None:
     shared = Shared(rules(concurrency=1))
     await shared.limiter.request(ALICE).acquire()
     with pytest.raises(TooManyConcurrent):
@@ -207,16 +207,16 @@ async def test_closing_closes_the_stores() -> None:
 async def test_settings_make_a_limiter_or_none() -> None:
     watch, off = FakeMetrics(), RateLimitSettings(requests=None, tokens=None, concurrency=None)
     assert limiter_for(off, StateSettings(), 30, watch) is None
-    alone = limiter_for(RateLimitSettings(), StateSettings(), 30, watch)
-    assert alone is not None
-    assert await passes(alone)
+    local_limiter = limiter_for(RateLimitSettings(), StateSettings(), 30, watch)
+    assert local_limiter is not None
+    assert await passes(local_limiter)
     assert watch.degraded == []
     nobody = StateSettings.model_validate({"redis_url": "redis://127.0.0.1:1/0"})
-    with_redis = limiter_for(RateLimitSettings(), nobody, 30, watch)
-    assert with_redis is not None
-    assert await passes(with_redis)
+    redis_limiter = limiter_for(RateLimitSettings(), nobody, 30, watch)
+    assert redis_limiter is not None
+    assert await passes(redis_limiter)
     assert watch.degraded == [False, True]
-    await with_redis.close()
+    await redis_limiter.close()
 
 
 async def test_tokens_that_no_window_has_room_for_are_no_matter_of_time() -> None:
@@ -316,7 +316,7 @@ async def test_an_answer_from_before_it_was_lost_does_not_bring_it_back() -> Non
     assert shared.watch.degraded == [False, True]
 
 
-async def test_a_store_that_stays_away_is_told_of_ever_more_rarely(
+async def test_a_store_that_stays_away_is_logged_ever_more_rarely(
     logs: list[EventDict],
 ) -> None:
     shared = Shared(rules(requests="9999/minute"))

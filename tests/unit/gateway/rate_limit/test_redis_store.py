@@ -64,15 +64,15 @@ async def test_what_is_counted_is_what_the_library_counts(
     limits = rules(requests="5/minute", tokens="100/hour")
     store = RedisStore(limits, server.url, lease_s=35)
     storage = RedisStorage(server.url, implementation="redispy", key_prefix=PREFIX)
-    theirs = FixedWindowRateLimiter(storage)
+    library_limiter = FixedWindowRateLimiter(storage)
     assert limits.requests is not None
     assert limits.tokens is not None
     await store.acquire("a", "1")
     await store.reserve("a", 40)
     await store.release("a", "1", 10)
-    assert (await theirs.get_window_stats(limits.requests, "a")).remaining == 4
-    assert (await theirs.get_window_stats(limits.tokens, "a")).remaining == 70
-    await theirs.hit(limits.requests, "a", cost=4)
+    assert (await library_limiter.get_window_stats(limits.requests, "a")).remaining == 4
+    assert (await library_limiter.get_window_stats(limits.tokens, "a")).remaining == 70
+    await library_limiter.hit(limits.requests, "a", cost=4)
     assert (await store.acquire("a", "2")).refused == "requests"
     assert all([0 < await inspector.ttl(key) <= 3600 for key in await inspector.keys()])
     await store.close()
@@ -141,7 +141,7 @@ async def test_a_killed_workers_leases_end_by_themselves(
     await pair.close()
 
 
-async def test_scripts_that_redis_has_forgotten_are_told_again(
+async def test_scripts_that_redis_has_forgotten_are_loaded_again(
     server: RedisServer, inspector: Redis
 ) -> None:
     store = RedisStore(rules(requests="9/minute"), server.url, lease_s=35)
@@ -182,7 +182,7 @@ async def test_a_redis_that_hangs_is_unavailable_in_time(
     await store.close()
 
 
-def test_whether_it_answers_is_told_without_its_password() -> None:
+def test_whether_it_answers_is_reported_without_its_password() -> None:
     with redis_server(password="canary") as server:
         assert redis_fault(server.url) is None
         assert redis_fault(server.url.replace("canary", "other")) == "AuthenticationError"

@@ -17,12 +17,12 @@ from tests.unit.gateway.rate_limit.house import rules
         ),
     ],
 )
-def test_the_policy_is_told(limits: dict[str, str | int], policy: str) -> None:
+def test_the_policy_is_sent(limits: dict[str, str | int], policy: str) -> None:
     headers = dict(rules(**limits).headers(LimitStatus(None, None, None)))  # type: ignore[arg-type]
     assert headers == {b"ratelimit-policy": policy.encode()}
 
 
-def test_what_is_left_is_told() -> None:
+def test_what_is_left_is_sent() -> None:
     limits = rules(requests="100/minute", tokens="1000/hour")
     status = LimitStatus(None, Window(40, 30), Window(960, 3000))
     assert dict(limits.headers(status))[b"ratelimit"] == (
