@@ -18,7 +18,11 @@ from kaiten.pseudonyms import Pseudonyms, pseudonym_key
 from kaiten.settings.models import LoggingSettings
 
 SECRET = "0123456789abcdef" * 4
-OTHERS = {"issuer": "https://login.example.org/", "audience": "kaiten", "jwks_url": "https://a/b"}
+FOREIGN_ISSUER = {
+    "issuer": "https://login.example.org/",
+    "audience": "kaiten",
+    "jwks_url": "https://a/b",
+}
 SOMEBODY = ("--subject", "nightly-job", "--scope", "predict")
 
 
@@ -28,10 +32,10 @@ def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def only_others(monkeypatch: pytest.MonkeyPatch) -> str:
+def foreign_issuer(monkeypatch: pytest.MonkeyPatch) -> str:
     """Take tokens of another issuer only, and make none."""
-    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([OTHERS]))
-    return OTHERS["issuer"]
+    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([FOREIGN_ISSUER]))
+    return FOREIGN_ISSUER["issuer"]
 
 
 def run_with_logs(*arguments: str) -> tuple[Result, list[EventDict]]:
@@ -208,28 +212,30 @@ def test_subject_of_another_issuer_is_somebody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
-    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([OTHERS]))
-    ok("revoke", "--subject", "alice", "--issuer", OTHERS["issuer"])
-    assert [*stored_credentials(tmp_path).revoked_subjects] == [f"{OTHERS['issuer']}|alice"]
+    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([FOREIGN_ISSUER]))
+    ok("revoke", "--subject", "alice", "--issuer", FOREIGN_ISSUER["issuer"])
+    assert [*stored_credentials(tmp_path).revoked_subjects] == [f"{FOREIGN_ISSUER['issuer']}|alice"]
 
 
 @pytest.mark.parametrize("command", [("token", "revoke", "x"), ("revoke", "--subject", "x")])
 def test_issuer_must_be_named_if_no_tokens_are_signed_here(
-    command: tuple[str, ...], only_others: str, tmp_path: Path
+    command: tuple[str, ...], foreign_issuer: str, tmp_path: Path
 ) -> None:
     message = failure_message(*command)
     assert "--issuer" in message
-    assert only_others in message
+    assert foreign_issuer in message
     assert not (tmp_path / FILE).exists()
-    ok(*command, "--issuer", only_others)
+    ok(*command, "--issuer", foreign_issuer)
     assert (tmp_path / FILE).exists()
 
 
-def test_keys_alone_are_revoked_where_none_are_made_here(only_others: str, tmp_path: Path) -> None:
+def test_keys_alone_are_revoked_where_none_are_made_here(
+    foreign_issuer: str, tmp_path: Path
+) -> None:
     ok("revoke", "--subject", "alice", "--issuer", "api-key")
     assert [*stored_credentials(tmp_path).revoked_subjects] == ["api-key|alice"]
     # A key has an id of its own, and no jti.
-    assert only_others in failure_message("token", "revoke", "x", "--issuer", "api-key")
+    assert foreign_issuer in failure_message("token", "revoke", "x", "--issuer", "api-key")
 
 
 def test_issuer_that_is_none_here_revokes_nothing(tmp_path: Path) -> None:
@@ -238,8 +244,8 @@ def test_issuer_that_is_none_here_revokes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / FILE).exists()
 
 
-def test_no_token_is_made_where_only_others_make_them(only_others: str) -> None:
-    assert only_others
+def test_no_token_is_made_where_only_others_make_them(foreign_issuer: str) -> None:
+    assert foreign_issuer
     message = failure_message("token", "create", "--subject", "alice", "--scope", "predict")
     assert (
         "auth.secret: is not set: the tokens come from auth.issuers, and none are made" in message
@@ -274,6 +280,6 @@ def test_what_is_done_is_told_to_the_security_log(monkeypatch: pytest.MonkeyPatc
     assert result.stdout.strip() not in str(logs)
 
 
-def test_pseudonym_is_left_out_where_its_key_is_the_workers_own(only_others: str) -> None:
-    _, (line,) = run_with_logs("revoke", "--subject", "alice", "--issuer", only_others)
+def test_pseudonym_is_left_out_where_its_key_is_the_workers_own(foreign_issuer: str) -> None:
+    _, (line,) = run_with_logs("revoke", "--subject", "alice", "--issuer", foreign_issuer)
     assert line["subject"] is None

@@ -74,7 +74,7 @@ def fields(diagnosis: dict[str, Any]) -> list[str]:
     return [problem["field"] for problem in diagnosis["problems"]]
 
 
-def printed(expected: int) -> str:
+def doctor_output(expected: int) -> str:
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == expected, result.output
     return result.stdout
@@ -95,7 +95,7 @@ def test_all_well(tmp_path: Path) -> None:
 
 def test_it_reads_well_in_80_columns(tmp_path: Path) -> None:
     add(DEFAULT, tmp_path)
-    output = printed(0)
+    output = doctor_output(0)
     assert max(map(len, output.splitlines())) <= 80
     assert f"{DEFAULT}  onnx on cpu, lanes: {available_cores()}" in output
     assert output.endswith("\nThe service would start.\n")
@@ -104,7 +104,7 @@ def test_it_reads_well_in_80_columns(tmp_path: Path) -> None:
 def test_cuda_devices_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     see_cuda(monkeypatch, [CudaDevice("NVIDIA L4", 24 << 30)])
     add(DEFAULT, tmp_path)
-    assert "NVIDIA L4, 24.0 GiB" in printed(0)
+    assert "NVIDIA L4, 24.0 GiB" in doctor_output(0)
     (model,) = report(0)["models"]
     assert (model["choice"]["engine"], model["choice"]["device"]) == ("torch", "cuda")
     assert model["lanes"] == engines.CUDA_LANES
@@ -117,13 +117,15 @@ def test_workers_are_told_their_devices(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("BENTOML_CONFIG_OVERRIDES", json.dumps(service))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f14e45f,3")
     assert report(0)["in_force"]["placement"] == ["GPU-8f14e45f", "3", "GPU-8f14e45f"]
-    assert "worker 1 on GPU-8f14e45f, worker 2 on 3, worker 3 on" in " ".join(printed(0).split())
+    assert "worker 1 on GPU-8f14e45f, worker 2 on 3, worker 3 on" in " ".join(
+        doctor_output(0).split()
+    )
 
 
 def test_without_cuda_there_is_nothing_to_place(tmp_path: Path) -> None:
     add(DEFAULT, tmp_path)
     assert report(0)["in_force"]["placement"] == []
-    assert "placement" not in printed(0)
+    assert "placement" not in doctor_output(0)
 
 
 def test_missing_model_is_told_with_its_remedy() -> None:
@@ -131,7 +133,7 @@ def test_missing_model_is_told_with_its_remedy() -> None:
     assert fields(diagnosis) == ["serving.models"]
     assert diagnosis["models"][0]["choice"] is None
     # The last line of all, and one line however narrow the terminal.
-    last = printed(1).splitlines()[-1]
+    last = doctor_output(1).splitlines()[-1]
     assert last.startswith(f"  serving.models: Model {DEFAULT} is not in the model store")
     assert "make quickstart" in last
 
@@ -167,9 +169,9 @@ def test_what_would_stop_a_start_is_told_by_its_field(
     add(DEFAULT, tmp_path, engine="torch")
     monkeypatch.setenv(name, value)
     # In production, a model that was never promoted would prevent a start as well.
-    others = ["serving.models"] if value == "production" else []
-    assert fields(report(1)) == [field, *others]
-    output = printed(1)
+    promotion_fields = ["serving.models"] if value == "production" else []
+    assert fields(report(1)) == [field, *promotion_fields]
+    output = doctor_output(1)
     assert f"\n  {field}: " in output
     assert "change-me" not in output
 
@@ -181,16 +183,16 @@ def test_secrets_in_files_are_told_by_their_names(
     assert report(0)["in_force"]["secrets_folder"] is None
     folder = tmp_path / "secrets"
     monkeypatch.setenv("KAITEN_SECRETS", str(folder))
-    assert "no secret in it" in printed(0)
+    assert "no secret in it" in doctor_output(0)
     folder.mkdir()
     (folder / "kaiten_auth__secret").write_text(SECRET)
     diagnosis = report(0)
     assert diagnosis["in_force"]["secret"] == "from auth.secret"
     assert diagnosis["in_force"]["secret_files"] == ["kaiten_auth__secret"]
-    assert SECRET not in json.dumps(diagnosis) + printed(0)
+    assert SECRET not in json.dumps(diagnosis) + doctor_output(0)
     (folder / "kaiten_auth__secrets").write_text(SECRET)
     assert fields(report(1)) == ["kaiten_auth__secrets"]
-    assert SECRET not in printed(1)
+    assert SECRET not in doctor_output(1)
 
 
 def test_tls_of_bentomls_own_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +230,7 @@ def test_missing_engine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     diagnosis = report(1)
     assert diagnosis["engines"]["no-such-package"] is None
     assert fields(diagnosis) == ["runners.engine"]
-    assert "not installed" in printed(1)
+    assert "not installed" in doctor_output(1)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,7 @@ def test_broken_settings_of_bentoml_are_told_in_a_line(
     file.write_text(text)
     monkeypatch.setenv("BENTOML_CONFIG", str(file))
     assert fields(report(1)) == ["BENTOML_CONFIG"]
-    assert printed(1).splitlines()[-1].startswith("  BENTOML_CONFIG: ")
+    assert doctor_output(1).splitlines()[-1].startswith("  BENTOML_CONFIG: ")
 
 
 def test_bentoml_that_fails_to_import_is_told_too(tmp_path: Path) -> None:
@@ -301,9 +303,9 @@ def test_development_secret_is_not_made(tmp_path: Path) -> None:
 def test_secret_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(DEFAULT, tmp_path)
     secret = signing_secret(load_settings()).value
-    assert secret not in printed(0) + json.dumps(report(0))
+    assert secret not in doctor_output(0) + json.dumps(report(0))
     monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
-    assert SECRET not in printed(0) + json.dumps(report(0))
+    assert SECRET not in doctor_output(0) + json.dumps(report(0))
     assert report(0)["in_force"]["secret"] == "from auth.secret"
 
 
@@ -325,7 +327,7 @@ def test_whether_redis_answers_is_told_and_stops_nothing(
         server.kill()
         redis = f"{place} does not answer (ConnectionError): each worker would count by itself"
         assert report(0)["in_force"]["redis"] == redis
-        assert "canary" not in printed(0)
+        assert "canary" not in doctor_output(0)
 
 
 def test_whether_the_database_can_be_used_is_told_and_stops_nothing(
@@ -346,7 +348,7 @@ def test_whether_the_database_can_be_used_is_told_and_stops_nothing(
         server.stop()
         away = "cannot be used (OperationalError): feedback would be refused"
         assert database() == f"{place} {away}"
-        assert "canary" not in printed(0)
+        assert "canary" not in doctor_output(0)
         server.start()
     monkeypatch.setenv("KAITEN_FEEDBACK__ENABLED", "false")
     assert database() is None
@@ -368,7 +370,7 @@ def test_where_keys_of_issuers_come_from_is_told_and_stops_nothing(
             return sources[issuer.name].removeprefix(f"{issuer.url} ")
 
         assert source() == "answers with 1 usable key"
-        assert "answers with 1 usable key" in " ".join(printed(0).split())
+        assert "answers with 1 usable key" in " ".join(doctor_output(0).split())
         issuer.rotate()
         assert source() == "answers with 2 usable keys"
         issuer.answer = 200, b'{"keys": []}'

@@ -18,7 +18,7 @@ from lifecycle.store import ModelStore
 from runners import embedding_distance
 from runners.tasks.text_classification.serving import load
 from server.models import find_models
-from tests.unit.lifecycle.cards import card, stored
+from tests.unit.lifecycle.cards import card, store_model
 
 TEXTS = [f"w{number} w{number * 7 % 50} w{number * 3 % 40}" for number in range(40)]
 ALL: tuple[Evidence, ...] = ("commit", "tests", "tag", "changelog")
@@ -30,7 +30,7 @@ def run(*arguments: str) -> Result:
 
 
 @pytest.fixture
-def registered(tiny_classifier: Path, model_store: Path) -> str:
+def model_tag(tiny_classifier: Path, model_store: Path) -> str:
     options = ["--name", "tiny", "--version", "1.0.0", "--task", "text-classification"]
     assert run("register", str(tiny_classifier), *options).exit_code == 0
     return "tiny:1.0.0"
@@ -58,9 +58,9 @@ def data(folder: Path, **columns: str) -> str:
 
 
 @pytest.mark.usefixtures("lenient")
-def test_from_a_report_to_production_and_back(registered: str, tmp_path: Path) -> None:
+def test_from_a_report_to_production_and_back(model_tag: str, tmp_path: Path) -> None:
     rows = data(tmp_path)
-    result = run("validate", registered, "--data", rows, "--slice", "channel", "--json")
+    result = run("validate", model_tag, "--data", rows, "--slice", "channel", "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["measures"]["rows"] == 40
@@ -71,7 +71,7 @@ def test_from_a_report_to_production_and_back(registered: str, tmp_path: Path) -
     # The cache for an interrupted validation is removed.
     assert not list((tmp_path / "validation").glob("*.f32"))
     for stage in ("staging", "production"):
-        moved = run("promote", registered, "--to", stage, "--reason", "it is better")
+        moved = run("promote", model_tag, "--to", stage, "--reason", "it is better")
         assert f"tiny:1.0.0 is now the version in {stage}." in moved.stdout
         assert "until they are restarted, and a bento keeps" in moved.stdout
     log = run("model", "audit-log", "tiny")
@@ -81,15 +81,15 @@ def test_from_a_report_to_production_and_back(registered: str, tmp_path: Path) -
 
 @pytest.mark.usefixtures("lenient")
 def test_report_is_the_reference_that_answers_are_measured_from(
-    registered: str, tmp_path: Path
+    model_tag: str, tmp_path: Path
 ) -> None:
-    model, rows = ModelStore().get(registered), data(tmp_path)
+    model, rows = ModelStore().get(model_tag), data(tmp_path)
 
     def reference() -> Path | None:
         return model.baseline
 
     assert reference() is None
-    assert run("validate", registered, "--data", rows).exit_code == 0
+    assert run("validate", model_tag, "--data", rows).exit_code == 0
     first = reference()
     assert first is not None
     files = {
@@ -112,20 +112,20 @@ def test_report_is_the_reference_that_answers_are_measured_from(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KAITEN_VALIDATION__MIN_ACCURACY", "1")
-        assert run("validate", registered, "--data", rows).exit_code == 1
+        assert run("validate", model_tag, "--data", rows).exit_code == 1
     assert reference() == first
-    assert run("validate", registered, "--data", rows).exit_code == 0
+    assert run("validate", model_tag, "--data", rows).exit_code == 0
     assert reference() not in {first, None}
 
 
 @pytest.mark.usefixtures("lenient")
 def test_second_version_is_compared_with_production(
-    registered: str, tiny_classifier: Path, tmp_path: Path
+    model_tag: str, tiny_classifier: Path, tmp_path: Path
 ) -> None:
     rows = data(tmp_path)
-    run("validate", registered, "--data", rows)
+    run("validate", model_tag, "--data", rows)
     for stage in ("staging", "production"):
-        run("promote", registered, "--to", stage, "--reason", "first")
+        run("promote", model_tag, "--to", stage, "--reason", "first")
     named = ["--name", "tiny", "--bump", "auto", "--task", "text-classification"]
     assert "Registered tiny:1.0.1" in run("register", str(tiny_classifier), *named).stdout
     report = json.loads(run("validate", "tiny:1.0.1", "--data", rows, "--json").stdout)
@@ -153,24 +153,24 @@ def test_second_version_is_compared_with_production(
 
 @pytest.mark.usefixtures("lenient")
 def test_stage_in_serving_models_is_served_and_listed_as_served(
-    registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run("validate", registered, "--data", data(tmp_path))
+    run("validate", model_tag, "--data", data(tmp_path))
     monkeypatch.setenv("KAITEN_SERVING__MODELS", "tiny@staging")
     assert json.loads(run("model", "list", "--json").stdout)[0]["serves"] is False
-    run("promote", registered, "--to", "staging", "--reason", "first")
+    run("promote", model_tag, "--to", "staging", "--reason", "first")
     assert json.loads(run("model", "list", "--json").stdout)[0]["serves"] is True
     (served,) = find_models(load_settings())
-    assert served.card.tag == registered
+    assert served.card.tag == model_tag
 
 
 @pytest.mark.usefixtures("lenient")
 def test_diff_shows_measures_first_and_no_digest(
-    registered: str, tiny_classifier: Path, tmp_path: Path
+    model_tag: str, tiny_classifier: Path, tmp_path: Path
 ) -> None:
     named = ["--name", "tiny", "--bump", "auto", "--task", "text-classification"]
     run("register", str(tiny_classifier), *named)
-    run("validate", registered, "--data", data(tmp_path))
+    run("validate", model_tag, "--data", data(tmp_path))
     rows = json.loads(run("model", "diff", "tiny:1.0.0", "tiny:1.0.1", "--json").stdout)
     assert [*rows][:3] == ["verdict", "rows", "accuracy"]
     assert rows["verdict"] == ["passed", None]
@@ -180,20 +180,20 @@ def test_diff_shows_measures_first_and_no_digest(
     )
 
 
-def test_report_that_does_not_pass_exits_1(registered: str, tmp_path: Path) -> None:
-    result = run("validate", registered, "--data", data(tmp_path))
+def test_report_that_does_not_pass_exits_1(model_tag: str, tmp_path: Path) -> None:
+    result = run("validate", model_tag, "--data", data(tmp_path))
     assert result.exit_code == 1
     assert "refused: accuracy is" in result.output
 
 
 @pytest.mark.usefixtures("lenient")
-def test_golden_rows_that_are_answered_otherwise_refuse(registered: str, tmp_path: Path) -> None:
+def test_golden_rows_that_are_answered_otherwise_refuse(model_tag: str, tmp_path: Path) -> None:
     rows = data(tmp_path)
-    first = json.loads(run("validate", registered, "--data", rows, "--json").stdout)
+    first = json.loads(run("validate", model_tag, "--data", rows, "--json").stdout)
     golden = tmp_path / "golden.jsonl"
     wrong = {"text": TEXTS[0], "label": "billing"}, {"text": TEXTS[0], "label": "delivery"}
     golden.write_text("\n".join(json.dumps(row) for row in wrong))
-    result = run("validate", registered, "--data", rows, "--golden", str(golden), "--json")
+    result = run("validate", model_tag, "--data", rows, "--golden", str(golden), "--json")
     assert result.exit_code == 1
     report = json.loads(result.stdout)
     assert len(report["golden"]["wrong"]) >= 1
@@ -210,16 +210,16 @@ def test_golden_rows_that_are_answered_otherwise_refuse(registered: str, tmp_pat
 )
 @pytest.mark.usefixtures("lenient")
 def test_row_that_the_api_would_refuse_is_not_measured(
-    text: str, problem: str, registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, problem: str, model_tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_GATEWAY__MAX_TEXT_CHARS", "20")
     rows = tmp_path / "rows.csv"
     lines = [f"a text,{label}" for label in ("billing", "delivery", "other") * 10]
     rows.write_text("\n".join(["text,label", lines[0], f"{text},billing", *lines]))
-    result = run("validate", registered, "--data", str(rows))
+    result = run("validate", model_tag, "--data", str(rows))
     assert result.exit_code == 1
     assert str(result.exception).startswith(f"{rows}: {problem}. ")
-    assert ModelStore().get(registered).baseline is None
+    assert ModelStore().get(model_tag).baseline is None
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_row_that_the_api_would_refuse_is_not_measured(
         ),
     ],
 )
-@pytest.mark.usefixtures("registered")
+@pytest.mark.usefixtures("model_tag")
 def test_what_can_be_mended_is_told(arguments: list[str], message: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 1
@@ -243,7 +243,7 @@ def test_what_can_be_mended_is_told(arguments: list[str], message: str) -> None:
 
 def test_diff_shows_what_the_cards_say_differently(model_store: Path, tmp_path: Path) -> None:
     for version in ("1.0.0", "1.0.1"):
-        stored(ModelStore(), f"ours:{version}", tmp_path)
+        store_model(ModelStore(), f"ours:{version}", tmp_path)
     differences = json.loads(run("model", "diff", "ours:1.0.0", "ours:1.0.1", "--json").stdout)
     assert differences.keys() == {"version", "registered_at", "model.safetensors"}
     assert differences["version"] == ["1.0.0", "1.0.1"]

@@ -22,8 +22,8 @@ from tests.unit.server.smoke.deployment import (
     TOKEN,
     Answer,
     Deployment,
-    deployed,
-    labelled,
+    labelled_prediction,
+    serve_deployment,
 )
 
 SECRET = token_hex(32)
@@ -32,7 +32,7 @@ WORD = "canary"
 
 @pytest.fixture
 def deployment() -> Iterator[Deployment]:
-    with deployed() as deployment:
+    with serve_deployment() as deployment:
         yield deployment
 
 
@@ -93,7 +93,7 @@ def test_what_fails_is_told_with_its_remedy(
 def test_golden_rows_are_read_as_for_validation(
     deployment: Deployment, token_file: str, tmp_path: Path
 ) -> None:
-    deployment.rules[PREDICT] = labelled
+    deployment.rules[PREDICT] = labelled_prediction
     rows = tmp_path / "golden.csv"
     rows.write_text("words,right\nthis is a,a\nthis is b,c\n")
     golden = ["--golden", str(rows), "--text-column", "words", "--label-column", "right"]
@@ -113,7 +113,7 @@ def test_token_comes_by_standard_input(deployment: Deployment) -> None:
     assert run(deployment.url, "--token-file", "-", stdin=f"{TOKEN}\n").exit_code == 0
 
 
-def sent(deployment: Deployment) -> dict[str, Any]:
+def token_claims(deployment: Deployment) -> dict[str, Any]:
     """Return the claims of the last token of a prediction, which this server does not know."""
     token = [request.token for request in deployment.requests if request.path == PREDICT][-1]
     claims: dict[str, Any] = jwt.decode(
@@ -128,7 +128,7 @@ def test_token_is_made_for_five_minutes_where_the_secret_is_known(
     monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
     # The forged one is refused as well.
     refusal(run(deployment.url))
-    claims = sent(deployment)
+    claims = token_claims(deployment)
     assert (claims["sub"], claims["scope"]) == ("smoke", "predict ops")
     assert claims["exp"] - claims["iat"] == 300
 
@@ -143,7 +143,7 @@ def test_token_is_made_with_a_development_secret_that_is_there_and_with_no_new_o
     assert deployment.requests == []
     (tmp_path / DEVELOPMENT_SECRET_FILE).write_text(SECRET)
     refusal(run(deployment.url))
-    assert sent(deployment)["sub"] == "smoke"
+    assert token_claims(deployment)["sub"] == "smoke"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a token", b"\xff.\xff.\xff", b"a.b.c\nd.e.f"])
@@ -192,7 +192,7 @@ def test_certificate_is_verified_by_the_authority_that_is_named(
     authority = Authority(tmp_path, "authority")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*authority.issue("server", "127.0.0.1"))
-    with deployed(context) as deployment:
+    with serve_deployment(context) as deployment:
         options = [deployment.url, "--token-file", token_file]
         assert run(*options, "--ca", str(authority.file)).exit_code == 0
         # Waiting does not cure a certificate, so the check fails at once.

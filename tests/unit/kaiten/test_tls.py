@@ -28,12 +28,12 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @pytest.fixture
-def mutual(authority: Authority) -> TlsSettings:
+def mutual_tls(authority: Authority) -> TlsSettings:
     certificate, key = authority.issue("server")
     return TlsSettings(certificate=certificate, private_key=key, client_ca=authority.file)
 
 
-def refused(settings: TlsSettings, in_force: dict[str, object] | None = None) -> tuple[str, str]:
+def rejection(settings: TlsSettings, in_force: dict[str, object] | None = None) -> tuple[str, str]:
     with pytest.raises(InvalidSettings) as caught:
         check_tls(settings, in_force)
     (detail,) = caught.value.details
@@ -45,13 +45,13 @@ def test_without_a_certificate_there_is_no_tls() -> None:
     check_tls(TlsSettings(), DEFAULTS)
 
 
-def test_a_client_authority_makes_bentoml_ask_for_certificates(mutual: TlsSettings) -> None:
-    served = bentoml_ssl(mutual)
-    assert (served["cert_reqs"], served["ca_certs"]) == (2, str(mutual.client_ca))
-    check_tls(mutual, DEFAULTS | served)
-    plain = bentoml_ssl(mutual.model_copy(update={"client_ca": None}))
+def test_a_client_authority_makes_bentoml_ask_for_certificates(mutual_tls: TlsSettings) -> None:
+    served = bentoml_ssl(mutual_tls)
+    assert (served["cert_reqs"], served["ca_certs"]) == (2, str(mutual_tls.client_ca))
+    check_tls(mutual_tls, DEFAULTS | served)
+    plain = bentoml_ssl(mutual_tls.model_copy(update={"client_ca": None}))
     assert "cert_reqs" not in plain
-    assert (plain["certfile"], plain["enabled"]) == (str(mutual.certificate), True)
+    assert (plain["certfile"], plain["enabled"]) == (str(mutual_tls.certificate), True)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_a_client_authority_makes_bentoml_ask_for_certificates(mutual: TlsSettin
     ],
 )
 def test_bentoml_settings_cannot_weaken_tls(
-    mutual: TlsSettings, bentoml_options: dict[str, object]
+    mutual_tls: TlsSettings, bentoml_options: dict[str, object]
 ) -> None:
-    field, reason = refused(mutual, DEFAULTS | bentoml_ssl(mutual) | bentoml_options)
+    field, reason = rejection(mutual_tls, DEFAULTS | bentoml_ssl(mutual_tls) | bentoml_options)
     assert field == "services.kaiten_service.ssl"
     assert "set tls instead" in reason
 
@@ -77,10 +77,10 @@ def test_bentoml_settings_cannot_weaken_tls(
     "bentoml_options", [{"enabled": True}, {"certfile": "a.pem"}, {"cert_reqs": 2}]
 )
 def test_tls_in_bentoml_settings_is_rejected(bentoml_options: dict[str, object]) -> None:
-    assert refused(TlsSettings(), DEFAULTS | bentoml_options)[0] == "services.kaiten_service.ssl"
+    assert rejection(TlsSettings(), DEFAULTS | bentoml_options)[0] == "services.kaiten_service.ssl"
 
 
-def encrypted(authority: Authority, tls: TlsSettings) -> TlsSettings:
+def with_encrypted_key(authority: Authority, tls: TlsSettings) -> TlsSettings:
     certificate, key = authority.issue("locked", password=b"password-4711")
     return tls.model_copy(update={"certificate": certificate, "private_key": key})
 
@@ -101,7 +101,7 @@ BROKEN: dict[str, tuple[Callable[[Authority, TlsSettings], TlsSettings], str, st
         "tls.certificate",
         "No such file",
     ),
-    "an encrypted key": (encrypted, "tls.certificate", "the key is encrypted"),
+    "an encrypted key": (with_encrypted_key, "tls.certificate", "the key is encrypted"),
     "no authority": (
         lambda authority, tls: tls.model_copy(update={"client_ca": tls.private_key}),
         "tls.client_ca",
@@ -118,12 +118,12 @@ BROKEN: dict[str, tuple[Callable[[Authority, TlsSettings], TlsSettings], str, st
 @pytest.mark.parametrize(("broken", "field", "message"), BROKEN.values(), ids=BROKEN)
 def test_what_tls_could_not_be_served_with_is_refused_by_name(
     authority: Authority,
-    mutual: TlsSettings,
+    mutual_tls: TlsSettings,
     broken: Callable[[Authority, TlsSettings], TlsSettings],
     field: str,
     message: str,
 ) -> None:
-    rejected_field, reason = refused(broken(authority, mutual))
+    rejected_field, reason = rejection(broken(authority, mutual_tls))
     assert rejected_field == field
     assert message in reason
     assert "password-4711" not in reason

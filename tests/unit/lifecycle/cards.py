@@ -26,7 +26,7 @@ def card(tag: str = "ours:1.0.0", **changes: Any) -> ModelCard:  # noqa: ANN401
     return ModelCard(**(fields | changes))
 
 
-def stored(store: ModelStore, tag: str, folder: Path, weights: str = "weights") -> StoredModel:
+def store_model(store: ModelStore, tag: str, folder: Path, weights: str = "weights") -> StoredModel:
     """Register a version of one small file."""
     file = folder / f"{tag.replace(':', '-')}.safetensors"
     file.write_text(f"{weights} of {tag}")
@@ -40,7 +40,7 @@ def stored(store: ModelStore, tag: str, folder: Path, weights: str = "weights") 
     return model
 
 
-def validated(
+def save_report(
     store: ModelStore,
     model: StoredModel,
     evidence: Mapping[str, str] | None = None,

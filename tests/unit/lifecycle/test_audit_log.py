@@ -50,8 +50,8 @@ def test_changed_entry_is_found(line: int, key: str, log: AuditLog) -> None:
     grow(log, event("1.0.0"), event("1.0.1"), event("1.0.2"))
     lines = log.path.read_text().splitlines()
     entry = json.loads(lines[line])
-    others = {"number": 9, "at": "2020-01-01T00:00:00Z"}
-    lines[line] = json.dumps(entry | {key: others.get(key, "someone-else")})
+    replacements = {"number": 9, "at": "2020-01-01T00:00:00Z"}
+    lines[line] = json.dumps(entry | {key: replacements.get(key, "someone-else")})
     log.path.write_text("\n".join(lines) + "\n")
     with pytest.raises(AuditLogCorrupt, match=f"line {line + 1}"):
         log.entries()
@@ -60,8 +60,8 @@ def test_changed_entry_is_found(line: int, key: str, log: AuditLog) -> None:
 def test_removed_and_reordered_entries_are_found(log: AuditLog) -> None:
     grow(log, event("1.0.0"), event("1.0.1"), event("1.0.2"))
     first, second, third = log.path.read_text().splitlines()
-    for left in ([second, third], [first, third], [second, first, third]):
-        log.path.write_text("\n".join(left) + "\n")
+    for remaining_lines in ([second, third], [first, third], [second, first, third]):
+        log.path.write_text("\n".join(remaining_lines) + "\n")
         with pytest.raises(AuditLogCorrupt):
             log.entries()
 
@@ -111,11 +111,11 @@ def test_process_that_is_killed_leaves_the_old_log(
     grow(log, event("1.0.0"))
     before = log.path.read_bytes()
 
-    def killed(*_: object) -> None:
+    def kill(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(os if step == "fsync" else Path, step, killed)
+        patched.setattr(os if step == "fsync" else Path, step, kill)
         with pytest.raises(KeyboardInterrupt), log.transaction() as transaction:
             transaction.add(event("1.0.1"))
     assert log.path.read_bytes() == before
@@ -137,10 +137,10 @@ def test_of_two_changes_at_once_one_waits_and_sees_the_other(log: AuditLog) -> N
     other = AuditLog(log.path.parent, "ours")
     threading.Timer(0, let_go.set).start()
     with other.transaction() as transaction:
-        seen = [entry.version for entry in transaction.entries]
+        versions = [entry.version for entry in transaction.entries]
         transaction.add(event("1.0.1"))
     holder.join()
-    assert seen == ["1.0.0"]
+    assert versions == ["1.0.0"]
     assert [entry.version for entry in log.entries()] == ["1.0.0", "1.0.1"]
 
 

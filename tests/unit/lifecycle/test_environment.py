@@ -7,11 +7,11 @@ from lifecycle.card import EngineCard
 from lifecycle.environment import check_opset, compare_environment, installed_versions
 from tests.unit.lifecycle.cards import card
 
-HERE = {"torch": "2.11.0", "transformers": "5.17.0", "onnxruntime": "1.22.0"}
+INSTALLED = {"torch": "2.11.0", "transformers": "5.17.0", "onnxruntime": "1.22.0"}
 
 
 @pytest.mark.parametrize(
-    ("here", "differences"),
+    ("changes", "differences"),
     [
         ({}, []),
         ({"torch": "2.11.7+cpu"}, []),
@@ -19,17 +19,19 @@ HERE = {"torch": "2.11.0", "transformers": "5.17.0", "onnxruntime": "1.22.0"}
         ({"onnxruntime": "1.32.1"}, ["onnxruntime was 1.22.0 at registration, and is 1.32.1 here"]),
     ],
 )
-def test_minor_versions_are_reported(here: dict[str, str], differences: list[str]) -> None:
+def test_minor_versions_are_reported(changes: dict[str, str], differences: list[str]) -> None:
     assert [
-        str(difference) for difference in compare_environment(card(), HERE | here)
+        str(difference) for difference in compare_environment(card(), INSTALLED | changes)
     ] == differences
 
 
-@pytest.mark.parametrize("here", [{"torch": "3.0.0"}, {"transformers": "4.57.0"}, {"torch": None}])
-def test_major_versions_refuse(here: dict[str, str | None]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"torch": "3.0.0"}, {"transformers": "4.57.0"}, {"torch": None}]
+)
+def test_major_versions_refuse(changes: dict[str, str | None]) -> None:
     with pytest.raises(ModelRejected) as caught:
-        compare_environment(card(), HERE | here)
-    (package,) = here
+        compare_environment(card(), INSTALLED | changes)
+    (package,) = changes
     assert caught.value.details[0].field == "framework_versions"
     assert package in caught.value.message
 

@@ -9,17 +9,17 @@ import pytest
 from lifecycle.card import CARD_FILE
 from lifecycle.file_watch import FileWatch
 from lifecycle.store import ModelStore, StoredModel
-from tests.unit.lifecycle.cards import stored
+from tests.unit.lifecycle.cards import store_model
 
 TAG = "ours:1.0.0"
 
 
 @pytest.fixture
 def model(tmp_path: Path, model_store: Path) -> StoredModel:
-    return stored(ModelStore(), TAG, tmp_path)
+    return store_model(ModelStore(), TAG, tmp_path)
 
 
-def damaged_after(watch: FileWatch) -> int:
+def count_damaged(watch: FileWatch) -> int:
     watch.step()
     return watch.damaged[TAG]
 
@@ -27,7 +27,7 @@ def damaged_after(watch: FileWatch) -> int:
 def test_whole_version_is_not_told(model: StoredModel) -> None:
     watch = FileWatch([model], {TAG: None})
     assert watch.damaged == {TAG: 0}
-    assert damaged_after(watch) == 0
+    assert count_damaged(watch) == 0
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", CARD_FILE, "model.yaml"])
@@ -36,9 +36,9 @@ def test_file_that_goes_is_counted_and_one_that_comes_back_is_not(
 ) -> None:
     watch = FileWatch([model], {})
     shutil.move(model.folder / name, tmp_path / "aside")
-    assert damaged_after(watch) == 1
+    assert count_damaged(watch) == 1
     shutil.copyfile(tmp_path / "aside", model.folder / name)
-    assert damaged_after(watch) == 0
+    assert count_damaged(watch) == 0
 
 
 def test_changed_file_is_counted_though_it_keeps_its_size_and_time(model: StoredModel) -> None:
@@ -47,27 +47,27 @@ def test_changed_file_is_counted_though_it_keeps_its_size_and_time(model: Stored
     before, content = file.stat(), file.read_bytes()
     file.write_bytes(bytes(len(content)))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert damaged_after(watch) == 1
-    assert damaged_after(watch) == 1
+    assert count_damaged(watch) == 1
+    assert count_damaged(watch) == 1
     file.write_bytes(content)
-    assert damaged_after(watch) == 0
+    assert count_damaged(watch) == 0
 
 
 def test_touched_file_is_as_it_was(model: StoredModel) -> None:
     watch = FileWatch([model], {})
     (model.folder / CARD_FILE).touch()
-    assert damaged_after(watch) == 0
+    assert count_damaged(watch) == 0
 
 
 def test_report_that_drift_is_measured_from_counts(model: StoredModel) -> None:
     digest = model.add_report("{}", {"reference.bin": b"profile"})
     watch = FileWatch([model], {TAG: model.reports(digest)})
-    assert damaged_after(watch) == 0
+    assert count_damaged(watch) == 0
     shutil.rmtree(model.reports(digest))
-    assert damaged_after(watch) == 2
+    assert count_damaged(watch) == 2
 
 
 def test_lost_folder_counts_every_file(model: StoredModel) -> None:
     watch = FileWatch([model], {})
     shutil.rmtree(model.folder)
-    assert damaged_after(watch) == len(model.card.files) + 2
+    assert count_damaged(watch) == len(model.card.files) + 2

@@ -22,7 +22,7 @@ from lifecycle.promotion import PromotionGate, PromotionRequest
 from lifecycle.registration import register_model
 from lifecycle.store import ModelStore
 from server import validation as command
-from tests.unit.lifecycle.cards import validated
+from tests.unit.lifecycle.cards import save_report
 from tests.unit.lifecycle.folders import MODEL
 from tests.unit.lifecycle.test_registration import RULES, inspect, submission
 
@@ -41,17 +41,17 @@ def changes_the_disk(event: str, arguments: Sequence[object]) -> bool:
     return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
-def killed_at(number: int, act: Callable[[], object]) -> bool:
+def kill_at_change(number: int, act: Callable[[], object]) -> bool:
     """Do it in a process that dies before that change of the disk; return whether it came to it."""
     child = os.fork()
     if child == 0:
-        seen = 0
+        change_count = 0
 
         def count(event: str, arguments: Sequence[object]) -> None:
-            nonlocal seen
+            nonlocal change_count
             if changes_the_disk(event, arguments):
-                seen += 1
-                if seen == number:
+                change_count += 1
+                if change_count == number:
                     os.kill(os.getpid(), signal.SIGKILL)
 
         try:
@@ -88,8 +88,8 @@ class House:
         shutil.rmtree(self.work / "validation", ignore_errors=True)
 
     def register(self, tag: str = TAG) -> None:
-        taken = submission(self.source, tag)
-        register_model(taken, "tester", RULES, store=self.store, inspect=inspect)
+        model_submission = submission(self.source, tag)
+        register_model(model_submission, "tester", RULES, store=self.store, inspect=inspect)
 
     def validate(self) -> None:
         model = self.store.get(TAG)
@@ -128,14 +128,14 @@ def house(model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(page, "render", lambda _: "<html>")
     house = House(model_store, source, tmp_path)
     house.register("ours:1.0.0")
-    validated(house.store, house.store.get("ours:1.0.0"))
+    save_report(house.store, house.store.get("ours:1.0.0"))
     promotions = PromotionGate(house.store, VersioningSettings())
     for stage in Stage:
         promotions.promote("ours:1.0.0", PromotionRequest(stage, "tester", "the first", {}))
     return house
 
 
-def prepared(house: House, *steps: Callable[[], object]) -> None:
+def prepare(house: House, *steps: Callable[[], object]) -> None:
     for step in steps:
         step()
     house.keep()
@@ -145,7 +145,7 @@ def check_each(house: House, act: Callable[[], object], check: Callable[[], obje
     """Kill it at each change of the disk, check the state, and try again; return the changes."""
     for number in range(1, MOST):
         house.reset()
-        if not killed_at(number, act):
+        if not kill_at_change(number, act):
             return number - 1
         # After any partial change, the same version serves and the audit log is valid.
         assert house.store.get("ours:1.0.0").card.version == "1.0.0"
@@ -160,7 +160,7 @@ def actions(house: House) -> list[Action]:
 
 
 def test_register(house: House) -> None:
-    prepared(house)
+    prepare(house)
 
     def again() -> None:
         if TAG not in house.store or house.store.is_unfinished(TAG):
@@ -171,7 +171,7 @@ def test_register(house: House) -> None:
 
 
 def test_validate(house: House) -> None:
-    prepared(house, house.register)
+    prepare(house, house.register)
     before = actions(house)
 
     def again() -> None:
@@ -186,7 +186,7 @@ def test_validate(house: House) -> None:
 @pytest.mark.parametrize("stage", [*Stage])
 def test_promote(stage: Stage, house: House) -> None:
     to_staging = [lambda: house.promote(Stage.STAGING)] if stage is Stage.PRODUCTION else []
-    prepared(house, house.register, house.validate, *to_staging)
+    prepare(house, house.register, house.validate, *to_staging)
     before = actions(house)
 
     def again() -> None:
@@ -203,7 +203,7 @@ def test_promote(stage: Stage, house: House) -> None:
 
 def test_rollback(house: House) -> None:
     promotions = [lambda: house.promote(Stage.STAGING), lambda: house.promote(Stage.PRODUCTION)]
-    prepared(house, house.register, house.validate, *promotions)
+    prepare(house, house.register, house.validate, *promotions)
     before = actions(house)
 
     def again() -> None:

@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return smallest_folder(tmp_path)
 
 
-def refused(folder: Path, tmp_path: Path) -> tuple[str, str]:
+def rejection(folder: Path, tmp_path: Path) -> tuple[str, str]:
     """Return the field and the whole message of a refusal."""
     with pytest.raises(ModelRejected) as caught:
         copy_model_files(folder, tmp_path / "copied")
@@ -49,10 +49,10 @@ def sharded(index: str) -> Change:
     return change
 
 
-def without_weights(*others: str) -> Change:
+def without_weights(*other_files: str) -> Change:
     def change(folder: Path) -> None:
         remove("model.safetensors")(folder)
-        for name in others:
+        for name in other_files:
             write(name)(folder)
 
     return change
@@ -141,8 +141,8 @@ def test_unsafe_or_incomplete_folder_is_refused(
     change: Change, field: str, message: str, folder: Path, tmp_path: Path
 ) -> None:
     change(folder)
-    assert (refused(folder, tmp_path)[0]) == field
-    assert message in refused(folder, tmp_path / "again")[1]
+    assert (rejection(folder, tmp_path)[0]) == field
+    assert message in rejection(folder, tmp_path / "again")[1]
 
 
 LEFT_OUT = [
@@ -295,7 +295,7 @@ def test_what_leads_out_of_the_folder_is_refused_by_name(
 ) -> None:
     name, change = leading_out(folder)[number]
     change(folder)
-    assert refused(folder, tmp_path)[0] == name
+    assert rejection(folder, tmp_path)[0] == name
 
 
 FILES = [*MODEL, INDEX, "README.md", "vocab.txt", "weights.bin", "adapter_config.json"]

@@ -13,7 +13,7 @@ from lifecycle.baseline import REPORT_FILE
 from lifecycle.card import CARD_FILE
 from lifecycle.promotion import PromotionGate, PromotionRequest
 from lifecycle.store import ModelStore
-from tests.unit.lifecycle.cards import stored, validated
+from tests.unit.lifecycle.cards import save_report, store_model
 
 STAGING, PRODUCTION = Stage.STAGING, Stage.PRODUCTION
 
@@ -26,11 +26,11 @@ class House:
         self.promotions = PromotionGate(self.store, rules or VersioningSettings())
 
     def add(self, version: str, *, passed: bool | None = True) -> None:
-        model = stored(self.store, f"ours:{version}", self.folder)
+        model = store_model(self.store, f"ours:{version}", self.folder)
         if passed is not None:
             current = self.serves()
             evidence = {"against": current} if current else {}
-            validated(self.store, model, evidence, passed=passed)
+            save_report(self.store, model, evidence, passed=passed)
 
     def promote(self, version: str, stage: Stage, **evidence: str) -> AuditLogEntry:
         return self.promotions.promote(
@@ -59,7 +59,7 @@ def house(model_store: Path, tmp_path: Path) -> House:
     return House(tmp_path)
 
 
-def refused(house: House, version: str, stage: Stage, **evidence: str) -> str:
+def refusal_message(house: House, version: str, stage: Stage, **evidence: str) -> str:
     before = house.entries
     with pytest.raises(PromotionRefused) as caught:
         house.promote(version, stage, **evidence)
@@ -78,48 +78,48 @@ def test_staging_and_then_production(house: House) -> None:
 
 def test_nothing_is_promoted_without_a_report(house: House) -> None:
     house.add("1.0.0", passed=None)
-    assert "it has no report. Validate it: kaiten validate ours:1.0.0" in refused(
+    assert "it has no report. Validate it: kaiten validate ours:1.0.0" in refusal_message(
         house, "1.0.0", STAGING
     )
 
 
 def test_newest_report_counts(house: House) -> None:
     house.add("1.0.0", passed=False)
-    assert "did not pass: accuracy is 0.5" in refused(house, "1.0.0", STAGING)
+    assert "did not pass: accuracy is 0.5" in refusal_message(house, "1.0.0", STAGING)
     model = house.store.get("ours:1.0.0")
-    validated(house.store, model)
+    save_report(house.store, model)
     house.promote("1.0.0", STAGING)
-    validated(house.store, model, passed=False)
-    assert "did not pass" in refused(house, "1.0.0", PRODUCTION)
+    save_report(house.store, model, passed=False)
+    assert "did not pass" in refusal_message(house, "1.0.0", PRODUCTION)
 
 
 @pytest.mark.parametrize("change", ["edited", "removed"])
 def test_report_that_was_changed_is_none(change: str, house: House) -> None:
-    model = stored(house.store, "ours:1.0.0", house.folder)
-    file = model.reports(validated(house.store, model)) / REPORT_FILE
+    model = store_model(house.store, "ours:1.0.0", house.folder)
+    file = model.reports(save_report(house.store, model)) / REPORT_FILE
     if change == "edited":
         file.write_text(file.read_text().replace("True", "true"))
     else:
         file.unlink()
-    assert "is missing or was changed" in refused(house, "1.0.0", STAGING)
+    assert "is missing or was changed" in refusal_message(house, "1.0.0", STAGING)
 
 
 def test_production_needs_staging(house: House) -> None:
     house.add("1.0.0")
-    assert "it does not serve in staging (none does)" in refused(house, "1.0.0", PRODUCTION)
+    assert "it does not serve in staging (none does)" in refusal_message(house, "1.0.0", PRODUCTION)
     house.promote("1.0.0", STAGING)
     house.add("1.0.1")
-    assert "(1.0.0 does)" in refused(house, "1.0.1", PRODUCTION)
+    assert "(1.0.0 does)" in refusal_message(house, "1.0.1", PRODUCTION)
 
 
 def test_nothing_to_do_is_told(house: House) -> None:
     house.release("1.0.0")
-    assert "already serves in production" in refused(house, "1.0.0", PRODUCTION)
+    assert "already serves in production" in refusal_message(house, "1.0.0", PRODUCTION)
 
 
 def test_report_that_asks_for_less_does_not_reach_production(house: House) -> None:
     house.release("1.0.0")
-    model = stored(house.store, "ours:1.0.1", house.folder)
+    model = store_model(house.store, "ours:1.0.1", house.folder)
     cases: tuple[tuple[dict[str, str], str | None], ...] = (
         ({"against": "1.0.0", "golden": "d" * 64}, None),
         ({"golden": "d" * 64}, "does not compare it with 1.0.0"),
@@ -128,13 +128,13 @@ def test_report_that_asks_for_less_does_not_reach_production(house: House) -> No
         ({"against": "1.0.0"}, "leaves out the golden rows"),
     )
     for number, (evidence, reason) in enumerate(cases):
-        validated(house.store, model, evidence)
+        save_report(house.store, model, evidence)
         if not number:
             house.promote("1.0.1", STAGING)
         else:
             assert reason is not None
-            assert reason in refused(house, "1.0.1", PRODUCTION)
-    validated(house.store, model, cases[0][0])
+            assert reason in refusal_message(house, "1.0.1", PRODUCTION)
+    save_report(house.store, model, cases[0][0])
     assert house.promote("1.0.1", PRODUCTION).version == "1.0.1"
 
 
@@ -142,15 +142,15 @@ def test_bytes_that_were_not_staged_are_not_promoted_in_their_name(house: House)
     house.add("1.0.0")
     house.promote("1.0.0", STAGING)
     shutil.rmtree(house.store.get("ours:1.0.0").folder)
-    model = stored(house.store, "ours:1.0.0", house.folder, "other weights")
-    validated(house.store, model)
-    assert "it does not serve in staging" in refused(house, "1.0.0", PRODUCTION)
+    model = store_model(house.store, "ours:1.0.0", house.folder, "other weights")
+    save_report(house.store, model)
+    assert "it does not serve in staging" in refusal_message(house, "1.0.0", PRODUCTION)
 
 
 def test_pre_release_never_reaches_production(house: House) -> None:
     house.add("1.0.0-rc.1")
     house.promote("1.0.0-rc.1", STAGING)
-    assert "pre-release" in refused(house, "1.0.0-rc.1", PRODUCTION)
+    assert "pre-release" in refusal_message(house, "1.0.0-rc.1", PRODUCTION)
 
 
 def test_changed_byte_is_refused_by_name(house: House) -> None:
@@ -176,7 +176,7 @@ def test_release_needs_its_evidence(model_store: Path, tmp_path: Path) -> None:
     house.add("1.0.0")
     # Staging is where a release is made ready.
     house.promote("1.0.0", STAGING)
-    assert "missing: tests" in refused(house, "1.0.0", PRODUCTION, commit="abc")
+    assert "missing: tests" in refusal_message(house, "1.0.0", PRODUCTION, commit="abc")
     entry = house.promote("1.0.0", PRODUCTION, commit="abc", tests="12 tests")
     assert entry.evidence == {"commit": "abc", "tests": "12 tests"}
 

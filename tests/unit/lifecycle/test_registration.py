@@ -14,7 +14,7 @@ from lifecycle.audit_log import Action
 from lifecycle.card import CARD_FILE, Provenance, sha256
 from lifecycle.registration import Submission, check_name, check_version, register_model
 from lifecycle.store import ModelStore
-from tests.unit.lifecycle.cards import validated
+from tests.unit.lifecycle.cards import save_report
 from tests.unit.lifecycle.folders import MODEL, contents, smallest_folder, write
 
 TASK = "text-classification"
@@ -231,11 +231,11 @@ def test_snapshot_of_a_hubs_cache_is_taken(folder: Path, tmp_path: Path, model_s
 def test_inspection_sees_nothing_but_what_is_stored(folder: Path) -> None:
     write("plot.png")(folder)
     write(".cache/token", "secret")(folder)
-    seen: list[str] = []
+    files: list[str] = []
     handed_over = folder
 
     def look(folder: Path, output: Path, **options: Any) -> ModelFacts:  # noqa: ANN401
-        seen.extend(contents(folder))
+        files.extend(contents(folder))
         # Another program changes the folder meanwhile.
         write("model.safetensors", "other weights")(handed_over)
         return inspect(folder, output)
@@ -243,7 +243,7 @@ def test_inspection_sees_nothing_but_what_is_stored(folder: Path) -> None:
     stored = register_model(
         submission(folder, "ours:1.0.0"), "tester", RULES, store=ModelStore(), inspect=look
     )
-    assert seen == sorted(MODEL)
+    assert files == sorted(MODEL)
     assert (stored.folder / "model.safetensors").read_text() == "weights"
 
 
@@ -376,24 +376,24 @@ def test_next_try_works_wherever_one_was_interrupted(
 
 
 @pytest.mark.usefixtures("model_store")
-@pytest.mark.parametrize("left", ["nothing", "a card", "all but BentoML's file", "no weights"])
-def test_what_a_killed_process_left_in_the_store_gives_way(left: str, folder: Path) -> None:
+@pytest.mark.parametrize("remains", ["nothing", "a card", "all but BentoML's file", "no weights"])
+def test_what_a_killed_process_left_in_the_store_gives_way(remains: str, folder: Path) -> None:
     store = ModelStore()
     first = register_model(
         submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect
     )
     # BentoML copies a version into its place file by file.
     half = store.folder / "ours" / "1.0.1"
-    if left == "nothing":
+    if remains == "nothing":
         half.mkdir()
-    elif left == "a card":
+    elif remains == "a card":
         half.mkdir()
         shutil.copyfile(first.folder / CARD_FILE, half / CARD_FILE)
     else:
-        absent = "model.safetensors" if left == "no weights" else "model.yaml"
+        absent = "model.safetensors" if remains == "no weights" else "model.yaml"
         shutil.copytree(first.folder, half, ignore=shutil.ignore_patterns(absent))
     assert store.get("ours:1.0.0") == first
-    if left != "no weights":
+    if remains != "no weights":
         assert [model.card.version for model in store] == ["1.0.0"]
     register_model(submission(folder, "ours:1.0.1"), "t", RULES, store=store, inspect=inspect)
     assert store.get("ours:1.0.1").card.version == "1.0.1"
@@ -405,7 +405,7 @@ def test_version_that_was_spoilt_later_is_not_replaced(folder: Path) -> None:
     first = register_model(
         submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect
     )
-    validated(store, first)
+    save_report(store, first)
     (first.folder / "model.safetensors").write_text("spoilt")
     with pytest.raises(ModelRejected, match="exists already"):
         register_model(submission(folder, "ours:1.0.0"), "t", RULES, store=store, inspect=inspect)

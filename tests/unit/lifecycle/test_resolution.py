@@ -11,7 +11,7 @@ from lifecycle.audit_log import Stage
 from lifecycle.promotion import PromotionGate, PromotionRequest
 from lifecycle.resolution import resolve_model
 from lifecycle.store import ModelStore
-from tests.unit.lifecycle.cards import stored, validated
+from tests.unit.lifecycle.cards import save_report, store_model
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def store(model_store: Path, tmp_path: Path) -> ModelStore:
     store = ModelStore()
     promotions = PromotionGate(store, VersioningSettings())
     for version, stages in {"1.0.0": [*Stage], "1.0.1": [Stage.STAGING], "1.0.2": []}.items():
-        validated(store, stored(store, f"ours:{version}", tmp_path))
+        save_report(store, store_model(store, f"ours:{version}", tmp_path))
         for stage in stages:
             promotions.promote(
                 f"ours:{version}", PromotionRequest(stage, "tester", "for a test", {})
@@ -60,7 +60,7 @@ def test_store_without_its_trail_knows_what_the_versions_carry(store: ModelStore
 def test_version_that_was_rolled_back_to_carries_that(store: ModelStore) -> None:
     promotions = PromotionGate(store, VersioningSettings())
     newer = store.get("ours:1.0.1")
-    validated(store, newer, {"against": "1.0.0"})
+    save_report(store, newer, {"against": "1.0.0"})
     promotions.promote("ours:1.0.1", PromotionRequest(Stage.PRODUCTION, "tester", "for a test", {}))
     promotions.rollback("ours", "tester", "for a test")
     for file in (store.folder.parent / "kaiten").iterdir():
@@ -75,7 +75,7 @@ def test_version_that_was_rolled_back_to_carries_that(store: ModelStore) -> None
 def test_version_that_was_rolled_back_from_does_not_serve_pinned(store: ModelStore) -> None:
     promotions = PromotionGate(store, VersioningSettings())
     newer = store.get("ours:1.0.1")
-    validated(store, newer, {"against": "1.0.0"})
+    save_report(store, newer, {"against": "1.0.0"})
     promotions.promote("ours:1.0.1", PromotionRequest(Stage.PRODUCTION, "tester", "for a test", {}))
     promotions.rollback("ours", "tester", "for a test")
     for _ in range(2):
@@ -93,7 +93,7 @@ def test_stage_stands_for_the_version_in_it_until_it_is_rolled_back_from(
     # It is in staging already; the older one is in production.
     assert resolve_model("ours@staging", store, in_production=True).model.card.version == "1.0.1"
     assert resolve_model("ours@production", store, in_production=True).model.card.version == "1.0.0"
-    validated(store, newer, {"against": "1.0.0"})
+    save_report(store, newer, {"against": "1.0.0"})
     promotions.promote("ours:1.0.1", PromotionRequest(Stage.PRODUCTION, "tester", "for a test", {}))
     for reference in ("ours", "ours@staging"):
         resolved = resolve_model(reference, store, in_production=True)
@@ -117,7 +117,7 @@ def test_name_without_a_version_in_production(model_store: Path, tmp_path: Path)
     store = ModelStore()
     with pytest.raises(ModelNotFound):
         resolve_model("ours", store, in_production=False)
-    stored(store, "ours:1.0.0", tmp_path)
+    store_model(store, "ours:1.0.0", tmp_path)
     with pytest.raises(
         PromotionRefused, match=r"none of its versions is in production \(there: ours:1.0.0\)"
     ):

@@ -25,10 +25,10 @@ CHANGES: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "what", "bump"), CHANGES)
-def test_each_change_asks_for_its_bump(change: dict[str, Any], what: str, bump: str) -> None:
+@pytest.mark.parametrize(("change", "part", "bump"), CHANGES)
+def test_each_change_asks_for_its_bump(change: dict[str, Any], part: str, bump: str) -> None:
     changes = find_changes(card(), card(**change), RULES)
-    assert [(change.what, change.bump) for change in changes] == [(what, bump)]
+    assert [(change.what, change.bump) for change in changes] == [(part, bump)]
 
 
 def test_largest_bump_counts() -> None:
@@ -64,12 +64,12 @@ def test_rules_can_be_set() -> None:
 def test_less_than_the_least_is_refused(
     parent: str, version: str, change: dict[str, Any], *, allowed: bool
 ) -> None:
-    one, other = card(f"ours:{parent}"), card(f"ours:{version}", **change)
+    parent_card, new_card = card(f"ours:{parent}"), card(f"ours:{version}", **change)
     if allowed:
-        check_bump(one, other, RULES)
+        check_bump(parent_card, new_card, RULES)
         return
     with pytest.raises(ModelRejected) as caught:
-        check_bump(one, other, RULES)
+        check_bump(parent_card, new_card, RULES)
     (detail,) = caught.value.details
     assert detail.field == "version"
     assert f"its parent {parent}" in detail.reason

@@ -16,7 +16,7 @@ from kaiten.settings.models import SignatureSettings
 from lifecycle.card import SIGNATURE_FILE
 from lifecycle.signatures import sign_version, verify_version
 from lifecycle.store import ModelStore
-from tests.unit.lifecycle.cards import stored, validated
+from tests.unit.lifecycle.cards import save_report, store_model
 
 PYTHON = ROOT / ".kaiten/model-signing/bin/python"
 needs_model_signing = pytest.mark.skipif(
@@ -132,8 +132,8 @@ def test_store_signs_what_it_takes_and_checks_what_it_gives(
 ) -> None:
     settings = keys(tmp_path, "ours").model_copy(update={"required": True})
     store = ModelStore(settings)
-    model = stored(store, "ours:1.0.0", tmp_path)
-    validated(store, model)
+    model = store_model(store, "ours:1.0.0", tmp_path)
+    save_report(store, model)
     assert (model.folder / SIGNATURE_FILE).is_file()
     assert store.get("ours:1.0.0").card == model.card
     (model.folder / SIGNATURE_FILE).unlink()
@@ -157,9 +157,9 @@ def test_refused_key_leaves_no_version(model_store: Path, tmp_path: Path) -> Non
     assert settings.private_key
     settings.private_key.write_text("spoilt")
     with pytest.raises(InvalidSettings, match=r"signatures\.private_key"):
-        stored(ModelStore(settings), "ours:1.0.0", tmp_path)
+        store_model(ModelStore(settings), "ours:1.0.0", tmp_path)
     assert "ours:1.0.0" not in ModelStore()
-    stored(ModelStore(), "ours:1.0.0", tmp_path)
+    store_model(ModelStore(), "ours:1.0.0", tmp_path)
 
 
 def test_python_without_model_signing_is_told(folder: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_command_signs_what_is_there_already(
     model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = keys(tmp_path, "ours")
-    model = stored(ModelStore(), "ours:1.0.0", tmp_path)
+    model = store_model(ModelStore(), "ours:1.0.0", tmp_path)
     monkeypatch.setenv("KAITEN_SIGNATURES__PYTHON", str(PYTHON))
     monkeypatch.setenv("KAITEN_SIGNATURES__PRIVATE_KEY", str(settings.private_key))
     result = CliRunner().invoke(app, ["model", "sign", "ours:1.0.0"])
@@ -190,7 +190,7 @@ def test_command_signs_what_is_there_already(
 @needs_model_signing
 def test_what_was_not_registered_here_is_not_signed(model_store: Path, tmp_path: Path) -> None:
     store = ModelStore(keys(tmp_path, "ours"))
-    stored(ModelStore(), "ours:1.0.0", tmp_path)
+    store_model(ModelStore(), "ours:1.0.0", tmp_path)
     for file in (model_store / "kaiten").iterdir():
         file.unlink()
     with pytest.raises(ModelRejected, match="is in no audit log here"):
@@ -201,7 +201,7 @@ def test_what_was_not_registered_here_is_not_signed(model_store: Path, tmp_path:
 def test_signature_that_does_not_hold_is_replaced_only_where_that_is_meant(
     model_store: Path, tmp_path: Path
 ) -> None:
-    stored(ModelStore(keys(tmp_path, "former")), "ours:1.0.0", tmp_path)
+    store_model(ModelStore(keys(tmp_path, "former")), "ours:1.0.0", tmp_path)
     store = ModelStore(keys(tmp_path, "ours"))
     with pytest.raises(ModelRejected, match="Key mismatch"):
         store.sign("ours:1.0.0")
@@ -211,12 +211,12 @@ def test_signature_that_does_not_hold_is_replaced_only_where_that_is_meant(
 
 @needs_model_signing
 def test_what_would_not_load_is_not_taken_in(model_store: Path, tmp_path: Path) -> None:
-    ours, others = keys(tmp_path, "ours"), keys(tmp_path, "others")
-    mixed = ours.model_copy(update={"public_key": others.public_key})
-    forgotten = ours.model_copy(update={"private_key": None, "required": True})
+    our_keys, other_keys = keys(tmp_path, "ours"), keys(tmp_path, "others")
+    mixed = our_keys.model_copy(update={"public_key": other_keys.public_key})
+    forgotten = our_keys.model_copy(update={"private_key": None, "required": True})
     for settings, message in ((mixed, "Key mismatch"), (forgotten, "is not signed")):
         with pytest.raises(ModelRejected, match=message):
-            stored(ModelStore(settings), "ours:1.0.0", tmp_path)
+            store_model(ModelStore(settings), "ours:1.0.0", tmp_path)
         assert "ours:1.0.0" not in ModelStore()
 
 

@@ -103,8 +103,8 @@ def test_model_that_mlflow_logged_is_laid_side_by_side(
                 shutil.copyfile(file, logged / target / file.name)
     registry(monkeypatch, logged)
     folder = fetch_model("models:/intent/3", tmp_path / "into").folder
-    wanted = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert {file.name for file in folder.iterdir()} == wanted
+    expected_names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {file.name for file in folder.iterdir()} == expected_names
 
 
 def local_registry(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -164,9 +164,9 @@ def test_not_found_in_an_empty_store_says_none(store: ModelStore) -> None:
         store.get("ours:1.0.0")
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole_folder", [True, False])
 def test_version_whose_files_are_gone_is_to_be_restored_and_not_registered(
-    whole: bool,  # noqa: FBT001  a case's own
+    whole_folder: bool,  # noqa: FBT001  a case's own
     store: ModelStore,
     sources: dict[str, Path],
 ) -> None:
@@ -175,8 +175,8 @@ def test_version_whose_files_are_gone_is_to_be_restored_and_not_registered(
         transaction.add(
             AuditLogEvent(action=Action.REGISTERED, version="1.0.0", who="me", card=stored.digest)
         )
-    missing = stored.folder if whole else stored.folder / "model.yaml"
-    shutil.rmtree(missing) if whole else missing.unlink()
+    missing = stored.folder if whole_folder else stored.folder / "model.yaml"
+    shutil.rmtree(missing) if whole_folder else missing.unlink()
     with pytest.raises(ModelLost) as caught:
         store.get("ours:1.0.0")
     assert caught.value.message.startswith(
@@ -199,11 +199,11 @@ def test_contains_tells_what_exists(store: ModelStore, sources: dict[str, Path])
     assert "theirs:1.0.0" not in store
 
 
-@pytest.mark.parametrize("others", [["1.0.0-rc.1"], ["1.0.0-rc.1", "1.0.0-rc.2"]])
+@pytest.mark.parametrize("versions", [["1.0.0-rc.1"], ["1.0.0-rc.1", "1.0.0-rc.2"]])
 def test_beginning_of_a_version_is_not_the_version(
-    others: list[str], store: ModelStore, sources: dict[str, Path]
+    versions: list[str], store: ModelStore, sources: dict[str, Path]
 ) -> None:
-    for version in others:
+    for version in versions:
         add(store, f"ours:{version}", sources)
     assert "ours:1.0.0" not in store
     with pytest.raises(ModelNotFound):

@@ -10,22 +10,22 @@ from server.bentoml_config import check_services
 NAME = "kaiten_service"
 
 
-def merged(services: Mapping[str, Any]) -> dict[str, Any]:
+def merge_services(services: Mapping[str, Any]) -> dict[str, Any]:
     """Return what BentoML makes of services that a file names, and what ours says of itself."""
-    own = {"services": {NAME: {"workers": 1, "traffic": {"timeout": 60}}}}
-    read = BentoMLConfiguration(
-        override_defaults=own,
+    defaults = {"services": {NAME: {"workers": 1, "traffic": {"timeout": 60}}}}
+    configuration = BentoMLConfiguration(
+        override_defaults=defaults,
         override_config_json={"services": services} if services else None,
         use_version=2,
     )
-    found: dict[str, Any] = read.to_dict()["services"]
-    return found
+    merged: dict[str, Any] = configuration.to_dict()["services"]
+    return merged
 
 
 def problems(services: Mapping[str, Any]) -> dict[str, str]:
     with pytest.raises(InvalidSettings) as caught:
-        check_services(merged(services))
-    return {each.field: each.reason for each in caught.value.details}
+        check_services(merge_services(services))
+    return {detail.field: detail.reason for detail in caught.value.details}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def problems(services: Mapping[str, Any]) -> dict[str, str]:
     ],
 )
 def test_what_bentoml_reads_is_let_pass(service: dict[str, Any]) -> None:
-    check_services(merged({NAME: service} if service else {}))
+    check_services(merge_services({NAME: service} if service else {}))
 
 
 @pytest.mark.parametrize(
@@ -69,23 +69,23 @@ def test_key_like_none_is_told_all_there_are() -> None:
 
 
 def test_misspelled_service_is_refused() -> None:
-    found = problems({"kaiten-service": {"workers": 4}})
-    assert found == {
+    reasons = problems({"kaiten-service": {"workers": 4}})
+    assert reasons == {
         "services.kaiten-service": "names no service here; did you mean kaiten_service?"
     }
 
 
 def test_value_for_all_services_is_refused_as_ours_outranks_it() -> None:
-    found = problems({"workers": 4, "traffic": {"timeout": 90}})
-    assert [*found] == ["services.workers", "services.traffic"]
-    assert found["services.workers"] == (
+    reasons = problems({"workers": 4, "traffic": {"timeout": 90}})
+    assert [*reasons] == ["services.workers", "services.traffic"]
+    assert reasons["services.workers"] == (
         "is overridden by kaiten_service's own value; move it below services.kaiten_service"
     )
 
 
 def test_every_problem_is_told_at_once() -> None:
-    found = problems({"threads": 2, "kaiten": {}, NAME: {"worker": 1, "metric": {"a": 1}}})
-    assert {*found} == {
+    reasons = problems({"threads": 2, "kaiten": {}, NAME: {"worker": 1, "metric": {"a": 1}}})
+    assert {*reasons} == {
         "services.threads",
         f"services.{NAME}.worker",
         f"services.{NAME}.metric",

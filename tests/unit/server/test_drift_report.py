@@ -18,7 +18,7 @@ from monitors.drift.archive.archive import Archive
 from monitors.drift.spool import Part, Source
 from monitors.drift.whylogs_profiles import Profile
 from monitors.drift.windows import EndedWindow
-from tests.unit.lifecycle.cards import stored
+from tests.unit.lifecycle.cards import store_model
 from tests.unit.monitors.drift.profiles import answers, usual
 
 RANDOM = np.random.default_rng(20261128)
@@ -49,7 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_store: Path) -> 
 @pytest.fixture
 def archive(home: Path, tmp_path: Path) -> Archive:
     """Return the archive of a validated version: three usual windows, and one of long texts."""
-    model = stored(ModelStore(), TAG, tmp_path)
+    model = store_model(ModelStore(), TAG, tmp_path)
     report = {
         "card": model.digest,
         "at": datetime.now(UTC).isoformat(),
@@ -116,7 +116,7 @@ def test_only_the_model_that_is_named_is_looked_at(archive: Archive) -> None:
 
 
 def test_a_version_without_a_baseline_says_so(home: Path, tmp_path: Path) -> None:
-    stored(ModelStore(), TAG, tmp_path)
+    store_model(ModelStore(), TAG, tmp_path)
     archive = Archive(None, home)
     put(archive, 1)
     put(archive, 1, "elsewhere:1.0.0")

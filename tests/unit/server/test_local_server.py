@@ -58,7 +58,7 @@ def test_a_callers_certificate_is_in_the_line() -> None:
 
 
 @pytest.fixture
-def mutual(tmp_path: Path) -> TlsSettings:
+def mutual_tls(tmp_path: Path) -> TlsSettings:
     certificate, key = Authority(tmp_path, "servers").issue("server", "kaiten.example")
     clients = Authority(tmp_path, "clients")
     return TlsSettings(certificate=certificate, private_key=key, client_ca=clients.file)
@@ -66,10 +66,10 @@ def mutual(tmp_path: Path) -> TlsSettings:
 
 @pytest.mark.parametrize("client", [(None, None), (Path("a.crt"), None), (None, Path("a.key"))])
 def test_a_certificate_that_the_server_asks_for_must_be_given(
-    mutual: TlsSettings, client: tuple[Path | None, Path | None]
+    mutual_tls: TlsSettings, client: tuple[Path | None, Path | None]
 ) -> None:
     with pytest.raises(InvalidSettings, match="pass --client-certificate and --client-key"):
-        local_endpoint(mutual, 3000, *client)
+        local_endpoint(mutual_tls, 3000, *client)
 
 
 def test_a_certificate_that_the_server_takes_is_shown(tmp_path: Path) -> None:
@@ -81,16 +81,16 @@ def test_a_certificate_that_the_server_takes_is_shown(tmp_path: Path) -> None:
 
 
 def test_a_certificate_that_the_server_would_refuse_is_refused_before_a_start(
-    mutual: TlsSettings, tmp_path: Path
+    mutual_tls: TlsSettings, tmp_path: Path
 ) -> None:
     stranger = Authority(tmp_path, "others").issue("stranger")
     with pytest.raises(InvalidSettings, match=r"would be refused.*unable to get local issuer"):
-        local_endpoint(mutual, 3000, *stranger)
+        local_endpoint(mutual_tls, 3000, *stranger)
 
 
-def test_a_certificate_that_is_not_there_is_refused(mutual: TlsSettings) -> None:
+def test_a_certificate_that_is_not_there_is_refused(mutual_tls: TlsSettings) -> None:
     with pytest.raises(InvalidSettings, match=r"would be refused.*No such file"):
-        local_endpoint(mutual, 3000, Path("nowhere.crt"), Path("nowhere.key"))
+        local_endpoint(mutual_tls, 3000, Path("nowhere.crt"), Path("nowhere.key"))
 
 
 def test_names_are_those_of_the_certificate() -> None:

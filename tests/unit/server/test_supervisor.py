@@ -20,7 +20,7 @@ from server.supervisor import secure
 TRIED = {"bentoml": "1.4.39", "kantoku": "0.18.3"}
 
 
-def found_in(program: str) -> dict[str, Any]:
+def run_program(program: str) -> dict[str, Any]:
     """Run a program that says what it finds as JSON; ``secure`` has been called."""
     script = (
         "import json, sys, psutil\n"
@@ -29,12 +29,12 @@ def found_in(program: str) -> dict[str, Any]:
         "secure()\n"
         "from bentoml._internal.utils.circus import create_standalone_arbiter\n"
         f"{program}\n"
-        "print(json.dumps(found))\n"
+        "print(json.dumps(result))\n"
     )
     command = [sys.executable, "-c", script]
-    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    found: dict[str, Any] = json.loads(told.splitlines()[-1])
-    return found
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return result
 
 
 LISTENING = """
@@ -45,7 +45,7 @@ arbiter.initialize()
 arbiter.ctrl.initialize()
 tcp = [c for c in psutil.Process().net_connections("inet") if c.status == "LISTEN"]
 unix = [c.laddr for c in psutil.Process().net_connections("unix") if c.laddr]
-found = {
+result = {
     "endpoint": arbiter.endpoint, "events": arbiter.pubsub_endpoint, "tcp": len(tcp), "unix": unix,
     "modes": [stat.S_IMODE(Path(path).parent.stat().st_mode) for path in unix],
 }
@@ -54,19 +54,21 @@ found = {
 
 @pytest.mark.parametrize("threaded", [False, True])
 def test_supervisor_listens_nowhere(*, threaded: bool) -> None:
-    found = found_in(f"plugins, threaded = None, {threaded}\n{LISTENING}")
-    assert found["endpoint"].startswith("inproc://")
-    assert found["events"].startswith("inproc://")
-    assert (found["tcp"], found["unix"]) == (0, [])
+    result = run_program(f"plugins, threaded = None, {threaded}\n{LISTENING}")
+    assert result["endpoint"].startswith("inproc://")
+    assert result["events"].startswith("inproc://")
+    assert (result["tcp"], result["unix"]) == (0, [])
 
 
 def test_plugin_connects_through_a_folder_of_this_account_alone() -> None:
     plugin = '[{"use": "circus.plugins.flapping.Flapping"}]'
-    found = found_in(f"import os\nos.umask(0)\nplugins, threaded = {plugin}, False\n{LISTENING}")
-    assert found["endpoint"].removeprefix("ipc://") in found["unix"]
-    assert found["events"].removeprefix("ipc://") in found["unix"]
-    assert found["tcp"] == 0
-    assert found["modes"] == [0o700, 0o700]
+    result = run_program(
+        f"import os\nos.umask(0)\nplugins, threaded = {plugin}, False\n{LISTENING}"
+    )
+    assert result["endpoint"].removeprefix("ipc://") in result["unix"]
+    assert result["events"].removeprefix("ipc://") in result["unix"]
+    assert result["tcp"] == 0
+    assert result["modes"] == [0o700, 0o700]
 
 
 PROCESSES = """
@@ -83,21 +85,21 @@ pids = list(watcher.processes)
 for pid in pids:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 watcher.reap_processes()
-found = {"respawn": watcher.respawn, "stopped": started is False, "processes": len(pids)}
+result = {"respawn": watcher.respawn, "stopped": started is False, "processes": len(pids)}
 """
 
 
 def test_process_is_replaced_in_a_container_too_and_its_end_logged() -> None:
     log = "import structlog\nlines = []\n"
     log += "structlog.configure(processors=[lambda _, __, event: lines.append(event) or ''])\n"
-    found = found_in(f"{log}command = sys.executable\n{PROCESSES}\nfound['log'] = lines")
-    assert (found["respawn"], found["stopped"], found["processes"]) == (True, False, 1)
-    assert [(line["event"], line["code"]) for line in found["log"]] == [("worker_ended", 3)]
+    result = run_program(f"{log}command = sys.executable\n{PROCESSES}\nresult['log'] = lines")
+    assert (result["respawn"], result["stopped"], result["processes"]) == (True, False, 1)
+    assert [(line["event"], line["code"]) for line in result["log"]] == [("worker_ended", 3)]
 
 
 def test_process_that_cannot_be_started_does_not_stop_the_others() -> None:
-    found = found_in(f"command = '/nowhere/python'\n{PROCESSES}")
-    assert (found["respawn"], found["stopped"], found["processes"]) == (True, False, 0)
+    result = run_program(f"command = '/nowhere/python'\n{PROCESSES}")
+    assert (result["respawn"], result["stopped"], result["processes"]) == (True, False, 0)
 
 
 def test_start_is_refused_where_bentoml_starts_workers_otherwise(

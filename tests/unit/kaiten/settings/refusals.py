@@ -10,7 +10,7 @@ from kaiten.settings.loader import load_settings
 SECRET, OTHER = "8f14e45fceea167a5a36dedd4bea2543", "c9f0f895fb98ab9159f51fd0297e236d"
 
 
-def refused() -> InvalidSettings:
+def settings_error() -> InvalidSettings:
     with pytest.raises(InvalidSettings) as caught:
         load_settings()
     return caught.value

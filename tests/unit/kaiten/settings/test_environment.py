@@ -11,7 +11,7 @@ from kaiten.settings.environment import (
     metrics_directory,
     settings_file,
 )
-from tests.unit.kaiten.settings.refusals import fields, refused
+from tests.unit.kaiten.settings.refusals import fields, settings_error
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", ".", ""])
@@ -19,7 +19,7 @@ def test_missing_settings_file_is_rejected(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_CONFIG", str(tmp_path / name) if name else "")
-    error = refused()
+    error = settings_error()
     assert fields(error) == ["KAITEN_CONFIG"]
     assert "give an absolute path" in error.message
 

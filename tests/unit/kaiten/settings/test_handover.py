@@ -54,7 +54,7 @@ def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
         monkeypatch.setenv(name, value)
 
 
-def handed_down(settings: Settings) -> Settings:
+def load_after_handover(settings: Settings) -> Settings:
     hand_down_settings(settings, holders=1)
     return load_settings()
 
@@ -87,18 +87,18 @@ def test_every_setting_of_the_file_survives_the_snapshot(
     file.write_text(yaml.safe_dump(named), encoding="utf-8")
     monkeypatch.setenv("KAITEN_CONFIG", str(file))
     before = load_settings()
-    assert handed_down(before) == before.model_copy(update={"home": before.home.resolve()})
+    assert load_after_handover(before) == before.model_copy(update={"home": before.home.resolve()})
 
 
 def test_no_setting_is_left_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    others = {"KAITEN_AUTH__AUDIENCE": "theirs", "KAITEN_SERVICE_HOST": "10.0.0.1"}
-    set_all(monkeypatch, SECRETS | others)
+    variables = {"KAITEN_AUTH__AUDIENCE": "theirs", "KAITEN_SERVICE_HOST": "10.0.0.1"}
+    set_all(monkeypatch, SECRETS | variables)
     settings = load_settings()
     # A start refuses a variable that is not in capitals; it leaves the environment all the same.
     monkeypatch.setenv("kaiten_auth__secret", SECRET)
     hand_down_settings(settings, holders=1)
-    left = {name for name in os.environ if name.lower().startswith("kaiten_")}
-    assert left == {"KAITEN_SNAPSHOT", "KAITEN_SERVICE_HOST"}
+    names = {name for name in os.environ if name.lower().startswith("kaiten_")}
+    assert names == {"KAITEN_SNAPSHOT", "KAITEN_SERVICE_HOST"}
     assert load_settings().auth.audience == "theirs"
 
 
@@ -205,9 +205,9 @@ def test_workers_are_handed_the_home_and_their_threads(
     monkeypatch.setenv("KAITEN_HOME", "state")
     monkeypatch.setenv("KAITEN_RUNNERS__THREADS", "3")
     hand_down_settings(load_settings(), holders=2)
-    handed_down = load_settings()
-    assert handed_down.home == tmp_path / "state"
-    assert handed_down.runners.threads == 3
+    settings = load_settings()
+    assert settings.home == tmp_path / "state"
+    assert settings.runners.threads == 3
 
 
 @pytest.mark.parametrize("workers", [1, 1_000_000])

@@ -13,7 +13,7 @@ from kaiten.errors import InvalidSettings
 from kaiten.settings.environment import ROOT
 from kaiten.settings.loader import Settings, load_settings
 from kaiten.settings.models import AuthSettings, SettingsSection
-from tests.unit.kaiten.settings.refusals import SECRET, fields, refused
+from tests.unit.kaiten.settings.refusals import SECRET, fields, settings_error
 
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_settings_are_frozen(name: str) -> None:
 
 def test_every_problem_is_named_at_once(file: Path) -> None:
     file.write_text("runners:\n  device: tpu\nlogging:\n  level: trace\n")
-    error = refused()
+    error = settings_error()
     assert fields(error) == ["runners.device", "logging.level"]
     assert all(f"\n  {field}: " in error.message for field in fields(error))
 
@@ -65,7 +65,7 @@ def test_largest_request_must_fit_the_queue(
     if max_inputs == 8:
         assert load_settings().gateway.max_inputs == 8
         return
-    reason = refused().details[0].reason
+    reason = settings_error().details[0].reason
     assert "gateway.max_inputs is over batching.max_queue_items" in reason
     assert "lower the first or raise the second" in reason
 

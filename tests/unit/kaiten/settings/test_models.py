@@ -8,7 +8,7 @@ import pytest
 from kaiten.errors import InvalidSettings
 from kaiten.settings.loader import load_settings
 from kaiten.settings.models import ApiLifetimeSettings, RateLimitSettings
-from tests.unit.kaiten.settings.refusals import fields, refused
+from tests.unit.kaiten.settings.refusals import fields, settings_error
 
 CANARY = "canary"
 
@@ -40,10 +40,10 @@ def test_invalid_limit_is_rejected(
     key: str, notation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"KAITEN_RATE_LIMIT__{key.upper()}", notation)
-    with pytest.raises(InvalidSettings) as refused:
+    with pytest.raises(InvalidSettings) as caught:
         load_settings()
-    assert [detail.field for detail in refused.value.details] == [f"rate_limit.{key}"]
-    assert "100/minute" in refused.value.message
+    assert [detail.field for detail in caught.value.details] == [f"rate_limit.{key}"]
+    assert "100/minute" in caught.value.message
 
 
 def test_max_rows_under_window_rows_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,10 +60,10 @@ def test_profiles_target_with_a_password_is_rejected_and_never_shown(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_PROFILES__TARGET", target)
-    with pytest.raises(InvalidSettings, match="contains a password") as refused:
+    with pytest.raises(InvalidSettings, match="contains a password") as caught:
         load_settings()
-    assert [detail.field for detail in refused.value.details] == ["profiles.target"]
-    message = "".join(traceback.format_exception(refused.value))
+    assert [detail.field for detail in caught.value.details] == ["profiles.target"]
+    message = "".join(traceback.format_exception(caught.value))
     assert CANARY not in message
 
 
@@ -113,7 +113,7 @@ def test_unpinned_and_ambiguous_models_are_rejected(
     value: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_SERVING__MODELS", value)
-    error = refused()
+    error = settings_error()
     assert fields(error) == ["serving.models"]
     assert reason in error.details[0].reason
 
@@ -153,7 +153,7 @@ def test_contradictory_api_version_dates_are_rejected(
 ) -> None:
     for name, value in values.items():
         monkeypatch.setenv(f"KAITEN_API_VERSIONS__{name}", value)
-    error = refused()
+    error = settings_error()
     assert fields(error) == [field]
     assert reason in error.details[0].reason
 
@@ -183,7 +183,7 @@ def test_value_out_of_range_is_rejected(
     variable: str, value: str, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
-    assert fields(refused()) == [field]
+    assert fields(settings_error()) == [field]
 
 
 ISSUERS: dict[str, tuple[list[dict[str, object]], str]] = {
@@ -199,9 +199,9 @@ ISSUERS: dict[str, tuple[list[dict[str, object]], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", ISSUERS)
-def test_invalid_issuers_are_rejected(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, message = ISSUERS[what]
+@pytest.mark.parametrize("case", ISSUERS)
+def test_invalid_issuers_are_rejected(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, message = ISSUERS[case]
     issuers = [{"issuer": "them", "audience": "us", **row} for row in rows]
     monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps(issuers))
     with pytest.raises(InvalidSettings, match=message) as caught:

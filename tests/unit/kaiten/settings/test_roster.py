@@ -36,17 +36,17 @@ def test_roster_counts_the_workers_that_are_ready_and_alive() -> None:
         assert stdin is not None
         assert stdout is not None
 
-        def tell(state: str) -> int:
+        def report_state(state: str) -> int:
             stdin.write(f"{state}\n")
             stdin.flush()
             return int(stdout.readline())
 
         assert (first.workers, first.count_ready()) == (2, 0)
-        assert (tell("ready"), first.count_ready()) == (1, 1)
+        assert (report_state("ready"), first.count_ready()) == (1, 1)
         first.set_ready(ready=True)
-        assert (tell("ready"), first.count_ready()) == (2, 2)
-        assert (tell("not"), first.count_ready()) == (1, 1)
-        assert tell("ready") == 2
+        assert (report_state("ready"), first.count_ready()) == (2, 2)
+        assert (report_state("not"), first.count_ready()) == (1, 1)
+        assert report_state("ready") == 2
         second.kill()
         second.wait()
         assert first.count_ready() == 1

@@ -15,7 +15,7 @@ from kaiten.settings.secrets import (
     read_secret_files,
     secret_file_names,
 )
-from tests.unit.kaiten.settings.refusals import SECRET, everything_shown, fields, refused
+from tests.unit.kaiten.settings.refusals import SECRET, everything_shown, fields, settings_error
 
 CANARY = "canary-of-a-file"
 NAMES = secret_file_names()
@@ -135,7 +135,7 @@ def test_all_problems_are_reported_together(secrets: Path) -> None:
     assert fields(rejected_secrets()) == [*sorted(NAMES), "kaiten_x"]
 
 
-def given_by(name: str) -> str | None:
+def setting_value(name: str) -> str | None:
     section, _, key = name.partition(".")
     values = getattr(getattr(load_settings(), section), key)
     return values.get_secret_value() if values else None
@@ -143,10 +143,10 @@ def given_by(name: str) -> str | None:
 
 @pytest.mark.parametrize("name", IN_FILES)
 def test_every_secret_may_be_a_file(name: str, secrets: Path) -> None:
-    assert given_by(name) is None
+    assert setting_value(name) is None
     file = secrets / f"kaiten_{name.replace('.', '__')}"
     file.write_text(f"{IN_FILES[name]}\n")
-    assert given_by(name) == IN_FILES[name]
+    assert setting_value(name) == IN_FILES[name]
 
 
 def test_there_are_no_other_secrets() -> None:
@@ -166,8 +166,8 @@ def test_variable_outranks_the_file_of_a_secret(
     (secrets / "kaiten_state__redis_url").write_text("redis://file")
     (secrets / "kaiten_state__database_url").write_text("postgresql://file/name")
     monkeypatch.setenv("KAITEN_STATE__REDIS_URL", "redis://variable")
-    assert given_by("state.redis_url") == "redis://variable"
-    assert given_by("state.database_url") == "postgresql://file/name"
+    assert setting_value("state.redis_url") == "redis://variable"
+    assert setting_value("state.database_url") == "postgresql://file/name"
 
 
 def test_file_of_a_secret_leaves_the_rest_of_its_section(file: Path, secrets: Path) -> None:
@@ -190,7 +190,7 @@ def test_secret_in_two_files_is_rejected(
 ) -> None:
     (secrets / "kaiten_auth__secret").write_text(SECRET)
     monkeypatch.setenv("KAITEN_AUTH__SECRET_FILE", str(tmp_path / "secret"))
-    error = refused()
+    error = settings_error()
     assert "auth.secret and auth.secret_file are both set; remove one" in error.message
     assert SECRET not in everything_shown(error)
 
@@ -210,7 +210,7 @@ def test_invalid_secret_in_a_file_is_never_shown(
     name: str, content: str, field: str, secrets: Path
 ) -> None:
     (secrets / name).write_text(content)
-    error = refused()
+    error = settings_error()
     assert fields(error) == [field]
     assert str(secrets) in error.message
     assert content not in everything_shown(error)
@@ -250,7 +250,7 @@ def test_weak_secret_is_rejected_and_never_shown(
         monkeypatch.setenv("KAITEN_AUTH__SECRET", secret)
     else:
         file.write_text(f"auth:\n  secret: '{secret}'\n")
-    error = refused()
+    error = settings_error()
     assert fields(error) == ["auth.secret"]
     remedies = {
         "variable": "generate one with `openssl rand -hex 32`",
@@ -282,7 +282,7 @@ def test_two_sources_of_the_secret_are_rejected(
 ) -> None:
     monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
     monkeypatch.setenv("KAITEN_AUTH__SECRET_FILE", str(tmp_path / "secret"))
-    error = refused()
+    error = settings_error()
     assert "auth.secret and auth.secret_file are both set; remove one" in error.message
     assert SECRET not in everything_shown(error)
 
@@ -311,7 +311,7 @@ def test_weak_pseudonym_key_is_rejected_and_never_shown(
     key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_LOGGING__PSEUDONYM_KEY", key)
-    error = refused()
+    error = settings_error()
     assert fields(error) == ["logging.pseudonym_key"]
     assert key not in everything_shown(error)
 
@@ -341,10 +341,10 @@ def test_invalid_database_url_is_rejected_and_never_shown(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_STATE__DATABASE_URL", url)
-    with pytest.raises(InvalidSettings) as refused:
+    with pytest.raises(InvalidSettings) as caught:
         load_settings()
-    assert [detail.field for detail in refused.value.details] == ["state.database_url"]
-    assert "nary" not in "".join(traceback.format_exception(refused.value))
+    assert [detail.field for detail in caught.value.details] == ["state.database_url"]
+    assert "nary" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
@@ -364,9 +364,9 @@ def test_invalid_redis_url_is_rejected_and_never_shown(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAITEN_STATE__REDIS_URL", url)
-    with pytest.raises(InvalidSettings) as refused:
+    with pytest.raises(InvalidSettings) as caught:
         load_settings()
-    assert [detail.field for detail in refused.value.details] == ["state.redis_url"]
-    message = "".join(traceback.format_exception(refused.value))
+    assert [detail.field for detail in caught.value.details] == ["state.redis_url"]
+    message = "".join(traceback.format_exception(caught.value))
     assert "canary" not in message
     assert "nary" not in message

@@ -6,7 +6,7 @@ from kaiten.errors import InvalidSettings
 from kaiten.settings.environment import ROOT
 from kaiten.settings.loader import load_settings
 from kaiten.settings.settings_yaml import check_bentoml_configuration
-from tests.unit.kaiten.settings.refusals import SECRET, everything_shown, fields, refused
+from tests.unit.kaiten.settings.refusals import SECRET, everything_shown, fields, settings_error
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from tests.unit.kaiten.settings.refusals import SECRET, everything_shown, fields
 )
 def test_unknown_key_in_the_file_is_rejected(text: str, field: str, file: Path) -> None:
     file.write_text(text)
-    error = refused()
+    error = settings_error()
     assert fields(error) == [field]
     assert str(file) in error.message
 
@@ -37,18 +37,18 @@ def test_unknown_key_in_the_file_is_rejected(text: str, field: str, file: Path) 
 )
 def test_misplaced_secret_is_never_shown(text: str, file: Path) -> None:
     file.write_text(text)
-    assert SECRET not in everything_shown(refused())
+    assert SECRET not in everything_shown(settings_error())
 
 
 def test_malformed_yaml_is_rejected(file: Path) -> None:
     file.write_text("serving: [")
-    assert fields(refused()) == ["file"]
+    assert fields(settings_error()) == ["file"]
 
 
 @pytest.mark.parametrize("content", [b"- a\n- b\n", b"hello\n", b"auth:\n  issuer: \xff\n"])
 def test_file_that_is_not_a_mapping_is_rejected(content: bytes, file: Path) -> None:
     file.write_bytes(content)
-    assert fields(refused()) == ["file"]
+    assert fields(settings_error()) == ["file"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_ignored_or_reinterpreted_setting_is_rejected_by_line_and_key(
     text: str, field: str, reason: str, file: Path
 ) -> None:
     file.write_text(text)
-    error = refused()
+    error = settings_error()
     assert fields(error) == [field]
     assert error.details[0].reason.startswith(reason)
     assert str(file) in error.message
@@ -171,7 +171,7 @@ def test_off_disables_a_limit_and_booleans_accept_any_word(file: Path) -> None:
 
 def test_empty_issuer_is_rejected(file: Path) -> None:
     file.write_text("auth:\n  issuers:\n  - issuer: them\n    audience:\n    secret_file: a\n")
-    assert fields(refused()) == ["auth.issuers.0.audience"]
+    assert fields(settings_error()) == ["auth.issuers.0.audience"]
 
 
 @pytest.mark.parametrize(

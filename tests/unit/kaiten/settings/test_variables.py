@@ -1,7 +1,7 @@
 import pytest
 
 from kaiten.settings.loader import load_settings
-from tests.unit.kaiten.settings.refusals import SECRET, everything_shown, fields, refused
+from tests.unit.kaiten.settings.refusals import SECRET, everything_shown, fields, settings_error
 
 
 @pytest.mark.parametrize(
@@ -18,14 +18,14 @@ def test_unknown_variable_is_rejected_with_a_suggestion(
     variable: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "1")
-    error = refused()
+    error = settings_error()
     assert fields(error) == [variable]
     assert error.details[0].reason == f"is not a setting; {remedy}"
 
 
 def test_unknown_key_in_a_variable_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAITEN_SERVING__MODEL", "a:1.0.0")
-    assert fields(refused()) == ["serving.model"]
+    assert fields(settings_error()) == ["serving.model"]
 
 
 @pytest.mark.parametrize("variable", ["KAITEN_SERVING", "KAITEN_AUTH"])
@@ -33,7 +33,7 @@ def test_section_variable_without_json_is_rejected(
     variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, SECRET)
-    assert SECRET not in everything_shown(refused())
+    assert SECRET not in everything_shown(settings_error())
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_variable_without_effect_is_rejected(
 ) -> None:
     monkeypatch.setenv("KAITEN_BATCHING__MAX_QUEUE_ITEMS", "400")
     monkeypatch.setenv(variable, value)
-    error = refused()
+    error = settings_error()
     assert fields(error) == [field]
     assert reason in error.details[0].reason
 

@@ -64,7 +64,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
 
 
 @st.composite
-def mutated(draw: st.DrawFn) -> bytes:
+def mutated_files(draw: st.DrawFn) -> bytes:
     content = bytearray(draw(st.sampled_from(VALID)))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(content)))
@@ -92,7 +92,7 @@ CONTENTS = (
     st.binary(max_size=100)
     | st.lists(PIECES, max_size=20).map(b"".join)
     | st.lists(PIECES, max_size=20).map(lambda pieces: b"text,label,slice\n" + b"".join(pieces))
-    | mutated()
+    | mutated_files()
     | objects()
     | encoded()
 )
@@ -140,7 +140,7 @@ TABLE = st.lists(st.tuples(ACCEPTED, ACCEPTED), min_size=1, max_size=5)
 
 
 @st.composite
-def separated(draw: st.DrawFn, rows: list[tuple[str, str]]) -> tuple[str, bytes]:
+def separated_values(draw: st.DrawFn, rows: list[tuple[str, str]]) -> tuple[str, bytes]:
     delimiter = draw(st.sampled_from(",;\t|"))
     quoting: Literal[0, 1] = draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
     file = io.StringIO(newline="")
@@ -173,7 +173,7 @@ def columnar(draw: st.DrawFn, rows: list[tuple[str, str]]) -> tuple[str, bytes]:
 @settings(max_examples=200, deadline=None)
 @given(st.data(), TABLE)
 def test_what_tools_write_is_read_back(data: st.DataObject, rows: list[tuple[str, str]]) -> None:
-    suffix, content = data.draw(separated(rows) | lines(rows) | columnar(rows))
+    suffix, content = data.draw(separated_values(rows) | lines(rows) | columnar(rows))
     if data.draw(st.booleans()):
         content = gzip.compress(content)
     with TemporaryDirectory() as folder:

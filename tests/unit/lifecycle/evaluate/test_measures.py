@@ -88,13 +88,13 @@ def test_interval_covers_the_true_difference() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
 def test_comparison_turns_round(pairs: list[tuple[bool, bool]]) -> None:
     candidate, baseline = (np.array(side) for side in zip(*pairs, strict=True))
-    one, two = (
+    forwards, backwards = (
         compare_versions(candidate, baseline, "a"),
         compare_versions(baseline, candidate, "b"),
     )
-    assert one.difference == pytest.approx(-two.difference)
-    assert one.p_value == pytest.approx(two.p_value)
-    assert one.low - 1e-9 <= one.difference <= one.high + 1e-9
+    assert forwards.difference == pytest.approx(-backwards.difference)
+    assert forwards.p_value == pytest.approx(backwards.p_value)
+    assert forwards.low - 1e-9 <= forwards.difference <= forwards.high + 1e-9
 
 
 def test_slices_have_their_own_accuracy() -> None:

@@ -14,7 +14,7 @@ from lifecycle.packaging.build import BuildRequest, build_bento, check_models
 from lifecycle.packaging.image import containerize_bento
 from lifecycle.promotion import PromotionGate, PromotionRequest
 from lifecycle.store import ModelStore
-from tests.unit.lifecycle.cards import stored, validated
+from tests.unit.lifecycle.cards import save_report, store_model
 
 
 class Reached(Exception):
@@ -32,9 +32,9 @@ def store(model_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(building, "_lock", reached)
     store = ModelStore()
     for version in ("1.0.0", "1.0.1", "1.0.2", "1.0.3"):
-        model = stored(store, f"ours:{version}", tmp_path)
+        model = store_model(store, f"ours:{version}", tmp_path)
         if version != "1.0.3":
-            validated(store, model, passed=version != "1.0.2")
+            save_report(store, model, passed=version != "1.0.2")
     promote(store, "ours:1.0.0")
     return store
 
@@ -46,10 +46,10 @@ def promote(store: ModelStore, tag: str) -> None:
 
 
 def refusal(store: ModelStore, *models: str) -> str:
-    with pytest.raises(SetupError) as refused:
+    with pytest.raises(SetupError) as caught:
         build_bento(BuildRequest(ROOT, models), store, {})
-    assert isinstance(refused.value, BuildRefused | ModelNotFound)
-    return refused.value.message
+    assert isinstance(caught.value, BuildRefused | ModelNotFound)
+    return caught.value.message
 
 
 def test_version_with_a_passing_report_and_a_stage_goes_in(store: ModelStore) -> None:
@@ -72,7 +72,7 @@ def test_other_versions_are_refused(tag: str, reason: str, store: ModelStore) ->
 
 
 def test_version_that_fails_after_its_promotion_is_refused(store: ModelStore) -> None:
-    validated(store, store.get("ours:1.0.0"), {"later": "rows"}, passed=False)
+    save_report(store, store.get("ours:1.0.0"), {"later": "rows"}, passed=False)
     assert "did not pass" in refusal(store, "ours:1.0.0")
 
 

@@ -9,7 +9,7 @@ import pytest
 from lifecycle.packaging.origin import provenance_statement, source_revision
 from lifecycle.packaging.sbom import make_sbom
 from lifecycle.store import ModelStore
-from tests.unit.lifecycle.cards import stored
+from tests.unit.lifecycle.cards import store_model
 
 DIGEST = "d" * 64
 LABELS = {
@@ -34,8 +34,8 @@ torch @ https://example.org/whl/torch-2.13.0%2Bcpu-cp311-cp311-manylinux_2_28_x8
 
 
 def git(folder: Path, *arguments: str) -> str:
-    who = ["-c", "user.name=tester", "-c", "user.email=tester@localhost"]
-    command = ["git", "-C", str(folder), *who, *arguments]
+    identity = ["-c", "user.name=tester", "-c", "user.email=tester@localhost"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -85,7 +85,7 @@ def test_statement_names_the_bento_its_commit_and_its_models() -> None:
 
 @pytest.mark.usefixtures("model_store")
 def test_bill_has_every_package_and_model_and_no_time(tmp_path: Path) -> None:
-    model = stored(ModelStore(), "ours:1.0.0", tmp_path)
+    model = store_model(ModelStore(), "ours:1.0.0", tmp_path)
     sbom = json.loads(make_sbom("kaiten_service:1", DIGEST, LOCK, [model]))
     assert {(part["type"], part["name"], part["version"]) for part in sbom["components"]} == {
         ("library", "a-package", "1.10.10"),

@@ -60,7 +60,7 @@ def envelope(request: Request, status: int, code: str, *reasons: str) -> Answer:
     return Answer(status, {"error": error})
 
 
-def predicted(request: Request, *, tag: str = TAG, label: str = "a", score: float = 0.9) -> Answer:
+def prediction(request: Request, *, tag: str = TAG, label: str = "a", score: float = 0.9) -> Answer:
     if request.token != TOKEN:
         return envelope(request, 401, "unauthenticated")
     scored = {"label": label, "index": 0, "score": score}
@@ -68,9 +68,9 @@ def predicted(request: Request, *, tag: str = TAG, label: str = "a", score: floa
     return Answer(200, {"model": tag, "request_id": request.id, "predictions": predictions})
 
 
-def labelled(request: Request) -> Answer:
+def labelled_prediction(request: Request) -> Answer:
     """Answer each text with its last word."""
-    return predicted(request, label=request.body["inputs"][0].split()[-1])
+    return prediction(request, label=request.body["inputs"][0].split()[-1])
 
 
 def metrics(*, without: str = "", tag: str = TAG) -> str:
@@ -89,7 +89,7 @@ def good() -> dict[str, Rule]:
     return {
         "/livez": lambda _: Answer(200, ""),
         "/readyz": lambda _: Answer(200, ""),
-        PREDICT: predicted,
+        PREDICT: prediction,
         "/metrics": lambda _: Answer(200, metrics()),
         "": lambda request: envelope(request, 404, "not_found"),
     }
@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def deployed(tls: ssl.SSLContext | None = None) -> Iterator[Deployment]:
+def serve_deployment(tls: ssl.SSLContext | None = None) -> Iterator[Deployment]:
     """Serve a deployment on a port of its own."""
     deployment = Deployment(good())
     handler = type("_Handler", (_Handler,), {"deployment": deployment})

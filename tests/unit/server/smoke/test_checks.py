@@ -16,11 +16,11 @@ from tests.unit.server.smoke.deployment import (
     Deployment,
     Request,
     Rule,
-    deployed,
     envelope,
-    labelled,
+    labelled_prediction,
     metrics,
-    predicted,
+    prediction,
+    serve_deployment,
 )
 
 NAMES = [
@@ -40,7 +40,7 @@ GOLDEN = Rows(["is a", "is b"], ["a", "b"])
 
 @pytest.fixture
 def deployment() -> Iterator[Deployment]:
-    with deployed() as deployment:
+    with serve_deployment() as deployment:
         yield deployment
 
 
@@ -86,7 +86,7 @@ async def test_every_request_has_an_id_of_its_own_and_the_forged_token_is_of_the
 
 
 async def test_golden_rows_are_each_asked_of_the_model_by_its_name(deployment: Deployment) -> None:
-    deployment.rules[PREDICT] = labelled
+    deployment.rules[PREDICT] = labelled_prediction
     checks = await run_checks(deployment, TAG, GOLDEN)
     assert outcomes(checks, "ok") == NAMES
     assert checks["predictions"].seen == "2 golden rows as labelled"
@@ -95,24 +95,24 @@ async def test_golden_rows_are_each_asked_of_the_model_by_its_name(deployment: D
 
 
 def without_token(request: Request) -> Answer:
-    return predicted(replace(request, token=TOKEN))
+    return prediction(replace(request, token=TOKEN))
 
 
 def without_envelope(request: Request) -> Answer:
-    return predicted(request) if request.token == TOKEN else Answer(401, "Unauthorized")
+    return prediction(request) if request.token == TOKEN else Answer(401, "Unauthorized")
 
 
 def any_signature(request: Request) -> Answer:
-    return predicted(request) if not request.token else without_token(request)
+    return prediction(request) if not request.token else without_token(request)
 
 
 def another_id(request: Request) -> Answer:
-    answer = predicted(request)
+    answer = prediction(request)
     return Answer(answer.status, answer.body, id="another")
 
 
 def two_predictions(request: Request) -> Answer:
-    answer = predicted(request)
+    answer = prediction(request)
     if isinstance(answer.body, dict) and "predictions" in answer.body:
         answer.body["predictions"] *= 2
     return answer
@@ -121,14 +121,14 @@ def two_predictions(request: Request) -> Answer:
 def refused_with(status: int, code: str, *reasons: str) -> Rule:
     def rule(request: Request) -> Answer:
         if request.token != TOKEN:
-            return predicted(request)
+            return prediction(request)
         return envelope(request, status, code, *reasons)
 
     return rule
 
 
 def page(request: Request) -> Answer:
-    return Answer(200, "<html>") if request.token == TOKEN else predicted(request)
+    return Answer(200, "<html>") if request.token == TOKEN else prediction(request)
 
 
 def bare(request: Request) -> Answer:
@@ -151,14 +151,14 @@ FAULTS: dict[str, tuple[str, Rule, str, str]] = {
     "401 of a proxy": (PREDICT, without_envelope, "no token", "not in Kaiten's envelope"),
     "wrong label": (
         PREDICT,
-        lambda r: predicted(r, label="b"),
+        lambda r: prediction(r, label="b"),
         "predictions",
         "row 1: 'b', not 'a'",
     ),
-    "empty label": (PREDICT, lambda r: predicted(r, label=""), "predictions", "an empty label"),
+    "empty label": (PREDICT, lambda r: prediction(r, label=""), "predictions", "an empty label"),
     "score over 1": (
         PREDICT,
-        lambda r: predicted(r, score=1.1),
+        lambda r: prediction(r, score=1.1),
         "predictions",
         "breaks the contract: predictions.0.score",
     ),
@@ -167,7 +167,7 @@ FAULTS: dict[str, tuple[str, Rule, str, str]] = {
     "two predictions": (PREDICT, two_predictions, "predictions", "2 predictions for one text"),
     "wrong version": (
         PREDICT,
-        lambda r: predicted(r, tag="intent:0.9.0"),
+        lambda r: prediction(r, tag="intent:0.9.0"),
         "version",
         "intent:0.9.0 answers, not intent:1.0.0",
     ),
@@ -231,13 +231,13 @@ FAULTS: dict[str, tuple[str, Rule, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", FAULTS)
-async def test_fault_is_found_by_its_check(what: str, deployment: Deployment) -> None:
-    path, rule, name, seen = FAULTS[what]
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_fault_is_found_by_its_check(fault: str, deployment: Deployment) -> None:
+    path, rule, name, message = FAULTS[fault]
     deployment.rules[path] = rule
     checks = await run_checks(deployment, TAG, Rows(["is a"], ["a"]))
     assert name in outcomes(checks, "failed")
-    assert seen in checks[name].seen
+    assert message in checks[name].seen
 
 
 @pytest.mark.parametrize("name", NAMES[:2])
@@ -256,7 +256,7 @@ async def test_readiness_is_waited_for(deployment: Deployment) -> None:
 
 
 async def test_host_that_can_not_be_reached_is_told() -> None:
-    with deployed() as gone:
+    with serve_deployment() as gone:
         pass
     checks = await run_checks(gone)
     assert outcomes(checks, "failed") == ["liveness"]
@@ -320,7 +320,7 @@ async def test_server_that_hangs_holds_nobody(path: str, deployment: Deployment)
 
 
 async def test_seen_is_one_line_and_short(deployment: Deployment) -> None:
-    deployment.rules[PREDICT] = lambda r: predicted(r, label="a\n" * 5000)
+    deployment.rules[PREDICT] = lambda r: prediction(r, label="a\n" * 5000)
     checks = await run_checks(deployment, golden=GOLDEN)
     assert "\n" not in checks["predictions"].seen
     assert len(checks["predictions"].seen) <= 300
