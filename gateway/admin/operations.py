@@ -82,7 +82,7 @@ class VersionDrift(_FromAttributes):
     model: str
     version: str
     arm: str
-    drifted: bool | None = Field(description="null without a baseline; see reason.")
+    drifted: bool | None = Field(description="null without a baseline or a window yet; see reason.")
     since: datetime | None
     report: str | None = Field(description="The validation report that holds it.")
     baseline_rows: int | None = Field(

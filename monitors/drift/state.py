@@ -20,6 +20,7 @@ BASELINE_UNREADABLE = (
     "the server again"
 )
 STATE_UNREADABLE = "its state in KAITEN_HOME cannot be read; see drift_state_unreadable in the log"
+NO_WINDOW = "no window has been judged since the version was validated or first served"
 NOT_WATCHED = "profiles.enabled is false"
 _MODE = 0o600
 
@@ -59,9 +60,9 @@ class DriftState(_StateModel):
     """The drift of one version.
 
     ``windows`` were judged, in ``discoveries`` of them a drift began, and the last
-    ``quiet_windows`` showed no sign of drift. ``drifted`` is None without a baseline, and
-    ``reason`` says why. ``report`` names the validation report that holds the baseline. Likely
-    causes come first in ``features``.
+    ``quiet_windows`` showed no sign of drift. ``drifted`` is None without a baseline and before the
+    first window, and ``reason`` says why. ``report`` names the validation report that holds the
+    baseline. Likely causes come first in ``features``.
     """
 
     model: str
@@ -78,6 +79,11 @@ class DriftState(_StateModel):
     window: WindowState | None = None
     features: tuple[FeatureState, ...] = ()
 
+    @property
+    def has_baseline(self) -> bool:
+        """Whether windows can be judged: there is a baseline, and nothing else is in the way."""
+        return self.drifted is not None or self.reason == NO_WINDOW
+
 
 def initial_state(source: Source, report: str | None) -> DriftState:
     """Return the state of a version before its first window, compared with a validation report."""
@@ -86,9 +92,9 @@ def initial_state(source: Source, report: str | None) -> DriftState:
         model=name,
         version=version,
         arm=source.arm,
-        drifted=None if report is None else False,
+        drifted=None,
         report=report,
-        reason=NO_BASELINE if report is None else None,
+        reason=NO_BASELINE if report is None else NO_WINDOW,
     )
 
 

@@ -166,7 +166,7 @@ class DriftCollector(Collector):
         )
         for state in self._states():
             version = [state.model, state.version, state.arm]
-            has_baseline.add_metric(version, state.drifted is not None)
+            has_baseline.add_metric(version, state.has_baseline)
             windows.add_metric(version, state.windows)
             if state.drifted is not None:
                 detected.add_metric(version, state.drifted)

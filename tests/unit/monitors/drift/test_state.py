@@ -7,6 +7,7 @@ import pytest
 from monitors.drift.spool import Source
 from monitors.drift.state import (
     NO_BASELINE,
+    NO_WINDOW,
     NOT_WATCHED,
     DriftState,
     DriftStates,
@@ -22,7 +23,8 @@ AT = datetime(2026, 11, 28, tzinfo=UTC)
 
 def state_after(windows: int, report: str | None = "r1") -> DriftState:
     window = WindowState(id=f"w-{windows}", rows=1000, started_at=AT, ended_at=AT)
-    return initial_state(SOURCE, report).model_copy(update={"windows": windows, "window": window})
+    judged = {"windows": windows, "window": window, "drifted": False, "reason": None}
+    return initial_state(SOURCE, report).model_copy(update=judged)
 
 
 def test_a_state_is_kept_with_its_last_window(tmp_path: Path) -> None:
@@ -46,7 +48,13 @@ def test_a_version_begins_anew_with_another_reference(tmp_path: Path) -> None:
 def test_a_version_without_a_baseline_says_so() -> None:
     state = initial_state(SOURCE, None)
     assert (state.drifted, state.reason) == (None, NO_BASELINE)
-    assert initial_state(SOURCE, "r1").reason is None
+    assert not state.has_baseline
+
+
+def test_a_version_without_a_window_yet_says_so() -> None:
+    state = initial_state(SOURCE, "r1")
+    assert (state.drifted, state.reason, state.has_baseline) == (None, NO_WINDOW, True)
+    assert state_after(1).has_baseline
 
 
 def test_a_version_that_is_not_watched_says_so(tmp_path: Path) -> None:
