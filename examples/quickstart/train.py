@@ -200,7 +200,8 @@ def make_model() -> None:
     random.seed(SEED)
     torch.manual_seed(SEED)
     examples, held_out = read_examples("train"), read_examples("test")
-    model, tokenizer = load_base(sorted({example.label for example in examples}), MAX_LENGTH)
+    intents = sorted({example.label for example in examples})
+    model, tokenizer = load_base(intents, MAX_LENGTH)
     train(examples, model, tokenizer)
     print_accuracy(held_out, predict(held_out, model, tokenizer))
     with tempfile.TemporaryDirectory() as folder:
@@ -208,7 +209,7 @@ def make_model() -> None:
         tokenizer.save_pretrained(folder)
         inspect = find_inspection(TASK).inspect
         name, _, version = TAG.partition(":")
-        limits = "Twelve intents of a support desk, in English; any text gets one of them."
+        limits = f"{len(intents)} intents of a support desk, in English; any text gets one of them."
         provenance = Provenance(
             trained_at=datetime.now(UTC),
             training_data=sha256(DATA / "train.jsonl"),

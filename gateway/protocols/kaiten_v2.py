@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, FailFast, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from pydantic_core import to_json
 
 from gateway import feedback
@@ -23,11 +23,14 @@ from kaiten.settings.models import MAX_INPUTS
 
 # Labels that are ranked and written, a microsecond each, before other requests run.
 _RANKED_AT_ONCE = 2000
+_EXAMPLES = ["Where is my parcel?", "I forgot my password"]
 
 
 class PredictV2Request(Body):
     """Several texts, and how many labels to return for each."""
 
+    # The whole body: a page that fills in each field would name a model that is not served.
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": _EXAMPLES}]})
     punctuation_per_item: ClassVar[int] = 1
     # The first bad item is enough: a body of a million would take seconds to list.
     inputs: Annotated[list[InputText], FailFast()] = Field(
@@ -35,14 +38,13 @@ class PredictV2Request(Body):
         # Whatever the settings allow: more are rejected before each is looked at.
         max_length=MAX_INPUTS,
         description="The texts to classify.",
-        examples=[["Where is my parcel?", "I forgot my password"]],
+        examples=[_EXAMPLES],
         json_schema_extra={"maxItems": "max_inputs"},
     )
     top_k: Whole = Field(1, ge=1, description="How many labels to give for each text.")
     model: Text | None = Field(
         None,
         description="name or name:version of a served model; the first served if left out.",
-        examples=["support-intent"],
     )
 
 
