@@ -220,7 +220,7 @@ def registering(folder: str, **changes: str) -> list[str]:
         (registering("/[/missing]"), "folder: /[/missing] is not a folder."),
     ],
 )
-def test_main_tells_what_is_wrong_in_a_sentence(
+def test_main_reports_the_error_in_a_sentence(
     command: list[str],
     sentence: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -236,7 +236,7 @@ def test_main_tells_what_is_wrong_in_a_sentence(
     assert output.err.count("\n") == 1
 
 
-def test_main_tells_of_unusable_settings(
+def test_main_reports_unusable_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KAITEN_RUNNERS__DEVICE", "tpu")

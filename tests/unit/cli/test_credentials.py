@@ -138,7 +138,7 @@ def test_key_that_was_found_somewhere_is_revoked_by_itself() -> None:
     assert list_keys() == {}
 
 
-def test_unknown_key_is_told_with_the_remedy_and_not_quoted() -> None:
+def test_unknown_key_is_reported_with_the_remedy_and_not_quoted() -> None:
     message = failure_message("api-key", "revoke", "canary")
     assert "kaiten api-key list" in message
     assert "canary" not in message
@@ -164,7 +164,7 @@ def test_token_is_revoked_by_its_issuer_and_id(tmp_path: Path) -> None:
     assert [*stored_credentials(tmp_path).revoked_tokens] == ["kaiten|one"]
 
 
-def test_token_in_place_of_its_id_is_refused_and_not_told(tmp_path: Path) -> None:
+def test_token_in_place_of_its_id_is_refused_and_not_shown(tmp_path: Path) -> None:
     token = ok("token", "create", "--subject", "alice", "--scope", "predict")
     for value in (token, " "):
         result, logs = run_with_logs("token", "revoke", value)
@@ -252,7 +252,7 @@ def test_no_token_is_made_where_only_others_make_them(foreign_issuer: str) -> No
     )
 
 
-def test_store_that_is_no_store_is_told(tmp_path: Path) -> None:
+def test_store_that_is_no_store_is_reported(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("canary")
     message = failure_message("api-key", "list")
     assert str(tmp_path / FILE) in message

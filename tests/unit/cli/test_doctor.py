@@ -101,7 +101,7 @@ def test_it_reads_well_in_80_columns(tmp_path: Path) -> None:
     assert output.endswith("\nThe service would start.\n")
 
 
-def test_cuda_devices_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_devices_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     see_cuda(monkeypatch, [CudaDevice("NVIDIA L4", 24 << 30)])
     add(DEFAULT, tmp_path)
     assert "NVIDIA L4, 24.0 GiB" in doctor_output(0)
@@ -110,7 +110,7 @@ def test_cuda_devices_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert model["lanes"] == engines.CUDA_LANES
 
 
-def test_workers_are_told_their_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_of_workers_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     see_cuda(monkeypatch, [CudaDevice("NVIDIA L4", 24 << 30)] * 2)
     add(DEFAULT, tmp_path)
     service = {"services": {"kaiten_service": {"workers": 3, "traffic": {"timeout": 60}}}}
@@ -128,7 +128,7 @@ def test_without_cuda_there_is_nothing_to_place(tmp_path: Path) -> None:
     assert "placement" not in doctor_output(0)
 
 
-def test_missing_model_is_told_with_its_remedy() -> None:
+def test_missing_model_is_reported_with_its_remedy() -> None:
     diagnosis = report(1)
     assert fields(diagnosis) == ["serving.models"]
     assert diagnosis["models"][0]["choice"] is None
@@ -138,7 +138,7 @@ def test_missing_model_is_told_with_its_remedy() -> None:
     assert "make quickstart" in last
 
 
-def test_changed_model_is_told_with_its_remedy(tmp_path: Path) -> None:
+def test_changed_model_is_reported_with_its_remedy(tmp_path: Path) -> None:
     add(DEFAULT, tmp_path)
     (ModelStore().get(DEFAULT).folder / "onnx/model.onnx").write_text("changed")
     (problem,) = report(1)["problems"]
@@ -163,7 +163,7 @@ def test_changed_model_is_told_with_its_remedy(tmp_path: Path) -> None:
         ("KAITEN_TLS__CERTIFICATE", "/no/such/file", "tls"),
     ],
 )
-def test_what_would_stop_a_start_is_told_by_its_field(
+def test_error_that_would_prevent_a_start_is_reported_by_its_field(
     name: str, value: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(DEFAULT, tmp_path, engine="torch")
@@ -176,7 +176,7 @@ def test_what_would_stop_a_start_is_told_by_its_field(
     assert "change-me" not in output
 
 
-def test_secrets_in_files_are_told_by_their_names(
+def test_secrets_in_files_are_reported_by_their_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(DEFAULT, tmp_path)
@@ -195,7 +195,7 @@ def test_secrets_in_files_are_told_by_their_names(
     assert SECRET not in doctor_output(1)
 
 
-def test_tls_of_bentomls_own_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_of_bentomls_own_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(DEFAULT, tmp_path)
     file = tmp_path / "bentoml.yaml"
     file.write_text("services:\n  kaiten_service:\n    ssl:\n      certfile: a.pem\n")
@@ -203,7 +203,7 @@ def test_tls_of_bentomls_own_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert fields(report(1)) == ["services.kaiten_service.ssl"]
 
 
-def test_key_that_bentoml_would_pass_over_is_told(
+def test_key_that_bentoml_would_pass_over_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(DEFAULT, tmp_path)
@@ -215,7 +215,7 @@ def test_key_that_bentoml_would_pass_over_is_told(
     assert problem["reason"] == "is not a key of BentoML's; did you mean traffic?"
 
 
-def test_every_problem_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_problem_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for tag in ("a:1.0.0", "b:1.0.0"):
         add(tag, tmp_path)
     monkeypatch.setenv("KAITEN_SERVING__MODELS", "a:1.0.0,b:1.0.0,c:1.0.0")
@@ -224,7 +224,7 @@ def test_every_problem_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert fields(report(1)) == ["auth.secret_file", "runners.device", "serving.models"]
 
 
-def test_missing_engine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_engine_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(DEFAULT, tmp_path)
     monkeypatch.setitem(engines.PACKAGES, "onnx", "no-such-package")
     diagnosis = report(1)
@@ -236,7 +236,7 @@ def test_missing_engine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     "text", ["services: [", "services: 1", "no mapping", "services: {kaiten_service: 1}"]
 )
-def test_broken_settings_of_bentoml_are_told_in_a_line(
+def test_broken_settings_of_bentoml_are_reported_in_a_line(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "bentoml.yaml"
@@ -246,7 +246,7 @@ def test_broken_settings_of_bentoml_are_told_in_a_line(
     assert doctor_output(1).splitlines()[-1].startswith("  BENTOML_CONFIG: ")
 
 
-def test_bentoml_that_fails_to_import_is_told_too(tmp_path: Path) -> None:
+def test_bentoml_that_fails_to_import_is_reported_too(tmp_path: Path) -> None:
     file = tmp_path / "bentoml.yaml"
     file.write_text(f"api_server: {{sssl: {{keyfile_password: {SECRET}}}}}")
     # BentoML reads the file once, when it is imported.
@@ -288,7 +288,7 @@ def test_options_from_the_environment_are_in_force(
     assert fields(diagnosis) == ["serving.request_timeout_s"]
 
 
-def test_unknown_task_is_told(tmp_path: Path) -> None:
+def test_unknown_task_is_rejected(tmp_path: Path) -> None:
     add(DEFAULT, tmp_path, task="mind-reading")
     (problem,) = report(1)["problems"]
     assert "'mind-reading' is not known" in problem["reason"]
@@ -309,13 +309,13 @@ def test_secret_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert report(0)["in_force"]["secret"] == "from auth.secret"
 
 
-def test_broken_development_secret_is_told(tmp_path: Path) -> None:
+def test_broken_development_secret_is_reported(tmp_path: Path) -> None:
     add(DEFAULT, tmp_path)
     (tmp_path / DEVELOPMENT_SECRET_FILE).write_text("short")
     assert fields(report(1)) == ["home"]
 
 
-def test_whether_redis_answers_is_told_and_stops_nothing(
+def test_whether_redis_answers_is_reported_and_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(DEFAULT, tmp_path)
@@ -330,7 +330,7 @@ def test_whether_redis_answers_is_told_and_stops_nothing(
         assert "canary" not in doctor_output(0)
 
 
-def test_whether_the_database_can_be_used_is_told_and_stops_nothing(
+def test_whether_the_database_can_be_used_is_reported_and_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(DEFAULT, tmp_path)
@@ -354,7 +354,7 @@ def test_whether_the_database_can_be_used_is_told_and_stops_nothing(
     assert database() is None
 
 
-def test_where_keys_of_issuers_come_from_is_told_and_stops_nothing(
+def test_where_keys_of_issuers_come_from_is_reported_and_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(DEFAULT, tmp_path)

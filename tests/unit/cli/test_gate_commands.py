@@ -235,7 +235,7 @@ def test_row_that_the_api_would_refuse_is_not_measured(
     ],
 )
 @pytest.mark.usefixtures("model_tag")
-def test_what_can_be_mended_is_told(arguments: list[str], message: str) -> None:
+def test_correctable_error_is_reported(arguments: list[str], message: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 1
     assert message in str(result.exception)

@@ -75,7 +75,7 @@ def test_json_holds_every_check(deployment: Deployment, token_file: str) -> None
 
 
 @pytest.mark.parametrize("option", [[], ["--json"]])
-def test_what_fails_is_told_with_its_remedy(
+def test_failed_check_is_reported_with_its_remedy(
     option: list[str], deployment: Deployment, token_file: str
 ) -> None:
     options = ["--token-file", token_file, "--model", "intent:2.0.0", *option]

@@ -24,7 +24,7 @@ def count_damaged(watch: FileWatch) -> int:
     return watch.damaged[TAG]
 
 
-def test_whole_version_is_not_told(model: StoredModel) -> None:
+def test_intact_version_is_not_reported(model: StoredModel) -> None:
     watch = FileWatch([model], {TAG: None})
     assert watch.damaged == {TAG: 0}
     assert count_damaged(watch) == 0

@@ -112,7 +112,7 @@ def test_production_needs_staging(house: House) -> None:
     assert "(1.0.0 does)" in refusal_message(house, "1.0.1", PRODUCTION)
 
 
-def test_nothing_to_do_is_told(house: House) -> None:
+def test_promotion_without_effect_is_refused(house: House) -> None:
     house.release("1.0.0")
     assert "already serves in production" in refusal_message(house, "1.0.0", PRODUCTION)
 
@@ -211,7 +211,7 @@ def test_rollback_to_changed_files_is_refused(house: House) -> None:
     assert house.serves() == "1.0.1"
 
 
-def test_of_two_promotions_at_once_one_is_told(house: House) -> None:
+def test_of_two_promotions_at_once_one_is_refused(house: House) -> None:
     house.add("1.0.0")
     outcomes: list[str] = []
     together = threading.Barrier(2)

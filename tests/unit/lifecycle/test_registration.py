@@ -161,7 +161,7 @@ def test_versions_live_side_by_side(older: str, newer: str, folder: Path) -> Non
 
 
 @pytest.mark.usefixtures("model_store")
-def test_card_tells_what_the_version_is(folder: Path) -> None:
+def test_card_describes_the_version(folder: Path) -> None:
     for name in ("README.md", "LICENSE", "merges.txt"):
         write(name, name)(folder)
     stored = register_model(
@@ -248,7 +248,7 @@ def test_inspection_sees_nothing_but_what_is_stored(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("model_store")
-def test_trail_tells_who_registered_what(folder: Path) -> None:
+def test_audit_log_records_who_registered_a_version(folder: Path) -> None:
     stored = register_model(
         submission(folder, "ours:1.0.0"), "someone", RULES, store=ModelStore(), inspect=inspect
     )

@@ -116,7 +116,7 @@ def test_required_needs_a_key_to_check_with() -> None:
 
 
 @needs_model_signing
-def test_key_that_is_none_is_told(folder: Path, tmp_path: Path) -> None:
+def test_key_that_is_none_is_reported(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "no.key").write_text("nothing")
     (folder / SIGNATURE_FILE).write_text("{}")
     key = tmp_path / "no.key"
@@ -142,7 +142,9 @@ def test_store_signs_what_it_takes_and_checks_what_it_gives(
 
 
 @needs_model_signing
-def test_changed_password_is_told_and_nothing_is_half_signed(folder: Path, tmp_path: Path) -> None:
+def test_changed_password_is_reported_and_nothing_is_half_signed(
+    folder: Path, tmp_path: Path
+) -> None:
     settings = keys(tmp_path, "ours", b"a long password of ours")
     wrong = settings.model_copy(update={"password": SecretStr("another")})
     with pytest.raises(InvalidSettings, match=r"signatures\.private_key") as caught:
@@ -162,7 +164,7 @@ def test_refused_key_leaves_no_version(model_store: Path, tmp_path: Path) -> Non
     store_model(ModelStore(), "ours:1.0.0", tmp_path)
 
 
-def test_python_without_model_signing_is_told(folder: Path, tmp_path: Path) -> None:
+def test_python_without_model_signing_is_reported(folder: Path, tmp_path: Path) -> None:
     for python in (Path(sys.executable), tmp_path / "none"):
         settings = SignatureSettings(private_key=tmp_path / "any.key", python=python)
         with pytest.raises(InvalidSettings, match=r"signatures\.python: .*make signatures"):

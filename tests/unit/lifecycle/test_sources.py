@@ -66,7 +66,7 @@ def test_hub_is_asked_for_a_revision_and_for_no_code(
     ]
 
 
-def test_hub_that_can_not_be_reached_is_told(
+def test_hub_that_can_not_be_reached_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:
@@ -140,16 +140,16 @@ def test_link_in_a_registry_on_this_machine_is_refused(
     assert not (tmp_path / "into" / "LICENSE").exists()
 
 
-def test_what_mlflow_logged_otherwise_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_mlflow_models_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "logged").mkdir()
     registry(monkeypatch, tmp_path / "logged")
     with pytest.raises(ModelRejected, match="holds no transformers model"):
         fetch_model("models:/intent/3", tmp_path / "into")
 
 
-def test_without_mlflow_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_mlflow_the_remedy_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "mlflow.artifacts", None)
     with pytest.raises(ModelRejected, match="pip install mlflow"):
         fetch_model("models:/intent/3", tmp_path)

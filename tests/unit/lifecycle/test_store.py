@@ -192,7 +192,7 @@ def test_empty_store_may_be_a_volume_that_is_not_mounted(store: ModelStore) -> N
     assert str(store.folder) in caught.value.message
 
 
-def test_contains_tells_what_exists(store: ModelStore, sources: dict[str, Path]) -> None:
+def test_contains_reports_existing_versions(store: ModelStore, sources: dict[str, Path]) -> None:
     add(store, "ours:1.0.0", sources)
     assert "ours:1.0.0" in store
     assert "ours:1.1.0" not in store

@@ -122,7 +122,7 @@ def serialize_array(array: Floats) -> bytes:
     ],
     ids=["empty", "text", "an array", "a pickle", "cut off", "one row", "no row", "no numbers"],
 )
-def test_broken_centroids_are_told(content: bytes, tmp_path: Path) -> None:
+def test_broken_centroids_are_rejected(content: bytes, tmp_path: Path) -> None:
     (tmp_path / CENTROIDS_FILE).write_bytes(content)
     with pytest.raises(ModelRejected, match=r"centroids.npz: .* Validate the version again"):
         read_centroids(tmp_path)

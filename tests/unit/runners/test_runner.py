@@ -297,7 +297,7 @@ async def test_lanes_compute_at_the_same_time(house: House) -> None:
     assert len({*task.inferring}) == 2
 
 
-async def test_task_is_told_whether_it_is_alone(house: House) -> None:
+async def test_task_receives_whether_it_is_alone(house: House) -> None:
     task = Upper()
     runner = house.make(task, limits=BatchingSettings(max_batch_items=1))
     await runner.start()
@@ -341,7 +341,7 @@ async def test_past_the_deadline_nothing_is_computed(house: House, text: str) ->
     assert task.inferring == []
 
 
-async def test_dead_batcher_is_not_ready_and_tells(house: House) -> None:
+async def test_dead_batcher_is_not_ready_and_reports_its_death(house: House) -> None:
     runner = house.make(Upper(), Broken())
     await runner.start()
     await runner.predict(["one"])

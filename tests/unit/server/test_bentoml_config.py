@@ -63,7 +63,7 @@ def test_misspelled_key_is_named_with_the_closest_one(
     assert problems({NAME: service}) == {f"services.{NAME}.{path}": reason}
 
 
-def test_key_like_none_is_told_all_there_are() -> None:
+def test_key_without_a_close_match_is_rejected_with_the_known_keys() -> None:
     (reason,) = problems({NAME: {"traffic": {"zzz": 1}}}).values()
     assert reason.startswith("is not a key of BentoML's; known: timeout, max_concurrency, ")
 
@@ -83,7 +83,7 @@ def test_value_for_all_services_is_refused_as_ours_outranks_it() -> None:
     )
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_every_problem_is_reported_at_once() -> None:
     reasons = problems({"threads": 2, "kaiten": {}, NAME: {"worker": 1, "metric": {"a": 1}}})
     assert {*reasons} == {
         "services.threads",

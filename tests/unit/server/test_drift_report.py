@@ -72,7 +72,7 @@ def put(archive: Archive, hours_ago: float, tag: str = TAG, **changed: np.ndarra
 
 
 @pytest.mark.usefixtures("archive")
-def test_the_page_and_the_lines_tell_what_json_tells(tmp_path: Path) -> None:
+def test_page_and_lines_show_what_json_reports(tmp_path: Path) -> None:
     page = tmp_path / "drift.html"
     result = run("--output", str(page))
     assert result.exit_code == 0, result.output
@@ -125,7 +125,9 @@ def test_a_version_without_a_baseline_says_so(home: Path, tmp_path: Path) -> Non
     assert "not in this model store" in reasons["elsewhere"]
 
 
-def test_a_damaged_profile_is_counted_and_the_others_are_told(home: Path, archive: Archive) -> None:
+def test_a_damaged_profile_is_counted_and_the_others_are_reported(
+    home: Path, archive: Archive
+) -> None:
     put(archive, 1)
     newest = archive.profiles(Source(TAG, "production"))[-1]
     (home / "profiles" / newest.path).write_bytes(b"no profile")
@@ -135,7 +137,7 @@ def test_a_damaged_profile_is_counted_and_the_others_are_told(home: Path, archiv
 
 
 @pytest.mark.parametrize("options", [(), ("--model", "intent"), ("--since", "1m")])
-def test_where_there_is_nothing_the_remedy_is_told(home: Path, options: tuple[str, ...]) -> None:
+def test_missing_profiles_are_reported_with_a_remedy(home: Path, options: tuple[str, ...]) -> None:
     result = run(*options)
     assert isinstance(result.exception, SetupError)
     assert "no profiles of" in result.exception.message
@@ -151,14 +153,16 @@ def test_where_there_is_nothing_the_remedy_is_told(home: Path, options: tuple[st
         (("--model", "a:b:c"), "--model"),
     ],
 )
-def test_a_slip_is_told_by_its_option(home: Path, options: tuple[str, ...], field: str) -> None:
+def test_invalid_option_is_reported_by_name(
+    home: Path, options: tuple[str, ...], field: str
+) -> None:
     result = run(*options)
     assert result.exit_code == 2
     assert field in result.output
 
 
 @pytest.mark.usefixtures("archive")
-def test_a_page_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+def test_a_page_that_can_not_be_written_is_reported(tmp_path: Path) -> None:
     result = run("--output", str(tmp_path / "no" / "such" / "drift.html"))
     assert isinstance(result.exception, SetupError)
     assert "--output" in result.exception.message

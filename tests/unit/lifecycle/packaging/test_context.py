@@ -83,7 +83,7 @@ def test_only_what_is_listed_is_staged(project: Path, tmp_path: Path) -> None:
     assert (tmp_path / "staged" / "service.py").stat().st_mode & 0o777 == 0o644
 
 
-def test_digest_tells_names_and_contents_and_no_more(project: Path) -> None:
+def test_digest_covers_names_and_contents_only(project: Path) -> None:
     before = combine_digests(sha256_by_path(project))
     (project / "notes.py").touch()
     assert combine_digests(sha256_by_path(project)) == before

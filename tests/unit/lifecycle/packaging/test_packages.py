@@ -85,7 +85,7 @@ def test_lock_takes_the_versions_that_were_tested(wheels: Path, constraints: Pat
 
 
 @pytest.mark.usefixtures("wheels")
-def test_package_that_is_nowhere_is_told(constraints: Path) -> None:
+def test_package_that_is_nowhere_is_rejected(constraints: Path) -> None:
     with pytest.raises(BuildRefused, match="absent"):
         lock_packages(["absent"], constraints, variant="cpu", source=None)
 

@@ -570,7 +570,7 @@ async def test_light_subject_is_admitted_where_heavy_ones_fill_the_queue(make_be
     await outcomes(tasks)
 
 
-async def test_subject_whose_request_would_be_refused_is_told(make_bench: Make) -> None:
+async def test_subject_whose_request_would_be_refused_gets_a_retry_after(make_bench: Make) -> None:
     bench = make_bench(BatchingSettings(max_queue_items=20))
     tasks = await bench.ask_while_busy(HEAVY)
 
@@ -780,7 +780,7 @@ async def test_who_has_left_takes_no_express_lane(express: tuple[Bench, list[Ans
     assert len(bench.device.computing) == 2
 
 
-async def test_what_reserves_is_told_the_cost_and_may_refuse(make_bench: Make) -> None:
+async def test_reserve_receives_the_cost_and_may_refuse(make_bench: Make) -> None:
     bench = make_bench()
     bench.device.set_free()
     reserved: list[int] = []
@@ -969,7 +969,7 @@ async def test_caller_who_leaves_while_computed_harms_nobody(make_bench: Make) -
     assert bench.batcher.alive
 
 
-async def test_past_the_deadline_is_refused_told_and_not_computed(make_bench: Make) -> None:
+async def test_item_past_its_deadline_is_refused_counted_and_not_computed(make_bench: Make) -> None:
     bench = make_bench()
     first = bench.ask(Item("first"))
     await settle()
@@ -1363,7 +1363,7 @@ async def test_items_that_cost_nothing_share_a_batch(make_bench: Make) -> None:
     assert bench.device.batches == [["a", "b", "c"]]
 
 
-async def test_observer_is_told_sizes_tokens_padding_and_times(make_bench: Make) -> None:
+async def test_observer_receives_sizes_tokens_padding_and_times(make_bench: Make) -> None:
     bench = make_bench()
     tasks = await bench.ask_while_busy([Item("a", 2)])
     bench.clock.now += 0.25

@@ -63,7 +63,7 @@ def test_worker_asks_the_process_of_its_device(monkeypatch: pytest.MonkeyPatch) 
     )
 
 
-def test_worker_that_nobody_started_a_process_for_is_told() -> None:
+def test_worker_without_a_device_process_is_rejected() -> None:
     with pytest.raises(InvalidSettings, match="no device process was started"):
         socket_of(RunnerSettings(device="cpu", process="device"), 0)
 

@@ -319,7 +319,7 @@ async def test_past_the_deadline_nothing_is_computed(house: House) -> None:
     assert house.network.batches == []
 
 
-async def test_full_queue_of_the_device_is_told(house: House) -> None:
+async def test_full_queue_of_the_device_is_reported(house: House) -> None:
     house.serve(BatchingSettings(max_queue_items=1))
     worker = await house.ready_worker()
     with pytest.raises(QueueFull) as caught:
@@ -514,7 +514,7 @@ async def test_process_that_reads_no_more_is_asked_no_more(
     assert {type(error) for error in errors} == {QueueFull, NotReady}
 
 
-async def test_how_long_the_queue_is_is_told_to_who_has_not_left(house: House) -> None:
+async def test_response_to_a_cancelled_call_updates_the_queue_delay(house: House) -> None:
     house.serve()
     worker = await house.ready_worker()
     assert worker._connection is not None

@@ -43,7 +43,7 @@ def test_without_a_driver_torch_is_not_asked(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("driver", "expected"), [(Driver(2), 2), (Driver(0), 0), (Driver(2, 100), 0)]
 )
-def test_driver_tells_its_devices(
+def test_driver_reports_its_devices(
     driver: Driver, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(driver, monkeypatch)

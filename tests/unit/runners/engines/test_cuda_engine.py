@@ -206,7 +206,7 @@ def test_half_precision_that_answers_otherwise_is_refused(
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
-def test_memory_that_lacks_for_the_largest_batch_is_told_before_ready(
+def test_memory_that_lacks_for_the_largest_batch_is_reported_before_ready(
     precision: Literal["auto", "fp32"], tiny_classifier: Path
 ) -> None:
     harness = EngineHarness(tiny_classifier, precision)

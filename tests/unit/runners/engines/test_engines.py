@@ -108,7 +108,7 @@ def test_cuda_is_refused_where_torch_sees_no_such_device(
 
 
 @pytest.mark.parametrize(("device", "engine"), [("cpu", "onnx"), ("cuda", "torch")])
-def test_engine_that_is_not_installed_is_told(
+def test_missing_engine_is_rejected(
     device: str, engine: str, exported_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(engines.PACKAGES, engine, "no_such_package")
@@ -117,7 +117,7 @@ def test_engine_that_is_not_installed_is_told(
 
 
 @pytest.mark.parametrize(("name", "lanes"), [("onnx", 3), ("torch", 1)])
-def test_lanes_that_are_told_are_the_engines(
+def test_reported_lanes_are_the_engines(
     name: Literal["onnx", "torch"], lanes: int, tiny_classifier: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_classifier, tmp_path, dirs_exist_ok=True)

@@ -60,6 +60,6 @@ def test_a_batch_wastes_no_more_than_a_third_of_a_shape() -> None:
     assert sum(waste) / len(waste) < 0.13
 
 
-def test_what_is_beyond_the_grid_is_told() -> None:
+def test_shape_beyond_the_grid_is_rejected() -> None:
     with pytest.raises(ValueError, match="65 texts of 10 tokens"):
         Grid.up_to(1000, 64).fit(10, 65)

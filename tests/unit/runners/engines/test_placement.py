@@ -55,7 +55,7 @@ def test_workers_are_shared_out_in_turn(device: str, names: list[str], expected:
         ("cuda:2", ["5", "6"], "2 CUDA devices"),
     ],
 )
-def test_device_that_is_not_there_is_told(device: str, names: list[str], message: str) -> None:
+def test_missing_device_is_rejected(device: str, names: list[str], message: str) -> None:
     with pytest.raises(
         InvalidSettings, match=f"is {device}, but torch sees {message}; use cpu"
     ) as caught:
@@ -111,7 +111,7 @@ def test_without_names_torch_numbers_the_devices(monkeypatch: pytest.MonkeyPatch
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-def test_a_device_asked_for_where_all_are_hidden_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_is_rejected_if_all_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     with pytest.raises(InvalidSettings, match="no CUDA device"):
         take_place(RunnerSettings(device="cuda"), 0)

@@ -123,7 +123,7 @@ def assert_rejected(folder: Path) -> tuple[str, str]:
     return detail.field, detail.reason
 
 
-def test_inspect_tells_what_the_model_is(tiny_classifier: Path) -> None:
+def test_inspect_describes_the_model(tiny_classifier: Path) -> None:
     facts = inspect(tiny_classifier)
     assert list(facts.labels) == LABELS
     assert facts.max_length == 64

@@ -255,7 +255,7 @@ async def test_readiness_is_waited_for(deployment: Deployment) -> None:
     assert [request.path for request in deployment.requests].count("/readyz") == 3
 
 
-async def test_host_that_can_not_be_reached_is_told() -> None:
+async def test_host_that_can_not_be_reached_is_reported() -> None:
     with serve_deployment() as gone:
         pass
     checks = await run_checks(gone)
