@@ -10,12 +10,17 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
+from lifecycle.evaluate.measures import ClassificationMeasures
 from lifecycle.evaluate.report import ValidationReport, most_frequent_mistakes
 
 # The number of labels with the lowest F1, and of mistakes.
 _MAX_LISTED = 15
-_MAX_PLOTTED_LABELS = 40
+# More labels than this are too many for one matrix: those with the most mistakes are drawn.
+_MAX_PLOTTED_LABELS, _PLOTTED_OF_MANY = 100, 60
+# In inches. A label's row is as high as its text, and the names take a margin beside the matrix.
+_ROW_IN, _MARGIN_IN, _MIN_SIDE_IN = 0.15, 1.8, 4.0
 _GOOD, _BAD, _INK = "#1a7f5a", "#b3261e", "#30363d"
 # Text stays searchable text, and equal reports make equal files.
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "kaiten", "font.size": 9})
@@ -35,6 +40,7 @@ td, th { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #eaeef2 }
   background: {{ good if report.passed else bad }} }
 .bad { color: {{ bad }}; font-weight: 600 } .good { color: {{ good }} }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem } .plots svg { max-width: 100%; height: auto }
+.wide { overflow-x: auto }
 .small { color: #57606a; font-size: 13px; overflow-wrap: anywhere }
 </style></head><body>
 <h1>{{ report.tag }}</h1>
@@ -53,7 +59,8 @@ on {{ report.data.rows }} rows of {{ report.data.file }}, {{ report.at.strftime(
 {% for name, mean in (("weighted by rows", m.weighted), ("mean over labels", m.macro)) %}
 <tr><td>{{ name }}</td><td class="n">{{ "%.3f"|format(mean.precision) }}</td>
 <td class="n">{{ "%.3f"|format(mean.recall) }}</td><td class="n">{{ "%.3f"|format(mean.f1) }}</td></tr>{% endfor %}</table>
-<div class="plots">{{ plots }}</div>
+<div class="plots">{{ calibration_plot }}</div>
+<div class="wide">{{ confusion_plot }}</div>
 {% if report.estimate_error is not none %}<p>The accuracy estimate without labels (CBPE) is off by
 {{ "%.3f"|format(report.estimate_error) }} on average, measured on windows of these rows that it was not fitted on.</p>{% endif %}
 
@@ -103,17 +110,11 @@ def render(report: ValidationReport) -> str:
         m=measures,
         good=_GOOD,
         bad=_BAD,
-        plots=Markup("").join(Markup(plot) for plot in _plots(report)),  # noqa: S704  drawn here
+        calibration_plot=_render_svg(lambda axes: _plot_reliability(axes, report), (4.2, 4.0)),
+        confusion_plot=_confusion_svg(measures),
         weakest=sorted(present, key=lambda item: item[1].f1)[:_MAX_LISTED],
         mistakes=most_frequent_mistakes(measures, _MAX_LISTED),
     )
-
-
-def _plots(report: ValidationReport) -> list[str]:
-    return [
-        _render_svg(lambda axes: _plot_reliability(axes, report), (4.2, 4.0)),
-        _render_svg(lambda axes: _plot_confusion(axes, report), (4.8, 4.0)),
-    ]
 
 
 def _plot_reliability(axes: Axes, report: ValidationReport) -> None:
@@ -128,22 +129,42 @@ def _plot_reliability(axes: Axes, report: ValidationReport) -> None:
     axes.set_title(f"Calibration: error {report.measures.calibration_error:.3f}")
 
 
-def _plot_confusion(axes: Axes, report: ValidationReport) -> None:
-    counts = np.asarray(report.measures.confusion, dtype=float)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Greens", vmin=0, vmax=1, interpolation="nearest")
-    axes.set(xlabel="predicted", ylabel="correct", title="Confusion, share of each row")
-    labels = [*report.measures.per_class]
-    if len(labels) <= _MAX_PLOTTED_LABELS:
+def _confusion_svg(measures: ClassificationMeasures) -> Markup:
+    """Return the confusion matrix, as large as its labels need."""
+    counts = np.asarray(measures.confusion, dtype=float)
+    plotted = _plotted_labels(counts)
+    shares = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))[np.ix_(plotted, plotted)]
+    labels = [[*measures.per_class][index] for index in plotted]
+    title = "Confusion, share of each row"
+    if len(labels) < len(counts):
+        title += f": the {len(labels)} of {len(counts)} labels with the most mistakes"
+
+    def draw(axes: Axes) -> None:
+        axes.imshow(shares, cmap="Greens", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(xlabel="predicted", ylabel="correct", title=title)
+        places = range(len(labels))
         # A $ in a label does not begin a formula.
-        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7, parse_math=False)
-        axes.set_yticks(range(len(labels)), labels, fontsize=7, parse_math=False)
-    else:
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set_xticks(places, labels, rotation=90, fontsize=7, parse_math=False)
+        axes.set_yticks(places, labels, fontsize=7, parse_math=False)
+        # Lines between the rows lead the eye from a cell to its names.
+        axes.set_xticks(np.arange(0.5, len(labels) - 1), minor=True)
+        axes.set_yticks(np.arange(0.5, len(labels) - 1), minor=True)
+        axes.grid(which="minor", color="#eaeef2", linewidth=0.5)
+        axes.tick_params(which="minor", length=0)
+
+    side = max(_MIN_SIDE_IN, _MARGIN_IN + _ROW_IN * len(labels))
+    return _render_svg(draw, (side, side))
 
 
-def _render_svg(draw: Callable[[Axes], Any], size: tuple[float, float]) -> str:
+def _plotted_labels(counts: NDArray[np.float64]) -> list[int]:
+    """Return the indices of the labels to draw: all, or of too many those with most mistakes."""
+    if len(counts) <= _MAX_PLOTTED_LABELS:
+        return [*range(len(counts))]
+    mistakes = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+    return sorted(np.argsort(-mistakes, kind="stable")[:_PLOTTED_OF_MANY].tolist())
+
+
+def _render_svg(draw: Callable[[Axes], Any], size: tuple[float, float]) -> Markup:
     """Return a figure as an SVG element, without the XML header of a file."""
     figure = Figure(figsize=size, layout="constrained")
     draw(figure.add_subplot())
@@ -151,4 +172,4 @@ def _render_svg(draw: Callable[[Axes], Any], size: tuple[float, float]) -> str:
     # The names of vocabularies in the metadata look like URLs.
     figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = out.getvalue()
-    return svg[svg.index("<svg") :]
+    return Markup(svg[svg.index("<svg") :])  # noqa: S704  drawn here
