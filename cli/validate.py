@@ -110,6 +110,9 @@ def print_report(report: "ValidationReport", folder: Path) -> None:
     verdict = "[green]passed[/green]" if report.passed else "[red]refused[/red]"
     echo = progress_console.print
     echo(f"{report.tag} {verdict} on {report.data.rows} rows of {escape(report.data.file)}")
+    if report.data.labels_were_indices:
+        first = next(iter(measures.per_class))
+        echo(f"  its labels are indices of the model's labels: 0 stands for {escape(first)}")
     echo(
         f"  accuracy {measures.accuracy:.3f}, macro F1 {measures.macro.f1:.3f}, calibration error "
         f"{measures.calibration_error:.3f}, p99 {report.cost.latency_p99_ms:.1f} ms"

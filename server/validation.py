@@ -17,7 +17,7 @@ from lifecycle.audit_log import Action, AuditLogEvent, Stage, current_operator, 
 from lifecycle.environment import installed_versions
 from lifecycle.evaluate import page
 from lifecycle.evaluate.report import ValidationReport
-from lifecycle.evaluate.rows import Columns, Rows, check_rows, read_rows
+from lifecycle.evaluate.rows import Columns, Rows, check_rows, name_labels, read_rows
 from lifecycle.evaluate.run import (
     Candidate,
     InferenceDevice,
@@ -124,12 +124,13 @@ def _read_data(
 ) -> ValidationData:
     columns = Columns(request.text_column, request.label_column, request.slices)
     labels, limits = model.card.labels, settings.gateway
-    rows = read_rows(request.data, columns, limits)
+    rows = name_labels(read_rows(request.data, columns, limits), labels)
     min_rows, allow = settings.validation.min_rows, request.allow_missing_labels
     check_rows(rows, labels, min_rows, request.data, allow_missing_labels=allow)
     golden = None
     if request.golden is not None:
         golden = read_rows(request.golden, Columns(columns.text, columns.label), limits)
+        golden = name_labels(golden, labels)
         check_rows(golden, labels, 1, request.golden, allow_missing_labels=True)
     return ValidationData(request.data, rows, request.golden, golden)
 

@@ -45,7 +45,8 @@ td, th { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #eaeef2 }
 </style></head><body>
 <h1>{{ report.tag }}</h1>
 <p><span class="verdict">{{ "passed" if report.passed else "refused" }}</span>
-on {{ report.data.rows }} rows of {{ report.data.file }}, {{ report.at.strftime("%Y-%m-%d %H:%M") }} UTC</p>
+on {{ report.data.rows }} rows of {{ report.data.file }}, {{ report.at.strftime("%Y-%m-%d %H:%M") }} UTC{% if report.data.labels_were_indices %}. Its labels are indices: 0 stands for
+{{ m.per_class|first }}{% endif %}</p>
 
 <h2>Thresholds</h2>
 <table><tr><th></th><th class="n">value</th><th class="n">bound</th><th></th></tr>

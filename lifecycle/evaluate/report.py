@@ -14,11 +14,15 @@ class _ReportPart(BaseModel):
 
 
 class DataSummary(_ReportPart):
-    """The name and SHA-256 of the file of rows, and their number; never a text."""
+    """The name and SHA-256 of the file of rows, and their number; never a text.
+
+    ``labels_were_indices``: the file has indices of the model's labels, not their names.
+    """
 
     file: str
     digest: str
     rows: int
+    labels_were_indices: bool = False
 
 
 class Cost(_ReportPart):

@@ -5,13 +5,13 @@ Every format accepts the same values:
 
 - A text is what the API accepts: a string that is not blank, within the limits of ``gateway``.
 - A label is such a string too, or a whole number, which stands for its decimal digits: 7 is the
-  label "7", and ``check_rows`` refuses it unless the model has a label of that name.
+  label "7", unless every label of the file is an index of the model's labels (``name_labels``).
 - A slice's value is a string, a number, a boolean, a date or a time. It must not be missing.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from math import isfinite
@@ -61,6 +61,7 @@ class Rows:
     """Rows in the order of their file.
 
     ``digest`` is the SHA-256 of the stored file, ``lines`` are the lines at which rows begin.
+    ``labels_were_indices`` is whether the file has indices of labels, not their names.
     """
 
     texts: Sequence[str]
@@ -69,6 +70,7 @@ class Rows:
     digest: str = ""
     columns: Columns = Columns()
     lines: Sequence[int | None] = ()
+    labels_were_indices: bool = False
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -94,6 +96,18 @@ def read_rows(path: Path, columns: Columns, limits: GatewaySettings | None = Non
         return _rows(records, columns, limits, sha256(content).hexdigest())
     except InvalidData as error:
         raise DataRejected(path, error.reason, error.remedy) from None
+
+
+def name_labels(rows: Rows, labels: Sequence[str]) -> Rows:
+    """Return the rows with names in place of indices, if every label is one and none is a name.
+
+    Data sets often hold the number of a label, in the order of the model's labels.
+    """
+    names = {str(index): label for index, label in enumerate(labels)}
+    present = {*rows.labels}
+    if not present.isdisjoint(labels) or not present <= names.keys():
+        return rows
+    return replace(rows, labels=[names[label] for label in rows.labels], labels_were_indices=True)
 
 
 def check_rows(

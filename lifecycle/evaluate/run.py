@@ -116,7 +116,12 @@ class Validator:
             card=candidate.model.digest,
             at=datetime.now(UTC),
             versions=dict(self.device.versions),
-            data=DataSummary(file=data.file.name, digest=rows.digest, rows=len(rows)),
+            data=DataSummary(
+                file=data.file.name,
+                digest=rows.digest,
+                rows=len(rows),
+                labels_were_indices=rows.labels_were_indices,
+            ),
             measures=measures,
             slices=accuracy_by_slice(predictions.is_correct, rows.slices),
             comparison=comparison,

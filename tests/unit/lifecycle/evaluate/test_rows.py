@@ -20,7 +20,7 @@ from kaiten.settings.models import GatewaySettings
 from lifecycle.card import sha256
 from lifecycle.evaluate import content as content_module
 from lifecycle.evaluate import rows as rows_module
-from lifecycle.evaluate.rows import Columns, Rows, check_rows, read_rows
+from lifecycle.evaluate.rows import Columns, Rows, check_rows, name_labels, read_rows
 
 pa: Any = import_module("pyarrow")
 pq: Any = import_module("pyarrow.parquet")
@@ -869,3 +869,33 @@ def test_some_labels_may_be_left_unmeasured() -> None:
     check_rows(
         rows("other", "billing", "billing"), LABELS, 3, Path("rows.csv"), allow_missing_labels=True
     )
+
+
+@pytest.mark.parametrize(
+    ("labels", "named", "were_indices"),
+    [
+        (["0", "2", "1"], ["a", "c", "b"], True),
+        # One name, or a number that is no index, and they are taken as they are.
+        (["0", "b"], ["0", "b"], False),
+        (["0", "3"], ["0", "3"], False),
+        (["0", "-1"], ["0", "-1"], False),
+        (["00", "1"], ["00", "1"], False),
+        (["a", "b"], ["a", "b"], False),
+    ],
+)
+def test_indices_stand_for_labels_if_all_of_them_do(
+    labels: list[str], named: list[str], *, were_indices: bool
+) -> None:
+    rows = name_labels(Rows(["text"] * len(labels), labels), ["a", "b", "c"])
+    assert ([*rows.labels], rows.labels_were_indices) == (named, were_indices)
+
+
+def test_numbers_that_are_names_of_labels_are_names() -> None:
+    rows = name_labels(Rows(["text"] * 3, ["0", "1", "2"]), ["2", "1", "0"])
+    assert ([*rows.labels], rows.labels_were_indices) == (["0", "1", "2"], False)
+
+
+def test_an_index_that_the_model_lacks_is_refused_with_its_labels(tmp_path: Path) -> None:
+    rows = name_labels(Rows(["text"] * 2, ["0", "7"]), ["a", "b"])
+    with pytest.raises(DataRejected, match=r"its labels: a, b"):
+        check_rows(rows, ["a", "b"], 1, tmp_path, allow_missing_labels=True)
