@@ -316,7 +316,10 @@ async def _queued(task: _Instant, texts: Sequence[str]) -> float:
     """
     from runners.runner import Runner
     from runners.tasks.base import Task
+    from server.worker import SWITCH_INTERVAL_S
 
+    # As in a worker: with Python's default, a lane waits for the event loop.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     nothing = _Unwatched()
     runner = Runner(_TAG, ["a"], Task(task, task), BatchingSettings(), nothing, lambda: None)
     await runner.start()

@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("kaiten.service")
 # With Python's default of 5 ms, a thread that returns from inference waits so long for a busy event
-# loop: as long as a small batch takes to compute.
+# loop: as long as a small batch takes to compute. Measured with four values, one and two workers:
+# benchmarks/results/2026-11-30-switch-interval.md.
 SWITCH_INTERVAL_S = 0.0001
 # Collections of young garbage before a full one, a hundred times Python's default: requests leave
 # no cycles, and beside a full queue a full collection blocks the event loop for 150 ms.
