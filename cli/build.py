@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cli.options import JsonOption, progress_console
-from kaiten.errors import SetupError
+from kaiten.installation import missing_extra
 from kaiten.settings.environment import ROOT, environment_for_build
 from kaiten.settings.loader import load_settings
 from lifecycle.store import ModelStore
@@ -46,7 +46,7 @@ def build(
         # Servers have this command too, but not the packages that build.
         from lifecycle.packaging.build import BuildRequest, build_bento  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise missing_build_extra(error) from None
+        raise missing_extra(error, "build") from None
     settings = load_settings()
     request = BuildRequest(
         project=ROOT,
@@ -68,8 +68,3 @@ def build(
         f"models  {bento.labels['models']}\ndigest  {bento.digest}\nfolder  {bento.folder}\n"
         f"Next: kaiten containerize {bento.tag}"
     )
-
-
-def missing_build_extra(error: ModuleNotFoundError) -> SetupError:
-    """Return the error for a package that only kaiten[build] installs."""
-    return SetupError(f"{error.name} is not installed. Run: pip install 'kaiten[build]'")

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli.build import missing_build_extra
 from cli.options import JsonOption, progress_console
 from kaiten.errors import SetupError
+from kaiten.installation import missing_extra
 from kaiten.settings.environment import environment_for
 from kaiten.settings.loader import load_settings
 from lifecycle.store import ModelStore
@@ -46,7 +46,7 @@ def containerize(
     try:
         from lifecycle.packaging.image import containerize_bento  # noqa: PLC0415  as in build
     except ModuleNotFoundError as error:
-        raise missing_build_extra(error) from None
+        raise missing_extra(error, "build") from None
     # BuildKit keeps downloads between builds and out of the image.
     environment = environment_for({"DOCKER_BUILDKIT": "1"})
     store = ModelStore(load_settings().signatures)

@@ -44,7 +44,10 @@ def list_models(*, as_json: JsonOption = False) -> None:
         Console(width=_width()).print(table)
         typer.echo("served: by the next start with these settings (serving.models).")
     else:
-        typer.echo("No models yet. Create one with `make quickstart`.")
+        typer.echo(
+            "No models yet. Add yours with `kaiten register`, or make the quickstart model with "
+            "`make quickstart` in a checkout."
+        )
 
 
 @model.command()

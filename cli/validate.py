@@ -23,7 +23,7 @@ from cli.options import (
     TextColumnOption,
     progress_console,
 )
-from kaiten.errors import SetupError
+from kaiten.installation import missing_extra
 from kaiten.settings.environment import disable_openmp_spinning
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def validate(
         # Servers have this command too, but not the packages that measure and plot.
         from server.validation import ValidationRequest, validate_version  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        remedy = "Run: pip install 'kaiten[validate]'"
-        raise SetupError(f"{error.name} is not installed. {remedy}") from None
+        raise missing_extra(error, "validate") from None
     request = ValidationRequest(
         model_tag,
         data,

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,14 +19,17 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
+from kaiten.installation import require_unix
+
 _MAX_DEPTH = 32
 _MAX_LINKS = 8
 _MAX_SHOWN_CHARS = 200
 # The Hugging Face cache names its blobs by SHA-1 (git) or SHA-256 (LFS).
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NONBLOCK: opening a FIFO would wait for a writer.
-_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+if sys.platform != "win32":
+    _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    # O_NONBLOCK: opening a FIFO would wait for a writer.
+    _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _COPY = "Put a copy of the file in its place."
 
 
@@ -47,12 +51,14 @@ class ConfinedFolder:
     It is a context manager that holds the folder open until its end, whatever its path then names.
 
     Raises:
+        SetupError: From the constructor on Windows, which cannot open a file relative to a folder.
         UnsafeFile: From every method, for a link out of the folder or a special file.
         OSError: From the constructor and every method, for what cannot be read.
 
     """
 
     def __init__(self, folder: Path, *, hard_links: bool = False) -> None:
+        require_unix("read files of models and data")
         # The path of the folder itself may be a link. Only the targets of links are compared with
         # this path: nothing is opened by it again.
         self._path = folder.resolve()

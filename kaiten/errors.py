@@ -89,9 +89,9 @@ class ModelNotFound(SetupError):
         self.tag = tag
         super().__init__(
             f"Model {tag} is not in the model store{place} (there: "
-            f"{', '.join(existing) or 'none'}). {mount}Run `make quickstart` for the quickstart "
-            "model, or `kaiten register FOLDER --name NAME --version X.Y.Z --task TASK` for yours, "
-            "and name it in serving.models."
+            f"{', '.join(existing) or 'none'}). {mount}Run `kaiten register FOLDER --name NAME "
+            "--version X.Y.Z --task TASK` for your model, or in a checkout `make quickstart` for "
+            "the quickstart model, and name it in serving.models."
         )
 
 

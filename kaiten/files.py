@@ -2,9 +2,12 @@
 
 import errno
 import os
-import resource
 import secrets
+import sys
 from pathlib import Path
+
+if sys.platform != "win32":
+    import resource
 
 # Enough for the connections, models, logs and metrics of one process.
 ENOUGH_DESCRIPTORS = 1024
@@ -43,6 +46,9 @@ def is_out_of_descriptors(error: Exception) -> bool:
 
 def descriptor_limit() -> int:
     """Return how many files and connections a process started from here may have open."""
+    if sys.platform == "win32":
+        # Sockets do not count there, and files have no limit that a process inherits.
+        return _MAX_DESCRIPTORS
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
 

@@ -7,7 +7,7 @@ atomically, so that a process that is killed leaves the old log or the new one.
 import hashlib
 import json
 import os
-import pwd
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kaiten.errors import AuditLogCorrupt, SetupError, StateBusy
 from kaiten.files import replace_file
+
+if sys.platform != "win32":
+    import pwd
 
 _NO_DIGEST = "0" * 64
 _LOCK_TIMEOUT_S = 10
@@ -218,6 +221,8 @@ def serving_entry(entries: Sequence[AuditLogEntry], stage: Stage) -> AuditLogEnt
 def current_operator() -> str:
     """Return the name of the system account that runs this process."""
     # Not getpass.getuser, which trusts the environment.
+    if sys.platform == "win32":
+        return os.getlogin()
     number = os.getuid()
     try:
         return pwd.getpwuid(number).pw_name

@@ -8,6 +8,7 @@ from typing import Any
 
 from kaiten.confinement import ConfinedFolder, UnsafeFile
 from kaiten.errors import ModelRejected
+from kaiten.installation import install_command
 
 _HUB, _MLFLOW = "hf://", "models:/"
 # A hub's repository may also hold the model in other formats.
@@ -85,7 +86,7 @@ def _fetch_from_mlflow(source: str, into: Path) -> Path:
     try:
         artifacts = import_module("mlflow.artifacts")
     except ModuleNotFoundError:
-        remedy = "Run pip install mlflow (mlflow-skinny suffices), and set MLFLOW_TRACKING_URI."
+        remedy = f"Set MLFLOW_TRACKING_URI, and run: {install_command(['mlflow-skinny'])}"
         raise ModelRejected("folder", f"{source} needs mlflow", remedy) from None
     try:
         root = _copy_from_disk(source, into) or Path(

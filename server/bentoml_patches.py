@@ -21,6 +21,7 @@ from gateway.http import protocol, server
 from gateway.http.backlog import Turns
 from gateway.middleware.timeout_backstop import BackStopMiddleware
 from kaiten.errors import SetupError
+from kaiten.installation import require_unix
 from kaiten.settings.loader import Settings, load_settings
 from kaiten.settings.models import GatewaySettings
 from monitors.logging.setup import configure_logging
@@ -43,12 +44,13 @@ def apply(admission: Callable[[], Admission]) -> Settings:
     ``admission`` is asked for with each connection.
 
     Raises:
-        BentoMLException: The settings are invalid, or BentoML's supervisor cannot be taken off the
-            network.
+        BentoMLException: The settings are invalid, BentoML's supervisor cannot be taken off the
+            network, or this is Windows.
 
     """
     _patch_bentoml()
     with setup_errors_for_bentoml():
+        require_unix("serve")
         supervisor.secure()
         settings = load_settings()
     configure_logging(settings.logging)

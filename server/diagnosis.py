@@ -13,7 +13,7 @@ import psutil
 from gateway.auth.factory import check_keys
 from gateway.auth.key_sources import describe_key_sources
 from gateway.auth.signing_secret import configured_secret, signing_secret
-from kaiten import tls
+from kaiten import __version__, tls
 from kaiten.cpus import affinity_cores, available_cores, process_count, quota_cores
 from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.files import descriptor_limit
@@ -33,7 +33,7 @@ from runners.engines.placement import holders, places
 from runners.tasks import find_task
 
 _SERVICE = "kaiten_service"
-_PACKAGES = ("kaiten", "bentoml", "transformers", "tokenizers", "numpy")
+_PACKAGES = ("bentoml", "transformers", "tokenizers", "numpy")
 ResultT = TypeVar("ResultT")
 
 
@@ -306,4 +306,8 @@ def _cpu() -> str | None:
 
 
 def _versions() -> dict[str, str | None]:
-    return {"python": platform.python_version(), **installed_versions(_PACKAGES)}
+    return {
+        "python": platform.python_version(),
+        "kaiten": __version__,
+        **installed_versions(_PACKAGES),
+    }

@@ -10,6 +10,7 @@ import structlog
 from kaiten.errors import ModelNotFound, SetupError
 from kaiten.events import BASELINE_FILE
 from kaiten.files import replace_file
+from kaiten.installation import extra_remedy
 from kaiten.settings.loader import Settings, load_settings
 from lifecycle.store import ModelStore
 from monitors.drift.archive.archive import Archive
@@ -33,8 +34,8 @@ def load_page_renderer() -> Callable[[DriftReport], str]:
     try:
         render: Callable[[DriftReport], str] = import_module("monitors.drift.page").render
     except ModuleNotFoundError as error:
-        remedy = "Run: pip install 'kaiten[validate]', or pass --json"
-        raise SetupError(f"{error.name} is not installed. {remedy}.") from None
+        missing = f"{error.name}, which draws the page, is not installed."
+        raise SetupError(f"{missing} Pass --json, or add it. {extra_remedy('validate')}") from None
     return render
 
 

@@ -17,7 +17,14 @@ import httpx
 
 from kaiten.addresses import proxy_bypass
 from kaiten.errors import Detail, InvalidSettings, SetupError
-from kaiten.settings.environment import ROOT, configuration_file, environment_for
+from kaiten.installation import require_unix
+from kaiten.settings.environment import (
+    ROOT,
+    configuration_file,
+    environment_for,
+    secrets_folder,
+    settings_file,
+)
 from kaiten.settings.handover import remove_settings_variables
 from kaiten.settings.models import TlsSettings
 from kaiten.settings.settings_yaml import check_bentoml_configuration
@@ -133,18 +140,17 @@ class LocalServer:
         """Start the process.
 
         Raises:
-            SetupError: The port is in use, or the BentoML configuration cannot be used.
+            SetupError: The port is in use, the BentoML configuration cannot be used, or this is
+                Windows.
 
         """
+        require_unix("serve")
         check_bentoml_configuration()
-        overrides = {"BENTOML_CONFIG": configuration_file()}
-        if self._model is not None:
-            overrides["KAITEN_SERVING__MODELS"] = self._model
         port = self.endpoint.port
         _check_port(port)
         command = [sys.executable, "-m", "bentoml", "serve", str(ROOT), "--host", HOST]
         self._process = subprocess.Popen(  # noqa: S603  our own command
-            [*command, "--port", str(port)], env=environment_for(overrides)
+            [*command, "--port", str(port)], env=environment_for(_server_variables(self._model))
         )
         # The server has the secrets now; this process lives as long, and needs none.
         remove_settings_variables()
@@ -190,6 +196,19 @@ class LocalServer:
                 f"{self.endpoint.port}; see `ss -ltnp`."
             )
         return code
+
+
+def _server_variables(model: str | None) -> dict[str, str]:
+    """Return the variables of the server's process.
+
+    BentoML imports the service in its own working directory, where relative paths name nothing.
+    """
+    variables = {"BENTOML_CONFIG": configuration_file()}
+    paths = {"KAITEN_CONFIG": settings_file(), "KAITEN_SECRETS": secrets_folder()}
+    variables |= {name: str(path.absolute()) for name, path in paths.items() if path is not None}
+    if model is not None:
+        variables["KAITEN_SERVING__MODELS"] = model
+    return variables
 
 
 def _check_port(port: int) -> None:

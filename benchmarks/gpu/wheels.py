@@ -11,32 +11,34 @@ import sys
 import sysconfig
 import venv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 _PYTHON = "3.12"
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64", "manylinux_2_17_x86_64")
-# The server, and the packages that its tests need.
-_ROOTS = ("kaiten", "pytest", "pytest-asyncio", "hypothesis")
+# The packages of the server, and those that its tests need.
+_SERVER = Path(__file__).resolve().parents[2] / "requirements.txt"
+_TESTS = ("pytest", "pytest-asyncio", "hypothesis")
 # The machine's own: its torch fits its driver, and these fit that torch.
 _MACHINE_PACKAGES = {
     *("torch", "transformers", "tokenizers", "safetensors", "numpy", "onnxruntime"),
     "huggingface-hub",
 }
 # Asked for, and never used where a model is served.
-_UNUSED = {"kaiten", "uv"}
+_UNUSED = {"uv"}
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def package_pins() -> list[str]:
     """Return each package to carry, pinned to the version that is installed here."""
     versions: dict[str, str] = {}
-    waiting = [*_ROOTS]
+    server = _SERVER.read_text(encoding="utf-8").splitlines()
+    waiting = [*_names(server), *_TESTS]
     visited_names = {*_MACHINE_PACKAGES, *_UNUSED}
     while waiting:
         name = waiting.pop()
-        if name in visited_names and name not in _ROOTS:
+        if name in visited_names:
             continue
         visited_names.add(name)
         try:
@@ -45,18 +47,17 @@ def package_pins() -> list[str]:
             # For another platform, or another Python.
             continue
         waiting += [
-            requirement for requirement in _requirements(name) if requirement not in visited_names
+            required for required in _names(requires(name) or []) if required not in visited_names
         ]
-    return [f"{name}=={versions[name]}" for name in sorted(versions) if name not in _UNUSED]
+    return [f"{name}=={versions[name]}" for name in sorted(versions)]
 
 
-def _requirements(name: str) -> Iterator[str]:
-    """Yield the names of what a package requires without any of its extras."""
-    for line in requires(name) or []:
-        if "extra ==" not in line:
-            match = _NAME.match(line)
-            if match is not None:
-                yield re.sub(r"[-_.]+", "-", match[0]).lower()
+def _names(requirements: Iterable[str]) -> Iterator[str]:
+    """Yield the names of the packages that are required without any extra."""
+    for line in requirements:
+        match = _NAME.match(line)
+        if match is not None and "extra ==" not in line:
+            yield re.sub(r"[-_.]+", "-", match[0]).lower()
 
 
 def collect(folder: Path) -> None:

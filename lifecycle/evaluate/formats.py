@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from kaiten.confinement import printable
+from kaiten.installation import extra_remedy
 from kaiten.settings.strict_yaml import DuplicateKey, reject_duplicate_keys
 from lifecycle.evaluate.content import (
     MAX_BYTES,
@@ -215,7 +216,7 @@ def read_parquet(content: bytes, names: Sequence[str]) -> Iterator[Record]:
         arrow: Any = import_module("pyarrow")
         parquet: Any = import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
-        remedy = "Run pip install 'kaiten[validate]', or write it as JSONL or CSV."
+        remedy = f"Write it as JSONL or CSV, or add it. {extra_remedy('validate')}"
         raise InvalidData(f"is Parquet, and {error.name} is not installed", remedy) from None
     try:
         buffer = arrow.BufferReader(content)

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings, StateUnavailable
+from kaiten.installation import extra_remedy
 from kaiten.settings.models import StateSettings
 from monitors.feedback.database_errors import (
     describe_fault,
@@ -223,7 +224,8 @@ def database_url(state: StateSettings, home: Path) -> URL:
         return URL.create("sqlite", database=str(home.resolve() / FILE))
     url = make_url(state.database_url.get_secret_value()).set(drivername=_DRIVER)
     if find_spec("psycopg") is None:
-        reason = "needs the driver of PostgreSQL; run `pip install 'kaiten[postgres]'`"
+        missing = "needs psycopg, the driver of PostgreSQL, which is not installed"
+        reason = f"{missing}. {extra_remedy('postgres')}"
         raise InvalidSettings([Detail("state.database_url", reason)], "environment")
     return url
 

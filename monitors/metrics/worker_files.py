@@ -5,7 +5,6 @@ file, so that restarts do not fill the disk. A reader takes no lock: it reads th
 files that the fold does not include, and starts again if the fold has changed meanwhile.
 """
 
-import fcntl
 import glob
 import json
 import os
@@ -13,6 +12,7 @@ import re
 import shutil
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +24,10 @@ import psutil
 import structlog
 
 from kaiten.files import is_out_of_descriptors, replace_file
+
+if sys.platform != "win32":
+    # Commands other than `kaiten serve` run on Windows too.
+    import fcntl
 
 # prometheus_client's format: the number of bytes in use, padding to 8 bytes, and for each value the
 # length of its key, the key padded to an 8-byte boundary, the value and its timestamp.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import structlog
 
 from kaiten.errors import Detail, InvalidSettings
+from kaiten.installation import install_command
 from kaiten.settings.models import RunnerSettings
 from runners.engines import cuda
 from runners.engines.base import Engine, TokenBatch
@@ -154,7 +155,7 @@ def _check_installed(engine: str) -> None:
     package = PACKAGES[engine]
     if find_spec(package) is None:
         reason = (
-            f"results in {engine}, but {package} is not installed; pip install {package}, or build "
-            "the image with this setting"
+            f"results in {engine}, but {package} is not installed; build the image with this "
+            f"setting, or run: {install_command([package])}"
         )
         raise InvalidSettings([Detail("runners.engine", reason)], "runners")

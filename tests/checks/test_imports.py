@@ -110,3 +110,40 @@ def test_the_client_loads_nothing_of_the_server(tmp_path: Path) -> None:
     assert isinstance(loaded, list)
     assert {"kaiten_client", "httpx", "pydantic"} <= {*loaded}
     assert not {*loaded} & {*SERVER, "starlette", "bentoml", "jwt", *HEAVY}
+
+
+# Modules of the standard library and names in them that Windows lacks.
+UNIX_MODULES = ("fcntl", "grp", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty")
+UNIX_NAMES = {
+    "os": (
+        *("O_CLOEXEC", "O_DIRECTORY", "O_NOCTTY", "O_NOFOLLOW", "O_NONBLOCK", "O_SYNC", "WNOHANG"),
+        *("chown", "fork", "getegid", "geteuid", "getgid", "getpgid", "getuid", "killpg"),
+        *("memfd_create", "mkfifo", "pread", "pwrite", "sched_getaffinity", "setsid", "statvfs"),
+        *("sysconf", "uname", "wait4"),
+    ),
+    "select": ("epoll", "poll"),
+    "signal": (
+        *("SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGUSR1", "SIGUSR2"),
+        *("pthread_sigmask", "setitimer"),
+    ),
+    "socket": ("AF_UNIX",),
+}
+
+
+def test_the_commands_load_on_windows(tmp_path: Path) -> None:
+    code = (
+        # Other packages first, as this system's: only modules of ours are loaded again.
+        "import importlib, cli\n"
+        f"for name in [*sys.modules]:\n    if name.partition('.')[0] in {[*SERVER, 'cli']}:\n"
+        "        del sys.modules[name]\n"
+        f"sys.modules.update(dict.fromkeys({UNIX_MODULES}))\n"
+        f"for module, names in {UNIX_NAMES}.items():\n    for name in names:\n"
+        "        vars(importlib.import_module(module)).pop(name, None)\n"
+        "sys.platform = 'win32'\n"
+        "import cli\n"
+        "result = sorted(name for name in sys.modules if name.startswith('cli.'))"
+    )
+    loaded = run_in_new_process(code, tmp_path)
+    assert isinstance(loaded, list)
+    commands = {f"cli.{file.stem}" for file in (ROOT / "cli").glob("*.py")}
+    assert {*loaded} == commands - {"cli.__init__", "cli.__main__"}

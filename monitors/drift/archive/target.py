@@ -18,6 +18,7 @@ from fsspec.registry import known_implementations
 
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.files import replace_file
+from kaiten.installation import extra_remedy, install_command
 
 _FIELD = "profiles.target"
 # An abandoned call must end. By default, s3fs tries five times.
@@ -114,7 +115,8 @@ def _protocol_fault(protocol: str) -> str | None:
         return f"{protocol}:// is not a supported kind of address; set a folder, or s3://…"
     package = implementation["class"].partition(".")[0]
     if find_spec(package) is None:
-        return f"{protocol}:// needs the package {package}; install it where the server runs"
+        remedy = extra_remedy("s3") if package == "s3fs" else f"Run: {install_command([package])}"
+        return f"{protocol}:// needs the package {package}, which is not installed. {remedy}"
     return None
 
 

@@ -154,7 +154,10 @@ def test_token_needs_a_subject_and_a_scope(missing: str) -> None:
 def test_models_says_how_to_make_the_first() -> None:
     result = run("model", "list")
     assert result.exit_code == 0
-    assert result.stdout == "No models yet. Create one with `make quickstart`.\n"
+    assert result.stdout == (
+        "No models yet. Add yours with `kaiten register`, or make the quickstart model with `make "
+        "quickstart` in a checkout.\n"
+    )
     assert json.loads(run("model", "list", "--json").stdout) == []
 
 

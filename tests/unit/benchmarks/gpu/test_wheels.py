@@ -10,7 +10,7 @@ from benchmarks.gpu import wheels
 def test_all_that_serving_imports_is_carried_but_what_the_machine_has() -> None:
     carried = {line.partition("==")[0].lower() for line in wheels.package_pins()}
     assert {"bentoml", "starlette", "pydantic", "pydantic-core", "whylogs", "pytest"} <= carried
-    assert not carried & {"torch", "transformers", "numpy", "kaiten", "uv", "huggingface-hub"}
+    assert not carried & {"torch", "transformers", "numpy", "uv", "huggingface-hub"}
 
 
 def test_wheels_come_before_the_machines_own_packages(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from kaiten.settings import environment as settings_environment
 from kaiten.settings.environment import (
     ROOT,
     bentoml_configuration,
     disable_openmp_spinning,
     environment_for,
+    find_root,
     metrics_directory,
     settings_file,
 )
@@ -30,6 +32,43 @@ def test_config_is_the_checkouts_own_by_default(
     assert settings_file() == file
     monkeypatch.delenv("KAITEN_CONFIG")
     assert settings_file() == ROOT / "kaiten.yaml"
+
+
+def test_config_of_the_working_directory_precedes_the_checkouts(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KAITEN_CONFIG")
+    monkeypatch.chdir(file.parent)
+    assert settings_file() == file
+    file.unlink()
+    assert settings_file() == ROOT / "kaiten.yaml"
+    # A folder of this name holds no settings.
+    file.mkdir()
+    assert settings_file() == ROOT / "kaiten.yaml"
+
+
+def test_bento_reads_its_own_config(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KAITEN_CONFIG")
+    monkeypatch.chdir(file.parent)
+    source = tmp_path / "bento" / "src"
+    source.mkdir(parents=True)
+    monkeypatch.setattr(settings_environment, "ROOT", source)
+    assert settings_file() == file
+    (tmp_path / "bento" / "bento.yaml").touch()
+    assert settings_file() is None
+    (source / "kaiten.yaml").touch()
+    assert settings_file() == source / "kaiten.yaml"
+
+
+def test_wheel_has_the_top_level_files_inside_the_package(tmp_path: Path) -> None:
+    package = tmp_path / "site-packages" / "kaiten"
+    package.mkdir(parents=True)
+    (package.parent / "service.py").touch()
+    assert find_root(package) == package.parent
+    (package / "bundle").mkdir()
+    assert find_root(package) == package / "bundle"
 
 
 def test_environment_for_replaces_variables(monkeypatch: pytest.MonkeyPatch) -> None:

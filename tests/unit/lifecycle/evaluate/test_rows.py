@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from kaiten import installation
 from kaiten.errors import DataRejected
 from kaiten.settings.models import GatewaySettings
 from lifecycle.card import sha256
@@ -683,7 +684,10 @@ def test_parquet_without_pyarrow_names_what_to_install(
     path = tmp_path / "f.parquet"
     path.write_bytes(parquet(text=["a"], label=["b"]))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "pip install 'kaiten[validate]'" in refusal(path)
+    monkeypatch.setattr(installation, "requires", lambda _: ['pyarrow>=18; extra == "validate"'])
+    message = refusal(path)
+    assert "Write it as JSONL or CSV, or add it. Run: " in message
+    assert message.endswith('pip install "pyarrow>=18"')
 
 
 @pytest.mark.parametrize("name", WRITTEN)
