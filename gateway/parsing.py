@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from gateway.schemas import Body
 from kaiten.errors import Detail, InvalidInput, MalformedBody
+from kaiten.model_kinds import SERVES, kind_of_field
 from kaiten.settings.models import GatewaySettings
 from kaiten.text import length_problem
 
@@ -26,6 +27,8 @@ BodyT = TypeVar("BodyT", bound=Body)
 _MAX_DETAILS = 20
 # Parsing so few bytes takes under a millisecond, about the cost of switching threads twice.
 _INLINE_BYTES = 32 * 1024
+# The fields with the inputs of models.
+_TEXTS = {("text",), ("inputs",)}
 _PUNCTUATION = (b",", b":", b"[", b"{")
 _SPACES = b" \t\r\n"
 # Outside strings. A valid body has two or three, or five with long numbers.
@@ -214,4 +217,9 @@ def _detail(error: ErrorDetails) -> Detail:
     # The caller chose the name of an unknown field: shorten it and escape all but ASCII.
     field = ".".join(str(part)[:80] for part in error["loc"]) or "body"
     reason = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden" and (kind := kind_of_field(field)):
+        reason = kind.refusal
+    elif error["type"] == "string_type" and error["loc"][:1] in _TEXTS:
+        # Numbers, features or an image in place of a text.
+        reason = f"{reason}: Kaiten serves no other input yet; {SERVES}"
     return Detail(field.encode("ascii", "backslashreplace").decode(), reason)

@@ -210,8 +210,8 @@ class ApiVersionMismatch(RequestError):
 class UnsupportedContentType(RequestError):
     """The route does not accept the body's content type."""
 
-    def __init__(self) -> None:
-        reason = "send application/json"
+    def __init__(self, refusal: str = "") -> None:
+        reason = "send application/json" + (f"; {refusal}" if refusal else "")
         super().__init__("The content type is not supported.", [Detail("Content-Type", reason)])
 
 
@@ -228,8 +228,9 @@ class BodyTooLarge(RequestError):
 class UnknownRoute(RequestError):
     """No route has this path."""
 
-    def __init__(self) -> None:
-        super().__init__("There is no such route; /docs lists them.")
+    def __init__(self, refusal: str = "") -> None:
+        details = [Detail("path", refusal)] if refusal else []
+        super().__init__("There is no such route; /docs lists them.", details)
 
 
 class MethodNotAllowed(RequestError):

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from shlex import quote
 from typing import Any
 
+from kaiten import model_kinds
 from kaiten.confinement import ConfinedFolder, UnsafeFile, printable
 from kaiten.errors import ModelRejected
 from kaiten.settings.strict_yaml import DuplicateKey, reject_duplicate_keys
@@ -58,6 +59,13 @@ _OTHER_WEIGHTS = {
     ".gguf": "llama.cpp (GGUF)",
     ".onnx": "ONNX",
 }
+# Files of libraries for tables: the only model in the folder, if there is no config.json.
+_TABLE_SUFFIXES = {".cbm", ".joblib", ".pickle", ".pkl", ".ubj"}
+_TABLE_DUMPS = {".json", ".txt"}
+# How XGBoost's JSON and LightGBM's text begin.
+_TABLE_SIGNATURES = (b'{"learner"', b"tree\nversion")
+_TABLE_SIGNATURE_BYTES = 16
+_PREPROCESSOR = "preprocessor_config.json"
 _ADAPTER = re.compile(r"(.*/)?adapter_(config\.json|model\.(safetensors|bin))")
 # Present if the folder is a version in the store.
 _STORE_FILES = {CARD_FILE, REPORTS, ORIGINAL_README}
@@ -122,6 +130,8 @@ def _rejecting(folder: Path) -> Iterator[None]:
 
 def _check_folder(folder: Path) -> Path:
     if not folder.is_dir():
+        if folder.suffix in _TABLE_SUFFIXES and folder.is_file():
+            raise _table_model(printable(folder.name))
         raise ModelRejected("folder", f"{folder} is not a folder", "Give the model's local folder.")
     return folder
 
@@ -131,8 +141,11 @@ def _select(source: ConfinedFolder, folder: Path) -> Selection:
     _check_kind(all_names)
     names = {name for name in all_names if name in _MODEL_FILES or _LICENCE.fullmatch(name)}
     if "config.json" not in names:
+        _check_no_table_model(source, all_names)
         raise ModelRejected("config.json", "is missing", "Save the model with save_pretrained.")
-    _check_code(source)
+    config = _read_object("config.json", source.read("config.json"))
+    _check_served(source, config, all_names)
+    _check_code(config)
     _check_tokenizer(source, names)
     _check_weights(names, all_names, folder)
     # If both exist, transformers reads the single file.
@@ -166,6 +179,43 @@ def _check_kind(names: Sequence[str]) -> None:
             "is the head of a SetFit model, a scikit-learn pickle, which can run code",
             "Fine-tune the same encoder as an AutoModelForSequenceClassification, and save that.",
         )
+
+
+def _check_no_table_model(source: ConfinedFolder, names: Sequence[str]) -> None:
+    """Reject the model of a library for tables, as its own file or as a pickle."""
+    for name in names:
+        suffix = PurePath(name).suffix
+        if suffix in _TABLE_SUFFIXES or (suffix in _TABLE_DUMPS and _is_table_dump(source, name)):
+            raise _table_model(name)
+
+
+def _is_table_dump(source: ConfinedFolder, name: str) -> bool:
+    with source.open(name) as file:
+        return file.read(_TABLE_SIGNATURE_BYTES).startswith(_TABLE_SIGNATURES)
+
+
+def _table_model(name: str) -> ModelRejected:
+    reason = "looks like a model of scikit-learn, XGBoost, LightGBM or CatBoost"
+    return ModelRejected(name, reason, f"{model_kinds.TABLES.refusal}.")
+
+
+def _check_served(source: ConfinedFolder, config: dict[str, Any], names: Sequence[str]) -> None:
+    """Reject a kind of model that is not served, before a file is missed that it does not need."""
+    architectures = config.get("architectures")
+    architecture = (
+        str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    )
+    kind = model_kinds.kind_of_architecture(architecture)
+    if kind is not None:
+        reason = f"names the architecture {printable(architecture)}"
+        raise ModelRejected("config.json", reason, f"{kind.refusal}.")
+    if "pretrained_cfg" in config:
+        raise ModelRejected("config.json", "is timm's", f"{model_kinds.IMAGES.refusal}.")
+    # transformers' processors of images and audio write it, and not its tokenizers.
+    if _PREPROCESSOR in names and not _VOCABULARIES.intersection(names):
+        preprocessor = _read_object(_PREPROCESSOR, source.read(_PREPROCESSOR))
+        kind = model_kinds.AUDIO if "sampling_rate" in preprocessor else model_kinds.IMAGES
+        raise ModelRejected(_PREPROCESSOR, "prepares no texts", f"{kind.refusal}.")
 
 
 def _check_tokenizer(source: ConfinedFolder, names: Collection[str]) -> None:
@@ -227,9 +277,8 @@ def _is_weights_pickle(path: PurePath) -> bool:
     return path.suffix in _PICKLES and not re.fullmatch(leftovers, path.name)
 
 
-def _check_code(source: ConfinedFolder) -> None:
+def _check_code(config: dict[str, Any]) -> None:
     """Reject a configuration that requires code, or weights under another name."""
-    config = _read_object("config.json", source.read("config.json"))
     if "auto_map" in config:
         raise ModelRejected(
             "config.json", "requires remote code (auto_map)", "Use an architecture of transformers."

@@ -9,6 +9,7 @@ from typing import Any
 from kaiten.confinement import ConfinedFolder, UnsafeFile
 from kaiten.errors import ModelRejected
 from kaiten.installation import install_command
+from kaiten.model_kinds import SERVES, kind_of_task
 
 _HUB, _MLFLOW = "hf://", "models:/"
 # A hub's repository may also hold the model in other formats.
@@ -61,9 +62,12 @@ def _fetch_from_hub(name: str, into: Path) -> FetchedModel:
     try:
         # By its commit, because a branch may move during the download.
         model = HfApi().model_info(repository, revision=revision or None)
+        _check_pipeline(model.pipeline_tag)
         folder = snapshot_download(
             repository, revision=model.sha, local_dir=into, allow_patterns=[*_PATTERNS]
         )
+    except ModelRejected:
+        raise
     except Exception as error:  # noqa: BLE001
         # It raises errors of HTTP, of the network, its own, and plain ValueErrors.
         raise _unavailable(f"{_HUB}{name}", error) from None
@@ -79,6 +83,14 @@ def _fetch_from_hub(name: str, into: Path) -> FetchedModel:
                 "@refs/pr/N; or download the repository and convert the weights.",
             )
     return FetchedModel(Path(folder), f"{_HUB}{repository}@{model.sha}")
+
+
+def _check_pipeline(tag: str | None) -> None:
+    """Reject a kind of model that is not served before it is downloaded."""
+    if kind := kind_of_task(tag or ""):
+        reason = f"the hub says pipeline_tag: {tag}"
+        remedy = f"{kind.refusal}. If the hub is wrong, download the model and register its folder."
+        raise ModelRejected("task", reason, remedy)
 
 
 def _fetch_from_mlflow(source: str, into: Path) -> Path:
@@ -102,7 +114,7 @@ def _fetch_from_mlflow(source: str, into: Path) -> Path:
             "folder",
             f"{source} holds no transformers model",
             "Log it with mlflow.transformers.log_model(transformers_model={'model': ..., "
-            "'tokenizer': ...}).",
+            f"'tokenizer': ...}}). Kaiten takes no other flavour; {SERVES}.",
         )
     folder = configs[0].parent
     for part in sorted(root.glob("components/tokenizer/*")):

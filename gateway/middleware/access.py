@@ -13,6 +13,7 @@ from gateway.exchange import Exchange, exchange_of
 from gateway.security_log import log_event
 from kaiten.context import Principal
 from kaiten.errors import LoopbackOnly, MethodNotAllowed, Unauthenticated, UnknownRoute
+from kaiten.model_kinds import kind_of_path
 
 _KEY_HEADER = "X-API-Key"
 
@@ -49,7 +50,7 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        self._check_route(exchange)
+        self._check_route(exchange, scope["path"])
         spec = exchange.spec
         if spec is not None and spec.scope is not None:
             self._check_client(exchange)
@@ -60,10 +61,11 @@ class AccessMiddleware:
         await self._app(scope, receive, send)
 
     @staticmethod
-    def _check_route(exchange: Exchange) -> None:
+    def _check_route(exchange: Exchange, path: str) -> None:
         match = exchange.match
         if match is None:
-            raise UnknownRoute
+            kind = kind_of_path(path)
+            raise UnknownRoute(kind.refusal if kind else "")
         if not match.is_allowed:
             raise MethodNotAllowed(match.allowed)
 

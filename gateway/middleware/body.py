@@ -17,6 +17,7 @@ from kaiten.errors import (
     UnsupportedContentEncoding,
     UnsupportedContentType,
 )
+from kaiten.model_kinds import kind_of_content_type
 from kaiten.settings.models import GatewaySettings
 
 _LENGTH = re.compile(r"[0-9]{1,20}")
@@ -57,8 +58,10 @@ class BodyMiddleware:
 
     def _check_headers(self, headers: Headers) -> int:
         """Return the declared length, 0 if there is none."""
-        if headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
-            raise UnsupportedContentType
+        content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if content_type != "application/json":
+            kind = kind_of_content_type(content_type)
+            raise UnsupportedContentType(kind.refusal if kind else "")
         # Nothing here inflates a body, so a small one cannot become a large one.
         if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
             raise UnsupportedContentEncoding

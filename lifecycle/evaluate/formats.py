@@ -8,13 +8,15 @@ valid.
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from itertools import islice
 from typing import Any, NamedTuple
 
 from kaiten.confinement import printable
 from kaiten.installation import extra_remedy
+from kaiten.model_kinds import TABLES, kind_of_columns
 from kaiten.settings.strict_yaml import DuplicateKey, reject_duplicate_keys
 from lifecycle.evaluate.content import (
     MAX_BYTES,
@@ -33,6 +35,8 @@ _DELIMITERS = ",;\t|"
 _SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?\s*', re.IGNORECASE)
 _SPACES = " \t\r\n\ufeff"
 _PARQUET_ROWS = 1000
+# Fewer columns of numbers may be ids beside a text.
+_MIN_FEATURES = 2
 _NAME_COLUMNS = "Name the columns: --text-column, --label-column, --slice."
 _WITH_HEADER = "Name the columns (--text-column, --label-column, --slice), or write a header line."
 _NAME_JSON = "It looks like JSON: name it .jsonl."
@@ -64,7 +68,9 @@ def read_jsonl(content: bytes, names: Sequence[str]) -> Iterator[Record]:
             values = _json_object(stripped, row, number)
             for name in names:
                 if name not in values:
-                    raise _missing_column(f"{place(row, number)}: has", name, values, _NAME_COLUMNS)
+                    prefix, numbers = f"{place(row, number)}: has", map(_is_number, values.values())
+                    remedy = _remedy(name, names, [*values], [*numbers], _NAME_COLUMNS)
+                    raise _missing_column(prefix, name, values, remedy)
             yield Record(row, number, values)
 
 
@@ -117,7 +123,8 @@ def read_csv(content: bytes, names: Sequence[str]) -> Iterator[Record]:
     text = Text.of(content)
     dialect, header = _csv_header(text, names)
     looks_like_json = header[0].startswith(("{", "["))
-    _check_names(header, names, _NAME_JSON if looks_like_json else _WITH_HEADER)
+    remedy = _NAME_JSON if looks_like_json else _WITH_HEADER
+    _check_names(header, names, partial(_csv_numbers, text, dialect), remedy)
     columns = {name: header.index(name) for name in names}
     records = _csv_records(text, dialect)
     next(records)
@@ -228,7 +235,11 @@ def read_parquet(content: bytes, names: Sequence[str]) -> Iterator[Record]:
 
 
 def _parquet_records(arrow: Any, file: Any, names: Sequence[str]) -> Iterator[Record]:  # noqa: ANN401
-    _check_names(file.schema_arrow.names, names, _NAME_COLUMNS)
+    schema = file.schema_arrow
+    numbers = [
+        arrow.types.is_integer(kind) or arrow.types.is_floating(kind) for kind in schema.types
+    ]
+    _check_names(schema.names, names, lambda: numbers, _NAME_COLUMNS)
     groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
     # The size of all columns: for a single one, damaged metadata make pyarrow abort the process.
     check_size(sum(group.total_byte_size for group in groups))
@@ -259,14 +270,53 @@ def _parquet_values(arrow: Any, name: str, column: Any) -> list[Any]:  # noqa: A
     return [*column.to_pylist()]
 
 
-def _check_names(columns: Sequence[str], names: Sequence[str], remedy: str) -> None:
-    """Reject missing and duplicate columns."""
+def _check_names(
+    columns: Sequence[str],
+    names: Sequence[str],
+    read_numbers: Callable[[], Sequence[bool]],
+    remedy: str,
+) -> None:
+    """Reject missing and duplicate columns; ``read_numbers`` says which columns hold numbers."""
     for name in names:
         if name not in columns:
+            remedy = _remedy(name, names, columns, read_numbers(), remedy)
             raise _missing_column("has", name, columns, remedy)
         if columns.count(name) > 1:
             reason = f"has the column {shown(name)} twice"
             raise InvalidData(reason, "Keep the correct one.")
+
+
+def _csv_numbers(text: Text, dialect: _Dialect) -> list[bool]:
+    """Return which cells of the first row are numbers; none if it cannot be read."""
+    try:
+        _, row, *_ = [*islice(_csv_records(text, dialect), 2), (0, list[str]())]
+    except InvalidData:
+        return []
+    return [_is_number(cell) for cell in row[1]]
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _remedy(
+    name: str, names: Sequence[str], columns: Sequence[str], numbers: Sequence[bool], remedy: str
+) -> str:
+    """Return the remedy for a missing column.
+
+    Data without the texts, the first of the ``names``, may be of a kind that is not served.
+    """
+    if name != names[0]:
+        return remedy
+    pairs = zip(columns, numbers, strict=False)
+    features = [is_number for column, is_number in pairs if column not in names]
+    is_table = len(features) >= _MIN_FEATURES and all(features)
+    kind = TABLES if is_table else kind_of_columns(columns)
+    return f"{kind.refusal}. {remedy}" if kind else remedy
 
 
 def _missing_column(prefix: str, name: str, columns: Iterable[str], remedy: str) -> InvalidData:

@@ -5,6 +5,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from kaiten.errors import ModelRejected
+from kaiten.model_kinds import kind_of_task
 from runners.tasks.base import InspectionModule, TaskModule
 
 
@@ -38,5 +39,8 @@ def find_inspection(name: str) -> InspectionModule:
 
 def _package(name: str) -> str:
     if name not in task_names():
-        raise ModelRejected("task", f"{name!r} is not known", f"Known: {', '.join(task_names())}.")
+        known = f"Known: {', '.join(task_names())}."
+        if kind := kind_of_task(name):
+            raise ModelRejected("task", f"{name!r} is not served", f"{kind.refusal}. {known}")
+        raise ModelRejected("task", f"{name!r} is not known", known)
     return f"{__name__}.{name.replace('-', '_')}"

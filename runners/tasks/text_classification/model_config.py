@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from yaml import YAMLError
 
 from kaiten.errors import ModelRejected
+from kaiten.model_kinds import EMBEDDINGS, MULTI_LABEL, REGRESSION, TEXT_PAIRS
 
 _PAIR_TASKS = {
     "mnli",
@@ -34,9 +35,6 @@ _PAIR_LABELS = {
 _MIN_PAIR_LABELS = 2
 # The pipeline_tag of a model card for models of text pairs.
 _PAIR_TAGS = {"zero-shot-classification", "text-ranking", "sentence-similarity"}
-_SINGLE_LABEL_REMEDY = (
-    "The task text-classification takes models that choose one of several labels."
-)
 
 
 @contextmanager
@@ -68,13 +66,15 @@ def read_config(folder: Path) -> tuple[str, list[str]]:
     is_listed = isinstance(architectures, list | tuple) and architectures
     architecture = str(architectures[0]) if is_listed else ""
     if not architecture.endswith("ForSequenceClassification"):
-        kind = "no text classifier"
+        embeds, kind = f"{EMBEDDINGS.refusal}. ", "no text classifier"
         if (folder / "modules.json").is_file():
             kind = "a sentence-transformers model: it embeds texts, and has no labels"
+        elif not architecture.endswith("Model"):
+            embeds = ""
         raise ModelRejected(
             "config.json",
             f"names the architecture {architecture or 'none'}, which is {kind}",
-            "Fine-tune and save an AutoModelForSequenceClassification.",
+            f"{embeds}Fine-tune and save an AutoModelForSequenceClassification.",
         )
     labels = _read_labels(config.id2label)
     _check_problem_type(config.problem_type, labels)
@@ -82,9 +82,9 @@ def read_config(folder: Path) -> tuple[str, list[str]]:
     if evidence:
         raise ModelRejected(
             "config.json",
-            f"is of a model of sentence pairs ({evidence}), and no task serves pairs yet",
-            "If it was trained on single texts, correct what tells otherwise, and register it "
-            "again.",
+            f"is of a model of sentence pairs ({evidence})",
+            f"{TEXT_PAIRS.refusal}. If it was trained on single texts, correct what "
+            "says otherwise, and register it again.",
         )
     return architecture, labels
 
@@ -124,12 +124,12 @@ def _check_problem_type(problem_type: str | None, labels: Sequence[str]) -> None
     if problem_type == "regression" or len(labels) < 2:  # noqa: PLR2004
         raise ModelRejected(
             "config.json",
-            "is of a regression (problem_type), or has fewer than two labels",
-            _SINGLE_LABEL_REMEDY,
+            "is of a regression (problem_type), or has fewer than two labels, as a reranker has",
+            f"{REGRESSION.refusal}.",
         )
     if problem_type == "multi_label_classification":
         reason = "is of a multi-label classifier (problem_type)"
-        raise ModelRejected("config.json", reason, _SINGLE_LABEL_REMEDY)
+        raise ModelRejected("config.json", reason, f"{MULTI_LABEL.refusal}.")
 
 
 def _find_pair_evidence(folder: Path, content: dict[str, Any], labels: Sequence[str]) -> str | None:

@@ -255,3 +255,65 @@ async def test_the_app_gets_the_whole_body_at_once() -> None:
 
     await House(inner=app).post(V1, body())
     assert bodies == [b'{"text": "billing"}']
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "kind"),
+    [
+        ({"features": [0.1] * 28}, "features", "tabular models"),
+        ({"features": [0.1] * 20_000}, "features", "tabular models"),
+        ({"instances": [[0.1]]}, "instances", "tabular models"),
+        ({"image": "aGVsbG8="}, "image", "image models"),
+        ({"audio": "aGVsbG8="}, "audio", "audio models"),
+        ({"query": CANARY, "documents": [CANARY]}, "documents", "rerankers"),
+        ({"premise": CANARY, "hypothesis": CANARY}, "premise", "models of text pairs"),
+        ({"tokens": [CANARY]}, "tokens", "token classifiers"),
+        ({"messages": [{"role": "user"}]}, "messages", "text generation models"),
+        ({"sentences": [CANARY]}, "sentences", "embedding models"),
+    ],
+)
+@pytest.mark.parametrize("path", PREDICTIONS)
+async def test_request_for_a_kind_that_is_not_served_is_refused_as_such(
+    path: str, body: Json, field: str, kind: str
+) -> None:
+    answer = await House().post(path, body)
+    details = {detail["field"]: detail["reason"] for detail in error_of(answer)["details"]}
+    assert answer.status_code == 422
+    assert details[field].startswith(f"Kaiten does not serve {kind} yet; it serves text")
+    assert CANARY not in answer.text
+
+
+@pytest.mark.parametrize("item", [[0.1, 0.2], 0.1, {"image": "a"}, None])
+async def test_input_that_is_not_a_text_is_refused_with_what_is_served(item: Json) -> None:
+    for path, body in ((V1, {"text": item}), (V2, {"inputs": [item]})):
+        (detail,) = error_of(await House().post(path, body))["details"]
+        assert "Kaiten serves no other input yet; it serves text classifiers" in detail["reason"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "kind"),
+    [("image/png", "image models"), ("audio/wav", "audio models"), ("text/csv", "tabular models")],
+)
+async def test_body_of_a_kind_that_is_not_served_is_refused_as_such(
+    content_type: str, kind: str
+) -> None:
+    answer = await House().post(V1, b"bytes", {"Content-Type": f"{content_type}; a=b"})
+    (detail,) = error_of(answer)["details"]
+    assert detail["reason"].startswith(f"send application/json; Kaiten does not serve {kind} yet")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/v1/embeddings", "embedding models"),
+        ("/embed", "embedding models"),
+        ("/rerank", "rerankers"),
+        ("/v1/chat/completions", "text generation models"),
+    ],
+)
+async def test_path_of_a_kind_that_is_not_served_is_refused_as_such(path: str, kind: str) -> None:
+    answer = await House().post(path, {"input": CANARY})
+    error = error_of(answer)
+    assert (answer.status_code, error["code"]) == (404, "not_found")
+    assert [detail["field"] for detail in error["details"]] == ["path"]
+    assert f"does not serve {kind} yet; it serves text" in error["details"][0]["reason"]

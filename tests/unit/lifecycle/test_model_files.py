@@ -145,6 +145,66 @@ def test_unsafe_or_incomplete_folder_is_refused(
     assert message in rejection(folder, tmp_path / "again")[1]
 
 
+def without_config(name: str, text: str = "x") -> Change:
+    def change(folder: Path) -> None:
+        remove("config.json")(folder)
+        write(name, text)(folder)
+
+    return change
+
+
+def of_images(folder: Path) -> None:
+    """Leave no tokenizer: an image model has none."""
+    remove("tokenizer.json")(folder)
+    write("preprocessor_config.json", '{"image_processor_type": "ViTImageProcessor"}')(folder)
+
+
+def of_audio(folder: Path) -> None:
+    remove("tokenizer.json")(folder)
+    write("preprocessor_config.json", '{"sampling_rate": 16000}')(folder)
+
+
+def architecture(name: str) -> Change:
+    return write("config.json", json.dumps({"architectures": [name]}))
+
+
+KINDS: list[tuple[str, Change, str, str]] = [
+    ("scikit-learn", without_config("model.joblib"), "model.joblib", "tabular models"),
+    ("pickle", without_config("model.pkl"), "model.pkl", "tabular models"),
+    ("CatBoost", without_config("model.cbm"), "model.cbm", "tabular models"),
+    ("XGBoost", without_config("model.json", '{"learner":{}}'), "model.json", "tabular models"),
+    ("LightGBM", without_config("m.txt", "tree\nversion=v4\n"), "m.txt", "tabular models"),
+    ("ViT", architecture("ViTForImageClassification"), "config.json", "image models"),
+    ("timm", write("config.json", '{"pretrained_cfg": {}}'), "config.json", "image models"),
+    ("images", of_images, "preprocessor_config.json", "image models"),
+    ("audio", of_audio, "preprocessor_config.json", "audio models"),
+    ("speech", architecture("Wav2Vec2ForSequenceClassification"), "config.json", "audio models"),
+    ("entities", architecture("BertForTokenClassification"), "config.json", "token classifiers"),
+    ("answers", architecture("BertForQuestionAnswering"), "config.json", "question answering"),
+    ("generation", architecture("LlamaForCausalLM"), "config.json", "text generation models"),
+    ("choice", architecture("BertForMultipleChoice"), "config.json", "models of text pairs"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "kind"), [case[1:] for case in KINDS], ids=[case[0] for case in KINDS]
+)
+def test_kind_that_is_not_served_is_refused_as_such(
+    change: Change, field: str, kind: str, folder: Path, tmp_path: Path
+) -> None:
+    change(folder)
+    refused_field, message = rejection(folder, tmp_path)
+    assert refused_field == field
+    assert f"Kaiten does not serve {kind}" in message
+    assert "it serves text classifiers" in message
+
+
+def test_file_of_a_tabular_model_is_refused_as_such(tmp_path: Path) -> None:
+    file = tmp_path / "model.pkl"
+    file.touch()
+    assert "does not serve tabular models" in rejection(file, tmp_path)[1]
+
+
 LEFT_OUT = [
     "pytorch_model.bin",
     "tf_model.h5",

@@ -22,13 +22,15 @@ def test_folder_is_taken_as_it_is(tmp_path: Path) -> None:
 COMMIT = "c0ffee" * 6 + "c0ff"
 
 
-def hub(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+def hub(
+    monkeypatch: pytest.MonkeyPatch, *names: str, pipeline_tag: str | None = "text-classification"
+) -> None:
     """Let the hub have a repository of these files."""
 
     def model_info(_: object, repository: str, revision: str | None) -> SimpleNamespace:
         assert (repository, revision) == ("owner/name", "refs/pr/1")
         files = [SimpleNamespace(rfilename=name) for name in names]
-        return SimpleNamespace(sha=COMMIT, siblings=files)
+        return SimpleNamespace(sha=COMMIT, siblings=files, pipeline_tag=pipeline_tag)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
 
@@ -64,6 +66,30 @@ def test_hub_is_asked_for_a_revision_and_for_no_code(
     assert not [
         pattern for pattern in request["allow_patterns"] if pattern.endswith((".py", ".bin"))
     ]
+
+
+@pytest.mark.parametrize(
+    ("pipeline_tag", "kind"),
+    [
+        ("feature-extraction", "embedding models"),
+        ("image-classification", "image models"),
+        ("text-generation", "text generation models"),
+        ("text-ranking", "rerankers"),
+        ("token-classification", "token classifiers"),
+    ],
+)
+def test_repository_of_a_kind_that_is_not_served_is_refused_before_its_download(
+    pipeline_tag: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downloads: list[object] = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *_, **options: downloads.append(options)
+    )
+    hub(monkeypatch, "config.json", "model.safetensors", pipeline_tag=pipeline_tag)
+    with pytest.raises(ModelRejected, match=f"does not serve {kind} yet; it serves text") as caught:
+        fetch_model("hf://owner/name@refs/pr/1", tmp_path)
+    assert [detail.field for detail in caught.value.details] == ["task"]
+    assert not downloads
 
 
 def test_hub_that_can_not_be_reached_is_reported(

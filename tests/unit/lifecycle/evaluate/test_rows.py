@@ -672,6 +672,45 @@ def test_file_is_refused_in_one_line(
     assert refusal(path) == expected
 
 
+FEATURES = {f"f{number}": number / 10 for number in range(28)} | {"label": 1}
+UNSERVED: dict[str, tuple[str, bytes, str]] = {
+    "table of JSONL": ("f.jsonl", jsonl(FEATURES), "tabular models"),
+    "table of CSV": ("f.csv", b"f0,f1,label\n0.5,-1e3,yes\n", "tabular models"),
+    "table of Parquet": (
+        "f.parquet",
+        parquet(**{name: [value] * 3 for name, value in FEATURES.items()}),
+        "tabular models",
+    ),
+    "features alone": ("f.csv", b"f0,f1\n1,2\n", "tabular models"),
+    "images": ("f.parquet", parquet(image=[{"bytes": b"x"}], label=[1]), "image models"),
+    "tokens": ("f.jsonl", jsonl({"tokens": ["a"], "ner_tags": [0]}), "token classifiers"),
+    "pairs": ("f.csv", b"premise,hypothesis,label\na,b,c\n", "models of text pairs"),
+    "audio": ("f.parquet", parquet(audio=[b"x"], label=[1]), "audio models"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "kind"), UNSERVED.values(), ids=UNSERVED)
+def test_data_of_a_kind_that_is_not_served_are_refused_as_such(
+    name: str, content: bytes, kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    message = refusal(path)
+    assert "has no column 'text' (its columns: " in message
+    assert f"). Kaiten does not serve {kind} yet; it serves text classifiers" in message
+    # For data that hold texts all the same.
+    assert "--text-column" in message
+
+
+@pytest.mark.parametrize(
+    "content", [b"id,label\n1,2\n", b"id,body,label\n1,a,b\n", b"a,b\n1\n", b'a,b\n"1', b"f0,f1\n"]
+)
+def test_numbers_beside_a_text_are_no_table(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_bytes(content)
+    assert "does not serve" not in refusal(path)
+
+
 def test_cut_parquet_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
     path.write_bytes(parquet(text=["a"], label=["b"])[:-20])

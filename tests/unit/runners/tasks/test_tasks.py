@@ -19,3 +19,23 @@ def test_unknown_task_is_refused_with_the_known(name: str) -> None:
     with pytest.raises(ModelRejected, match="Known: text-classification") as caught:
         find_task(name)
     assert [detail.field for detail in caught.value.details] == ["task"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("embeddings", "embedding models"),
+        ("feature-extraction", "embedding models"),
+        ("rerank", "rerankers"),
+        ("Token_Classification", "token classifiers"),
+        ("ner", "token classifiers"),
+        ("tabular", "tabular models"),
+        ("image-classification", "image models"),
+        ("multi-label-classification", "multi-label classifiers"),
+    ],
+)
+def test_task_that_is_not_served_yet_is_refused_as_such(name: str, kind: str) -> None:
+    refusal = f"does not serve {kind} yet; it serves text classifiers.* Known: text-classification"
+    for find in (find_task, find_inspection):
+        with pytest.raises(ModelRejected, match=refusal):
+            find(name)
