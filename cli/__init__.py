@@ -10,6 +10,7 @@ from rich.markup import escape
 from cli import (
     api_key,
     build,
+    config,
     containerize,
     device,
     doctor,
@@ -48,6 +49,7 @@ app.add_typer(token.token, name="token")
 app.add_typer(api_key.api_key, name="api-key")
 app.command()(revoke.revoke)
 app.command()(doctor.doctor)
+app.add_typer(config.config, name="config")
 app.command()(smoke.smoke)
 app.add_typer(drift.drift, name="drift")
 # Only the server calls it.

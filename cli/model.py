@@ -1,7 +1,6 @@
 """`kaiten model`: list, show, compare and sign versions, and read their audit log."""
 
 import json
-import sys
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from cli.options import JsonOption, ModelTagArgument
+from cli.options import JsonOption, ModelTagArgument, table_width
 from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.settings.loader import load_settings
 from lifecycle.audit_log import Action, AuditLogEntry
@@ -18,7 +17,6 @@ from lifecycle.overview import VersionOverview, differences, overview_of
 from lifecycle.store import ModelStore
 
 _DIGEST_CHARS = 12
-_PIPE_WIDTH = 240
 model = typer.Typer(
     help="List, show, compare and sign versions, and read their audit log.", no_args_is_help=True
 )
@@ -41,7 +39,7 @@ def list_models(*, as_json: JsonOption = False) -> None:
     for overview in overviews:
         table.add_row(*_list_row(overview))
     if overviews:
-        Console(width=_width()).print(table)
+        Console(width=table_width()).print(table)
         typer.echo("served: by the next start with these settings (serving.models).")
     else:
         typer.echo(
@@ -65,7 +63,7 @@ def show(model_tag: ModelTagArgument, *, as_json: JsonOption = False) -> None:
     table = Table("", "", box=None, pad_edge=False, show_header=False)
     for name, value in _show_rows(overview).items():
         table.add_row(name, escape(value))
-    Console(width=_width()).print(table)
+    Console(width=table_width()).print(table)
 
 
 def _list_row(overview: VersionOverview) -> tuple[str, ...]:
@@ -106,11 +104,6 @@ def _stages(overview: VersionOverview) -> str:
     return ", ".join(stage.value for stage in overview.stages) or "-"
 
 
-def _width() -> int | None:
-    """Return the width of a table: that of the terminal, and room for every column in a pipe."""
-    return None if sys.stdout.isatty() else _PIPE_WIDTH
-
-
 @model.command()
 def diff(
     left: Annotated[str, typer.Argument(help="A version, as name:version.")],
@@ -132,7 +125,7 @@ def diff(
     table = Table("", left, right, box=SIMPLE, pad_edge=False)
     for name, values in rows.items():
         table.add_row(escape(name), *(escape(value or "-") for value in values))
-    Console(width=_width()).print(table)
+    Console(width=table_width()).print(table)
 
 
 @model.command(name="audit-log")
@@ -154,7 +147,7 @@ def audit_log(
     table = Table(*columns, box=SIMPLE, pad_edge=False)
     for entry in entries:
         table.add_row(*map(escape, _audit_log_row(entry)))
-    Console(width=_width()).print(table)
+    Console(width=table_width()).print(table)
 
 
 def _audit_log_row(entry: AuditLogEntry) -> tuple[str, ...]:

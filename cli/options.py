@@ -1,6 +1,7 @@
 """Options that several commands share, and how their values are parsed."""
 
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated
@@ -16,6 +17,7 @@ from monitors.logging.setup import add_audit_file
 
 _SCOPE = re.compile(SCOPE)
 _SCOPES = "predict, predict:NAME, feedback, feedback:NAME, ops or admin"
+_PIPE_WIDTH = 240
 _DURATION = re.compile(r"(\d+)([smhd])")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 ModelTagArgument = Annotated[str, typer.Argument(help="The version, as name:version.")]
@@ -79,3 +81,8 @@ def open_store() -> tuple[Settings, ModelStore]:
     settings = load_settings()
     add_audit_file(settings.logging.folder or settings.home)
     return settings, ModelStore(settings.signatures)
+
+
+def table_width() -> int | None:
+    """Return the width of a table: that of the terminal, and room for every column in a pipe."""
+    return None if sys.stdout.isatty() else _PIPE_WIDTH

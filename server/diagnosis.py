@@ -19,7 +19,12 @@ from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.files import descriptor_limit
 from kaiten.settings.environment import configuration_file, secrets_folder, settings_file
 from kaiten.settings.handover import threads_per_holder
-from kaiten.settings.loader import Settings, check_bentoml_timeout, load_settings
+from kaiten.settings.loader import (
+    Settings,
+    check_bentoml_timeout,
+    describe_sources,
+    load_settings,
+)
 from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE, check_secret_sources, read_secret_files
 from kaiten.settings.settings_yaml import check_bentoml_configuration
 from lifecycle.environment import check_opset, compare_environment, installed_versions
@@ -142,8 +147,31 @@ def _attempt(problems: list[Detail], field: str, check: Callable[[], ResultT]) -
     return None
 
 
-def _effective_settings(settings: Settings, problems: list[Detail]) -> EffectiveSettings | None:
-    """Return the settings in force; None if BentoML's own settings cannot be used."""
+def check_settings() -> str:
+    """Check the settings, BentoML's among them; return the files that they come from.
+
+    No model is loaded, and no other server is asked.
+
+    Raises:
+        InvalidSettings: Names every problem.
+
+    """
+    problems: list[Detail] = []
+    settings = _attempt(problems, "settings", load_settings)
+    if settings is not None:
+        _check_consistency(settings, problems)
+    if problems:
+        raise InvalidSettings(problems, describe_sources())
+    return describe_sources()
+
+
+def _check_consistency(
+    settings: Settings, problems: list[Detail]
+) -> tuple[str | None, object] | None:
+    """Return where the secret comes from and the workers; None if BentoML's settings are invalid.
+
+    The settings are checked against the files that they name and against BentoML's own.
+    """
     secret = _attempt(problems, "auth.secret", partial(_secret, settings))
     _attempt(problems, "KAITEN_SECRETS", check_secret_sources)
     service = _attempt(problems, "BENTOML_CONFIG", _bentoml_service)
@@ -154,6 +182,15 @@ def _effective_settings(settings: Settings, problems: list[Detail]) -> Effective
     _attempt(problems, "logging.folder", partial(check_folder, settings.logging))
     _attempt(problems, "profiles.target", partial(check_target, settings.profiles.target))
     _attempt(problems, "serving", partial(check_bentoml_timeout, settings, timeout_s))
+    return secret, workers
+
+
+def _effective_settings(settings: Settings, problems: list[Detail]) -> EffectiveSettings | None:
+    """Return the settings in force; None if BentoML's own settings cannot be used."""
+    checked = _check_consistency(settings, problems)
+    if checked is None:
+        return None
+    secret, workers = checked
     count = process_count(workers)
     placement = _attempt(problems, "runners.device", partial(places, settings.runners, count))
     holding = _attempt([], "runners.device", partial(holders, settings.runners, count))

@@ -155,8 +155,7 @@ def load_settings() -> Settings:
         InvalidSettings: Names each invalid setting, where it is set, and the remedy.
 
     """
-    files = [str(path) for path in (settings_file(), secrets_folder()) if path]
-    source = " and ".join(files) or "environment only"
+    source = describe_sources()
     if problems := variable_problems(Settings):
         raise InvalidSettings(problems, source)
     try:
@@ -172,6 +171,17 @@ def load_settings() -> Settings:
         raise InvalidSettings([Detail("environment", reason)], source) from None
     except OSError as error:
         raise InvalidSettings([Detail("file", f"cannot be read: {error}")], source) from None
+
+
+def describe_sources() -> str:
+    """Return the file and the folder that the settings come from beside the environment.
+
+    Raises:
+        InvalidSettings: KAITEN_CONFIG names no file.
+
+    """
+    files = [str(path) for path in (settings_file(), secrets_folder()) if path]
+    return " and ".join(files) or "environment only"
 
 
 def check_bentoml_timeout(settings: Settings, timeout_s: float | None) -> None:

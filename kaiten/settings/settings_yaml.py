@@ -47,6 +47,13 @@ def lines_in_force() -> Mapping[str, int]:
     }
 
 
+def lines_of_settings() -> Mapping[str, int]:
+    """Return the line of each setting that the settings file sets, by its path."""
+    file = settings_file()
+    entries = _read_yaml(file).entries if file else ()
+    return {entry.key: entry.line for entry in entries if not entry.is_empty}
+
+
 def check_bentoml_configuration() -> None:
     """Check that BentoML would read its own configuration file as it is written.
 

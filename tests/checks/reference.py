@@ -5,9 +5,8 @@ Typer, routes from their declarations. `make contract` writes docs/reference/err
 """
 
 import json
-import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -15,7 +14,6 @@ from typing import Any, cast
 import click
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import BaseModel
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
@@ -23,31 +21,13 @@ from cli import app
 from gateway import admin, protocols
 from gateway.api_versions import DOCUMENTS
 from kaiten.settings.environment import ROOT
-from kaiten.settings.loader import Settings
+from kaiten.settings.reference import SettingReference, setting_sections
 from monitors.metrics.collectors import WorkerFileCollector
 from monitors.metrics.worker_files import MetricFiles
 from tests.exposition import Exposition
 
 MAKE = "make docs"
 FOLDER = ROOT / "docs" / "reference"
-# The process that starts the workers sets these for them.
-INTERNAL = {"serving.reports", "runners.sockets", "state.credentials_copy"}
-# Settings that kaiten.yaml must not or need not hold.
-ELSEWHERE = {
-    "environment": "`development` in a checkout, `production` in a bento. See "
-    "[environments](../configure.md#environments).",
-    "home": "The folder where state is stored.",
-    "state.redis_url": "Redis for limits and credentials that workers and hosts share: "
-    "`redis://:PASSWORD@HOST:6379/0`, or `rediss://` for TLS. A secret.",
-    "state.database_url": "PostgreSQL for predictions and labels: "
-    "`postgresql+psycopg://USER:<PASSWORD>@HOST:5432/NAME`. Left empty, an SQLite file in "
-    "`KAITEN_HOME`. A secret.",
-    "auth.secret": "The secret that signs this service's tokens, 32 bytes or more. A secret.",
-    "auth.secret_file": "A file that holds `auth.secret`.",
-    "signatures.password": "The password of `signatures.private_key`. A secret.",
-    "logging.pseudonym_key": "The key for pseudonyms of subjects in logs. Left empty, it comes "
-    "from the signing secret. A secret.",
-}
 _SETTINGS = """Set each in `kaiten.yaml`, or in the environment as `KAITEN_SECTION__KEY`.
 [Configure](../configure.md) explains files, secrets and environments.
 """
@@ -61,8 +41,6 @@ close a route. [Errors](errors.md) lists every status and code. Every request ma
 `X-Request-ID` and `X-Request-Timeout-Ms`.
 """
 _HEADER = "Generated from the code by `{make}`; do not edit.\n"
-_TYPES = {"array": "list", "object": "mapping"}
-_KEY = re.compile(r"^(?P<indent> *)(?P<key>[a-z_0-9]+):(?P<value>.*)$")
 
 
 def pages() -> dict[Path, str]:
@@ -77,104 +55,26 @@ def pages() -> dict[Path, str]:
 
 def settings_page() -> str:
     """Return every setting with its type, bounds, default and how to choose it."""
-    sections = {name: dict(_settings(name)) for name, _ in _sections()}
-    descriptions = _descriptions(path for settings in sections.values() for path in settings)
     lines = ["# Settings\n", _HEADER.format(make=MAKE), _SETTINGS]
-    for section, description in _sections():
-        lines += [f"## {section}\n", *([f"{description}\n"] if description else [])]
-        lines += [
-            _setting(path, schema, descriptions[path]) for path, schema in sections[section].items()
-        ]
+    first: dict[str, str] = {}
+    for section in setting_sections():
+        lines += [f"## {section.name}\n"]
+        lines += [f"{section.description}\n"] if section.description else []
+        lines += [_setting(setting, first) for setting in section.settings]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _sections() -> Iterator[tuple[str, str]]:
-    yield "general", ""
-    for name, field in Settings.model_fields.items():
-        if isinstance(field.default, BaseModel):
-            yield name, (type(field.default).__doc__ or "").partition("\n")[0]
-
-
-def _settings(section: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the settings of a section, by path, with their JSON schemas."""
-    schema = Settings.model_json_schema()
-    if section == "general":
-        for name, value in schema["properties"].items():
-            if name in ELSEWHERE:
-                yield name, value
-        return
-    yield from _flatten(section, schema["properties"][section], schema["$defs"])
-
-
-def _flatten(
-    path: str, schema: dict[str, Any], definitions: dict[str, Any]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    reference = schema.get("$ref", "").rpartition("/")[2]
-    if reference:
-        for name, value in definitions[reference]["properties"].items():
-            if f"{path}.{name}" not in INTERNAL:
-                yield from _flatten(f"{path}.{name}", value, definitions)
-    else:
-        yield path, schema
-
-
-def _setting(path: str, schema: dict[str, Any], description: str) -> str:
-    default = schema.get("default")
+def _setting(setting: SettingReference, first: dict[str, str]) -> str:
+    """Return the line of a setting; one that shares a description refers to the ``first``."""
+    if not setting.description:
+        raise SystemExit(f"{setting.path} has no comment in kaiten.yaml; write one above it.")
+    default = setting.default
     shown = "empty" if default in (None, "", []) else f"`{json.dumps(default)}`".replace('"', "")
-    facts = ", ".join([*_types(schema), f"default {shown}"])
-    return f"- **`{path}`** ({facts}): {description}"
-
-
-def _descriptions(paths: Iterable[str]) -> dict[str, str]:
-    """Return the comment of each setting; one that shares a comment refers to the first."""
-    comments = yaml_comments((ROOT / "kaiten.yaml").read_text("utf-8")) | ELSEWHERE
-    first: dict[str, str] = {}
-    descriptions: dict[str, str] = {}
-    for path in paths:
-        comment = comments.get(path)
-        if not comment:
-            raise SystemExit(f"{path} has no comment in kaiten.yaml; write one above it.")
-        owner = first.setdefault(comment, path)
-        descriptions[path] = comment if owner == path else f"See `{owner}`."
-    return descriptions
-
-
-def _types(schema: dict[str, Any]) -> Iterator[str]:
-    for variant in schema.get("anyOf", [schema]):
-        if "enum" in variant:
-            yield " or ".join(f"`{value}`" for value in variant["enum"])
-        elif variant.get("type") not in {None, "null"}:
-            yield _TYPES.get(variant["type"], variant["type"])
-        bounds = {
-            "minimum": "at least",
-            "exclusiveMinimum": "over",
-            "maximum": "at most",
-            "exclusiveMaximum": "under",
-        }
-        yield from (f"{words} {variant[key]}" for key, words in bounds.items() if key in variant)
-
-
-def yaml_comments(text: str) -> dict[str, str]:
-    """Return the comment above each key, by its path; a key without one shares the one before."""
-    comments: dict[str, str] = {}
-    path: list[str] = []
-    block: list[str] = []
-    shared = ""
-    for line in text.splitlines():
-        if line.lstrip().startswith("#"):
-            block.append(line.strip().lstrip("#").strip())
-        elif match := _KEY.match(line):
-            depth = len(match["indent"]) // 2
-            path = [*path[:depth], match["key"]]
-            shared = " ".join(block) or shared
-            comments[".".join(path)] = shared
-            for key in re.findall(r"([a-z_0-9]+):", match["value"].partition("#")[0]):
-                comments[".".join([*path, key])] = shared
-            block = []
-        else:
-            block = []
-    return comments
+    facts = ", ".join([*setting.types, f"default {shown}"])
+    owner = first.setdefault(setting.description, setting.path)
+    description = setting.description if owner == setting.path else f"See `{owner}`."
+    return f"- **`{setting.path}`** ({facts}): {description}"
 
 
 def metrics_page() -> str:

@@ -1,23 +1,6 @@
 """The references are read from the code: comments of settings, and every metric and command."""
 
-from tests.checks.reference import cli_page, metrics_page, settings_page, yaml_comments
-
-
-def test_comment_above_a_key_describes_it_and_those_without_one_that_follow() -> None:
-    text = """
-# About the file.
-
-section:
-  # The first
-  # of two.
-  first: 1
-  second:
-  # A mapping.
-  nested: {third: 3, fourth: 4}
-"""
-    comments = yaml_comments(text)
-    assert comments["section.first"] == comments["section.second"] == "The first of two."
-    assert comments["section.nested.fourth"] == "A mapping."
+from tests.checks.reference import cli_page, metrics_page, settings_page
 
 
 def test_settings_have_types_bounds_and_defaults() -> None:

@@ -10,7 +10,7 @@ REASONS = {
     "tests/unit/*": "keys made up for tests, and W3C's own example of a trace",
     "tests/e2e/*": "keys made up for tests, and W3C's own example of a trace",
     "tests/acceptance/field/*": "secrets made up for attacks on a server",
-    "tests/checks/reference.py": "a URL with a placeholder for the password",
+    "kaiten/settings/reference.py": "a URL with a placeholder for the password",
     "tests/acceptance/results/*": "digests of what was measured",
     "benchmarks/results/*": "digests of what was measured",
     "docs/image-test.log": "digests of images, cut short",
