@@ -66,6 +66,8 @@ _TABLE_DUMPS = {".json", ".txt"}
 _TABLE_SIGNATURES = (b'{"learner"', b"tree\nversion")
 _TABLE_SIGNATURE_BYTES = 16
 _PREPROCESSOR = "preprocessor_config.json"
+# A name on the hub; a path may look the same.
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _ADAPTER = re.compile(r"(.*/)?adapter_(config\.json|model\.(safetensors|bin))")
 # Present if the folder is a version in the store.
 _STORE_FILES = {CARD_FILE, REPORTS, ORIGINAL_README}
@@ -132,7 +134,9 @@ def _check_folder(folder: Path) -> Path:
     if not folder.is_dir():
         if folder.suffix in _TABLE_SUFFIXES and folder.is_file():
             raise _table_model(printable(folder.name))
-        raise ModelRejected("folder", f"{folder} is not a folder", "Give the model's local folder.")
+        hub = f", or hf://{folder} for the hub's" if _HUB_ID.fullmatch(str(folder)) else ""
+        remedy = f"Give the model's local folder{hub}."
+        raise ModelRejected("folder", f"{folder} is not a folder", remedy)
     return folder
 
 

@@ -289,10 +289,10 @@ def _check_names(
 def _csv_numbers(text: Text, dialect: _Dialect) -> list[bool]:
     """Return which cells of the first row are numbers; none if it cannot be read."""
     try:
-        _, row, *_ = [*islice(_csv_records(text, dialect), 2), (0, list[str]())]
+        records = [*islice(_csv_records(text, dialect), 2)]
     except InvalidData:
         return []
-    return [_is_number(cell) for cell in row[1]]
+    return [_is_number(cell) for _, row in records[1:] for cell in row]
 
 
 def _is_number(value: object) -> bool:

@@ -205,6 +205,24 @@ def test_file_of_a_tabular_model_is_refused_as_such(tmp_path: Path) -> None:
     assert "does not serve tabular models" in rejection(file, tmp_path)[1]
 
 
+@pytest.mark.parametrize(
+    ("source", "remedy"),
+    [
+        (
+            "owner/bert-base",
+            "Give the model's local folder, or hf://owner/bert-base for the hub's.",
+        ),
+        ("/owner/bert-base", "Give the model's local folder."),
+        ("bert-base", "Give the model's local folder."),
+    ],
+)
+def test_name_of_the_hub_is_refused_with_how_to_write_it(
+    source: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert rejection(Path(source), tmp_path)[1] == f"folder: {source} is not a folder. {remedy}"
+
+
 LEFT_OUT = [
     "pytorch_model.bin",
     "tf_model.h5",
