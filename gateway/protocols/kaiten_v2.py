@@ -30,7 +30,7 @@ class PredictV2Request(Body):
     """Several texts, and how many labels to return for each."""
 
     # The whole body: a page that fills in each field would name a model that is not served.
-    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": _EXAMPLES}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": [*_EXAMPLES]}]})
     punctuation_per_item: ClassVar[int] = 1
     # The first bad item is enough: a body of a million would take seconds to list.
     inputs: Annotated[list[InputText], FailFast()] = Field(

@@ -918,7 +918,7 @@ def test_some_labels_may_be_left_unmeasured() -> None:
     ("labels", "named", "were_indices"),
     [
         (["0", "2", "1"], ["a", "c", "b"], True),
-        # One name, or a number that is no index, and they are taken as they are.
+        # With one name, or one number that is not an index, all are taken literally.
         (["0", "b"], ["0", "b"], False),
         (["0", "3"], ["0", "3"], False),
         (["0", "-1"], ["0", "-1"], False),
@@ -940,5 +940,5 @@ def test_numbers_that_are_names_of_labels_are_names() -> None:
 
 def test_an_index_that_the_model_lacks_is_refused_with_its_labels(tmp_path: Path) -> None:
     rows = name_labels(Rows(["text"] * 2, ["0", "7"]), ["a", "b"])
-    with pytest.raises(DataRejected, match=r"its labels: a, b"):
+    with pytest.raises(DataRejected, match=r"its labels: 'a', 'b'"):
         check_rows(rows, ["a", "b"], 1, tmp_path, allow_missing_labels=True)
