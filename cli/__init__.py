@@ -15,6 +15,7 @@ from cli import (
     device,
     doctor,
     drift,
+    init,
     model,
     promote,
     register,
@@ -38,6 +39,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(serve.serve)
+app.command()(init.init)
 app.command()(register.register)
 app.command()(validate.validate)
 app.command()(promote.promote)

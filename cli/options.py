@@ -27,6 +27,9 @@ ScopesOption = Annotated[list[str], typer.Option("--scope", help=f"{_SCOPES}; re
 LifetimeOption = Annotated[str, typer.Option("--ttl", help="The lifetime, such as 30m, 1h or 7d.")]
 TextColumnOption = Annotated[str, typer.Option(help="The column with the text.")]
 LabelColumnOption = Annotated[str, typer.Option(help="The column with the label.")]
+MissingLabelsOption = Annotated[
+    bool, typer.Option("--allow-missing-labels", help="Accept rows that lack some of the labels.")
+]
 # Standard output carries a command's result, so progress goes to standard error.
 progress_console = Console(stderr=True, highlight=False, soft_wrap=True)
 

@@ -1,7 +1,6 @@
 """`kaiten register`: add a version of a model to the model store."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import typer
@@ -9,13 +8,9 @@ import typer
 from cli.options import JsonOption
 from kaiten.errors import ModelRejected
 from kaiten.settings.environment import disable_openmp_spinning
-from kaiten.settings.loader import load_settings
-from lifecycle.audit_log import current_operator
 from lifecycle.provenance import read_provenance
-from lifecycle.registration import Submission, register_model
-from lifecycle.sources import fetch_model
-from lifecycle.store import ModelStore, StoredModel
-from runners.tasks import find_inspection
+from lifecycle.store import StoredModel
+from server.registration import RegistrationRequest, register_source
 
 
 def register(
@@ -65,23 +60,16 @@ def register(
     provenance = read_provenance(
         metadata, {field: file for field, file in data_files.items() if file}, parent
     )
-    settings, inspect = load_settings(), find_inspection(task).inspect
-    with TemporaryDirectory(prefix="kaiten-") as downloads:
-        fetched = fetch_model(source, Path(downloads))
-        provenance = provenance.model_copy(update={"source": fetched.source})
-        model = register_model(
-            Submission(fetched.folder, name, version, task, provenance, max_length),
-            current_operator(),
-            settings.versioning,
-            store=ModelStore(settings.signatures),
-            inspect=inspect,
-            # Standard output carries the result.
-            progress=lambda line: typer.echo(line, err=True),
-        )
-    _print(model, as_json=as_json)
+    model = register_source(
+        RegistrationRequest(source, name, version, task, provenance, max_length),
+        # Standard output carries the result.
+        progress=lambda line: typer.echo(line, err=True),
+    )
+    print_model(model, as_json=as_json)
 
 
-def _print(model: StoredModel, *, as_json: bool) -> None:
+def print_model(model: StoredModel, *, as_json: bool) -> None:
+    """Print a version that was registered, and how it is served."""
     card = model.card
     if as_json:
         typer.echo(card.model_dump_json())

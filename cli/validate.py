@@ -19,6 +19,7 @@ from rich.progress import (
 from cli.options import (
     JsonOption,
     LabelColumnOption,
+    MissingLabelsOption,
     ModelTagArgument,
     TextColumnOption,
     progress_console,
@@ -51,10 +52,7 @@ def validate(
         typer.Option("--slice", help="A column to report the accuracy by; repeatable."),
     ] = None,
     *,
-    allow_missing_labels: Annotated[
-        bool,
-        typer.Option("--allow-missing-labels", help="Accept rows that lack some of the labels."),
-    ] = False,
+    allow_missing_labels: MissingLabelsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a version, write its report into the store, and exit 1 if it does not pass.
