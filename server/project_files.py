@@ -109,9 +109,11 @@ TOKEN=$$(kaiten token create --subject me --scope predict) python client.py "a t
 
 ## Release it
 
+This needs Kaiten from a checkout, with the extra `build`, and Docker:
+
 ```
 kaiten promote $model_tag --to staging --reason "first release"
-kaiten build                                                 # prints the bento's tag
+kaiten build                # prints the bento's tag
 kaiten containerize BENTO --tag $compose_name:$version
 mkdir -m 700 secrets
 openssl rand -hex 32 > secrets/kaiten_auth__secret
