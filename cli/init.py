@@ -11,6 +11,7 @@ from cli.options import LabelColumnOption, MissingLabelsOption, TextColumnOption
 from cli.register import print_model
 from cli.validate import print_report, show_progress
 from kaiten.errors import SetupError
+from kaiten.installation import missing_extra
 from kaiten.settings.environment import disable_openmp_spinning
 from lifecycle.evaluate.rows import Columns
 from lifecycle.registration import FIRST_VERSION
@@ -56,8 +57,7 @@ def init(
             suggest_name,
         )
     except ModuleNotFoundError as error:
-        remedy = "Run: pip install 'kaiten[validate]'"
-        raise SetupError(f"{error.name} is not installed. {remedy}") from None
+        raise missing_extra(error, "validate") from None
     if not sys.stdin.isatty():
         is_registered = model is not None and registered_tag(model) is not None
         names = {} if is_registered else {"--name": name}
