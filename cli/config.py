@@ -100,4 +100,6 @@ def _text(value: Any) -> str:  # noqa: ANN401  JSON
     """Return a value as kaiten.yaml has it."""
     if value is None or value == []:
         return "empty"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, str) else json.dumps(value)

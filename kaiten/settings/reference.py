@@ -96,7 +96,7 @@ def setting_sections() -> list[SectionReference]:
 
 
 def find_settings(key: str) -> list[SettingReference]:
-    """Return a setting, or those of a section; ``key`` is a path, a variable, or a name alone.
+    """Return a setting, or those of a section; ``key`` is a path, a variable, or a name in one.
 
     Raises:
         SetupError: There is no such setting.
@@ -105,7 +105,7 @@ def find_settings(key: str) -> list[SettingReference]:
     settings = [setting for section in setting_sections() for setting in section.settings]
     path = key.lower().removeprefix(PREFIX.lower()).replace("__", ".").replace("-", "_")
     matches = [item for item in settings if f"{item.path}.".startswith(f"{path}.")]
-    matches = matches or [item for item in settings if item.path.endswith(f".{path}")]
+    matches = matches or [item for item in settings if f".{path}." in f".{item.path}."]
     if matches:
         return matches
     guess = get_close_matches(path, _names(settings), n=1)

@@ -35,6 +35,9 @@ def test_show_gives_each_setting_with_its_source(
     assert ["batching.max_padding_ratio", "0.2", "KAITEN_BATCHING__MAX_PADDING_RATIO"] in lines
     assert ["batching.max_overtakes", "8", "default"] in lines
     assert ["batching.hang_timeout_s", "empty", "default"] in lines
+    assert ["serving.request_timeout_s", "30", "default"] in [
+        line.split() for line in run("show", "serving").stdout.splitlines()
+    ]
     assert not [line for line in lines if line and line[0].startswith("gateway.")]
 
 

@@ -48,6 +48,7 @@ def test_secrets_are_known_as_such() -> None:
         ("KAITEN_BATCHING__MAX_QUEUE_ITEMS", ["batching.max_queue_items"]),
         ("max-queue-items", ["batching.max_queue_items"]),
         ("home", ["home"]),
+        ("v1", [f"api_versions.v1.{name}" for name in ("deprecated_at", "sunset_at", "link")]),
         ("tls", ["tls.certificate", "tls.private_key", "tls.client_ca"]),
         ("window_rows", ["drift.window_rows", "feedback.window_rows"]),
         ("KAITEN_AUTH__JWKS__REFRESH_S", ["auth.jwks.refresh_s"]),
