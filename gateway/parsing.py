@@ -219,7 +219,7 @@ def _detail(error: ErrorDetails) -> Detail:
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden" and (kind := kind_of_field(field)):
         reason = kind.refusal
-    elif error["type"] == "string_type" and error["loc"][:1] in _TEXTS:
-        # Numbers, features or an image in place of a text.
+    elif error["type"] in {"missing", "string_type"} and error["loc"][:1] in _TEXTS:
+        # Perhaps numbers, features or an image are sent in place of a text.
         reason = f"{reason}: Kaiten serves no other input yet; {SERVES}"
     return Detail(field.encode("ascii", "backslashreplace").decode(), reason)

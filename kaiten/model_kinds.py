@@ -38,7 +38,8 @@ class ModelKind:
 
 EMBEDDINGS = ModelKind(
     "embedding models",
-    tasks="embed embedding embeddings feature-extraction sentence-similarity",
+    tasks="embed embedding embeddings feature-extraction sentence-embedding sentence-embeddings "
+    "sentence-similarity sentence-transformers similarity text-embedding text-embeddings",
     architectures=r"\w+ForTextEncoding",
     fields="dimensions encoding_format sentences source_sentence",
     paths="embed embeddings",
@@ -51,14 +52,15 @@ RERANKERS = ModelKind(
 )
 TEXT_PAIRS = ModelKind(
     "models of text pairs",
-    tasks="natural-language-inference nli sentence-pairs zero-shot-classification",
+    tasks="natural-language-inference nli sentence-pair sentence-pairs text-pairs zero-shot "
+    "zero-shot-classification",
     architectures=r"\w+For(MultipleChoice|NextSentencePrediction)",
     columns="hypothesis premise sentence1 sentence2 text_pair",
     fields="candidate_labels hypothesis premise text_pair",
 )
 TOKENS = ModelKind(
     "token classifiers",
-    tasks="named-entity-recognition ner pos-tagging token-classification",
+    tasks="entities named-entity-recognition ner pos-tagging token-classification",
     architectures=r"\w+ForTokenClassification",
     columns="ner_tags pos_tags tokens",
     fields="aggregation_strategy tokens",
@@ -85,7 +87,7 @@ GENERATION = ModelKind(
 )
 TABLES = ModelKind(
     "tabular models",
-    tasks="catboost lightgbm scikit-learn sklearn tables tabular tabular-classification "
+    tasks="catboost lightgbm scikit-learn sklearn table tables tabular tabular-classification "
     "tabular-regression xgboost",
     fields="columns dataframe_records dataframe_split feature features instances ndarray rows",
     content_types="text/csv",
@@ -103,7 +105,8 @@ IMAGES = ModelKind(
 )
 AUDIO = ModelKind(
     "audio models",
-    tasks="asr audio audio-classification automatic-speech-recognition speech",
+    tasks="asr audio audio-classification automatic-speech-recognition speech speech-to-text "
+    "text-to-speech",
     architectures=r"(Wav2Vec2|Hubert|WavLM|UniSpeech|SEW|Whisper|Data2VecAudio)\w*|"
     r"\w+For(CTC|AudioClassification|AudioFrameClassification|SpeechSeq2Seq|XVector)",
     columns="audio",

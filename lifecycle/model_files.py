@@ -146,7 +146,11 @@ def _select(source: ConfinedFolder, folder: Path) -> Selection:
     names = {name for name in all_names if name in _MODEL_FILES or _LICENCE.fullmatch(name)}
     if "config.json" not in names:
         _check_no_table_model(source, all_names)
-        raise ModelRejected("config.json", "is missing", "Save the model with save_pretrained.")
+        remedy = (
+            "Save the model with save_pretrained. Kaiten does not serve models of other libraries "
+            f"yet; {model_kinds.SERVES}."
+        )
+        raise ModelRejected("config.json", "is missing", remedy)
     config = _read_object("config.json", source.read("config.json"))
     _check_served(source, config, all_names)
     _check_code(config)

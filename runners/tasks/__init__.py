@@ -5,7 +5,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from kaiten.errors import ModelRejected
-from kaiten.model_kinds import kind_of_task
+from kaiten.model_kinds import SERVES, kind_of_task
 from runners.tasks.base import InspectionModule, TaskModule
 
 
@@ -42,5 +42,6 @@ def _package(name: str) -> str:
         known = f"Known: {', '.join(task_names())}."
         if kind := kind_of_task(name):
             raise ModelRejected("task", f"{name!r} is not served", f"{kind.refusal}. {known}")
-        raise ModelRejected("task", f"{name!r} is not known", known)
+        remedy = f"Kaiten has no such task; {SERVES}. {known}"
+        raise ModelRejected("task", f"{name!r} is not known", remedy)
     return f"{__name__}.{name.replace('-', '_')}"

@@ -317,3 +317,10 @@ async def test_path_of_a_kind_that_is_not_served_is_refused_as_such(path: str, k
     assert (answer.status_code, error["code"]) == (404, "not_found")
     assert [detail["field"] for detail in error["details"]] == ["path"]
     assert f"does not serve {kind} yet; it serves text" in error["details"][0]["reason"]
+
+
+@pytest.mark.parametrize(("path", "field"), [(V1, "text"), (V2, "inputs"), (BENTO, "inputs")])
+async def test_body_without_a_text_is_refused_with_what_is_served(path: str, field: str) -> None:
+    details = error_of(await House().post(path, {"vector": [0.1]}))["details"]
+    reasons = {detail["field"]: detail["reason"] for detail in details}
+    assert "it serves text classifiers" in reasons[field]
