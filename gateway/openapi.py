@@ -197,6 +197,9 @@ def _errors_of(spec: RouteSpec) -> set[str]:
         types |= _OF_SCOPES
     if spec.request is not None:
         types |= _OF_BODIES
+    if spec.kind is RouteKind.MODEL:
+        # X-Request-Timeout-Ms may be no number.
+        types |= {errors.InvalidInput}
     if spec.api_version is not None:
         types |= _OF_VERSIONS
     return {INTERNAL[1], *(STATUS_AND_CODE[error][1] for error in types)}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from gateway.api_versions import DOCUMENTS
 from tests.unit.gateway.house import LABELS, Classifier, House, bearer, error_of
 
 PATH = "/api/v2/models"
@@ -43,3 +44,11 @@ async def test_models_need_the_scope_for_predictions() -> None:
     answer = await house().ask("GET", PATH, headers={"Authorization": bearer("ops")})
     assert (answer.status_code, error_of(answer)["code"]) == (403, "forbidden")
     assert "intent" not in answer.text
+
+
+async def test_a_time_limit_that_is_no_number_is_a_documented_failure() -> None:
+    headers = {"Authorization": bearer("predict"), "X-Request-Timeout-Ms": "soon"}
+    answer = await house().ask("GET", PATH, headers=headers)
+    document = (await house().ask("GET", DOCUMENTS["2"])).json()
+    assert str(answer.status_code) in document["paths"][PATH]["get"]["responses"]
+    assert answer.status_code == 422
