@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from cli.options import JsonOption, progress_console
-from kaiten.installation import missing_extra
+from kaiten.installation import missing_extra, require_checkout
 from kaiten.settings.environment import ROOT, environment_for_build
 from kaiten.settings.loader import load_settings
 from lifecycle.store import ModelStore
@@ -42,6 +42,7 @@ def build(
     A model needs a passing report and a stage. The version is derived from the contents.
     Example: kaiten build --model support-intent:1.0.0 --variant cuda
     """
+    require_checkout("build a bento")
     try:
         # Servers have this command too, but not the packages that build.
         from lifecycle.packaging.build import BuildRequest, build_bento  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""How to add packages to this installation, and the platform that some commands need."""
+"""How to add packages to this installation, and which commands need a checkout or Unix."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from packaging.requirements import Requirement
 
 from kaiten.errors import SetupError
-from kaiten.settings.environment import is_bento
+from kaiten.settings.environment import ROOT, is_bento
 
 # On PyPI, `kaiten` is another project.
 DISTRIBUTION = "kaiten-serving"
@@ -50,6 +50,20 @@ def install_command(requirements: Iterable[str]) -> str:
     if find_spec("pip") is None:
         return f"uv pip install --python {python} {packages}"
     return f"{python} -m pip install {packages}"
+
+
+def require_checkout(action: str) -> None:
+    """Check that this code is in a checkout, and not in a bento or installed from a wheel.
+
+    Raises:
+        SetupError: It is not, and ``action`` needs the files of a checkout.
+
+    """
+    if not (ROOT / "pyproject.toml").is_file():
+        raise SetupError(
+            f"Kaiten cannot {action} without a checkout. Use the command of a checkout, "
+            ".venv/bin/kaiten, which make env installs."
+        )
 
 
 def require_unix(action: str) -> None:

@@ -90,8 +90,6 @@ def build_bento(request: BuildRequest, store: ModelStore, environment: Mapping[s
         BuildRefused: A model may not serve, the packages cannot be resolved, or BentoML fails.
 
     """
-    # First, because an installed wheel cannot build whatever the models.
-    read_bentofile(request.project)
     models_and_reports = [_check_model(reference, store) for reference in request.models]
     models = [model for model, _ in models_and_reports]
     names = [model.card.name for model in models]

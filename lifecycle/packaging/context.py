@@ -60,8 +60,7 @@ def read_bentofile(project: Path) -> dict[str, Any]:
         text = (project / BENTOFILE).read_text(encoding="utf-8")
     except OSError:
         raise BuildRefused(
-            f"There is no {BENTOFILE} in {project}. Build a bento by the command of a checkout: "
-            ".venv/bin/kaiten, which make env installs."
+            f"There is no {BENTOFILE} in {project}. Build a bento from a checkout of Kaiten."
         ) from None
     content: dict[str, Any] = yaml.safe_load(text)
     return content

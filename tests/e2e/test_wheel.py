@@ -108,5 +108,5 @@ def test_wheel_cannot_build_and_names_the_checkout(
 ) -> None:
     done = installation.run("build", "--model", MODEL, cwd=tmp_path)
     assert done.returncode == 1
-    assert "There is no bentofile.yaml" in done.stderr
-    assert "command of a checkout" in done.stderr
+    assert "cannot build a bento without a checkout" in done.stderr
+    assert ".venv/bin/kaiten" in done.stderr

@@ -10,7 +10,13 @@ import pytest
 from kaiten import installation
 from kaiten.confinement import ConfinedFolder
 from kaiten.errors import SetupError
-from kaiten.installation import extra_remedy, install_command, missing_extra, require_unix
+from kaiten.installation import (
+    extra_remedy,
+    install_command,
+    missing_extra,
+    require_checkout,
+    require_unix,
+)
 
 METADATA = [
     "bentoml<1.5,>=1.4.39",
@@ -84,3 +90,12 @@ def test_windows_is_refused_with_the_alternatives(
     # Its checks need folders that are open while their files are read.
     with pytest.raises(SetupError, match="cannot read files of models and data on Windows"):
         ConfinedFolder(tmp_path)
+
+
+def test_command_that_needs_a_checkout_names_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_checkout("build a bento")
+    monkeypatch.setattr(installation, "ROOT", tmp_path)
+    with pytest.raises(SetupError, match=r"cannot build a bento without a checkout\..*make env"):
+        require_checkout("build a bento")

@@ -94,5 +94,5 @@ def test_digest_covers_names_and_contents_only(project: Path) -> None:
 
 
 def test_folder_without_a_bentofile_is_no_checkout(tmp_path: Path) -> None:
-    with pytest.raises(BuildRefused, match="command of a checkout"):
+    with pytest.raises(BuildRefused, match="from a checkout of Kaiten"):
         included_files(tmp_path)
