@@ -83,7 +83,10 @@ class RequestMetricsMiddleware:
 def _level(exchange: Exchange) -> int:
     """Return how much it matters."""
     if exchange.status in _PASSING:
-        return logging.WARNING
+        # A probe is answered so until the models are warm, and while the server drains; the log has
+        # the reason of any other time.
+        is_probe = exchange.spec is not None and exchange.spec.kind is RouteKind.PROBE
+        return logging.DEBUG if is_probe else logging.WARNING
     if exchange.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return logging.ERROR
     # Probes come by the second.

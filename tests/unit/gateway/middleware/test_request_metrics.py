@@ -318,16 +318,28 @@ async def test_failures_of_the_service_are_not_limited(logs: list[EventDict]) ->
     assert [(line["status"], line["log_level"]) for line in logs] == [(500, "error")] * 3
 
 
-@pytest.mark.parametrize(("path", "status"), [(V1, 504), ("/readyz", 503)])
+@pytest.mark.parametrize("status", [503, 504])
 async def test_what_a_caller_can_bring_about_is_limited_like_any_request(
-    logs: list[EventDict], path: str, status: int
+    logs: list[EventDict], status: int
 ) -> None:
     middleware = RequestMetricsMiddleware(
         PlainTextResponse("late", status), FakeMetrics(), Events(), lines_per_s=1, clock=Clock()
     )
     for _ in range(3):
-        await call(middleware, path)
+        await call(middleware)
     assert [(line["status"], line["log_level"]) for line in logs] == [(status, "warning")]
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/health"])
+@pytest.mark.parametrize(("status", "level"), [(503, "debug"), (500, "error")])
+async def test_a_probe_that_finds_no_model_ready_is_no_warning(
+    logs: list[EventDict], path: str, status: int, level: str
+) -> None:
+    middleware = RequestMetricsMiddleware(
+        PlainTextResponse("not yet", status), FakeMetrics(), Events(), lines_per_s=1, clock=Clock()
+    )
+    await call(middleware, path)
+    assert [(line["route"], line["log_level"]) for line in logs] == [(path, level)]
 
 
 async def test_a_second_is_that_of_the_answer_and_never_goes_back(
