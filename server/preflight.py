@@ -39,6 +39,8 @@ from server.models import find_baselines, find_models
 from server.worker import find_pseudonyms
 
 logger = structlog.get_logger("kaiten.service")
+# Written at every level.
+start_logger = structlog.get_logger("kaiten.start")
 # The minimum on average in most languages.
 _CHARS_PER_TOKEN = 3
 
@@ -97,7 +99,7 @@ def _hand_down(settings: Settings, workers: int, baselines: Mapping[str, Path | 
 
 
 def _log_configuration(settings: Settings, workers: int) -> None:
-    logger.info(
+    start_logger.info(
         "configuration_in_force",
         settings=str(settings_file() or "none: the values in kaiten/settings/models.py"),
         bentoml=bentoml_configuration() or "none named: the values in server/bentoml_config.py",
@@ -161,7 +163,7 @@ def _check_model(model: StoredModel, settings: Settings) -> None:
             remedy="raise gateway.max_text_chars, or register the model with --max-length",
         )
     choice = choose_engine(model.folder, settings.runners)
-    logger.info("engine_chosen", model=model.card.tag, **asdict(choice))
+    start_logger.info("engine_chosen", model=model.card.tag, **asdict(choice))
 
 
 def _prepare_database(settings: Settings) -> None:

@@ -1,5 +1,7 @@
 """Keeps circus, BentoML's process supervisor, off the network and restarts workers that end.
 
+It also logs the addresses that the server listens on.
+
 circus executes any command that reaches its controller, shell commands included, without
 authentication. BentoML binds the controller and the event publisher to TCP ports on loopback, where
 every local account and every container in the same network namespace can connect.
@@ -9,8 +11,9 @@ import atexit
 import functools
 import inspect
 import shutil
+import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import ParamSpec, Protocol
 
@@ -19,10 +22,17 @@ import structlog
 from kaiten.errors import SetupError
 
 logger = structlog.get_logger("kaiten.service")
+start_logger = structlog.get_logger("kaiten.start")
 # The parameters of circus' arbiter that make it listen.
 _LISTENERS = ("endpoint", "pubsub_endpoint", "multicast_endpoint", "stats_endpoint", "httpd")
 _REQUIRED = {"watchers", "plugins", "statsd", *_LISTENERS}
 _P = ParamSpec("_P")
+
+
+class _Arbiter(Protocol):
+    """circus' arbiter: it listens on the sockets by name, and starts the watchers."""
+
+    sockets: Mapping[str, socket.socket]
 
 
 class _Watcher(Protocol):
@@ -54,6 +64,7 @@ def secure() -> None:
         )
         missing = _REQUIRED - inspect.signature(Arbiter.__init__).parameters.keys()
         expected = expected and not missing and callable(Watcher.spawn_process)
+        expected = expected and "cb" in inspect.signature(Arbiter.start).parameters
     except (ImportError, AttributeError):
         expected = False
     if not expected:
@@ -63,6 +74,7 @@ def secure() -> None:
         )
     if not hasattr(Arbiter.__init__, "__wrapped__"):
         Arbiter.__init__ = _unreachable(Arbiter.__init__)
+        Arbiter.start = announce_addresses(Arbiter.start)
 
 
 def _unreachable(init: Callable[_P, None]) -> Callable[_P, None]:
@@ -78,6 +90,31 @@ def _unreachable(init: Callable[_P, None]) -> Callable[_P, None]:
         init(*bound.args, **bound.kwargs)
 
     return construct
+
+
+def announce_addresses(start: Callable[..., object]) -> Callable[..., object]:
+    """Wrap the arbiter's start so that it logs the addresses that it listens on.
+
+    The callback that it is given logs BentoML's line, which names localhost for every address.
+    """
+
+    @functools.wraps(start)
+    def begin(arbiter: _Arbiter, _callback: object = None) -> object:
+        return start(arbiter, lambda _: _log_addresses(arbiter.sockets.values()))
+
+    return begin
+
+
+def _log_addresses(sockets: Iterable[socket.socket]) -> None:
+    # Imported late: it reads BENTOML_CONFIG.
+    from bentoml._internal.configuration.containers import BentoMLContainer  # noqa: PLC0415
+
+    scheme = "https" if BentoMLContainer.ssl.enabled.get() else "http"
+    for listener in sockets:
+        if listener.family != socket.AF_UNIX:
+            host, port = listener.getsockname()[:2]
+            netloc = f"[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{host}:{port}"
+            start_logger.info("listening", address=f"{scheme}://{netloc}")
 
 
 def _addresses(arguments: Mapping[str, object]) -> dict[str, object]:

@@ -1,12 +1,14 @@
 """JSON logs: one object a line, with the fields of the request, and nothing private.
 
-Libraries that log through the standard library (BentoML, uvicorn) get the same format.
+Libraries that log through the standard library (BentoML, uvicorn) get the same format. A command
+logs its warnings as text.
 """
 
+import json
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,12 @@ from kaiten.settings.models import LoggingSettings
 from monitors.logging.rotating_files import QueuedFileHandler, RotatingFile, open_files
 
 _SECURITY = "kaiten.security"
+# The facts of a start: its configuration, engines and addresses.
+_START = "kaiten.start"
 # Operators' actions, on credentials and on the versions of models.
 _AUDIT_LOGGERS = ("kaiten.audit", "lifecycle.audit_log")
+# The fields of every line, of which text shows the event alone.
+_COMMON_FIELDS = {"event", "level", "logger", "timestamp"}
 
 
 def configure_logging(
@@ -37,21 +43,54 @@ def configure_logging(
     shared = _shared_processors(
         _RequestFields(pseudonyms, whole_addresses=settings.client_addresses)
     )
+    formatter = _formatter(shared)
+    _log_to(logging.StreamHandler(sys.stderr), formatter, shared)
+    _set_levels(settings)
+    for name, file in ({} if worker is None else open_files(settings, worker)).items():
+        file.setFormatter(formatter)
+        _replace_handlers(logging.getLogger(name), file)
+
+
+def configure_command_logging() -> None:
+    """Send a command's warnings to standard error as text; its result is on standard output.
+
+    Operators' actions go to ``audit.log`` alone (add_audit_file): the command itself says what it
+    did.
+    """
+    shared = _shared_processors()
+    _log_to(_CommandHandler(), _formatter(shared, _render_text), shared)
+    _set_levels(LoggingSettings(level="warning"))
+    for name in _AUDIT_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        _replace_handlers(logger, logging.NullHandler())
+
+
+def describe_event(event: Mapping[str, Any]) -> str:
+    """Return an event as text: its name, and its own fields that have a value."""
+    fields = (
+        f"{name}={_describe_value(value)}"
+        for name, value in event.items()
+        if name not in _COMMON_FIELDS and value not in (None, "")
+    )
+    name = str(event["event"])
+    return " ".join([name if name.isprintable() else json.dumps(name), *fields])
+
+
+def _log_to(
+    handler: logging.Handler, formatter: logging.Formatter, shared: Sequence[Processor]
+) -> None:
+    """Send all logs of this process to one handler."""
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    formatter = _formatter(shared)
-    console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(formatter)
+    handler.setFormatter(formatter)
     logging.captureWarnings(capture=True)
-    logging.root.handlers = [console]
-    _set_levels(settings)
-    for name, file in ({} if worker is None else open_files(settings, worker)).items():
-        file.setFormatter(formatter)
-        _replace_handlers(logging.getLogger(name), file)
+    logging.root.handlers = [handler]
 
 
 def _shared_processors(*request_fields: Processor) -> list[Processor]:
@@ -66,12 +105,12 @@ def _shared_processors(*request_fields: Processor) -> list[Processor]:
     ]
 
 
-def _formatter(shared: Sequence[Processor]) -> logging.Formatter:
+def _formatter(shared: Sequence[Processor], renderer: Processor | None = None) -> logging.Formatter:
     return _CachingFormatter(
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.JSONRenderer(),
+            renderer or structlog.processors.JSONRenderer(),
         ],
     )
 
@@ -89,8 +128,8 @@ def _set_levels(settings: LoggingSettings) -> None:
     logging.root.setLevel(logging.WARNING)
     for name in ("kaiten", "server", "gateway", "runners", "monitors", "lifecycle", "bentoml"):
         logging.getLogger(name).setLevel(settings.level.upper())
-    # Security and audit events are written at every level.
-    for name in (_SECURITY, _AUDIT_LOGGERS[0]):
+    # Security and audit events, and the facts of a start, are written at every level.
+    for name in (_SECURITY, _AUDIT_LOGGERS[0], _START):
         logging.getLogger(name).setLevel(logging.INFO)
     for name in ("bentoml", "uvicorn", "uvicorn.error", "circus"):
         # They come with handlers and formats of their own.
@@ -121,6 +160,16 @@ class _CachingFormatter(structlog.stdlib.ProcessorFormatter):
         return line
 
 
+class _CommandHandler(logging.Handler):
+    """Writes to sys.stderr of the moment, which a spinner replaces to keep below the lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+        except Exception:  # noqa: BLE001  as any handler: a broken console must not end the command
+            self.handleError(record)
+
+
 class _RequestFields:
     """Adds the fields of the request: its id, its trace, and the pseudonym of its subject.
 
@@ -146,6 +195,17 @@ class _RequestFields:
 
     def _address(self, client: str) -> str | None:
         return canonical_address(client) if self._whole_addresses else network_of(client)
+
+
+def _render_text(_: object, __: str, event: EventDict) -> str:
+    return f"{event['level']}: {describe_event(event)}"
+
+
+def _describe_value(value: object) -> str:
+    """Return a value as text: JSON quotes spaces, and escapes what a terminal would obey."""
+    if isinstance(value, str) and value.isprintable() and " " not in value:
+        return value
+    return json.dumps(value, default=str)
 
 
 def _describe_exception(_: object, __: str, event: EventDict) -> EventDict:

@@ -1,18 +1,22 @@
 """The supervisor that BentoML starts the workers with: real ones, in processes of their own."""
 
 import json
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from bentoml._internal.utils import circus as bentoml_circus
 from circus.arbiter import Arbiter  # type: ignore[import-untyped]
+from structlog.testing import capture_logs
 
 from kaiten.errors import SetupError
 from kaiten.settings.environment import ROOT
-from server.supervisor import secure
+from server.supervisor import announce_addresses, secure
 
 # Read and tried with these. After an upgrade, read server/supervisor.py beside circus/arbiter.py,
 # circus/watcher.py and bentoml/_internal/utils/circus, run tests/e2e/test_supervisor.py, and
@@ -100,6 +104,31 @@ def test_process_is_replaced_in_a_container_too_and_its_end_logged() -> None:
 def test_process_that_cannot_be_started_does_not_stop_the_others() -> None:
     result = run_program(f"command = '/nowhere/python'\n{PROCESSES}")
     assert (result["respawn"], result["stopped"], result["processes"]) == (True, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "address"),
+    [
+        (socket.AF_INET, ("0.0.0.0", 3000), "http://0.0.0.0:3000"),
+        (socket.AF_INET, ("127.0.0.1", 8080), "http://127.0.0.1:8080"),
+        (socket.AF_INET6, ("::", 3000, 0, 0), "http://[::]:3000"),
+    ],
+)
+def test_log_names_the_address_that_the_server_listens_on(
+    family: int, name: tuple[object, ...], address: str
+) -> None:
+    listener = SimpleNamespace(family=family, getsockname=lambda: name)
+    inner = SimpleNamespace(family=socket.AF_UNIX)
+    arbiter = SimpleNamespace(sockets={"inner": inner, "outer": listener})
+
+    def start(_: object, callback: Callable[[object], None]) -> str:
+        callback(None)
+        return "started"
+
+    with capture_logs() as logs:
+        # BentoML's callback would name localhost.
+        assert announce_addresses(start)(arbiter, pytest.fail) == "started"
+    assert logs == [{"event": "listening", "address": address, "log_level": "info"}]
 
 
 def test_start_is_refused_where_bentoml_starts_workers_otherwise(

@@ -36,6 +36,7 @@ def fail_again() -> None:
         raise RuntimeError(f"because of {error}") from error
 
 
+structlog.get_logger("kaiten.start").info("of_a_start")
 logger.info("outside_a_request", number=1, thing=object(), text="ü\\nsecond line")
 bind(RequestContext("request-1"))
 logger.debug("details")
@@ -93,7 +94,7 @@ def test_a_line_keeps_what_it_was_given(entries: list[Json]) -> None:
 
 def test_a_line_within_a_request_has_its_id(entries: list[Json]) -> None:
     events = [entry["event"] for entry in entries if "request_id" not in entry]
-    assert events == ["outside_a_request"]
+    assert events == ["of_a_start", "outside_a_request"]
     assert {entry["request_id"] for entry in entries if "request_id" in entry} == {"request-1"}
 
 
@@ -175,3 +176,35 @@ def test_acts_of_operators_have_a_file_of_their_own(tmp_path: Path) -> None:
     assert [entry["number"] for entry in entries] == 2 * [*range(30)]
     assert {entry["event"] for entry in entries} == {"revoked"}
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+COMMAND = """
+import sys
+from pathlib import Path
+import structlog
+from gateway.security_log import log_operator_action
+from monitors.logging.setup import add_audit_file, configure_command_logging
+configure_command_logging()
+log_operator_action("unseen")
+add_audit_file(Path(sys.argv[1]))
+log_operator_action("revoked", key_id="1")
+structlog.get_logger("lifecycle.audit_log").info("audit_log_appended", number=7)
+structlog.get_logger("lifecycle.signatures").warning("unsigned_version", model="a:1", why="no key")
+structlog.get_logger("runners.engines").info("engine_opened")
+"""
+
+
+def test_command_logs_warnings_as_text_and_operators_actions_to_their_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", COMMAND, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, check=True, cwd=ROOT, text=True)
+    assert done.stdout == ""
+    assert done.stderr == 'warning: unsigned_version model=a:1 why="no key"\n'
+    lines = (tmp_path / "audit.log").read_text("utf-8").splitlines()
+    events = [json.loads(line)["event"] for line in lines]
+    assert events == ["revoked", "audit_log_appended"]
+
+
+@pytest.mark.parametrize("level", ["debug", "error"])
+def test_facts_of_a_start_are_logged_at_every_level(level: str) -> None:
+    events = [entry["event"] for entry in log_entries(level)]
+    assert "of_a_start" in events
