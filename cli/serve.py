@@ -1,18 +1,24 @@
 """`kaiten serve`: start the server on this machine, and print how to call it."""
 
+import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from cli.options import progress_console
 from gateway.auth.minting import mint_token
 from gateway.auth.signing_secret import secret_in_force
 from kaiten.settings.loader import load_settings
 from server.local_server import HOST, LocalEndpoint, LocalServer, local_endpoint
+from server.terminal_log import LogLine, TerminalLog
 
 _TOKEN_LIFETIME = timedelta(hours=1)
+_LEVEL_STYLES = {"warning": "yellow", "error": "red", "critical": "bold red"}
 
 
 def serve(
@@ -27,6 +33,7 @@ def serve(
 ) -> None:
     """Serve on 127.0.0.1 until Ctrl-C, and print a curl command that works.
 
+    In a terminal, the log is text, and the start shows warnings alone; elsewhere it is JSON.
     Example: kaiten serve --port 3001 --model support-intent:1.0.0
     """
     settings = load_settings()
@@ -34,13 +41,39 @@ def serve(
     token = None
     if secret_in_force(settings) is not None:
         token = mint_token(settings, "local", ["predict"], _TOKEN_LIFETIME)
-    with LocalServer(endpoint, model) as server:
+    log = TerminalLog(_show) if sys.stderr.isatty() else None
+    with LocalServer(endpoint, model, log.handle if log else None) as server:
         with progress_console.status("Starting ..."):
             names = server.wait_until_ready()
         if names is not None:
+            if log is not None:
+                log.end_start()
+                _summarise(log, endpoint)
             _greet(endpoint, names, token)
         code = server.wait()
     raise typer.Exit(code)
+
+
+def _show(line: LogLine) -> None:
+    """Print a line of the log, above the spinner if there is one."""
+    parts = [(line.time, "dim"), (line.level, _LEVEL_STYLES.get(line.level, "")), (line.text, "")]
+    progress_console.print(Text("  ").join(Text(*part) for part in parts if part[0]))
+
+
+def _summarise(log: TerminalLog, endpoint: LocalEndpoint) -> None:
+    """Print what serves, how, and where."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in _facts(log, endpoint):
+        table.add_row(name, Text(value))
+    progress_console.print("", table, sep="\n")
+
+
+def _facts(log: TerminalLog, endpoint: LocalEndpoint) -> Iterator[tuple[str, str]]:
+    for model_tag, engine in log.engines.items():
+        yield "model", f"{model_tag}, {engine}"
+    if log.workers is not None:
+        yield "workers", str(log.workers)
+    yield "address", endpoint.url
 
 
 def _greet(endpoint: LocalEndpoint, names: tuple[str, ...], token: str | None) -> None:

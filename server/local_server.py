@@ -5,7 +5,9 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,8 @@ from monitors.logging import writer
 
 HOST = "127.0.0.1"
 _POLL_S = 0.2
+# The last lines come with the server's end, but a worker that is left may hold the log open.
+_LAST_LINES_S = 2
 # In a TLS handshake each end sends at most twice.
 _FLIGHTS = 2
 
@@ -130,11 +134,22 @@ def certificate_names(certificate: dict[str, object]) -> tuple[str, ...]:
 
 
 class LocalServer:
-    """The server as a child process; leaving the ``with`` block terminates it."""
+    """The server as a child process; leaving the ``with`` block terminates it.
 
-    def __init__(self, endpoint: LocalEndpoint, model: str | None) -> None:
+    ``handle_line`` is called with each line that the server writes, on a thread. Without it, the
+    server writes to this process's own streams.
+    """
+
+    def __init__(
+        self,
+        endpoint: LocalEndpoint,
+        model: str | None,
+        handle_line: Callable[[str], None] | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self._model = model
+        self._handle_line = handle_line
+        self._reader = threading.Thread(target=self._read, daemon=True)
 
     def __enter__(self) -> Self:
         """Start the process.
@@ -149,9 +164,17 @@ class LocalServer:
         port = self.endpoint.port
         _check_port(port)
         command = [sys.executable, "-m", "bentoml", "serve", str(ROOT), "--host", HOST]
+        piped = self._handle_line is not None
         self._process = subprocess.Popen(  # noqa: S603  our own command
-            [*command, "--port", str(port)], env=environment_for(_server_variables(self._model))
+            [*command, "--port", str(port)],
+            env=environment_for(_server_variables(self._model)),
+            stdout=subprocess.PIPE if piped else None,
+            stderr=subprocess.STDOUT if piped else None,
+            encoding="utf-8",
+            errors="backslashreplace",
         )
+        if piped:
+            self._reader.start()
         # The server has the secrets now; this process lives as long, and needs none.
         remove_settings_variables()
         # A console that is not read must not keep a signal from the server.
@@ -190,12 +213,20 @@ class LocalServer:
 
         """
         code = self._process.wait()
+        if self._reader.is_alive():
+            self._reader.join(_LAST_LINES_S)
         if code < 0:
             raise SetupError(
                 f"Signal {-code} has ended the server. A worker may still hold port "
                 f"{self.endpoint.port}; see `ss -ltnp`."
             )
         return code
+
+    def _read(self) -> None:
+        if self._process.stdout is not None and self._handle_line is not None:
+            with self._process.stdout as lines:
+                for line in lines:
+                    self._handle_line(line.rstrip("\n"))
 
 
 def _server_variables(model: str | None) -> dict[str, str]:
