@@ -17,7 +17,7 @@ from cli.options import (
     SubjectOption,
     check_scopes,
     check_subject,
-    parse_duration,
+    parse_lifetime,
 )
 from kaiten.settings.loader import load_settings
 from server.credential_admin import create_api_key, list_api_keys, revoke_api_key
@@ -33,7 +33,7 @@ def create(subject: SubjectOption, scopes: ScopesOption, ttl: LifetimeOption = "
 
     Example: kaiten api-key create --subject nightly-job --scope predict --ttl 90d
     """
-    lifetime = parse_duration(ttl)
+    lifetime = parse_lifetime(ttl)
     check_scopes(scopes)
     typer.echo(create_api_key(load_settings(), check_subject(subject), scopes, lifetime))
 

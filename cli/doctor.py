@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from cli.options import JsonOption
+from cli.options import JsonOption, progress_console
 from kaiten.files import ENOUGH_DESCRIPTORS
 from server.diagnosis import (
     Diagnosis,
@@ -31,7 +31,8 @@ def doctor(*, as_json: JsonOption = False) -> None:
 
     Example: KAITEN_RUNNERS__DEVICE=cuda kaiten doctor
     """
-    diagnosis = diagnose()
+    with progress_console.status("Examining ..."):
+        diagnosis = diagnose()
     if as_json:
         content = {"ok": not diagnosis.problems, **asdict(diagnosis)}
         typer.echo(to_json(content).decode())

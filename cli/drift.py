@@ -1,14 +1,16 @@
 """`kaiten drift`: report how predictions have changed, from the archived profiles."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.options import parse_duration
+from cli.options import parse_duration, progress_console
 from kaiten import model_tags
 
+# A hundred years: no archive goes back further.
+_MAX_AGE = timedelta(days=36_500)
 drift = typer.Typer(help="Report how predictions have changed.", no_args_is_help=True)
 
 
@@ -35,20 +37,23 @@ def report(
 
     Example: kaiten drift report --model support-intent:1.0.0 --since 24h --output drift.html
     """
-    # whylogs takes a second to load, which other commands should not pay.
-    from server.drift_report import (  # noqa: PLC0415
-        build_drift_report,
-        load_page_renderer,
-        summary_lines,
-        write_page,
-    )
+    name, instant = _check_model(model), _parse_instant(since)
+    with progress_console.status("Reading the profiles ..."):
+        # whylogs takes a second to load, which other commands should not pay.
+        from server.drift_report import (  # noqa: PLC0415
+            build_drift_report,
+            load_page_renderer,
+            summary_lines,
+            write_page,
+        )
 
-    render = None if as_json else load_page_renderer()
-    drift_report = build_drift_report(_check_model(model), _parse_instant(since))
-    if render is None:
+        render = None if as_json else load_page_renderer()
+        drift_report = build_drift_report(name, instant)
+        if render is not None:
+            write_page(output, render(drift_report))
+    if as_json:
         typer.echo(drift_report.model_dump_json())
         return
-    write_page(output, render(drift_report))
     for line in summary_lines(drift_report):
         typer.echo(line)
     typer.echo(f"Wrote {output}.")
@@ -67,5 +72,5 @@ def _parse_instant(since: str) -> datetime:
     try:
         instant = datetime.fromisoformat(since)
     except ValueError:
-        return datetime.now(UTC) - parse_duration(since, "--since")
+        return datetime.now(UTC) - parse_duration(since, "--since", _MAX_AGE)
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from cli.options import JsonOption, ModelTagArgument, table_width
+from cli.options import JsonOption, ModelTagArgument, progress_console, table_width
 from kaiten.errors import Detail, InvalidSettings, SetupError
 from kaiten.settings.loader import load_settings
 from lifecycle.audit_log import Action, AuditLogEntry
@@ -56,7 +56,8 @@ def show(model_tag: ModelTagArgument, *, as_json: JsonOption = False) -> None:
     """
     settings = load_settings()
     store = ModelStore(settings.signatures)
-    (overview,) = overview_of([store.get(model_tag)], store, settings.serving.models)
+    with progress_console.status("Checking the files ..."):
+        (overview,) = overview_of([store.get(model_tag)], store, settings.serving.models)
     if as_json:
         typer.echo(json.dumps(overview.as_json()))
         return
@@ -117,8 +118,9 @@ def diff(
     """
     settings = load_settings()
     store = ModelStore(settings.signatures)
-    models = [store.get(left), store.get(right)]
-    rows = differences(*overview_of(models, store, settings.serving.models))
+    with progress_console.status("Checking the files ..."):
+        models = [store.get(left), store.get(right)]
+        rows = differences(*overview_of(models, store, settings.serving.models))
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -179,5 +181,6 @@ def sign(
     if signatures.private_key is None:
         reason = "is not set; name the PEM file of an elliptic curve key"
         raise InvalidSettings([Detail("signatures.private_key", reason)], "signatures")
-    ModelStore(signatures).sign(model_tag, force=force)
+    with progress_console.status("Signing ..."):
+        ModelStore(signatures).sign(model_tag, force=force)
     typer.echo(f"Signed {model_tag}.")

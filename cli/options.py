@@ -2,13 +2,14 @@
 
 import re
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from gateway.auth.credentials import MAX_LIFETIME
 from kaiten.errors import SetupError
 from kaiten.settings.loader import Settings, load_settings
 from kaiten.settings.models import SCOPE
@@ -24,7 +25,10 @@ ModelTagArgument = Annotated[str, typer.Argument(help="The version, as name:vers
 ReasonOption = Annotated[str, typer.Option(help="The reason; the audit log keeps it.")]
 SubjectOption = Annotated[str, typer.Option(help="The caller: a user, a service or a job.")]
 ScopesOption = Annotated[list[str], typer.Option("--scope", help=f"{_SCOPES}; repeatable.")]
-LifetimeOption = Annotated[str, typer.Option("--ttl", help="The lifetime, such as 30m, 1h or 7d.")]
+_MAX_TTL = f"{MAX_LIFETIME.days}d"
+LifetimeOption = Annotated[
+    str, typer.Option("--ttl", help=f"The lifetime, such as 30m, 1h or 7d; at most {_MAX_TTL}.")
+]
 TextColumnOption = Annotated[str, typer.Option(help="The column with the text.")]
 LabelColumnOption = Annotated[str, typer.Option(help="The column with the label.")]
 MissingLabelsOption = Annotated[
@@ -65,7 +69,12 @@ def check_reason(reason: str) -> str:
     return reason.strip()
 
 
-def parse_duration(text: str, option: str = "--ttl") -> timedelta:
+def parse_lifetime(text: str) -> timedelta:
+    """Parse the lifetime of a credential, from --ttl."""
+    return parse_duration(text, "--ttl", MAX_LIFETIME)
+
+
+def parse_duration(text: str, option: str, maximum: timedelta) -> timedelta:
     """Parse a duration such as 30m, 1h or 7d."""
     match = _DURATION.fullmatch(text)
     if match is None or int(match[1]) == 0:
@@ -73,9 +82,11 @@ def parse_duration(text: str, option: str = "--ttl") -> timedelta:
         raise typer.BadParameter(reason, param_hint=option)
     try:
         duration = timedelta(**{_Unit[match[2]]: int(match[1])})
-        _ = datetime.now(UTC) + duration
     except OverflowError:
-        raise typer.BadParameter(f"{text!r} is too long", param_hint=option) from None
+        duration = timedelta.max
+    if duration > maximum:
+        reason = f"{text!r} is longer than the maximum; give at most {maximum.days}d"
+        raise typer.BadParameter(reason, param_hint=option)
     return duration
 
 

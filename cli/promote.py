@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from cli.options import JsonOption, ModelTagArgument, ReasonOption, check_reason, open_store
+from cli.options import (
+    JsonOption,
+    ModelTagArgument,
+    ReasonOption,
+    check_reason,
+    open_store,
+    progress_console,
+)
 from lifecycle.audit_log import AuditLogEntry, Stage, current_operator
 from lifecycle.promotion import PromotionGate, PromotionRequest
 from lifecycle.release_evidence import ReleaseRepository, gather_evidence
@@ -34,15 +41,21 @@ def promote(
     settings, store = open_store()
     gate = PromotionGate(store, settings.versioning)
     release = ReleaseRepository(repository, tests)
-    evidence = gather_evidence(
-        store.get(model_tag).card, release, settings.versioning.release_process
-    )
-    request = PromotionRequest(to, current_operator(), check_reason(reason), evidence)
-    if check:
-        gate.check(model_tag, request)
+    reason = check_reason(reason)
+    with progress_console.status("Checking the version ..."):
+        evidence = gather_evidence(
+            store.get(model_tag).card, release, settings.versioning.release_process
+        )
+        request = PromotionRequest(to, current_operator(), reason, evidence)
+        entry = None
+        if check:
+            gate.check(model_tag, request)
+        else:
+            entry = gate.promote(model_tag, request)
+    if entry is None:
         typer.echo(f"{model_tag} may serve in {to.value}.")
         return
-    print_entry(gate.promote(model_tag, request), model_tag.partition(":")[0], as_json=as_json)
+    print_entry(entry, model_tag.partition(":")[0], as_json=as_json)
 
 
 def print_entry(entry: AuditLogEntry, name: str, *, as_json: bool) -> None:
@@ -56,3 +69,4 @@ def print_entry(entry: AuditLogEntry, name: str, *, as_json: bool) -> None:
         "Running servers keep what they have loaded until they are restarted, and a bento keeps "
         "the versions that it was built with until it is built again."
     )
+    typer.echo(f"The audit log of {name} ends with entry {entry.number}, {entry.digest}.")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from cli.options import JsonOption
+from cli.options import JsonOption, progress_console
 from kaiten.errors import ModelRejected
 from kaiten.settings.environment import disable_openmp_spinning
 from lifecycle.provenance import read_provenance
@@ -60,11 +60,11 @@ def register(
     provenance = read_provenance(
         metadata, {field: file for field, file in data_files.items() if file}, parent
     )
-    model = register_source(
-        RegistrationRequest(source, name, version, task, provenance, max_length),
-        # Standard output carries the result.
-        progress=lambda line: typer.echo(line, err=True),
-    )
+    with progress_console.status("Registering ..."):
+        model = register_source(
+            RegistrationRequest(source, name, version, task, provenance, max_length),
+            progress=lambda line: progress_console.print(line, markup=False),
+        )
     print_model(model, as_json=as_json)
 
 

@@ -4,7 +4,13 @@ from typing import Annotated
 
 import typer
 
-from cli.options import JsonOption, ReasonOption, check_reason, open_store
+from cli.options import (
+    JsonOption,
+    ReasonOption,
+    check_reason,
+    open_store,
+    progress_console,
+)
 from cli.promote import print_entry
 from lifecycle.audit_log import current_operator
 from lifecycle.promotion import PromotionGate
@@ -22,5 +28,7 @@ def rollback(
     """
     settings, store = open_store()
     gate = PromotionGate(store, settings.versioning)
-    entry = gate.rollback(name, current_operator(), check_reason(reason))
+    reason = check_reason(reason)
+    with progress_console.status("Checking the version ..."):
+        entry = gate.rollback(name, current_operator(), reason)
     print_entry(entry, name, as_json=as_json)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cli.options import JsonOption, LabelColumnOption, TextColumnOption
+from cli.options import JsonOption, LabelColumnOption, TextColumnOption, progress_console
 from kaiten import model_tags
 from kaiten.errors import DataRejected, SetupError
 from kaiten.settings.loader import load_settings
@@ -65,7 +65,7 @@ def smoke(
         verify=_load_authority(ca),
         wait_s=wait,
     )
-    with Console(stderr=True, highlight=False).status("Starting ...") as status:
+    with progress_console.status("Starting ...") as status:
         checks = asyncio.run(run_smoke_checks(request, lambda step: status.update(escape(step))))
     failures = [check for check in checks if check.outcome == "failed"]
     if as_json:

@@ -11,7 +11,7 @@ from cli.options import (
     SubjectOption,
     check_scopes,
     check_subject,
-    parse_duration,
+    parse_lifetime,
 )
 from gateway.auth.minting import mint_token
 from kaiten.settings.loader import load_settings
@@ -33,7 +33,7 @@ def create(subject: SubjectOption, scopes: ScopesOption, ttl: LifetimeOption = "
     """
     check_subject(subject)
     check_scopes(scopes)
-    typer.echo(mint_token(load_settings(), subject, scopes, parse_duration(ttl)))
+    typer.echo(mint_token(load_settings(), subject, scopes, parse_lifetime(ttl)))
 
 
 @token.command()

@@ -11,10 +11,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from cli.options import (
     JsonOption,
@@ -22,6 +25,7 @@ from cli.options import (
     MissingLabelsOption,
     ModelTagArgument,
     TextColumnOption,
+    open_store,
     progress_console,
 )
 from kaiten.installation import missing_extra
@@ -61,22 +65,24 @@ def validate(
     Example: kaiten validate support-intent:1.0.0 --data examples/quickstart/data/test.jsonl
     """
     disable_openmp_spinning()
-    try:
-        # Servers have this command too, but not the packages that measure and plot.
-        from server.validation import ValidationRequest, validate_version  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise missing_extra(error, "validate") from None
-    request = ValidationRequest(
-        model_tag,
-        data,
-        golden,
-        baseline,
-        text_column,
-        label_column,
-        tuple(slices or ()),
-        allow_missing_labels=allow_missing_labels,
-    )
+    # The audit log records each validation.
+    open_store()
     with show_progress() as progress:
+        try:
+            # Servers have this command too, but not the packages that measure and plot.
+            from server.validation import ValidationRequest, validate_version  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise missing_extra(error, "validate") from None
+        request = ValidationRequest(
+            model_tag,
+            data,
+            golden,
+            baseline,
+            text_column,
+            label_column,
+            tuple(slices or ()),
+            allow_missing_labels=allow_missing_labels,
+        )
         report, folder = validate_version(request, progress)
     if as_json:
         typer.echo(report.model_dump_json())
@@ -86,11 +92,19 @@ def validate(
         raise typer.Exit(1)
 
 
+class _RowCount(MofNCompleteColumn):
+    """How many rows are predicted; nothing for the task that has none."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.total else Text()
+
+
 @contextmanager
 def show_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function that shows how many rows of a version have been predicted."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    """Show a spinner, and yield a function that shows how many rows of a version are predicted."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _RowCount()
     with Progress(*columns, TimeRemainingColumn(), console=progress_console) as progress:
+        spinner = progress.add_task("Validating ...", total=None)
         bars: dict[tuple[str, int], TaskID] = {}
 
         def update(model_tag: str, completed: int, rows: int) -> None:
@@ -98,7 +112,10 @@ def show_progress() -> Iterator[Callable[[str, int, int], None]]:
                 bars[model_tag, rows] = progress.add_task(model_tag, total=rows)
             progress.update(bars[model_tag, rows], completed=completed)
 
-        yield update
+        try:
+            yield update
+        finally:
+            progress.remove_task(spinner)
 
 
 def print_report(report: "ValidationReport", folder: Path) -> None:

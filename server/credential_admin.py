@@ -6,7 +6,14 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from gateway.auth.credential_stores import FILE, credential_store, host_copy
-from gateway.auth.credentials import ApiKey, Credentials, key_id_of, new_api_key
+from gateway.auth.credentials import (
+    ISSUER,
+    MAX_LIFETIME,
+    ApiKey,
+    Credentials,
+    key_id_of,
+    new_api_key,
+)
 from gateway.auth.minting import mint_token
 from gateway.auth.signing_secret import configured_secret, secret_in_force
 from gateway.security_log import log_operator_action
@@ -19,8 +26,6 @@ from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE
 from lifecycle.audit_log import current_operator
 from monitors.logging.setup import add_audit_file
 
-# Longer than the lifetime of any token; the entry may be dropped after it.
-_REVOCATION_LIFETIME = timedelta(days=400)
 _SMOKE_TOKEN_LIFETIME = timedelta(minutes=5)
 
 
@@ -31,8 +36,7 @@ def mint_smoke_token(settings: Settings) -> str:
         SetupError: There is no secret; none is created, because the deployment would not accept it.
 
     """
-    development_secret = settings.home / DEVELOPMENT_SECRET_FILE
-    if configured_secret(settings) is None and not development_secret.exists():
+    if not _has_secret(settings):
         raise SetupError(
             "There is no token, and no signing secret here to create one with. Pass a token with "
             "the scopes predict and ops by --token-file, or set KAITEN_AUTH__SECRET to the "
@@ -86,7 +90,7 @@ def revoke_api_key(settings: Settings, key: str) -> str:
 
 def revoke_token(settings: Settings, issuer: str, jti: str) -> str:
     """Revoke one token of an issuer by its id; return a confirmation."""
-    until = int((datetime.now(UTC) + _REVOCATION_LIFETIME).timestamp())
+    until = int((datetime.now(UTC) + MAX_LIFETIME).timestamp())
     entry = {f"{issuer}|{jti}": until}
     _change(settings, lambda credentials: credentials.with_revoked(tokens=entry))
     _log("revoked", settings, None, what="token", issuer=issuer, token_id=jti)
@@ -108,6 +112,38 @@ def revoke_subject(settings: Settings, subject: str, issuers: Sequence[str]) -> 
         f"Revoked everything that was issued to {subject} until now ({', '.join(issuers)}), and "
         f"tokens of the next {leeway_s} s, because the issuer's clock may be ahead.",
     )
+
+
+def find_pseudonyms(settings: Settings, subject: str, issuer: str | None = None) -> dict[str, str]:
+    """Return the pseudonym of a subject in the servers' logs, by ``issuer|subject``.
+
+    There is one for each issuer of credentials that is accepted here, or that of ``issuer`` alone.
+
+    Raises:
+        SetupError: The key of the servers' pseudonyms is not known here.
+
+    """
+    # A secret that is created now is not the one that the servers used.
+    needs_secret = not (settings.logging.pseudonym_key or settings.auth.issuers)
+    if needs_secret and not _has_secret(settings):
+        raise SetupError(
+            "There is no signing secret here, so the servers' pseudonyms are not known. Run this "
+            "command with the server's environment, or set KAITEN_AUTH__SECRET or "
+            "KAITEN_LOGGING__PSEUDONYM_KEY to the server's."
+        )
+    pseudonyms = _pseudonyms(settings)
+    if pseudonyms is None:
+        raise SetupError(
+            "Pseudonyms change with each start, because neither logging.pseudonym_key nor a "
+            "signing secret is set. Set KAITEN_LOGGING__PSEUDONYM_KEY, for example to the output "
+            "of `openssl rand -hex 32`, and restart the servers; this command then finds the "
+            "pseudonyms of later lines."
+        )
+    own = own_issuer(settings.auth)
+    foreign = (trusted.issuer for trusted in settings.auth.issuers)
+    issuers = [issuer] if issuer else [*([own] if own else ()), *foreign, ISSUER]
+    identities = [Principal(subject, frozenset(), name).identity for name in issuers]
+    return {identity: pseudonyms.of(identity) for identity in identities}
 
 
 def own_issuer(auth: AuthSettings) -> str | None:
@@ -159,7 +195,19 @@ def _log(event: str, settings: Settings, owner: Principal | None, **facts: objec
 def _pseudonym(settings: Settings, owner: Principal) -> str | None:
     """Return the pseudonym, or None if the workers' key is not known here."""
     with suppress(SetupError):
-        secret = secret_in_force(settings)
-        key = pseudonym_key(settings.logging, secret.value if secret else None)
-        return Pseudonyms(key).of(owner.identity) if key else None
+        pseudonyms = _pseudonyms(settings)
+        return pseudonyms.of(owner.identity) if pseudonyms else None
     return None
+
+
+def _pseudonyms(settings: Settings) -> Pseudonyms | None:
+    """Return the pseudonyms that the workers use; None if each start has others."""
+    secret = None if settings.logging.pseudonym_key else secret_in_force(settings)
+    key = pseudonym_key(settings.logging, secret.value if secret else None)
+    return Pseudonyms(key) if key else None
+
+
+def _has_secret(settings: Settings) -> bool:
+    """Return whether there is a signing secret here, without creating one."""
+    development_secret = settings.home / DEVELOPMENT_SECRET_FILE
+    return configured_secret(settings) is not None or development_secret.exists()

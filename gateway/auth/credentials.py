@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Protocol
 
@@ -21,6 +21,9 @@ PREFIX = "kaiten_"
 _API_KEY = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([A-Za-z0-9_-]{{43}})")
 # The issuer of principals that use an API key and no token.
 ISSUER = "api-key"
+# The longest lifetime of a token or an API key that is created here: a revoked token is remembered
+# for as long, and one that lived longer would be accepted again.
+MAX_LIFETIME = timedelta(days=400)
 # A deleted API key's tombstone outlasts the key, in case the clocks of hosts differ by up to a day.
 _MARGIN_S = 86_400
 # An entry is refused from its end, and deleted only this long after it: what a clock that is ahead

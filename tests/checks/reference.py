@@ -40,6 +40,9 @@ _API = """A running server shows them at `/docs`. On a path that several version
 close a route. [Errors](errors.md) lists every status and code. Every request may carry
 `X-Request-ID` and `X-Request-Timeout-Ms`.
 """
+_COMMANDS = """Every command has `--help`. `kaiten --version` prints the version, and
+`kaiten --install-completion` lets your shell complete commands and options.
+"""
 _HEADER = "Generated from the code by `{make}`; do not edit.\n"
 
 
@@ -105,7 +108,7 @@ def _in_memory() -> Metric:
 
 def cli_page() -> str:
     """Return every command with its example, arguments and options."""
-    lines = ["# Commands\n", _HEADER.format(make=MAKE), "Every command has `--help`.\n"]
+    lines = ["# Commands\n", _HEADER.format(make=MAKE), _COMMANDS]
     for name, command in _commands("kaiten", cast("TyperGroup", get_command(app))):
         description, _, example = (command.help or "").partition("Example:")
         lines += [f"## `{name}`\n", f"{' '.join(description.split())}\n"]

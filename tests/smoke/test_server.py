@@ -109,6 +109,12 @@ def test_smoke_reports_a_missing_scope_and_its_remedy(server: Server, tmp_path: 
     assert "predictions: 403 forbidden. The token lacks a scope" in done.stderr
 
 
+def test_registration_is_in_the_log_of_operators_actions(server: Server) -> None:
+    file = Path(server.env["KAITEN_HOME"]) / "audit.log"
+    (entry,) = map(json.loads, file.read_text("utf-8").splitlines())
+    assert (entry["event"], entry["action"]) == ("audit_log_appended", "registered")
+
+
 def test_server_stops_cleanly(server: Server) -> None:
     """The last test of this file, because it stops the server."""
     assert server.process.stop() == 0

@@ -1,14 +1,18 @@
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import jwt
 import pytest
 from structlog.testing import capture_logs
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from cli import app, main
 from gateway.auth.signing_secret import signing_secret
+from kaiten import __version__
+from kaiten.settings.environment import ROOT
 from kaiten.settings.loader import load_settings
 from lifecycle.card import ModelCard, sha256
 from lifecycle.store import ModelStore
@@ -141,6 +145,18 @@ def test_token_refuses_a_bad_ttl(ttl: str) -> None:
     assert "--ttl" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["token", "api-key"])
+@pytest.mark.parametrize("ttl", ["401d", "9601h", "9999d", "99999999999d"])
+def test_lifetime_beyond_the_memory_of_revocations_is_refused_with_the_limit(
+    command: str, ttl: str
+) -> None:
+    result = run(command, "create", "--subject", "alice", "--scope", "predict", "--ttl", ttl)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"'{ttl}' is longer than the maximum; give at most 400d" in result.stderr
+    longest = run(command, "create", "--subject", "alice", "--scope", "predict", "--ttl", "400d")
+    assert longest.exit_code == 0
+
+
 @pytest.mark.parametrize("missing", ["--subject", "--scope"])
 def test_token_needs_a_subject_and_a_scope(missing: str) -> None:
     values = {"--subject": "alice", "--scope": "predict"}
@@ -250,3 +266,47 @@ def test_main_reports_unusable_settings(
         main()
     assert caught.value.code == 1
     assert "runners.device: " in capsys.readouterr().err
+
+
+def test_version_is_printed_without_a_command() -> None:
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"kaiten {__version__}\n")
+
+
+def test_every_command_is_in_a_panel_of_the_help() -> None:
+    commands = get_command(app).commands.values()  # type: ignore[attr-defined]  of a group
+    panels = [command.rich_help_panel for command in commands if not command.hidden]
+    assert None not in panels
+    shown = run("--help").stdout
+    assert all(panel in shown for panel in panels)
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("kaiten pr", {"promote"}),
+        ("kaiten model au", {"audit-log"}),
+        ("kaiten serve --mo", {"--model"}),
+        ("kaiten promote --to ", {"staging", "production"}),
+    ],
+)
+def test_shell_completes_commands_options_and_their_values(
+    words: str, completions: set[str]
+) -> None:
+    env = {
+        "_KAITEN_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    result = CliRunner().invoke(app, [], env=env, prog_name="kaiten")
+    assert set(result.stdout.split()) == completions
+
+
+def test_command_says_what_it_did_and_logs_it_to_the_file_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cli", "api-key", "create", "--subject", "job"]
+    command += ["--scope", "predict"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("kaiten_")
+    assert done.stderr == ""
+    (line,) = (tmp_path / "audit.log").read_text("utf-8").splitlines()
+    assert json.loads(line)["event"] == "api_key_created"

@@ -283,3 +283,66 @@ def test_what_is_done_is_told_to_the_security_log(monkeypatch: pytest.MonkeyPatc
 def test_pseudonym_is_left_out_where_its_key_is_the_workers_own(foreign_issuer: str) -> None:
     _, (line,) = run_with_logs("revoke", "--subject", "alice", "--issuer", foreign_issuer)
     assert line["subject"] is None
+
+
+def pseudonyms(*options: str) -> dict[str, str]:
+    """Return the printed pseudonyms, by identity."""
+    lines = (line.split("  ") for line in ok("pseudonym", *options).splitlines())
+    return {identity: value for value, identity in lines}
+
+
+def test_pseudonym_is_that_of_the_logs_for_each_issuer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([FOREIGN_ISSUER]))
+    key = pseudonym_key(LoggingSettings(), SECRET)
+    assert key is not None
+    names = Pseudonyms(key)
+    identities = ["kaiten|alice", f"{FOREIGN_ISSUER['issuer']}|alice", "api-key|alice"]
+    expected = {identity: names.of(identity) for identity in identities}
+    assert pseudonyms("--subject", "alice") == expected
+    assert json.loads(ok("pseudonym", "--subject", "alice", "--json")) == expected
+    assert pseudonyms("--subject", "alice", "--issuer", "api-key") == {
+        "api-key|alice": expected["api-key|alice"]
+    }
+    # As the audit log names the same owner.
+    _, (line,) = run_with_logs("api-key", "create", "--subject", "alice", "--scope", "predict")
+    assert line["subject"] == expected["api-key|alice"]
+
+
+def test_pseudonym_needs_no_secret_if_the_logs_have_a_key_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KAITEN_ENVIRONMENT", "production")
+    monkeypatch.setenv("KAITEN_LOGGING__PSEUDONYM_KEY", SECRET)
+    names = Pseudonyms(SECRET.encode())
+    assert pseudonyms("--subject", "alice", "--issuer", "kaiten") == {
+        "kaiten|alice": names.of("kaiten|alice")
+    }
+
+
+def test_pseudonym_is_not_made_with_a_secret_that_no_server_has(tmp_path: Path) -> None:
+    message = failure_message("pseudonym", "--subject", "alice")
+    assert "There is no signing secret here" in message
+    assert not [*tmp_path.iterdir()]
+    ok("token", "create", "--subject", "alice", "--scope", "predict")
+    assert pseudonyms("--subject", "alice").keys() == {"kaiten|alice", "api-key|alice"}
+
+
+@pytest.mark.usefixtures("foreign_issuer")
+def test_pseudonym_that_each_start_changes_is_not_found_but_the_remedy_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    message = failure_message("pseudonym", "--subject", "alice")
+    assert "Pseudonyms change with each start" in message
+    assert "KAITEN_LOGGING__PSEUDONYM_KEY" in message
+    monkeypatch.setenv("KAITEN_LOGGING__PSEUDONYM_KEY", SECRET)
+    assert pseudonyms("--subject", "alice").keys() == {
+        f"{FOREIGN_ISSUER['issuer']}|alice",
+        "api-key|alice",
+    }
+
+
+def test_pseudonym_is_of_a_subject_and_an_issuer_that_there_are() -> None:
+    assert "--subject" in failure_message("pseudonym", "--subject", " ")
+    message = failure_message("pseudonym", "--subject", "alice", "--issuer", "elsewhere")
+    assert "'elsewhere' is not an issuer here; name one of kaiten, api-key" in message
