@@ -25,7 +25,6 @@ from cli.options import (
     MissingLabelsOption,
     ModelTagArgument,
     TextColumnOption,
-    open_store,
     progress_console,
 )
 from kaiten.installation import missing_extra
@@ -65,8 +64,6 @@ def validate(
     Example: kaiten validate support-intent:1.0.0 --data examples/quickstart/data/test.jsonl
     """
     disable_openmp_spinning()
-    # The audit log records each validation.
-    open_store()
     with show_progress() as progress:
         try:
             # Servers have this command too, but not the packages that measure and plot.

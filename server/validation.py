@@ -31,6 +31,7 @@ from lifecycle.store import ModelStore, StoredModel
 from monitors.drift.features import measure
 from monitors.drift.whylogs_profiles import Profile
 from monitors.feedback import accuracy_estimate
+from monitors.logging.setup import add_audit_file
 from runners import embedding_distance
 from runners.engines import choose_engine
 from runners.engines.cuda import reserved_bytes
@@ -71,6 +72,7 @@ def validate_version(
 
     """
     settings = load_settings()
+    add_audit_file(settings.logging.folder or settings.home)
     store = ModelStore(settings.signatures)
     model = store.get(request.model_tag)
     data = _read_data(request, model, settings)

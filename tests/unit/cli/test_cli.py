@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import jwt
@@ -10,6 +11,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from cli import app, main
+from cli.options import progress_console
 from gateway.auth.signing_secret import signing_secret
 from kaiten import __version__
 from kaiten.settings.environment import ROOT
@@ -302,7 +304,10 @@ def test_shell_completes_commands_options_and_their_values(
     assert set(result.stdout.split()) == completions
 
 
-def test_command_says_what_it_did_and_logs_it_to_the_file_alone(tmp_path: Path) -> None:
+def test_command_says_what_it_did_and_logs_it_to_the_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
     command = [sys.executable, "-m", "cli", "api-key", "create", "--subject", "job"]
     command += ["--scope", "predict"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -310,3 +315,30 @@ def test_command_says_what_it_did_and_logs_it_to_the_file_alone(tmp_path: Path) 
     assert done.stderr == ""
     (line,) = (tmp_path / "audit.log").read_text("utf-8").splitlines()
     assert json.loads(line)["event"] == "api_key_created"
+
+
+@pytest.mark.usefixtures("model_store")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("doctor",),
+        ("model", "show", "a:1.0.0"),
+        ("model", "diff", "a:1.0.0", "a:1.1.0"),
+        ("promote", "a:1.0.0", "--to", "staging", "--reason", "a try"),
+        ("rollback", "a", "--reason", "a try"),
+        ("drift", "report", "--json"),
+        tuple(registering("/missing")[1:]),
+    ],
+)
+def test_command_that_may_take_seconds_shows_a_spinner(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str] = []
+
+    def status(text: str) -> AbstractContextManager[None]:
+        texts.append(text)
+        return nullcontext()
+
+    monkeypatch.setattr(progress_console, "status", status)
+    run(*command)
+    assert len(texts) == 1
