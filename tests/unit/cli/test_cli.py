@@ -3,10 +3,12 @@ import subprocess
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import cast
 
 import jwt
 import pytest
 from structlog.testing import capture_logs
+from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
@@ -276,7 +278,7 @@ def test_version_is_printed_without_a_command() -> None:
 
 
 def test_every_command_is_in_a_panel_of_the_help() -> None:
-    commands = get_command(app).commands.values()  # type: ignore[attr-defined]  of a group
+    commands = cast("TyperGroup", get_command(app)).commands.values()
     panels = [command.rich_help_panel for command in commands if not command.hidden]
     assert None not in panels
     shown = run("--help").stdout
