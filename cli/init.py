@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
-from cli.options import LabelColumnOption, MissingLabelsOption, TextColumnOption
+from cli.options import (
+    LabelColumnOption,
+    MissingLabelsOption,
+    TextColumnOption,
+    progress_console,
+)
 from cli.register import print_model
 from cli.validate import print_report, show_progress
 from kaiten.errors import SetupError
@@ -76,11 +81,11 @@ def init(
         Columns(text_column, label_column),
         allow_missing_labels,
     )
-    with show_progress() as rows:
+    with show_progress("Starting the project ...") as rows:
         report, report_folder = start_project(
             request,
             ProjectProgress(
-                step=lambda line: typer.echo(line, err=True),
+                step=lambda line: progress_console.print(line, markup=False),
                 registered=lambda registered: print_model(registered, as_json=False),
                 rows=rows,
             ),

@@ -97,11 +97,11 @@ class _RowCount(MofNCompleteColumn):
 
 
 @contextmanager
-def show_progress() -> Iterator[Callable[[str, int, int], None]]:
+def show_progress(task: str = "Validating ...") -> Iterator[Callable[[str, int, int], None]]:
     """Show a spinner, and yield a function that shows how many rows of a version are predicted."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _RowCount()
     with Progress(*columns, TimeRemainingColumn(), console=progress_console) as progress:
-        spinner = progress.add_task("Validating ...", total=None)
+        spinner = progress.add_task(task, total=None)
         bars: dict[tuple[str, int], TaskID] = {}
 
         def update(model_tag: str, completed: int, rows: int) -> None:

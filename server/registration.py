@@ -10,6 +10,7 @@ from lifecycle.card import Provenance
 from lifecycle.registration import Progress, Submission, register_model
 from lifecycle.sources import fetch_model
 from lifecycle.store import ModelStore, StoredModel
+from monitors.logging.setup import add_audit_file
 from runners.tasks import find_inspection
 
 
@@ -38,6 +39,7 @@ def register_source(
 
     """
     settings, inspect = load_settings(), find_inspection(request.task).inspect
+    add_audit_file(settings.logging.folder or settings.home)
     with TemporaryDirectory(prefix="kaiten-") as downloads:
         fetched = fetch_model(request.source, Path(downloads))
         provenance = request.provenance.model_copy(update={"source": fetched.source})
