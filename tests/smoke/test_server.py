@@ -109,6 +109,13 @@ def test_smoke_reports_a_missing_scope_and_its_remedy(server: Server, tmp_path: 
     assert "predictions: 403 forbidden. The token lacks a scope" in done.stderr
 
 
+def test_log_in_a_pipe_is_json_that_names_the_address_and_no_poll(server: Server) -> None:
+    (line,) = server.process.wait_for('"event": "listening"')
+    assert json.loads(line)["address"] == server.url
+    start = server.process.lines[: server.process.lines.index("Stop with Ctrl-C.")]
+    assert not [line for line in start if "readyz" in line or "Starting ..." in line]
+
+
 def test_registration_is_in_the_log_of_operators_actions(server: Server) -> None:
     file = Path(server.env["KAITEN_HOME"]) / "audit.log"
     (entry,) = map(json.loads, file.read_text("utf-8").splitlines())
