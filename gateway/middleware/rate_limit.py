@@ -26,11 +26,12 @@ class RateLimitMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        if exchange.principal is None:
-            # A public route.
+        principal = exchange.principal
+        limited = None if principal is None else self._limiter.request(principal.identity)
+        if limited is None:
+            # A public route, or a subject without limits.
             await self._app(scope, receive, send)
             return
-        limited = self._limiter.request(exchange.principal.identity)
         exchange.reserve = limited.reserve
         # Before the answer: a caller that has it may send its next request at once.
         exchange.before_answer = partial(_release, limited, exchange)

@@ -13,8 +13,14 @@ import structlog
 
 from gateway.interfaces import GatewayMetrics
 from gateway.rate_limit.memory_store import InProcessStore
-from gateway.rate_limit.windows import Headers, LimitStatus, Rules, Store, StoreUnavailable
-from kaiten.pseudonyms import subject_digest
+from gateway.rate_limit.windows import (
+    Headers,
+    LimitedSubject,
+    LimitStatus,
+    Store,
+    StoreUnavailable,
+    SubjectRules,
+)
 from kaiten.settings.models import RateLimitSettings, StateSettings
 
 logger = structlog.get_logger(__name__)
@@ -38,13 +44,13 @@ class Limiter:
 
     def __init__(
         self,
-        rules: Rules,
+        rules: SubjectRules,
         local: Store,
         shared: Store | None,
         metrics: GatewayMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.rules = rules
+        self._rules = rules
         self.metrics = metrics
         self._local = local
         self._shared = shared
@@ -54,7 +60,7 @@ class Limiter:
         self._pause_s = self._line_pause_s = RETRY_S
         self._recovered_at = -math.inf
         # Leases that the shared store may still hold because it did not hear of their end.
-        self._unreleased: deque[tuple[str, str]] = deque(maxlen=_MAX_UNRELEASED)
+        self._unreleased: deque[tuple[LimitedSubject, str]] = deque(maxlen=_MAX_UNRELEASED)
         self._settling: asyncio.Task[None] | None = None
         # Unique to this worker among all hosts.
         self._lease_prefix = secrets.token_hex(8)
@@ -62,12 +68,15 @@ class Limiter:
         if shared is not None:
             metrics.limits_degraded(degraded=False)
 
-    def request(self, identity: str) -> "LimitedRequest":
-        """Return a subject's request, which has yet to acquire a lease."""
+    def request(self, identity: str) -> "LimitedRequest | None":
+        """Return a subject's request, which has yet to acquire a lease; None without limits."""
+        subject = self._rules.subject(identity)
+        if subject.rules.unlimited:
+            return None
         lease = f"{self._lease_prefix}{next(self._numbers):x}"
-        return LimitedRequest(self, subject_digest(identity), lease)
+        return LimitedRequest(self, subject, lease)
 
-    async def acquire(self, subject: str, lease: str) -> tuple[Store, LimitStatus]:
+    async def acquire(self, subject: LimitedSubject, lease: str) -> tuple[Store, LimitStatus]:
         """Return the store that counted the request, and the subject's status."""
         probing = self._degraded
         shared = self._shared_or_none()
@@ -91,7 +100,9 @@ class Limiter:
                 return shared, status
         return self._local, await self._local.acquire(subject, lease)
 
-    async def reserve(self, store: Store, subject: str, tokens: int) -> tuple[Store, LimitStatus]:
+    async def reserve(
+        self, store: Store, subject: LimitedSubject, tokens: int
+    ) -> tuple[Store, LimitStatus]:
         """Return the store that charged or refused the tokens, and the subject's status."""
         if store is self._shared and not self._degraded:
             try:
@@ -100,7 +111,7 @@ class Limiter:
                 self._degrade(error)
         return self._local, await self._local.reserve(subject, tokens)
 
-    async def release(self, store: Store, subject: str, lease: str) -> None:
+    async def release(self, store: Store, subject: LimitedSubject, lease: str) -> None:
         """Tell the store that counted the request that it has ended."""
         if store is self._shared and not self._degraded:
             try:
@@ -113,7 +124,7 @@ class Limiter:
             self._unreleased.append((subject, lease))
         await self._local.release(subject, lease, 0)
 
-    async def refund(self, store: Store, subject: str, lease: str, tokens: int) -> None:
+    async def refund(self, store: Store, subject: LimitedSubject, lease: str, tokens: int) -> None:
         """Refund reserved tokens, if the store that charged them is available."""
         if store is self._local or not self._degraded:
             try:
@@ -171,7 +182,7 @@ class Limiter:
 class LimitedRequest:
     """One request of a subject: acquires its lease, reserves tokens and releases both."""
 
-    def __init__(self, limiter: Limiter, subject: str, lease: str) -> None:
+    def __init__(self, limiter: Limiter, subject: LimitedSubject, lease: str) -> None:
         self._limiter = limiter
         self._subject = subject
         self._lease = lease
@@ -203,12 +214,12 @@ class LimitedRequest:
             InvalidInput: The tokens exceed what a whole window permits.
 
         """
-        if self._store is None or self._status is None or not self._limiter.rules.tokens:
+        if self._store is None or self._status is None or not self._subject.rules.tokens:
             return
         asked_at = time.monotonic()
         store, status = await self._limiter.reserve(self._store, self._subject, tokens)
         self._status = self._status._replace(refused=status.refused, tokens=status.tokens)
-        if status.refused and (oversized := self._limiter.rules.oversized(tokens)):
+        if status.refused and (oversized := self._subject.rules.oversized(tokens)):
             raise oversized
         self._raise_if_refused()
         if status.tokens is not None:
@@ -234,13 +245,13 @@ class LimitedRequest:
         """Return the rate-limit headers of the response."""
         if self._status is None:
             return []
-        return self._limiter.rules.headers(self._status)
+        return self._subject.rules.headers(self._status)
 
     def _raise_if_refused(self) -> None:
         status = self._status
         if status is not None and status.refused is not None:
             self._limiter.metrics.request_limited(status.refused)
-            raise self._limiter.rules.refusal(status)
+            raise self._subject.rules.refusal(status)
 
     def _refund_in_status(self, tokens: int) -> None:
         if self._status is not None and self._status.tokens is not None:
@@ -256,13 +267,13 @@ def limiter_for(
     metrics: GatewayMetrics,
 ) -> Limiter | None:
     """Return the limiter of the settings, None if every limit is off."""
-    if not (limits.requests or limits.tokens or limits.concurrency):
+    rules, shared = SubjectRules(limits), None
+    if rules.unlimited:
         return None
-    rules, shared = Rules(limits), None
     if state.redis_url is not None:
         # The client is loaded only if it is used.
         from gateway.rate_limit.redis_store import RedisStore  # noqa: PLC0415
 
         url = state.redis_url.get_secret_value()
-        shared = RedisStore(rules, url, request_timeout_s + _LEASE_MARGIN_S)
-    return Limiter(rules, InProcessStore(rules), shared, metrics)
+        shared = RedisStore(url, request_timeout_s + _LEASE_MARGIN_S)
+    return Limiter(rules, InProcessStore(), shared, metrics)

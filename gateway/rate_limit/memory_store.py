@@ -15,8 +15,8 @@ from gateway.rate_limit.windows import (
     REFUSED_SHARE,
     REQUESTS,
     TOKENS,
+    LimitedSubject,
     LimitStatus,
-    Rules,
     Window,
 )
 
@@ -91,44 +91,46 @@ class Counters(Storage):
 class InProcessStore:
     """The store of one worker. No method suspends, so each is atomic on the event loop."""
 
-    def __init__(self, rules: Rules, clock: Clock = time.monotonic) -> None:
-        self._rules = rules
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._counters = Counters(clock)
         self._windows = FixedWindowRateLimiter(self._counters)
+        # By the subject's digest.
         self._leases: dict[str, set[str]] = {}
 
-    async def acquire(self, subject: str, lease: str) -> LimitStatus:
+    async def acquire(self, subject: LimitedSubject, lease: str) -> LimitStatus:
         """Admit and count a request, or refuse it and count nothing."""
+        digest, rules = subject
         refused = await self._refused(subject)
         if refused is None:
-            if self._rules.requests:
-                await self._windows.hit(self._rules.requests, subject)
-            if self._rules.concurrency:
-                self._leases.setdefault(subject, set()).add(lease)
-        requests = await self._window(self._rules.requests, subject)
-        return LimitStatus(refused, requests, await self._window(self._rules.tokens, subject))
+            if rules.requests:
+                await self._windows.hit(rules.requests, digest)
+            if rules.concurrency:
+                self._leases.setdefault(digest, set()).add(lease)
+        requests = await self._window(rules.requests, digest)
+        return LimitStatus(refused, requests, await self._window(rules.tokens, digest))
 
-    async def reserve(self, subject: str, tokens: int) -> LimitStatus:
+    async def reserve(self, subject: LimitedSubject, tokens: int) -> LimitStatus:
         """Charge tokens before they are queued, or refuse them and charge a part of them."""
-        item, refused = self._rules.tokens, None
+        digest, item, refused = subject.digest, subject.rules.tokens, None
         if item is not None:
-            used = await self._counters.get(item.key_for(subject))
+            used = await self._counters.get(item.key_for(digest))
             charged = tokens
             if used >= item.amount or used + tokens > item.amount + OVERDRAFT_TOKENS:
                 refused = TOKENS
                 charged = min(tokens // REFUSED_SHARE, max(0, item.amount - used))
-            await self._windows.hit(item, subject, cost=charged)
-        return LimitStatus(refused, None, await self._window(item, subject))
+            await self._windows.hit(item, digest, cost=charged)
+        return LimitStatus(refused, None, await self._window(item, digest))
 
-    async def release(self, subject: str, lease: str, refund: int) -> None:
+    async def release(self, subject: LimitedSubject, lease: str, refund: int) -> None:
         """End the lease, and refund reserved tokens."""
-        if leases := self._leases.get(subject):
+        digest, rules = subject
+        if leases := self._leases.get(digest):
             leases.discard(lease)
             if not leases:
-                del self._leases[subject]
-        if self._rules.tokens and refund:
-            self._counters.decrease(self._rules.tokens.key_for(subject), refund)
+                del self._leases[digest]
+        if rules.tokens and refund:
+            self._counters.decrease(rules.tokens.key_for(digest), refund)
 
     async def close(self) -> None:
         """Do nothing: there are no connections."""
@@ -138,20 +140,20 @@ class InProcessStore:
         """The number of counters and of subjects with open leases."""
         return len(self._counters) + len(self._leases)
 
-    async def _refused(self, subject: str) -> str | None:
-        rules = self._rules
-        if rules.requests and not await self._windows.test(rules.requests, subject):
+    async def _refused(self, subject: LimitedSubject) -> str | None:
+        digest, rules = subject
+        if rules.requests and not await self._windows.test(rules.requests, digest):
             return REQUESTS
-        if rules.tokens and not await self._windows.test(rules.tokens, subject):
+        if rules.tokens and not await self._windows.test(rules.tokens, digest):
             return TOKENS
-        if rules.concurrency and len(self._leases.get(subject, ())) >= rules.concurrency:
+        if rules.concurrency and len(self._leases.get(digest, ())) >= rules.concurrency:
             return CONCURRENCY
         return None
 
-    async def _window(self, item: RateLimitItem | None, subject: str) -> Window | None:
+    async def _window(self, item: RateLimitItem | None, digest: str) -> Window | None:
         if item is None:
             return None
-        stats = await self._windows.get_window_stats(item, subject)
+        stats = await self._windows.get_window_stats(item, digest)
         reset_s = math.ceil(stats.reset_time - self._clock())
         # Without a counter, the window begins with the next counted request.
         return Window(item.amount - stats.remaining, reset_s or item.get_expiry())

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from limits import RateLimitItem
@@ -19,6 +19,7 @@ from gateway.rate_limit.windows import (
     REFUSED_SHARE,
     REQUESTS,
     TOKENS,
+    LimitedSubject,
     LimitStatus,
     Rules,
     StoreUnavailable,
@@ -108,14 +109,22 @@ return 0
 """
 
 
+class _Scripts(NamedTuple):
+    """The scripts with one plan's rules written into them."""
+
+    acquire: AsyncScript
+    reserve: AsyncScript
+    release: AsyncScript
+
+
 class RedisStore:
     """The store of all workers that use one Redis.
 
     A lease expires ``lease_s`` after it began, because a worker that was killed releases none.
     """
 
-    def __init__(self, rules: Rules, url: str, lease_s: float) -> None:
-        self._rules = rules
+    def __init__(self, url: str, lease_s: float) -> None:
+        self._lease_ms = int(lease_s * 1000)
         # Callers wait here for a free connection: the client's blocking pool costs more.
         self._free = asyncio.Semaphore(_CONNECTIONS)
         self._pool = redis.ConnectionPool.from_url(
@@ -128,26 +137,15 @@ class RedisStore:
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
-        client = redis.Redis(connection_pool=self._pool)
-        fixed = _FIXED.format(
-            requests=_amount(rules.requests),
-            requests_window_s=_window_s(rules.requests),
-            tokens=_amount(rules.tokens),
-            tokens_window_s=_window_s(rules.tokens),
-            overdraft=OVERDRAFT_TOKENS,
-            refused_share=REFUSED_SHARE,
-            concurrency=rules.concurrency or 0,
-            lease_ms=int(lease_s * 1000),
-        )
-        self._acquire = client.register_script(fixed + _ACQUIRE)
-        self._reserve = client.register_script(fixed + _RESERVE)
-        self._release = client.register_script(fixed + _RELEASE)
+        self._client = redis.Redis(connection_pool=self._pool)
+        # One entry for each plan that is in use.
+        self._scripts: dict[Rules, _Scripts] = {}
 
-    async def acquire(self, subject: str, lease: str) -> LimitStatus:
+    async def acquire(self, subject: LimitedSubject, lease: str) -> LimitStatus:
         """Admit and count a request, or refuse it and count nothing."""
-        rules = self._rules
-        keys = (_key(rules.requests, subject), _key(rules.tokens, subject), _leases(subject))
-        reply = await self._run(self._acquire, keys, (lease,))
+        digest, rules = subject
+        keys = (_key(rules.requests, digest), _key(rules.tokens, digest), _leases(digest))
+        reply = await self._run(self._scripts_for(rules).acquire, keys, (lease,))
         refused, *counts = map(int, reply.split())
         return LimitStatus(
             _REFUSALS[refused],
@@ -155,23 +153,44 @@ class RedisStore:
             _window(rules.tokens, *counts[2:]),
         )
 
-    async def reserve(self, subject: str, tokens: int) -> LimitStatus:
+    async def reserve(self, subject: LimitedSubject, tokens: int) -> LimitStatus:
         """Charge tokens before they are queued, or refuse them and charge a part."""
-        item = self._rules.tokens
-        reply = await self._run(self._reserve, (_key(item, subject),), (tokens,))
+        item, script = subject.rules.tokens, self._scripts_for(subject.rules).reserve
+        reply = await self._run(script, (_key(item, subject.digest),), (tokens,))
         refused, *counts = map(int, reply.split())
         return LimitStatus(_REFUSALS[refused], None, _window(item, *counts))
 
-    async def release(self, subject: str, lease: str, refund: int) -> None:
+    async def release(self, subject: LimitedSubject, lease: str, refund: int) -> None:
         """End the lease, and refund reserved tokens."""
-        refund = refund if self._rules.tokens else 0
-        if refund or self._rules.concurrency:
-            keys = (_key(self._rules.tokens, subject), _leases(subject))
-            await self._run(self._release, keys, (lease, refund))
+        digest, rules = subject
+        refund = refund if rules.tokens else 0
+        if refund or rules.concurrency:
+            keys = (_key(rules.tokens, digest), _leases(digest))
+            await self._run(self._scripts_for(rules).release, keys, (lease, refund))
 
     async def close(self) -> None:
         """Close the connections."""
         await self._pool.aclose()
+
+    def _scripts_for(self, rules: Rules) -> _Scripts:
+        scripts = self._scripts.get(rules)
+        if scripts is None:
+            fixed = _FIXED.format(
+                requests=_amount(rules.requests),
+                requests_window_s=_window_s(rules.requests),
+                tokens=_amount(rules.tokens),
+                tokens_window_s=_window_s(rules.tokens),
+                overdraft=OVERDRAFT_TOKENS,
+                refused_share=REFUSED_SHARE,
+                concurrency=rules.concurrency or 0,
+                lease_ms=self._lease_ms,
+            )
+            register = self._client.register_script
+            scripts = _Scripts(
+                register(fixed + _ACQUIRE), register(fixed + _RESERVE), register(fixed + _RELEASE)
+            )
+            self._scripts[rules] = scripts
+        return scripts
 
     async def _run(
         self, script: AsyncScript, keys: Sequence[str], args: Sequence[int | str]
@@ -200,13 +219,13 @@ def redis_fault(url: str) -> str | None:
     return None
 
 
-def _key(item: RateLimitItem | None, subject: str) -> str:
+def _key(item: RateLimitItem | None, digest: str) -> str:
     """Return the key under which the library's own storage would count."""
-    return f"{PREFIX}:{item.key_for(subject)}" if item else ""
+    return f"{PREFIX}:{item.key_for(digest)}" if item else ""
 
 
-def _leases(subject: str) -> str:
-    return f"{PREFIX}:{CONCURRENCY}/{subject}"
+def _leases(digest: str) -> str:
+    return f"{PREFIX}:{CONCURRENCY}/{digest}"
 
 
 def _amount(item: RateLimitItem | None) -> int:

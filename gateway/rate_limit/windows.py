@@ -1,11 +1,12 @@
-"""The limits in force, the status that a store returns, and the caller's rate-limit headers."""
+"""The limits of each subject, the status that a store returns, and the caller's headers."""
 
 from typing import NamedTuple, Protocol
 
 from limits import RateLimitItem, parse
 
 from kaiten.errors import Detail, InvalidInput, RateLimited, RequestError, TooManyConcurrent
-from kaiten.settings.models import RateLimitSettings
+from kaiten.pseudonyms import subject_digest
+from kaiten.settings.models import RateLimitPlan, RateLimitSettings
 
 # How far one request may exceed the token limit: about what a CPU computes in one batch.
 OVERDRAFT_TOKENS = 512
@@ -40,17 +41,17 @@ class StoreUnavailable(Exception):
 
 
 class Store(Protocol):
-    """Counts the use of each subject, which is identified by a digest.
+    """Counts the use of each subject, and holds it to its rules.
 
     Raises:
         StoreUnavailable: From every method but ``close``, if the store cannot count.
 
     """
 
-    async def acquire(self, subject: str, lease: str) -> LimitStatus:
+    async def acquire(self, subject: "LimitedSubject", lease: str) -> LimitStatus:
         """Admit and count a request, or refuse it and count nothing, atomically."""
 
-    async def reserve(self, subject: str, tokens: int) -> LimitStatus:
+    async def reserve(self, subject: "LimitedSubject", tokens: int) -> LimitStatus:
         """Charge tokens before they are queued, or refuse them, atomically.
 
         Tokens are refused if the limit is reached, or would be exceeded by more than
@@ -58,7 +59,7 @@ class Store(Protocol):
         the token limit only.
         """
 
-    async def release(self, subject: str, lease: str, refund: int) -> None:
+    async def release(self, subject: "LimitedSubject", lease: str, refund: int) -> None:
         """End the lease, if it was acquired, and refund reserved tokens."""
 
     async def close(self) -> None:
@@ -68,11 +69,16 @@ class Store(Protocol):
 class Rules:
     """The limits as ``limits`` parses them; one that is None is off."""
 
-    def __init__(self, settings: RateLimitSettings) -> None:
+    def __init__(self, settings: RateLimitPlan) -> None:
         self.requests = _item(settings.requests, REQUESTS)
         self.tokens = _item(settings.tokens, TOKENS)
         self.concurrency = settings.concurrency
         self._policy = self._describe().encode()
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether every limit is off."""
+        return not (self.requests or self.tokens or self.concurrency)
 
     def refusal(self, status: LimitStatus) -> RequestError:
         """Return the error for a refused request."""
@@ -115,6 +121,33 @@ class Rules:
         if self.concurrency:
             policies.append(f'"{CONCURRENCY}";q={self.concurrency};qu="concurrent-requests"')
         return ", ".join(policies)
+
+
+class LimitedSubject(NamedTuple):
+    """A subject as stores know it: its digest, and the rules that it is held to."""
+
+    digest: str
+    rules: Rules
+
+
+class SubjectRules:
+    """The rules of every subject: those of its plan, or else the default ones."""
+
+    def __init__(self, settings: RateLimitSettings) -> None:
+        plans = {name: Rules(settings.plan(name)) for name in settings.plans}
+        self._default = Rules(settings)
+        self._by_subject = {subject: plans[name] for subject, name in settings.subjects.items()}
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether no subject has a limit."""
+        return all(rules.unlimited for rules in (self._default, *self._by_subject.values()))
+
+    def subject(self, identity: str) -> LimitedSubject:
+        """Return a subject with the rules of its plan: its own, or else that of its issuer."""
+        issuer = identity.partition("|")[0]
+        rules = self._by_subject.get(identity) or self._by_subject.get(f"{issuer}|*")
+        return LimitedSubject(subject_digest(identity), rules or self._default)
 
 
 def _item(notation: str | None, namespace: str) -> RateLimitItem | None:

@@ -5,6 +5,7 @@ A module takes the sections that it needs, not all settings.
 
 import json
 from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -99,14 +100,14 @@ class GatewaySettings(SettingsSection):
         return self
 
 
-class RateLimitSettings(SettingsSection):
-    """The rate limits of one subject; None means unlimited."""
+class RateLimitPlan(SettingsSection):
+    """The rate limits of each subject of a plan; None means unlimited."""
 
     requests: str | None = "3000000/minute"
     tokens: str | None = "1500000000/minute"
     concurrency: int | None = Field(10_000, ge=1)
 
-    @field_validator("*", mode="before")
+    @field_validator("requests", "tokens", "concurrency", mode="before")
     @classmethod
     def _accept_off(cls, value: object) -> object:
         """Accept ``off``, which YAML reads as false, for no limit: a variable cannot be empty."""
@@ -126,6 +127,38 @@ class RateLimitSettings(SettingsSection):
                 f"{value!r} is not a limit; write one as 100/minute or 5000 per 2 hours"
             )
         return value
+
+
+class RateLimitSettings(RateLimitPlan):
+    """The rate limits of one subject, by default and by plan; None means unlimited."""
+
+    plans: dict[str, RateLimitPlan] = Field({})
+    # By subject, or ISSUER|* for all of an issuer, the name of the plan.
+    subjects: dict[str, str] = Field({})
+
+    @model_validator(mode="after")
+    def _check_subjects(self) -> Self:
+        for subject, name in self.subjects.items():
+            issuer, _, suffix = subject.partition("|")
+            if not issuer or not suffix:
+                raise ValueError(
+                    f"subjects contains {subject!r}, which is not a subject; write it as "
+                    "ISSUER|SUB, as api-key|SUBJECT, or as ISSUER|* for all subjects of an issuer"
+                )
+            if name not in self.plans:
+                guess = next(iter(get_close_matches(name, self.plans, n=1)), None)
+                remedy = f"did you mean {guess}?" if guess else "add it to plans"
+                raise ValueError(
+                    f"subjects gives {subject} the plan {name!r}, which plans does not have; "
+                    f"{remedy}"
+                )
+        return self
+
+    def plan(self, name: str) -> RateLimitPlan:
+        """Return a plan with the default of each limit that it leaves out."""
+        plan = self.plans[name]
+        missing = RateLimitPlan.model_fields.keys() - plan.model_fields_set
+        return plan.model_copy(update={limit: getattr(self, limit) for limit in missing})
 
 
 class BatchingSettings(SettingsSection):

@@ -14,7 +14,7 @@ from types import FrameType
 
 from gateway.rate_limit.limiter import Limiter
 from gateway.rate_limit.memory_store import InProcessStore
-from gateway.rate_limit.windows import Rules
+from gateway.rate_limit.windows import SubjectRules
 from kaiten.settings.environment import ROOT
 from kaiten.settings.models import RateLimitSettings
 from monitors.metrics.definitions import Metrics
@@ -56,8 +56,8 @@ def _depth_of(frame: FrameType | None) -> int:
 
 async def trace() -> Trace:
     """Return the trace of one request; those before it have filled every cache."""
-    rules, metrics = Rules(RateLimitSettings()), Metrics()
-    limiter = Limiter(rules, InProcessStore(rules), None, metrics)
+    rules, metrics = SubjectRules(RateLimitSettings()), Metrics()
+    limiter = Limiter(rules, InProcessStore(), None, metrics)
     house = House(limiter=limiter, metrics=metrics)
     # One token: a worker remembers it.
     headers = {"Authorization": bearer("predict")}

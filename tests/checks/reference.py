@@ -73,7 +73,8 @@ def _setting(setting: SettingReference, first: dict[str, str]) -> str:
     if not setting.description:
         raise SystemExit(f"{setting.path} has no comment in kaiten.yaml; write one above it.")
     default = setting.default
-    shown = "empty" if default in (None, "", []) else f"`{json.dumps(default)}`".replace('"', "")
+    is_empty = default in (None, "", [], {})
+    shown = "empty" if is_empty else f"`{json.dumps(default)}`".replace('"', "")
     facts = ", ".join([*setting.types, f"default {shown}"])
     owner = first.setdefault(setting.description, setting.path)
     description = setting.description if owner == setting.path else f"See `{owner}`."

@@ -23,7 +23,7 @@ from tests.unit.gateway.attacks.tokens import (
 from tests.unit.gateway.attacks.wire import bare
 from tests.unit.gateway.auth.mint import jwk, jwks
 from tests.unit.gateway.house import CANARY, V2
-from tests.unit.gateway.rate_limit.house import rules
+from tests.unit.gateway.rate_limit.house import subject_rules
 
 LIMITED = (429, "rate_limited")
 NOT_NOTIFIED, NO_LIMITS = off(is_notified=False), off(limits=None)
@@ -140,7 +140,7 @@ def evasion(request: Callable[[], Sent], limit: Change) -> Attack:
     return Attack(request, LIMITED, (NO_LIMITS,), stand_change=limit, before=reach)
 
 
-THREE = off(limits=rules(requests="3/minute"))
+THREE = off(limits=subject_rules(requests="3/minute"))
 REPLAYS: Mapping[str, Attack] = {
     "revoked by id": Attack(
         lambda: request_with(own_token()),
@@ -210,6 +210,6 @@ REPLAYS: Mapping[str, Attack] = {
         lambda: request_with(own_token(), client="192.0.2.1"), THREE
     ),
     "a limit of tokens": evasion(
-        lambda: request_with(own_token(jti="two")), off(limits=rules(tokens="6/minute"))
+        lambda: request_with(own_token(jti="two")), off(limits=subject_rules(tokens="6/minute"))
     ),
 }

@@ -26,7 +26,7 @@ from gateway.middleware.dispatch import DispatchMiddleware
 from gateway.prediction import PredictionHandler
 from gateway.rate_limit.limiter import Limiter
 from gateway.rate_limit.memory_store import InProcessStore
-from gateway.rate_limit.windows import Rules
+from gateway.rate_limit.windows import SubjectRules
 from gateway.services import MetricsReader, Services
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import (
@@ -82,7 +82,7 @@ class Defences:
     gateway: GatewaySettings = field(
         default_factory=lambda: LIMITS.model_copy(update={"metrics": "token", "docs": "closed"})
     )
-    limits: Rules | None = None
+    limits: SubjectRules | None = None
     # Middleware with a check fewer, by the class that it stands in for.
     replaced: Mapping[type, Callable[..., ASGIApp]] = field(default_factory=dict)
     # A handler that inflates whatever says that it is compressed.
@@ -210,7 +210,7 @@ class Stand:
         rules, clock = self.defences.limits, Clock()
         if rules is None:
             return None
-        return Limiter(rules, InProcessStore(rules, clock), None, FakeMetrics(), clock)
+        return Limiter(rules, InProcessStore(clock), None, FakeMetrics(), clock)
 
 
 def weaker_verifier(defences: Defences) -> type[Verifier]:

@@ -8,9 +8,12 @@ from starlette.types import Message
 
 from gateway.rate_limit.limiter import Limiter
 from gateway.rate_limit.memory_store import InProcessStore
+from gateway.rate_limit.windows import SubjectRules
 from kaiten.context import current
 from kaiten.errors import QueueFull
+from kaiten.settings.models import RateLimitSettings
 from tests.unit.gateway.house import (
+    AUTH,
     BENTO,
     GOOD,
     PREDICTIONS,
@@ -27,7 +30,7 @@ from tests.unit.gateway.house import (
     fields_of,
 )
 from tests.unit.gateway.middleware.test_request_metrics import request_to
-from tests.unit.gateway.rate_limit.house import Clock, rules
+from tests.unit.gateway.rate_limit.house import Clock, subject_rules
 
 BOB = {"Authorization": bearer("predict", subject="bob")}
 
@@ -52,8 +55,8 @@ def limited(
     concurrency: int | None = None,
     request_timeout_s: float = 30,
 ) -> House:
-    limits, clock = rules(requests, tokens, concurrency), Clock()
-    limiter = Limiter(limits, InProcessStore(limits, clock), None, FakeMetrics(), clock)
+    limits, clock = subject_rules(requests, tokens, concurrency), Clock()
+    limiter = Limiter(limits, InProcessStore(clock), None, FakeMetrics(), clock)
     return House(*runners, limiter=limiter, request_timeout_s=request_timeout_s)
 
 
@@ -237,3 +240,20 @@ async def test_who_asks_again_as_soon_as_it_has_its_status_is_not_its_own_rival(
 
     await house.app(request_to(V1), receive, send)
     assert statuses == [200, 200]
+
+
+async def test_a_subject_whose_plan_has_no_limits_is_not_counted() -> None:
+    settings = RateLimitSettings.model_validate(
+        {
+            "requests": "1/minute",
+            "plans": {"free": {"requests": "off", "tokens": "off", "concurrency": "off"}},
+            "subjects": {f"{AUTH.issuer}|bob": "free"},
+        }
+    )
+    limiter = Limiter(SubjectRules(settings), InProcessStore(Clock()), None, FakeMetrics())
+    house = House(limiter=limiter)
+    answers = [await house.post(V2, GOOD[V2], BOB) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert "RateLimit-Policy" not in answers[-1].headers
+    statuses = [(await house.post(V2, GOOD[V2])).status_code for _ in range(2)]
+    assert statuses == [200, 429]

@@ -1,7 +1,7 @@
-"""Rules and a clock for the tests of limits."""
+"""Rules, a store and a clock for the tests of limits."""
 
-from gateway.rate_limit.windows import Rules
-from kaiten.settings.models import RateLimitSettings
+from gateway.rate_limit.windows import LimitedSubject, LimitStatus, Rules, Store, SubjectRules
+from kaiten.settings.models import RateLimitPlan, RateLimitSettings
 
 
 class Clock:
@@ -14,7 +14,35 @@ class Clock:
         return self.now
 
 
+class RuledStore:
+    """A store in which every subject has the same rules."""
+
+    def __init__(self, store: Store, limits: Rules) -> None:
+        self.store, self.limits = store, limits
+
+    async def acquire(self, subject: str, lease: str) -> LimitStatus:
+        return await self.store.acquire(LimitedSubject(subject, self.limits), lease)
+
+    async def reserve(self, subject: str, tokens: int) -> LimitStatus:
+        return await self.store.reserve(LimitedSubject(subject, self.limits), tokens)
+
+    async def release(self, subject: str, lease: str, refund: int) -> None:
+        await self.store.release(LimitedSubject(subject, self.limits), lease, refund)
+
+    async def close(self) -> None:
+        await self.store.close()
+
+
 def rules(
     requests: str | None = None, tokens: str | None = None, concurrency: int | None = None
 ) -> Rules:
-    return Rules(RateLimitSettings(requests=requests, tokens=tokens, concurrency=concurrency))
+    return Rules(RateLimitPlan(requests=requests, tokens=tokens, concurrency=concurrency))
+
+
+def subject_rules(
+    requests: str | None = None, tokens: str | None = None, concurrency: int | None = None
+) -> SubjectRules:
+    """Return the rules of subjects that have no plan."""
+    return SubjectRules(
+        RateLimitSettings(requests=requests, tokens=tokens, concurrency=concurrency)
+    )

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from gateway.rate_limit.redis_store import PREFIX, RedisStore, redis_address, redis_fault
 from gateway.rate_limit.windows import Rules, StoreUnavailable
 from tests.redis_server import RedisServer, redis_server
-from tests.unit.gateway.rate_limit.house import rules
+from tests.unit.gateway.rate_limit.house import RuledStore, rules
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,9 @@ class Pair:
     """Two workers that share a Redis."""
 
     def __init__(self, limits: Rules, url: str) -> None:
-        self.first, self.second = (RedisStore(limits, url, lease_s=35) for _ in range(2))
+        self.first, self.second = (
+            RuledStore(RedisStore(url, lease_s=35), limits) for _ in range(2)
+        )
 
     async def acquire(self, count: int) -> list[str | None]:
         """Let each in turn let requests in, by leases from 0."""
@@ -62,7 +64,7 @@ async def test_what_is_counted_is_what_the_library_counts(
     server: RedisServer, inspector: Redis
 ) -> None:
     limits = rules(requests="5/minute", tokens="100/hour")
-    store = RedisStore(limits, server.url, lease_s=35)
+    store = RuledStore(RedisStore(server.url, lease_s=35), limits)
     storage = RedisStorage(server.url, implementation="redispy", key_prefix=PREFIX)
     library_limiter = FixedWindowRateLimiter(storage)
     assert limits.requests is not None
@@ -123,6 +125,21 @@ async def test_concurrency_is_over_two_workers(server: RedisServer, inspector: R
     await pair.close()
 
 
+async def test_two_plans_count_in_one_redis_by_their_own_limits(
+    server: RedisServer, inspector: Redis
+) -> None:
+    store = RedisStore(server.url, lease_s=35)
+    small = RuledStore(store, rules(requests="1/minute"))
+    large = RuledStore(store, rules(tokens="1000/minute", concurrency=2))
+    assert [(await small.acquire("a", lease)).refused for lease in "12"] == [None, "requests"]
+    leases = [(await large.acquire("b", lease)).refused for lease in "123"]
+    assert leases == [None, None, "concurrency"]
+    assert (await large.reserve("b", 1000)).tokens == (1000, 60)
+    await large.release("b", "1", 400)
+    assert (await large.acquire("b", "3")).tokens == (600, 60)
+    await store.close()
+
+
 async def test_a_killed_workers_leases_end_by_themselves(
     server: RedisServer, inspector: Redis
 ) -> None:
@@ -144,7 +161,7 @@ async def test_a_killed_workers_leases_end_by_themselves(
 async def test_scripts_that_redis_has_forgotten_are_loaded_again(
     server: RedisServer, inspector: Redis
 ) -> None:
-    store = RedisStore(rules(requests="9/minute"), server.url, lease_s=35)
+    store = RuledStore(RedisStore(server.url, lease_s=35), rules(requests="9/minute"))
     await store.acquire("a", "1")
     await inspector.script_flush()
     assert (await store.acquire("a", "2")).requests == (2, 60)
@@ -155,7 +172,7 @@ async def test_scripts_that_redis_has_forgotten_are_loaded_again(
 async def test_a_redis_that_fails_is_unavailable(
     server: RedisServer, inspector: Redis, fault: str
 ) -> None:
-    store = RedisStore(rules(requests="9/minute"), server.url, lease_s=35)
+    store = RuledStore(RedisStore(server.url, lease_s=35), rules(requests="9/minute"))
     await store.acquire("a", "1")
     if fault == "full":
         await inspector.config_set("maxmemory", "1")
@@ -172,7 +189,7 @@ async def test_a_redis_that_fails_is_unavailable(
 async def test_a_redis_that_hangs_is_unavailable_in_time(
     server: RedisServer, inspector: Redis
 ) -> None:
-    store = RedisStore(rules(requests="9/minute"), server.url, lease_s=35)
+    store = RuledStore(RedisStore(server.url, lease_s=35), rules(requests="9/minute"))
     await store.acquire("a", "1")
     server.hang()
     with pytest.raises(StoreUnavailable, match="TimeoutError"):

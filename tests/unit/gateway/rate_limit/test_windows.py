@@ -1,6 +1,7 @@
 import pytest
 
-from gateway.rate_limit.windows import LimitStatus, Window
+from gateway.rate_limit.windows import LimitStatus, SubjectRules, Window
+from kaiten.settings.models import RateLimitSettings
 from tests.unit.gateway.rate_limit.house import rules
 
 
@@ -31,3 +32,35 @@ def test_what_is_left_is_sent() -> None:
     # Overdrawn is nothing left.
     overdrawn = status._replace(tokens=Window(1400, 3000))
     assert b'"tokens";r=0;' in dict(limits.headers(overdrawn))[b"ratelimit"]
+
+
+@pytest.mark.parametrize(
+    ("identity", "limits"),
+    [
+        ("kaiten|alice", (100, None, 8)),
+        # What a plan leaves out is the default.
+        ("kaiten|nightly", (5, 9, 8)),
+        ("partner|anyone", (None, None, 8)),
+        # A subject's own plan comes before that of its issuer.
+        ("partner|a|b", (7, None, 8)),
+        ("partners|a", (100, None, 8)),
+    ],
+)
+def test_a_subject_has_the_limits_of_its_plan_or_its_issuers_or_the_default(
+    identity: str, limits: tuple[int | None, int | None, int | None]
+) -> None:
+    settings = {
+        "requests": "100/minute",
+        "tokens": "off",
+        "concurrency": 8,
+        "plans": {
+            "batch": {"requests": "5/minute", "tokens": "9/minute"},
+            "partners": {"requests": "off"},
+            "small": {"requests": "7/minute"},
+        },
+        "subjects": {"kaiten|nightly": "batch", "partner|*": "partners", "partner|a|b": "small"},
+    }
+    by_subject = SubjectRules(RateLimitSettings.model_validate(settings))
+    held_to = by_subject.subject(identity).rules
+    amounts = [item.amount if item else None for item in (held_to.requests, held_to.tokens)]
+    assert (*amounts, held_to.concurrency) == limits

@@ -41,6 +41,8 @@ KINDS = {
     "KAITEN_SERVING__MODELS": "a:1.0.0,b",
     "KAITEN_SERVING__REPORTS": '{"a:1.0.0": "one"}',
     "KAITEN_RATE_LIMIT__REQUESTS": "off",
+    "KAITEN_RATE_LIMIT__PLANS": '{"batch": {"tokens": "9/minute"}}',
+    "KAITEN_RATE_LIMIT__SUBJECTS": '{"kaiten|a": "batch"}',
     "KAITEN_VERSIONING__RELEASE_PROCESS": "[]",
     "KAITEN_AUTH__ISSUERS": json.dumps(
         [{"issuer": "a", "audience": "b", "jwks_url": "https://a/", "algorithms": ["ES256"]}]
@@ -76,6 +78,8 @@ def test_snapshot_gives_a_worker_the_settings_of_its_parent(
     assert worker_settings.model_dump(exclude={"runners"}) == expected.model_dump(
         exclude={"runners"}
     )
+    # A limit that a plan leaves out is still the default one.
+    assert worker_settings.rate_limit.plan("batch").requests is None
 
 
 def test_every_setting_of_the_file_survives_the_snapshot(

@@ -207,3 +207,38 @@ def test_invalid_issuers_are_rejected(case: str, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(InvalidSettings, match=message) as caught:
         load_settings()
     assert "word" not in caught.value.message
+
+
+def test_plans_are_merged_from_the_file_and_variables(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(
+        "rate_limit:\n  requests: 9/minute\n  plans:\n    batch: {tokens: off, concurrency: 2}\n"
+        "  subjects:\n    kaiten|a: batch\n    https://b.example/|*: free\n"
+    )
+    monkeypatch.setenv("KAITEN_RATE_LIMIT__PLANS__FREE__REQUESTS", "off")
+    limits = load_settings().rate_limit
+    assert limits.subjects == {"kaiten|a": "batch", "https://b.example/|*": "free"}
+    batch, free = limits.plan("batch"), limits.plan("free")
+    assert (batch.requests, batch.tokens, batch.concurrency) == ("9/minute", None, 2)
+    assert (free.requests, free.tokens) == (None, RateLimitSettings().tokens)
+
+
+@pytest.mark.parametrize(
+    ("subjects", "reason"),
+    [
+        ({"alice": "batch"}, "'alice', which is not a subject; write it as ISSUER|SUB"),
+        ({"|alice": "batch"}, "'|alice', which is not a subject"),
+        ({"kaiten|": "batch"}, "'kaiten|', which is not a subject"),
+        ({"kaiten|a": "bach"}, "the plan 'bach', which plans does not have; did you mean batch?"),
+        ({"kaiten|a": "x"}, "the plan 'x', which plans does not have; add it to plans"),
+    ],
+)
+def test_subjects_without_a_plan_or_an_issuer_are_rejected(
+    subjects: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_RATE_LIMIT__PLANS", '{"batch": {"requests": "9/minute"}}')
+    monkeypatch.setenv("KAITEN_RATE_LIMIT__SUBJECTS", json.dumps(subjects))
+    error = settings_error()
+    assert fields(error) == ["rate_limit"]
+    assert reason in error.details[0].reason
