@@ -138,6 +138,9 @@ def print_report(report: "ValidationReport", folder: Path) -> None:
             f"({100 * comparison.low:+.2f} to {100 * comparison.high:+.2f}), McNemar's p "
             f"{comparison.p_value:.3g}"
         )
+    checks = [check for check in report.checks if check.setting.startswith("validation.models.")]
+    if checks:
+        echo(f"  thresholds of its own: {', '.join(check.setting for check in checks)}")
     for check in report.checks:
         if not check.passed:
             echo(f"  [red]refused:[/red] {check}")

@@ -141,7 +141,7 @@ def passing_report(entries: Sequence[AuditLogEntry], model: StoredModel) -> Audi
         raise PromotionRefused(tag, "its report is about other files than it has now", remedy)
     if not newest.passed:
         reason = f"its newest report ({newest.at:%Y-%m-%d %H:%M} UTC) did not pass: {newest.reason}"
-        remedy = "Train a better version, or change the threshold in validation."
+        remedy = "Train a better version, or change the threshold and validate it again."
         raise PromotionRefused(tag, reason, remedy)
     if newest.report is None or not model.has_report(newest.report):
         raise PromotionRefused(tag, "its report is missing or was changed", remedy)

@@ -127,8 +127,15 @@ def _read_data(
     columns = Columns(request.text_column, request.label_column, request.slices)
     labels, limits = model.card.labels, settings.gateway
     rows = name_labels(read_rows(request.data, columns, limits), labels)
-    min_rows, allow = settings.validation.min_rows, request.allow_missing_labels
-    check_rows(rows, labels, min_rows, request.data, allow_missing_labels=allow)
+    min_rows, setting = settings.validation.threshold(model.card.name, "min_rows")
+    check_rows(
+        rows,
+        labels,
+        int(min_rows),
+        request.data,
+        allow_missing_labels=request.allow_missing_labels,
+        setting=setting,
+    )
     golden = None
     if request.golden is not None:
         golden = read_rows(request.golden, Columns(columns.text, columns.label), limits)

@@ -32,6 +32,7 @@ Environment = Literal["development", "production"]
 # The scopes of a token; a model's name follows the colon.
 SCOPE = rf"^((predict|feedback)(:{model_tags.NAME_PATTERN})?|ops|admin)$"
 Scope = Annotated[str, Field(pattern=SCOPE)]
+ModelName = Annotated[str, Field(pattern=rf"^{model_tags.NAME_PATTERN}$")]
 Bump = Literal["major", "minor", "patch"]
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
@@ -196,8 +197,8 @@ class VersioningSettings(SettingsSection):
     release_process: tuple[Evidence, ...] = ()
 
 
-class ValidationSettings(SettingsSection):
-    """The thresholds of the promotion gate."""
+class ValidationThresholds(SettingsSection):
+    """The thresholds that a version of a model must meet."""
 
     min_accuracy: float = Field(0.7, ge=0, le=1)
     min_macro_f1: float = Field(0.6, ge=0, le=1)
@@ -207,6 +208,19 @@ class ValidationSettings(SettingsSection):
     max_memory_mib: float = Field(8192, gt=0)
     max_size_mib: float = Field(8192, gt=0)
     min_rows: int = Field(30, ge=2)
+
+
+class ValidationSettings(ValidationThresholds):
+    """The thresholds of the promotion gate, for all models and for single ones."""
+
+    models: dict[ModelName, ValidationThresholds] = Field({})
+
+    def threshold(self, model: str, name: str) -> tuple[float, str]:
+        """Return a threshold of a model, and the path of the setting that it comes from."""
+        own = self.models.get(model)
+        if own is not None and name in own.model_fields_set:
+            return getattr(own, name), f"validation.models.{model}.{name}"
+        return getattr(self, name), f"validation.{name}"
 
 
 class SignatureSettings(SettingsSection):

@@ -49,10 +49,11 @@ on {{ report.data.rows }} rows of {{ report.data.file }}, {{ report.at.strftime(
 {{ m.per_class|first }}{% endif %}</p>
 
 <h2>Thresholds</h2>
-<table><tr><th></th><th class="n">value</th><th class="n">bound</th><th></th></tr>
+<table><tr><th></th><th class="n">value</th><th class="n">bound</th><th></th><th>setting</th></tr>
 {% for check in report.checks %}<tr><td>{{ check.name }}</td><td class="n">{{ "%.4g"|format(check.value) }}</td>
 <td class="n">{{ "≥" if check.at_least else "≤" }} {{ "%.4g"|format(check.bound) }}</td>
-<td class="{{ "good" if check.passed else "bad" }}">{{ "passed" if check.passed else "refused" }}</td></tr>
+<td class="{{ "good" if check.passed else "bad" }}">{{ "passed" if check.passed else "refused" }}</td>
+<td class="small">{{ check.setting }}</td></tr>
 {% endfor %}</table>
 
 <h2>Predictions</h2>

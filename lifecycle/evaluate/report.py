@@ -1,11 +1,10 @@
 """The validation report: measures of a version on labelled rows, and the thresholds they meet."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kaiten.settings.models import ValidationSettings
 from lifecycle.evaluate.measures import ClassificationMeasures, Comparison
 
 
@@ -48,17 +47,22 @@ class GoldenResult(_ReportPart):
 
 
 class ThresholdCheck(_ReportPart):
-    """A measured value, its bound, and whether it is within the bound."""
+    """A measured value, its bound, and whether it is within the bound.
+
+    ``setting`` is the path of the setting with the bound, empty for a bound that is fixed.
+    """
 
     name: str
     value: float
     bound: float
     at_least: bool
     passed: bool
+    setting: str = ""
 
     def __str__(self) -> str:
         relation = "at least" if self.at_least else "at most"
-        return f"{self.name} is {self.value:.4g}, and must be {relation} {self.bound:.4g}"
+        source = f" ({self.setting})" if self.setting else ""
+        return f"{self.name} is {self.value:.4g}, and must be {relation} {self.bound:.4g}{source}"
 
 
 class ValidationReport(_ReportPart):
@@ -96,34 +100,41 @@ def check_thresholds(
     cost: Cost,
     comparison: Comparison | None,
     golden: GoldenResult | None,
-    thresholds: ValidationSettings,
+    threshold: Callable[[str], tuple[float, str]],
 ) -> Iterator[ThresholdCheck]:
-    """Yield a check for each threshold."""
-    yield _at_least("accuracy", measures.accuracy, thresholds.min_accuracy)
-    yield _at_least("macro F1", measures.macro.f1, thresholds.min_macro_f1)
-    calibration_error, bound = measures.calibration_error, thresholds.max_calibration_error
-    yield _at_most("calibration error", calibration_error, bound)
-    yield _at_most("latency p99 in ms", cost.latency_p99_ms, thresholds.max_latency_p99_ms)
-    yield _at_most("memory in MiB", cost.memory_mib, thresholds.max_memory_mib)
-    yield _at_most("size in MiB", cost.size_mib, thresholds.max_size_mib)
+    """Yield a check for each threshold.
+
+    ``threshold`` returns the bound of a name in ValidationThresholds, and the setting with it.
+    """
+    yield _at_least("accuracy", measures.accuracy, *threshold("min_accuracy"))
+    yield _at_least("macro F1", measures.macro.f1, *threshold("min_macro_f1"))
+    calibration_error = measures.calibration_error
+    yield _at_most("calibration error", calibration_error, *threshold("max_calibration_error"))
+    yield _at_most("latency p99 in ms", cost.latency_p99_ms, *threshold("max_latency_p99_ms"))
+    yield _at_most("memory in MiB", cost.memory_mib, *threshold("max_memory_mib"))
+    yield _at_most("size in MiB", cost.size_mib, *threshold("max_size_mib"))
     if golden is not None:
         yield _at_most("wrong golden rows", len(golden.wrong), 0)
     if comparison is not None:
         baseline = comparison.baseline
         drop = -comparison.difference
-        yield _at_most(f"accuracy drop from {baseline}", drop, thresholds.max_accuracy_drop)
+        yield _at_most(f"accuracy drop from {baseline}", drop, *threshold("max_accuracy_drop"))
         # Below zero, the version is worse than chance explains on these rows.
         name = f"upper end of the accuracy gain on {baseline}"
         yield _at_least(name, comparison.high, 0)
 
 
-def _at_least(name: str, value: float, bound: float) -> ThresholdCheck:
-    return ThresholdCheck(name=name, value=value, bound=bound, at_least=True, passed=value >= bound)
-
-
-def _at_most(name: str, value: float, bound: float) -> ThresholdCheck:
+def _at_least(name: str, value: float, bound: float, setting: str = "") -> ThresholdCheck:
+    passed = value >= bound
     return ThresholdCheck(
-        name=name, value=value, bound=bound, at_least=False, passed=value <= bound
+        name=name, value=value, bound=bound, at_least=True, passed=passed, setting=setting
+    )
+
+
+def _at_most(name: str, value: float, bound: float, setting: str = "") -> ThresholdCheck:
+    passed = value <= bound
+    return ThresholdCheck(
+        name=name, value=value, bound=bound, at_least=False, passed=passed, setting=setting
     )
 
 

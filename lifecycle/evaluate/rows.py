@@ -111,9 +111,17 @@ def name_labels(rows: Rows, labels: Sequence[str]) -> Rows:
 
 
 def check_rows(
-    rows: Rows, labels: Sequence[str], min_rows: int, path: Path, *, allow_missing_labels: bool
+    rows: Rows,
+    labels: Sequence[str],
+    min_rows: int,
+    path: Path,
+    *,
+    allow_missing_labels: bool,
+    setting: str = "validation.min_rows",
 ) -> None:
     """Check that rows suffice to measure a model with these labels.
+
+    ``setting`` is the path of the setting with ``min_rows``.
 
     Raises:
         DataRejected: There are too few rows, labels that the model lacks, or no rows of one of its
@@ -121,7 +129,7 @@ def check_rows(
 
     """
     if len(rows) < min_rows:
-        reason = f"has {len(rows)} rows, under the {min_rows} of validation.min_rows"
+        reason = f"has {len(rows)} rows, under the {min_rows} of {setting}"
         raise DataRejected(path, reason, "Validate on more rows.")
     _check_labels(rows, labels, path)
     present = set(rows.labels)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,7 +83,7 @@ class InferenceDevice:
 class Validator:
     """Validates versions on one device; ``cache`` is the folder for interrupted validations."""
 
-    thresholds: ValidationSettings
+    settings: ValidationSettings
     device: InferenceDevice
     cache: Path
     report_progress: ReportProgress
@@ -111,6 +112,7 @@ class Validator:
         measures = measure(
             predictions.correct_labels, predictions.scores, candidate.model.card.labels
         )
+        threshold = partial(self.settings.threshold, candidate.model.card.name)
         report = ValidationReport(
             tag=candidate.tag,
             card=candidate.model.digest,
@@ -127,7 +129,7 @@ class Validator:
             comparison=comparison,
             golden=golden,
             cost=cost,
-            checks=[*check_thresholds(measures, cost, comparison, golden, self.thresholds)],
+            checks=[*check_thresholds(measures, cost, comparison, golden, threshold)],
         )
         return report, predictions
 

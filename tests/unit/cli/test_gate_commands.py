@@ -180,6 +180,31 @@ def test_diff_shows_measures_first_and_no_digest(
     )
 
 
+@pytest.mark.usefixtures("lenient")
+def test_a_model_has_thresholds_of_its_own_and_the_report_names_them(
+    model_tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = "validation.models.tiny.min_accuracy"
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("KAITEN_VALIDATION__MODELS", '{"tiny": {"min_accuracy": 1}, "other": {}}')
+    result = run("validate", model_tag, "--data", data(tmp_path))
+    assert result.exit_code == 1
+    assert f"thresholds of its own: {own}" in result.stderr
+    assert f"and must be at least 1 ({own})" in result.stderr
+    page = Path(result.stdout.strip())
+    assert own in page.read_text()
+    report = json.loads((page.parent / "report.json").read_text())
+    settings = {check["name"]: check["setting"] for check in report["checks"]}
+    assert settings["accuracy"] == own
+    assert settings["macro F1"] == "validation.min_macro_f1"
+    refused = run("promote", model_tag, "--to", "staging", "--reason", "a try")
+    assert own in str(refused.exception)
+    # Rows are counted by the model's own threshold too.
+    monkeypatch.setenv("KAITEN_VALIDATION__MODELS", '{"tiny": {"min_rows": 41}}')
+    few = run("validate", model_tag, "--data", data(tmp_path))
+    assert "has 40 rows, under the 41 of validation.models.tiny.min_rows" in str(few.exception)
+
+
 def test_report_that_does_not_pass_exits_1(model_tag: str, tmp_path: Path) -> None:
     result = run("validate", model_tag, "--data", data(tmp_path))
     assert result.exit_code == 1

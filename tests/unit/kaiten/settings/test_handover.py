@@ -43,6 +43,7 @@ KINDS = {
     "KAITEN_RATE_LIMIT__REQUESTS": "off",
     "KAITEN_RATE_LIMIT__PLANS": '{"batch": {"tokens": "9/minute"}}',
     "KAITEN_RATE_LIMIT__SUBJECTS": '{"kaiten|a": "batch"}',
+    "KAITEN_VALIDATION__MODELS": '{"topic": {"min_accuracy": 0.9}}',
     "KAITEN_VERSIONING__RELEASE_PROCESS": "[]",
     "KAITEN_AUTH__ISSUERS": json.dumps(
         [{"issuer": "a", "audience": "b", "jwks_url": "https://a/", "algorithms": ["ES256"]}]

@@ -242,3 +242,23 @@ def test_subjects_without_a_plan_or_an_issuer_are_rejected(
     error = settings_error()
     assert fields(error) == ["rate_limit"]
     assert reason in error.details[0].reason
+
+
+def test_a_model_has_thresholds_of_its_own_and_the_others_of_all(file: Path) -> None:
+    file.write_text(
+        "validation:\n  min_macro_f1: 0.5\n  models:\n    topic.v2: {min_accuracy: 0.9}\n"
+    )
+    validation = load_settings().validation
+    assert validation.threshold("topic.v2", "min_accuracy") == (
+        0.9,
+        "validation.models.topic.v2.min_accuracy",
+    )
+    assert validation.threshold("topic.v2", "min_macro_f1") == (0.5, "validation.min_macro_f1")
+    assert validation.threshold("other", "min_accuracy") == (0.7, "validation.min_accuracy")
+
+
+def test_thresholds_of_a_name_that_no_model_can_have_are_rejected(file: Path) -> None:
+    file.write_text("validation:\n  models:\n    topic:1.0.0: {min_accuracy: 0.9}\n")
+    error = settings_error()
+    assert fields(error)[0].startswith("validation.models.topic:1.0.0")
+    assert "String should match pattern" in error.details[0].reason
