@@ -124,8 +124,8 @@ check-deploy: $(ENV) $(DEPLOY)  ## check deploy/, the image and the workflows; n
 	$(PYTEST) tests/deploy
 
 .PHONY: rules
-rules: $(ENV)  ## write the alert rules of deploy/prometheus into their manifest for Kubernetes
-	@$(BIN)/python -m tests.deploy.rules
+rules: $(ENV)  ## write the alert rules into their manifest for Kubernetes; RUNBOOK=https://... for the links of alerts
+	@$(BIN)/python -m tests.deploy.rules $(RUNBOOK)
 
 # Nothing is sent anywhere to be verified. Where git does not know the checkout, its files are looked for.
 .PHONY: secrets

@@ -9,7 +9,9 @@ import yaml
 
 from kaiten.settings.environment import ROOT
 from monitors.metrics.definitions import SECONDS_BUCKETS
+from tests.checks.links import anchors
 from tests.checks.promql import unknown_names
+from tests.deploy.rules import link_runbook
 from tests.exposition import Exposition, labels_by_name
 
 FOLDER = ROOT / "deploy" / "prometheus"
@@ -69,10 +71,24 @@ def test_alert_asks_for_what_servers_expose_and_says_what_to_do(rule: dict[str, 
 
     assert unknown_names(rule["expr"], exposed) == []
     assert rule["labels"]["severity"] in {"critical", "warning"}
-    assert annotations.keys() == {"summary", "description", "runbook"}
-    assert re.fullmatch(r"docs/runbook\.md#[a-z-]+", annotations["runbook"])
+    assert annotations.keys() == {"summary", "description", "runbook_url"}
     assert named
     assert set(named) <= {*exposed, "up", *rule_families(exposed)}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=NAMES)
+def test_alert_links_to_a_section_of_the_runbook(rule: dict[str, Any]) -> None:
+    anchor = rule["annotations"]["runbook_url"].partition("#")[2]
+    assert anchor in anchors(ROOT / "docs" / "runbook.md")
+
+
+def test_alerts_link_to_the_runbook_wherever_it_is_published() -> None:
+    shipped = (FOLDER / "kaiten.rules.yaml").read_text("utf-8")
+    published = "https://git.example/kaiten/docs/runbook.md"
+    urls = [rule["annotations"]["runbook_url"] for rule in RULES]
+    (address,) = {url.partition("#")[0] for url in urls}
+    changed = re.findall(r"runbook_url: (\S+)", link_runbook(shipped, published))
+    assert changed == [url.replace(address, published) for url in urls]
 
 
 def rule_families(exposed: dict[str, set[str]]) -> set[str]:

@@ -40,7 +40,7 @@ def alerts() -> dict[str, str]:
     """Return each alert's anchor in the runbook."""
     groups = yaml.safe_load(RULES.read_text("utf-8"))["groups"]
     rules = [rule for group in groups for rule in group["rules"] if "alert" in rule]
-    return {rule["alert"]: rule["annotations"]["runbook"] for rule in rules}
+    return {rule["alert"]: rule["annotations"]["runbook_url"] for rule in rules}
 
 
 def test_the_sections_are_there() -> None:
@@ -64,8 +64,7 @@ def test_every_alert_has_a_row_and_no_other_has() -> None:
 
 def test_an_alert_and_its_row_lead_to_the_same_section() -> None:
     for alert, address in alerts().items():
-        file, _, anchor = address.partition("#")
-        assert file == "docs/runbook.md", alert
+        anchor = address.partition("#")[2]
         assert anchor in TABLE[alert], alert
 
 
