@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from gateway.auth.fetch_faults import fetch_fault
 from gateway.auth.verification_keys import UNNAMED, Key, KeySet, from_jwks
 from kaiten.errors import IssuerUnavailable
 from kaiten.settings.models import JwksSettings
@@ -154,9 +155,9 @@ class JwksKeys:
         try:
             keys = from_jwks(await self._fetch(self._url))
         except Exception as error:  # noqa: BLE001  network, HTTP and parsing errors
-            name = type(error).__name__
-            reason = f"{name}: {error}" if isinstance(error, ValueError) else name
-            logger.warning("jwks_not_fetched", host=urlsplit(self._url).hostname, error=reason)
+            reason, remedy = fetch_fault(error)
+            host, more = urlsplit(self._url).hostname, {"remedy": remedy} if remedy else {}
+            logger.warning("jwks_not_fetched", host=host, error=reason, **more)
             self._away = True
             return False
         if self._away:

@@ -3,6 +3,7 @@
 import asyncio
 
 from gateway.auth.factory import fetch_jwks
+from gateway.auth.fetch_faults import fetch_fault
 from gateway.auth.verification_keys import from_jwks
 from kaiten.settings.models import AuthSettings, IssuerSettings
 
@@ -28,7 +29,7 @@ async def _fetch_result(url: str) -> str:
     try:
         count = sum(map(len, from_jwks(await fetch_jwks(url)).values()))
     except Exception as error:  # noqa: BLE001  network, HTTP and parsing errors
-        fault = str(error) if isinstance(error, ValueError) else ""
-        reason = fault or type(error).__name__
-        return f"gives no keys now ({reason}): its tokens would get a 503 until it does"
+        reason, remedy = fetch_fault(error)
+        advice = f"; {remedy}" if remedy else ""
+        return f"gives no keys now ({reason}): its tokens would get a 503 until it does{advice}"
     return f"answers with {count} usable {'key' if count == 1 else 'keys'}"

@@ -378,7 +378,7 @@ def test_where_keys_of_issuers_come_from_is_reported_and_stops_nothing(
         issuer.answer = 503, b""
         assert source().startswith("gives no keys now (status 503): ")
         issuer.down()
-        assert source().startswith("gives no keys now (ConnectError): ")
+        assert source().startswith("gives no keys now (ConnectError: Connection refused): ")
 
 
 def test_issuer_that_hangs_holds_the_doctor_up_no_longer_than_a_fetch(

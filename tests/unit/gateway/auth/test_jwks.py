@@ -1,6 +1,7 @@
 """Keys that an issuer publishes, on a clock of the test's own."""
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -293,3 +294,16 @@ async def until(condition: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0)
     raise AssertionError
+
+
+async def test_cause_and_remedy_of_a_failed_fetch_are_logged() -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = 20, "unable to get local issuer certificate"
+
+    async def fetch(_: str) -> bytes:
+        raise error
+
+    with capture_logs() as logs, pytest.raises(IssuerUnavailable):
+        await JwksKeys("https://issuer/jwks", SETTINGS, fetch).find("new")
+    assert logs[0]["error"].endswith("failed: unable to get local issuer certificate")
+    assert "SSL_CERT_FILE" in logs[0]["remedy"]
