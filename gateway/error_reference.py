@@ -48,7 +48,7 @@ REMEDIES: Mapping[str, Remedy] = {
         headers=("WWW-Authenticate",),
     ),
     "forbidden": Remedy(
-        "Ask for a token with the scope that is named.", headers=("WWW-Authenticate",)
+        "Ask for a token or an API key with the scope that is named.", headers=("WWW-Authenticate",)
     ),
     "loopback_only": Remedy("Call from the same machine, or have the operator set a secret."),
     "not_found": Remedy("Use a route that `/docs` lists."),

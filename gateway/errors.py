@@ -93,7 +93,7 @@ def error_headers(error: Exception) -> dict[str, str]:
     match error:
         case errors.MethodNotAllowed():
             return {"Allow": ", ".join(error.allowed)}
-        case errors.Unauthenticated(token_sent=True):
+        case errors.Unauthenticated(rejected="bearer token"):
             return {"WWW-Authenticate": 'Bearer realm="kaiten", error="invalid_token"'}
         case errors.Unauthenticated():
             return {"WWW-Authenticate": 'Bearer realm="kaiten"'}

@@ -52,7 +52,7 @@ class Exchange(RequestContext):
 
         """
         if self.principal is None:
-            raise Unauthenticated(token_sent=False)
+            raise Unauthenticated
         return self.principal
 
 

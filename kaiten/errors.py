@@ -49,6 +49,7 @@ the text of an input. gateway/errors.py gives each type its HTTP status and code
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,26 +252,27 @@ class UnknownModel(RequestError):
 
 
 class Unauthenticated(RequestError):
-    """The token is missing or not valid.
+    """The request has no credential, several, or one that is not valid.
 
-    The message gives no reason, which could help an attacker to forge a token.
+    ``rejected`` is the kind of the one that is not valid. The message gives no reason, which could
+    help an attacker to forge a token.
     """
 
-    def __init__(self, *, token_sent: bool) -> None:
-        self.token_sent = token_sent
+    def __init__(self, rejected: Literal["bearer token", "API key"] | None = None) -> None:
+        self.rejected = rejected
         super().__init__(
-            "The bearer token is not valid; obtain a new one."
-            if token_sent
-            else "A bearer token is required; send Authorization: Bearer TOKEN."
+            f"The {rejected} is not valid; obtain a new one."
+            if rejected
+            else "One credential is required; send Authorization: Bearer TOKEN or X-API-Key: KEY."
         )
 
 
 class Forbidden(RequestError):
-    """The token is valid, but lacks a scope."""
+    """The credential is valid, but lacks a scope."""
 
     def __init__(self, scope: str) -> None:
         self.scope = scope
-        super().__init__(f"The token lacks the scope {scope}; obtain one that has it.")
+        super().__init__(f"The credential lacks the scope {scope}; obtain one that has it.")
 
 
 class LoopbackOnly(RequestError):

@@ -56,7 +56,7 @@ class Authenticator:
             return self.authenticate_api_key(api_keys[0])
         scheme, _, token = "".join(authorizations).partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise Unauthenticated(token_sent=False)
+            raise Unauthenticated
         return await self.authenticate_token(token)
 
     async def authenticate_token(self, token: str) -> Principal:

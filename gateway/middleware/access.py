@@ -74,16 +74,17 @@ class AccessMiddleware:
             raise LoopbackOnly
 
     async def _principal(self, exchange: Exchange, headers: Headers) -> Principal:
+        tokens, api_keys = headers.getlist("Authorization"), headers.getlist(_KEY_HEADER)
         try:
-            return await self._callers.authenticator.authenticate(
-                headers.getlist("Authorization"), headers.getlist(_KEY_HEADER)
-            )
+            return await self._callers.authenticator.authenticate(tokens, api_keys)
         except TokenRejected as error:
             # The kind of fault is for the operator; a caller learns nothing that helps guessing.
             # For the log: the subject that still uses a revoked credential.
             exchange.principal = error.principal
             log_event("token_rejected", error.fault)
-            raise Unauthenticated(token_sent=True) from None
+            if len(tokens) + len(api_keys) > 1:
+                raise Unauthenticated from None
+            raise Unauthenticated("API key" if api_keys else "bearer token") from None
 
 
 @lru_cache(maxsize=1024)

@@ -32,7 +32,7 @@ FACTS: dict[type[errors.KaitenError], Sequence[Any]] = {
 
 def example_of(error: type[errors.KaitenError]) -> errors.KaitenError:
     if error is errors.Unauthenticated:
-        return errors.Unauthenticated(token_sent=True)
+        return errors.Unauthenticated("bearer token")
     return error(*FACTS.get(error, ()))
 
 

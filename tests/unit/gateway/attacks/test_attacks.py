@@ -82,8 +82,9 @@ async def test_an_attack_is_refused_without_a_hint(attack: Attack) -> None:
     if answer.status_code == 401:
         error = error_of(answer)
         assert error["message"] in {
-            "A bearer token is required; send Authorization: Bearer TOKEN.",
+            "One credential is required; send Authorization: Bearer TOKEN or X-API-Key: KEY.",
             "The bearer token is not valid; obtain a new one.",
+            "The API key is not valid; obtain a new one.",
         }
         assert error["details"] == []
 

@@ -2,13 +2,14 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import jwt
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.auth.authenticator import Authenticator
-from gateway.auth.credentials import Credentials
+from gateway.auth.credentials import Credentials, new_api_key
 from gateway.auth.signing_secret import SigningSecret
 from gateway.auth.verification_keys import from_secret
 from gateway.auth.verifier import StaticKey, TrustedIssuer, Verifier
@@ -290,6 +291,34 @@ async def test_a_token_that_was_good_a_moment_ago_is_refused_once_it_has_expired
     assert passed == [V1, V1]
 
 
+@pytest.mark.parametrize("api_key", ["nothing", f"kaiten_{'0' * 16}_{'a' * 43}"])
+async def test_an_api_key_that_does_not_hold_is_called_an_api_key(api_key: str) -> None:
+    headers = {"Content-Type": "application/json", "X-API-Key": api_key}
+    answer = await House().ask("POST", V2, b"{}", headers)
+    assert (answer.status_code, error_of(answer)["code"]) == (401, "unauthenticated")
+    assert error_of(answer)["message"] == "The API key is not valid; obtain a new one."
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="kaiten"'
+
+
+async def test_a_revoked_api_key_is_called_an_api_key() -> None:
+    expiry = datetime.now(UTC) + timedelta(hours=1)
+    key_id, api_key, record = new_api_key("job", ("predict",), expiry)
+    credentials = Credentials().with_api_key(key_id, record).without_api_key(key_id)
+    authenticator = Authenticator(Verifier(own_issuer(), AUTH.leeway_s), lambda: credentials)
+    middleware = AccessMiddleware(no_app, Callers(authenticator, loopback_only=False))
+    headers = [(b"x-api-key", api_key.encode())]
+    scope = {"type": "http", "path": V1, "headers": headers, "client": ("127.0.0.1", 1)}
+    add_exchange(scope, Exchange("1", match=House().services.routes.match("POST", V1)))
+    with pytest.raises(Unauthenticated, match="The API key is not valid"):
+        await middleware(scope, no_message, no_send)
+
+
+async def test_a_token_beside_an_api_key_is_asked_to_be_one_credential() -> None:
+    answer = await House().post(V2, GOOD[V2], {"X-API-Key": "nothing"})
+    assert answer.status_code == 401
+    assert error_of(answer)["message"].startswith("One credential is required; send Authorization")
+
+
 async def test_one_callers_token_is_never_taken_for_anothers() -> None:
     house = House()
     for scope, status in (("predict", 200), ("ops", 403), ("predict", 200), ("ops", 403)):
@@ -302,4 +331,8 @@ async def no_message() -> Message:
 
 
 async def no_send(_: Message) -> None:
+    raise AssertionError
+
+
+async def no_app(scope: Scope, receive: Receive, send: Send) -> None:
     raise AssertionError
