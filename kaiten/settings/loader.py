@@ -6,7 +6,7 @@ that its parent process wrote instead of the files. A setting that would have no
 misspelled key, is an error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,9 +43,10 @@ from kaiten.settings.models import (
     VersioningSettings,
 )
 from kaiten.settings.secrets import read_secret_files
-from kaiten.settings.settings_yaml import lines_in_force, read_settings_file
+from kaiten.settings.setting_paths import UnknownSetting, annotation_at
+from kaiten.settings.settings_yaml import lines_in_force, read_settings_file, suggestion
 from kaiten.settings.snapshot import inherited_snapshot
-from kaiten.settings.variables import variable_problems
+from kaiten.settings.variables import variable_in_force, variable_problems
 
 # A slow CPU computes the longest batch in a second or two.
 _HANG_TIMEOUT_S = 30.0
@@ -201,6 +202,22 @@ def check_bentoml_timeout(settings: Settings, timeout_s: float | None) -> None:
 
 
 def _detail(problem: ErrorDetails, lines: Mapping[str, int]) -> Detail:
-    field = ".".join(str(part) for part in problem["loc"]) or "settings"
+    # A dictionary's invalid key has a part of its own after it.
+    path = tuple(str(part) for part in problem["loc"] if part != "[key]")
+    field = ".".join(path) or "settings"
+    reason = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        reason = _unknown_reason(path) or reason
+    if variable := variable_in_force(path):
+        return Detail(field, f"in {variable}: {reason}")
     line = f"line {lines[field]}: " if field in lines else ""
-    return Detail(field, line + problem["msg"].removeprefix("Value error, "))
+    return Detail(field, line + reason)
+
+
+def _unknown_reason(path: Sequence[str]) -> str | None:
+    """Return why a key within a variable's JSON is rejected, None if the key is known."""
+    try:
+        annotation_at(Settings, path)
+    except UnknownSetting as error:
+        return f"is not a setting{suggestion(error, Settings)}"
+    return None

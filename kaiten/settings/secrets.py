@@ -23,6 +23,8 @@ SECRET_SETTINGS = (
 # In KAITEN_HOME; created on first use if a development server has no signing secret.
 DEVELOPMENT_SECRET_FILE = "development.secret"  # noqa: S105  the file's name
 MIN_SECRET_BYTES = 32
+# How similar a name is, by difflib, to one of ours that it misspells.
+_MISSPELLED_RATIO = 0.8
 PLACEHOLDERS = ("change", "placeholder", "example", "secret", "password", "your-")
 
 
@@ -34,7 +36,7 @@ def secret_file_names() -> list[str]:
 def read_secret_files() -> dict[str, str]:
     """Return the secrets in the folder of KAITEN_SECRETS by file name, without the final newline.
 
-    A missing folder holds no secrets. Files whose names do not start with ``kaiten_`` are ignored.
+    A missing folder holds no secrets. Files of others are ignored.
 
     Raises:
         InvalidSettings: The folder or a file in it cannot be read, or a file name is unknown.
@@ -51,7 +53,7 @@ def read_secret_files() -> dict[str, str]:
                 secrets[name] = _read_secret(folder / name)
             except ValueError as error:
                 problems.append(Detail(name, str(error)))
-        elif name.lower().startswith(PREFIX.lower()):
+        elif _is_misspelled(name, names):
             problems.append(Detail(name, _unknown_name(name, names)))
     if problems:
         raise InvalidSettings(problems, str(folder))
@@ -143,6 +145,13 @@ def _read_secret(path: Path) -> str:
     if not content.strip():
         raise ValueError("is empty; write the secret into it, or remove the file")
     return content
+
+
+def _is_misspelled(name: str, names: Collection[str]) -> bool:
+    """Return whether a file that is none of ours is named so much like one that it was meant."""
+    lowered = name.lower()
+    is_close = bool(get_close_matches(lowered, names, n=1, cutoff=_MISSPELLED_RATIO))
+    return lowered.startswith(PREFIX.lower()) or is_close
 
 
 def _unknown_name(name: str, names: Collection[str]) -> str:

@@ -1,11 +1,15 @@
 """Looks up settings by path, such as ``batching.max_queue_items``, and suggests close names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
+
+SettingPath = tuple[str, ...]
+# A section and its key.
+_SECTION_DEPTH = 2
 
 
 class UnknownSetting(Exception):
@@ -29,7 +33,8 @@ class UnknownSetting(Exception):
 def annotation_at(root: type[BaseModel], path: Sequence[str]) -> Any:  # noqa: ANN401
     """Return the type of the setting or section at a path; numbers in it index lists.
 
-    Below a dictionary, whose keys the operator chooses, any path is accepted.
+    Below a dictionary, whose keys the operator chooses, any path is accepted, unless its values are
+    sections.
 
     Raises:
         UnknownSetting: The path names neither.
@@ -39,7 +44,11 @@ def annotation_at(root: type[BaseModel], path: Sequence[str]) -> Any:  # noqa: A
     for depth, part in enumerate(path, start=1):
         inner = _without_none(annotation)
         if dict in {inner, get_origin(inner)}:
-            return Any
+            values = get_args(inner)[1:]
+            if not values or section_of(values[0]) is None:
+                return Any
+            annotation = values[0]
+            continue
         if part.isdigit() and (types := get_args(inner) or get_args(annotation)):
             annotation = types[0]
             continue
@@ -48,6 +57,22 @@ def annotation_at(root: type[BaseModel], path: Sequence[str]) -> Any:  # noqa: A
             raise UnknownSetting(path[:depth], section)
         annotation = section.model_fields[part].annotation
     return annotation
+
+
+def intended_path(root: type[BaseModel], error: UnknownSetting) -> SettingPath | None:
+    """Return the path of the setting or section that an unknown one is likely to mean.
+
+    That is the same name in another section, a close name in the same section, or a close path.
+    """
+    paths = {"__".join(path): path for path in all_paths(root)}
+    same_name = (path for path in paths.values() if path[-1] == error.path[-1])
+    # Deeper, as in an issuer, a name of another section is rarely meant.
+    if len(error.path) <= _SECTION_DEPTH and (path := next(same_name, None)):
+        return path
+    if error.closest:
+        return (*error.path[:-1], error.closest)
+    closest = get_close_matches("__".join(map(_folded, error.path)), paths, n=1)
+    return paths[closest[0]] if closest else None
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401
@@ -61,17 +86,21 @@ def accepts(annotation: Any, kind: type) -> bool:  # noqa: ANN401
     return kind in (annotation, *get_args(annotation))
 
 
-def find_by_name(root: type[BaseModel], name: str) -> str | None:
-    """Return the path of a section, or of a setting in any section, by its name alone."""
-    if name in root.model_fields:
-        return name
-    sections = {key: section_of(field.annotation) for key, field in root.model_fields.items()}
-    paths = (
-        f"{key}.{name}"
-        for key, section in sections.items()
-        if section and name in section.model_fields
-    )
-    return next(paths, None)
+def is_collection(annotation: Any) -> bool:  # noqa: ANN401
+    """Return whether a setting of this type holds several values, which a variable has as JSON."""
+    inner = _without_none(annotation)
+    return (get_origin(inner) or inner) in {dict, list, tuple}
+
+
+def all_paths(section: type[BaseModel], parents: SettingPath = ()) -> Iterator[SettingPath]:
+    """Yield the paths of all sections and settings, from the outside."""
+    children = [
+        (name, section_of(field.annotation)) for name, field in section.model_fields.items()
+    ]
+    yield from ((*parents, name) for name, _ in children)
+    for name, child in children:
+        if child is not None:
+            yield from all_paths(child, (*parents, name))
 
 
 def _without_none(annotation: Any) -> Any:  # noqa: ANN401

@@ -10,15 +10,16 @@ from pydantic import BaseModel
 
 from kaiten.errors import Detail, InvalidSettings
 from kaiten.settings import strict_yaml
-from kaiten.settings.environment import PREFIX, bentoml_configuration, settings_file
+from kaiten.settings.environment import bentoml_configuration, settings_file
 from kaiten.settings.secrets import SECRET_SETTINGS
 from kaiten.settings.setting_paths import (
     UnknownSetting,
     accepts,
     annotation_at,
-    find_by_name,
+    intended_path,
     section_of,
 )
+from kaiten.settings.variables import variable_name
 
 
 def read_settings_file(file: Path, root: type[BaseModel]) -> dict[str, Any]:
@@ -41,9 +42,7 @@ def lines_in_force() -> Mapping[str, int]:
     entries = _read_yaml(file).entries if file else ()
     variables = {name.upper() for name in os.environ}
     return {
-        entry.key: entry.line
-        for entry in entries
-        if f"{PREFIX}{'__'.join(entry.path)}".upper() not in variables
+        entry.key: entry.line for entry in entries if variable_name(entry.path) not in variables
     }
 
 
@@ -89,7 +88,7 @@ def _key_problems(document: strict_yaml.YamlDocument, root: type[BaseModel]) -> 
         try:
             reason = _value_problem(entry, annotation_at(root, entry.path))
         except UnknownSetting as error:
-            reason = f"is not a setting{_suggestion(error, root)}"
+            reason = f"is not a setting{suggestion(error, root)}"
             rejected.add(error.path)
         if reason:
             rejected.add(entry.path)
@@ -99,7 +98,7 @@ def _key_problems(document: strict_yaml.YamlDocument, root: type[BaseModel]) -> 
 def _secrets_in_file(document: strict_yaml.YamlDocument) -> Iterator[Detail]:
     for entry in document.entries:
         if entry.path in SECRET_SETTINGS:
-            variable = f"{PREFIX}{'__'.join(entry.path)}".upper()
+            variable = variable_name(entry.path)
             yield Detail(
                 entry.key,
                 "is a secret, and this file goes into every bento; set "
@@ -126,16 +125,19 @@ def _without_empty_settings(
     return document.values
 
 
-def _suggestion(error: UnknownSetting, root: type[BaseModel]) -> str:
-    if error.closest:
-        return f"; did you mean {'.'.join((*error.path[:-1], error.closest))}?"
-    path = find_by_name(root, error.path[-1])
+def suggestion(error: UnknownSetting, root: type[BaseModel]) -> str:
+    """Return what to do about a key of the settings file that names no setting."""
+    path = intended_path(root, error)
     if path is None:
         names = f", or use one of {', '.join(error.section.model_fields)}" if error.section else ""
         return f"; remove it{names}"
-    if "." in path:
-        return f"; write it as {path}, indented below {path.partition('.')[0]}:"
-    return "; it is a top-level section: remove its indentation"
+    if path in SECRET_SETTINGS:
+        return f"; did you mean {'.'.join(path)}, a secret? Set {variable_name(path)} instead"
+    if path == error.path[-1:]:
+        return "; it is a top-level section: remove its indentation"
+    if path[-1] == error.path[-1]:
+        return f"; write it as {'.'.join(path)}, indented below {path[0]}:"
+    return f"; did you mean {'.'.join(path)}?"
 
 
 def _value_problem(entry: strict_yaml.YamlEntry, annotation: Any) -> str | None:  # noqa: ANN401

@@ -345,3 +345,20 @@ def test_command_that_may_take_seconds_shows_a_spinner(
     monkeypatch.setattr(progress_console, "status", status)
     run(*command)
     assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["serve", "--modle", "a:1.0.0"], "No such option: --modle (Possible options: --model"),
+        (["promote", "a:1.0.0", "--to", "prodction"], "is not one of 'staging', 'production'"),
+        (["regster"], "Did you mean 'register'?"),
+        (["api-key", "creat"], "Did you mean 'create'?"),
+    ],
+)
+def test_a_misspelled_command_or_option_is_answered_with_what_is_meant(
+    arguments: list[str], suggestion: str
+) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert suggestion in result.stderr

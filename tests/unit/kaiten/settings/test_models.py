@@ -106,7 +106,6 @@ def test_models_from_commas_and_from_json(
         ("A", "'A' does not name a version"),
         ("a:1.0.0,a:2.0.0", "each name once"),
         ("[]", "at least one model"),
-        ('["a:1.0.0"', "delimiter"),
     ],
 )
 def test_unpinned_and_ambiguous_models_are_rejected(
@@ -260,5 +259,5 @@ def test_a_model_has_thresholds_of_its_own_and_the_others_of_all(file: Path) -> 
 def test_thresholds_of_a_name_that_no_model_can_have_are_rejected(file: Path) -> None:
     file.write_text("validation:\n  models:\n    topic:1.0.0: {min_accuracy: 0.9}\n")
     error = settings_error()
-    assert fields(error)[0].startswith("validation.models.topic:1.0.0")
-    assert "String should match pattern" in error.details[0].reason
+    assert fields(error) == ["validation.models.topic:1.0.0"]
+    assert error.details[0].reason.startswith("line 3: String should match pattern")

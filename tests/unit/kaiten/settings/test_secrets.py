@@ -60,6 +60,7 @@ def test_secrets_mounted_by_kubernetes_are_read(secrets: Path) -> None:
 
 def test_other_files_are_ignored(secrets: Path) -> None:
     (secrets / "postgres_password").write_bytes(b"\xff")
+    (secrets / "old_auth_secret").write_bytes(b"\xff")
     (secrets / "kubernetes.io" / "serviceaccount").mkdir(parents=True)
     (secrets / ".kaiten_hidden").touch()
     assert read_secret_files() == {}
@@ -114,6 +115,8 @@ def test_broken_link_is_rejected(secrets: Path) -> None:
     [
         ("kaiten_auth_secret", "did you mean kaiten_auth__secret?"),
         ("KAITEN_AUTH__SECRET", "did you mean kaiten_auth__secret?"),
+        ("katen_auth__secret", "did you mean kaiten_auth__secret?"),
+        ("kaiten-auth-secret", "did you mean kaiten_auth__secret?"),
         ("kaiten_state__redis_url.txt", "did you mean kaiten_state__redis_url?"),
         ("kaiten_zzzzzzzzzzzzzzzzzzzzzz", f"remove it, or use {', '.join(NAMES)}"),
     ],

@@ -89,6 +89,37 @@ def test_file_that_is_not_a_mapping_is_rejected(content: bytes, file: Path) -> N
             "batching.Max-Queue-Items",
             "line 3: is not a setting; did you mean batching.max_queue_items?",
         ),
+        (
+            "gateway:\n  max_padding_ratio: 0.2\n",
+            "gateway.max_padding_ratio",
+            "line 2: is not a setting; write it as batching.max_padding_ratio, indented below",
+        ),
+        (
+            "batch:\n  max_items: 3\n",
+            "batch",
+            "line 1: is not a setting; did you mean batching?",
+        ),
+        (
+            "auth:\n  secert: a\n",
+            "auth.secert",
+            "line 2: is not a setting; did you mean auth.secret, a secret? Set KAITEN_AUTH__SECRET",
+        ),
+        (
+            "rate_limit:\n  plans:\n    batch: {requets: 5/minute}\n",
+            "rate_limit.plans.batch.requets",
+            "line 3: is not a setting; did you mean rate_limit.plans.batch.requests?",
+        ),
+        ("rate_limit:\n  plans:\n    batch:\n", "rate_limit.plans.batch", "line 3: is an empty"),
+        (
+            "validation:\n  models:\n    topic:\n      min_acuracy: 0.9\n",
+            "validation.models.topic.min_acuracy",
+            "line 4: is not a setting; did you mean validation.models.topic.min_accuracy?",
+        ),
+        (
+            "auth:\n  issuers:\n  - issuer: a\n    secret: b\n",
+            "auth.issuers.0.secret",
+            "line 4: is not a setting; did you mean auth.issuers.0.secret_file?",
+        ),
         ("auth:\n  secret:\n", "auth.secret", "is a secret, and this file goes into every bento"),
         ("tls:\n  certificate: a.pem\n  private_key:\n", "tls", "line 1: certificate and private"),
         ("batching:\n", "batching", "line 1: is an empty section"),

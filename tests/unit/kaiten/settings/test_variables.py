@@ -7,9 +7,9 @@ from tests.unit.kaiten.settings.refusals import SECRET, everything_shown, fields
 @pytest.mark.parametrize(
     ("variable", "remedy"),
     [
-        ("KAITEN_SERVNG__MODELS", "did you mean KAITEN_SERVING?"),
-        ("KAITEN_BATCHNG__MAX_BATCH_ITEMS", "did you mean KAITEN_BATCHING?"),
-        ("KAITEN_LOGGING_LEVEL", "did you mean KAITEN_LOGGING?"),
+        ("KAITEN_SERVNG__MODELS", "did you mean KAITEN_SERVING__MODELS?"),
+        ("KAITEN_BATCHNG__MAX_BATCH_ITEMS", "did you mean KAITEN_BATCHING__MAX_BATCH_ITEMS?"),
+        ("KAITEN_LOGGING_LEVEL", "did you mean KAITEN_LOGGING__LEVEL?"),
         ("KAITEN_CONFG", "did you mean KAITEN_CONFIG?"),
         ("KAITEN_ZZZZ", "remove it"),
     ],
@@ -56,6 +56,12 @@ def test_variables_of_kubernetes_services_are_ignored(
             "batching.max_queue_item",
             "did you mean KAITEN_BATCHING__MAX_QUEUE_ITEMS?",
         ),
+        (
+            "KAITEN_GATEWAY__MAX_PADDING_RATIO",
+            "0.2",
+            "gateway.max_padding_ratio",
+            "did you mean KAITEN_BATCHING__MAX_PADDING_RATIO?",
+        ),
         ("KAITEN_HOME__FOLDER", "x", "home.folder", "is not a setting"),
         ("KAITEN_SERVING__MODELS__FIRST", "a:1.0.0", "serving.models.first", "is not a setting"),
         (
@@ -100,3 +106,62 @@ def test_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("KAITEN_AUTH__SECRET", "")
     auth = load_settings().auth
     assert (auth.secret, auth.secret_file) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "form"),
+    [
+        ("KAITEN_AUTH__ISSUERS", f"[{{{SECRET}", '[{"KEY": "VALUE"}]'),
+        ("KAITEN_AUTH__ISSUERS", f"x{SECRET}", '[{"KEY": "VALUE"}]'),
+        ("KAITEN_VERSIONING__RELEASE_PROCESS", "commit,tests", '["VALUE"]'),
+        ("KAITEN_SERVING__MODELS", "[a:1.0.0]", '["VALUE"]'),
+        ("KAITEN_RATE_LIMIT__SUBJECTS", "{kaiten|a: batch}", '{"NAME": "VALUE"}'),
+    ],
+)
+def test_broken_json_names_its_variable_and_form_and_not_its_value(
+    variable: str, value: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    error = settings_error()
+    assert fields(error) == [variable]
+    assert error.details[0].reason.startswith("is not valid JSON: Expecting ")
+    assert error.details[0].reason.endswith(f"; write it as {form}, with the quotes")
+    assert SECRET not in everything_shown(error)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "reason"),
+    [
+        (
+            "KAITEN_AUTH__ISSUERS",
+            '[{"issuer": "a", "audience": "b", "secret_file": "c", "scope_clams": "d"}]',
+            "auth.issuers.0.scope_clams",
+            "is not a setting; did you mean auth.issuers.0.scope_claims?",
+        ),
+        (
+            "KAITEN_RATE_LIMIT__PLANS",
+            '{"batch": {"requets": "5/minute"}}',
+            "rate_limit.plans.batch.requets",
+            "is not a setting; did you mean rate_limit.plans.batch.requests?",
+        ),
+        (
+            "KAITEN_RATE_LIMIT__PLANS__BATCH__TOKENS",
+            "many",
+            "rate_limit.plans.batch.tokens",
+            "'many' is not a limit",
+        ),
+        (
+            "KAITEN_BATCHING__MAX_QUEUE_ITEMS",
+            "many",
+            "batching.max_queue_items",
+            "Input should be a valid integer",
+        ),
+    ],
+)
+def test_invalid_value_names_its_variable(
+    variable: str, value: str, field: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    error = settings_error()
+    assert fields(error) == [field]
+    assert error.details[0].reason.startswith(f"in {variable}: {reason}")
