@@ -98,7 +98,7 @@ def _explanation(reference: SettingReference, setting: EffectiveSetting | None) 
 
 def _text(value: Any) -> str:  # noqa: ANN401  JSON
     """Return a value as kaiten.yaml has it."""
-    if value is None or value == []:
+    if value in (None, [], {}):
         return "empty"
     if isinstance(value, float) and value.is_integer():
         value = int(value)

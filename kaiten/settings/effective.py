@@ -54,9 +54,10 @@ class _Sources:
 
     def find(self, reference: SettingReference) -> str:
         variable = reference.variable
-        # An empty variable sets nothing (env_ignore_empty).
-        if os.environ.get(variable):
-            return variable
+        # An empty variable sets nothing (env_ignore_empty). A key of a dictionary has its own.
+        names = (variable, *(name for name in os.environ if name.startswith(f"{variable}__")))
+        if name := next(filter(os.environ.get, names), None):
+            return name
         if self._folder is not None and variable.lower() in self._secrets:
             return str(self._folder / variable.lower())
         line = self._lines.get(reference.path)

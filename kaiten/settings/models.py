@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     HttpUrl,
     SecretStr,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -47,6 +48,12 @@ class SettingsSection(BaseModel):
     """The base of all sections."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _stated(section: SettingsSection) -> dict[str, object]:
+    """Return the values that a section sets itself, with ``off`` for a limit that is off."""
+    values = section.model_dump(exclude_unset=True)
+    return {name: "off" if value is None else value for name, value in values.items()}
 
 
 class ServingSettings(SettingsSection):
@@ -155,6 +162,11 @@ class RateLimitSettings(RateLimitPlan):
                 )
         return self
 
+    @field_serializer("plans")
+    def _write_plans(self, plans: dict[str, RateLimitPlan]) -> dict[str, dict[str, object]]:
+        """Leave out what a plan leaves out, which is not the default of a plan's class."""
+        return {name: _stated(plan) for name, plan in plans.items()}
+
     def plan(self, name: str) -> RateLimitPlan:
         """Return a plan with the default of each limit that it leaves out."""
         plan = self.plans[name]
@@ -214,6 +226,13 @@ class ValidationSettings(ValidationThresholds):
     """The thresholds of the promotion gate, for all models and for single ones."""
 
     models: dict[ModelName, ValidationThresholds] = Field({})
+
+    @field_serializer("models")
+    def _write_models(
+        self, models: dict[str, ValidationThresholds]
+    ) -> dict[str, dict[str, object]]:
+        """Leave out what a model leaves out, which is not the default of its class."""
+        return {name: _stated(thresholds) for name, thresholds in models.items()}
 
     def threshold(self, model: str, name: str) -> tuple[float, str]:
         """Return a threshold of a model, and the path of the setting that it comes from."""

@@ -72,3 +72,18 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [secret for secret in (SECRET, OTHER, canary) if secret in text]
     assert values["profiles.target"].value == "abfs://box/folder?(not shown)"
     assert values["auth.secret"].source == "KAITEN_AUTH__SECRET"
+
+
+def test_a_plan_and_a_models_thresholds_show_what_they_set_themselves(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text("validation:\n  models:\n    topic: {min_accuracy: 0.9}\n")
+    monkeypatch.setenv("KAITEN_RATE_LIMIT__PLANS__BATCH__TOKENS", "off")
+    values = effective()
+    plans, models = values["rate_limit.plans"], values["validation.models"]
+    assert (plans.value, models.value) == (
+        {"batch": {"tokens": "off"}},
+        {"topic": {"min_accuracy": 0.9}},
+    )
+    assert plans.source == "KAITEN_RATE_LIMIT__PLANS__BATCH__TOKENS"
+    assert models.source == f"{file}:2"
