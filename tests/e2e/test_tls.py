@@ -131,13 +131,24 @@ def test_docs_are_closed_and_metrics_ask_for_a_token(mutual: Mutual) -> None:
     assert "model_requests_total" in answer.text
 
 
+def test_the_log_names_the_address_with_its_scheme(mutual: Mutual) -> None:
+    (line,) = mutual.server.process.wait_for('"event": "listening"')
+    assert json.loads(line)["address"] == mutual.server.url
+
+
 def test_the_worker_has_a_log_of_requests_and_one_of_security_events(mutual: Mutual) -> None:
     token = mutual.server.token("mallory", "feedback")
     headers = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "X-Request-ID": "find-me"}
     mutual.ask("/metrics", mutual.client, {**headers, "Authorization": f"Bearer {token}"})
-    # Written before the answer: the file has it as soon as the console.
     mutual.server.process.wait_for('"find-me".*"forbidden"|"forbidden".*"find-me"')
-    files = {path.name: path.read_text("utf-8") for path in (mutual.folder / "logs").iterdir()}
+    files: dict[str, str] = {}
+    # A thread writes each file, soon after the console: each probe gives it time.
+    for _ in range(100):
+        folder = mutual.folder / "logs"
+        files = {path.name: path.read_text("utf-8") for path in folder.iterdir()}
+        if sum("find-me" in content for content in files.values()) == 2:
+            break
+        mutual.ask("/livez", mutual.client)
     assert set(files) == {"requests-1.log", "security-1.log"}
     lines = [json.loads(line) for line in files["security-1.log"].splitlines()]
     (line,) = [entry for entry in lines if entry["request_id"] == "find-me"]
