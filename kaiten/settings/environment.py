@@ -9,6 +9,8 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from platformdirs import user_data_path
+
 from kaiten.errors import Detail, InvalidSettings
 
 
@@ -124,6 +126,24 @@ def bento_models() -> Path | None:
 def is_bento() -> bool:
     """Return whether this code runs from a bento: bento.yaml is beside its src folder."""
     return (ROOT.parent / "bento.yaml").is_file()
+
+
+def is_checkout() -> bool:
+    """Return whether this code runs from a checkout, and neither from a bento nor installed."""
+    # A distribution may leave a pyproject.toml of its own beside an installed package.
+    names = ("pyproject.toml", "bentofile.yaml")
+    return not is_bento() and all((ROOT / name).is_file() for name in names)
+
+
+def default_home() -> Path:
+    """Return the folder of the state without KAITEN_HOME: one per checkout, else one per user.
+
+    It does not depend on the working directory: a command that is started elsewhere must find the
+    same secret and API keys. Nor is it inside a bento or an installed package, which come and go.
+    """
+    if is_checkout():
+        return ROOT / ".kaiten"
+    return user_data_path("kaiten", appauthor=False)
 
 
 def remove_variables(names: Collection[str]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -22,7 +22,13 @@ from pydantic_settings import (
 )
 
 from kaiten.errors import Detail, InvalidSettings
-from kaiten.settings.environment import PREFIX, is_bento, secrets_folder, settings_file
+from kaiten.settings.environment import (
+    PREFIX,
+    default_home,
+    is_bento,
+    secrets_folder,
+    settings_file,
+)
 from kaiten.settings.models import (
     ApiVersionSettings,
     AuthSettings,
@@ -83,7 +89,7 @@ class Settings(BaseSettings):
     )
 
     environment: Environment = "development"
-    home: Path = Path(".kaiten")
+    home: Path = Field(default_factory=default_home)
     serving: ServingSettings = ServingSettings()
     gateway: GatewaySettings = GatewaySettings()
     rate_limit: RateLimitSettings = RateLimitSettings()

@@ -7,12 +7,14 @@ from kaiten.settings import environment as settings_environment
 from kaiten.settings.environment import (
     ROOT,
     bentoml_configuration,
+    default_home,
     disable_openmp_spinning,
     environment_for,
     find_root,
     metrics_directory,
     settings_file,
 )
+from kaiten.settings.loader import load_settings
 from tests.unit.kaiten.settings.refusals import fields, settings_error
 
 
@@ -99,3 +101,36 @@ def test_openmp_does_not_spin_unless_the_environment_says_so(
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     disable_openmp_spinning()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+@pytest.fixture
+def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let no variable name the home, in a working directory outside the checkout."""
+    monkeypatch.delenv("KAITEN_HOME")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_home_of_a_checkout_is_inside_it_wherever_a_command_is_started(no_home: Path) -> None:
+    assert load_settings().home == ROOT / ".kaiten"
+
+
+def test_empty_home_is_the_default(no_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAITEN_HOME", "")
+    assert load_settings().home == ROOT / ".kaiten"
+
+
+@pytest.mark.parametrize("files", [[], ["pyproject.toml"], ["../bento.yaml"]])
+def test_home_of_an_installed_kaiten_or_a_bento_is_its_users(
+    files: list[str], no_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = no_home / "place" / "src"
+    package.mkdir(parents=True)
+    for name in files:
+        (package / name).touch()
+    if "../bento.yaml" in files:
+        (package / "pyproject.toml").touch()
+        (package / "bentofile.yaml").touch()
+    monkeypatch.setattr("kaiten.settings.environment.ROOT", package)
+    monkeypatch.setenv("XDG_DATA_HOME", str(no_home / "data"))
+    assert default_home() == no_home / "data" / "kaiten"

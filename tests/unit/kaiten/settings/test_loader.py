@@ -21,7 +21,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings()
     assert settings.environment == "development"
     assert not settings.in_production
-    assert settings.home == Path(".kaiten")
+    assert settings.home == ROOT / ".kaiten"
     assert settings.serving.models == ("support-intent:1.0.0",)
     assert settings.gateway.max_inputs <= settings.batching.max_queue_items
     assert settings.runners.device == "auto"
