@@ -4,6 +4,7 @@ import hashlib
 import hmac
 
 from kaiten.settings.models import LoggingSettings
+from kaiten.settings.secrets import HEX, pseudonym_key_bytes
 
 # A fixed label separates this key from other keys that are derived from the signing secret.
 _KEY_LABEL = b"kaiten: pseudonyms of subjects"
@@ -33,11 +34,17 @@ def subject_digest(subject: str) -> str:
 def pseudonym_key(settings: LoggingSettings, secret: str | None) -> bytes | None:
     """Return the key of the pseudonyms: the configured one, else one from the signing secret.
 
-    All workers and replicas derive the same key. None if there is neither.
+    The ``secret`` is the oldest one, so that a rotation leaves the pseudonyms as they are. All
+    workers and replicas derive the same key. None if there is neither.
     """
     if settings.pseudonym_key is not None:
-        return settings.pseudonym_key.get_secret_value().encode()
+        return pseudonym_key_bytes(settings.pseudonym_key.get_secret_value())
     return hmac.digest(secret.encode(), _KEY_LABEL, "sha256") if secret else None
+
+
+def key_setting(key: bytes) -> str:
+    """Return the value of logging.pseudonym_key that stands for a key."""
+    return f"{HEX}{key.hex()}"
 
 
 def _encode(subject: str) -> bytes:

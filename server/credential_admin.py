@@ -203,7 +203,7 @@ def _pseudonym(settings: Settings, owner: Principal) -> str | None:
 def _pseudonyms(settings: Settings) -> Pseudonyms | None:
     """Return the pseudonyms that the workers use; None if each start has others."""
     secret = None if settings.logging.pseudonym_key else secret_in_force(settings)
-    key = pseudonym_key(settings.logging, secret.value if secret else None)
+    key = pseudonym_key(settings.logging, secret.oldest if secret else None)
     return Pseudonyms(key) if key else None
 
 

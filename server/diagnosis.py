@@ -1,8 +1,11 @@
 """Diagnoses a start on this machine: what it would use, and what would prevent it."""
 
+import math
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +15,7 @@ import psutil
 
 from gateway.auth.factory import check_keys
 from gateway.auth.key_sources import describe_key_sources
-from gateway.auth.signing_secret import configured_secret, signing_secret
+from gateway.auth.signing_secret import SigningSecret, configured_secret, signing_secret
 from kaiten import __version__, tls
 from kaiten.cpus import affinity_cores, available_cores, process_count, quota_cores
 from kaiten.errors import Detail, InvalidSettings, SetupError
@@ -25,7 +28,12 @@ from kaiten.settings.loader import (
     describe_sources,
     load_settings,
 )
-from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE, check_secret_sources, read_secret_files
+from kaiten.settings.secrets import (
+    DEVELOPMENT_SECRET_FILE,
+    DatedSecret,
+    check_secret_sources,
+    read_secret_files,
+)
 from kaiten.settings.settings_yaml import check_bentoml_configuration
 from lifecycle.environment import check_opset, compare_environment, installed_versions
 from lifecycle.resolution import resolve_model
@@ -250,12 +258,26 @@ def _secret(settings: Settings) -> str:
         issuers = ", ".join(trusted.issuer for trusted in settings.auth.issuers)
         return f"none: tokens come from {issuers}"
     if configured_secret(settings) is not None:
-        return f"from {'auth.secret_file' if settings.auth.secret_file else 'auth.secret'}"
+        source = "auth.secret_file" if settings.auth.secret_file else "auth.secret"
+        return f"from {source}{_describe_older(signing_secret(settings))}"
     file = settings.home.resolve() / DEVELOPMENT_SECRET_FILE
     if not file.exists():
         return f"{file}, created on first use"
     signing_secret(settings)
     return str(file)
+
+
+def _describe_older(secret: SigningSecret) -> str:
+    """Return until when older secrets verify tokens, as an addition to their source."""
+    ends = [_describe_end(older) for older in secret.older]
+    return f", with {len(ends)} older: {', '.join(ends)}" if ends else ""
+
+
+def _describe_end(secret: DatedSecret) -> str:
+    if secret.ends_at == math.inf:
+        return "valid without an end"
+    end = f"{datetime.fromtimestamp(secret.ends_at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"valid until {end}" if time.time() < secret.ends_at else f"ended at {end}"
 
 
 def _bentoml_service() -> tuple[object, float | None, dict[str, object] | None]:

@@ -12,13 +12,14 @@ import structlog
 from bentoml._internal.configuration.containers import BentoMLContainer
 
 from gateway.auth.credential_stores import FILE as CREDENTIALS_FILE
+from gateway.auth.factory import Tokens, guard_credentials, guard_secrets
 from gateway.auth.factory import build as build_tokens
-from gateway.auth.factory import guard_credentials
 from gateway.auth.signing_secret import SigningSecret, secret_in_force
 from kaiten import tls
 from kaiten.cpus import process_count
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings
 from kaiten.files import ENOUGH_DESCRIPTORS, is_disk_full, raise_descriptor_limit
+from kaiten.pseudonyms import key_setting, pseudonym_key
 from kaiten.settings.environment import bentoml_configuration, settings_file
 from kaiten.settings.handover import hand_down_settings, with_credentials_copy, with_pseudonym_key
 from kaiten.settings.loader import Settings, check_bentoml_timeout
@@ -36,7 +37,6 @@ from runners.engines.placement import devices, holders
 from runners.tasks import find_task
 from server.bentoml_config import SERVICE_NAME, check_services
 from server.models import find_baselines, find_models
-from server.worker import find_pseudonyms
 
 logger = structlog.get_logger("kaiten.service")
 # Written at every level.
@@ -64,15 +64,14 @@ def prepare(settings: Settings) -> None:
     _log_configuration(settings, workers)
     _raise_descriptor_limit()
     secret = secret_in_force(settings)
-    _check(settings, secret, bentoml_settings)
+    tokens = _check(settings, secret, bentoml_settings)
     _prepare_database(settings)
-    if find_pseudonyms(settings, secret) is None:
-        settings = with_pseudonym_key(settings, secrets.token_hex(32))
-        logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")
+    settings, pseudonym_secret = _with_pseudonym_key(settings, secret)
     models = find_models(settings)
     for model in models:
         _check_model(model, settings)
     _hand_down(settings, workers, find_baselines(models, settings))
+    guard_secrets(tokens, pseudonym_secret)
 
 
 def _hand_down(settings: Settings, workers: int, baselines: Mapping[str, Path | None]) -> None:
@@ -98,6 +97,22 @@ def _hand_down(settings: Settings, workers: int, baselines: Mapping[str, Path | 
         DeviceProcesses(settings.runners, workers, *folders).start()
 
 
+def _with_pseudonym_key(
+    settings: Settings, secret: SigningSecret | None
+) -> tuple[Settings, SigningSecret | None]:
+    """Return the settings with the key of the pseudonyms, which all workers of this start share.
+
+    Returns the secret too if the key is derived from it.
+    """
+    if settings.logging.pseudonym_key is not None:
+        return settings, None
+    key = pseudonym_key(settings.logging, secret.oldest if secret else None)
+    if key is None:
+        logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")
+        key = secrets.token_bytes()
+    return with_pseudonym_key(settings, key_setting(key)), secret
+
+
 def _log_configuration(settings: Settings, workers: int) -> None:
     start_logger.info(
         "configuration_in_force",
@@ -118,13 +133,26 @@ def _raise_descriptor_limit() -> None:
 
 def _check(
     settings: Settings, secret: SigningSecret | None, bentoml_settings: Mapping[str, Any]
-) -> None:
+) -> Tokens:
     check_bentoml_timeout(settings, bentoml_settings["traffic"]["timeout"])
-    build_tokens(settings, secret)
+    tokens = build_tokens(settings, secret)
     tls.check_tls(settings.tls, bentoml_settings["ssl"])
     _check_home(settings.home)
+    _warn_of_state_elsewhere(settings)
     check_folder(settings.logging)
     check_target(settings.profiles.target)
+    return tokens
+
+
+def _warn_of_state_elsewhere(settings: Settings) -> None:
+    """Warn of state where earlier versions kept it, in the working directory; it is not used."""
+    state = Path(".kaiten").absolute()
+    unused = "home" not in settings.model_fields_set and state != settings.home
+    if unused and (state / CREDENTIALS_FILE).exists():
+        remedy = (
+            f"its API keys and revocations are not in force: set KAITEN_HOME={state}, or move it"
+        )
+        logger.warning("state_elsewhere", unused=str(state), home=str(settings.home), remedy=remedy)
 
 
 def _check_home(home: Path) -> None:

@@ -107,7 +107,7 @@ def build_worker(settings: Settings, process: WorkerProcess) -> "Worker":
 
 def find_pseudonyms(settings: Settings, secret: SigningSecret | None) -> Pseudonyms | None:
     """Return the pseudonyms of subjects; None if no key is set and there is no signing secret."""
-    key = pseudonym_key(settings.logging, secret.value if secret else None)
+    key = pseudonym_key(settings.logging, secret.oldest if secret else None)
     return Pseudonyms(key) if key else None
 
 

@@ -100,7 +100,7 @@ class Server:
         if secret := self.env.get("KAITEN_AUTH__SECRET"):
             return secret
         if folder := self.env.get("KAITEN_SECRETS"):
-            return (Path(folder) / "kaiten_auth__secret").read_text("ascii").strip()
+            return (Path(folder) / "kaiten_auth__secret").read_text("ascii").split()[0]
         return (Path(self.env["KAITEN_HOME"]) / "development.secret").read_text("ascii").strip()
 
 

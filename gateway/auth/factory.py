@@ -1,12 +1,13 @@
 """Builds the authenticator and its background tasks from the settings."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import structlog
 
@@ -14,21 +15,23 @@ from gateway.auth.authenticator import Authenticator
 from gateway.auth.credential_stores import FileCredentials, credential_store, host_copy
 from gateway.auth.jwks import Fetch, JwksKeys
 from gateway.auth.revocation_watch import CredentialsObserver, CredentialStores, CredentialsWatch
+from gateway.auth.secret_keys import SecretKeys
 from gateway.auth.signing_secret import ALGORITHM, SigningSecret
 from gateway.auth.verification_keys import Key, from_pem, from_secret
-from gateway.auth.verifier import KeySource, StaticKey, TrustedIssuer, Verifier
+from gateway.auth.verifier import StaticKey, TrustedIssuer, Verifier
 from kaiten.addresses import proxy_bypass
 from kaiten.errors import Detail, InvalidSettings, StateUnavailable
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import Algorithm, AuthSettings, IssuerSettings, JwksSettings
-from kaiten.settings.secrets import check_secret
-from kaiten.settings.snapshot import read_key_file
+from kaiten.settings.secrets import parse_secrets
+from kaiten.settings.snapshot import read_key_file, replace_key_file
 
 logger = structlog.get_logger(__name__)
 _MAX_JWKS_BYTES = 1 << 20
 _FETCH_TIMEOUT_S = 5.0
 _MAX_RESTORE_WAIT_S = 10.0
 _ALL = frozenset(get_args(Algorithm))
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +41,21 @@ class Tokens:
     authenticator: Authenticator
     watch: CredentialsWatch
     jwks: tuple[JwksKeys, ...]
+    secrets: tuple[SecretKeys, ...]
+    poll_s: float
 
     def start(self) -> list[asyncio.Task[None]]:
         """Start the tasks that keep keys and credentials current until they are cancelled.
 
         A task that ends otherwise has failed, and is logged.
         """
-        # Polled before the first request, so that it meets a worker with a revocation list.
+        # Polled before the first request, so that it meets a worker with lists and secrets of now.
         self.watch.poll()
+        for keys in self.secrets:
+            keys.poll()
         coroutines: list[Coroutine[Any, Any, None]] = [self.watch.keep_current()]
         coroutines += [keys.keep_fresh() for keys in self.jwks]
+        coroutines += [keys.keep_current(self.poll_s) for keys in self.secrets]
         tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
         for task in tasks:
             task.add_done_callback(_log_failure)
@@ -77,14 +85,17 @@ def build(
         issuer.issuer: _trusted(issuer, auth.jwks, fetch or fetch_jwks) for issuer in auth.issuers
     }
     if secret is not None:
-        key = StaticKey(Key(secret.value, frozenset({ALGORITHM})))
+        key = SecretKeys(auth.issuer, secret.dated, _signing_key, secret.file)
         issuers[auth.issuer] = TrustedIssuer(auth.issuer, auth.audience, key, _ALL)
     copy = settings.state.credentials_copy
     watch = CredentialsWatch(_stores(settings, copy), auth.credentials_poll_s, observer)
+    sources = [issuer.keys for issuer in issuers.values()]
     return Tokens(
         Authenticator(Verifier(issuers, auth.leeway_s), watch.current),
         watch,
-        tuple(issuer.keys for issuer in issuers.values() if isinstance(issuer.keys, JwksKeys)),
+        tuple(keys for keys in sources if isinstance(keys, JwksKeys)),
+        tuple(keys for keys in sources if isinstance(keys, SecretKeys)),
+        auth.credentials_poll_s,
     )
 
 
@@ -101,6 +112,46 @@ def guard_credentials(settings: Settings, copy: Path) -> None:
     watch = CredentialsWatch(stores, poll_s, guards=True)
     watch.poll()
     watch.keep_current_on_a_thread()
+
+
+def guard_secrets(tokens: Tokens, secret: SigningSecret | None) -> None:
+    """Keep the secrets that workers inherit current for as long as this process lives.
+
+    A worker that replaces another then knows a rotation, even if the file has become unusable
+    since. ``secret`` is the one at the start if it keys the pseudonyms. The process that starts
+    the workers calls this once.
+    """
+    followed = [keys for keys in tokens.secrets if keys.file is not None]
+    handed_down = dict[Path, bytes]()
+
+    def run() -> None:
+        while True:
+            time.sleep(tokens.poll_s)
+            for keys in followed:
+                hand_down_changes(keys, handed_down, secret)
+
+    if followed:
+        threading.Thread(target=run, name="secrets", daemon=True).start()
+
+
+def hand_down_changes(
+    keys: SecretKeys, handed_down: dict[Path, bytes], secret: SigningSecret | None
+) -> None:
+    """Poll a file of secrets, and hand its content down to later workers if it has changed."""
+    keys.poll()
+    file, content = keys.file, keys.content
+    if file is None or content is None or handed_down.get(file) == content:
+        return
+    try:
+        replace_key_file(file, content)
+    except OSError as error:
+        # For instance, no descriptor is free. The next poll tries again.
+        logger.error("auth_secrets_not_handed_down", reason=error.strerror)  # noqa: TRY400
+        return
+    handed_down[file] = content
+    if secret and file == secret.file and parse_secrets(content)[-1].value != secret.oldest:
+        remedy = "restore the last line, which may have ended, or set logging.pseudonym_key"
+        logger.warning("pseudonyms_change_with_next_start", file=str(file), remedy=remedy)
 
 
 def _stores(settings: Settings, copy: Path | None) -> CredentialStores:
@@ -132,7 +183,7 @@ def check_keys(auth: AuthSettings) -> None:
 def _trusted(issuer: IssuerSettings, jwks: JwksSettings, fetch: Fetch) -> TrustedIssuer:
     allowed = frozenset(issuer.algorithms) or _ALL
     keys = _keys(issuer, jwks, fetch)
-    if isinstance(keys, StaticKey) and not keys.algorithms & allowed:
+    if not isinstance(keys, JwksKeys) and not keys.algorithms & allowed:
         reason = f"have none of what its key verifies: {', '.join(sorted(keys.algorithms))}"
         where = f"auth.issuers.{issuer.issuer}.algorithms"
         raise InvalidSettings([Detail(where, reason)], "settings")
@@ -148,21 +199,22 @@ def _trusted(issuer: IssuerSettings, jwks: JwksSettings, fetch: Fetch) -> Truste
     )
 
 
-def _keys(issuer: IssuerSettings, jwks: JwksSettings, fetch: Fetch) -> KeySource:
+def _keys(
+    issuer: IssuerSettings, jwks: JwksSettings, fetch: Fetch
+) -> JwksKeys | SecretKeys | StaticKey:
     if issuer.jwks_url is not None:
         return JwksKeys(issuer.jwks_url, jwks, fetch)
-    if issuer.public_key_file is not None:
-        return StaticKey(_from_file(issuer, "public_key_file", from_pem))
-    return StaticKey(_from_file(issuer, "secret_file", _from_secret_file))
+    if issuer.secret_file is not None:
+        secrets = _from_file(issuer, "secret_file", parse_secrets)
+        return SecretKeys(issuer.issuer, secrets, from_secret, issuer.secret_file.absolute())
+    return StaticKey(_from_file(issuer, "public_key_file", from_pem))
 
 
-def _from_secret_file(content: bytes) -> Key:
-    secret = content.decode().strip()
-    check_secret(secret)
-    return from_secret(secret)
+def _signing_key(secret: str) -> Key:
+    return Key(secret, frozenset({ALGORITHM}))
 
 
-def _from_file(issuer: IssuerSettings, field: str, read: Callable[[bytes], Key]) -> Key:
+def _from_file(issuer: IssuerSettings, field: str, read: Callable[[bytes], ResultT]) -> ResultT:
     path: Path = getattr(issuer, field)
     try:
         return read(read_key_file(path))

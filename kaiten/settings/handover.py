@@ -13,7 +13,7 @@ from kaiten.cpus import cores_per_process
 from kaiten.settings.environment import PREFIX, remove_variables, set_cuda_visible_devices
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import IssuerSettings
-from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE
+from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE, auth_secret_file
 from kaiten.settings.snapshot import Snapshot, memory_file
 
 # Paths that workers must find although they may have another working directory.
@@ -62,6 +62,9 @@ def hand_down_settings(
         reports = {tag: folder.name if folder else "" for tag, folder in models.items()}
         sections["serving"] |= {"models": [*models], "reports": reports}
     _set_absolute_paths(sections, settings)
+    if secret_file := auth_secret_file(settings.auth.secret_file):
+        # Workers follow the file, and know KAITEN_SECRETS no more.
+        sections["auth"] |= {"secret": None, "secret_file": secret_file}
     values = settings.model_dump(exclude_unset=True) | {"home": settings.home.resolve()}
     for section, fields in sections.items():
         values[section] = values.get(section, {}) | fields
@@ -109,7 +112,7 @@ def with_credentials_copy(settings: Settings, file: Path) -> Settings:
 def _key_files(settings: Settings) -> list[Path]:
     """Return the existing files that hold keys of tokens, by the paths that workers use."""
     auth = settings.auth
-    configured = [auth.secret_file]
+    configured = [auth_secret_file(auth.secret_file)]
     configured += [issuer.secret_file or issuer.public_key_file for issuer in auth.issuers]
     development = settings.home.resolve() / DEVELOPMENT_SECRET_FILE
     files = [development, *(file.absolute() for file in configured if file is not None)]

@@ -23,7 +23,13 @@ from pydantic import (
 from pydantic_settings import NoDecode
 
 from kaiten import model_tags
-from kaiten.settings.secrets import check_database_url, check_redis_url, check_secret
+from kaiten.settings.secrets import (
+    check_database_url,
+    check_redis_url,
+    check_secret,
+    parse_secrets,
+    pseudonym_key_bytes,
+)
 
 MAX_INPUTS = 10_000
 # The largest integer that an HTTP structured field can hold.
@@ -375,7 +381,7 @@ class AuthSettings(SettingsSection):
     @classmethod
     def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            check_secret(value.get_secret_value())
+            parse_secrets(value.get_secret_value())
         return value
 
 
@@ -500,7 +506,7 @@ class LoggingSettings(SettingsSection):
     max_file_mib: int = Field(64, ge=1)
     backups: int = Field(4, ge=1)
     client_addresses: bool = False
-    # The key of the subjects' pseudonyms; by default it is derived from the signing secret.
+    # The key of the subjects' pseudonyms; by default it is derived from the oldest signing secret.
     pseudonym_key: SecretStr | None = None
 
     @field_validator("pseudonym_key")
@@ -508,4 +514,5 @@ class LoggingSettings(SettingsSection):
     def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             check_secret(value.get_secret_value())
+            pseudonym_key_bytes(value.get_secret_value())
         return value

@@ -23,17 +23,19 @@ _INTERNAL = {"serving.reports", "runners.sockets", "state.credentials_copy"}
 _ELSEWHERE = {
     "environment": "`development` in a checkout, `production` in a bento. docs/configure.md says "
     "how they differ.",
-    "home": "The folder where state is stored.",
+    "home": "The folder where state is stored. Left empty, `.kaiten` beside `service.py` in a "
+    "checkout, and otherwise the user's data folder, such as `~/.local/share/kaiten`.",
     "state.redis_url": "Redis for limits and credentials that workers and hosts share: "
     "`redis://:PASSWORD@HOST:6379/0`, or `rediss://` for TLS. A secret.",
     "state.database_url": "PostgreSQL for predictions and labels: "
     "`postgresql+psycopg://USER:<PASSWORD>@HOST:5432/NAME`. Left empty, an SQLite file in "
     "`KAITEN_HOME`. A secret.",
     "auth.secret": "The secret that signs this service's tokens, 32 bytes or more. A secret.",
-    "auth.secret_file": "A file that holds `auth.secret`.",
+    "auth.secret_file": "A file that holds `auth.secret`."
+    " Older secrets may follow in it, one a line. Workers read changes.",
     "signatures.password": "The password of `signatures.private_key`. A secret.",
     "logging.pseudonym_key": "The key for pseudonyms of subjects in logs. Left empty, it comes "
-    "from the signing secret. A secret.",
+    "from the oldest signing secret. `hex:` may precede its bytes in hexadecimal. A secret.",
 }
 _TYPES = {"array": "list", "object": "mapping"}
 _BOUNDS = {

@@ -3,8 +3,12 @@
 No message quotes a secret or a part of one.
 """
 
+import math
 import os
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,10 +26,16 @@ SECRET_SETTINGS = (
 )
 # In KAITEN_HOME; created on first use if a development server has no signing secret.
 DEVELOPMENT_SECRET_FILE = "development.secret"  # noqa: S105  the file's name
+# Before a pseudonym key in hexadecimal.
+HEX = "hex:"
 MIN_SECRET_BYTES = 32
 # How similar a name is, by difflib, to one of ours that it misspells.
 _MISSPELLED_RATIO = 0.8
+# Of one issuer; each costs a token of an unknown secret another verification.
+MAX_SECRETS = 16
 PLACEHOLDERS = ("change", "placeholder", "example", "secret", "password", "your-")
+_UNTIL = re.compile(r"\s+until(?:\s+|$)")
+_EXAMPLE = "2026-12-31T12:00:00Z"
 
 
 def secret_file_names() -> list[str]:
@@ -76,6 +86,51 @@ def check_secret_sources() -> None:
         raise InvalidSettings(problems, str(secrets_folder()))
 
 
+@dataclass(frozen=True, slots=True)
+class DatedSecret:
+    """A secret, and the end of its validity in epoch seconds."""
+
+    value: str = field(repr=False)
+    ends_at: float = math.inf
+
+
+def parse_secrets(content: str | bytes) -> tuple[DatedSecret, ...]:
+    """Return the secrets of a setting or a file: one a line, of which the first signs.
+
+    The others verify what they signed earlier, until the instant at the end of their line, if any:
+    ``SECRET until 2026-12-31T12:00:00Z``.
+
+    Raises:
+        ValueError: Says which line is unusable, and why.
+
+    """
+    numbered = enumerate(_decoded(content).split("\n"), start=1)
+    lines = {number: line.strip() for number, line in numbered if line.strip()}
+    secrets: list[DatedSecret] = []
+    for number, line in lines.items():
+        try:
+            secrets.append(_dated_secret(line, alone=len(lines) == 1))
+        except ValueError as error:
+            raise ValueError(f"line {number} {error}" if len(lines) > 1 else str(error)) from None
+    _check_order(secrets)
+    return tuple(secrets)
+
+
+def auth_secret_file(setting: Path | None) -> Path | None:
+    """Return the file of the signing secret; ``setting`` is auth.secret_file.
+
+    Otherwise it is the file in the folder of KAITEN_SECRETS. None if neither exists, or if a
+    variable holds the secret.
+    """
+    if setting is not None:
+        return setting.absolute()
+    name, folder = f"{PREFIX}AUTH__SECRET", secrets_folder()
+    if folder is None or os.environ.get(name):
+        return None
+    file = folder.absolute() / name.lower()
+    return file if file.is_file() else None
+
+
 def check_secret(secret: str) -> None:
     """Raise ValueError for a secret that is short, repetitive or a placeholder."""
     remedy = "generate one with `openssl rand -hex 32`"
@@ -85,6 +140,21 @@ def check_secret(secret: str) -> None:
         word in secret.lower() for word in PLACEHOLDERS
     ):
         raise ValueError(f"looks like a placeholder; {remedy}")
+
+
+def pseudonym_key_bytes(value: str) -> bytes:
+    """Return the bytes of a pseudonym key: those of its text, or the ones after ``hex:``.
+
+    Raises:
+        ValueError: No hexadecimal digits follow ``hex:``.
+
+    """
+    if not value.startswith(HEX):
+        return value.encode()
+    try:
+        return bytes.fromhex(value.removeprefix(HEX))
+    except ValueError:
+        raise ValueError(f"is not hexadecimal after {HEX}; correct it, or omit {HEX}") from None
 
 
 def check_redis_url(url: str) -> None:
@@ -158,3 +228,50 @@ def _unknown_name(name: str, names: Collection[str]) -> str:
     guess = get_close_matches(name.lower(), names, n=1)
     remedy = f"did you mean {guess[0]}?" if guess else f"remove it, or use {', '.join(names)}"
     return f"is not a secret setting; {remedy}"
+
+
+def _decoded(content: str | bytes) -> str:
+    if isinstance(content, str):
+        return content
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        # The error itself would quote the content.
+        raise ValueError("is not UTF-8 text; write one secret a line into it") from None
+
+
+def _dated_secret(line: str, *, alone: bool) -> DatedSecret:
+    """Parse a line; ``alone`` is whether the content has no other."""
+    value, *until = _UNTIL.split(line, maxsplit=1)
+    if (until or not alone) and len(value.split()) != 1:
+        raise ValueError(
+            "holds more than a secret; after it, only an end is allowed, written as "
+            f"until {_EXAMPLE}"
+        )
+    check_secret(value)
+    return DatedSecret(value, _instant(until[0]) if until else math.inf)
+
+
+def _instant(text: str) -> float:
+    """Parse an instant, in UTC unless it has an offset."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        # Not quoted: it may be a part of a secret.
+        raise ValueError(
+            f"has an end that is not an instant; write it as until {_EXAMPLE}"
+        ) from None
+    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
+
+
+def _check_order(secrets: Sequence[DatedSecret]) -> None:
+    if not secrets:
+        raise ValueError("is empty; generate a secret with `openssl rand -hex 32`")
+    if secrets[0].ends_at < math.inf:
+        raise ValueError(
+            "gives its first secret an end, although it signs new tokens; write a new secret above"
+        )
+    if len({secret.value for secret in secrets}) < len(secrets):
+        raise ValueError("contains a secret twice; remove one of the two lines")
+    if len(secrets) > MAX_SECRETS:
+        raise ValueError(f"contains over {MAX_SECRETS} secrets; remove some that have ended")

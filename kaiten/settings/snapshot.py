@@ -1,7 +1,7 @@
 """State that a server's parent process hands to its workers in inherited memory files.
 
-A restarted worker starts from the same snapshot as the one it replaces, even if the files on disk
-have changed since, and no worker has a secret in its environment.
+A restarted worker starts from the snapshot of the one that it replaces, even if files on disk have
+changed since, except for rotated signing secrets. No worker has a secret in its environment.
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,14 @@ class Snapshot:
     def publish(self) -> None:
         """Write the snapshot to a memory file, outside core dumps, that child processes read."""
         prevent_core_dumps()
+        os.environ[_VARIABLE] = str(self.write())
+
+    def write(self) -> int:
+        """Write the snapshot to a memory file, and return its descriptor."""
         values = asdict(self)
         # JSON has no bytes; Latin-1 maps each byte to one character.
         values["files"] = {path: text.decode("latin-1") for path, text in self.files.items()}
-        descriptor = memory_file(json.dumps(values, default=_json_value).encode())
-        os.environ[_VARIABLE] = str(descriptor)
+        return memory_file(json.dumps(values, default=_json_value).encode())
 
     @classmethod
     def read(cls, descriptor: int) -> "Snapshot":
@@ -101,10 +104,24 @@ def release_snapshot() -> None:
 
 
 def read_key_file(path: Path) -> bytes:
-    """Return the content of a key file: in a worker, as it was when the server started."""
+    """Return the content of a key file: in a worker, as the parent process last read it."""
     snapshot = inherited_snapshot()
     content = None if snapshot is None else snapshot.files.get(str(path.absolute()))
     return path.read_bytes() if content is None else content
+
+
+def replace_key_file(path: Path, content: bytes) -> None:
+    """Replace the content of a key file for the processes that are started from now on.
+
+    The descriptor that they inherit names another file at once, so none reads half a snapshot.
+    """
+    snapshot = inherited_snapshot()
+    if snapshot is None:
+        return
+    files = {**snapshot.files, str(path.absolute()): content}
+    descriptor = replace(snapshot, files=files).write()
+    os.dup2(descriptor, int(os.environ[_VARIABLE]))
+    os.close(descriptor)
 
 
 def memory_file(content: bytes = b"") -> int:

@@ -309,6 +309,22 @@ def test_secret_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert report(0)["in_force"]["secret"] == "from auth.secret"
 
 
+def test_ends_of_older_secrets_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(DEFAULT, tmp_path)
+    ends = ["", " until 2000-01-01", " until 2999-12-31T12:00Z"]
+    older = [f"{SECRET[::-1]}{number}{end}" for number, end in enumerate(ends)]
+    (tmp_path / "secrets").write_text("\n".join([SECRET, *older]))
+    monkeypatch.setenv("KAITEN_AUTH__SECRET_FILE", str(tmp_path / "secrets"))
+    diagnosis = report(0)
+    assert diagnosis["in_force"]["secret"] == (
+        "from auth.secret_file, with 3 older: valid without an end, ended at 2000-01-01T00:00:00Z, "
+        "valid until 2999-12-31T12:00:00Z"
+    )
+    assert SECRET[::-1] not in json.dumps(diagnosis)
+
+
 def test_broken_development_secret_is_reported(tmp_path: Path) -> None:
     add(DEFAULT, tmp_path)
     (tmp_path / DEVELOPMENT_SECRET_FILE).write_text("short")

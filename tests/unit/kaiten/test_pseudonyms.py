@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from kaiten.pseudonyms import Pseudonyms, pseudonym_key
+from kaiten.pseudonyms import Pseudonyms, key_setting, pseudonym_key
 from kaiten.settings.models import LoggingSettings
 
 SECRET = "8f14e45fceea167a5a36dedd4bea2543"
@@ -49,3 +49,10 @@ def test_a_key_that_is_set_outlives_the_secret() -> None:
 
 def test_without_a_secret_nothing_is_shared() -> None:
     assert pseudonym_key(LoggingSettings(), None) is None
+
+
+def test_a_key_may_be_given_by_its_bytes() -> None:
+    key = pseudonym_key(LoggingSettings(), SECRET)
+    assert key is not None
+    settings = LoggingSettings.model_validate({"pseudonym_key": key_setting(key)})
+    assert pseudonym_key(settings, OTHER) == key

@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse
 from gateway.auth.signing_secret import SigningSecret
 from kaiten.settings.loader import Settings, load_settings
 from kaiten.settings.models import ServingSettings
+from kaiten.settings.secrets import DatedSecret
 from server.worker import Worker, WorkerProcess, find_pseudonyms
 
 SECRET = SigningSecret("a-secret-of-the-test-that-is-long-enough", development=True)
@@ -63,3 +64,11 @@ async def test_pseudonyms_need_a_key(settings: Settings) -> None:
     pseudonyms = find_pseudonyms(settings, SECRET)
     assert pseudonyms is not None
     assert find_pseudonyms(settings, None) is None
+
+
+async def test_rotation_leaves_the_pseudonyms_as_they_are(settings: Settings) -> None:
+    rotated = SigningSecret("a-newer-one", development=True, older=(DatedSecret(SECRET.value, 0),))
+    before, after = find_pseudonyms(settings, SECRET), find_pseudonyms(settings, rotated)
+    assert before is not None
+    assert after is not None
+    assert before.of("kaiten|alice") == after.of("kaiten|alice")

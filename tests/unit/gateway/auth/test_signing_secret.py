@@ -5,6 +5,7 @@ from threading import Barrier
 
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from gateway.auth.signing_secret import (
     SigningSecret,
@@ -14,9 +15,10 @@ from gateway.auth.signing_secret import (
 from kaiten.errors import InvalidSettings
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import AuthSettings
-from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE, check_secret
+from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE, DatedSecret, check_secret
 
 SECRET = "8f14e45fceea167a5a36dedd4bea2543"
+OLDER = SECRET[::-1]
 
 
 def with_home(home: Path) -> Settings:
@@ -68,7 +70,8 @@ def test_configured_secret_wins(in_a_file: bool, environment: str, tmp_path: Pat
         else AuthSettings(secret=SecretStr(SECRET))
     )
     settings = with_home(home).model_copy(update={"auth": configured, "environment": environment})
-    assert signing_secret(settings) == SigningSecret(SECRET, development=False)
+    file = tmp_path / "secret" if in_a_file else None
+    assert signing_secret(settings) == SigningSecret(SECRET, development=False, file=file)
 
 
 def test_production_does_not_start_without_a_secret(tmp_path: Path) -> None:
@@ -98,3 +101,27 @@ def test_production_makes_no_secret(tmp_path: Path) -> None:
 def test_repr_does_not_show_the_secret(tmp_path: Path) -> None:
     secret = signing_secret(with_home(tmp_path))
     assert secret.value not in repr(secret)
+
+
+def test_development_secret_is_announced_once_when_it_is_made(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        secrets = {signing_secret(with_home(tmp_path)).value for _ in range(2)}
+    (line,) = logs
+    assert (line["event"], line["log_level"]) == ("development_secret_created", "warning")
+    assert line["file"] == str(tmp_path / DEVELOPMENT_SECRET_FILE)
+    assert not [secret for secret in secrets if secret in str(line)]
+
+
+def test_home_that_can_not_be_written_is_reported_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidSettings, match="name another in KAITEN_HOME"):
+        signing_secret(with_home(tmp_path / "file"))
+
+
+def test_first_secret_signs_and_the_last_keys_the_pseudonyms(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{SECRET}\n{OLDER} until 1970-01-01T00:01:00Z\n")
+    auth = AuthSettings(secret_file=tmp_path / "secret")
+    secret = signing_secret(with_home(tmp_path).model_copy(update={"auth": auth}))
+    assert (secret.value, secret.oldest) == (SECRET, OLDER)
+    assert secret.dated == (DatedSecret(SECRET), DatedSecret(OLDER, 60))
+    assert not [value for value in (SECRET, OLDER) if value in repr(secret)]

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from gateway.auth.signing_secret import secret_of, signing_secret
+from kaiten.pseudonyms import key_setting, pseudonym_key
 from kaiten.settings.environment import (
     ROOT,
     cuda_visible_devices,
@@ -18,6 +19,7 @@ from kaiten.settings.handover import (
     with_pseudonym_key,
 )
 from kaiten.settings.loader import Settings, load_settings
+from kaiten.settings.models import LoggingSettings
 from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE
 from kaiten.settings.snapshot import (
     read_key_file,
@@ -108,7 +110,7 @@ def test_no_setting_is_left_in_the_environment(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("change", ["rotate", "delete"])
-def test_files_that_change_afterwards_change_no_worker(
+def test_files_that_change_afterwards_do_not_change_the_snapshot(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = tmp_path / "keys"
@@ -143,7 +145,7 @@ def test_files_that_change_afterwards_change_no_worker(
 
 
 @pytest.mark.parametrize("change", ["rotate", "delete"])
-def test_development_secret_stays_the_same_for_all_workers(change: str, tmp_path: Path) -> None:
+def test_development_secret_stays_in_the_snapshot(change: str, tmp_path: Path) -> None:
     secret = signing_secret(load_settings())
     hand_down_settings(load_settings(), holders=1)
     file = tmp_path / DEVELOPMENT_SECRET_FILE
@@ -275,3 +277,32 @@ def test_hand_down_makes_the_files_of_issuers_absolute(
     assert [issuer.issuer for issuer in issuers] == ["them", "others"]
     assert issuers[0].public_key_file == tmp_path / "them.pem"
     assert issuers[1].jwks_url == other["jwks_url"]
+
+
+def test_workers_follow_the_file_of_the_signing_secret(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = secrets / "kaiten_auth__secret"
+    file.write_text(f"{SECRET}\n{OTHER} until 2000-01-01\n")
+    hand_down_settings(load_settings(), holders=1)
+    auth = load_settings().auth
+    assert (auth.secret, auth.secret_file) == (None, file)
+    secret = signing_secret(load_settings())
+    assert (secret.value, secret.oldest, secret.file) == (SECRET, OTHER, file)
+
+
+def test_workers_take_the_signing_secret_of_a_variable_as_it_is(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (secrets / "kaiten_auth__secret").write_text(SECRET)
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    hand_down_settings(load_settings(), holders=1)
+    secret = signing_secret(load_settings())
+    assert (secret.value, secret.file) == (SECRET, None)
+
+
+def test_workers_keep_a_derived_pseudonym_key() -> None:
+    key = pseudonym_key(LoggingSettings(), SECRET)
+    assert key is not None
+    hand_down_settings(with_pseudonym_key(load_settings(), key_setting(key)), holders=1)
+    assert pseudonym_key(load_settings().logging, OTHER) == key

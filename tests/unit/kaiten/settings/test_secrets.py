@@ -1,4 +1,5 @@
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
@@ -11,11 +12,20 @@ from kaiten.settings.loader import load_settings
 from kaiten.settings.models import AuthSettings, SettingsSection
 from kaiten.settings.secrets import (
     PLACEHOLDERS,
+    DatedSecret,
+    auth_secret_file,
     check_secret_sources,
+    parse_secrets,
     read_secret_files,
     secret_file_names,
 )
-from tests.unit.kaiten.settings.refusals import SECRET, everything_shown, fields, settings_error
+from tests.unit.kaiten.settings.refusals import (
+    OTHER,
+    SECRET,
+    everything_shown,
+    fields,
+    settings_error,
+)
 
 CANARY = "canary-of-a-file"
 NAMES = secret_file_names()
@@ -373,3 +383,96 @@ def test_invalid_redis_url_is_rejected_and_never_shown(
     message = "".join(traceback.format_exception(caught.value))
     assert "canary" not in message
     assert "nary" not in message
+
+
+END = "until 2026-12-31T12:00:00Z"
+ENDS_AT = datetime(2026, 12, 31, 12, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    "end", [f"{END}", "until 2026-12-31 12:00", "until\t2026-12-31T13:00+01:00"]
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\n\n  "])
+def test_first_secret_signs_and_others_have_ends(end: str, newline: str) -> None:
+    content = newline.join([SECRET, f"{OTHER} {end}", SECRET[::-1], ""])
+    secrets = (DatedSecret(SECRET), DatedSecret(OTHER, ENDS_AT), DatedSecret(SECRET[::-1]))
+    assert parse_secrets(content) == parse_secrets(content.encode()) == secrets
+
+
+def test_secret_that_is_alone_may_contain_spaces() -> None:
+    assert parse_secrets(f" {SECRET} {OTHER}\n") == (DatedSecret(f"{SECRET} {OTHER}"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (" \n", "is empty"),
+        (SECRET[:31], "is shorter than 32 bytes; generate one"),
+        (f"{SECRET}\n{OTHER[:31]}", "line 2 is shorter than 32 bytes; generate one"),
+        (f"{SECRET}\n\nyour-{OTHER}", "line 3 looks like a placeholder; generate one"),
+        (f"{SECRET} {END}", "gives its first secret an end"),
+        (f"{SECRET} {END}\n{OTHER}", "gives its first secret an end"),
+        (
+            f"{SECRET}\n{OTHER} until",
+            "line 2 has an end that is not an instant; write it as until 2026",
+        ),
+        (f"{SECRET}\n{OTHER} until noon", "line 2 has an end that is not an instant"),
+        (f"{SECRET}\n{OTHER} untill 2026-12-31", "line 2 holds more than a secret"),
+        (f"{SECRET}\n{OTHER} {SECRET} {END}", "line 2 holds more than a secret"),
+        (f"{SECRET}\n{SECRET} {END}", "contains a secret twice"),
+        ("\n".join(f"{number:02}{SECRET}" for number in range(17)), "contains over 16 secrets"),
+        (SECRET.encode() + b"\xff", "is not UTF-8 text"),
+    ],
+)
+def test_unusable_secrets_are_rejected_by_their_line_and_never_shown(
+    content: str | bytes, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{reason}") as caught:
+        parse_secrets(content)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert not [secret for secret in (SECRET[:31], OTHER[:31]) if secret in shown]
+
+
+def test_repr_shows_no_secret() -> None:
+    assert SECRET not in repr(parse_secrets(SECRET))
+
+
+def test_signing_secrets_may_be_several_in_a_setting_and_a_file(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = f"{SECRET}\n{OTHER} {END}"
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", content)
+    assert secret_of(load_settings().auth) == content
+    monkeypatch.delenv("KAITEN_AUTH__SECRET")
+    (secrets / "kaiten_auth__secret").write_text(f"{content}\n")
+    assert secret_of(load_settings().auth) == content
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", f"{SECRET}\nshort")
+    error = settings_error()
+    assert fields(error) == ["auth.secret"]
+    assert "line 2 is shorter than 32 bytes" in error.message
+    assert SECRET not in everything_shown(error)
+
+
+def test_file_of_the_signing_secret_is_found_unless_a_variable_holds_it(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert auth_secret_file(None) is None
+    file = secrets / "kaiten_auth__secret"
+    file.write_text(SECRET)
+    monkeypatch.chdir(secrets.parent)
+    monkeypatch.setenv("KAITEN_SECRETS", secrets.name)
+    assert auth_secret_file(None) == file
+    assert auth_secret_file(Path("mine")) == secrets.parent / "mine"
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    assert auth_secret_file(None) is None
+
+
+@pytest.mark.parametrize("key", [f"hex:{SECRET}zz", f"hex:{SECRET}0"])
+def test_pseudonym_key_that_is_not_hexadecimal_is_rejected(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_LOGGING__PSEUDONYM_KEY", key)
+    error = settings_error()
+    assert fields(error) == ["logging.pseudonym_key"]
+    assert "is not hexadecimal after hex:" in error.message
+    assert SECRET not in everything_shown(error)

@@ -16,6 +16,7 @@ from kaiten.settings.snapshot import (
     memory_file,
     read_key_file,
     release_snapshot,
+    replace_key_file,
     snapshot_descriptors,
 )
 from tests.unit.kaiten.settings.refusals import OTHER, SECRET
@@ -129,3 +130,37 @@ def test_process_that_may_not_change_its_limits_starts(monkeypatch: pytest.Monke
     monkeypatch.setattr(resource, "setrlimit", refuse)
     hand_down_settings(load_settings(), holders=1)
     assert load_settings().serving.models
+
+
+def test_replaced_key_file_is_what_later_processes_read(tmp_path: Path) -> None:
+    file, roster = tmp_path / "key", memory_file()
+    snapshot = Snapshot({"home": "/"}, {str(file): b"before", "/other": b"same"}, 2, roster)
+    snapshot.publish()
+    descriptors = snapshot_descriptors()
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from kaiten.settings.snapshot import read_key_file\n"
+        "print(read_key_file(Path(sys.argv[1])).decode())\n"
+    )
+    for content in (b"after", b"later, and longer"):
+        replace_key_file(file, content)
+        assert snapshot_descriptors() == descriptors
+        output = subprocess.run(
+            [sys.executable, "-c", program, str(file)],
+            cwd=ROOT,
+            pass_fds=descriptors,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert output == f"{content.decode()}\n"
+    replaced = Snapshot({"home": "/"}, {**snapshot.files, str(file): content}, 2, roster)
+    assert inherited_snapshot() == replaced
+    release_snapshot()
+    os.close(roster)
+
+
+def test_without_a_snapshot_no_key_file_is_replaced(tmp_path: Path) -> None:
+    replace_key_file(tmp_path / "key", b"content")
+    assert inherited_snapshot() is None
