@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 from cli import app
 from kaiten.errors import InvalidSettings, SetupError
 
-SECRET = "8f14e45fceea167a5a36dedd4bea2543"
+SECRET = "-".join(["not", "a", "secret"] * 4)
 
 
 @pytest.fixture(autouse=True)
