@@ -99,24 +99,29 @@ class ModelNotFound(SetupError):
 class ModelLost(ModelNotFound):
     """A version was registered in this store, and its files are missing."""
 
-    def __init__(self, tag: str, missing: object) -> None:
+    def __init__(self, tag: str, missing: object, folder: object) -> None:
         SetupError.__init__(
             self,
-            f"{tag} was registered in this store, but {missing} is missing. {restore_remedy(tag)}.",
+            f"{tag} was registered in this store, but {missing} is missing. "
+            f"{restore_remedy(tag, folder)}.",
         )
         self.tag = tag
 
 
-def restore_remedy(tag: str) -> str:
-    """Return the remedy for a version whose files differ from the registered ones.
+def restore_remedy(tag: str, folder: object) -> str:
+    """Return the remedy for a version in ``folder`` whose files differ from the registered ones.
 
-    Registering it again would produce other bytes, without a validation and a promotion.
+    Registering it again would produce other bytes, without a validation and a promotion. BentoML
+    imports a version only if its folder does not exist.
     """
+    name, _, _ = tag.partition(":")
     return (
-        f"Restore {tag} from a copy of its folder: a backup, a `bentoml models export`, or an "
-        "image that contains it. Without a copy, serve another version, or register the model "
-        "under a new version. Running workers serve from memory: do not restart them, do not "
-        f"delete {tag}, and do not register it again"
+        f"Restore {tag} from a copy. First move {folder}, if it exists, out of the store. Then put "
+        "a copy of the folder there, from a backup or an image that contains it, or import an "
+        "earlier `bentoml models export` with `bentoml models import FILE`. Without a copy, go "
+        f"back to the version before (kaiten rollback {name}), or register the model under a new "
+        "version and validate it with --baseline none. Running workers serve from memory: do not "
+        f"restart them, do not delete {tag}, and do not register it again"
     )
 
 

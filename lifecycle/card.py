@@ -109,7 +109,7 @@ class ModelCard(BaseModel):
         try:
             return cls.model_validate_json((folder / CARD_FILE).read_bytes())
         except (OSError, ValueError):
-            remedy = f"{restore_remedy(f'{folder.parent.name}:{folder.name}')}."
+            remedy = f"{restore_remedy(f'{folder.parent.name}:{folder.name}', folder)}."
             reason = f"is missing or corrupt in {folder}"
             raise ModelRejected(CARD_FILE, reason, remedy) from None
 
@@ -127,7 +127,7 @@ class ModelCard(BaseModel):
             with ConfinedFolder(folder, hard_links=True) as files:
                 files.names()
         except UnsafeFile as error:
-            remedy = "Registration never writes one: do not serve this version."
+            remedy = f"Registration never writes one. {restore_remedy(self.tag, folder)}."
             raise ModelRejected(error.name, error.reason, remedy) from None
         except OSError as error:
             reason = f"of {self.tag} cannot be read: {error.strerror}"
@@ -149,7 +149,7 @@ class ModelCard(BaseModel):
                 raise ModelRejected(
                     name,
                     f"is missing, or was changed after {self.tag} was registered",
-                    f"{restore_remedy(self.tag)}.",
+                    f"{restore_remedy(self.tag, folder)}.",
                 )
 
 

@@ -112,7 +112,7 @@ def copy_model_files(folder: Path, target: Path) -> tuple[dict[str, Path], Seque
     with _rejecting(target), ConfinedFolder(target) as copied:
         if _select(copied, folder).names != selection.names:
             raise ModelRejected(
-                "folder", f"{folder} was changed during the copy", "Register it again."
+                "folder", f"{folder} was changed during the copy", "Run the command again."
             )
     return copies, selection.excluded
 

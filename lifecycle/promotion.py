@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import semver
 
 from kaiten import model_tags
-from kaiten.errors import PromotionRefused
+from kaiten.errors import ModelNotFound, ModelRejected, PromotionRefused
 from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import (
     Action,
@@ -108,7 +108,7 @@ class PromotionGate:
         _check_order(entries, model, request.stage)
         if request.stage is Stage.PRODUCTION:
             _check_release(model.card)
-            _check_validation_scope(entries, report, model.card.tag)
+            _check_validation_scope(entries, report, model.card.tag, self._store)
             self._check_evidence(model.card.tag, request)
         return report
 
@@ -149,7 +149,7 @@ def passing_report(entries: Sequence[AuditLogEntry], model: StoredModel) -> Audi
 
 
 def _check_validation_scope(
-    entries: Sequence[AuditLogEntry], report: AuditLogEntry, model_tag: str
+    entries: Sequence[AuditLogEntry], report: AuditLogEntry, model_tag: str, store: ModelStore
 ) -> None:
     """Refuse a report that passes because the validation covered less than it could have."""
     current, evidence = serving_entry(entries, Stage.PRODUCTION), report.evidence
@@ -157,6 +157,7 @@ def _check_validation_scope(
         current is not None
         and current.card != report.card
         and evidence.get(BASELINE_EVIDENCE) != current.version
+        and _is_intact(f"{model_tags.split(model_tag)[0]}:{current.version}", store)
     ):
         reason = (
             f"its report does not compare it with {current.version}, which serves in production"
@@ -173,6 +174,16 @@ def _check_validation_scope(
     if golden_digests and evidence.get(GOLDEN_EVIDENCE) != golden_digests[-1]:
         reason = "its report leaves out the golden rows of an earlier report"
         raise PromotionRefused(model_tag, reason, "Validate it again, with --golden.")
+
+
+def _is_intact(model_tag: str, store: ModelStore) -> bool:
+    """Return whether the files of a version are those that were registered, all of them."""
+    try:
+        store.get(model_tag)
+    except (ModelNotFound, ModelRejected):
+        # The operator has no copy either, so nothing can be compared with it any more.
+        return False
+    return True
 
 
 def _check_order(entries: Sequence[AuditLogEntry], model: StoredModel, stage: Stage) -> None:

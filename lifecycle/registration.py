@@ -225,6 +225,8 @@ def _check_unused(model_tag: str, store: ModelStore) -> None:
     if model_tag in store and not store.is_unfinished(model_tag):
         remedy = "A version never changes: register the model under a higher version."
         raise ModelRejected("version", f"{model_tag} exists already", remedy)
+    # Production rejects other files under its number, so registering them would not replace it.
+    store.check_never_promoted(model_tag)
 
 
 def _files_in(folder: Path) -> dict[str, Path]:

@@ -140,13 +140,13 @@ class ModelStore:
             raise ModelRejected(
                 CARD_FILE,
                 f"belongs to {card.tag}, not to {tag}",
-                f"{restore_remedy(tag)}.",
+                f"{restore_remedy(tag, folder)}.",
             )
         if card.engine is None:
             raise ModelRejected(
                 CARD_FILE,
                 f"of {tag} names no engine, because an older Kaiten registered it",
-                f"Delete it (bentoml models delete {tag}) and register it again.",
+                "Register the model under a new version, and serve that.",
             )
         model = StoredModel(card, folder)
         self._check_card(model)
@@ -186,7 +186,7 @@ class ModelStore:
         entries = self.audit_log(name).entries()
         if any(entry.version == version for entry in entries):
             folder = self.folder / name / version
-            raise ModelLost(tag, folder / BENTOML_FILE if folder.is_dir() else folder)
+            raise ModelLost(tag, folder / BENTOML_FILE if folder.is_dir() else folder, folder)
 
     def _check_card(self, model: StoredModel) -> None:
         """Raise ModelRejected for a card that differs from the registered one.
@@ -208,7 +208,7 @@ class ModelStore:
             reason = f"of {card.tag} belongs to a version that is not in the audit log"
         else:
             return
-        raise ModelRejected(CARD_FILE, reason, f"{restore_remedy(card.tag)}.")
+        raise ModelRejected(CARD_FILE, reason, f"{restore_remedy(card.tag, model.folder)}.")
 
     def add(self, card: ModelCard, sources: Mapping[str, Path]) -> StoredModel:
         """Copy the files (relative path to source) and the card into the store.
@@ -232,6 +232,14 @@ class ModelStore:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
         return StoredModel(card, self._folders()[card.tag])
+
+    def check_never_promoted(self, tag: str) -> None:
+        """Raise ModelLost for a missing version that was promoted: other files never replace it."""
+        name, version = model_tags.split(tag)
+        stages = (e.stage for e in self.audit_log(name).entries() if e.version == version)
+        if tag not in self and any(stages):
+            folder = self.folder / name / version
+            raise ModelLost(tag, folder / BENTOML_FILE if folder.is_dir() else folder, folder)
 
     def is_unfinished(self, tag: str) -> bool:
         """Return whether a registration that was killed has left a part of a version.

@@ -68,7 +68,11 @@ class TokenizationSettings(BaseModel):
         except FileNotFoundError:
             padding = Tokenizer.from_file(str(folder / TOKENIZER_FILE)).padding
         if padding is None:
-            raise ModelRejected(TOKENIZER_FILE, "names no padding token", "Register it again.")
+            raise ModelRejected(
+                TOKENIZER_FILE,
+                "names no padding token",
+                "Register the model under a new version, and serve that.",
+            )
         return cls(pad_id=padding["pad_id"])
 
 

@@ -20,6 +20,7 @@ SECTIONS = (
     "rotate-keys",
     "scale",
     "drifting-model",
+    "damaged-model",
     "full-disk",
     "dead-gpu",
     "slow-or-failing",
@@ -85,6 +86,12 @@ NAMED = sorted(
 def test_what_there_is_to_see_is_in_the_code(name: str) -> None:
     # Prometheus ends a counter's name.
     assert f'"{name.removesuffix("_total")}' in CODE
+
+
+def test_no_message_advises_to_delete_a_version_or_to_register_it_again() -> None:
+    """Check that the remedy for damaged files is a copy: production rejects other bytes."""
+    advice = r"models delete|(?<!not )\bregister (?:it|them) again\b"
+    assert not re.findall(advice, CODE, re.IGNORECASE)
 
 
 SETTINGS = sorted(set(re.findall(r"`([a-z]+)\.(?!override|yaml|json|sqlite|sh`)([a-z_.]+)`", TEXT)))

@@ -2,6 +2,8 @@
 
 import json
 import re
+import secrets
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +42,10 @@ def validated(validated_store: Path, tmp_path: Path) -> Mapping[str, str]:
 def kaiten(env: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(BIN / "kaiten"), *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def bentoml(env: Mapping[str, str], *arguments: str) -> None:
+    subprocess.run([str(BIN / "bentoml"), *arguments], env=env, check=True, capture_output=True)
 
 
 def promote(env: Mapping[str, str], stage: str) -> subprocess.CompletedProcess[str]:
@@ -102,6 +108,37 @@ def test_one_changed_byte_is_refused_by_name(validated: Mapping[str, str], tmp_p
     assert "model.safetensors: is missing, or was changed" in refused.stderr
 
 
+def test_remedy_for_a_changed_byte_restores_production(
+    validated: Mapping[str, str], tmp_path: Path
+) -> None:
+    for stage in ("staging", "production"):
+        assert promote(validated, stage).returncode == 0
+    copy = str(tmp_path / "exported.tar")
+    bentoml(validated, "models", "export", TAG, copy)
+    version = tmp_path / "bentoml/models/support-intent/1.0.0"
+    weights = version / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    in_production = {
+        **validated,
+        "KAITEN_ENVIRONMENT": "production",
+        "KAITEN_AUTH__SECRET": secrets.token_hex(32),
+    }
+    (problem,) = json.loads(kaiten(in_production, "doctor", "--json").stdout)["problems"]
+    assert f"First move {version}, if it exists, out of the store." in problem["reason"]
+    assert "`bentoml models import FILE`" in problem["reason"]
+
+    shutil.move(version, tmp_path / "aside")
+    # Another model under the number would not be served in production.
+    network = str(tmp_path / "aside")
+    named = ("--name", "support-intent", "--version", "1.0.0", "--task", "text-classification")
+    refusal = kaiten(validated, "register", network, *named)
+    assert refusal.returncode == 1
+    assert "Restore support-intent:1.0.0 from a copy" in refusal.stderr
+    bentoml(validated, "models", "import", copy)
+    doctor = kaiten(in_production, "doctor")
+    assert doctor.returncode == 0, doctor.stdout
+
+
 def test_report_that_does_not_pass_exits_1_and_says_why(env: Mapping[str, str]) -> None:
     strict = {**env, "KAITEN_VALIDATION__MIN_ACCURACY": "0.999"}
     refused = kaiten(strict, "validate", TAG, "--data", str(ROWS))
@@ -121,8 +158,7 @@ def test_exported_version_is_whole_where_it_is_imported(
         (validated, ("export", TAG, str(archive))),
         (elsewhere, ("import", str(archive))),
     ):
-        command = [str(BIN / "bentoml"), "models", *arguments]
-        subprocess.run(command, env=store_env, check=True, capture_output=True)
+        bentoml(store_env, "models", *arguments)
     result = kaiten(elsewhere, "model", "show", TAG, "--json")
     assert json.loads(result.stdout) == json.loads(
         kaiten(validated, "model", "show", TAG, "--json").stdout

@@ -138,6 +138,23 @@ def test_report_that_asks_for_less_does_not_reach_production(house: House) -> No
     assert house.promote("1.0.1", PRODUCTION).version == "1.0.1"
 
 
+@pytest.mark.parametrize("damage", ["changed", "lost"])
+def test_damaged_version_in_production_is_replaced_without_a_comparison(
+    house: House, damage: str
+) -> None:
+    house.release("1.0.0")
+    model = store_model(house.store, "ours:1.0.1", house.folder)
+    save_report(house.store, model)
+    house.promote("1.0.1", STAGING)
+    assert "does not compare it with 1.0.0" in refusal_message(house, "1.0.1", PRODUCTION)
+    folder = house.store.get("ours:1.0.0").folder
+    if damage == "lost":
+        shutil.rmtree(folder)
+    else:
+        (folder / "model.safetensors").write_text("other weights")
+    assert house.promote("1.0.1", PRODUCTION).version == "1.0.1"
+
+
 def test_bytes_that_were_not_staged_are_not_promoted_in_their_name(house: House) -> None:
     house.add("1.0.0")
     house.promote("1.0.0", STAGING)

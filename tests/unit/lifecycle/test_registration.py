@@ -7,13 +7,14 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from kaiten.errors import ModelNotFound, ModelRejected
+from kaiten.errors import ModelLost, ModelNotFound, ModelRejected
 from kaiten.model_facts import EngineFacts, ModelFacts
 from kaiten.settings.models import VersioningSettings
-from lifecycle.audit_log import Action
+from lifecycle.audit_log import Action, Stage
 from lifecycle.card import CARD_FILE, Provenance, sha256
+from lifecycle.promotion import PromotionGate, PromotionRequest
 from lifecycle.registration import Submission, check_name, check_version, register_model
-from lifecycle.store import ModelStore
+from lifecycle.store import ModelStore, StoredModel
 from tests.unit.lifecycle.cards import save_report
 from tests.unit.lifecycle.folders import MODEL, contents, smallest_folder, write
 
@@ -158,6 +159,31 @@ def test_versions_live_side_by_side(older: str, newer: str, folder: Path) -> Non
             submission(folder, f"ours:{version}"), "tester", RULES, store=store, inspect=inspect
         )
     assert {model.card.version for model in store} == {older, newer}
+
+
+@pytest.mark.usefixtures("model_store")
+def test_number_of_a_promoted_version_is_not_used_again_when_its_files_are_lost(
+    folder: Path,
+) -> None:
+    store = ModelStore()
+
+    def register(tag: str) -> StoredModel:
+        return register_model(
+            submission(folder, tag), "tester", RULES, store=store, inspect=inspect
+        )
+
+    stored = register("ours:1.0.0")
+    save_report(store, stored)
+    shutil.rmtree(stored.folder)
+    # In development, a version that serves nowhere may be replaced.
+    stored = register("ours:1.0.0")
+    save_report(store, stored)
+    request = PromotionRequest(Stage.STAGING, "tester", "for a test", {})
+    PromotionGate(store, RULES).promote("ours:1.0.0", request)
+    shutil.rmtree(stored.folder)
+    with pytest.raises(ModelLost, match=r"Restore ours:1\.0\.0 from a copy"):
+        register("ours:1.0.0")
+    assert register("ours:1.0.1").card.version == "1.0.1"
 
 
 @pytest.mark.usefixtures("model_store")

@@ -186,6 +186,51 @@ def test_version_whose_files_are_gone_is_to_be_restored_and_not_registered(
     assert "kaiten register" not in caught.value.message
 
 
+def link_to_another_file(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/etc/hostname")
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a changed byte": lambda folder: flip_a_byte(folder / "model.safetensors"),
+    "a missing file": lambda folder: (folder / "config.json").unlink(),
+    "a link": lambda folder: link_to_another_file(folder / "config.json"),
+    "a changed card": lambda folder: flip_a_byte(folder / CARD_FILE),
+    "a missing card": lambda folder: (folder / CARD_FILE).unlink(),
+    "no model.yaml": lambda folder: (folder / "model.yaml").unlink(),
+    "no folder": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("copy", ["backup", "export"])
+def test_remedy_of_a_damaged_version_works_when_it_is_followed(
+    copy: str, damage: str, store: ModelStore, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    stored = add(store, "ours:1.0.0", sources)
+    digest = stored.digest
+    with store.audit_log("ours").transaction() as transaction:
+        transaction.add(
+            AuditLogEvent(action=Action.REGISTERED, version="1.0.0", who="me", card=digest)
+        )
+    if copy == "backup":
+        shutil.copytree(stored.folder, tmp_path / "backup")
+    else:
+        bentoml.models.export_model("ours:1.0.0", str(tmp_path / "export.tar"))
+    DAMAGE[damage](stored.folder)
+    with pytest.raises((ModelRejected, ModelLost)) as caught:
+        store.get("ours:1.0.0")
+    assert f"First move {stored.folder}, if it exists, out of the store" in caught.value.message
+
+    if stored.folder.exists():
+        shutil.move(stored.folder, tmp_path / "aside")
+    if copy == "backup":
+        shutil.copytree(tmp_path / "backup", stored.folder)
+    else:
+        bentoml.models.import_model(str(tmp_path / "export.tar"))
+    assert store.get("ours:1.0.0").digest == digest
+
+
 def test_empty_store_may_be_a_volume_that_is_not_mounted(store: ModelStore) -> None:
     with pytest.raises(ModelNotFound, match="check that it is mounted") as caught:
         store.get("ours:1.0.0")
