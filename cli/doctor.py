@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 from pydantic_core import to_json
@@ -12,6 +13,7 @@ from rich.table import Column, Table
 from cli.options import JsonOption, progress_console
 from kaiten.files import ENOUGH_DESCRIPTORS
 from server.diagnosis import (
+    BentoDiagnosis,
     Diagnosis,
     EffectiveSettings,
     Machine,
@@ -26,13 +28,20 @@ _HOLDERS = {
 }
 
 
-def doctor(*, as_json: JsonOption = False) -> None:
+def doctor(
+    bento: Annotated[
+        str | None,
+        typer.Argument(help="The bento to start, by its tag or folder; by default this code."),
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
     """Show what a start here would use, and exit 1 if something would prevent it.
 
-    Example: KAITEN_RUNNERS__DEVICE=cuda kaiten doctor
+    Example: kaiten doctor kaiten_service:1.0.0-cpu-0f2a9c81d0be
     """
     with progress_console.status("Examining ..."):
-        diagnosis = diagnose()
+        diagnosis = diagnose() if bento is None else _diagnose_bento(bento)
     if as_json:
         content = {"ok": not diagnosis.problems, **asdict(diagnosis)}
         typer.echo(to_json(content).decode())
@@ -42,21 +51,30 @@ def doctor(*, as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
+def _diagnose_bento(bento: str) -> Diagnosis:
+    # Loaded only for a bento: packages of the build, which BentoML requires too.
+    from server.bento_diagnosis import diagnose_bento  # noqa: PLC0415
+
+    return diagnose_bento(bento)
+
+
 def _print(diagnosis: Diagnosis) -> None:
     """Print a section for each part, and the problems last, where they are noticed."""
     console = Console(highlight=False)
     sections = {
+        "bento": _bento_rows(diagnosis.bento),
         "devices": _device_rows(diagnosis.machine),
         "engines": _version_rows(diagnosis.engines),
         "versions": _version_rows(diagnosis.versions),
         "settings": _setting_rows(diagnosis.in_force),
         "models": _model_rows(diagnosis.models),
     }
-    for title, rows in sections.items():
-        table = Table.grid(Column(min_width=12, no_wrap=True), Column(), padding=(0, 2))
-        for name, value in rows:
-            table.add_row(f"  {escape(name)}", escape(value))
-        console.print(f"[bold]{title}[/bold]", table, sep="\n")
+    for title, section in sections.items():
+        if rows := list(section):
+            table = Table.grid(Column(min_width=12, no_wrap=True), Column(), padding=(0, 2))
+            for name, value in rows:
+                table.add_row(f"  {escape(name)}", escape(value))
+            console.print(f"[bold]{title}[/bold]", table, sep="\n")
     if not diagnosis.problems:
         console.print("\n[green]The service would start.[/green]")
         return
@@ -64,6 +82,20 @@ def _print(diagnosis: Diagnosis) -> None:
     for problem in diagnosis.problems:
         # One line each, however long, so that it can be searched and copied.
         console.print(f"  {escape(problem.field)}: {escape(problem.reason)}", soft_wrap=True)
+
+
+def _bento_rows(bento: BentoDiagnosis | None) -> Iterator[tuple[str, str]]:
+    if bento is None:
+        return
+    yield "tag", bento.tag
+    yield "folder", str(bento.folder)
+    if bento.packages is None:
+        yield "packages", "not pinned: kaiten build has not made this bento"
+        return
+    yield "commit", bento.revision or "unknown"
+    yield "packages", f"{bento.packages} pinned"
+    for difference in bento.differences:
+        yield "", f"note: {difference}"
 
 
 def _device_rows(machine: Machine) -> Iterator[tuple[str, str]]:

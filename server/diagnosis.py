@@ -108,8 +108,26 @@ class ModelDiagnosis:
 
 
 @dataclass(frozen=True, slots=True)
+class BentoDiagnosis:
+    """The bento that would be started; ``revision`` is the commit that it was built from.
+
+    ``packages`` is the number of packages that it pins, None if BentoML alone has built it.
+    ``differences`` are warnings: packages and models that differ from those of the build.
+    """
+
+    tag: str
+    folder: Path
+    revision: str | None
+    packages: int | None
+    differences: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The whole diagnosis; the version of a package that is not installed is None."""
+    """The whole diagnosis; the version of a package that is not installed is None.
+
+    ``bento`` is None if no bento was named.
+    """
 
     problems: list[Detail]
     machine: Machine
@@ -117,6 +135,7 @@ class Diagnosis:
     versions: dict[str, str | None]
     in_force: EffectiveSettings | None
     models: list[ModelDiagnosis]
+    bento: BentoDiagnosis | None = None
 
 
 def diagnose() -> Diagnosis:
@@ -182,7 +201,7 @@ def _check_consistency(
     """
     secret = _attempt(problems, "auth.secret", partial(_secret, settings))
     _attempt(problems, "KAITEN_SECRETS", check_secret_sources)
-    service = _attempt(problems, "BENTOML_CONFIG", _bentoml_service)
+    service = _attempt(problems, "BENTOML_CONFIG", bentoml_service)
     if service is None:
         return None
     workers, timeout_s, own_tls = service
@@ -280,7 +299,7 @@ def _describe_end(secret: DatedSecret) -> str:
     return f"valid until {end}" if time.time() < secret.ends_at else f"ended at {end}"
 
 
-def _bentoml_service() -> tuple[object, float | None, dict[str, object] | None]:
+def bentoml_service() -> tuple[object, float | None, dict[str, object] | None]:
     """Return the service's workers, timeout in seconds and TLS from BentoML's settings.
 
     Raises:

@@ -1,6 +1,5 @@
 """Builds a bento with BentoML's own build, from files and packages that the commit determines."""
 
-import hashlib
 import json
 import shutil
 import sys
@@ -18,6 +17,15 @@ from kaiten import __version__, model_tags
 from kaiten.errors import BuildRefused, PromotionRefused
 from kaiten.files import replace_file
 from lifecycle.commands import run_command
+from lifecycle.packaging.bento import (
+    PROVENANCE,
+    SBOM,
+    SERVICE,
+    bento_files,
+    bento_folder,
+    check_bento,
+    is_locked,
+)
 from lifecycle.packaging.context import (
     BENTOFILE,
     combine_digests,
@@ -26,7 +34,7 @@ from lifecycle.packaging.context import (
     sha256_by_path,
     stage_files,
 )
-from lifecycle.packaging.origin import labelled_models, provenance_statement, source_revision
+from lifecycle.packaging.origin import provenance_statement, source_revision
 from lifecycle.packaging.packages import (
     WHEELS,
     LockFile,
@@ -40,9 +48,7 @@ from lifecycle.promotion import passing_report
 from lifecycle.resolution import resolve_model
 from lifecycle.store import ModelStore, StoredModel
 
-SERVICE = "kaiten_service"
-SBOM, PROVENANCE = "sbom.cdx.json", "provenance.json"
-_CONSTRAINTS, _REQUIREMENTS, _BENTO_YAML = "constraints.txt", "requirements.txt", "bento.yaml"
+_CONSTRAINTS, _REQUIREMENTS = "constraints.txt", "requirements.txt"
 # All that a setting may name must be installed: nothing can be added to a read-only image.
 _EXTRAS = ("postgres", "s3")
 _DIGEST_CHARS = 12
@@ -108,74 +114,12 @@ def build_bento(request: BuildRequest, store: ModelStore, environment: Mapping[s
         tag = f"{SERVICE}:{_bento_version(request, models[0], context)}"
         target = bento_folder(tag, store)
         with _locked(store):
-            # This file is written last.
-            existed = (target / PROVENANCE).is_file()
+            # The file that locks it is written last.
+            existed = is_locked(target)
             if not existed:
                 _run_bentoml(context, tag, target, environment)
                 _add_attachments(target, tag, locked, models, labels)
     return Bento(tag, target, check_bento(tag, store), labels, existed)
-
-
-def bento_folder(tag: str, store: ModelStore) -> Path:
-    """Return the folder of a bento in BentoML's home, which need not exist."""
-    return store.folder.parent / "bentos" / Path(*model_tags.split(tag))
-
-
-def check_bento(tag: str, store: ModelStore) -> str:
-    """Return the digest (sha256:...) of a bento that kaiten build has made.
-
-    Raises:
-        BuildRefused: There is no such bento, or its files have changed.
-
-    """
-    folder = bento_folder(tag, store)
-    if model_tags.split(tag)[0] != SERVICE or not (folder / PROVENANCE).is_file():
-        raise BuildRefused(f"{tag} was not made by kaiten build. See kaiten build --help.")
-    subject = json.loads((folder / PROVENANCE).read_bytes())["subject"][0]
-    digest = combine_digests(bento_files(folder))
-    if subject["digest"]["sha256"] != digest:
-        raise BuildRefused(
-            f"{tag} was changed after it was built. Delete it (bentoml delete {tag}), and build it "
-            "again."
-        )
-    return f"sha256:{digest}"
-
-
-def read_labels(tag: str, store: ModelStore) -> dict[str, str]:
-    """Return the labels of a bento."""
-    content = yaml.safe_load((bento_folder(tag, store) / _BENTO_YAML).read_text(encoding="utf-8"))
-    labels: dict[str, str] = content["labels"]
-    return labels
-
-
-def check_models(labels: Mapping[str, str], store: ModelStore) -> None:
-    """Check that the store still holds the models that a bento was built with.
-
-    An image copies them from the store by model tag alone.
-
-    Raises:
-        BuildRefused: A model has changed, or has lost its report.
-
-    """
-    for model_tag, digest, report in labelled_models(labels):
-        model = store.get(model_tag)
-        if f"sha256:{model.digest}" != digest or not model.has_report(report[len("sha256:") :]):
-            raise BuildRefused(
-                f"{model_tag} has changed in the store since the bento was built: it was "
-                "registered again, or lost its report. Build the bento again."
-            )
-
-
-def bento_files(bento: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file of a bento, by its path.
-
-    Left out are the creation time in bento.yaml, and the files that hold the digest of all others.
-    """
-    content = yaml.safe_load((bento / _BENTO_YAML).read_text(encoding="utf-8"))
-    del content["creation_time"]
-    bento_yaml = yaml.safe_dump(content).encode()
-    digests = sha256_by_path(bento, without=(_BENTO_YAML, SBOM, PROVENANCE))
-    return digests | {_BENTO_YAML: hashlib.sha256(bento_yaml).hexdigest()}
 
 
 def _check_model(reference: str, store: ModelStore) -> tuple[StoredModel, str]:

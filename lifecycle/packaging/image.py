@@ -13,7 +13,13 @@ from typing import Literal
 from kaiten import model_tags
 from kaiten.errors import BuildRefused
 from lifecycle.commands import run_command
-from lifecycle.packaging.build import SERVICE, check_bento, check_models, read_labels
+from lifecycle.packaging.bento import (
+    SERVICE,
+    bento_folder,
+    check_bento,
+    check_models,
+    read_labels,
+)
 from lifecycle.store import ModelStore
 
 Backend = Literal["docker", "podman", "buildah"]
@@ -63,7 +69,7 @@ def containerize_bento(
         BuildRefused: The bento or its models have changed since the build, or the backend fails.
 
     """
-    digest, labels = check_bento(bento, store), read_labels(bento, store)
+    digest, labels = check_bento(bento, store), read_labels(bento_folder(bento, store))
     check_models(labels, store)
     if shutil.which(backend) is None:
         raise BuildRefused(f"{backend} is not installed. Install it, or choose another --backend.")
@@ -110,7 +116,7 @@ FROM {base}
 ENV {_pairs(ENVIRONMENT | _VARIANT_ENVIRONMENT[labels["kaiten.variant"]])}
 USER root
 # Compiled files start faster, and a read-only file system allows no later compilation.
-RUN python -m compileall -q --invalidation-mode checked-hash "$BENTO_PATH/src" \\
+RUN python -m compileall -q -f --invalidation-mode checked-hash "$BENTO_PATH/src" \\
     && printf '#!/bin/sh\\nPYTHONPATH=%s/src exec python -m cli "$@"\\n' "$BENTO_PATH" \\
         > /app/.venv/bin/kaiten && chmod 755 /app/.venv/bin/kaiten \\
     && mkdir -p "$KAITEN_HOME" && chown bentoml:bentoml "$KAITEN_HOME"

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from kaiten.settings.environment import ROOT
-from lifecycle.packaging.build import bento_files
+from lifecycle.packaging.bento import bento_files
 from tests.acceptance import containers
 from tests.acceptance.containers import BASE, Container, Machine, make_base
 from tests.acceptance.report import Report

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.bentos import Bento, build
 from tests.servers import Server, environment, quickstart_store, quickstart_texts, serving
 
 
@@ -37,3 +38,9 @@ def token(server: Server) -> str:
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
     return quickstart_texts()
+
+
+@pytest.fixture(scope="session")
+def bento(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Bento:
+    """Return a bento of the quickstart model."""
+    return build(bentoml_home, tmp_path_factory.mktemp("built"))

@@ -6,23 +6,18 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
-import pytest
 
-from lifecycle.packaging.build import PROVENANCE, SBOM, bento_files
+from lifecycle.packaging.bento import PROVENANCE, SBOM, bento_files
+from tests.e2e.bentos import MODEL, Bento, kaiten
 from tests.servers import (
     BIN,
-    QUICKSTART,
     ROOT,
     TLS,
     Server,
     copied_store,
-    environment,
     free_port,
     quickstart_texts,
     running,
@@ -30,36 +25,7 @@ from tests.servers import (
 )
 
 SECRET = secrets.token_hex(32)
-MODEL = "support-intent:1.0.0"
 LANES = 8
-
-
-@dataclass(frozen=True)
-class Bento:
-    """A bento, as the command describes it, and the environment that it was built in."""
-
-    description: Mapping[str, Any]
-    env: Mapping[str, str]
-
-
-def kaiten(env: Mapping[str, str], *arguments: str) -> str:
-    command = [str(BIN / "kaiten"), *arguments]
-    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
-    if "No set of versions" in done.stderr:
-        pytest.skip(f"an index of packages is needed to lock them: {done.stderr[-300:]}")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def bento(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Bento:
-    """Return a bento of the quickstart model."""
-    folder = tmp_path_factory.mktemp("built")
-    env = environment(copied_store(bentoml_home, folder / "bentoml"), folder / "home")
-    rows = str(QUICKSTART / "data" / "test.jsonl")
-    kaiten(env, "validate", MODEL, "--data", rows)
-    kaiten(env, "promote", MODEL, "--to", "staging", "--reason", "a test")
-    return Bento(json.loads(kaiten(env, "build", "--model", MODEL, "--json")), env)
 
 
 def test_two_builds_of_one_commit_have_the_same_files(bento: Bento, tmp_path: Path) -> None:
@@ -101,7 +67,9 @@ def test_bento_is_there_once(bento: Bento) -> None:
     assert (folder / PROVENANCE).is_file()
 
 
-def test_bento_that_was_changed_is_refused(bento: Bento) -> None:
+def test_bento_that_was_changed_is_refused_and_restored_by_its_remedy(
+    bento: Bento, tmp_path: Path
+) -> None:
     file = Path(bento.description["folder"]) / "src" / "service.py"
     before = file.read_bytes()
     file.write_bytes(before + b"# changed\n")
@@ -112,7 +80,39 @@ def test_bento_that_was_changed_is_refused(bento: Bento) -> None:
         )
         assert done.returncode == 1
         assert "was changed after it was built" in done.stderr
-    file.write_bytes(before)
+    folder = Path(bento.description["folder"])
+    env = {**bento.env, "KAITEN_AUTH__SECRET": SECRET}
+    command = [str(BIN / "kaiten"), "doctor", bento.tag, "--json"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert problem["field"] == "bento"
+    assert f"First move {folder} out of the store." in problem["reason"]
+
+    # Each of the two remedies.
+    shutil.move(folder, tmp_path / "changed")
+    assert json.loads(kaiten(bento.env, "build", "--model", MODEL, "--json")) == bento.description
+    exported = str(tmp_path / "exported.tar")
+    for arguments in (("export", bento.tag, exported), ("import", exported)):
+        bentoml = [str(BIN / "bentoml"), *arguments]
+        subprocess.run(bentoml, env=bento.env, check=True, capture_output=True)
+        if arguments[0] == "export":
+            shutil.move(folder, tmp_path / "moved")
+    assert json.loads(kaiten(env, "doctor", bento.tag, "--json"))["problems"] == []
+
+
+def test_doctor_examines_the_bento_and_not_the_checkout(bento: Bento) -> None:
+    env = {**bento.env, "KAITEN_AUTH__SECRET": SECRET}
+    before = bento_files(bento.folder)
+    for name in (bento.tag, "kaiten_service:latest", str(bento.folder)):
+        diagnosis = json.loads(kaiten(env, "doctor", name, "--json"))
+        assert diagnosis["ok"]
+        assert diagnosis["in_force"]["settings"] == str(bento.folder / "src" / "kaiten.yaml")
+        assert diagnosis["in_force"]["environment"] == "production"
+        assert [model["tag"] for model in diagnosis["models"]] == [MODEL]
+        assert diagnosis["bento"]["tag"] == bento.tag
+        assert diagnosis["bento"]["packages"] > 80
+    assert bento_files(bento.folder) == before
+    assert not list(bento.folder.rglob("__pycache__"))
 
 
 def test_bento_installs_pinned_packages_and_no_torch(bento: Bento) -> None:
