@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.acceptance import (
     bench_gpu,
+    blue_green,
     contract,
     drift,
     field,
@@ -39,6 +40,7 @@ _SUITES: dict[str, Suite] = {
     "contract": contract.run,
     "jwks": jwks.run,
     "image": image.run,
+    "blue_green": blue_green.run,
     "drift": drift.run,
     "monitors": monitors.run,
     "bench_gpu": bench_gpu.run,

@@ -38,6 +38,7 @@ def checks(tools: Tools, scratch: Path) -> Iterator[Check]:
         tools.kustomize: list(folders.values()),
         tools.promtool: rules,
         tools.hadolint: dockerfiles,
+        tools.systemd: sorted((deploy / "systemd").glob("*.service")),
         tools.shellcheck: sorted(deploy.rglob("*.sh")),
         tools.actionlint: workflows,
         tools.zizmor: workflows,

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from kaiten.settings.environment import ROOT
-from tests.deploy.tools import Finding, ToolFailed, Tools
+from tests.deploy.tools import Finding, ToolAbsent, ToolFailed, Tools
 from tests.deploy.verdict import BROKEN, Check, judge
 
 OURS, BAD = ROOT / "deploy" / "ours.yaml", ROOT / "bad.yaml"
@@ -52,6 +52,15 @@ def test_a_tool_that_gives_up_fails() -> None:
     assert verdict.failed
 
 
+def test_a_check_whose_optional_tool_is_absent_is_left_out_and_says_so() -> None:
+    def look(_: Sequence[Path]) -> Iterable[Finding]:
+        raise ToolAbsent("it is not here; get it")
+
+    verdict = judge(Check("look", look, [OURS], [BAD]))
+    assert verdict.lines == ["look: left out: it is not here; get it"]
+    assert not verdict.failed
+
+
 def test_a_tool_that_is_not_there_is_named_with_its_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +70,8 @@ def test_a_tool_that_is_not_there_is_named_with_its_remedy(
         list(tools.hadolint([OURS]))
     with pytest.raises(ToolFailed, match=r"promtool is not here; .* apt-get install prometheus"):
         list(tools.promtool([OURS]))
+    with pytest.raises(ToolAbsent, match=r"systemd-analyze is not here; .* install systemd"):
+        list(tools.systemd([ROOT / "deploy" / "systemd" / "kaiten@.service"]))
     (finding,) = tools.kustomize([BROKEN / "kustomize"])
     assert finding.message.startswith("kubectl is not here; get it from https://")
 

