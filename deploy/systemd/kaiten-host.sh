@@ -8,6 +8,7 @@
 # switch examines the bento of an instance, starts and tests it, sends new requests to it, and stops
 # the other instance once its requests are answered. TOKEN_FILE may name a file with a token for the
 # test, of the scopes predict and ops; without it, one is signed here.
+#
 # run is `kaiten COMMAND` with the environment and the account of the instance that nginx reaches,
 # or of the one that INSTANCE names. docs/deploy.md has the installation.
 #

@@ -1,6 +1,7 @@
 """`kaiten doctor BENTO`: examine the code, the settings, the models and the packages of a bento."""
 
 import json
+import secrets
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from lifecycle.store import ModelStore
 from server.bento_diagnosis import diagnose_bento
 from tests.unit.lifecycle.cards import save_report, store_model
 
-SECRET = "8f14e45fceea167a5a36dedd4bea2543"
+SECRET = secrets.token_hex(32)
 PACKAGES = ("cli", "server", "gateway", "runners", "monitors", "lifecycle", "kaiten")
 
 
