@@ -97,7 +97,7 @@ wheels: $(ENV)  ## collect the wheels in .kaiten/wheels that a GPU machine witho
 
 .PHONY: acceptance
 acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), gate, contract, fuzz, jwks, image, blue_green, drift, monitors, field, registration, zoo, bench_gpu or all
-	@$(BIN)/python -m tests.acceptance $(SUITE)
+	@PYTHONPATH=client $(BIN)/python -m tests.acceptance $(SUITE)
 
 .PHONY: image-test
 image-test: $(ENV)  ## build, run, stop and roll images without a container engine; as root, 10 minutes
