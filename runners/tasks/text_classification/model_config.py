@@ -84,7 +84,7 @@ def read_config(folder: Path) -> tuple[str, list[str]]:
             "config.json",
             f"is of a model of sentence pairs ({evidence})",
             f"{TEXT_PAIRS.refusal}. If it was trained on single texts, correct what "
-            "says otherwise, and register it again.",
+            "says otherwise, and repeat the registration.",
         )
     return architecture, labels
 
