@@ -1,4 +1,5 @@
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from typer.testing import CliRunner, Result
 from cli import app
 from kaiten.errors import InvalidSettings, SetupError
 
-SECRET = "-".join(["not", "a", "secret"] * 4)
+SECRET = sha256(b"a test").hexdigest()
 
 
 @pytest.fixture(autouse=True)
