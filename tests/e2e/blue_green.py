@@ -19,6 +19,7 @@ from itertools import cycle
 from pathlib import Path
 
 import httpx
+import psutil
 
 from gateway.auth.minting import mint
 from kaiten.settings.models import AuthSettings
@@ -188,11 +189,14 @@ def _write_programs(folder: Path) -> None:
 
 
 def _end(folder: Path) -> None:
-    """Kill the servers that still run."""
+    """Kill the servers that still run, and wait until they write no more files."""
     for file in folder.glob("*.pid"):
         if not file.with_suffix(".code").exists():
-            with suppress(ProcessLookupError):
-                os.killpg(int(file.read_text("ascii")), signal.SIGKILL)
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                server = psutil.Process(int(file.read_text("ascii")))
+                processes = [server, *server.children(recursive=True)]
+                os.killpg(server.pid, signal.SIGKILL)
+                psutil.wait_procs(processes, timeout=30)
 
 
 @dataclass
