@@ -195,7 +195,10 @@ def _end(folder: Path) -> None:
             with suppress(ProcessLookupError, psutil.NoSuchProcess):
                 server = psutil.Process(int(file.read_text("ascii")))
                 processes = [server, *server.children(recursive=True)]
-                os.killpg(server.pid, signal.SIGKILL)
+                for process in processes:
+                    # BentoML's workers are groups of their own.
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
                 psutil.wait_procs(processes, timeout=30)
 
 
