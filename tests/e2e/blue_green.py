@@ -7,7 +7,6 @@ the unit with its environment files, and ends it by SIGTERM to its main process.
 import json
 import os
 import secrets
-import signal
 import subprocess
 import threading
 from collections import Counter
