@@ -29,7 +29,8 @@ class Stand:
     """A worker that follows a file, and an operator and a clock that change it."""
 
     def __init__(self, folder: Path, content: str = FIRST) -> None:
-        self.now = time.time()
+        # Whole seconds: a file states an end to the microsecond.
+        self.now = float(int(time.time()))
         self.file = folder / "secrets"
         self.write(content)
         self.keys = SecretKeys(
