@@ -200,7 +200,7 @@ def until_all_ready(url: str, limit: int = 1000) -> None:
     """Ask readiness by connections of their own until every worker, likely enough, is green."""
     with httpx.Client(base_url=url, headers={"Connection": "close"}, timeout=60) as client:
         for _ in range(limit):
-            if all(client.get("/readyz").is_success for _ in range(24)):
+            if all(client.get("/readyz").is_success for _ in range(96)):
                 return
     raise AssertionError("a worker is not ready")
 
