@@ -64,6 +64,7 @@ bento_folder() (
     . "$etc/kaiten.env"
     # shellcheck source=/dev/null
     . "$etc/$1.env"
+    # shellcheck disable=SC2153  # the instance's file sets it
     printf '%s\n' "$BENTOML_HOME/bentos/${BENTO%%:*}/${BENTO##*:}"
 )
 
@@ -77,6 +78,7 @@ kaiten() (
     # shellcheck source=/dev/null
     . "$etc/$instance.env"
     PYTHONPATH=$(bento_folder "$instance")/src
+    export PYTHONPATH
     set +a
     cd "$KAITEN_HOME" || exit 1
     exec runuser --user kaiten -- "$opt/$instance/bin/python" -P -m cli "$@"
@@ -205,7 +207,8 @@ switch() {
     trap interrupted INT TERM HUP
     say "Starting kaiten@$new with $bento on port $port."
     systemctl restart "kaiten@$new" || give_up
-    await_readiness "$new" "$url" && prove "$new" "$url" || give_up
+    await_readiness "$new" "$url" || give_up
+    prove "$new" "$url" || give_up
     route_to "$port" || give_up
     await_old_requests
     # After a reboot, the instance that nginx reaches must start, and the other one must not.
