@@ -26,10 +26,10 @@ class Principal:
 
     def require(self, scope: str) -> None:
         """Raise Forbidden unless the credential has the scope, possibly for one model only."""
-        of_a_model = f"{scope}:" if scope in _SCOPES_OF_A_MODEL else None
-        if not any(
-            held == scope or (of_a_model and held.startswith(of_a_model)) for held in self.scopes
-        ):
+        if scope in self.scopes:
+            return
+        names_models = scope in _SCOPES_OF_A_MODEL
+        if not (names_models and any(held.startswith(f"{scope}:") for held in self.scopes)):
             raise Forbidden(scope)
 
     def may_predict(self, model_tag: str) -> bool:
