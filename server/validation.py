@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from kaiten.errors import BlankText, DataRejected
+from kaiten.errors import BlankText, DataRejected, Detail, InvalidSettings
 from kaiten.events import BASELINE_FILE
-from kaiten.settings.loader import Settings, load_settings
+from kaiten.settings.loader import Settings, describe_sources, load_settings
 from kaiten.settings.models import RunnerSettings
 from lifecycle.audit_log import Action, AuditLogEvent, Stage, current_operator, serving_entry
 from lifecycle.environment import installed_versions
@@ -68,13 +69,15 @@ def validate_version(
 
     Raises:
         DataRejected: The rows cannot be used.
-        SetupError: A version is missing or changed, or cannot be loaded here.
+        SetupError: A version is missing or changed, or cannot be loaded here, or its thresholds
+            are set for a misspelled name.
 
     """
     settings = load_settings()
     add_audit_file(settings.logging.folder or settings.home)
     store = ModelStore(settings.signatures)
     model = store.get(request.model_tag)
+    _check_threshold_names(settings, store, model.card.name)
     data = _read_data(request, model, settings)
     baseline = _find_baseline(store, model, request.baseline)
     for version in [model] if baseline is None else [model, baseline]:
@@ -119,6 +122,21 @@ def save_report(
     with store.audit_log(model.card.name).transaction() as transaction:
         transaction.add(event)
     return digest
+
+
+def _check_threshold_names(settings: Settings, store: ModelStore, name: str) -> None:
+    """Reject thresholds that are meant for the model but name it wrongly.
+
+    Without them, the thresholds of all models would decide. Other unknown names are no error,
+    because the models of one settings file may be registered on several machines.
+    """
+    configured = settings.validation.models
+    if name in configured:
+        return
+    unknown = configured.keys() - {model.card.name for model in store}
+    if guess := get_close_matches(name, unknown, n=1):
+        reason = f"no model of this name is registered; did you mean {name}? Correct or remove it"
+        raise InvalidSettings([Detail(f"validation.models.{guess[0]}", reason)], describe_sources())
 
 
 def _read_data(

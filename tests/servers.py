@@ -21,6 +21,7 @@ from typing import IO
 
 import httpx
 from filelock import FileLock
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.auth.minting import mint
 from kaiten.settings.models import AuthSettings
@@ -196,12 +197,23 @@ def until_ready(url: str, limit: int = 10_000) -> None:
         assert any(client.get("/readyz").is_success for _ in range(limit))
 
 
-def until_all_ready(url: str, limit: int = 1000) -> None:
-    """Ask readiness by connections of their own until every worker, likely enough, is green."""
-    with httpx.Client(base_url=url, headers={"Connection": "close"}, timeout=60) as client:
-        for _ in range(limit):
-            if all(client.get("/readyz").is_success for _ in range(96)):
-                return
+def worker_series(url: str) -> dict[str, float]:
+    """Return the series about the server's workers, by name."""
+    page = httpx.get(f"{url}/metrics", verify=TLS, timeout=READY_LIMIT_S).text
+    samples = (
+        sample for family in text_string_to_metric_families(page) for sample in family.samples
+    )
+    return {
+        sample.name: sample.value for sample in samples if sample.name.startswith("kaiten_worker")
+    }
+
+
+def until_all_ready(url: str, limit: int = 10_000) -> None:
+    """Read the metrics over and over until as many workers are ready as are expected."""
+    for _ in range(limit):
+        series = worker_series(url)
+        if series["kaiten_workers_ready"] == series["kaiten_workers_expected"]:
+            return
     raise AssertionError("a worker is not ready")
 
 

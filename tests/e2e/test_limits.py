@@ -1,5 +1,6 @@
 """Limits over two workers, and over two servers, by a real Redis that hangs and is killed."""
 
+import json
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from tests.servers import TLS, Server, environment, serving
 
 SECRET = "0123456789abcdef" * 4
 LIMIT = 20
+PLAN_LIMIT = 30
+SUBJECTS_OF_PLAN = ("heidi", "ivan")
 WORKERS = 2
 
 
@@ -73,6 +76,10 @@ def pair(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             KAITEN_AUTH__SECRET=SECRET,
             KAITEN_STATE__REDIS_URL=redis.url,
             KAITEN_RATE_LIMIT__REQUESTS=f"{LIMIT}/hour",
+            KAITEN_RATE_LIMIT__PLANS=json.dumps({"batch": {"requests": f"{PLAN_LIMIT}/hour"}}),
+            KAITEN_RATE_LIMIT__SUBJECTS=json.dumps(
+                {f"kaiten|{subject}": "batch" for subject in SUBJECTS_OF_PLAN}
+            ),
             KAITEN_GATEWAY__BODY_TIMEOUT_S="0.5",
         )
         two_worker_env = {
@@ -104,6 +111,14 @@ def test_a_limit_of_n_is_n_over_two_workers(pair: ServerPair) -> None:
 
 def test_and_over_two_servers(pair: ServerPair) -> None:
     assert pair.statuses("bob", LIMIT * 4, pair.first, pair.second) == {200: LIMIT, 429: LIMIT * 3}
+
+
+def test_each_subject_of_a_plan_has_its_limit_over_two_servers(pair: ServerPair) -> None:
+    for subject in SUBJECTS_OF_PLAN:
+        statuses = pair.statuses(subject, PLAN_LIMIT * 2, pair.first, pair.second)
+        assert statuses == {200: PLAN_LIMIT, 429: PLAN_LIMIT}
+    refused = pair.ask("heidi", 1, pair.first)[0]
+    assert refused.headers["RateLimit-Policy"].startswith(f'"requests";q={PLAN_LIMIT};w=3600, ')
 
 
 def send_raw(server: Server, *headers: str, body: bytes) -> bytes:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.places import TWO_WORKERS, WatchedServer, serve
 from tests.acceptance.report import Report
@@ -21,7 +20,7 @@ from tests.intrusion import (
     may_change_account,
     processes_of,
 )
-from tests.servers import BIN, ROOT, copied_store, environment, until_all_ready
+from tests.servers import BIN, ROOT, copied_store, environment, until_all_ready, worker_series
 
 BEFORE: Mapping[str, object] = {
     "endpoints of the supervisor in production": 2,
@@ -112,7 +111,8 @@ def _take_worker(report: Report, server: WatchedServer, secret: Path, configurat
     configuration.write_text("services: [", encoding="utf-8")
     os.kill(server.watch.workers()[0].pid, signal.SIGKILL)
     process.wait_for('"worker_ended"', count=2)
-    count = _workers(url)
+    series = worker_series(url)
+    count = [series[f"kaiten_workers_{kind}"] for kind in ("expected", "ready")]
     report.check(
         "a worker that cannot start is shown: expected and ready", count, passed=count == [2, 1]
     )
@@ -130,12 +130,6 @@ def _take_worker(report: Report, server: WatchedServer, secret: Path, configurat
         statuses,
         passed=statuses == {"200": _REQUESTS},
     )
-
-
-def _workers(url: str) -> list[float]:
-    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
-    values = {sample.name: sample.value for family in families for sample in family.samples}
-    return [values[f"kaiten_workers_{kind}"] for kind in ("expected", "ready")]
 
 
 def _answers(url: str, token: str) -> dict[str, int]:

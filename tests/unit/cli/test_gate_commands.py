@@ -205,6 +205,23 @@ def test_a_model_has_thresholds_of_its_own_and_the_report_names_them(
     assert "has 40 rows, under the 41 of validation.models.tiny.min_rows" in str(few.exception)
 
 
+@pytest.mark.usefixtures("lenient")
+def test_thresholds_for_a_misspelled_model_are_rejected(
+    model_tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAITEN_VALIDATION__MODELS", '{"tiney": {"min_accuracy": 1}}')
+    rejected = run("validate", model_tag, "--data", data(tmp_path))
+    assert rejected.exit_code == 1
+    assert (
+        "validation.models.tiney: no model of this name is registered; did you mean tiny?"
+        in str(rejected.exception)
+    )
+    # The model's own thresholds are there, so the other name belongs to another model.
+    names = '{"tiney": {"min_accuracy": 1}, "tiny": {}}'
+    monkeypatch.setenv("KAITEN_VALIDATION__MODELS", names)
+    assert run("validate", model_tag, "--data", data(tmp_path)).exit_code == 0
+
+
 def test_report_that_does_not_pass_exits_1(model_tag: str, tmp_path: Path) -> None:
     result = run("validate", model_tag, "--data", data(tmp_path))
     assert result.exit_code == 1
