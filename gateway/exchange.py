@@ -32,8 +32,10 @@ class Exchange(RequestContext):
     model_tag: str = ""
     # Emitted once the request is answered.
     events: list[PredictionEvent] = field(default_factory=list)
-    # Of the answer. ``before_answer`` is awaited before its first message is sent.
-    before_answer: Callable[[], Awaitable[None]] | None = None
+    # Of the answer. ``before_answer`` is awaited with the exchange, before the first message is
+    # sent. It must not hold the exchange itself: a reference cycle keeps each request, with its
+    # texts, until the next full garbage collection.
+    before_answer: "Callable[[Exchange], Awaitable[None]] | None" = None
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     started: bool = False
     status: int = NO_ANSWER

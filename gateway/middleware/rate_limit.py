@@ -34,7 +34,7 @@ class RateLimitMiddleware:
             return
         exchange.reserve = limited.reserve
         # Before the answer: a caller that has it may send its next request at once.
-        exchange.before_answer = partial(_release, limited, exchange)
+        exchange.before_answer = partial(_release, limited)
         try:
             await limited.acquire()
             await self._app(scope, receive, send)

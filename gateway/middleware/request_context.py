@@ -57,7 +57,7 @@ class RequestContextMiddleware:
             starts = message["type"] == "http.response.start"
             if starts:
                 if exchange.before_answer is not None:
-                    await exchange.before_answer()
+                    await exchange.before_answer(exchange)
                 message["headers"] = self._answer_headers(message, exchange)
                 exchange.started = True
             try:

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
@@ -63,6 +64,39 @@ def limited(
 def refusal_of(answer: httpx.Response) -> tuple[int, str, list[str], str]:
     error = error_of(answer)
     return answer.status_code, error["code"], fields_of(answer), answer.headers["Retry-After"]
+
+
+def uncollected() -> set[str]:
+    """Return which classes of ours have instances that only the garbage collector would free."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        kinds = {type(instance) for instance in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    packages = "gateway", "kaiten", "monitors", "runners"
+    return {kind.__qualname__ for kind in kinds if kind.__module__.partition(".")[0] in packages}
+
+
+@pytest.mark.parametrize("path", PREDICTIONS)
+async def test_requests_are_freed_without_the_garbage_collector(path: str) -> None:
+    house = limited(requests="2/minute", tokens="100/minute", concurrency=2)
+    timing_out = limited(Stuck(), requests="2/minute", request_timeout_s=0.01)
+    assert (await house.post(path, GOOD[path])).status_code == 200
+    gc.collect()
+    gc.disable()
+    try:
+        statuses = [
+            (await house.post(path, GOOD[path])).status_code,
+            (await house.post(path, GOOD[path])).status_code,
+            (await house.post(path, {"text": 1}, BOB)).status_code,
+            (await timing_out.post(path, GOOD[path])).status_code,
+        ]
+        assert statuses == [200, 429, 422, 504]
+        assert uncollected() == set()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("path", PREDICTIONS)
