@@ -6,6 +6,7 @@ KaitenError
         ModelNotFound
             ModelLost
         ModelRejected
+            ModelUnusable
         DataRejected
         PromotionRefused
         BuildRefused
@@ -116,9 +117,9 @@ def restore_remedy(tag: str, folder: object) -> str:
     """
     name, _, _ = tag.partition(":")
     return (
-        f"Restore {tag} from a copy. First move {folder}, if it exists, out of the store. Then put "
-        "a copy of the folder there, from a backup or an image that contains it, or import an "
-        "earlier `bentoml models export` with `bentoml models import FILE`. Without a copy, go "
+        f"First move {folder}, if it exists, out of the store. Then restore {tag} from a copy: put "
+        "the folder there from a backup or an image that contains it, or import an earlier "
+        "`bentoml models export` with `bentoml models import FILE`. Without a copy, go "
         f"back to the version before (kaiten rollback {name}), or register the model under a new "
         "version and validate it with --baseline none. Running workers serve from memory: do not "
         f"restart them, do not delete {tag}, and do not register it again"
@@ -130,6 +131,10 @@ class ModelRejected(SetupError):
 
     def __init__(self, field: str, reason: str, remedy: str) -> None:
         super().__init__(f"{field}: {reason}. {remedy}", [Detail(field, reason)])
+
+
+class ModelUnusable(ModelRejected):
+    """A registered version cannot be loaded any more, unless a copy of its files exists."""
 
 
 class DataRejected(SetupError):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from kaiten.confinement import ConfinedFolder, UnsafeFile
-from kaiten.errors import ModelRejected, restore_remedy
+from kaiten.errors import ModelRejected, ModelUnusable, restore_remedy
 
 CARD_FILE = "model_card.json"
 # Holds reports, which are written after registration; the audit log has their digests.
@@ -19,6 +19,7 @@ SIGNATURE_FILE = "model.sig"
 BENTOML_FILE = "model.yaml"
 _UNLISTED = {CARD_FILE, BENTOML_FILE, SIGNATURE_FILE}
 _CHUNK_BYTES = 1 << 20
+_REMOVE = "Remove it; the files of a version never change."
 
 
 class EngineCard(BaseModel):
@@ -103,15 +104,18 @@ class ModelCard(BaseModel):
         """Read the card of a stored version.
 
         Raises:
-            ModelRejected: It is missing or cannot be parsed.
+            ModelUnusable: It is missing or cannot be parsed.
+            ModelRejected: It is not readable for this user.
 
         """
         try:
             return cls.model_validate_json((folder / CARD_FILE).read_bytes())
+        except PermissionError as error:
+            raise _unreadable(CARD_FILE, f"in {folder}", error) from None
         except (OSError, ValueError):
             remedy = f"{restore_remedy(f'{folder.parent.name}:{folder.name}', folder)}."
             reason = f"is missing or corrupt in {folder}"
-            raise ModelRejected(CARD_FILE, reason, remedy) from None
+            raise ModelUnusable(CARD_FILE, reason, remedy) from None
 
     def verify(self, folder: Path) -> None:
         """Check that the files are those that were registered.
@@ -120,37 +124,46 @@ class ModelCard(BaseModel):
         targets.
 
         Raises:
-            ModelRejected: A file is missing, was added or changed, or is a link; names it.
+            ModelUnusable: A registered file is missing or was changed; names it.
+            ModelRejected: A file was added or cannot be read, or is a link; names it.
 
         """
         try:
             with ConfinedFolder(folder, hard_links=True) as files:
                 files.names()
         except UnsafeFile as error:
+            if error.name not in self.files.keys() | {CARD_FILE, BENTOML_FILE}:
+                raise ModelRejected(error.name, error.reason, _REMOVE) from None
             remedy = f"Registration never writes one. {restore_remedy(self.tag, folder)}."
-            raise ModelRejected(error.name, error.reason, remedy) from None
+            raise ModelUnusable(error.name, error.reason, remedy) from None
         except OSError as error:
-            reason = f"of {self.tag} cannot be read: {error.strerror}"
-            raise ModelRejected("folder", reason, "Let the server's user read it.") from None
+            raise _unreadable("folder", f"of {self.tag}", error) from None
         # A link to a folder is not a file, and its content would not be checked.
         paths = (path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
         for name in sorted(path.relative_to(folder).as_posix() for path in paths):
             is_listed = name in self.files or name in _UNLISTED or name.startswith(f"{REPORTS}/")
             # The files decide which engine is chosen.
             if not is_listed:
-                raise ModelRejected(
-                    name,
-                    f"was added after {self.tag} was registered",
-                    "Remove it; the files of a version never change.",
-                )
+                reason = f"was added after {self.tag} was registered"
+                raise ModelRejected(name, reason, _REMOVE)
         for name, digest in self.files.items():
-            path = folder / name
-            if not path.is_file() or sha256(path) != digest:
-                raise ModelRejected(
+            if not self._is_unchanged(folder / name, name, digest):
+                raise ModelUnusable(
                     name,
                     f"is missing, or was changed after {self.tag} was registered",
                     f"{restore_remedy(self.tag, folder)}.",
                 )
+
+    def _is_unchanged(self, path: Path, name: str, digest: str) -> bool:
+        try:
+            return path.is_file() and sha256(path) == digest
+        except PermissionError as error:
+            raise _unreadable(name, f"of {self.tag}", error) from None
+
+
+def _unreadable(name: str, place: str, error: OSError) -> ModelRejected:
+    reason = f"{place} cannot be read: {error.strerror}"
+    return ModelRejected(name, reason, "Let the server's user read it.")
 
 
 def sha256(path: Path) -> str:

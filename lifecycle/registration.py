@@ -12,7 +12,7 @@ from kaiten import model_tags
 from kaiten.confinement import list_names
 from kaiten.errors import ModelRejected
 from kaiten.model_facts import ModelFacts
-from kaiten.settings.models import VersioningSettings
+from kaiten.settings.models import Bump, VersioningSettings
 from lifecycle.audit_log import (
     Action,
     AuditLogEntry,
@@ -31,6 +31,7 @@ FIRST_VERSION = "1.0.0"
 # Called with a line about the current step.
 Progress = Callable[[str], None]
 _MAX_LISTED = 10
+_HIGHER_VERSION = "A version never changes: register the model under a higher version."
 
 
 class Inspector(Protocol):
@@ -80,7 +81,7 @@ def register_model(
     check_name(submission.name)
     if submission.version is not None:
         check_version(submission.version)
-        _check_unused(f"{submission.name}:{submission.version}", store)
+        check_unused(f"{submission.name}:{submission.version}", store)
     with TemporaryDirectory(prefix="kaiten-") as temporary:
         card, files = _inspect_copy(submission, Path(temporary), inspect, progress)
         progress("Adding the version to the store")
@@ -91,7 +92,7 @@ def register_model(
             parent = _find_parent(submission, transaction.entries, store)
             card = _assign_version(card, submission.version, parent, rules, store)
             store.remove_unfinished(card.tag)
-            _check_unused(card.tag, store)
+            check_unused(card.tag, store)
             readme = _write_readme(card, files, Path(temporary))
             digests = {path: sha256(source) for path, source in readme.items()}
             card = card.model_copy(update={"files": card.files | digests})
@@ -126,9 +127,8 @@ def _record_existing_versions(
     name: str, store: ModelStore, transaction: AuditLogTransaction
 ) -> None:
     """Record the versions of a store without an audit log, so that they still load with one."""
-    for model in store:
-        if model.card.name == name:
-            transaction.add(_registration_event(model.card.version, model.digest, "found"))
+    for model in store.versions(name):
+        transaction.add(_registration_event(model.card.version, model.digest, "found"))
 
 
 def _registration_event(version: str, card: str, operator: str) -> AuditLogEvent:
@@ -192,7 +192,7 @@ def _find_parent(
         return store.get(parent_tag).card
     current = serving_entry(entries, Stage.PRODUCTION)
     version = submission.version and semver.Version.parse(submission.version)
-    cards = [model.card for model in store if model.card.name == submission.name]
+    cards = [model.card for model in store.versions(submission.name)]
     older = [card for card in cards if not version or semver.Version.parse(card.version) < version]
     in_production = [card for card in older if current and card.version == current.version]
     return next(iter([*in_production, *older]), None)
@@ -207,13 +207,12 @@ def _assign_version(
 ) -> ModelCard:
     """Return the card with its parent and a version that the SemVer policy allows."""
     if parent is None:
-        return card
+        # The changes from versions that are lost are unknown.
+        version = version or _next_available(card.name, FIRST_VERSION, "major", store)
+        return card.model_copy(update={"version": version})
     if version is None:
         bump = required_bump(find_changes(parent, card, rules))
-        version = bump_version(parent.version, bump)
-        # A version that never reached production may have the number.
-        while f"{card.name}:{version}" in store:
-            version = bump_version(version, bump)
+        version = _next_available(card.name, bump_version(parent.version, bump), bump, store)
         card = card.model_copy(update={"version": version})
     else:
         check_bump(parent, card, rules)
@@ -221,12 +220,26 @@ def _assign_version(
     return card.model_copy(update={"provenance": provenance})
 
 
-def _check_unused(model_tag: str, store: ModelStore) -> None:
-    if model_tag in store and not store.is_unfinished(model_tag):
-        remedy = "A version never changes: register the model under a higher version."
+def _next_available(name: str, version: str, bump: Bump, store: ModelStore) -> str:
+    """Return the version, or the first bump of it that is available."""
+    while not store.is_available(f"{name}:{version}"):
+        version = bump_version(version, bump)
+    return version
+
+
+def check_unused(model_tag: str, store: ModelStore, remedy: str = _HIGHER_VERSION) -> None:
+    """Check that a model can be registered as this version.
+
+    Raises:
+        ModelRejected: The version exists; ``remedy`` is what to do then.
+        ModelLost: It was promoted, and its files are lost.
+
+    """
+    if store.is_available(model_tag):
+        return
+    if model_tag in store:
         raise ModelRejected("version", f"{model_tag} exists already", remedy)
-    # Production rejects other files under its number, so registering them would not replace it.
-    store.check_never_promoted(model_tag)
+    raise store.lost(model_tag)
 
 
 def _files_in(folder: Path) -> dict[str, Path]:

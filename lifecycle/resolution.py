@@ -80,9 +80,9 @@ def _model_in_stage(
 ) -> StoredModel:
     entry = entry_in_stage(entries, stage)
     if entry is None:
-        tags = [model.card.tag for model in store if model.card.name == name]
+        tags = [model.card.tag for model in store.versions(name)]
         if not tags:
-            raise ModelNotFound(name, [model.card.tag for model in store])
+            raise ModelNotFound(name, store.tags())
         raise PromotionRefused(
             name,
             f"none of its versions is in {stage.value} (there: {', '.join(tags)})",

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +15,7 @@ import semver
 from pydantic import TypeAdapter
 
 from kaiten import model_tags
-from kaiten.errors import ModelLost, ModelNotFound, ModelRejected, restore_remedy
+from kaiten.errors import ModelLost, ModelNotFound, ModelRejected, ModelUnusable, restore_remedy
 from kaiten.files import replace_file
 from kaiten.settings.models import SignatureSettings
 from lifecycle.audit_log import Action, AuditLog, AuditLogEntry
@@ -120,30 +121,47 @@ class ModelStore:
     def __contains__(self, tag: str) -> bool:
         return tag in self._folders()
 
+    def tags(self) -> list[str]:
+        """Return the tag of each version with a card, which need not be readable."""
+        folders = self._folders()
+        return sorted(tag for tag in folders if (folders[tag] / CARD_FILE).is_file())
+
+    def versions(self, name: str) -> list[StoredModel]:
+        """Return the versions of a model, the newest first, without those of unreadable cards."""
+        folders = self._folders()
+        models: list[StoredModel] = []
+        for tag in self.tags():
+            if model_tags.split(tag)[0] == name:
+                with suppress(ModelRejected):
+                    models.append(StoredModel(ModelCard.read(folders[tag]), folders[tag]))
+        models = [model for model in models if model.card.name == name]
+        return sorted(models, key=lambda m: semver.Version.parse(m.card.version), reverse=True)
+
     def get(self, tag: str) -> StoredModel:
         """Return the version ``name:version``, with its files checked against its card.
 
         Raises:
             ModelNotFound: There is no such version.
             ModelLost: It was registered, and is missing.
-            ModelRejected: A file differs from the registered one, or the signature is not valid.
+            ModelUnusable: A file differs from the registered one, or the engine is unknown.
+            ModelRejected: A file was added, or the signature is not valid.
 
         """
         folders = self._folders()
         if tag not in folders:
-            tags = sorted(name for name in folders if (folders[name] / CARD_FILE).is_file())
-            self._check_lost(tag)
-            raise ModelNotFound(tag, tags, self.folder)
+            if self._entries(tag):
+                raise self.lost(tag)
+            raise ModelNotFound(tag, self.tags(), self.folder)
         folder = folders[tag]
         card = ModelCard.read(folder)
         if card.tag != tag:
-            raise ModelRejected(
+            raise ModelUnusable(
                 CARD_FILE,
                 f"belongs to {card.tag}, not to {tag}",
                 f"{restore_remedy(tag, folder)}.",
             )
         if card.engine is None:
-            raise ModelRejected(
+            raise ModelUnusable(
                 CARD_FILE,
                 f"of {tag} names no engine, because an older Kaiten registered it",
                 "Register the model under a new version, and serve that.",
@@ -180,13 +198,16 @@ class ModelStore:
         """Return the audit log of a model, which is stored beside the models."""
         return AuditLog(self.folder.parent / "kaiten", name)
 
-    def _check_lost(self, tag: str) -> None:
-        """Raise ModelLost for a missing version that the audit log contains."""
+    def lost(self, tag: str) -> ModelLost:
+        """Return the error for a missing version that the audit log contains."""
         name, version = model_tags.split(tag)
-        entries = self.audit_log(name).entries()
-        if any(entry.version == version for entry in entries):
-            folder = self.folder / name / version
-            raise ModelLost(tag, folder / BENTOML_FILE if folder.is_dir() else folder, folder)
+        folder = self.folder / name / version
+        return ModelLost(tag, folder / BENTOML_FILE if folder.is_dir() else folder, folder)
+
+    def _entries(self, tag: str) -> list[AuditLogEntry]:
+        """Return the entries of the audit log on a version."""
+        name, version = model_tags.split(tag)
+        return [entry for entry in self.audit_log(name).entries() if entry.version == version]
 
     def _check_card(self, model: StoredModel) -> None:
         """Raise ModelRejected for a card that differs from the registered one.
@@ -194,21 +215,24 @@ class ModelStore:
         A store without an audit log, such as a bento's, has nothing to compare with.
         """
         card = model.card
-        entries = self.audit_log(card.name).entries()
+        audit_log = self.audit_log(card.name)
+        entries = audit_log.entries()
         registered = [
             entry
             for entry in entries
             if entry.action is Action.REGISTERED and entry.version == card.version
         ]
-        if registered and registered[-1].card == model.digest:
-            return
-        if registered:
+        if registered and registered[-1].card != model.digest:
             reason = f"of {card.tag} was changed after the version was registered"
-        elif entries:
-            reason = f"of {card.tag} belongs to a version that is not in the audit log"
-        else:
-            return
-        raise ModelRejected(CARD_FILE, reason, f"{restore_remedy(card.tag, model.folder)}.")
+            raise ModelUnusable(CARD_FILE, reason, f"{restore_remedy(card.tag, model.folder)}.")
+        if entries and not registered:
+            raise ModelRejected(
+                CARD_FILE,
+                f"of {card.tag} belongs to a version that is not in the audit log",
+                f"Register the model here under a new version, or restore {audit_log.path} and "
+                "the .head file beside it together, from the machine where the version was "
+                "registered.",
+            )
 
     def add(self, card: ModelCard, sources: Mapping[str, Path]) -> StoredModel:
         """Copy the files (relative path to source) and the card into the store.
@@ -233,13 +257,14 @@ class ModelStore:
                 raise
         return StoredModel(card, self._folders()[card.tag])
 
-    def check_never_promoted(self, tag: str) -> None:
-        """Raise ModelLost for a missing version that was promoted: other files never replace it."""
-        name, version = model_tags.split(tag)
-        stages = (e.stage for e in self.audit_log(name).entries() if e.version == version)
-        if tag not in self and any(stages):
-            folder = self.folder / name / version
-            raise ModelLost(tag, folder / BENTOML_FILE if folder.is_dir() else folder, folder)
+    def is_available(self, tag: str) -> bool:
+        """Return whether a model can be registered as this version.
+
+        Production rejects other files under the number of a version that was promoted and is lost.
+        """
+        if tag in self:
+            return self.is_unfinished(tag)
+        return not any(entry.stage for entry in self._entries(tag))
 
     def is_unfinished(self, tag: str) -> bool:
         """Return whether a registration that was killed has left a part of a version.
@@ -248,13 +273,16 @@ class ModelStore:
         """
         name, version = model_tags.split(tag)
         folder = self.folder / name / version
-        actions = {e.action for e in self.audit_log(name).entries() if e.version == version}
+        actions = {entry.action for entry in self._entries(tag)}
         if not folder.is_dir() or actions - {Action.REGISTERED}:
             return False
         try:
             ModelCard.read(folder).verify(folder)
-        except ModelRejected:
+        except ModelUnusable:
             return True
+        except ModelRejected:
+            # A file was added, or cannot be read.
+            pass
         return not (folder / BENTOML_FILE).is_file()
 
     def remove_unfinished(self, tag: str) -> None:

@@ -11,7 +11,7 @@ from kaiten.settings.loader import load_settings
 from lifecycle.evaluate.report import ValidationReport
 from lifecycle.evaluate.rows import Columns, read_rows
 from lifecycle.evaluate.run import ReportProgress
-from lifecycle.registration import check_name, check_version
+from lifecycle.registration import check_name, check_unused, check_version
 from lifecycle.store import ModelStore, StoredModel
 from server.project_files import FILE_NAMES, ProjectFacts, render_files
 from server.registration import RegistrationRequest, register_source
@@ -115,11 +115,11 @@ def _check_model(request: ProjectRequest) -> None:
         return
     check_name(request.name)
     check_version(request.version)
-    if request.model_tag in store and not store.is_unfinished(request.model_tag):
-        raise SetupError(
-            f"{request.model_tag} is registered already. To use it, pass --model "
-            f"{request.model_tag}; to register another version, pass a higher --version."
-        )
+    remedy = (
+        f"To use it, pass --model {request.model_tag}; to register another version, pass a higher "
+        "--version."
+    )
+    check_unused(request.model_tag, store, remedy)
 
 
 def _write_files(request: ProjectRequest, report: ValidationReport) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from kaiten import model_tags
 from kaiten.errors import BlankText, DataRejected, Detail, InvalidSettings
 from kaiten.events import BASELINE_FILE
 from kaiten.settings.loader import Settings, describe_sources, load_settings
@@ -133,7 +134,7 @@ def _check_threshold_names(settings: Settings, store: ModelStore, name: str) -> 
     configured = settings.validation.models
     if name in configured:
         return
-    unknown = configured.keys() - {model.card.name for model in store}
+    unknown = configured.keys() - {model_tags.split(tag)[0] for tag in store.tags()}
     if guess := get_close_matches(name, unknown, n=1):
         reason = f"no model of this name is registered; did you mean {name}? Correct or remove it"
         raise InvalidSettings([Detail(f"validation.models.{guess[0]}", reason)], describe_sources())

@@ -133,7 +133,7 @@ def test_remedy_for_a_changed_byte_restores_production(
     named = ("--name", "support-intent", "--version", "1.0.0", "--task", "text-classification")
     refusal = kaiten(validated, "register", network, *named)
     assert refusal.returncode == 1
-    assert "Restore support-intent:1.0.0 from a copy" in refusal.stderr
+    assert "restore support-intent:1.0.0 from a copy" in refusal.stderr
     bentoml(validated, "models", "import", copy)
     doctor = kaiten(in_production, "doctor")
     assert doctor.returncode == 0, doctor.stdout

@@ -73,7 +73,7 @@ def test_model_becomes_a_project_and_no_file_is_overwritten(
     assert contents(folder) == before
     other = tmp_path / "other"
     message = error_of(run(str(other), *options))
-    assert "is registered already. To use it, pass --model tiny:1.0.0" in message
+    assert "exists already. To use it, pass --model tiny:1.0.0" in message
     assert not other.exists()
     # As the message says; the name is that of the version.
     assert run(str(other), "--model", "tiny:1.0.0", "--data", data).exit_code == 0

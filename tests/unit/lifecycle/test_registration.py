@@ -181,9 +181,56 @@ def test_number_of_a_promoted_version_is_not_used_again_when_its_files_are_lost(
     request = PromotionRequest(Stage.STAGING, "tester", "for a test", {})
     PromotionGate(store, RULES).promote("ours:1.0.0", request)
     shutil.rmtree(stored.folder)
-    with pytest.raises(ModelLost, match=r"Restore ours:1\.0\.0 from a copy"):
+    with pytest.raises(ModelLost, match=r"restore ours:1\.0\.0 from a copy"):
         register("ours:1.0.0")
     assert register("ours:1.0.1").card.version == "1.0.1"
+
+
+@pytest.mark.usefixtures("model_store")
+@pytest.mark.parametrize("first", ["present", "lost", "with an unreadable card"])
+def test_automatic_version_skips_the_numbers_of_lost_versions(first: str, folder: Path) -> None:
+    store = ModelStore()
+
+    def register(*, promoted: bool) -> StoredModel:
+        model = register_model(
+            Submission(folder, "ours", None, TASK), "t", RULES, store=store, inspect=inspect
+        )
+        if promoted:
+            save_report(store, model)
+            request = PromotionRequest(Stage.STAGING, "tester", "for a test", {})
+            PromotionGate(store, RULES).promote(model.card.tag, request)
+        return model
+
+    models = [register(promoted=True) for _ in range(2)]
+    assert [model.card.version for model in models] == ["1.0.0", "1.0.1"]
+    shutil.rmtree(models[1].folder)
+    if first == "present":
+        expected = "1.0.2"
+    else:
+        # Nothing is left to compare with.
+        expected = "2.0.0"
+        if first == "lost":
+            shutil.rmtree(models[0].folder)
+        else:
+            (models[0].folder / CARD_FILE).write_text("{")
+    assert register(promoted=False).card.version == expected
+
+
+@pytest.mark.usefixtures("model_store")
+@pytest.mark.parametrize("damaged", ["ours:1.0.0", "another:1.0.0"])
+def test_damaged_card_hinders_no_new_version(damaged: str, folder: Path) -> None:
+    store = ModelStore()
+
+    def register(tag: str) -> StoredModel:
+        return register_model(submission(folder, tag), "t", RULES, store=store, inspect=inspect)
+
+    models = [register(tag) for tag in ("ours:1.0.0", "another:1.0.0")]
+    for model in models:
+        save_report(store, model)
+        if model.card.tag == damaged:
+            (model.folder / CARD_FILE).write_text("{")
+    parent = register("ours:1.0.1").card.provenance.parent
+    assert parent == (None if damaged == "ours:1.0.0" else "ours:1.0.0")
 
 
 @pytest.mark.usefixtures("model_store")

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import tempfile
@@ -7,7 +8,7 @@ from pathlib import Path
 import bentoml
 import pytest
 
-from kaiten.errors import ModelLost, ModelNotFound, ModelRejected
+from kaiten.errors import ModelLost, ModelNotFound, ModelRejected, ModelUnusable
 from lifecycle.audit_log import Action, AuditLogEvent
 from lifecycle.card import CARD_FILE, EngineCard, ModelCard, sha256
 from lifecycle.store import ModelStore, StoredModel
@@ -180,8 +181,9 @@ def test_version_whose_files_are_gone_is_to_be_restored_and_not_registered(
     with pytest.raises(ModelLost) as caught:
         store.get("ours:1.0.0")
     assert caught.value.message.startswith(
-        f"ours:1.0.0 was registered in this store, but {missing} is missing. Restore ours:1.0.0 "
+        f"ours:1.0.0 was registered in this store, but {missing} is missing. First move "
     )
+    assert "Then restore ours:1.0.0 from a copy" in caught.value.message
     assert "bentoml models delete" not in caught.value.message
     assert "kaiten register" not in caught.value.message
 
@@ -229,6 +231,41 @@ def test_remedy_of_a_damaged_version_works_when_it_is_followed(
     else:
         bentoml.models.import_model(str(tmp_path / "export.tar"))
     assert store.get("ours:1.0.0").digest == digest
+
+
+def test_unreadable_file_is_no_damage(
+    store: ModelStore, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = add(store, "ours:1.0.0", sources)
+
+    # Permissions do not bind root, which may run the tests.
+    def refuse(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("lifecycle.card.sha256", refuse)
+    with pytest.raises(ModelRejected, match="cannot be read: Permission denied") as caught:
+        store.get("ours:1.0.0")
+    assert not isinstance(caught.value, ModelUnusable)
+    # A registration under the number does not replace it.
+    assert not store.is_unfinished("ours:1.0.0")
+    assert stored.folder.is_dir()
+
+
+def test_version_of_another_store_is_to_be_registered_here(
+    store: ModelStore, sources: dict[str, Path]
+) -> None:
+    add(store, "ours:1.0.0", sources)
+    imported = add(store, "ours:2.0.0", sources)
+    with store.audit_log("ours").transaction() as transaction:
+        transaction.add(
+            AuditLogEvent(action=Action.REGISTERED, version="1.0.0", who="me", card="0" * 64)
+        )
+    with pytest.raises(ModelRejected, match="is not in the audit log") as caught:
+        store.get("ours:2.0.0")
+    # A copy of the folder would be refused in the same way.
+    assert "Register the model here under a new version" in caught.value.message
+    assert str(store.audit_log("ours").path) in caught.value.message
+    assert str(imported.folder) not in caught.value.message
 
 
 def test_empty_store_may_be_a_volume_that_is_not_mounted(store: ModelStore) -> None:

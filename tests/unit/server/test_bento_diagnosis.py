@@ -102,7 +102,7 @@ def test_changed_bento_and_lost_models_are_problems_and_missing_packages_a_note(
         "bento",
         "serving.models",
     ]
-    assert "Restore ours:1.0.0 from a copy" in problems[1]
+    assert "restore ours:1.0.0 from a copy" in problems[1]
     # Not each pin is needed here, and the bento's own code reports a package that it lacks.
     assert "note: no-such-package is pinned, and is not installed here" in result.stdout
     assert "note: Run: uv pip install --python" in result.stdout
