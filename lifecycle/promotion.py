@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import semver
 
 from kaiten import model_tags
-from kaiten.errors import ModelNotFound, ModelRejected, PromotionRefused
+from kaiten.errors import ModelLost, ModelRejected, ModelUnusable, PromotionRefused
 from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import (
     Action,
@@ -24,6 +24,9 @@ from lifecycle.store import ModelStore, StoredModel
 _PREVIOUS_STAGE = {Stage.PRODUCTION: Stage.STAGING}
 # Keys of the evidence of a validation, as audit logs store them.
 BASELINE_EVIDENCE, MISSING_LABELS_EVIDENCE, GOLDEN_EVIDENCE = "against", "partly", "golden"
+# The key of a promotion's evidence for the version in production that nothing could be compared
+# with any more.
+UNUSABLE_EVIDENCE = "unusable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class PromotionGate:
         # Before the audit log is locked, because it reads every file of the version.
         model = self._store.get(model_tag)
         with self._store.audit_log(name).transaction() as transaction:
-            report = self._check(transaction.entries, model, request)
+            report, unusable = self._check(transaction.entries, model, request)
             event = AuditLogEvent(
                 action=Action.PROMOTED,
                 version=model.card.version,
@@ -68,7 +71,7 @@ class PromotionGate:
                 reason=request.reason,
                 stage=request.stage,
                 report=report.report,
-                evidence=dict(request.evidence),
+                evidence={**request.evidence, **unusable},
             )
             return _record(transaction, event, model)
 
@@ -102,15 +105,21 @@ class PromotionGate:
 
     def _check(
         self, entries: Sequence[AuditLogEntry], model: StoredModel, request: PromotionRequest
-    ) -> AuditLogEntry:
-        """Return the entry of the passing report; raise PromotionRefused otherwise."""
-        report = passing_report(entries, model)
+    ) -> tuple[AuditLogEntry, dict[str, str]]:
+        """Return the entry of the passing report, and the evidence of a comparison left out.
+
+        Raises:
+            PromotionRefused: A condition is not met.
+
+        """
+        report, unusable = passing_report(entries, model), dict[str, str]()
         _check_order(entries, model, request.stage)
         if request.stage is Stage.PRODUCTION:
             _check_release(model.card)
-            _check_validation_scope(entries, report, model.card.tag, self._store)
+            unusable = _check_comparison(entries, report, model.card.tag, self._store)
+            _check_validation_scope(entries, report, model.card.tag)
             self._check_evidence(model.card.tag, request)
-        return report
+        return report, unusable
 
     def _check_evidence(self, model_tag: str, request: PromotionRequest) -> None:
         missing = [kind for kind in self._rules.release_process if not request.evidence.get(kind)]
@@ -148,21 +157,34 @@ def passing_report(entries: Sequence[AuditLogEntry], model: StoredModel) -> Audi
     return newest
 
 
-def _check_validation_scope(
+def _check_comparison(
     entries: Sequence[AuditLogEntry], report: AuditLogEntry, model_tag: str, store: ModelStore
+) -> dict[str, str]:
+    """Refuse a report without a comparison with the version in production.
+
+    If that version can be loaded no more, return the evidence of it.
+    """
+    current = serving_entry(entries, Stage.PRODUCTION)
+    if (
+        current is None
+        or current.card == report.card
+        or report.evidence.get(BASELINE_EVIDENCE) == current.version
+    ):
+        return {}
+    if _is_unusable(f"{model_tags.split(model_tag)[0]}:{current.version}", store):
+        return {UNUSABLE_EVIDENCE: current.version}
+    raise PromotionRefused(
+        model_tag,
+        f"its report does not compare it with {current.version}, which serves in production",
+        "Validate it again, without --baseline.",
+    )
+
+
+def _check_validation_scope(
+    entries: Sequence[AuditLogEntry], report: AuditLogEntry, model_tag: str
 ) -> None:
     """Refuse a report that passes because the validation covered less than it could have."""
-    current, evidence = serving_entry(entries, Stage.PRODUCTION), report.evidence
-    if (
-        current is not None
-        and current.card != report.card
-        and evidence.get(BASELINE_EVIDENCE) != current.version
-        and _is_intact(f"{model_tags.split(model_tag)[0]}:{current.version}", store)
-    ):
-        reason = (
-            f"its report does not compare it with {current.version}, which serves in production"
-        )
-        raise PromotionRefused(model_tag, reason, "Validate it again, without --baseline.")
+    evidence = report.evidence
     if MISSING_LABELS_EVIDENCE in evidence:
         reason = "its report is about rows that lack some of its labels (--allow-missing-labels)"
         raise PromotionRefused(model_tag, reason, "Validate it on rows of all labels.")
@@ -176,14 +198,18 @@ def _check_validation_scope(
         raise PromotionRefused(model_tag, reason, "Validate it again, with --golden.")
 
 
-def _is_intact(model_tag: str, store: ModelStore) -> bool:
-    """Return whether the files of a version are those that were registered, all of them."""
+def _is_unusable(model_tag: str, store: ModelStore) -> bool:
+    """Return whether files of a version are lost or changed, so that nothing compares with it.
+
+    An added file, an unreadable file or a missing signature does not count: its remedy is easy.
+    """
     try:
         store.get(model_tag)
-    except (ModelNotFound, ModelRejected):
-        # The operator has no copy either, so nothing can be compared with it any more.
+    except (ModelLost, ModelUnusable):
+        return True
+    except ModelRejected:
         return False
-    return True
+    return False
 
 
 def _check_order(entries: Sequence[AuditLogEntry], model: StoredModel, stage: Stage) -> None:

@@ -152,7 +152,23 @@ def test_damaged_version_in_production_is_replaced_without_a_comparison(
         shutil.rmtree(folder)
     else:
         (folder / "model.safetensors").write_text("other weights")
-    assert house.promote("1.0.1", PRODUCTION).version == "1.0.1"
+    entry = house.promote("1.0.1", PRODUCTION)
+    assert (entry.version, entry.evidence) == ("1.0.1", {"unusable": "1.0.0"})
+
+
+@pytest.mark.parametrize("addition", [".DS_Store", "notes/readme.txt", "a link"])
+def test_file_added_to_the_version_in_production_leaves_the_comparison_required(
+    house: House, addition: str
+) -> None:
+    house.release("1.0.0")
+    save_report(house.store, store_model(house.store, "ours:1.0.1", house.folder))
+    house.promote("1.0.1", STAGING)
+    file = house.store.get("ours:1.0.0").folder / addition
+    file.parent.mkdir(exist_ok=True)
+    file.symlink_to("/etc/hostname") if addition == "a link" else file.touch()
+    with pytest.raises(ModelRejected, match="Remove it"):
+        house.store.get("ours:1.0.0")
+    assert "does not compare it with 1.0.0" in refusal_message(house, "1.0.1", PRODUCTION)
 
 
 def test_bytes_that_were_not_staged_are_not_promoted_in_their_name(house: House) -> None:
