@@ -12,9 +12,9 @@ from typing import Literal
 import httpx
 from pydantic import ValidationError
 
-from gateway.protocols.kaiten_v2 import Prediction, PredictV2Response
+from gateway.protocols.kaiten_v2 import ModelsResponse, Prediction, PredictV2Response
 from kaiten.addresses import proxy_bypass
-from lifecycle.evaluate.rows import Rows
+from lifecycle.evaluate.rows import Rows, name_labels
 from server.smoke.responses import (
     CheckFailed,
     CheckSkipped,
@@ -29,7 +29,7 @@ from server.smoke.responses import (
 )
 
 Outcome = Literal["ok", "failed", "skipped"]
-PREDICT = "/api/v2/predict"
+PREDICT, MODELS = "/api/v2/predict", "/api/v2/models"
 # Fits no model in particular: its label is not checked.
 _TEXT = "Good morning, can you help me?"
 _POLL_S = 0.2
@@ -193,12 +193,12 @@ class _SmokeRun:
         return "401"
 
     async def _check_predictions(self) -> str:
-        golden = self._request.golden
-        if golden is None:
+        if self._request.golden is None:
             prediction = await self._predict(_TEXT)
             return (
                 f"{prediction.label!r} by {prediction.score:.2f}; no --golden, so any label will do"
             )
+        golden = await self._name_labels(self._request.golden)
         wrong: list[str] = []
         for number, (text, label) in enumerate(
             zip(golden.texts, golden.labels, strict=True), start=1
@@ -213,6 +213,23 @@ class _SmokeRun:
             seen = f"{len(wrong)} of {len(golden)} rows differ: {listed}{more}"
             raise CheckFailed(seen, "Roll back, or correct the golden rows")
         return f"{len(golden)} golden rows as labelled"
+
+    async def _name_labels(self, golden: Rows) -> Rows:
+        """Return the golden rows with the names of labels, if they have the model's indices."""
+        if not all(label.isdecimal() for label in golden.labels):
+            return golden
+        response = await self._send("GET", MODELS, self._request.token)
+        try:
+            versions = ModelsResponse.model_validate_json(response.content).models
+        except ValidationError:
+            seen = f"the labels are numbers, and {MODELS} does not name them: "
+            remedy = f"Open {MODELS} to the token, or write the labels' names into the golden rows"
+            raise CheckFailed(f"{seen}{describe_status(response)}", remedy) from None
+        name = self._request.model and self._request.model.partition(":")[0]
+        for version in versions:
+            if version.name == name or (name is None and version.default):
+                return name_labels(golden, version.labels)
+        return golden
 
     async def _predict(self, text: str, prefix: str = "") -> Prediction:
         """Return the prediction for a text; raise CheckFailed if it breaks the contract."""

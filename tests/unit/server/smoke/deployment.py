@@ -19,7 +19,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
-PREDICT = "/api/v2/predict"
+PREDICT, MODELS = "/api/v2/predict", "/api/v2/models"
 
 
 @dataclass(frozen=True)

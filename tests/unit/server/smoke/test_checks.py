@@ -9,6 +9,7 @@ from lifecycle.evaluate.rows import Rows
 from server.smoke.checks import SmokeCheck, SmokeRequest, run_smoke_checks
 from tests.unit.server.smoke.deployment import (
     HEADERS,
+    MODELS,
     PREDICT,
     TAG,
     TOKEN,
@@ -92,6 +93,36 @@ async def test_golden_rows_are_each_asked_of_the_model_by_its_name(deployment: D
     assert checks["predictions"].seen == "2 golden rows as labelled"
     bodies = [request.body for request in deployment.requests if request.token == TOKEN]
     assert bodies == [{"inputs": [text], "model": "intent"} for text in GOLDEN.texts]
+
+
+def served_labels(*labels: str) -> Rule:
+    version = {"model": TAG, "name": "intent", "version": "1.0.0", "default": True, "ready": True}
+    return lambda _: Answer(200, {"models": [{**version, "labels": labels}]})
+
+
+@pytest.mark.parametrize("model", [TAG, None])
+@pytest.mark.parametrize(
+    ("labels", "wrong"),
+    [
+        (("a", "b"), []),
+        (("b", "a"), ["row 1: 'a', not 'b'", "row 2: 'b', not 'a'"]),
+        # A label of the model is a name, not an index.
+        (("1", "0"), ["row 1: 'a', not '0'", "row 2: 'b', not '1'"]),
+    ],
+)
+async def test_golden_rows_may_have_the_indices_of_labels(
+    labels: tuple[str, ...], wrong: list[str], model: str | None, deployment: Deployment
+) -> None:
+    deployment.rules |= {PREDICT: labelled_prediction, MODELS: served_labels(*labels)}
+    checks = await run_checks(deployment, model, Rows(["is a", "is b"], ["0", "1"]))
+    expected = f"2 of 2 rows differ: {'; '.join(wrong)}" if wrong else "2 golden rows as labelled"
+    assert checks["predictions"].seen == expected
+
+
+async def test_indices_without_the_names_of_labels_are_a_failure(deployment: Deployment) -> None:
+    checks = await run_checks(deployment, golden=Rows(["is a"], ["0"]))
+    assert checks["predictions"].outcome == "failed"
+    assert "/api/v2/models does not name them: 404" in checks["predictions"].seen
 
 
 def without_token(request: Request) -> Answer:
