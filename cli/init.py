@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from kaiten.installation import missing_extra
 from kaiten.settings.environment import disable_openmp_spinning
 from lifecycle.evaluate.rows import Columns
 from lifecycle.registration import FIRST_VERSION
+
+if TYPE_CHECKING:
+    from server.project import ProjectRequest
 
 
 def init(
@@ -91,7 +94,7 @@ def init(
             ),
         )
     print_report(report, report_folder)
-    _print_next_steps(request.folder, passed=report.passed, model_tag=request.model_tag)
+    _print_next_steps(request, passed=report.passed)
     if not report.passed:
         raise typer.Exit(1)
 
@@ -100,9 +103,10 @@ def _check_passed(options: dict[str, object]) -> None:
     """Raise SetupError for options that are missing and cannot be asked for."""
     missing = [option for option, value in options.items() if value is None]
     if missing:
-        verb = "is" if len(missing) == 1 else "are"
+        *others, last = missing
+        subject = f"{', '.join(others)} and {last} are" if others else f"{last} is"
         raise SetupError(
-            f"{' and '.join(missing)} {verb} missing. Pass all options, as standard input is not a "
+            f"{subject} missing. Pass all options, as standard input is not a "
             "terminal to ask in. Example: kaiten init --model ./my-model --data test.jsonl "
             "--name my-model"
         )
@@ -114,13 +118,15 @@ def _ask(question: str, default: str = "") -> str:
     return answer.strip()
 
 
-def _print_next_steps(folder: Path, *, passed: bool, model_tag: str) -> None:
+def _print_next_steps(request: "ProjectRequest", *, passed: bool) -> None:
+    folder = request.folder
     typer.echo(f"\nWrote the project {folder}. Next:\n  cd {shlex.quote(str(folder))}")
     if not passed:
-        typer.echo(f"  kaiten validate {model_tag} --data FILE    # until it passes")
+        options = " ".join(filter(None, ["--data FILE", request.validation_options]))
+        typer.echo(f"  kaiten validate {request.model_tag} {options}    # until it passes")
     typer.echo(
         "  kaiten serve\n"
         "In a second terminal:\n"
-        "  TOKEN=$(kaiten token create --subject me --scope predict) python client.py\n"
+        "  TOKEN=$(kaiten token create --subject me --scope predict) python3 client.py\n"
         "README.md in the folder has the steps to a release."
     )

@@ -1,15 +1,18 @@
 """Starts a project: registers and validates a model, and writes a folder to serve it from."""
 
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from kaiten import model_tags
 from kaiten.errors import SetupError
 from kaiten.settings.loader import load_settings
 from lifecycle.evaluate.report import ValidationReport
-from lifecycle.evaluate.rows import Columns, read_rows
+from lifecycle.evaluate.rows import Columns, check_row_count, read_rows
 from lifecycle.evaluate.run import ReportProgress
 from lifecycle.registration import check_name, check_unused, check_version
 from lifecycle.store import ModelStore, StoredModel
@@ -40,6 +43,19 @@ class ProjectRequest:
     def model_tag(self) -> str:
         """The version that the project serves."""
         return registered_tag(self.source) or f"{self.name}:{self.version}"
+
+    @property
+    def validation_options(self) -> str:
+        """The options of `kaiten validate` that differ from its defaults, for a shell."""
+        columns, defaults = self.columns, Columns()
+        options: list[str] = []
+        if columns.text != defaults.text:
+            options += ["--text-column", columns.text]
+        if columns.label != defaults.label:
+            options += ["--label-column", columns.label]
+        if self.allow_missing_labels:
+            options.append("--allow-missing-labels")
+        return shlex.join(options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +94,19 @@ def start_project(
     """
     _check_files(request.folder)
     _check_model(request)
-    read_rows(request.data, request.columns, load_settings().gateway)
-    if registered_tag(request.source) is None:
-        source = RegistrationRequest(request.source, request.name, request.version, _TASK)
-        progress.registered(register_source(source, progress.step))
+    _check_data(request)
+    with _project_folder(request.folder):
+        if registered_tag(request.source) is None:
+            source = RegistrationRequest(request.source, request.name, request.version, _TASK)
+            progress.registered(register_source(source, progress.step))
+        report, report_folder = _validate(request, progress)
+        _write_files(request, report)
+    return report, report_folder
+
+
+def _validate(
+    request: ProjectRequest, progress: ProjectProgress
+) -> tuple[ValidationReport, Path]:
     validation = ValidationRequest(
         request.model_tag,
         request.data,
@@ -89,9 +114,7 @@ def start_project(
         label_column=request.columns.label,
         allow_missing_labels=request.allow_missing_labels,
     )
-    report, report_folder = validate_version(validation, progress.rows)
-    _write_files(request, report)
-    return report, report_folder
+    return validate_version(validation, progress.rows)
 
 
 def _check_files(folder: Path) -> None:
@@ -122,19 +145,66 @@ def _check_model(request: ProjectRequest) -> None:
     check_unused(request.model_tag, store, remedy)
 
 
-def _write_files(request: ProjectRequest, report: ValidationReport) -> None:
-    measures = report.measures
-    facts = ProjectFacts(
-        request.model_tag, request.data.absolute(), measures.accuracy, measures.macro.f1
-    )
+def _check_data(request: ProjectRequest) -> None:
+    """Check the rows, as far as possible without the model's labels."""
+    settings = load_settings()
+    name, _ = model_tags.split(request.model_tag)
+    min_rows, setting = settings.validation.threshold(name, "min_rows")
+    rows = read_rows(request.data, request.columns, settings.gateway)
+    check_row_count(rows, int(min_rows), request.data, setting)
+
+
+@contextmanager
+def _project_folder(folder: Path) -> Iterator[None]:
+    """Create the folder, and remove it again if the project fails.
+
+    Raises:
+        SetupError: No file can be written there.
+
+    """
+    existed = folder.exists()
     try:
-        request.folder.mkdir(parents=True, exist_ok=True)
-        for name, text in render_files(facts).items():
-            # Never a file that was created in the meantime.
-            with (request.folder / name).open("x", encoding="utf-8") as file:
-                file.write(text)
+        folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise SetupError(
-            f"{error.filename} cannot be written: {error.strerror}. {request.model_tag} is "
-            f"registered: run the command again with --model {request.model_tag}."
+            f"{folder} cannot be written: {error.strerror}. Name another folder, or give it to "
+            "this user."
+        ) from None
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _write_files(request: ProjectRequest, report: ValidationReport) -> None:
+    """Write all files, or none."""
+    measures = report.measures
+    facts = ProjectFacts(
+        request.model_tag,
+        request.data.absolute(),
+        measures.accuracy,
+        measures.macro.f1,
+        request.validation_options,
+    )
+    written: list[Path] = []
+    try:
+        for name, text in render_files(facts).items():
+            path = request.folder / name
+            # Never a file that was created in the meantime.
+            with path.open("x", encoding="utf-8") as file:
+                written.append(path)
+                file.write(text)
+    except OSError as error:
+        for path in written:
+            with suppress(OSError):
+                path.unlink()
+        raise SetupError(
+            f"{error.filename or request.folder} cannot be written: {error.strerror}. "
+            f"{request.model_tag} is registered: run the command again with --model "
+            f"{request.model_tag}."
         ) from None

@@ -24,7 +24,7 @@ validation:
   min_macro_f1: 0.6
 """
 _CLIENT = '''\
-"""Ask the server for the labels of texts: TOKEN=... python client.py "a text" "another".
+"""Ask the server for the labels of texts: TOKEN=... python3 client.py "a text" "another".
 
 It needs Python alone. The package kaiten_client has retries, deadlines and types.
 """
@@ -104,7 +104,7 @@ A text classifier, served by Kaiten. `kaiten init` has registered and validated 
 ```
 kaiten serve
 # In a second terminal:
-TOKEN=$$(kaiten token create --subject me --scope predict) python client.py "a text"
+TOKEN=$$(kaiten token create --subject me --scope predict) python3 client.py "a text"
 ```
 
 ## Release it
@@ -118,7 +118,8 @@ kaiten containerize BENTO --tag $compose_name:$version
 mkdir -m 700 secrets
 openssl rand -hex 32 > secrets/kaiten_auth__secret
 chmod 644 secrets/kaiten_auth__secret
-KAITEN_IMAGE=$compose_name:$version docker compose up --detach --wait
+echo KAITEN_IMAGE=$compose_name:$version > .env
+docker compose up --detach --wait
 docker compose exec -T kaiten kaiten token create --subject me --scope predict
 ```
 
@@ -129,7 +130,7 @@ docker compose exec -T kaiten kaiten token create --subject me --scope predict
 
 ```
 kaiten register FOLDER --name $name --task text-classification --bump auto
-kaiten validate $name:VERSION --data $data
+kaiten validate $name:VERSION --data $data$options
 ```
 
 Then name the version in `kaiten.yaml`, and release it in the same way.
@@ -140,12 +141,17 @@ FILE_NAMES = ("kaiten.yaml", "client.py", "compose.yaml", "README.md", ".gitigno
 
 @dataclass(frozen=True, slots=True)
 class ProjectFacts:
-    """What the files say of a version and its validation; ``data`` are the rows' absolute path."""
+    """What the files say of a version and its validation.
+
+    ``data`` is the absolute path of the rows, and ``options`` are those of `kaiten validate` that
+    the rows need, quoted for a shell.
+    """
 
     model_tag: str
     data: Path
     accuracy: float
     macro_f1: float
+    options: str = ""
 
 
 def render_files(facts: ProjectFacts) -> Mapping[str, str]:
@@ -156,6 +162,7 @@ def render_files(facts: ProjectFacts) -> Mapping[str, str]:
         "name": name,
         "version": version,
         "data": shlex.quote(str(facts.data)),
+        "options": f" {facts.options}" if facts.options else "",
         "accuracy": f"{facts.accuracy:.3f}",
         "macro_f1": f"{facts.macro_f1:.3f}",
         # Compose and registries allow fewer characters than a model's name.

@@ -110,6 +110,13 @@ def name_labels(rows: Rows, labels: Sequence[str]) -> Rows:
     return replace(rows, labels=[names[label] for label in rows.labels], labels_were_indices=True)
 
 
+def check_row_count(rows: Rows, min_rows: int, path: Path, setting: str) -> None:
+    """Raise DataRejected for fewer rows than the setting with this path requires."""
+    if len(rows) < min_rows:
+        reason = f"has {len(rows)} rows, under the {min_rows} of {setting}"
+        raise DataRejected(path, reason, "Validate on more rows.")
+
+
 def check_rows(
     rows: Rows,
     labels: Sequence[str],
@@ -128,9 +135,7 @@ def check_rows(
             labels, unless ``allow_missing_labels``.
 
     """
-    if len(rows) < min_rows:
-        reason = f"has {len(rows)} rows, under the {min_rows} of {setting}"
-        raise DataRejected(path, reason, "Validate on more rows.")
+    check_row_count(rows, min_rows, path, setting)
     _check_labels(rows, labels, path)
     present = set(rows.labels)
     if len(present) == 1 and not allow_missing_labels:

@@ -67,7 +67,12 @@ def test_readme_shows_commands_that_exist() -> None:
         command, rest = resolution
         options = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in rest if word.startswith("--")} <= options, call
-    assert "'/data/my rows.jsonl'" in FILES["README.md"]
+    assert "--data '/data/my rows.jsonl'\n" in FILES["README.md"]
+    # A variable before one command is not set for the next.
+    compose = [line for line in FILES["README.md"].splitlines() if "docker compose" in line]
+    assert len(compose) == 2
+    assert all(line.startswith("docker compose ") for line in compose)
+    assert "echo KAITEN_IMAGE=my-model:1.2.3 > .env\n" in FILES["README.md"]
 
 
 class _Server(BaseHTTPRequestHandler):

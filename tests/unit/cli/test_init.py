@@ -100,7 +100,8 @@ def test_in_a_terminal_it_asks_and_a_version_that_does_not_pass_is_a_failure(
 @pytest.mark.parametrize(
     ("options", "missing"),
     [
-        ([], "--model and --data and --name are missing. "),
+        ([], "--model, --data and --name are missing. "),
+        (["--name", "a"], "--model and --data are missing. "),
         (["--model", "/somewhere", "--name", "a"], "--data is missing. "),
         (["--model", "a:1.0.0"], "--data is missing. "),
     ],
@@ -129,6 +130,53 @@ def test_problem_is_found_before_the_model_is_registered(
     assert reason in error_of(run(str(tmp_path / "project"), *defaults, *options))
     assert [*ModelStore()] == []
     assert not (tmp_path / "project").exists()
+
+
+@pytest.mark.usefixtures("model_store")
+@pytest.mark.parametrize("problem", ["too few rows", "a folder that cannot be written"])
+def test_rows_and_folder_are_checked_before_the_model_is_registered(
+    problem: str,
+    tiny_classifier: Path,
+    data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, reason = tmp_path / "project", "has 40 rows, under the 41 of validation.min_rows"
+    if problem == "too few rows":
+        monkeypatch.setenv("KAITEN_VALIDATION__MIN_ROWS", "41")
+    else:
+        (tmp_path / "file").touch()
+        folder = tmp_path / "file" / "project"
+        reason = f"{folder} cannot be written: Not a directory"
+    options = ["--model", str(tiny_classifier), "--data", data, "--name", "tiny"]
+    assert reason in error_of(run(str(folder), *options))
+    assert [*ModelStore()] == []
+    assert not folder.exists()
+
+
+@pytest.mark.usefixtures("model_store")
+def test_failed_write_leaves_no_file_and_its_remedy_works(
+    tiny_classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, data = tmp_path / "project", tmp_path / "rows.csv"
+    texts = (f"w{number},{('billing', 'delivery')[number % 2]}" for number in range(40))
+    data.write_text("\n".join(["body,my topic", *texts]))
+    options = ["--data", str(data), "--text-column", "body", "--label-column", "my topic"]
+    options.append("--allow-missing-labels")
+    with monkeypatch.context() as context:
+        # The second file cannot be written.
+        files = {"README.md": "written", "missing/client.py": ""}
+        context.setattr("server.project.render_files", lambda _: files)
+        command = ["--model", str(tiny_classifier), "--name", "tiny", *options]
+        message = error_of(run(str(folder), *command))
+    assert "missing/client.py cannot be written: No such file or directory" in message
+    assert message.endswith("run the command again with --model tiny:1.0.0.")
+    assert not folder.exists()
+    monkeypatch.setenv("KAITEN_VALIDATION__MIN_ACCURACY", "1")
+    result = run(str(folder), "--model", "tiny:1.0.0", *options)
+    repeated = "--text-column body --label-column 'my topic' --allow-missing-labels"
+    assert f"kaiten validate tiny:1.0.0 --data FILE {repeated}    # until" in result.stdout
+    assert f"--data {data} {repeated}\n" in (folder / "README.md").read_text()
 
 
 @pytest.mark.usefixtures("model_store")
