@@ -5,10 +5,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from pydantic import TypeAdapter, ValidationError
 
 from kaiten.errors import BuildRefused, Detail, SetupError
+from kaiten.installation import install_command
 from kaiten.settings.environment import environment_for
 from lifecycle.packaging.bento import (
     REQUIREMENTS,
@@ -22,7 +24,7 @@ from lifecycle.packaging.bento import (
 )
 from lifecycle.packaging.origin import labelled_models
 from lifecycle.store import ModelStore
-from server.diagnosis import BentoDiagnosis, Diagnosis, bentoml_service
+from server.diagnosis import BentoDiagnosis, Diagnosis, bentoml_service, diagnose_machine
 
 _DIAGNOSIS = TypeAdapter(Diagnosis)
 
@@ -31,7 +33,8 @@ def diagnose_bento(bento: str) -> Diagnosis:
     """Check everything that a start from a bento, given by its tag or its folder, depends on.
 
     The bento's own code examines the settings, the models and the machine, in the folder and the
-    environment of this process, as `bentoml serve` would.
+    environment of this process, as `bentoml serve` would. It does not run if files of the bento
+    have changed.
 
     Raises:
         SetupError: There is no such bento, or its code cannot run here.
@@ -42,8 +45,10 @@ def diagnose_bento(bento: str) -> Diagnosis:
     store = ModelStore()
     folder = find_bento(bento, store)
     locked = is_locked(folder)
+    if locked and (file_problems := [*_file_problems(folder)]):
+        return diagnose_machine(file_problems)
     pins = pinned_packages(folder) if locked else {}
-    missing, others = compare_packages(pins)
+    missing, mismatches = compare_packages(pins)
     diagnosis = _own_diagnosis(folder, missing)
     labels = read_labels(folder)
     facts = BentoDiagnosis(
@@ -54,12 +59,11 @@ def diagnose_bento(bento: str) -> Diagnosis:
         differences=[
             *(f"{name} is pinned, and is not installed here" for name in missing),
             *([_install(folder)] if missing else ()),
-            *others,
+            *mismatches,
             *(_model_differences(folder, store) if locked else ()),
         ],
     )
-    changes = [*_file_problems(folder)] if locked else []
-    return replace(diagnosis, bento=facts, problems=[*changes, *diagnosis.problems])
+    return replace(diagnosis, bento=facts)
 
 
 def _own_diagnosis(folder: Path, missing: list[str]) -> Diagnosis:
@@ -73,11 +77,12 @@ def _own_diagnosis(folder: Path, missing: list[str]) -> Diagnosis:
     try:
         return _DIAGNOSIS.validate_json(completed.stdout)
     except ValidationError:
+        source_folder, python = quote(str(folder / "src")), quote(sys.executable)
         last_line = completed.stderr.strip().rpartition("\n")[2] or "it printed no diagnosis"
         remedy = (
             f"These packages are missing: {', '.join(missing)}. {_install(folder)}"
             if missing
-            else f"Run its own doctor: PYTHONPATH={folder / 'src'} python -P -m cli doctor."
+            else f"Run its own doctor: PYTHONPATH={source_folder} {python} -P -m cli doctor"
         )
         raise SetupError(
             f"The code of {read_tag(folder)} cannot be examined here: {last_line}. {remedy}"
@@ -92,7 +97,10 @@ def _file_problems(folder: Path) -> Iterator[Detail]:
 
 
 def _install(folder: Path) -> str:
-    return f"Run: uv pip install --python {sys.executable} -r {folder / REQUIREMENTS}"
+    """Return how to install the packages; paths of wheels are relative to their list."""
+    requirements = folder / REQUIREMENTS
+    command = install_command(["-r", requirements.name])
+    return f"Run: cd {quote(str(requirements.parent))} && {command}"
 
 
 def _model_differences(folder: Path, store: ModelStore) -> Iterator[str]:
@@ -108,4 +116,7 @@ def _model_differences(folder: Path, store: ModelStore) -> Iterator[str]:
         except SetupError:
             continue
         if f"sha256:{model.digest}" != digest:
-            yield f"{model_tag} is another version in the store than the bento was built with"
+            yield (
+                f"the files of {model_tag} in the store differ from those that the bento was built "
+                "with"
+            )

@@ -4,7 +4,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -152,14 +152,20 @@ def diagnose() -> Diagnosis:
         ]
     for model in models:
         problems += model.problems
+    # Several models may have the same problem.
+    diagnosis = diagnose_machine([*dict.fromkeys(problems)])
+    return replace(diagnosis, in_force=effective, models=models)
+
+
+def diagnose_machine(problems: list[Detail]) -> Diagnosis:
+    """Return a diagnosis with these problems, without settings and models."""
     return Diagnosis(
-        # Several models may have the same problem.
-        problems=[*dict.fromkeys(problems)],
+        problems=problems,
         machine=_machine(),
         engines=installed_versions(PACKAGES.values()),
         versions=_versions(),
-        in_force=effective,
-        models=models,
+        in_force=None,
+        models=[],
     )
 
 

@@ -33,7 +33,9 @@ def bento_folder(tag: str, store: ModelStore) -> Path:
 
 
 def find_bento(bento: str, store: ModelStore) -> Path:
-    """Return the folder of a bento, given by its folder or by its tag, as `bentoml serve` reads it.
+    """Return the folder of a bento, given by its folder, its exact tag, or its name for the latest.
+
+    Unlike `bentoml serve`, this accepts no prefix of a version.
 
     Raises:
         SetupError: There is no such bento.
@@ -82,19 +84,30 @@ def check_files(folder: Path) -> str:
     """Return the digest (sha256:...) of a bento that kaiten build has made.
 
     Raises:
-        BuildRefused: Its files have changed.
+        BuildRefused: Its files have changed, or cannot be read.
 
     """
-    subject = json.loads((folder / PROVENANCE).read_bytes())["subject"][0]
-    digest = combine_digests(bento_files(folder))
-    if subject["digest"]["sha256"] != digest:
-        raise BuildRefused(
-            f"{subject['name']} was changed after it was built. First move {folder} out of the "
-            "store. Then import an earlier `bentoml export` with `bentoml import FILE`, or run "
-            "`kaiten build` again with the same options on the same commit, which makes the same "
-            "bento. Until then, restart no server that runs from it."
-        )
+    try:
+        subject = json.loads((folder / PROVENANCE).read_bytes())["subject"][0]
+        tag, expected = subject["name"], subject["digest"]["sha256"]
+        digest = combine_digests(bento_files(folder))
+    except (LookupError, TypeError, ValueError):
+        raise _changed(str(folder), folder) from None
+    except OSError as error:
+        message = f"{error.filename} cannot be read: {error.strerror}. Let this user read it."
+        raise BuildRefused(message) from None
+    if digest != expected:
+        raise _changed(tag, folder)
     return f"sha256:{digest}"
+
+
+def _changed(bento: str, folder: Path) -> BuildRefused:
+    return BuildRefused(
+        f"{bento} was changed after it was built. First move {folder} out of the store. Then "
+        "import an earlier `bentoml export` with `bentoml import FILE`, or run `kaiten build` "
+        "again with the same options on the same commit, which makes the same bento. Until then, "
+        "restart no server that runs from it."
+    )
 
 
 def read_tag(folder: Path) -> str:
@@ -110,7 +123,12 @@ def read_labels(folder: Path) -> dict[str, str]:
 
 
 def _read_bento_yaml(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((folder / _BENTO_YAML).read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load((folder / _BENTO_YAML).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, dict) or not {"name", "version"} <= content.keys():
+        raise _changed(str(folder), folder)
     return content
 
 
@@ -145,7 +163,7 @@ def bento_files(bento: Path) -> dict[str, str]:
     Python's caches, which an image compiles again.
     """
     content = _read_bento_yaml(bento)
-    del content["creation_time"]
+    content.pop("creation_time", None)
     bento_yaml = yaml.safe_dump(content).encode()
     digests = {
         name: digest
@@ -175,14 +193,14 @@ def _read_pins(lines: Iterable[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def compare_packages(pins: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
-    """Return the pinned packages that are not installed, and a line on each other version."""
+    """Return the pinned packages that are not installed, and a line on each version mismatch."""
     missing: list[str] = []
-    others: list[str] = []
+    mismatches: list[str] = []
     for name, installed in installed_versions(pins).items():
         pin = pins[name]
         if installed is None:
             missing.append(name)
         # "2.13.0+cpu" is a build of 2.13.0.
         elif pin is not None and Version(installed).public != Version(pin).public:
-            others.append(f"{name} is pinned to {pin}, and is {installed} here")
-    return missing, others
+            mismatches.append(f"{name} is pinned to {pin}, and is {installed} here")
+    return missing, mismatches

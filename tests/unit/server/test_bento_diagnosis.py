@@ -4,7 +4,7 @@ import json
 import secrets
 import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from kaiten.errors import InvalidSettings, SetupError
+from kaiten.installation import install_command
 from kaiten.settings.environment import ROOT
 from kaiten.settings.models import VersioningSettings
 from lifecycle.audit_log import Stage
@@ -88,24 +89,48 @@ def test_start_from_a_bento_is_examined_by_the_bentos_own_code(
     assert not list(bento.rglob("__pycache__"))
 
 
-def test_changed_bento_and_lost_models_are_problems_and_missing_packages_a_note(
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "no requirements": lambda folder: (folder / REQUIREMENTS).unlink(),
+    "a changed requirement": lambda folder: (folder / REQUIREMENTS).write_text("num\0py==1\n"),
+    "changed code": lambda folder: (folder / "src/cli/doctor.py").write_text("1 / 0\n"),
+    "a truncated provenance": lambda folder: (folder / PROVENANCE).write_text('{"subject": ['),
+    "another provenance": lambda folder: (folder / PROVENANCE).write_text("[]"),
+    "a truncated bento.yaml": lambda folder: (folder / "bento.yaml").write_text("name: [a"),
+    "an empty bento.yaml": lambda folder: (folder / "bento.yaml").write_text(""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_changed_bento_is_reported_and_its_code_does_not_run(
+    damage: str, bento: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DAMAGE[damage](bento)
+    monkeypatch.setattr("server.bento_diagnosis.subprocess.run", None)
+    monkeypatch.setenv("COLUMNS", "200")
+    result = CliRunner().invoke(app, ["doctor", str(bento)])
+    assert result.exit_code == 1, result.exception
+    problems = result.stdout.partition("The service would not start:")[2].strip().splitlines()
+    assert len(problems) == 1
+    assert "was changed after it was built. First move" in problems[0]
+
+
+def test_lost_models_are_problems_and_missing_packages_a_note(
     bento: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (bento / REQUIREMENTS).write_text("no-such-package==1.0\n", "utf-8")
+    lock(bento)
     shutil.rmtree(ModelStore().get("ours:1.0.0").folder)
     monkeypatch.setenv("COLUMNS", "200")
     result = CliRunner().invoke(app, ["doctor", f"kaiten_service:{bento.name}"])
     assert result.exit_code == 1
     assert str(bento) in result.stdout
     problems = result.stdout.partition("The service would not start:")[2].strip().splitlines()
-    assert [problem.split(":")[0].strip() for problem in problems] == [
-        "bento",
-        "serving.models",
-    ]
-    assert "restore ours:1.0.0 from a copy" in problems[1]
+    assert [problem.split(":")[0].strip() for problem in problems] == ["serving.models"]
+    assert "restore ours:1.0.0 from a copy" in problems[0]
     # Not each pin is needed here, and the bento's own code reports a package that it lacks.
     assert "note: no-such-package is pinned, and is not installed here" in result.stdout
-    assert "note: Run: uv pip install --python" in result.stdout
+    command = f"note: Run: cd {bento / 'env' / 'python'} && "
+    assert f"{command}{install_command(['-r', 'requirements.txt'])}" in result.stdout
 
 
 def test_bento_that_bentoml_alone_has_built_is_not_pinned(bento: Path) -> None:
@@ -118,11 +143,12 @@ def test_bento_that_bentoml_alone_has_built_is_not_pinned(bento: Path) -> None:
 def test_code_that_cannot_run_here_is_reported_with_the_missing_packages(bento: Path) -> None:
     (bento / REQUIREMENTS).write_text("no-such-package==1.0\n", "utf-8")
     (bento / "src" / "kaiten" / "__init__.py").write_text("import no_such_package\n", "utf-8")
+    lock(bento)
     with pytest.raises(SetupError) as caught:
         diagnose_bento(str(bento))
     message = caught.value.message
     assert "ModuleNotFoundError: No module named 'no_such_package'" in message
-    assert "These packages are missing: no-such-package. Run: uv pip install" in message
+    assert "These packages are missing: no-such-package. Run: cd " in message
 
 
 def test_broken_settings_of_bentoml_are_reported_before_the_bento_is_looked_for(
@@ -133,14 +159,16 @@ def test_broken_settings_of_bentoml_are_reported_before_the_bento_is_looked_for(
         diagnose_bento("kaiten_service:1")
 
 
-def test_own_doctor_runs_as_its_message_says(bento: Path) -> None:
+@pytest.mark.parametrize("name", ["1.0.0", "a folder's"])
+def test_own_doctor_runs_as_its_message_says(name: str, bento: Path) -> None:
     """Follow the remedy for a bento whose code printed no diagnosis."""
+    bento = bento.rename(bento.with_name(name))
     code = bento / "src" / "cli" / "doctor.py"
     code.write_text(f"{code.read_text('utf-8')}\nprint('not JSON')\n", "utf-8")
+    lock(bento)
     with pytest.raises(SetupError) as caught:
         diagnose_bento(str(bento))
-    command = caught.value.message.partition("Run its own doctor: ")[2].rstrip(".")
-    command = command.replace("python ", f"{sys.executable} ", 1)
+    command = caught.value.message.partition("Run its own doctor: ")[2]
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "The service would start." in done.stdout

@@ -59,7 +59,18 @@ def test_bento_is_found_by_its_tag_and_by_its_folder(tag: str, folder: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["kaiten_service:2", "other", "", "..", "../bentos", ":", "kaiten_service:../x", "/tmp"]
+    "name",
+    [
+        "kaiten_service:2",
+        "kaiten_service:1.0.0",
+        "other",
+        "",
+        "..",
+        "../bentos",
+        ":",
+        "kaiten_service:../x",
+        "/tmp",
+    ],
 )
 def test_bento_that_does_not_exist_is_reported_with_its_store(name: str, folder: Path) -> None:
     with pytest.raises(SetupError) as caught:
@@ -98,6 +109,6 @@ def test_pins_are_read_in_every_form_that_a_lock_has(folder: Path) -> None:
 def test_packages_that_are_missing_or_others_are_named() -> None:
     here = version("pydantic")
     pins = {"pydantic": f"{here}+local", "numpy": "0.1", "pyjwt": None, "no-such-package": "1.0"}
-    missing, others = compare_packages(pins)
+    missing, mismatches = compare_packages(pins)
     assert missing == ["no-such-package"]
-    assert others == [f"numpy is pinned to 0.1, and is {version('numpy')} here"]
+    assert mismatches == [f"numpy is pinned to 0.1, and is {version('numpy')} here"]
