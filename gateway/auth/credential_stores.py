@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -106,7 +107,7 @@ class FileCredentials:
 
     def _give_to_owner_of_folder(self) -> None:
         """Keep the file readable for the server's account after root has changed it."""
-        if os.geteuid() == 0:
+        if sys.platform != "win32" and os.geteuid() == 0:
             owner = self._path.parent.stat()
             for path in (self._path, Path(f"{self._path}.lock")):
                 os.chown(path, owner.st_uid, owner.st_gid)

@@ -105,10 +105,10 @@ def _ends_torn(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            return (
-                file.seek(0, os.SEEK_END) > 0
-                and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
-            )
+            if file.seek(0, os.SEEK_END) == 0:
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
     except OSError:
         return False
 

@@ -294,5 +294,6 @@ def _at_exit() -> None:
     flush()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_at_exit)

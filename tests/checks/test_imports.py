@@ -1,9 +1,13 @@
+import ast
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+import mypy
 import pytest
 
 from kaiten.settings.environment import ROOT
@@ -112,38 +116,87 @@ def test_the_client_loads_nothing_of_the_server(tmp_path: Path) -> None:
     assert not {*loaded} & {*SERVER, "starlette", "bentoml", "jwt", *HEAVY}
 
 
-# Modules of the standard library and names in them that Windows lacks.
+# Modules of the standard library that Windows lacks, and those of which it lacks some names.
 UNIX_MODULES = ("fcntl", "grp", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty")
-UNIX_NAMES = {
-    "os": (
-        *("O_CLOEXEC", "O_DIRECTORY", "O_NOCTTY", "O_NOFOLLOW", "O_NONBLOCK", "O_SYNC", "WNOHANG"),
-        *("chown", "fork", "getegid", "geteuid", "getgid", "getpgid", "getuid", "killpg"),
-        *("memfd_create", "mkfifo", "pread", "pwrite", "sched_getaffinity", "setsid", "statvfs"),
-        *("sysconf", "uname", "wait4"),
-    ),
-    "select": ("epoll", "poll"),
-    "signal": (
-        *("SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGUSR1", "SIGUSR2"),
-        *("pthread_sigmask", "setitimer"),
-    ),
-    "socket": ("AF_UNIX",),
-}
+PLATFORM_MODULES = ("asyncio", "errno", "os", "select", "signal", "socket", "time")
+
+
+def stub_names(body: Sequence[ast.stmt], platform: str) -> Iterator[str]:
+    """Yield the names that a type stub defines on a platform."""
+    system = SimpleNamespace(platform=platform, version_info=sys.version_info)
+    for node in body:
+        match node:
+            case ast.If():
+                is_taken = eval(ast.unparse(node.test), {"sys": system})
+                yield from stub_names(node.body if is_taken else node.orelse, platform)
+            case ast.FunctionDef() | ast.ClassDef():
+                yield node.name
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name
+            case ast.ImportFrom():
+                yield from (alias.asname or alias.name for alias in node.names)
+
+
+def unix_names(module: str) -> list[str]:
+    """Return the names of a module that Linux has and Windows lacks, by mypy's stubs."""
+    stubs = Path(mypy.__file__).parent / "typeshed" / "stdlib"
+    stub = next(
+        path
+        for path in (stubs / f"{module}.pyi", stubs / module / "__init__.pyi")
+        if path.is_file()
+    )
+    body = ast.parse(stub.read_text("utf-8")).body
+    return sorted({*stub_names(body, "linux")} - {*stub_names(body, "win32")})
+
+
+# As Windows does: without the Unix names, and with a lock file and an account of its own.
+ON_WINDOWS = (
+    # Other packages first, as this system's: only modules of ours are loaded again.
+    "import importlib, cli, filelock\n"
+    "filelock.FileLock = filelock.SoftFileLock\n"
+    f"for name in [*sys.modules]:\n    if name.partition('.')[0] in {[*SERVER, 'cli']}:\n"
+    "        del sys.modules[name]\n"
+    f"sys.modules.update(dict.fromkeys({UNIX_MODULES}))\n"
+    f"for module, names in { {name: unix_names(name) for name in PLATFORM_MODULES} }.items():\n"
+    "    for name in names:\n        vars(importlib.import_module(module)).pop(name, None)\n"
+    "sys.platform, os.getlogin = 'win32', lambda: 'operator'\n"
+    "import cli\n"
+)
 
 
 def test_the_commands_load_on_windows(tmp_path: Path) -> None:
-    code = (
-        # Other packages first, as this system's: only modules of ours are loaded again.
-        "import importlib, cli\n"
-        f"for name in [*sys.modules]:\n    if name.partition('.')[0] in {[*SERVER, 'cli']}:\n"
-        "        del sys.modules[name]\n"
-        f"sys.modules.update(dict.fromkeys({UNIX_MODULES}))\n"
-        f"for module, names in {UNIX_NAMES}.items():\n    for name in names:\n"
-        "        vars(importlib.import_module(module)).pop(name, None)\n"
-        "sys.platform = 'win32'\n"
-        "import cli\n"
-        "result = sorted(name for name in sys.modules if name.startswith('cli.'))"
-    )
+    code = f"{ON_WINDOWS}result = sorted(name for name in sys.modules if name.startswith('cli.'))"
     loaded = run_in_new_process(code, tmp_path)
     assert isinstance(loaded, list)
     commands = {f"cli.{file.stem}" for file in (ROOT / "cli").glob("*.py")}
     assert {*loaded} == commands - {"cli.__init__", "cli.__main__"}
+
+
+def test_unix_names_are_those_that_windows_lacks() -> None:
+    assert {"fork", "geteuid", "pread", "register_at_fork"} <= {*unix_names("os")}
+    assert "poll" in unix_names("select")
+    assert "AF_UNIX" in unix_names("socket")
+    assert not {"getlogin", "getpid", "open", "replace"} & {*unix_names("os")}
+
+
+def test_api_key_is_created_and_recorded_on_windows(tmp_path: Path) -> None:
+    code = (
+        f"{ON_WINDOWS}"
+        "from typer.testing import CliRunner\n"
+        "from monitors.logging.setup import configure_command_logging\n"
+        "from monitors.logging.writer import flush\n"
+        "configure_command_logging()\n"
+        "def run(*arguments):\n"
+        "    done = CliRunner().invoke(cli.app, ['api-key', *arguments], catch_exceptions=False)\n"
+        "    return done.stdout.strip()\n"
+        "key = run('create', '--subject', 'job', '--scope', 'predict')\n"
+        "result = [key, run('revoke', key)]\n"
+        "flush()\n"
+    )
+    result = run_in_new_process(code, tmp_path)
+    assert isinstance(result, list)
+    key, confirmation = result
+    assert key.startswith("kaiten_")
+    assert "Revoked the API key" in confirmation
+    lines = (tmp_path / "audit.log").read_text("utf-8").splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["api_key_created", "revoked"]
