@@ -104,9 +104,7 @@ def start_project(
     return report, report_folder
 
 
-def _validate(
-    request: ProjectRequest, progress: ProjectProgress
-) -> tuple[ValidationReport, Path]:
+def _validate(request: ProjectRequest, progress: ProjectProgress) -> tuple[ValidationReport, Path]:
     validation = ValidationRequest(
         request.model_tag,
         request.data,

@@ -128,7 +128,7 @@ def save_report(
 def _check_threshold_names(settings: Settings, store: ModelStore, name: str) -> None:
     """Reject thresholds that are meant for the model but name it wrongly.
 
-    Without them, the thresholds of all models would decide. Other unknown names are no error,
+    Without them, the thresholds of all models would decide. Other unknown names are accepted,
     because the models of one settings file may be registered on several machines.
     """
     configured = settings.validation.models
