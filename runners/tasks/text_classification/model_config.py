@@ -11,7 +11,14 @@ from transformers import AutoConfig
 from yaml import YAMLError
 
 from kaiten.errors import ModelRejected
-from kaiten.model_kinds import EMBEDDINGS, MULTI_LABEL, REGRESSION, TEXT_PAIRS
+from kaiten.model_kinds import (
+    EMBEDDINGS,
+    MULTI_LABEL,
+    REGRESSION,
+    RERANKERS,
+    TEXT_PAIRS,
+    kind_of_task,
+)
 
 _PAIR_TASKS = {
     "mnli",
@@ -33,8 +40,6 @@ _PAIR_LABELS = {
     *("paraphrase", "equivalent", "duplicate", "semantically equivalent"),
 }
 _MIN_PAIR_LABELS = 2
-# The pipeline_tag of a model card for models of text pairs.
-_PAIR_TAGS = {"zero-shot-classification", "text-ranking", "sentence-similarity"}
 
 
 @contextmanager
@@ -78,7 +83,9 @@ def read_config(folder: Path) -> tuple[str, list[str]]:
         )
     labels = _read_labels(config.id2label)
     _check_problem_type(config.problem_type, labels)
-    evidence = _find_pair_evidence(folder, content, labels)
+    _check_cross_encoder(content)
+    _check_pipeline_tag(folder / "README.md")
+    evidence = _find_pair_evidence(content, labels)
     if evidence:
         raise ModelRejected(
             "config.json",
@@ -121,32 +128,41 @@ def _read_labels(id2label: Any) -> list[str]:  # noqa: ANN401  transformers has 
 
 
 def _check_problem_type(problem_type: str | None, labels: Sequence[str]) -> None:
-    if problem_type == "regression" or len(labels) < 2:  # noqa: PLR2004
-        raise ModelRejected(
-            "config.json",
-            "is of a regression (problem_type), or has fewer than two labels, as a reranker has",
-            f"{REGRESSION.refusal}.",
-        )
+    if problem_type == "regression":
+        reason = "is of a regression (problem_type)"
+        raise ModelRejected("config.json", reason, f"{REGRESSION.refusal}.")
+    if len(labels) < 2:  # noqa: PLR2004
+        reason = "has fewer than two labels, as a reranker has"
+        raise ModelRejected("config.json", reason, f"{RERANKERS.refusal}.")
     if problem_type == "multi_label_classification":
         reason = "is of a multi-label classifier (problem_type)"
         raise ModelRejected("config.json", reason, f"{MULTI_LABEL.refusal}.")
 
 
-def _find_pair_evidence(folder: Path, content: dict[str, Any], labels: Sequence[str]) -> str | None:
+def _check_cross_encoder(content: dict[str, Any]) -> None:
+    if "sentence_transformers" in content or "sbert_ce_default_activation_function" in content:
+        reason = "is of a sentence-transformers cross-encoder"
+        raise ModelRejected("config.json", reason, f"{RERANKERS.refusal}.")
+
+
+def _check_pipeline_tag(readme: Path) -> None:
+    """Reject a kind of model that is not served, as the model's own README.md names it."""
+    pipeline_tag = _read_pipeline_tag(readme)
+    if kind := kind_of_task(str(pipeline_tag or "")):
+        reason = f"says pipeline_tag: {pipeline_tag}"
+        raise ModelRejected(readme.name, reason, f"{kind.refusal}. If it is wrong, correct it.")
+
+
+def _find_pair_evidence(content: dict[str, Any], labels: Sequence[str]) -> str | None:
     """Return what shows that the model was trained on pairs of texts; None if nothing does."""
     task = str(content.get("finetuning_task") or "").lower()
     if task in _PAIR_TASKS:
         return f"finetuning_task is {task} in config.json"
-    if "sentence_transformers" in content or "sbert_ce_default_activation_function" in content:
-        return "config.json is of a sentence-transformers cross-encoder"
     words = (label.lower().replace("_", " ").replace("-", " ") for label in labels)
     pair_labels = [word for word in words if word.removeprefix("not ").strip() in _PAIR_LABELS]
     if len(pair_labels) >= _MIN_PAIR_LABELS:
         return f"its labels are {', '.join(labels[:3])}"
-    pipeline_tag = _read_pipeline_tag(folder / "README.md")
-    return (
-        f"its README.md says pipeline_tag: {pipeline_tag}" if pipeline_tag in _PAIR_TAGS else None
-    )
+    return None
 
 
 def _read_pipeline_tag(readme: Path) -> str | None:

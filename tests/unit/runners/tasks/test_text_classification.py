@@ -438,9 +438,34 @@ def test_classifier_of_another_kind_is_refused(
     assert reason in message
 
 
-def test_model_card_of_a_model_of_pairs_is_heeded(folder: Path) -> None:
-    (folder / "README.md").write_text("---\npipeline_tag: zero-shot-classification\n---\n# Ours\n")
-    assert "pipeline_tag: zero-shot-classification" in assert_rejected(folder)[1]
+@pytest.mark.parametrize(
+    ("tag", "noun"),
+    [
+        ("zero-shot-classification", "models of text pairs"),
+        ("text-ranking", "rerankers"),
+        ("sentence-similarity", "embedding models"),
+    ],
+)
+def test_kind_in_the_model_card_is_heeded(tag: str, noun: str, folder: Path) -> None:
+    (folder / "README.md").write_text(f"---\npipeline_tag: {tag}\n---\n# Ours\n")
+    with pytest.raises(ModelRejected, match=f"pipeline_tag: {tag}.*does not serve {noun} yet"):
+        inspect(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "noun"),
+    [
+        (relabelled("only"), "rerankers"),
+        ({"sbert_ce_default_activation_function": "torch.nn.Identity"}, "rerankers"),
+        ({"problem_type": "regression", **relabelled("only")}, "regression models"),
+    ],
+)
+def test_reranker_is_told_from_a_regression(
+    changes: dict[str, object], noun: str, folder: Path
+) -> None:
+    edit(folder / "config.json", **changes)
+    with pytest.raises(ModelRejected, match=f"does not serve {noun} yet"):
+        inspect(folder)
 
 
 @pytest.mark.parametrize(
