@@ -9,9 +9,9 @@ import typer
 
 from cli.options import JsonOption, progress_console
 from kaiten.errors import SetupError
-from kaiten.installation import missing_extra
 from kaiten.settings.environment import environment_for
 from kaiten.settings.loader import load_settings
+from lifecycle.packaging.image import containerize_bento
 from lifecycle.store import ModelStore
 
 _BACKEND_OPTION = re.compile(r"[a-z][a-z-]*=.*")
@@ -43,10 +43,6 @@ def containerize(
             raise SetupError(message)
     if tag is not None and not _IMAGE_TAG.fullmatch(tag):
         raise SetupError(f"--tag {tag} is not an image name. Write it as [REGISTRY/]NAME:TAG.")
-    try:
-        from lifecycle.packaging.image import containerize_bento  # noqa: PLC0415  as in build
-    except ModuleNotFoundError as error:
-        raise missing_extra(error, "build") from None
     # BuildKit keeps downloads between builds and out of the image.
     environment = environment_for({"DOCKER_BUILDKIT": "1"})
     store = ModelStore(load_settings().signatures)

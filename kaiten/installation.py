@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from packaging.requirements import Requirement
 
 from kaiten.errors import SetupError
-from kaiten.settings.environment import ROOT, is_bento
+from kaiten.settings.environment import is_bento, is_checkout
 
 # On PyPI, `kaiten` is another project.
 DISTRIBUTION = "kaiten-serving"
@@ -59,7 +59,7 @@ def require_checkout(action: str) -> None:
         SetupError: It is not, and ``action`` needs the files of a checkout.
 
     """
-    if not (ROOT / "pyproject.toml").is_file():
+    if not is_checkout():
         raise SetupError(
             f"Kaiten cannot {action} without a checkout. Use the command of a checkout, "
             ".venv/bin/kaiten, which make env installs."

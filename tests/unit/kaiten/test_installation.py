@@ -96,6 +96,8 @@ def test_command_that_needs_a_checkout_names_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_checkout("build a bento")
-    monkeypatch.setattr(installation, "ROOT", tmp_path)
+    # A package that is installed may have a pyproject.toml beside it.
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setattr("kaiten.settings.environment.ROOT", tmp_path)
     with pytest.raises(SetupError, match=r"cannot build a bento without a checkout\..*make env"):
         require_checkout("build a bento")
