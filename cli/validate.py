@@ -140,7 +140,7 @@ def print_report(report: "ValidationReport", folder: Path) -> None:
         )
     checks = [check for check in report.checks if check.setting.startswith("validation.models.")]
     if checks:
-        echo(f"  thresholds of its own: {', '.join(check.setting for check in checks)}")
+        echo(f"  thresholds set for this model: {', '.join(check.setting for check in checks)}")
     for check in report.checks:
         if not check.passed:
             echo(f"  [red]refused:[/red] {check}")

@@ -218,12 +218,14 @@ def _check_served(source: ConfinedFolder, config: dict[str, Any], names: Sequenc
         reason = f"names the architecture {printable(architecture)}"
         raise ModelRejected("config.json", reason, f"{kind.refusal}.")
     if "pretrained_cfg" in config:
-        raise ModelRejected("config.json", "is timm's", f"{model_kinds.IMAGES.refusal}.")
+        raise ModelRejected(
+            "config.json", "is the configuration of a timm model", f"{model_kinds.IMAGES.refusal}."
+        )
     # transformers' processors of images and audio write it, and not its tokenizers.
     if _PREPROCESSOR in names and not _VOCABULARIES.intersection(names):
         preprocessor = _read_object(_PREPROCESSOR, source.read(_PREPROCESSOR))
         kind = model_kinds.AUDIO if "sampling_rate" in preprocessor else model_kinds.IMAGES
-        raise ModelRejected(_PREPROCESSOR, "prepares no texts", f"{kind.refusal}.")
+        raise ModelRejected(_PREPROCESSOR, "is for images or audio, not text", f"{kind.refusal}.")
 
 
 def _check_tokenizer(source: ConfinedFolder, names: Collection[str]) -> None:

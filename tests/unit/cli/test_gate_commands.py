@@ -189,7 +189,7 @@ def test_a_model_has_thresholds_of_its_own_and_the_report_names_them(
     monkeypatch.setenv("KAITEN_VALIDATION__MODELS", '{"tiny": {"min_accuracy": 1}, "other": {}}')
     result = run("validate", model_tag, "--data", data(tmp_path))
     assert result.exit_code == 1
-    assert f"thresholds of its own: {own}" in result.stderr
+    assert f"thresholds set for this model: {own}" in result.stderr
     assert f"and must be at least 1 ({own})" in result.stderr
     page = Path(result.stdout.strip())
     assert own in page.read_text()
