@@ -510,8 +510,16 @@ _BERT: Sequence[tuple[str, Change, Expected]] = (
     ("labels of inference", _labels("entailment", "neutral", "contradiction"), _PAIR),
     ("labels of paraphrases", _labels("not_duplicate", "duplicate", "paraphrase"), _PAIR),
     ("finetuning_task mnli", _config(finetuning_task="mnli"), _PAIR),
-    ("a cross-encoder", _config(sentence_transformers={"version": "5.0.0"}), _PAIR),
-    ("a zero-shot model's card", _card(pipeline_tag="zero-shot-classification"), _PAIR),
+    (
+        "a cross-encoder",
+        _config(sentence_transformers={"version": "5.0.0"}),
+        Refused("config.json", "cross-encoder", "rerankers"),
+    ),
+    (
+        "a zero-shot model's card",
+        _card(pipeline_tag="zero-shot-classification"),
+        Refused("README.md", "zero-shot-classification", "text pairs"),
+    ),
     ("labels about duplicates", _labels("duplicate_charge", "duplicate_order", "o"), Served()),
     ("one label of a pair's", _labels("contradiction", "praise", "question"), Served()),
     ("finetuning_task sst2", _config(finetuning_task="sst2"), Served()),
