@@ -23,7 +23,7 @@ from kaiten.pseudonyms import key_setting, pseudonym_key
 from kaiten.settings.environment import bentoml_configuration, settings_file
 from kaiten.settings.handover import hand_down_settings, with_credentials_copy, with_pseudonym_key
 from kaiten.settings.loader import Settings, check_bentoml_timeout
-from kaiten.settings.secrets import check_secret_sources
+from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE, check_secret_sources
 from kaiten.settings.settings_yaml import check_bentoml_configuration
 from lifecycle.store import ModelStore, StoredModel
 from monitors.drift.archive.target import check_target
@@ -43,6 +43,8 @@ logger = structlog.get_logger("kaiten.service")
 start_logger = structlog.get_logger("kaiten.start")
 # The minimum on average in most languages.
 _CHARS_PER_TOKEN = 3
+# Files and folders of the state, by which an unused one is recognised.
+_STATE = (CREDENTIALS_FILE, DEVELOPMENT_SECRET_FILE, "quality.sqlite", "profiles")
 
 
 def prepare(settings: Settings) -> None:
@@ -148,10 +150,9 @@ def _warn_of_state_elsewhere(settings: Settings) -> None:
     """Warn of state where earlier versions kept it, in the working directory; it is not used."""
     state = Path(".kaiten").absolute()
     unused = "home" not in settings.model_fields_set and state != settings.home
-    if unused and (state / CREDENTIALS_FILE).exists():
-        remedy = (
-            f"its API keys and revocations are not in force: set KAITEN_HOME={state}, or move it"
-        )
+    names = [name for name in _STATE if (state / name).exists()]
+    if unused and names:
+        remedy = f"{', '.join(names)} in it are not in force: set KAITEN_HOME={state}, or move it"
         logger.warning("state_elsewhere", unused=str(state), home=str(settings.home), remedy=remedy)
 
 

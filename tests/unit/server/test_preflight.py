@@ -42,9 +42,11 @@ def test_without_a_secret_the_pseudonyms_change_with_each_start() -> None:
     assert None not in keys
 
 
+@pytest.mark.parametrize("name", [FILE, "development.secret", "quality.sqlite", "profiles"])
 @pytest.mark.parametrize("named", [True, False])
 def test_state_in_the_working_directory_that_is_not_used_is_reported(
     named: bool,  # noqa: FBT001  a case's own
+    name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -59,5 +61,5 @@ def test_state_in_the_working_directory_that_is_not_used_is_reported(
         with capture_logs() as logs:
             preflight._warn_of_state_elsewhere(load_settings())
         events.append([line["event"] for line in logs])
-        (tmp_path / ".kaiten" / FILE).touch()
+        (tmp_path / ".kaiten" / name).touch()
     assert events == [[], [] if named else ["state_elsewhere"]]
