@@ -47,6 +47,7 @@ EMBEDDINGS = ModelKind(
 RERANKERS = ModelKind(
     "rerankers",
     tasks="cross-encoder rerank reranker reranking text-ranking",
+    columns="documents passages query",
     fields="documents passages query",
     paths="rerank",
 )
@@ -74,6 +75,7 @@ QUESTIONS = ModelKind(
     "question answering models",
     tasks="extractive-question-answering qa question-answering",
     architectures=r"\w+ForQuestionAnswering",
+    columns="context question",
     fields="context question",
 )
 GENERATION = ModelKind(

@@ -685,6 +685,8 @@ UNSERVED: dict[str, tuple[str, bytes, str]] = {
     "images": ("f.parquet", parquet(image=[{"bytes": b"x"}], label=[1]), "image models"),
     "tokens": ("f.jsonl", jsonl({"tokens": ["a"], "ner_tags": [0]}), "token classifiers"),
     "pairs": ("f.csv", b"premise,hypothesis,label\na,b,c\n", "models of text pairs"),
+    "rerankers": ("f.csv", b"query,documents,label\na,b,c\n", "rerankers"),
+    "questions": ("f.csv", b"question,context,answer\na,b,c\n", "question answering models"),
     "audio": ("f.parquet", parquet(audio=[b"x"], label=[1]), "audio models"),
 }
 
