@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -83,6 +84,33 @@ def test_a_tool_that_breaks_off_is_no_pass(tmp_path: Path) -> None:
     program.chmod(0o755)
     with pytest.raises(ToolFailed, match="hadolint gave no report: no config"):
         list(Tools(tmp_path).hadolint([OURS]))
+
+
+def systemd_analyze(folder: Path, verify: str) -> None:
+    """Write a systemd-analyze that finds no exposure; ``verify`` is what its other half does."""
+    program = folder / "systemd-analyze"
+    program.write_text(f'#!/bin/sh\n[ "$1" = verify ] || exit 0\n{verify}\n', encoding="utf-8")
+    program.chmod(0o755)
+
+
+def test_a_unit_that_systemd_cannot_verify_is_no_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    unit = ROOT / "deploy" / "systemd" / "kaiten@.service"
+    systemd_analyze(tmp_path, "echo no bus >&2; exit 1")
+    with pytest.raises(ToolFailed, match="systemd-analyze verify failed: no bus"):
+        list(Tools(tmp_path).systemd([unit]))
+    systemd_analyze(tmp_path, f"echo '{unit.name}:9: Unknown key' >&2; exit 1")
+    (finding,) = Tools(tmp_path).systemd([unit])
+    assert finding.message == f"{unit.name}:9: Unknown key"
+
+
+def test_the_misspelled_unit_is_the_shipped_one_but_for_one_directive() -> None:
+    shipped = (ROOT / "deploy" / "systemd" / "kaiten@.service").read_text("utf-8").splitlines()
+    broken = (BROKEN / "systemd" / "misspelled@.service").read_text("utf-8").splitlines()
+    (difference,) = [pair for pair in zip(shipped, broken, strict=True) if pair[0] != pair[1]]
+    assert difference == ("TimeoutStopSec=60", "TimeoutStopSecs=60")
 
 
 def test_each_check_has_something_broken_to_be_tried_on() -> None:

@@ -107,9 +107,11 @@ class Tools:
                 unit.write_text(text, encoding="utf-8")
                 verify = ("verify", "--man=no", "--recursive-errors=no", unit)
                 done = self._start("systemd-analyze", *verify)
-                for line in done.stderr.splitlines():
-                    if path.name in line or path.stem in line:
-                        yield Finding(path, line.removeprefix(f"{folder}/"))
+                lines = [line for line in done.stderr.splitlines() if path.stem in line]
+                if done.returncode and not lines:
+                    raise ToolFailed(f"systemd-analyze verify failed: {_last(done)}")
+                for line in lines:
+                    yield Finding(path, line.removeprefix(f"{folder}/"))
                 limits = ("--offline=true", f"--threshold={MAX_EXPOSURE}", "--no-pager", unit)
                 done = self._start("systemd-analyze", "security", *limits)
                 if done.returncode:
