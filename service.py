@@ -3,12 +3,15 @@
 import bentoml
 
 from gateway.protocols.kaiten_v2 import PredictV2Response
+from kaiten.settings.environment import settings_file
 from server import bentoml_config, bentoml_patches, preflight
 from server.asgi import WorkerApp
 from server.worker import WorkerProcess, build_worker
 
 app = WorkerApp()
 settings = bentoml_patches.apply(lambda: app.worker.admission)
+# The one that was read: BentoML starts the service in another working directory.
+file = settings_file()
 
 
 @bentoml.service(**bentoml_config.service_options(settings))
@@ -23,7 +26,7 @@ class Kaiten:
     def check_once() -> None:
         """Stop before any worker starts if a model, its engine or the secret is missing."""
         with bentoml_patches.setup_errors_for_bentoml():
-            preflight.prepare(settings)
+            preflight.prepare(settings, file)
 
     @bentoml.on_startup
     async def start(self) -> None:

@@ -20,7 +20,7 @@ from kaiten.cpus import process_count
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings
 from kaiten.files import ENOUGH_DESCRIPTORS, is_disk_full, raise_descriptor_limit
 from kaiten.pseudonyms import key_setting, pseudonym_key
-from kaiten.settings.environment import bentoml_configuration, settings_file
+from kaiten.settings.environment import bentoml_configuration
 from kaiten.settings.handover import hand_down_settings, with_credentials_copy, with_pseudonym_key
 from kaiten.settings.loader import Settings, check_bentoml_timeout
 from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE, check_secret_sources
@@ -47,8 +47,10 @@ _CHARS_PER_TOKEN = 3
 _STATE = (CREDENTIALS_FILE, DEVELOPMENT_SECRET_FILE, "quality.sqlite", "profiles")
 
 
-def prepare(settings: Settings) -> None:
+def prepare(settings: Settings, file: Path | None) -> None:
     """Check settings, secrets, models and engines, and hand them down to the workers.
+
+    ``file`` is the settings file that was read, for the log.
 
     Raises:
         SetupError: The server cannot start.
@@ -63,7 +65,7 @@ def prepare(settings: Settings) -> None:
     check_secret_sources()
     bentoml_settings = services[SERVICE_NAME]
     workers = process_count(bentoml_settings["workers"])
-    _log_configuration(settings, workers)
+    _log_configuration(settings, file, workers)
     _raise_descriptor_limit()
     secret = secret_in_force(settings)
     tokens = _check(settings, secret, bentoml_settings)
@@ -115,10 +117,10 @@ def _with_pseudonym_key(
     return with_pseudonym_key(settings, key_setting(key)), secret
 
 
-def _log_configuration(settings: Settings, workers: int) -> None:
+def _log_configuration(settings: Settings, file: Path | None, workers: int) -> None:
     start_logger.info(
         "configuration_in_force",
-        settings=str(settings_file() or "none: the values in kaiten/settings/models.py"),
+        settings=str(file or "none: the values in kaiten/settings/models.py"),
         bentoml=bentoml_configuration() or "none named: the values in server/bentoml_config.py",
         environment=settings.environment,
         workers=workers,

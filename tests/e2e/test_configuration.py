@@ -1,5 +1,6 @@
 """BentoML's own settings: what a running server makes of each, and what stops a start."""
 
+import json
 import socket
 import subprocess
 from pathlib import Path
@@ -36,7 +37,11 @@ def test_running_server_is_what_its_configuration_says(bentoml_home: Path, tmp_p
     (secrets / "kaiten_auth__secret").write_text(f"{token_hex(32)}\n")
     home = tmp_path / "home"
     env = environment(bentoml_home, home, BENTOML_CONFIG=str(file), KAITEN_SECRETS=str(secrets))
-    with running([str(BIN / "bentoml"), "serve", str(ROOT)], env) as process:
+    # The settings of the folder that is served precede those of the working directory.
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "kaiten.yaml").write_text("serving: {models: [absent:1.0.0]}\n")
+    with running([str(BIN / "bentoml"), "serve", str(ROOT)], env, cwd=project) as process:
         in_force = process.wait_for("configuration_in_force")[0]
         process.wait_for("Completed async startup hook", count=2)
         until_ready(f"http://{HOST}:{port}")
@@ -54,6 +59,7 @@ def test_running_server_is_what_its_configuration_says(bentoml_home: Path, tmp_p
             connect_error = client_socket.connect_ex(("127.0.0.1", port))
 
     assert str(file) in in_force
+    assert json.loads(in_force)["settings"] == str(ROOT / "kaiten.yaml")
     assert len([command for command in commands if "_bentoml_impl.worker.service" in command]) == 2
     assert connect_error
     # The secret is that of the file, for the workers and for the command alike.

@@ -1,65 +1,78 @@
-"""What a start hands to its workers, and warns of, before there is any."""
+"""What a start warns of before it finds that it has no model to serve."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
-from structlog.testing import capture_logs
 
 from gateway.auth.credential_stores import FILE
-from gateway.auth.signing_secret import SigningSecret
-from kaiten.pseudonyms import pseudonym_key
-from kaiten.settings.loader import load_settings
-from kaiten.settings.models import LoggingSettings
-from kaiten.settings.secrets import DatedSecret
+from kaiten.settings.environment import ROOT, environment_for
+from tests.unit.gateway.house import Json
+
+STATE = (FILE, "development.secret", "quality.sqlite", "profiles")
+ISSUER = {"issuer": "them", "audience": "us", "jwks_url": "https://them.example/jwks"}
+# Logging and BentoML's configuration belong to the whole process. The state of a checkout is in its
+# own folder, so this one passes for an installation.
+SCRIPT = """
+from kaiten.errors import ModelNotFound
+from kaiten.settings import environment
+
+environment.is_checkout = lambda: False
+import service
+service.Kaiten.inject_config()
 from server import preflight
-from tests.unit.kaiten.settings.refusals import OTHER, SECRET
 
-ROTATED = SigningSecret(SECRET, development=False, older=(DatedSecret(OTHER, 0),))
-
-
-def test_workers_get_the_pseudonym_key_of_the_oldest_secret() -> None:
-    settings, secret = preflight._with_pseudonym_key(load_settings(), ROTATED)
-    assert pseudonym_key(settings.logging, SECRET) == pseudonym_key(LoggingSettings(), OTHER)
-    assert secret == ROTATED
+try:
+    preflight.prepare(service.settings, service.file)
+except ModelNotFound as error:
+    print(error.tag)
+"""
 
 
-def test_configured_pseudonym_key_does_not_depend_on_the_secret(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("KAITEN_LOGGING__PSEUDONYM_KEY", SECRET[::-1])
-    settings = load_settings()
-    assert preflight._with_pseudonym_key(settings, ROTATED) == (settings, None)
+def start_events(folder: Path, **variables: str) -> dict[str, Json]:
+    """Start in a folder, with an empty model store; return the log entries by their events."""
+    environment = {
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "XDG_DATA_HOME": str(folder / "data"),
+        "PYTHONPATH": str(ROOT),
+        "KAITEN_FEEDBACK__ENABLED": "false",
+        **variables,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env=environment_for(environment),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "support-intent:1.0.0\n", done.stderr
+    lines = (line for line in done.stderr.splitlines() if line.startswith("{"))
+    return {entry["event"]: entry for entry in map(json.loads, lines)}
 
 
-def test_without_a_secret_the_pseudonyms_change_with_each_start() -> None:
-    with capture_logs() as logs:
-        keys = {
-            pseudonym_key(preflight._with_pseudonym_key(load_settings(), None)[0].logging, None)
-            for _ in range(2)
-        }
-    assert [line["event"] for line in logs] == ["pseudonyms_change_with_each_start"] * 2
-    assert len(keys) == 2
-    assert None not in keys
-
-
-@pytest.mark.parametrize("name", [FILE, "development.secret", "quality.sqlite", "profiles"])
-@pytest.mark.parametrize("named", [True, False])
-def test_state_in_the_working_directory_that_is_not_used_is_reported(
-    named: bool,  # noqa: FBT001  a case's own
-    name: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    if named:
-        monkeypatch.setenv("KAITEN_HOME", str(tmp_path / "home"))
-    else:
-        monkeypatch.delenv("KAITEN_HOME")
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working directory in which an earlier version kept its state."""
+    monkeypatch.delenv("KAITEN_HOME")
     (tmp_path / ".kaiten").mkdir()
-    events = []
-    for _ in range(2):
-        with capture_logs() as logs:
-            preflight._warn_of_state_elsewhere(load_settings())
-        events.append([line["event"] for line in logs])
+    for name in STATE:
         (tmp_path / ".kaiten" / name).touch()
-    assert events == [[], [] if named else ["state_elsewhere"]]
+    return tmp_path
+
+
+def test_what_callers_or_operators_lose_is_reported(project: Path) -> None:
+    """A start without a key for pseudonyms, and with state that is not in force."""
+    issuers = {"KAITEN_AUTH__ISSUERS": json.dumps([ISSUER])}
+    losses = {"state_elsewhere", "pseudonyms_change_with_each_start"}
+    events = start_events(project, **issuers)
+    assert losses <= events.keys()
+    assert events["state_elsewhere"]["remedy"].startswith(f"{', '.join(STATE)} in it are not")
+    remedies = {
+        "KAITEN_HOME": str(project / "home"),
+        "KAITEN_LOGGING__PSEUDONYM_KEY": token_hex(32),
+    }
+    assert losses.isdisjoint(start_events(project, **issuers, **remedies))
