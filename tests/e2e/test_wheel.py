@@ -6,9 +6,10 @@ import sys
 import sysconfig
 import venv
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -58,6 +59,8 @@ def installation(tiny_classifier: Path, tmp_path_factory: pytest.TempPathFactory
     install = [*uv, "pip", "install", "--quiet", "--offline", "--no-deps"]
     subprocess.run([*install, "--python", str(target / "bin/python"), str(wheel)], check=True)
     variables = environment(folder / "bentoml", folder / "home")
+    # It may lead to a checkout.
+    variables.pop("PYTHONPATH", None)
     installation = Installation(wheel, target, variables)
     options = ("--name", "tiny", "--version", "1.0.0", "--task", "text-classification")
     done = installation.run("register", str(tiny_classifier), *options, cwd=folder)
@@ -88,13 +91,35 @@ def test_settings_are_the_wheels_own_by_default(installation: Installation, tmp_
     assert {problem["field"] for problem in diagnosis["problems"]} == {"serving.models"}
 
 
-def test_wheel_serves_by_the_settings_of_the_working_directory(
-    installation: Installation, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "variables", "models", "options"),
+    [
+        ("kaiten.yaml", {}, MODEL, ()),
+        (
+            "other.yaml",
+            {"KAITEN_CONFIG": "other.yaml"},
+            "absent:1.0.0",
+            ("--model", MODEL),
+        ),
+    ],
+)
+def test_wheel_serves_by_the_files_and_options_of_the_command(
+    installation: Installation,
+    name: str,
+    variables: Mapping[str, str],
+    models: str,
+    options: Sequence[str],
+    tmp_path: Path,
 ) -> None:
-    file = tmp_path / "kaiten.yaml"
-    file.write_text(f"serving:\n  models: [{MODEL}]\n")
-    command = [installation.command, "serve", "--port", str(free_port())]
-    with running(command, installation.env, cwd=tmp_path) as process:
+    file = tmp_path / name
+    file.write_text(f"serving:\n  models: [{models}]\n")
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "kaiten_auth__secret").write_text(token_hex(32))
+    command = [installation.command, "serve", "--port", str(free_port()), *options]
+    # BentoML imports the service in its folder, where relative paths name nothing.
+    env = {**installation.env, **variables, "KAITEN_SECRETS": secrets.name}
+    with running(command, env, cwd=tmp_path) as process:
         process.wait_for("^Ready")
         assert str(file) in process.log
         line = next(line for line in process.lines if line.startswith("curl "))

@@ -4,7 +4,6 @@ import pytest
 
 from kaiten.errors import InvalidSettings
 from kaiten.settings.models import TlsSettings
-from server import local_server
 from server.local_server import LocalEndpoint, certificate_names, local_endpoint
 from tests.certificates import Authority
 
@@ -23,22 +22,6 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-
-
-def test_server_reads_the_files_that_the_command_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # BentoML changes the working directory before it imports the service.
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "kaiten.yaml").touch()
-    monkeypatch.setenv("KAITEN_SECRETS", "secrets")
-    variables = local_server._server_variables("m:1.0.0")
-    assert variables["KAITEN_CONFIG"] == str(tmp_path / "kaiten.yaml")
-    assert variables["KAITEN_SECRETS"] == str(tmp_path / "secrets")
-    assert variables["KAITEN_SERVING__MODELS"] == "m:1.0.0"
-    (tmp_path / "other.yaml").touch()
-    monkeypatch.setenv("KAITEN_CONFIG", "other.yaml")
-    assert local_server._server_variables(None)["KAITEN_CONFIG"] == str(tmp_path / "other.yaml")
 
 
 def test_the_line_passes_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
