@@ -1,19 +1,18 @@
 import json
 import subprocess
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
 import jwt
 import pytest
+from rich.live import Live
 from structlog.testing import capture_logs
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from cli import app, main
-from cli.options import progress_console
 from gateway.auth.signing_secret import signing_secret
 from kaiten import __version__
 from kaiten.settings.environment import ROOT
@@ -279,8 +278,8 @@ def test_version_is_printed_without_a_command() -> None:
 
 def test_every_command_is_in_a_panel_of_the_help() -> None:
     commands = cast("TyperGroup", get_command(app)).commands.values()
-    shown = [cast("TyperCommand | TyperGroup", command) for command in commands]
-    panels = [command.rich_help_panel for command in shown if not command.hidden]
+    entries = [cast("TyperCommand | TyperGroup", command) for command in commands]
+    panels = [entry.rich_help_panel for entry in entries if not entry.hidden]
     assert None not in panels
     page = run("--help").stdout
     assert all(str(panel) in page for panel in panels)
@@ -320,31 +319,58 @@ def test_command_says_what_it_did_and_logs_it_to_the_file_alone(
     assert json.loads(line)["event"] == "api_key_created"
 
 
+class Reached(Exception):
+    """Raised in place of the slow part of a command."""
+
+
 @pytest.mark.usefixtures("model_store")
 @pytest.mark.parametrize(
-    "command",
+    ("command", "slow"),
     [
-        ("doctor",),
-        ("model", "show", "a:1.0.0"),
-        ("model", "diff", "a:1.0.0", "a:1.1.0"),
-        ("promote", "a:1.0.0", "--to", "staging", "--reason", "a try"),
-        ("rollback", "a", "--reason", "a try"),
-        ("drift", "report", "--json"),
-        tuple(registering("/missing")[1:]),
+        (("doctor",), "cli.doctor.diagnose"),
+        (("doctor", "kaiten_service:1"), "server.bento_diagnosis.diagnose_bento"),
+        (("smoke", "http://127.0.0.1:3000"), "cli.smoke.run_smoke_checks"),
+        (
+            ("init", "--model", "./tiny", "--data", "rows.csv", "--name", "tiny"),
+            "server.project.start_project",
+        ),
+        (tuple(registering("./tiny")[1:]), "cli.register.register_source"),
+        (("validate", "a:1.0.0", "--data", "rows.csv"), "server.validation.validate_version"),
+        (
+            ("promote", "a:1.0.0", "--to", "staging", "--reason", "a try"),
+            "lifecycle.store.ModelStore.get",
+        ),
+        (("rollback", "a", "--reason", "a try"), "lifecycle.promotion.PromotionGate.rollback"),
+        (("model", "show", "a:1.0.0"), "lifecycle.store.ModelStore.get"),
+        (("model", "diff", "a:1.0.0", "a:1.1.0"), "lifecycle.store.ModelStore.get"),
+        (("model", "sign", "a:1.0.0"), "lifecycle.store.ModelStore.sign"),
+        (("build", "--model", "a:1.0.0"), "lifecycle.packaging.build.build_bento"),
+        (("containerize", "kaiten_service:1"), "lifecycle.packaging.image.containerize_bento"),
+        (("drift", "report", "--json"), "server.drift_report.build_drift_report"),
     ],
 )
-def test_command_that_may_take_seconds_shows_a_spinner(
-    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+def test_command_shows_a_spinner_while_its_slow_part_runs(
+    command: tuple[str, ...], slow: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts: list[str] = []
+    displays: list[Live] = []
 
-    def status(text: str) -> AbstractContextManager[None]:
-        texts.append(text)
-        return nullcontext()
+    def reach(*_: object, **__: object) -> None:
+        raise Reached(len(displays))
 
-    monkeypatch.setattr(progress_console, "status", status)
-    run(*command)
-    assert len(texts) == 1
+    def start(display: Live, refresh: bool = False) -> None:  # noqa: FBT001, FBT002  rich's
+        displays.append(display)
+
+    def stop(display: Live) -> None:
+        displays.remove(display)
+
+    monkeypatch.setenv("KAITEN_AUTH__SECRET", SECRET)
+    monkeypatch.setenv("KAITEN_SIGNATURES__PRIVATE_KEY", "release.key")
+    monkeypatch.setenv("KAITEN_SIGNATURES__PYTHON", sys.executable)
+    monkeypatch.setattr(Live, "start", start)
+    monkeypatch.setattr(Live, "stop", stop)
+    monkeypatch.setattr(slow, reach)
+    assert repr(run(*command).exception) == "Reached(1)"
+    assert displays == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -202,6 +203,28 @@ def test_command_logs_warnings_as_text_and_operators_actions_to_their_file(tmp_p
     lines = (tmp_path / "audit.log").read_text("utf-8").splitlines()
     events = [json.loads(line)["event"] for line in lines]
     assert events == ["revoked", "audit_log_appended"]
+
+
+SPINNER = """
+import structlog
+from rich.console import Console
+from monitors.logging.setup import configure_command_logging
+configure_command_logging()
+with Console(stderr=True, force_terminal=True, width=100).status("Working ..."):
+    structlog.get_logger("lifecycle.signatures").warning("unsigned_version", model="a:1")
+"""
+
+
+def test_warning_during_a_spinner_has_a_line_of_its_own() -> None:
+    command = [sys.executable, "-c", SPINNER]
+    env = environment_for({"PYTHONIOENCODING": "utf-8", "TERM": "xterm"})
+    done = subprocess.run(command, capture_output=True, check=True, cwd=ROOT, env=env)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stderr.decode())
+    lines = [line for line in re.split(r"[\r\n]+", text) if line]
+    frames = [line for line in lines if "Working ..." in line]
+    assert [line for line in lines if line not in frames] == ["warning: unsigned_version model=a:1"]
+    assert frames
+    assert all(re.fullmatch(r"\S Working \.\.\.", frame) for frame in frames)
 
 
 @pytest.mark.parametrize("level", ["debug", "error"])
