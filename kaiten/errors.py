@@ -121,8 +121,9 @@ def restore_remedy(tag: str, folder: object) -> str:
         "the folder there from a backup or an image that contains it, or import an earlier "
         "`bentoml models export` with `bentoml models import FILE`. Without a copy, go "
         f"back to the version before (kaiten rollback {name}), or register the model under a new "
-        "version and validate it with --baseline none. Running workers serve from memory: do not "
-        f"restart them, do not delete {tag}, and do not register it again"
+        "version and validate it with --baseline none. If serving.models pins a version, as in a "
+        "bento, name the other one there, or serve the previous bento. Running workers serve from "
+        f"memory: do not restart them, do not delete {tag}, and do not register it again"
     )
 
 

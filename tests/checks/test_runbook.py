@@ -1,11 +1,20 @@
 """The runbook has what an alert points to, and names what there is to see."""
 
+import json
+import math
+import os
 import re
+import subprocess
+from base64 import b64decode
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from secrets import token_hex
 
 import pytest
 import yaml
 
 from kaiten.settings.environment import ROOT
+from kaiten.settings.secrets import parse_secrets
 
 TEXT = (ROOT / "docs" / "runbook.md").read_text("utf-8")
 RULES = ROOT / "deploy" / "prometheus" / "kaiten.rules.yaml"
@@ -86,6 +95,39 @@ NAMED = sorted(
 def test_what_there_is_to_see_is_in_the_code(name: str) -> None:
     # Prometheus ends a counter's name.
     assert f'"{name.removesuffix("_total")}' in CODE
+
+
+FAKE_KUBECTL = """#!/bin/bash
+case "$*" in
+*" get secret "*) base64 -w0 <<< "$SECRET" ;;
+*" patch secret "*) cat "${!#}" > "$PATCH" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("is_reachable", [True, False])
+def test_signing_secret_in_kubernetes_is_rotated_by_the_block_as_it_is(
+    tmp_path: Path, *, is_reachable: bool
+) -> None:
+    (block,) = re.findall(r"In Kubernetes, the same on a copy\..*?```\n(.*?)```", TEXT, re.DOTALL)
+    program = tmp_path / "bin" / "kubectl"
+    program.parent.mkdir()
+    program.write_text(FAKE_KUBECTL if is_reachable else "#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    (tmp_path / "work").mkdir()
+    old, patch = token_hex(32), tmp_path / "patch"
+    variables = {"PATH": f"{program.parent}:{os.environ['PATH']}", "NS": "ours"}
+    variables |= {"SECRET": old, "PATCH": str(patch)}
+    subprocess.run(["bash", "-c", block], cwd=tmp_path / "work", env=variables, check=is_reachable)
+    if not is_reachable:
+        assert not patch.exists()
+        return
+    content = b64decode(json.loads(patch.read_text())["data"]["kaiten_auth__secret"])
+    first, second = parse_secrets(content)
+    assert (len(first.value), first.ends_at) == (64, math.inf)
+    assert second.value == old
+    assert timedelta(days=6) < datetime.fromtimestamp(second.ends_at, UTC) - datetime.now(UTC)
+    assert not [*(tmp_path / "work").iterdir()]
 
 
 def test_no_message_advises_to_delete_a_version_or_to_register_it_again() -> None:
