@@ -19,12 +19,21 @@ INDEX_INSTALL = re.compile(
 EXTRA = re.compile(r"""(?:extra_remedy\(|missing_extra\(error,\s*)["'](\w+)["']\)""")
 
 
+def visible_files() -> list[str]:
+    """Return the files outside of hidden folders, for where git does not know the checkout."""
+    paths = (file.relative_to(ROOT) for file in ROOT.rglob("*") if file.is_file())
+    return [
+        path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)
+    ]
+
+
 def committed_texts() -> dict[str, str]:
     """Return the text of each file by its path, without this one and the records of a day."""
-    listing = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others"]
-    names = subprocess.run(
-        [*listing, "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.split("\0")
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others"]
+    listing = subprocess.run(
+        [*command, "--exclude-standard"], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    names = listing.stdout.split("\0") if listing.returncode == 0 else visible_files()
     suffixes = (".md", ".py", ".toml", ".txt", ".yaml", ".yml", ".sh", "Makefile")
     return {
         name: (ROOT / name).read_text("utf-8")
@@ -64,12 +73,12 @@ def test_an_installation_from_a_folder_or_a_wheel_is_not(line: str) -> None:
 
 
 def test_no_document_or_message_installs_kaiten_from_an_index() -> None:
-    found = {
+    installs = {
         name: match[0]
         for name, text in committed_texts().items()
         if (match := INDEX_INSTALL.search(text))
     }
-    assert found == {}
+    assert installs == {}
 
 
 def test_the_remedies_name_extras_that_exist() -> None:
@@ -80,11 +89,11 @@ def test_the_remedies_name_extras_that_exist() -> None:
 
 def test_the_extras_name_the_distribution() -> None:
     assert PROJECT["name"] == DISTRIBUTION
-    own = [
+    references = [
         line
         for lines in PROJECT["optional-dependencies"].values()
         for line in lines
         if line.startswith("kaiten")
     ]
-    assert own
-    assert all(line.startswith(f"{DISTRIBUTION}[") for line in own)
+    assert references
+    assert all(line.startswith(f"{DISTRIBUTION}[") for line in references)

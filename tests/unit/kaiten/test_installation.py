@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -32,6 +33,8 @@ METADATA = [
 @pytest.fixture(autouse=True)
 def _metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation, "requires", lambda _: METADATA)
+    # pip is there, whatever made the environment of the tests.
+    monkeypatch.setattr(installation, "find_spec", lambda name: ModuleSpec(name, None))
     monkeypatch.setattr(sys, "executable", "/env/bin/python")
 
 

@@ -1,5 +1,3 @@
-from dataclasses import fields
-
 import pytest
 
 from kaiten.model_kinds import (
@@ -28,7 +26,6 @@ def test_served_models_are_of_no_other_kind() -> None:
 
 @pytest.mark.parametrize("name", ["tasks", "columns", "fields", "paths", "content_types"])
 def test_word_stands_for_one_kind(name: str) -> None:
-    assert name in {field.name for field in fields(UNSERVED[0])}
     words = [word for kind in UNSERVED for word in getattr(kind, name).split()]
     assert len(words) == len({*words})
     assert [word for word in words if word != word.lower()] == []

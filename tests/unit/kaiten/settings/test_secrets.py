@@ -429,8 +429,8 @@ def test_unusable_secrets_are_rejected_by_their_line_and_never_shown(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{reason}") as caught:
         parse_secrets(content)
-    shown = "".join(traceback.format_exception(caught.value))
-    assert not [secret for secret in (SECRET[:31], OTHER[:31]) if secret in shown]
+    text = "".join(traceback.format_exception(caught.value))
+    assert not [secret for secret in (SECRET[:31], OTHER[:31]) if secret in text]
 
 
 def test_repr_shows_no_secret() -> None:
