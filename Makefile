@@ -96,7 +96,7 @@ wheels: $(ENV)  ## collect the wheels in .kaiten/wheels that a GPU machine witho
 	@touch $@
 
 .PHONY: acceptance
-acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), gate, contract, fuzz, jwks, image, blue_green, drift, monitors, field, registration, zoo, bench_gpu or all
+acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), gate, contract, fuzz, jwks, image, wheel, blue_green, drift, monitors, field, registration, zoo, bench_gpu or all
 	@PYTHONPATH=client $(BIN)/python -m tests.acceptance $(SUITE)
 
 .PHONY: image-test

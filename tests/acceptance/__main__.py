@@ -24,6 +24,7 @@ from tests.acceptance import (
     poison,
     registration,
     soak,
+    wheel,
     zoo,
 )
 from tests.acceptance.report import Report, console
@@ -40,6 +41,7 @@ _SUITES: dict[str, Suite] = {
     "contract": contract.run,
     "jwks": jwks.run,
     "image": image.run,
+    "wheel": wheel.run,
     "blue_green": blue_green.run,
     "drift": drift.run,
     "monitors": monitors.run,
