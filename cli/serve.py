@@ -33,7 +33,7 @@ def serve(
 ) -> None:
     """Serve on 127.0.0.1 until Ctrl-C, and print a curl command that works.
 
-    In a terminal, the log is text, and the start shows warnings alone; elsewhere it is JSON.
+    In a terminal, the log is text, and the start shows only warnings; elsewhere it is JSON.
     Example: kaiten serve --port 3001 --model support-intent:1.0.0
     """
     settings = load_settings()

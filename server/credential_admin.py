@@ -139,9 +139,9 @@ def find_pseudonyms(settings: Settings, subject: str, issuer: str | None = None)
             "of `openssl rand -hex 32`, and restart the servers; this command then finds the "
             "pseudonyms of later lines."
         )
-    own = own_issuer(settings.auth)
+    local_issuer = own_issuer(settings.auth)
     foreign = (trusted.issuer for trusted in settings.auth.issuers)
-    issuers = [issuer] if issuer else [*([own] if own else ()), *foreign, ISSUER]
+    issuers = [issuer] if issuer else [*([local_issuer] if local_issuer else ()), *foreign, ISSUER]
     identities = [Principal(subject, frozenset(), name).identity for name in issuers]
     return {identity: pseudonyms.of(identity) for identity in identities}
 

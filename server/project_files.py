@@ -26,7 +26,7 @@ validation:
 _CLIENT = '''\
 """Ask the server for the labels of texts: TOKEN=... python3 client.py "a text" "another".
 
-It needs Python alone. The package kaiten_client has retries, deadlines and types.
+It needs only Python. The package kaiten_client has retries, deadlines and types.
 """
 
 import json

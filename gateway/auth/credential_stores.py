@@ -61,10 +61,10 @@ class FileCredentials:
         try:
             self._check_folder()
             status = self._path.stat()
-            seen = status.st_mtime_ns, status.st_ino
-            if seen != self._seen:
+            state = status.st_mtime_ns, status.st_ino
+            if state != self._seen:
                 self._read = Credentials.parsed(self._path.read_bytes(), str(self._path))
-                self._seen = seen
+                self._seen = state
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -49,7 +49,7 @@ class Tokens:
 
         A task that ends otherwise has failed, and is logged.
         """
-        # Polled before the first request, so that it meets a worker with lists and secrets of now.
+        # Before the first request, so that it meets a worker with the current lists and secrets.
         self.watch.poll()
         for keys in self.secrets:
             keys.poll()

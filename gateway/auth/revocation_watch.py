@@ -92,8 +92,8 @@ class CredentialsWatch:
         """Read the store and the copies once, and write back what they lack."""
         stored, reached = self._stored()
         copied = {copy: self._copy_of(copy) for copy in self._stores.copies}
-        seen = [stored, *copied.values()]
-        if self._current is not None and reached and _are_same(seen, self._complete):
+        lists = [stored, *copied.values()]
+        if self._current is not None and reached and _are_same(lists, self._complete):
             return
         # While the store is unavailable, a worker trusts the server's copy.
         server = None if self._guards else self._stores.server
@@ -105,7 +105,7 @@ class CredentialsWatch:
         if reached and not self._guards:
             written.append(self._restore(stored or Credentials()))
         # Nothing had to be written, so the next polls return early until one of them changes.
-        self._complete = seen if reached and not any(written) else None
+        self._complete = lists if reached and not any(written) else None
 
     async def keep_current(self) -> None:
         """Poll on a thread until cancelled, so that a store that hangs delays no request."""

@@ -242,9 +242,9 @@ class ValidationSettings(ValidationThresholds):
 
     def threshold(self, model: str, name: str) -> tuple[float, str]:
         """Return a threshold of a model, and the path of the setting that it comes from."""
-        own = self.models.get(model)
-        if own is not None and name in own.model_fields_set:
-            return getattr(own, name), f"validation.models.{model}.{name}"
+        thresholds = self.models.get(model)
+        if thresholds is not None and name in thresholds.model_fields_set:
+            return getattr(thresholds, name), f"validation.models.{model}.{name}"
         return getattr(self, name), f"validation.{name}"
 
 

@@ -109,10 +109,10 @@ class Labels:
         """
         recent = feedback.c.received_at > self._clock() - within_s
         with self.database.reading() as connection:
-            seen = connection.execute(_select_matches(recent).limit(_JOIN_BATCH)).all()
-        if not seen:
+            joinable = connection.execute(_select_matches(recent).limit(_JOIN_BATCH)).all()
+        if not joinable:
             return 0
-        keys = sorted({(match.request_id, match.item) for match in seen})
+        keys = sorted({(match.request_id, match.item) for match in joinable})
         with self.database.writing() as connection:
             matches = [*_find_matches(connection, keys)]
             _join(connection, sorted(matches, key=lambda m: m.received_at))

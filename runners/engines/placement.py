@@ -55,10 +55,9 @@ def place(device: str, worker: int, names: Sequence[str]) -> str:
     """
     _, _, index = device.partition(":")
     if int(index or 0) >= len(names):
-        seen = f"{len(names) or 'no'} CUDA device{'s' * (len(names) > 1)}"
-        raise InvalidSettings(
-            [Detail("runners.device", f"is {device}, but torch sees {seen}; use cpu")], "runners"
-        )
+        visible_devices = f"{len(names) or 'no'} CUDA device{'s' * (len(names) > 1)}"
+        reason = f"is {device}, but torch sees {visible_devices}; use cpu"
+        raise InvalidSettings([Detail("runners.device", reason)], "runners")
     return names[int(index)] if index else names[worker % len(names)]
 
 

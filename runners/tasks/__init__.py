@@ -39,9 +39,9 @@ def find_inspection(name: str) -> InspectionModule:
 
 def _package(name: str) -> str:
     if name not in task_names():
-        known = f"Known: {', '.join(task_names())}."
+        names = f"Known: {', '.join(task_names())}."
         if kind := kind_of_task(name):
-            raise ModelRejected("task", f"{name!r} is not served", f"{kind.refusal}. {known}")
-        remedy = f"Kaiten has no such task; {SERVES}. {known}"
+            raise ModelRejected("task", f"{name!r} is not served", f"{kind.refusal}. {names}")
+        remedy = f"Kaiten has no such task; {SERVES}. {names}"
         raise ModelRejected("task", f"{name!r} is not known", remedy)
     return f"{__name__}.{name.replace('-', '_')}"

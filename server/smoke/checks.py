@@ -143,7 +143,7 @@ class _SmokeRun:
         except CheckSkipped as error:
             return SmokeCheck(name, "skipped", to_one_line(str(error)))
         except CheckFailed as error:
-            return SmokeCheck(name, "failed", to_one_line(error.seen), error.remedy)
+            return SmokeCheck(name, "failed", to_one_line(error.observation), error.remedy)
         except (TimeoutError, httpx.RequestError) as error:
             remedy = f"{_LOG}, and the log of each proxy before it"
             return SmokeCheck(name, "failed", self._describe_fault(error), remedy)
@@ -174,15 +174,15 @@ class _SmokeRun:
                         "it does not use TLS, write http://"
                     )
                     raise CheckFailed(self._describe_fault(error), remedy) from None
-                seen = self._describe_fault(error)
+                observation = self._describe_fault(error)
                 remedy = "Check the address, and whether the deployment has started"
             else:
                 if response.status_code == HTTPStatus.OK:
                     return "200"
-                seen, remedy = describe_status(response), f"{_LOG}, or wait longer (--wait)"
+                observation, remedy = describe_status(response), f"{_LOG}, or wait longer (--wait)"
             if asyncio.get_running_loop().time() >= self._ready_deadline:
-                raise CheckFailed(f"{seen}, after {self._request.wait_s:g} s", remedy)
-            self._report_step(f"{path}: {seen}; waiting")
+                raise CheckFailed(f"{observation}, after {self._request.wait_s:g} s", remedy)
+            self._report_step(f"{path}: {observation}; waiting")
             await asyncio.sleep(_POLL_S)
 
     async def _check_unauthenticated(self, token: str | None) -> str:
@@ -210,8 +210,8 @@ class _SmokeRun:
         if wrong:
             more = f"; and {len(wrong) - _MAX_LISTED} more" if len(wrong) > _MAX_LISTED else ""
             listed = "; ".join(wrong[:_MAX_LISTED])
-            seen = f"{len(wrong)} of {len(golden)} rows differ: {listed}{more}"
-            raise CheckFailed(seen, "Roll back, or correct the golden rows")
+            observation = f"{len(wrong)} of {len(golden)} rows differ: {listed}{more}"
+            raise CheckFailed(observation, "Roll back, or correct the golden rows")
         return f"{len(golden)} golden rows as labelled"
 
     async def _name_labels(self, golden: Rows) -> Rows:
@@ -244,11 +244,11 @@ class _SmokeRun:
             (prediction,) = answer.predictions
         except ValidationError as error:
             fields = {".".join(map(str, problem["loc"])) or "body" for problem in error.errors()}
-            seen = f"{prefix}breaks the contract: {', '.join(sorted(fields))}"
-            raise CheckFailed(seen, remedy) from None
+            observation = f"{prefix}breaks the contract: {', '.join(sorted(fields))}"
+            raise CheckFailed(observation, remedy) from None
         except ValueError:
-            seen = f"{prefix}{len(answer.predictions)} predictions for one text"
-            raise CheckFailed(seen, remedy) from None
+            observation = f"{prefix}{len(answer.predictions)} predictions for one text"
+            raise CheckFailed(observation, remedy) from None
         if not prediction.label:
             raise CheckFailed(f"{prefix}an empty label", remedy)
         request_ids = {answer.request_id, response.headers.get("X-Request-ID")}
@@ -271,8 +271,8 @@ class _SmokeRun:
             if answered & model_tags_of(metric_series(self._metrics, "model_requests_total")):
                 return exposure
             await self._predict(_TEXT)
-        seen = f"no model_requests_total of {', '.join(answered)}"
-        raise CheckFailed(seen, f"{_LOG}: predictions are not counted")
+        observation = f"no model_requests_total of {', '.join(answered)}"
+        raise CheckFailed(observation, f"{_LOG}: predictions are not counted")
 
     async def _scrape(self) -> str:
         """Read the metrics, with the token if the route requires it; return which it was."""
@@ -303,8 +303,8 @@ class _SmokeRun:
         }
         for name, values in (("kaiten_model_info", digests), ("kaiten_build_info", builds)):
             if not values:
-                seen = f"no {name} in the metrics, so the deployed version is unknown"
-                raise CheckFailed(seen, "Build and deploy it again")
+                observation = f"no {name} in the metrics, so the deployed version is unknown"
+                raise CheckFailed(observation, "Build and deploy it again")
         return "; ".join([*sorted(digests), *sorted(builds)])
 
     async def _check_unknown_path(self) -> str:
@@ -324,8 +324,8 @@ class _SmokeRun:
             if not response.headers.get(name, "").startswith(value)
         }
         if missing:
-            seen = f"missing or weaker: {', '.join(sorted(missing))}"
-            raise CheckFailed(seen, "Let each proxy pass the headers on unchanged")
+            observation = f"missing or weaker: {', '.join(sorted(missing))}"
+            raise CheckFailed(observation, "Let each proxy pass the headers on unchanged")
         return f"{len(_HEADERS)} on each answer"
 
     def _answered_tags(self) -> set[str]:

@@ -19,9 +19,9 @@ _MAX_SUMMARY_CHARS = 300
 class CheckFailed(Exception):
     """A deviation from the contract, as observed, and the remedy."""
 
-    def __init__(self, seen: str, remedy: str) -> None:
-        super().__init__(seen)
-        self.seen, self.remedy = seen, remedy
+    def __init__(self, observation: str, remedy: str) -> None:
+        super().__init__(observation)
+        self.observation, self.remedy = observation, remedy
 
 
 class CheckSkipped(Exception):

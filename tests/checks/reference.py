@@ -74,8 +74,8 @@ def _setting(setting: SettingReference, first: dict[str, str]) -> str:
         raise SystemExit(f"{setting.path} has no comment in kaiten.yaml; write one above it.")
     default = setting.default
     is_empty = default in (None, "", [], {})
-    shown = "empty" if is_empty else f"`{json.dumps(default)}`".replace('"', "")
-    facts = ", ".join([*setting.types, f"default {shown}"])
+    value = "empty" if is_empty else f"`{json.dumps(default)}`".replace('"', "")
+    facts = ", ".join([*setting.types, f"default {value}"])
     owner = first.setdefault(setting.description, setting.path)
     description = setting.description if owner == setting.path else f"See `{owner}`."
     return f"- **`{setting.path}`** ({facts}): {description}"
@@ -95,8 +95,8 @@ def metrics_page() -> str:
         if family.name.startswith(("model_", "kaiten_")) and not family.name.endswith("_created"):
             name = f"{family.name}_total" if family.type == "counter" else family.name
             labels = {label for sample in family.samples for label in sample.labels} - {"le"}
-            shown = ", ".join(sorted(labels))
-            lines.append(f"| `{name}` | {family.type} | {shown} | {family.documentation} |")
+            label_names = ", ".join(sorted(labels))
+            lines.append(f"| `{name}` | {family.type} | {label_names} | {family.documentation} |")
     return "\n".join(lines) + "\n"
 
 
@@ -156,9 +156,11 @@ def api_page() -> str:
     for route in routes:
         if route.summary:
             paths = [route.path, *filter(None, [route.negotiated_path])]
-            shown = " or ".join(f"`{route.method} {path}`" for path in paths)
+            requests = " or ".join(f"`{route.method} {path}`" for path in paths)
             scope = f"`{route.scope}`" if route.scope else "none"
-            lines.append(f"| {shown} | {route.api_version or 'all'} | {scope} | {route.summary} |")
+            lines.append(
+                f"| {requests} | {route.api_version or 'all'} | {scope} | {route.summary} |"
+            )
     pages = ", ".join(f"`{route.path}`" for route in routes if not route.summary)
     lines.append(f"\nPages and documents, for browsers and tools: {pages}.")
     return "\n".join(lines) + "\n"

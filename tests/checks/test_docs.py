@@ -122,9 +122,9 @@ YAML_BLOCK = re.compile(
 OF_OTHERS = {"apiVersion", "kind", "resources", "services"}
 
 
-def settings_shown() -> list[tuple[str, str]]:
+def settings_blocks() -> list[tuple[str, str]]:
     """Return the settings in the documents' YAML blocks, each with the place of the block."""
-    shown: list[tuple[str, str]] = []
+    blocks: list[tuple[str, str]] = []
     for file in sorted((ROOT / "docs").glob("*.md")):
         document = file.read_text("utf-8")
         for block in YAML_BLOCK.finditer(document):
@@ -133,18 +133,22 @@ def settings_shown() -> list[tuple[str, str]]:
                 text = f"auth:\n  issuers:\n{textwrap.indent(text, '  ')}"
             elif OF_OTHERS & content.keys():
                 continue
-            shown.append((f"{file.name}:{document.count(chr(10), 0, block.start()) + 1}", text))
-    return shown
+            blocks.append((f"{file.name}:{document.count(chr(10), 0, block.start()) + 1}", text))
+    return blocks
 
 
-SHOWN = settings_shown()
+SETTINGS_BLOCKS = settings_blocks()
 
 
 def test_settings_are_found() -> None:
-    assert len(SHOWN) >= 7
+    assert len(SETTINGS_BLOCKS) >= 7
 
 
-@pytest.mark.parametrize("text", [text for _, text in SHOWN], ids=[place for place, _ in SHOWN])
+@pytest.mark.parametrize(
+    "text",
+    [text for _, text in SETTINGS_BLOCKS],
+    ids=[place for place, _ in SETTINGS_BLOCKS],
+)
 def test_settings_that_a_document_shows_are_accepted(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

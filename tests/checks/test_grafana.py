@@ -38,9 +38,9 @@ def test_panel_asks_for_what_servers_expose(panel: dict[str, Any]) -> None:
     exposed = labels_by_name(Exposition().page())
     for target in panel["targets"]:
         assert unknown_names(target["expr"], exposed) == []
-        shown = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+        labels = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
         grouped = re.search(r"\bby \(([^)]*)\)", target["expr"])
-        assert shown <= set(grouped[1].split(", ") if grouped else ())
+        assert labels <= set(grouped[1].split(", ") if grouped else ())
 
 
 @pytest.mark.parametrize(

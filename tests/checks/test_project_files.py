@@ -37,12 +37,12 @@ def test_service_is_confined_as_that_of_deploy() -> None:
     document = (ROOT / "deploy" / "compose" / "compose.yaml").read_text("utf-8")
     deployed: dict[str, Any] = yaml.safe_load(document)["services"]["kaiten"]
     service: dict[str, Any] = yaml.safe_load(FILES["compose.yaml"])["services"]["kaiten"]
-    own = {"environment", "image", "secrets", "volumes"}
+    project_keys = {"environment", "image", "secrets", "volumes"}
     # It has no Redis, and no proxy or network of its own.
     left_out = {"depends_on", "env_file", "networks"}
     assert service.keys() == deployed.keys() - left_out
-    assert {key: service[key] for key in service.keys() - own} == {
-        key: deployed[key] for key in service.keys() - own
+    assert {key: service[key] for key in service.keys() - project_keys} == {
+        key: deployed[key] for key in service.keys() - project_keys
     }
     assert service["image"].startswith("${KAITEN_IMAGE:?")
 

@@ -327,9 +327,9 @@ def test_metrics_and_docs_are_for_private_networks(
     ):
         hidden = outside.ask(get(path))
         assert inner.rest() == []
-        shown = inside.ask(get(path))
+        open_page = inside.ask(get(path))
         healthy = outside.ask(get("/readyz"))
 
     assert (hidden.status, hidden.error["code"]) == (404, "not_found")
-    assert (shown.status, healthy.status) == (200, 200)
+    assert (open_page.status, healthy.status) == (200, 200)
     assert len(inner.rest()) == 2

@@ -177,8 +177,8 @@ def test_a_redirect_is_not_followed(kind: str) -> None:
 )
 def test_an_error_holds_no_text_and_no_token(kind: str, fault: Outcome) -> None:
     result = error(House(kind, fault), token=TOKEN, retries=0)
-    shown = str(result) + repr(result) + repr(vars(result))
-    assert "canary" not in shown
+    text = str(result) + repr(result) + repr(vars(result))
+    assert "canary" not in text
 
 
 def test_failed_connection_reports_its_cause() -> None:

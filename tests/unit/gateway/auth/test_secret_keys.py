@@ -78,47 +78,47 @@ async def test_first_token_of_a_new_secret_is_accepted_before_the_next_poll(stan
 
 
 async def test_older_secret_is_refused_from_its_end_on_for_known_tokens_too(stand: Stand) -> None:
-    known = token(FIRST)
-    assert await stand.accepts(known)
+    cached_token = token(FIRST)
+    assert await stand.accepts(cached_token)
     stand.write(SECOND, f"{FIRST} {stand.until(60)}")
     stand.settle()
     stand.now += 59
-    assert await stand.accepts(known)
+    assert await stand.accepts(cached_token)
     assert await stand.accepts(token(FIRST))
     stand.now += 1
     with capture_logs() as logs:
-        assert not await stand.accepts(known)
+        assert not await stand.accepts(cached_token)
     assert [(line["event"], line["valid"]) for line in logs] == [("auth_secret_ended", 1)]
     assert not await stand.accepts(token(FIRST))
     assert await stand.accepts(token(SECOND))
 
 
 async def test_secret_that_leaves_the_file_is_refused_after_two_polls(stand: Stand) -> None:
-    known = token(FIRST)
-    assert await stand.accepts(known)
+    cached_token = token(FIRST)
+    assert await stand.accepts(cached_token)
     stand.write(SECOND)
     assert await stand.accepts(token(SECOND))
     stand.keys.poll()
     # The file may be half-written.
-    assert await stand.accepts(known)
+    assert await stand.accepts(cached_token)
     with capture_logs() as logs:
         stand.keys.poll()
     assert [(line["event"], line["secrets"]) for line in logs] == [("auth_secrets_changed", 1)]
-    assert not await stand.accepts(known)
+    assert not await stand.accepts(cached_token)
     assert not await stand.accepts(token(FIRST))
     assert await stand.accepts(token(SECOND))
 
 
 async def test_file_that_is_written_in_parts_refuses_no_token(stand: Stand) -> None:
-    known = token(FIRST)
+    cached_token = token(FIRST)
     ended = f"{FIRST} until 2000-01-01"
     for lines in ([""], [SECOND], [SECOND, FIRST[:10]], [SECOND, ended], [SECOND, FIRST]):
         stand.write(*lines)
         stand.keys.poll()
-        assert await stand.accepts(known)
+        assert await stand.accepts(cached_token)
         assert await stand.accepts(token(FIRST))
     stand.settle()
-    assert await stand.accepts(known)
+    assert await stand.accepts(cached_token)
     assert await stand.accepts(token(SECOND))
 
 
