@@ -9,7 +9,7 @@ from server.asgi import WorkerApp
 from server.worker import WorkerProcess, build_worker
 
 app = WorkerApp()
-settings = bentoml_patches.apply(lambda: app.worker.admission)
+settings = bentoml_patches.apply(lambda: app.worker)
 # The one that was read: BentoML starts the service in another working directory.
 file = settings_file()
 

@@ -81,6 +81,23 @@ class RunnerRegistry(Protocol):
         """Return the runner for a model name or model tag, the default for None."""
 
 
+class WorkerConnections(Protocol):
+    """The connections of this worker and of the others that share its sockets."""
+
+    @property
+    def count(self) -> int:
+        """The connections that this worker has."""
+
+    def another_has_room(self) -> bool:
+        """Whether a new connection suits another ready worker better than this one."""
+
+    def opened(self) -> None:
+        """Count a connection of this worker."""
+
+    def closed(self) -> None:
+        """Count a connection of this worker no more."""
+
+
 class GatewayMetrics(Protocol):
     """Counts what happens at the edge."""
 

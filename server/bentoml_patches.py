@@ -15,7 +15,6 @@ from bentoml._internal.utils.analytics import usage_stats
 from bentoml.exceptions import BentoMLException
 from opentelemetry.util.http import ExcludeList
 
-from gateway.admission.controller import Admission
 from gateway.admission.protocol import TURNS_S, AdmissionProtocol
 from gateway.http import protocol, server
 from gateway.http.backlog import Turns
@@ -27,6 +26,7 @@ from kaiten.settings.models import GatewaySettings
 from monitors.logging.setup import configure_logging
 from monitors.metrics.worker_files import server_directory
 from server import supervisor
+from server.worker import Worker
 
 
 @contextmanager
@@ -38,10 +38,10 @@ def setup_errors_for_bentoml() -> Iterator[None]:
         raise BentoMLException(error.message) from None
 
 
-def apply(admission: Callable[[], Admission]) -> Settings:
+def apply(worker: Callable[[], Worker]) -> Settings:
     """Change BentoML and uvicorn in this process, by the settings, and return those.
 
-    ``admission`` is asked for with each connection.
+    ``worker`` is called with each connection.
 
     Raises:
         BentoMLException: The settings are invalid, BentoML's supervisor cannot be taken off the
@@ -54,7 +54,7 @@ def apply(admission: Callable[[], Admission]) -> Settings:
         supervisor.secure()
         settings = load_settings()
     configure_logging(settings.logging)
-    _patch_uvicorn(settings.gateway, admission)
+    _patch_uvicorn(settings.gateway, worker)
     return settings
 
 
@@ -73,19 +73,20 @@ def _patch_bentoml() -> None:
     traffic.TimeoutMiddleware = BackStopMiddleware  # type: ignore[misc, assignment]
 
 
-def _patch_uvicorn(limits: GatewaySettings, admission: Callable[[], Admission]) -> None:
+def _patch_uvicorn(limits: GatewaySettings, worker: Callable[[], Worker]) -> None:
     """Let uvicorn accept and parse connections by the gateway's server and protocol."""
-    server.install(limits)
+    server.install(limits, lambda: worker().roster)
     max_connections = server.max_connections()
     crowd, turns = protocol.IdleConnections(server.MAX_CROWD), Turns(TURNS_S)
 
     def connect(**options: Any) -> AdmissionProtocol:  # noqa: ANN401  uvicorn's
         return AdmissionProtocol(
             **options,
-            admission=admission(),
+            admission=worker().admission,
             max_connections=max_connections,
             crowd=crowd,
             turns=turns,
+            workers=worker().roster,
         )
 
     protocol.install(limits, connect)

@@ -114,7 +114,8 @@ def find_pseudonyms(settings: Settings, secret: SigningSecret | None) -> Pseudon
 class Worker:
     """All parts of one worker. Nothing runs before ``start``.
 
-    ``admission`` precedes its middleware, which ``wrap`` puts around BentoML's app.
+    ``admission`` precedes its middleware, which ``wrap`` puts around BentoML's app. ``roster``
+    counts its connections, and those of the other workers.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class Worker:
             self._states, self._registry.models, watched=settings.profiles.enabled
         )
         self._file_watch = FileWatch(models, baselines)
-        self._roster = open_roster(process.index)
+        self.roster = open_roster(process.index)
         self._routes = route_table(settings)
         self._latency = LatencyStats(self._routes.model_routes, metrics_directory())
         self._metrics = self._build_metrics()
@@ -186,7 +187,7 @@ class Worker:
         self._drain.start()
         self._background = [
             *self._tokens.start(),
-            asyncio.create_task(self._roster.publish(lambda: self.ready)),
+            asyncio.create_task(self.roster.publish(lambda: self.ready)),
         ]
         self._warming = asyncio.create_task(self._registry.start())
         # Objects from the start stay: the collector need not traverse them again.
@@ -228,7 +229,7 @@ class Worker:
             __version__, lambda: {tag: model.card_digest for tag, model in models.items()}
         )
         metrics.expose_damaged_files(lambda: self._file_watch.damaged)
-        metrics.expose_workers(self._roster.workers, self._roster.count_ready)
+        metrics.expose_workers(self.roster.workers, self.roster.count_ready)
         return metrics
 
     def _load(self, models: Sequence[StoredModel], baselines: Mapping[str, Path | None]) -> None:

@@ -19,6 +19,7 @@ from gateway.admission.deadlines import RECEIVED
 from gateway.http.backlog import Turns
 from gateway.http.head import BoundedProtocol
 from gateway.http.protocol import IdleConnections, closing_after_errors
+from gateway.interfaces import WorkerConnections
 from kaiten.settings.models import GatewaySettings
 
 # Parsed at once, unless a head ends before: a turn can end after each request.
@@ -51,9 +52,10 @@ class AdmissionProtocol(BoundedProtocol):
         max_connections: int,
         crowd: IdleConnections,
         turns: Turns,
+        workers: WorkerConnections,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop, limits=limits, idle=idle)
-        self._admission = admission
+        self._admission, self._workers = admission, workers
         self._max_connections = max_connections
         self._crowd, self._crowded = crowd, False
         self._unparsed, self._parsed_bytes, self._received = b"", 0, 0.0
@@ -75,6 +77,7 @@ class AdmissionProtocol(BoundedProtocol):
             self._crowd.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._workers.closed()
         self._crowd.remove(self.transport)
         self._unparsed = b""
         super().connection_lost(exc)

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.servers import QUICKSTART, Server, environment, serving
+from tests.acceptance.watch import Watch
+from tests.servers import QUICKSTART, Server, environment, serving, until_all_ready
 
 SAME = 1e-4
 
@@ -75,6 +77,26 @@ def test_exactly_500_requests_over_two_workers_are_counted(
     assert first["errors"] == before_stats["errors"]
     assert 0 < first["min_ms"] <= first["p50_ms"] <= first["p99_ms"] <= first["max_ms"]
     assert first["min_ms"] <= first["mean_ms"] <= first["max_ms"]
+
+
+def test_both_workers_get_connections_of_a_small_pool(server: Server) -> None:
+    until_all_ready(server.url)
+    port = httpx.URL(server.url).port
+    workers = Watch(server.process.popen.pid).workers()
+    with ExitStack() as stack:
+        for _ in range(8):
+            # Kept alive until the count.
+            stack.enter_context(server.client()).get("/livez")
+        connections = [
+            sum(
+                connection.laddr.port == port and connection.status == psutil.CONN_ESTABLISHED
+                for connection in worker.net_connections("tcp")
+            )
+            for worker in workers
+        ]
+    assert sum(connections) >= 8
+    # All in one of them, mostly the same one, without the acceptor's share.
+    assert min(connections) >= 2
 
 
 def test_two_servers_on_one_model_store_count_apart(

@@ -17,6 +17,8 @@ from gateway.admission.protocol import AdmissionProtocol
 from gateway.http.backlog import Start, Turns
 from gateway.http.protocol import IdleConnections
 from kaiten.settings.models import GatewaySettings
+from kaiten.settings.roster import Roster
+from kaiten.settings.snapshot import memory_file
 from tests.unit.gateway.http.test_protocol import Wire as OneWrite
 from tests.unit.gateway.http.test_protocol import edge
 
@@ -86,6 +88,7 @@ class Worker:
         self.state, self._idle = ServerState(), IdleConnections(1000)
         self._crowd = IdleConnections(16)
         self.turns = Turns(0.004, self.clock)
+        self.connections = Roster(memory_file(), 1, 0)
 
     def connect(self) -> tuple[AdmissionProtocol, Wire]:
         protocol = AdmissionProtocol(
@@ -99,8 +102,10 @@ class Worker:
             max_connections=self.limit,
             crowd=self._crowd,
             turns=self.turns,
+            workers=self.connections,
         )
         wire = Wire()
+        self.connections.opened()
         protocol.connection_made(wire)
         return protocol, wire
 

@@ -21,6 +21,8 @@ from gateway.http.channel import BODY_BUFFER_BYTES, BUFFER_BYTES, Channel
 from gateway.http.protocol import IdleConnections
 from gateway.http.server import HttpServer
 from kaiten.settings.models import GatewaySettings
+from kaiten.settings.roster import Roster
+from kaiten.settings.snapshot import memory_file
 from tests.unit.gateway.admission.test_protocol import Stub
 from tests.unit.gateway.http.test_protocol import Clock, edge
 
@@ -157,7 +159,7 @@ def test_reads_are_large_within_a_body_of_known_length(left_bytes: int, read_byt
 @asynccontextmanager
 async def serving(stall_s: float) -> AsyncIterator[tuple[HttpServer, tuple[str, int]]]:
     """Serve answers of 10 KB on loopback, early ones by /early."""
-    app = edge(PlainTextResponse("x" * 10_000))
+    app, workers = edge(PlainTextResponse("x" * 10_000)), Roster(memory_file(), 1, 0)
     protocol = partial(
         AdmissionProtocol,
         limits=GatewaySettings(),
@@ -166,11 +168,12 @@ async def serving(stall_s: float) -> AsyncIterator[tuple[HttpServer, tuple[str, 
         max_connections=100,
         crowd=IdleConnections(16),
         turns=Turns(0.004),
+        workers=workers,
     )
     config = uvicorn.Config(app, log_config=None, lifespan="off")
     config.load()
     config.http_protocol_class = lambda **options: Channel(protocol(**options), stall_s)  # type: ignore[assignment]
-    server = HttpServer(config, 10)
+    server = HttpServer(config, 10, lambda: workers)
     server.lifespan = LifespanOff(config)
     listener = socket.create_server(("127.0.0.1", 0))
     await server.startup([listener])

@@ -1,7 +1,6 @@
-"""Connections are accepted several at a time, and within what a process may have open."""
+"""uvicorn's server with the gateway's acceptor, and the connections that a process may have."""
 
 import asyncio
-import os
 import resource
 import socket
 from collections.abc import AsyncIterator
@@ -14,6 +13,8 @@ from uvicorn.lifespan.off import LifespanOff
 
 from gateway.http.channel import BUFFER_BYTES
 from gateway.http.server import HttpServer, max_connections
+from kaiten.settings.roster import Roster
+from kaiten.settings.snapshot import memory_file
 from tests.certificates import Authority
 from tests.unit.gateway.http.test_protocol import app
 
@@ -24,7 +25,8 @@ async def running_server(
 ) -> AsyncIterator[HttpServer]:
     config = uvicorn.Config(app, log_config=None, lifespan="off", **options)  # type: ignore[arg-type]
     config.load()
-    server = HttpServer(config, handshake_timeout_s)
+    workers = Roster(memory_file(), 1, 0)
+    server = HttpServer(config, handshake_timeout_s, lambda: workers)
     server.lifespan = LifespanOff(config)
     await server.startup([listener])
     yield server
@@ -43,33 +45,6 @@ def listener() -> socket.socket:
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0)
     return listener
-
-
-async def test_each_socket_is_listened_on_by_several_handles(listener: socket.socket) -> None:
-    address = listener.getsockname()
-    async with running_server(listener) as server:
-        assert len(server.servers) == 32
-        names = {handle.sockets[0].getsockname() for handle in server.servers}
-        assert names == {address}
-
-
-async def test_socket_of_other_workers_never_turns_blocking(
-    monkeypatch: pytest.MonkeyPatch, listener: socket.socket
-) -> None:
-    modes: list[bool] = []
-    dup = socket.socket.dup
-
-    def record_mode(self: socket.socket) -> socket.socket:
-        copy = dup(self)
-        modes.append(os.get_blocking(self.fileno()))
-        return copy
-
-    monkeypatch.setattr(socket.socket, "dup", record_mode)
-    inherited = socket.socket(fileno=os.dup(listener.fileno()))
-    with listener:
-        async with running_server(inherited):
-            assert modes
-            assert not any(modes)
 
 
 async def test_kernel_takes_little_for_a_caller_who_does_not_read(listener: socket.socket) -> None:
