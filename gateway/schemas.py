@@ -34,6 +34,7 @@ InputText = Annotated[
     AfterValidator(check_text),
     WithJsonSchema({**_TEXT_SCHEMA, "maxLength": "max_text_chars"}),
 ]
+VISIBLE = "A text must hold a character that is visible and that the model's tokenizer keeps."
 TRUNCATED = "The text was over the model's maximum length, and only a part of it was read."
 
 

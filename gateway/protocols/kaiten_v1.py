@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from gateway.api_versions import NEGOTIATED_PATH
 from gateway.exchange import Exchange
 from gateway.routes import RouteKind, RouteSpec
-from gateway.schemas import TRUNCATED, Body, InputText
+from gateway.schemas import TRUNCATED, VISIBLE, Body, InputText
 from gateway.services import Services
 from kaiten.errors import InferenceFailed, QueueFull
 
@@ -15,7 +15,9 @@ from kaiten.errors import InferenceFailed, QueueFull
 class PredictV1Request(Body):
     """One text."""
 
-    text: InputText = Field(description="The text to classify.", examples=["Where is my parcel?"])
+    text: InputText = Field(
+        description=f"The text to classify. {VISIBLE}", examples=["Where is my parcel?"]
+    )
 
 
 class PredictV1Response(BaseModel):

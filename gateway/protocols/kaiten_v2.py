@@ -15,7 +15,7 @@ from gateway.interfaces import Classified
 from gateway.parsing import check_count
 from gateway.responses import JsonResponse
 from gateway.routes import RouteKind, RouteSpec
-from gateway.schemas import TRUNCATED, Body, InputText, Text, Whole
+from gateway.schemas import TRUNCATED, VISIBLE, Body, InputText, Text, Whole
 from gateway.services import Services
 from kaiten import model_tags
 from kaiten.errors import DatabaseUnavailable, InferenceFailed, QueueFull, UnknownModel
@@ -37,7 +37,7 @@ class PredictV2Request(Body):
         min_length=1,
         # Whatever the settings allow: more are rejected before each is looked at.
         max_length=MAX_INPUTS,
-        description="The texts to classify.",
+        description=f"The texts to classify. {VISIBLE}",
         examples=[_EXAMPLES],
         json_schema_extra={"maxItems": "max_inputs"},
     )

@@ -95,7 +95,7 @@ def run_schemathesis(
     """
     token = server.token("tester", *_SCOPES)
     outcome = Outcome()
-    hooks = {"SCHEMATHESIS_HOOKS": "tests.acceptance.patience", "PYTHONPATH": str(ROOT)}
+    hooks = {"SCHEMATHESIS_HOOKS": "tests.acceptance.schemathesis_hooks", "PYTHONPATH": str(ROOT)}
     env = {**server.env, **hooks}
     for mode in modes:
         # A folder of its own, where no configuration lies that could switch a check off.
