@@ -345,7 +345,7 @@ class Reached(Exception):
         (("model", "diff", "a:1.0.0", "a:1.1.0"), "lifecycle.store.ModelStore.get"),
         (("model", "sign", "a:1.0.0"), "lifecycle.store.ModelStore.sign"),
         (("build", "--model", "a:1.0.0"), "lifecycle.packaging.build.build_bento"),
-        (("containerize", "kaiten_service:1"), "lifecycle.packaging.image.containerize_bento"),
+        (("containerize", "kaiten_service:1"), "cli.containerize.containerize_bento"),
         (("drift", "report", "--json"), "server.drift_report.build_drift_report"),
     ],
 )
