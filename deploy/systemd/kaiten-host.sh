@@ -22,12 +22,14 @@ etc=${HOST_ETC:-/etc/kaiten}
 opt=${HOST_OPT:-/opt/kaiten}
 profile=${NGINX_PROFILE:-/etc/nginx/conf.d/kaiten.conf}
 nginx_pid=${NGINX_PID:-/run/nginx.pid}
+lock=${HOST_LOCK:-/run/kaiten-host.lock}
 # A large model takes minutes to load.
 ready_timeout_s=${READY_TIMEOUT_S:-300}
 # Above proxy_read_timeout of the profile, for which nginx waits for an answer.
 drain_timeout_s=90
 
-say() { printf '%s\n' "$*" >&2; }
+# A switch continues after its terminal is gone.
+say() { printf '%s\n' "$*" >&2 || true; }
 
 refuse() {
     say "error: $*"
@@ -39,8 +41,30 @@ usage() {
     exit 2
 }
 
-# Prints a variable of an instance's environment file.
-value_of() { sed -n "s/^$2=//p" "$etc/$1.env" | tail -n 1; }
+# Exports the variables of an instance's environment files as systemd reads them: a shell would
+# expand, split and run parts of their values.
+export_environment() {
+    local file line value
+    local assignment='^[[:space:]]*([A-Za-z_][A-Za-z0-9_]*)=[[:space:]]*(.*)$'
+    for file in "$etc/kaiten.env" "$etc/$1.env"; do
+        while IFS= read -r line || [[ -n $line ]]; do
+            [[ $line =~ $assignment ]] || continue
+            line=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
+            value=${value%"${value##*[![:space:]]}"}
+            [[ $value != *\\* || $value == \'*\' ]] ||
+                refuse "$line in $file contains a backslash; put its value into single quotes."
+            case $value in \"*\" | \'*\') value=${value:1:-1} ;; esac
+            export "$line=$value"
+        done <"$file"
+    done
+}
+
+# Prints a variable of an instance's environment files.
+value_of() (
+    unset -v "$2"
+    export_environment "$1"
+    printf '%s\n' "${!2:-}"
+)
 
 # Prints the port that nginx sends requests to.
 served_port() {
@@ -59,39 +83,52 @@ serving() {
 }
 
 # Prints the folder of an instance's bento.
-bento_folder() (
-    # shellcheck source=/dev/null
-    . "$etc/kaiten.env"
-    # shellcheck source=/dev/null
-    . "$etc/$1.env"
-    # shellcheck disable=SC2153  # the instance's file sets it
-    printf '%s\n' "$BENTOML_HOME/bentos/${BENTO%%:*}/${BENTO##*:}"
-)
+bento_folder() {
+    local bento
+    bento=$(value_of "$1" BENTO)
+    printf '%s\n' "$(value_of "$1" BENTOML_HOME)/bentos/${bento%%:*}/${bento##*:}"
+}
 
-# Runs the `kaiten` command of an instance's bento with the environment and the account of its unit.
+# Runs the `kaiten` command of an instance's bento with the environment and the account of its unit,
+# in a session of its own: with root's terminal, that account could type commands into it.
 kaiten() (
     instance=$1
     shift
-    set -a
-    # shellcheck source=/dev/null
-    . "$etc/kaiten.env"
-    # shellcheck source=/dev/null
-    . "$etc/$instance.env"
+    export_environment "$instance"
     PYTHONPATH=$(bento_folder "$instance")/src
     export PYTHONPATH
-    set +a
     cd "$KAITEN_HOME" || exit 1
-    exec runuser --user kaiten -- "$opt/$instance/bin/python" -P -m cli "$@"
+    setsid --wait env --default-signal=INT runuser --user kaiten -- \
+        "$opt/$instance/bin/python" -P -m cli "$@" <&0 9<&- &
+    command=$!
+    # The terminal sends Ctrl-C to its own session only.
+    trap 'kill -INT "$command" && wait "$command"; exit 130' INT TERM
+    wait "$command"
 )
+
+require_active() {
+    if ! systemctl is-active --quiet "kaiten@$1"; then
+        say "kaiten@$1 has ended: journalctl --unit kaiten@$1 --lines 20"
+        return 1
+    fi
+}
+
+# Starts an instance, unless another process has its port and would pass for it.
+start() {
+    local instance=$1 port=$2
+    systemctl stop "kaiten@$instance" || return 1
+    if (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+        say "Port $port is in use by another process: ss -ltnp 'sport = :$port'"
+        return 1
+    fi
+    systemctl start "kaiten@$instance"
+}
 
 # Waits until an instance is ready; fails as soon as it has ended.
 await_readiness() {
     local instance=$1 url=$2/readyz deadline=$((SECONDS + ready_timeout_s))
-    until curl --silent --fail --noproxy '*' --max-time 5 --output /dev/null "$url"; do
-        if ! systemctl is-active --quiet "kaiten@$instance"; then
-            say "kaiten@$instance has ended: journalctl --unit kaiten@$instance --lines 20"
-            return 1
-        fi
+    while require_active "$instance" || return 1; do
+        ! curl --silent --fail --noproxy '*' --max-time 5 --output /dev/null "$url" || return 0
         if ((SECONDS >= deadline)); then
             say "kaiten@$instance was not ready within $ready_timeout_s s; see $url and its log."
             return 1
@@ -112,7 +149,10 @@ quietly() {
 prove() {
     local instance=$1 url=$2
     if [[ -z ${TOKEN_FILE:-} ]]; then
-        quietly kaiten "$instance" smoke "$url"
+        quietly kaiten "$instance" smoke "$url" || {
+            say "If this server signs no tokens, set TOKEN_FILE to a file with one of its issuer."
+            return 1
+        }
     else
         # Read here: the account of the service may not.
         quietly kaiten "$instance" smoke "$url" --token-file - <"$TOKEN_FILE"
@@ -146,14 +186,17 @@ write_port() {
 
 # Sends new requests to a port; on failure, everything is as before.
 route_to() {
-    local before
-    before=$(cat "$profile") routed=yes
+    local file
+    file=$(readlink --canonicalize "$profile")
+    backup=$(mktemp "$file.XXXXXX") && cp --preserve "$file" "$backup" || return 1
     if ! { write_port "$1" && reload_nginx; }; then
-        printf '%s\n' "$before" >"$profile"
+        trap '' INT TERM
+        # Renamed, because a full disk would leave a profile that is written truncated.
+        mv "$backup" "$file"
         nginx -s reload || true
-        routed=
         return 1
     fi
+    rm "$backup"
 }
 
 # Waits until nginx has passed on the answers to the requests that it sent before.
@@ -168,7 +211,8 @@ await_old_requests() {
 
 # Ends a switch that failed before nginx had another port.
 give_up() {
-    trap '' INT TERM HUP
+    trap '' INT TERM
+    rm -f "$backup"
     systemctl stop "kaiten@$new" || true
     say "kaiten@$new is stopped. ${old:+kaiten@$old serves as before.}"
     exit 1
@@ -176,20 +220,21 @@ give_up() {
 
 interrupted() {
     say "Interrupted."
-    [[ -n $routed ]] || give_up
+    [[ $(served_port) == "$port" ]] || give_up
+    rm -f "$backup"
     say "kaiten@$new is ready, and $profile names it. Finish with: nginx -s reload" \
         "${old:+&& systemctl disable --now kaiten@$old }&& systemctl enable kaiten@$new"
     exit 3
 }
 
 switch() {
-    new=$1 old='' routed='' old_workers=''
-    local bento file port url
+    new=$1 old='' port='' backup='' old_workers=''
+    local bento file url
     [[ $new == blue || $new == green ]] || usage
     for file in "$etc/kaiten.env" "$etc/$new.env" "$profile"; do
         [[ -f $file ]] || refuse "there is no $file; docs/deploy.md has the installation."
     done
-    exec 9<"$etc"
+    { exec 9>"$lock"; } 2>/dev/null || refuse "$lock cannot be written; run this as root."
     flock --nonblock 9 || refuse "another switch is running."
     port=$(value_of "$new" PORT) bento=$(value_of "$new" BENTO) url=http://127.0.0.1:$port
     [[ $port =~ ^[0-9]+$ ]] || refuse "$etc/$new.env has no PORT."
@@ -201,14 +246,20 @@ switch() {
     [[ -d $(bento_folder "$new") ]] ||
         refuse "$etc/$new.env names the bento $bento, and there is no $(bento_folder "$new")."
     [[ -x $opt/$new/bin/python ]] || refuse "there is no $opt/$new/bin/python with its packages."
+    [[ -z ${TOKEN_FILE:-} || -r $TOKEN_FILE ]] ||
+        refuse "TOKEN_FILE names $TOKEN_FILE, which cannot be read."
     quietly kaiten "$new" doctor "$bento" || refuse "$bento would not start; see above."
     old=$(serving)
 
-    trap interrupted INT TERM HUP
+    trap interrupted INT TERM
+    # A lost connection must not leave both instances running.
+    trap '' HUP PIPE
     say "Starting kaiten@$new with $bento on port $port."
-    systemctl restart "kaiten@$new" || give_up
+    start "$new" "$port" || give_up
     await_readiness "$new" "$url" || give_up
     prove "$new" "$url" || give_up
+    # Another process on its port would have answered for it.
+    require_active "$new" || give_up
     route_to "$port" || give_up
     await_old_requests
     # After a reboot, the instance that nginx reaches must start, and the other one must not.

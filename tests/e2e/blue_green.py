@@ -36,13 +36,21 @@ verb=$1 unit=${!#}
 instance=${unit##*@}
 file=$HOST_RUN/$instance
 
+# Values are literal, except for a pair of quotes around one.
+read_environment() {
+    while IFS= read -r line; do
+        [[ $line == [A-Za-z_]*=* ]] || continue
+        value=${line#*=}
+        case $value in \\"*\\" | \\'*\\') value=${value:1:-1} ;; esac
+        export "${line%%=*}=$value"
+    done < "$1"
+}
+
 start() {
     rm -f "$file".*
     (
-        set -a
-        . "$HOST_ETC/kaiten.env"
-        . "$HOST_ETC/$instance.env"
-        set +a
+        read_environment "$HOST_ETC/kaiten.env"
+        read_environment "$HOST_ETC/$instance.env"
         cd "$KAITEN_HOME"
         command=$(sed -n 's/^ExecStart=//p' "$HOST_UNIT")
         command=${command//%i/$instance}
@@ -62,11 +70,16 @@ stop() {
 
 case "$verb" in
 is-active) [[ -s $file.pid && ! -s $file.code ]] ;;
-restart) stop && start ;;
+start) start ;;
 stop) stop ;;
 esac
 """
 _RUNUSER = '#!/bin/bash\nshift 3\nexec "$@"\n'
+# A shell would read these values differently from systemd.
+_PLANS = """
+KAITEN_RATE_LIMIT__TOKENS=1000000000 per 1 minute
+KAITEN_RATE_LIMIT__PLANS={"nightly": {"requests": "5000 per 2 hours"}}
+"""
 # The access log says which instance answered.
 _LOGGED = '"upstream_status": "$upstream_status"'
 OVERRIDES = {_LOGGED: f'{_LOGGED}, "upstream": "$upstream_addr"'}
@@ -129,6 +142,7 @@ def hosting(folder: Path, env: Mapping[str, str], bentos: Mapping[str, str]) -> 
         places = {
             "PATH": f"{folder / 'bin'}{os.pathsep}{env['PATH']}",
             "HOST_ETC": str(folder / "etc"),
+            "HOST_LOCK": str(folder / "kaiten-host.lock"),
             "HOST_OPT": str(folder / "opt"),
             "HOST_RUN": str(folder / "run"),
             "HOST_UNIT": str(SYSTEMD / "kaiten@.service"),
@@ -158,11 +172,11 @@ def _write_files(
         "KAITEN_HOME=/var/lib/kaiten": f"KAITEN_HOME={folder / 'home'}",
         "KAITEN_SECRETS=/etc/kaiten/secrets": f"KAITEN_SECRETS={folder / 'secrets'}",
     }
-    (folder / "etc" / "kaiten.env").write_text(_replaced(shipped, changes), "utf-8")
+    (folder / "etc" / "kaiten.env").write_text(_replaced(shipped, changes) + _PLANS, "utf-8")
     for number, name in enumerate(INSTANCES, 3001):
         shipped = (SYSTEMD / f"{name}.env").read_text("utf-8")
         changes = {
-            f"PORT={number}": f"PORT={ports[name]}",
+            f"PORT={number}": f'PORT="{ports[name]}"',
             "BENTO=kaiten_service:VERSION": f"BENTO={bentos[name]}",
         }
         (folder / "etc" / f"{name}.env").write_text(_replaced(shipped, changes), "utf-8")
