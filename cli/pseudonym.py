@@ -9,7 +9,7 @@ from cli.options import JsonOption, SubjectOption, check_subject
 from cli.token import check_issuer
 from gateway.auth.credentials import ISSUER
 from kaiten.settings.loader import load_settings
-from server.credential_admin import find_pseudonyms
+from server.credential_admin import pseudonyms_of_subject
 
 
 def pseudonym(
@@ -28,7 +28,7 @@ def pseudonym(
     check_subject(subject)
     settings = load_settings()
     name = check_issuer(settings.auth, issuer, ISSUER) if issuer else None
-    pseudonyms = find_pseudonyms(settings, subject, name)
+    pseudonyms = pseudonyms_of_subject(settings, subject, name)
     if as_json:
         typer.echo(json.dumps(pseudonyms))
         return

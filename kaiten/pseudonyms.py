@@ -16,11 +16,11 @@ class Pseudonyms:
     """Pseudonyms by HMAC-SHA-256: without the key, a guessed subject cannot be confirmed."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        self.key = key
 
     def of(self, subject: str) -> str:
         """Return the subject's pseudonym, 16 hexadecimal digits."""
-        return hmac.digest(self._key, _encode(subject), "sha256").hex()[:_PSEUDONYM_CHARS]
+        return hmac.digest(self.key, _encode(subject), "sha256").hex()[:_PSEUDONYM_CHARS]
 
 
 def subject_digest(subject: str) -> str:

@@ -15,11 +15,11 @@ from gateway.auth.credentials import (
     new_api_key,
 )
 from gateway.auth.minting import mint_token
-from gateway.auth.signing_secret import configured_secret, secret_in_force
+from gateway.auth.signing_secret import configured_secret, find_pseudonyms, secret_in_force
 from gateway.security_log import log_operator_action
 from kaiten.context import Principal
 from kaiten.errors import SetupError, StateUnavailable
-from kaiten.pseudonyms import Pseudonyms, pseudonym_key
+from kaiten.pseudonyms import Pseudonyms
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import AuthSettings
 from kaiten.settings.secrets import DEVELOPMENT_SECRET_FILE
@@ -114,7 +114,9 @@ def revoke_subject(settings: Settings, subject: str, issuers: Sequence[str]) -> 
     )
 
 
-def find_pseudonyms(settings: Settings, subject: str, issuer: str | None = None) -> dict[str, str]:
+def pseudonyms_of_subject(
+    settings: Settings, subject: str, issuer: str | None = None
+) -> dict[str, str]:
     """Return the pseudonym of a subject in the servers' logs, by ``issuer|subject``.
 
     There is one for each issuer of credentials that is accepted here, or that of ``issuer`` alone.
@@ -203,8 +205,7 @@ def _pseudonym(settings: Settings, owner: Principal) -> str | None:
 def _pseudonyms(settings: Settings) -> Pseudonyms | None:
     """Return the pseudonyms that the workers use; None if each start has others."""
     secret = None if settings.logging.pseudonym_key else secret_in_force(settings)
-    key = pseudonym_key(settings.logging, secret.oldest if secret else None)
-    return Pseudonyms(key) if key else None
+    return find_pseudonyms(settings, secret)
 
 
 def _has_secret(settings: Settings) -> bool:

@@ -14,12 +14,12 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from gateway.auth.credential_stores import FILE as CREDENTIALS_FILE
 from gateway.auth.factory import Tokens, guard_credentials, guard_secrets
 from gateway.auth.factory import build as build_tokens
-from gateway.auth.signing_secret import SigningSecret, secret_in_force
+from gateway.auth.signing_secret import SigningSecret, find_pseudonyms, secret_in_force
 from kaiten import tls
 from kaiten.cpus import process_count
 from kaiten.errors import DatabaseUnavailable, Detail, InvalidSettings
 from kaiten.files import ENOUGH_DESCRIPTORS, is_disk_full, raise_descriptor_limit
-from kaiten.pseudonyms import key_setting, pseudonym_key
+from kaiten.pseudonyms import Pseudonyms, key_setting
 from kaiten.settings.environment import bentoml_configuration
 from kaiten.settings.handover import hand_down_settings, with_credentials_copy, with_pseudonym_key
 from kaiten.settings.loader import Settings, check_bentoml_timeout
@@ -110,11 +110,11 @@ def _with_pseudonym_key(
     """
     if settings.logging.pseudonym_key is not None:
         return settings, None
-    key = pseudonym_key(settings.logging, secret.oldest if secret else None)
-    if key is None:
+    pseudonyms = find_pseudonyms(settings, secret)
+    if pseudonyms is None:
         logger.warning("pseudonyms_change_with_each_start", remedy="logging.pseudonym_key")
-        key = secrets.token_bytes()
-    return with_pseudonym_key(settings, key_setting(key)), secret
+        pseudonyms = Pseudonyms(secrets.token_bytes())
+    return with_pseudonym_key(settings, key_setting(pseudonyms.key)), secret
 
 
 def _log_configuration(settings: Settings, file: Path | None, workers: int) -> None:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from gateway.admission.controller import Admission
 from gateway.app import EdgeParts, route_table, wrap
 from gateway.auth.factory import build as build_tokens
-from gateway.auth.signing_secret import SigningSecret, secret_in_force
+from gateway.auth.signing_secret import SigningSecret, find_pseudonyms, secret_in_force
 from gateway.middleware.access import Callers
 from gateway.prediction import PredictionHandler
 from gateway.rate_limit.limiter import limiter_for
@@ -27,7 +27,7 @@ from gateway.security_log import security_log
 from gateway.services import MetricsReader, Services
 from kaiten import __version__
 from kaiten.errors import SetupError
-from kaiten.pseudonyms import Pseudonyms, pseudonym_key
+from kaiten.pseudonyms import Pseudonyms
 from kaiten.settings.environment import metrics_directory
 from kaiten.settings.loader import Settings
 from kaiten.settings.roster import open_roster
@@ -103,12 +103,6 @@ def build_worker(settings: Settings, process: WorkerProcess) -> "Worker":
         raise
     release_snapshot()
     return worker
-
-
-def find_pseudonyms(settings: Settings, secret: SigningSecret | None) -> Pseudonyms | None:
-    """Return the pseudonyms of subjects; None if no key is set and there is no signing secret."""
-    key = pseudonym_key(settings.logging, secret.oldest if secret else None)
-    return Pseudonyms(key) if key else None
 
 
 class Worker:

@@ -156,8 +156,8 @@ class JwksKeys:
             keys = from_jwks(await self._fetch(self._url))
         except Exception as error:  # noqa: BLE001  network, HTTP and parsing errors
             reason, remedy = fetch_fault(error)
-            host, more = urlsplit(self._url).hostname, {"remedy": remedy} if remedy else {}
-            logger.warning("jwks_not_fetched", host=host, error=reason, **more)
+            host, fields = urlsplit(self._url).hostname, {"remedy": remedy} if remedy else {}
+            logger.warning("jwks_not_fetched", host=host, error=reason, **fields)
             self._away = True
             return False
         if self._away:

@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from kaiten.errors import Detail, InvalidSettings
+from kaiten.pseudonyms import Pseudonyms, pseudonym_key
 from kaiten.settings.loader import Settings
 from kaiten.settings.models import AuthSettings
 from kaiten.settings.secrets import (
@@ -56,6 +57,12 @@ class SigningSecret:
     def oldest(self) -> str:
         """The last secret, from which the key of the pseudonyms is derived."""
         return self.dated[-1].value
+
+
+def find_pseudonyms(settings: Settings, secret: SigningSecret | None) -> Pseudonyms | None:
+    """Return the pseudonyms of subjects; None if no key is set and there is no signing secret."""
+    key = pseudonym_key(settings.logging, secret.oldest if secret else None)
+    return Pseudonyms(key) if key else None
 
 
 def secret_in_force(settings: Settings) -> SigningSecret | None:

@@ -39,7 +39,7 @@ def effective_settings(settings: Settings) -> list[EffectiveSetting]:
     sources = _Sources()
     values = settings.model_dump(mode="json")
     return [
-        EffectiveSetting(reference, _shown(reference, values), sources.find(reference))
+        EffectiveSetting(reference, _visible_value(reference, values), sources.find(reference))
         for section in setting_sections()
         for reference in section.settings
     ]
@@ -64,7 +64,7 @@ class _Sources:
         return DEFAULT if line is None else f"{self._file}:{line}"
 
 
-def _shown(reference: SettingReference, values: Any) -> Any:  # noqa: ANN401  JSON
+def _visible_value(reference: SettingReference, values: Any) -> Any:  # noqa: ANN401  JSON
     value = values
     for part in reference.path.split("."):
         value = value[part]

@@ -56,7 +56,7 @@ class SettingsSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def _stated(section: SettingsSection) -> dict[str, object]:
+def _set_values(section: SettingsSection) -> dict[str, object]:
     """Return the values that a section sets itself, with ``off`` for a limit that is off."""
     values = section.model_dump(exclude_unset=True)
     return {name: "off" if value is None else value for name, value in values.items()}
@@ -171,7 +171,7 @@ class RateLimitSettings(RateLimitPlan):
     @field_serializer("plans")
     def _write_plans(self, plans: dict[str, RateLimitPlan]) -> dict[str, dict[str, object]]:
         """Leave out what a plan leaves out, which is not the default of a plan's class."""
-        return {name: _stated(plan) for name, plan in plans.items()}
+        return {name: _set_values(plan) for name, plan in plans.items()}
 
     def plan(self, name: str) -> RateLimitPlan:
         """Return a plan with the default of each limit that it leaves out."""
@@ -238,7 +238,7 @@ class ValidationSettings(ValidationThresholds):
         self, models: dict[str, ValidationThresholds]
     ) -> dict[str, dict[str, object]]:
         """Leave out what a model leaves out, which is not the default of its class."""
-        return {name: _stated(thresholds) for name, thresholds in models.items()}
+        return {name: _set_values(thresholds) for name, thresholds in models.items()}
 
     def threshold(self, model: str, name: str) -> tuple[float, str]:
         """Return a threshold of a model, and the path of the setting that it comes from."""

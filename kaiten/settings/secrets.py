@@ -29,7 +29,7 @@ DEVELOPMENT_SECRET_FILE = "development.secret"  # noqa: S105  the file's name
 # Before a pseudonym key in hexadecimal.
 HEX = "hex:"
 MIN_SECRET_BYTES = 32
-# How similar a name is, by difflib, to one of ours that it misspells.
+# How similar a misspelled name is to the right one, by difflib.
 _MISSPELLED_RATIO = 0.8
 # Of one issuer; each costs a token of an unknown secret another verification.
 MAX_SECRETS = 16
@@ -46,7 +46,7 @@ def secret_file_names() -> list[str]:
 def read_secret_files() -> dict[str, str]:
     """Return the secrets in the folder of KAITEN_SECRETS by file name, without the final newline.
 
-    A missing folder holds no secrets. Files of others are ignored.
+    A missing folder holds no secrets. Other files are ignored.
 
     Raises:
         InvalidSettings: The folder or a file in it cannot be read, or a file name is unknown.
@@ -218,7 +218,7 @@ def _read_secret(path: Path) -> str:
 
 
 def _is_misspelled(name: str, names: Collection[str]) -> bool:
-    """Return whether a file that is none of ours is named so much like one that it was meant."""
+    """Return whether an unknown file name is probably a misspelled secret."""
     lowered = name.lower()
     is_close = bool(get_close_matches(lowered, names, n=1, cutoff=_MISSPELLED_RATIO))
     return lowered.startswith(PREFIX.lower()) or is_close

@@ -8,11 +8,11 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from gateway.auth.signing_secret import SigningSecret
+from gateway.auth.signing_secret import SigningSecret, find_pseudonyms
 from kaiten.settings.loader import Settings, load_settings
 from kaiten.settings.models import ServingSettings
 from kaiten.settings.secrets import DatedSecret
-from server.worker import Worker, WorkerProcess, find_pseudonyms
+from server.worker import Worker, WorkerProcess
 
 SECRET = SigningSecret("a-secret-of-the-test-that-is-long-enough", development=True)
 
