@@ -10,6 +10,7 @@ from typing import NamedTuple
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _UNKNOWN_AUTHORITY = {2, 18, 19, 20, 21}
 _OTHER_NAME = {62, 64}
+_OF_A_CONNECTION = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLCertVerificationError)
 
 
 class FetchFault(NamedTuple):
@@ -26,6 +27,11 @@ def fetch_fault(error: BaseException) -> FetchFault:
     that is not trusted; the cause says which.
     """
     kind = type(error).__name__
+    # httpx wraps the errors of a connection, but not those of reading the authorities before it.
+    if isinstance(error, OSError) and not isinstance(error, _OF_A_CONNECTION):
+        detail = error.reason if isinstance(error, ssl.SSLError) else os.strerror(error.errno or 0)
+        reason = f"{kind}: certificate authorities cannot be read: {detail}"
+        return FetchFault(reason, "check the file that SSL_CERT_FILE names")
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             reason = f"{kind}: certificate verification failed: {cause.verify_message}"

@@ -57,6 +57,24 @@ async def test_a_private_authority_is_the_cause_and_can_be_trusted(
             await fetch_jwks(url)
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "No such file or directory"), ("no certificate", "NO_CERTIFICATE_OR_CRL_FOUND")],
+)
+async def test_a_file_without_authorities_is_the_cause(
+    content: str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "authorities.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(OSError) as caught:  # noqa: PT011  any error of the file
+        await fetch_jwks("https://127.0.0.1:1/")
+    fault = fetch_fault(caught.value)
+    assert fault.reason.endswith(f": certificate authorities cannot be read: {reason}")
+    assert fault.remedy == "check the file that SSL_CERT_FILE names"
+
+
 async def test_a_certificate_for_another_name_is_the_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
