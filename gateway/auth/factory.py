@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,7 +16,7 @@ from gateway.auth.authenticator import Authenticator
 from gateway.auth.credential_stores import FileCredentials, credential_store, host_copy
 from gateway.auth.jwks import Fetch, JwksKeys
 from gateway.auth.revocation_watch import CredentialsObserver, CredentialStores, CredentialsWatch
-from gateway.auth.secret_keys import SecretKeys
+from gateway.auth.secret_keys import SecretKeys, read_secrets
 from gateway.auth.signing_secret import ALGORITHM, SigningSecret
 from gateway.auth.verification_keys import Key, from_pem, from_secret
 from gateway.auth.verifier import StaticKey, TrustedIssuer, Verifier
@@ -205,9 +206,26 @@ def _keys(
     if issuer.jwks_url is not None:
         return JwksKeys(issuer.jwks_url, jwks, fetch)
     if issuer.secret_file is not None:
-        secrets = _from_file(issuer, "secret_file", parse_secrets)
-        return SecretKeys(issuer.issuer, secrets, from_secret, issuer.secret_file.absolute())
+        key_of = partial(_key_of_secret, allowed=frozenset(issuer.algorithms) or _ALL)
+        secrets = _from_file(issuer, "secret_file", partial(read_secrets, key_of=key_of))
+        return SecretKeys(issuer.issuer, secrets, key_of, issuer.secret_file.absolute())
     return StaticKey(_from_file(issuer, "public_key_file", from_pem))
+
+
+def _key_of_secret(secret: str, allowed: frozenset[str]) -> Key:
+    """Return the key of a shared secret.
+
+    Raises:
+        ValueError: It verifies none of the ``allowed`` algorithms.
+
+    """
+    key = from_secret(secret)
+    if not key.algorithms & allowed:
+        raise ValueError(
+            f"holds a secret that verifies none of the allowed algorithms "
+            f"({', '.join(sorted(allowed))}); HS256 needs 32 bytes, HS384 48 and HS512 64"
+        )
+    return key
 
 
 def _signing_key(secret: str) -> Key:

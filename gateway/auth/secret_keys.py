@@ -110,7 +110,7 @@ class SecretKeys:
             self._report(None)
             return
         try:
-            secrets = _parsed(content)
+            secrets = _parsed(content, self._key_of)
         except ValueError as error:
             self._report(str(error))
             return
@@ -160,8 +160,21 @@ def _content_of(file: Path) -> bytes | OSError:
         return error
 
 
-def _parsed(content: bytes | OSError) -> tuple[DatedSecret, ...]:
+def read_secrets(content: bytes, key_of: Callable[[str], Key]) -> tuple[DatedSecret, ...]:
     """Return the secrets of a file's content.
+
+    Raises:
+        ValueError: A line is unusable, or ``key_of`` rejects a secret.
+
+    """
+    secrets = parse_secrets(content)
+    for secret in secrets:
+        key_of(secret.value)
+    return secrets
+
+
+def _parsed(content: bytes | OSError, key_of: Callable[[str], Key]) -> tuple[DatedSecret, ...]:
+    """Return the secrets of a file that was read, if it could be.
 
     Raises:
         ValueError: Says why the file cannot be used.
@@ -169,4 +182,4 @@ def _parsed(content: bytes | OSError) -> tuple[DatedSecret, ...]:
     """
     if isinstance(content, OSError):
         raise ValueError(f"cannot be read: {content.strerror}")  # noqa: TRY004  not a wrong type
-    return parse_secrets(content)
+    return read_secrets(content, key_of)

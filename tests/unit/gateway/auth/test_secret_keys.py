@@ -12,11 +12,14 @@ from structlog.testing import capture_logs
 from gateway.auth import secret_keys
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.credentials import Credentials
+from gateway.auth.factory import build, check_keys
 from gateway.auth.minting import mint
 from gateway.auth.secret_keys import SecretKeys
 from gateway.auth.verification_keys import from_secret
 from gateway.auth.verifier import TokenRejected, TrustedIssuer, Verifier
-from kaiten.settings.models import AuthSettings
+from kaiten.errors import InvalidSettings
+from kaiten.settings.loader import load_settings
+from kaiten.settings.models import AuthSettings, IssuerSettings
 from kaiten.settings.secrets import parse_secrets
 from tests.unit.kaiten.settings.refusals import OTHER, SECRET
 
@@ -197,6 +200,26 @@ async def test_file_that_hangs_delays_an_unknown_token_for_a_while(
     answers.set()
     assert stand.keys._reading is not None
     await stand.keys._reading
+
+
+async def test_secret_that_its_issuer_may_not_use_leaves_the_others_in_force(
+    tmp_path: Path,
+) -> None:
+    file, long = tmp_path / "secrets", f"{FIRST}{SECOND}{THIRD}"
+    file.write_text(long)
+    issuer = IssuerSettings(issuer="them", audience="us", secret_file=file, algorithms=("HS512",))
+    auth = AuthSettings(issuers=(issuer,))
+    (keys,) = build(load_settings().model_copy(update={"auth": auth}), None).secrets
+    file.write_text(f"{FIRST}\n{long}")
+    with capture_logs() as logs:
+        keys.poll()
+        keys.poll()
+    (line,) = logs
+    assert line["event"] == "auth_secrets_not_read"
+    assert "verifies none of the allowed algorithms (HS512)" in line["reason"]
+    assert await keys.find(None) == (from_secret(long),)
+    with pytest.raises(InvalidSettings, match=r"auth\.issuers\.them\.secret_file.*\(HS512\)"):
+        check_keys(auth)
 
 
 async def test_secrets_of_a_variable_end_too() -> None:
