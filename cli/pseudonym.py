@@ -22,7 +22,8 @@ def pseudonym(
 ) -> None:
     """Print the pseudonyms that stand for a subject in the logs, one for each issuer.
 
-    Run it with the environment of the servers. The issuer of API keys is api-key.
+    Run it with the environment of the servers. A server keeps the key of its start, even if the
+    last signing secret has changed since. The issuer of API keys is api-key.
     Example: kaiten pseudonym --subject alice
     """
     check_subject(subject)

@@ -137,9 +137,10 @@ def pseudonyms_of_subject(
     if pseudonyms is None:
         raise SetupError(
             "Pseudonyms change with each start, because neither logging.pseudonym_key nor a "
-            "signing secret is set. Set KAITEN_LOGGING__PSEUDONYM_KEY, for example to the output "
-            "of `openssl rand -hex 32`, and restart the servers; this command then finds the "
-            "pseudonyms of later lines."
+            "signing secret is set here. If the servers have a signing secret, run this command "
+            "with their environment. Otherwise set KAITEN_LOGGING__PSEUDONYM_KEY, for example to "
+            "the output of `openssl rand -hex 32`, and restart the servers; this command then "
+            "finds the pseudonyms of later lines."
         )
     local_issuer = own_issuer(settings.auth)
     foreign = (trusted.issuer for trusted in settings.auth.issuers)

@@ -151,7 +151,7 @@ def hand_down_changes(
         return
     handed_down[file] = content
     if secret and file == secret.file and parse_secrets(content)[-1].value != secret.oldest:
-        remedy = "restore the last line, which may have ended, or set logging.pseudonym_key"
+        remedy = "restore the last line, which may have ended"
         logger.warning("pseudonyms_change_with_next_start", file=str(file), remedy=remedy)
 
 

@@ -334,6 +334,9 @@ def test_pseudonym_that_each_start_changes_is_not_found_but_the_remedy_is(
 ) -> None:
     message = failure_message("pseudonym", "--subject", "alice")
     assert "Pseudonyms change with each start" in message
+    assert (
+        "If the servers have a signing secret, run this command with their environment" in message
+    )
     assert "KAITEN_LOGGING__PSEUDONYM_KEY" in message
     monkeypatch.setenv("KAITEN_LOGGING__PSEUDONYM_KEY", SECRET)
     assert pseudonyms("--subject", "alice").keys() == {
