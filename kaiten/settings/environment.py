@@ -5,6 +5,7 @@ must see the one that its parent saw.
 """
 
 import os
+import stat
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -38,18 +39,41 @@ def settings_file() -> Path | None:
     service.py, which a wheel has too. A bento reads its own, because that pins its models.
 
     Raises:
-        InvalidSettings: KAITEN_CONFIG names no file.
+        InvalidSettings: KAITEN_CONFIG names no file, or another user controls the one in the
+            working directory.
 
     """
     name = os.environ.get("KAITEN_CONFIG")
     if name is None:
-        folders = (ROOT,) if is_bento() else (Path(), ROOT)
-        files = (folder / "kaiten.yaml" for folder in folders)
-        return next((file.absolute() for file in files if file.is_file()), None)
+        local, shipped = Path("kaiten.yaml").absolute(), ROOT / "kaiten.yaml"
+        if local != shipped and not is_bento() and local.is_file():
+            _check_owner(local)
+            return local
+        return shipped if shipped.is_file() else None
     if not Path(name).is_file():
         problem = Detail("KAITEN_CONFIG", f"{name} is not a file; give an absolute path")
         raise InvalidSettings([problem], "environment")
     return Path(name)
+
+
+def _check_owner(file: Path) -> None:
+    """Reject a settings file that another user controls: it may name programs and secrets.
+
+    Raises:
+        InvalidSettings: Another user owns the file or a link to it, or every user may write it.
+
+    """
+    if sys.platform == "win32":
+        return
+    owners = {file.stat().st_uid, file.lstat().st_uid} - {0, os.getuid()}
+    if owners:
+        reason = f"belongs to user {owners.pop()}; run this in another folder"
+    elif file.stat().st_mode & stat.S_IWOTH:
+        reason = f"can be changed by every user; run: chmod o-w {file}"
+    else:
+        return
+    problem = Detail(str(file), f"{reason}, or name the file in KAITEN_CONFIG if you trust it")
+    raise InvalidSettings([problem], "working directory")
 
 
 def secrets_folder() -> Path | None:

@@ -49,6 +49,28 @@ def test_config_of_the_working_directory_precedes_the_checkouts(
     assert settings_file() == ROOT / "kaiten.yaml"
 
 
+def test_config_of_the_working_directory_that_another_user_controls_is_rejected(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KAITEN_CONFIG")
+    monkeypatch.chdir(file.parent)
+    file.chmod(0o666)
+    error = settings_error()
+    assert fields(error) == [str(file)]
+    assert f"can be changed by every user; run: chmod o-w {file}, or name the" in error.message
+    file.chmod(0o664)
+    assert settings_file() == file
+    if os.getuid() == 0:
+        os.chown(file, 1, -1)
+    else:
+        user = os.getuid() + 1
+        monkeypatch.setattr(os, "getuid", lambda: user)
+    assert "belongs to user" in settings_error().message
+    # KAITEN_CONFIG accepts any owner.
+    monkeypatch.setenv("KAITEN_CONFIG", str(file))
+    assert settings_file() == file
+
+
 def test_bento_reads_its_own_config(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
