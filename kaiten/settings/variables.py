@@ -106,6 +106,10 @@ def _json_problems(name: str, value: str, annotation: object) -> Iterator[Detail
             # The error's message quotes nothing of the value.
             place = f"is not valid JSON: {error.msg} at character {error.pos + 1}"
             yield Detail(name, f"{place}; write it as {_json_form(annotation)}, with the quotes")
+    except ValueError:
+        if is_collection(annotation):
+            # Python parses no integer of over 4,300 digits.
+            yield Detail(name, "contains a number with too many digits; correct it")
 
 
 def _json_form(annotation: object) -> str:

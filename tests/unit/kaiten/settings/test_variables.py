@@ -88,6 +88,7 @@ def test_variables_of_kubernetes_services_are_ignored(
             "KAITEN_AUTH__ISSUERS",
             "contains the key audience twice",
         ),
+        ("KAITEN_AUTH__ISSUERS", f"[{'1' * 5000}]", "KAITEN_AUTH__ISSUERS", "too many digits"),
         ("KAITEN_AUTH__ISSUERS", "[" * 100_000, "KAITEN_AUTH__ISSUERS", "is nested too deeply"),
     ],
 )
