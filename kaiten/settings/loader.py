@@ -48,11 +48,11 @@ from kaiten.settings.models import (
     ValidationSettings,
     VersioningSettings,
 )
-from kaiten.settings.secrets import read_secret_files
+from kaiten.settings.secrets import read_secret_files, secret_file_in_force
 from kaiten.settings.setting_paths import UnknownSetting, annotation_at
 from kaiten.settings.settings_yaml import lines_in_force, read_settings_file, suggestion
 from kaiten.settings.snapshot import inherited_snapshot
-from kaiten.settings.variables import variable_in_force, variable_problems
+from kaiten.settings.variables import variable_in_force, variable_name, variable_problems
 
 # A slow CPU computes the longest batch in a second or two.
 _HANG_TIMEOUT_S = 30.0
@@ -216,6 +216,8 @@ def _detail(problem: ErrorDetails, lines: Mapping[str, int]) -> Detail:
         reason = _unknown_reason(path) or reason
     if variable := variable_in_force(path):
         return Detail(field, f"in {variable}: {reason}")
+    if file := secret_file_in_force(variable_name(path)):
+        return Detail(field, f"in {file}: {reason}")
     line = f"line {lines[field]}: " if field in lines else ""
     return Detail(field, line + reason)
 

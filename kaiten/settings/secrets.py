@@ -70,6 +70,12 @@ def read_secret_files() -> dict[str, str]:
     return secrets
 
 
+def secret_file_in_force(variable: str) -> Path | None:
+    """Return the file in the folder of KAITEN_SECRETS that stands for a variable, if any."""
+    name, folder = variable.lower(), secrets_folder()
+    return folder / name if folder is not None and name in read_secret_files() else None
+
+
 def check_secret_sources() -> None:
     """Check that no secret has one value in a variable and another in a file.
 

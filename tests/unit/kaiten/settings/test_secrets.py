@@ -76,6 +76,13 @@ def test_other_files_are_ignored(secrets: Path) -> None:
     assert read_secret_files() == {}
 
 
+def test_line_of_a_secret_file_is_reported_with_the_file(secrets: Path) -> None:
+    (secrets / NAMES[0]).write_text(f"{SECRET}\nshort")
+    (detail,) = settings_error().details
+    assert detail.field == "auth.secret"
+    assert detail.reason.startswith(f"in {secrets / NAMES[0]}: line 2 is shorter than 32 bytes")
+
+
 def test_missing_folder_has_no_secrets(secrets: Path) -> None:
     secrets.rmdir()
     assert read_secret_files() == {}
