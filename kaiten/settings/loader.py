@@ -7,6 +7,7 @@ misspelled key, is an error.
 """
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -137,7 +138,20 @@ class Settings(BaseSettings):
                 )
         if self.auth.secret and self.auth.secret_file:
             raise ValueError("auth.secret and auth.secret_file are both set; remove one")
+        self._check_issuers_of_plans()
         return self
+
+    def _check_issuers_of_plans(self) -> None:
+        issuers = [self.auth.issuer, *(issuer.issuer for issuer in self.auth.issuers), "api-key"]
+        for subject in self.rate_limit.subjects:
+            name = subject.partition("|")[0]
+            if name not in issuers:
+                guess = next(iter(get_close_matches(name, issuers, n=1)), None)
+                remedy = f"did you mean {guess}?" if guess else f"use one of {', '.join(issuers)}"
+                raise ValueError(
+                    f"rate_limit.subjects contains {subject!r}, and no credential is accepted from "
+                    f"the issuer {name!r}; {remedy}"
+                )
 
     @classmethod
     def settings_customise_sources(

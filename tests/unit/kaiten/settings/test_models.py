@@ -215,6 +215,8 @@ def test_plans_are_merged_from_the_file_and_variables(
         "rate_limit:\n  requests: 9/minute\n  plans:\n    batch: {tokens: off, concurrency: 2}\n"
         "  subjects:\n    kaiten|a: batch\n    https://b.example/|*: free\n"
     )
+    issuer = {"issuer": "https://b.example/", "audience": "us", "jwks_url": "https://b.example/k"}
+    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([issuer]))
     monkeypatch.setenv("KAITEN_RATE_LIMIT__PLANS__FREE__REQUESTS", "off")
     limits = load_settings().rate_limit
     assert limits.subjects == {"kaiten|a": "batch", "https://b.example/|*": "free"}
@@ -241,6 +243,27 @@ def test_subjects_without_a_plan_or_an_issuer_are_rejected(
     error = settings_error()
     assert fields(error) == ["rate_limit"]
     assert reason in error.details[0].reason
+
+
+@pytest.mark.parametrize(
+    ("subject", "remedy"),
+    [
+        ("kaitn|a", "did you mean kaiten?"),
+        ("api_key|a", "did you mean api-key?"),
+        ("https://b.example|*", "did you mean https://b.example/?"),
+        ("them|a", "use one of kaiten, https://b.example/, api-key"),
+    ],
+)
+def test_plan_of_a_subject_whose_issuer_is_not_accepted_is_rejected(
+    subject: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer = {"issuer": "https://b.example/", "audience": "us", "jwks_url": "https://b.example/k"}
+    monkeypatch.setenv("KAITEN_AUTH__ISSUERS", json.dumps([issuer]))
+    monkeypatch.setenv("KAITEN_RATE_LIMIT__PLANS__BATCH__REQUESTS", "9/minute")
+    monkeypatch.setenv("KAITEN_RATE_LIMIT__SUBJECTS", json.dumps({subject: "batch"}))
+    message = settings_error().message
+    assert f"rate_limit.subjects contains {subject!r}, and no credential is accepted" in message
+    assert remedy in message
 
 
 def test_a_model_has_thresholds_of_its_own_and_the_others_of_all(file: Path) -> None:
