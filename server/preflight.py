@@ -142,19 +142,27 @@ def _check(
     tokens = build_tokens(settings, secret)
     tls.check_tls(settings.tls, bentoml_settings["ssl"])
     _check_home(settings.home)
-    _warn_of_state_elsewhere(settings)
+    _check_state_elsewhere(settings)
     check_folder(settings.logging)
     check_target(settings.profiles.target)
     return tokens
 
 
-def _warn_of_state_elsewhere(settings: Settings) -> None:
-    """Warn of state where earlier versions kept it, in the working directory; it is not used."""
+def _check_state_elsewhere(settings: Settings) -> None:
+    """Warn of unused state in the working directory, where earlier versions kept it.
+
+    Raises:
+        InvalidSettings: There is such state in production: its revocations would not be in force.
+
+    """
     state = Path(".kaiten").absolute()
     unused = "home" not in settings.model_fields_set and state != settings.home
     names = [name for name in _STATE if (state / name).exists()]
     if unused and names:
         remedy = f"{', '.join(names)} in it are not in force: set KAITEN_HOME={state}, or move it"
+        if settings.in_production:
+            reason = f"is not set, and {state} is not used; {remedy}"
+            raise InvalidSettings([Detail("KAITEN_HOME", reason)], "production")
         logger.warning("state_elsewhere", unused=str(state), home=str(settings.home), remedy=remedy)
 
 

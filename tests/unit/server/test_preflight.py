@@ -32,8 +32,8 @@ except ModelNotFound as error:
 """
 
 
-def start_events(folder: Path, **variables: str) -> dict[str, Json]:
-    """Start in a folder, with an empty model store; return the log entries by their events."""
+def start(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Start in a folder, with an empty model store."""
     environment = {
         "BENTOML_HOME": str(folder / "bentoml"),
         "XDG_DATA_HOME": str(folder / "data"),
@@ -41,7 +41,7 @@ def start_events(folder: Path, **variables: str) -> dict[str, Json]:
         "KAITEN_FEEDBACK__ENABLED": "false",
         **variables,
     }
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", SCRIPT],
         env=environment_for(environment),
         cwd=folder,
@@ -49,6 +49,11 @@ def start_events(folder: Path, **variables: str) -> dict[str, Json]:
         text=True,
         check=False,
     )
+
+
+def start_events(folder: Path, **variables: str) -> dict[str, Json]:
+    """Start as above; return the log entries by their events."""
+    done = start(folder, **variables)
     assert done.stdout == "support-intent:1.0.0\n", done.stderr
     lines = (line for line in done.stderr.splitlines() if line.startswith("{"))
     return {entry["event"]: entry for entry in map(json.loads, lines)}
@@ -76,3 +81,14 @@ def test_what_callers_or_operators_lose_is_reported(project: Path) -> None:
         "KAITEN_LOGGING__PSEUDONYM_KEY": token_hex(32),
     }
     assert losses.isdisjoint(start_events(project, **issuers, **remedies))
+
+
+def test_production_does_not_start_without_its_state_in_the_working_directory(
+    project: Path,
+) -> None:
+    production = {"KAITEN_ENVIRONMENT": "production", "KAITEN_AUTH__SECRET": token_hex(32)}
+    done = start(project, **production)
+    assert done.returncode != 0
+    assert f"are not in force: set KAITEN_HOME={project / '.kaiten'}, or move it" in done.stderr
+    events = start_events(project, **production, KAITEN_HOME=str(project / "home"))
+    assert "state_elsewhere" not in events
