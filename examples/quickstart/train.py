@@ -37,14 +37,10 @@ from transformers.utils import logging as transformers_logging
 
 from kaiten.errors import SetupError
 from kaiten.installation import extra_remedy
-from kaiten.settings.loader import load_settings
-from kaiten.settings.models import LoggingSettings
-from lifecycle.audit_log import current_operator
 from lifecycle.card import Provenance, sha256
-from lifecycle.registration import Submission, register_model
 from lifecycle.store import ModelStore
-from monitors.logging.setup import configure_logging
-from runners.tasks import find_inspection
+from monitors.logging.setup import configure_command_logging
+from server.registration import RegistrationRequest, register_source
 
 TAG = "support-intent:1.0.0"
 TASK = "text-classification"
@@ -206,7 +202,6 @@ def make_model() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        inspect = find_inspection(TASK).inspect
         name, _, version = TAG.partition(":")
         limits = f"{len(intents)} intents of a support desk, in English; any text gets one of them."
         provenance = Provenance(
@@ -216,15 +211,7 @@ def make_model() -> None:
             licence="apache-2.0",
             limits=limits,
         )
-        submission = Submission(Path(folder), name, version, TASK, provenance)
-        settings = load_settings()
-        stored = register_model(
-            submission,
-            current_operator(),
-            settings.versioning,
-            store=ModelStore(settings.signatures),
-            inspect=inspect,
-        )
+        stored = register_source(RegistrationRequest(folder, name, version, TASK, provenance))
     console.print(f"Registered {stored.card.tag} in {stored.folder}")
     validate()
 
@@ -245,7 +232,7 @@ def validate() -> None:
 
 def main() -> None:
     """Make the model unless it is registered."""
-    configure_logging(LoggingSettings(level="warning"))
+    configure_command_logging()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if TAG in ModelStore():

@@ -209,6 +209,28 @@ def test_version_is_measured_by_the_thresholds_of_its_model(
 
 
 @pytest.mark.usefixtures("lenient")
+def test_labels_that_are_indices_are_validated_by_their_names(
+    model_tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    rows = Path(data(tmp_path))
+    named = run("validate", model_tag, "--data", str(rows), "--json")
+    indices = {label: index for index, label in enumerate(ModelStore().get(model_tag).card.labels)}
+    records = [json.loads(line) for line in rows.read_text().splitlines()]
+    indexed = tmp_path / "indexed.jsonl"
+    indexed.write_text(
+        "\n".join(json.dumps({**row, "label": indices[row["label"]]}) for row in records)
+    )
+    result = run("validate", model_tag, "--data", str(indexed))
+    first = next(iter(indices))
+    assert f"its labels are indices of the model's labels: 0 stands for {first}" in result.stderr
+    page = Path(result.stdout.strip())
+    assert f"0 stands for {first}" in " ".join(page.read_text().split())
+    report = json.loads((page.parent / "report.json").read_text())
+    assert report["measures"] == json.loads(named.stdout)["measures"]
+
+
+@pytest.mark.usefixtures("lenient")
 def test_thresholds_for_a_misspelled_model_are_rejected(
     model_tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
