@@ -101,7 +101,7 @@ acceptance: $(ENV)  ## SUITE=overload, kill_worker, poison, soak (15 minutes), g
 
 .PHONY: image-test
 image-test: $(ENV)  ## build, run, stop and roll images without a container engine; as root, 10 minutes
-	@$(BIN)/python -m tests.acceptance image
+	@PYTHONPATH=client $(BIN)/python -m tests.acceptance image
 
 .PHONY: contract
 contract: $(ENV)  ## write docs/openapi and docs/reference/errors.md from the code, if no caller would break
