@@ -75,13 +75,19 @@ def _print(diagnosis: Diagnosis) -> None:
             for name, value in rows:
                 table.add_row(f"  {escape(name)}", escape(value))
             console.print(f"[bold]{title}[/bold]", table, sep="\n")
+    for difference in diagnosis.bento.differences if diagnosis.bento else ():
+        _print_line(console, f"note: {difference}")
     if not diagnosis.problems:
         console.print("\n[green]The service would start.[/green]")
         return
     console.print("\n[red]The service would not start:[/red]")
     for problem in diagnosis.problems:
-        # One line each, however long, so that it can be searched and copied.
-        console.print(f"  {escape(problem.field)}: {escape(problem.reason)}", soft_wrap=True)
+        _print_line(console, f"{problem.field}: {problem.reason}")
+
+
+def _print_line(console: Console, line: str) -> None:
+    """Print one line, however long, so that it can be searched and copied."""
+    console.print(f"  {escape(line)}", soft_wrap=True)
 
 
 def _bento_rows(bento: BentoDiagnosis | None) -> Iterator[tuple[str, str]]:
@@ -94,8 +100,6 @@ def _bento_rows(bento: BentoDiagnosis | None) -> Iterator[tuple[str, str]]:
         return
     yield "commit", bento.revision or "unknown"
     yield "packages", f"{bento.packages} pinned"
-    for difference in bento.differences:
-        yield "", f"note: {difference}"
 
 
 def _device_rows(machine: Machine) -> Iterator[tuple[str, str]]:
