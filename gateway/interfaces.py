@@ -85,6 +85,10 @@ class WorkerConnections(Protocol):
     """The connections of this worker and of the others that share its sockets."""
 
     @property
+    def ready(self) -> bool:
+        """Whether this worker can answer predictions."""
+
+    @property
     def count(self) -> int:
         """The connections that this worker has."""
 

@@ -21,9 +21,11 @@ logger = structlog.get_logger(__name__)
 # In one iteration of the event loop. Under load it takes milliseconds, and if each accepted one
 # connection, new ones, probes included, would wait for seconds or be dropped by the kernel.
 _MAX_ACCEPTED = 32
-# How long new connections are left to other workers, and how many are accepted if none took them:
-# one, and for so many that this worker has, one more.
+# How long new connections are left to other workers, also by a worker that is not ready and would
+# refuse their requests; and how many are accepted if none took them: one, and for so many that this
+# worker has, one more.
 _YIELD_S = 0.001
+_UNREADY_YIELD_S = 0.1
 _CONNECTIONS_FOR_ONE_MORE = 8
 # How long to wait if the system has no file descriptor or no memory for a connection.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -70,7 +72,8 @@ class Acceptor:
     def _on_readable(self) -> None:
         for _ in range(_MAX_ACCEPTED):
             if self._workers.another_has_room():
-                self._wait(_YIELD_S, self._accept_what_is_left)
+                pause_s = _YIELD_S if self._workers.ready else _UNREADY_YIELD_S
+                self._wait(pause_s, self._accept_what_is_left)
                 return
             if not self._accept():
                 return

@@ -30,7 +30,7 @@ class Roster:
         self.workers = workers
         self._file = descriptor
         self._worker = worker
-        self._ready = False
+        self.ready = False
         self.count = 0
         self._write_count()
 
@@ -45,15 +45,15 @@ class Roster:
 
         A reader that holds the byte for a moment makes this fail, so the caller repeats it.
         """
-        if ready and not self._ready:
-            self._ready = self._lock(self._worker, shared=False)
-        elif self._ready and not ready:
-            self._ready = False
+        if ready and not self.ready:
+            self.ready = self._lock(self._worker, shared=False)
+        elif self.ready and not ready:
+            self.ready = False
             self._unlock(self._worker)
 
     def count_ready(self) -> int:
         """Return how many workers are ready now."""
-        return self._ready + sum(self._is_held(other) for other in self._others)
+        return self.ready + sum(self._is_held(other) for other in self._others)
 
     def opened(self) -> None:
         """Count a connection of this worker."""
@@ -77,7 +77,7 @@ class Roster:
         for other in self._others:
             count = counts[other] if other < len(counts) else 0
             fewer = self.count > count * (1 + _TOLERATED_PART)
-            if (fewer or not self._ready) and self._is_held(other):
+            if (fewer or not self.ready) and self._is_held(other):
                 return True
         return False
 

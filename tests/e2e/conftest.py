@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.bentos import Bento, build
-from tests.servers import Server, environment, quickstart_store, quickstart_texts, serving
+from tests.servers import (
+    Server,
+    environment,
+    quickstart_store,
+    quickstart_texts,
+    serving,
+    until_all_ready,
+)
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +33,7 @@ def server(bentoml_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         KAITEN_LOGGING__MAX_REQUEST_LINES_PER_S="1000000",
     )
     with serving(env) as server:
-        server.process.wait_for("Completed async startup hook", count=2)
+        until_all_ready(server.url)
         yield server
 
 

@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.watch import Watch
-from tests.servers import QUICKSTART, Server, environment, serving, until_all_ready
+from tests.servers import QUICKSTART, Server, environment, serving
 
 SAME = 1e-4
 
@@ -80,7 +80,6 @@ def test_exactly_500_requests_over_two_workers_are_counted(
 
 
 def test_both_workers_get_connections_of_a_small_pool(server: Server) -> None:
-    until_all_ready(server.url)
     port = httpx.URL(server.url).port
     workers = Watch(server.process.popen.pid).workers()
     with ExitStack() as stack:

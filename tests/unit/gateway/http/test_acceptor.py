@@ -17,6 +17,7 @@ class Connections:
     """Those of one worker; ``leaves`` says that another has room."""
 
     leaves: bool = False
+    ready: bool = True
     count: int = 0
 
     def another_has_room(self) -> bool:
@@ -77,6 +78,15 @@ async def test_connection_that_no_other_worker_takes_is_accepted(listener: socke
     async with accepting(listener, connections):
         assert [await read_greeting(address) for _ in range(3)] == [b"hello"] * 3
     assert connections.count == 3
+
+
+async def test_worker_that_is_not_ready_takes_what_nobody_else_does(
+    listener: socket.socket,
+) -> None:
+    address, connections = listener.getsockname(), Connections(leaves=True, ready=False)
+    async with accepting(listener, connections):
+        assert await read_greeting(address) == b"hello"
+    assert connections.count == 1
 
 
 async def test_connections_go_to_the_worker_that_has_room(listener: socket.socket) -> None:
