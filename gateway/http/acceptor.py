@@ -21,9 +21,9 @@ logger = structlog.get_logger(__name__)
 # In one iteration of the event loop. Under load it takes milliseconds, and if each accepted one
 # connection, new ones, probes included, would wait for seconds or be dropped by the kernel.
 _MAX_ACCEPTED = 32
-# How long new connections are left to other workers, also by a worker that is not ready and would
-# refuse their requests; and how many are accepted if none took them: one, and for so many that this
-# worker has, one more.
+# How long new connections are left to other workers. A worker that is not ready would refuse their
+# requests, and waits longer. If no other has taken them, this one accepts one of them, and one more
+# for so many connections that it has.
 _YIELD_S = 0.001
 _UNREADY_YIELD_S = 0.1
 _CONNECTIONS_FOR_ONE_MORE = 8
