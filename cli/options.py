@@ -93,7 +93,7 @@ def parse_duration(text: str, option: str, maximum: timedelta) -> timedelta:
 def open_store() -> tuple[Settings, ModelStore]:
     """Return the settings and the model store, with changes to it recorded in the log files."""
     settings = load_settings()
-    add_audit_file(settings.logging.folder or settings.home)
+    add_audit_file(settings.audit_folder)
     return settings, ModelStore(settings.signatures)
 
 

@@ -191,7 +191,7 @@ def _place(settings: Settings) -> str:
 def _log(event: str, settings: Settings, owner: Principal | None, **facts: object) -> None:
     """Log an action with the operator's account and the owner's pseudonym, as workers log it."""
     pseudonym = _pseudonym(settings, owner) if owner is not None else None
-    add_audit_file(settings.logging.folder or settings.home)
+    add_audit_file(settings.audit_folder)
     log_operator_action(event, operator=current_operator(), subject=pseudonym, **facts)
 
 

@@ -39,7 +39,7 @@ def register_source(
 
     """
     settings, inspect = load_settings(), find_inspection(request.task).inspect
-    add_audit_file(settings.logging.folder or settings.home)
+    add_audit_file(settings.audit_folder)
     with TemporaryDirectory(prefix="kaiten-") as downloads:
         fetched = fetch_model(request.source, Path(downloads))
         provenance = request.provenance.model_copy(update={"source": fetched.source})

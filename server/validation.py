@@ -75,7 +75,7 @@ def validate_version(
 
     """
     settings = load_settings()
-    add_audit_file(settings.logging.folder or settings.home)
+    add_audit_file(settings.audit_folder)
     store = ModelStore(settings.signatures)
     model = store.get(request.model_tag)
     _check_threshold_names(settings, store, model.card.name)

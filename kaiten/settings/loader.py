@@ -117,6 +117,11 @@ class Settings(BaseSettings):
         return self.batching.model_copy(update={"hang_timeout_s": timeout_s})
 
     @property
+    def audit_folder(self) -> Path:
+        """The folder of ``audit.log``, in which operators' actions are recorded."""
+        return self.logging.folder or self.home
+
+    @property
     def in_production(self) -> bool:
         """Whether options that are unsafe on a public address are rejected."""
         return self.environment == "production"
